@@ -1,0 +1,51 @@
+# Everything runs in .venv, which this file makes itself: python3 and make are all it needs.
+# Another interpreter: `make PYTHON=python3.12 ...` (remove .venv first).
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
+export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+
+.PHONY: help demo test slow check format clean
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
+
+demo: .venv/.installed ## federated matrix factorization on MovieLens-100K, in under two minutes
+	@$(BIN)/fedjax-rec run configs/quickstart.yaml --out runs/quickstart
+
+test: .venv/.dev ## the fast tests
+	@$(BIN)/python -m pytest
+
+slow: .venv/.dev ## the slow tests only
+	@$(BIN)/python -m pytest -m slow
+
+check: .venv/.dev ## lint, formatting and types
+	@$(BIN)/ruff check --quiet --output-format concise
+	@$(BIN)/ruff format --check --quiet || { echo "Some files are not formatted; use make format." >&2; exit 1; }
+	@$(BIN)/pyright
+
+format: .venv/.dev ## format, and fix what the linter can
+	@$(BIN)/ruff check --fix --quiet
+	@$(BIN)/ruff format --quiet
+
+clean: ## remove caches and builds; .venv and runs stay
+	@rm -rf .pytest_cache .ruff_cache .hypothesis build dist
+	@find . \( -name .venv -o -name .git -o -name runs \) -prune -o -name __pycache__ -print0 | xargs -0 rm -rf
+
+# Two stamps, so that the demo installs the package alone. Either goes stale when pyproject.toml changes.
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(not (3, 11) <= v[:2] <= (3, 13) and \
+	  f"PYTHON=$(PYTHON) is Python {v[0]}.{v[1]}; fedjax_rec needs 3.11 to 3.13, as in make PYTHON=python3.12.")'
+	@echo "Creating .venv"
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; } # half an environment would pass for one
+
+.venv/.installed: pyproject.toml | .venv/bin/python
+	@echo "Installing fedjax_rec into .venv (a minute or two)"
+	@$(PIP) install -e .
+	@touch $@
+
+.venv/.dev: pyproject.toml | .venv/bin/python
+	@echo "Installing fedjax_rec with its development tools into .venv (a minute or two)"
+	@$(PIP) install -e '.[dev]'
+	@touch .venv/.installed $@

@@ -1,0 +1,3 @@
+"""fedjax_rec: federated recommender systems in JAX."""
+
+__version__ = "0.1.0"

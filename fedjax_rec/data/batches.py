@@ -1,0 +1,104 @@
+"""What a client's examples are, and how one batch of them is made inside jit.
+
+An epoch of a client is a list of `count(data)` examples that is never laid out: example number
+`q` is computed from `q` and the round's seed. So negatives are drawn anew each round, a batch is
+a few integer operations, and two calls with the same seed give the same examples.
+
+A batch is a dict of arrays [B, ...]: `items`, `labels`, and `users` (index inside the client)
+where a client holds several users.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from ..check import at_least
+from ..keys import mix
+from .pack import ClientData, Store
+
+
+@dataclass(frozen=True)
+class Batches:
+    """count(data) -> int32[]: examples of one client in an epoch.
+    most(store) -> int: of any client, known before tracing.
+    draw(seed, data, q) -> batch: the examples numbered q, uint32[B] below count; seed: uint32[2].
+    ids: how many row ids an example has in each id field.
+    """
+
+    count: Callable[[ClientData], jax.Array]
+    most: Callable[[Store], int]
+    draw: Callable[..., dict[str, jax.Array]]
+    ids: dict[str, int]
+
+
+def _bits(seed: jax.Array, q: jax.Array) -> jax.Array:
+    return mix(mix(q + seed[0]) ^ seed[1])
+
+
+def _user(data: ClientData, index: jax.Array):
+    """The user whose exclusion counts for interaction `index`, and the fields that name it."""
+    store = data.store
+    if store.owners is None:
+        return data.id, {}
+    owners = store.owners.at[index].get(mode="clip")
+    return owners, {"users": store.users.at[index].get(mode="clip")}
+
+
+def pointwise(negatives: int = 4) -> Batches:
+    """Each interaction with label 1, and `negatives` drawn items with label 0 beside it."""
+    at_least("pointwise", "negatives", negatives, 0)
+
+    def count(data):
+        return data.length * (1 + negatives)
+
+    def draw(seed, data, q):
+        q = q.astype(jnp.int32)
+        positive = q < data.length
+        which = jnp.where(positive, q, (q - data.length) // max(negatives, 1))
+        index = data.start + which
+        user, fields = _user(data, index)
+        items = data.store.items.at[index].get(mode="clip")
+        if negatives:
+            drawn = data.store.exclusion.pick(user, _bits(seed, q.astype(jnp.uint32)))
+            items = jnp.where(positive, items, drawn)
+        return {"items": items, "labels": positive.astype(jnp.float32), **fields}
+
+    return Batches(count, lambda store: store.longest * (1 + negatives), draw, {"items": 1})
+
+
+def pairwise(negatives: int = 1) -> Batches:
+    """items [B, 2]: an interaction and a drawn item, for BPR; `negatives` pairs an interaction."""
+    at_least("pairwise", "negatives", negatives, 1)
+
+    def count(data):
+        return data.length * negatives
+
+    def draw(seed, data, q):
+        index = data.start + q.astype(jnp.int32) // negatives
+        user, fields = _user(data, index)
+        items = data.store.items.at[index].get(mode="clip")
+        drawn = data.store.exclusion.pick(user, _bits(seed, q))
+        labels = jnp.ones(items.shape, jnp.float32)
+        return {"items": jnp.stack([items, drawn], -1), "labels": labels, **fields}
+
+    return Batches(count, lambda store: store.longest * negatives, draw, {"items": 2})
+
+
+def ratings() -> Batches:
+    """Each interaction with its rating as label, and no negatives."""
+
+    def draw(seed, data, q):
+        if data.store.labels is None:
+            raise ValueError(
+                "ratings(): the data has no ratings; use pointwise() or data with a rating column."
+            )
+        index = data.start + q.astype(jnp.int32)
+        _, fields = _user(data, index)
+        items = data.store.items.at[index].get(mode="clip")
+        return {"items": items, "labels": data.store.labels.at[index].get(mode="clip"), **fields}
+
+    return Batches(lambda data: data.length, lambda store: store.longest, draw, {"items": 1})

@@ -1,0 +1,266 @@
+"""Who touched what, when: the host record of a data set and the filters that make it ready for a split.
+
+An `Interactions` holds n rows (user, item, time, rating) in numpy, users and items as dense ids 0, 1, ...,
+sorted by (user, time, original order). The order of the dense ids follows the original ids (as numbers where
+every id is one, else as text), so it does not depend on the order of the rows. Everything here is pure:
+filters return a new record and never write into the old one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """n interactions of users with items, sorted by (user, time, original order)."""
+
+    name: str
+    users: np.ndarray  # int32[n] in 0..num_users-1
+    items: np.ndarray  # int32[n] in 0..num_items-1
+    times: (
+        np.ndarray
+    )  # float64[n], in the unit of the source (seconds for the official MovieLens files)
+    ratings: np.ndarray | None  # float32[n]; None when implicit
+    user_names: np.ndarray  # str[num_users]: original ids, position = dense id
+    item_names: np.ndarray  # str[num_items]
+    user_features: pl.DataFrame | None = (
+        None  # row u describes user u; null where the source is silent
+    )
+    item_features: pl.DataFrame | None = None
+
+    @property
+    def num_users(self) -> int:
+        """Users in the catalogue of users."""
+        return len(self.user_names)
+
+    @property
+    def num_items(self) -> int:
+        """Items in the catalogue."""
+        return len(self.item_names)
+
+    def __len__(self) -> int:
+        """Interactions, n."""
+        return len(self.users)
+
+
+def from_arrays(
+    name: str,
+    users: Any,
+    items: Any,
+    times: Any = None,
+    ratings: Any = None,
+    user_features: pl.DataFrame | None = None,
+    item_features: pl.DataFrame | None = None,
+) -> Interactions:
+    """Interactions from columns of equal length n, in any order and with any ids (integers or text).
+
+    `times` None means that the rows come in time order. Features carry the original ids in a column
+    `user_id` (`item_id`); users and items without interactions are left out, those without features get nulls.
+    Raises ValueError on unequal lengths, missing ids, times or ratings, no rows, or an id described twice.
+    """
+    if len(users) == 0:
+        raise ValueError(f"'{name}' has no interactions; give at least one.")
+    times = np.arange(len(users)) if times is None else times
+    columns = {"users": users, "items": items, "times": times}
+    columns |= {} if ratings is None else {"ratings": ratings}
+    lengths = {key: len(column) for key, column in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"'{name}' has columns of unequal length {lengths}; give one value a row.")
+    user_ids, user_names = _dense_ids(users, f"'{name}' users")
+    item_ids, item_names = _dense_ids(items, f"'{name}' items")
+    times = _finite(times, np.float64, f"'{name}' times")
+    if ratings is not None:
+        ratings = _finite(ratings, np.float32, f"'{name}' ratings")
+    step = np.diff(user_ids)
+    if not np.all((step > 0) | ((step == 0) & (np.diff(times) >= 0))):
+        order = np.lexsort((times, user_ids))  # stable: ties keep the original order
+        user_ids, item_ids, times = user_ids[order], item_ids[order], times[order]
+        ratings = None if ratings is None else ratings[order]
+    return Interactions(
+        name,
+        user_ids,
+        item_ids,
+        times,
+        ratings,
+        user_names,
+        item_names,
+        _align(user_features, "user_id", user_names),
+        _align(item_features, "item_id", item_names),
+    )
+
+
+def offsets(interactions: Interactions) -> np.ndarray:
+    """int64[num_users + 1]: the rows of user u are offsets[u] to offsets[u + 1] (CSR)."""
+    counts = np.bincount(interactions.users, minlength=interactions.num_users)
+    return np.concatenate([[0], np.cumsum(counts)])
+
+
+def select(interactions: Interactions, keep: np.ndarray) -> Interactions:
+    """The rows where the mask bool[n] holds; ids are renumbered over what is left, features kept."""
+    if not keep.any():
+        raise ValueError(f"no interaction of '{interactions.name}' is left; filter less.")
+    seen_users = _occurring(interactions.users[keep], interactions.num_users)
+    seen_items = _occurring(interactions.items[keep], interactions.num_items)
+    users = (np.cumsum(seen_users, dtype=np.int32) - 1)[interactions.users[keep]]
+    items = (np.cumsum(seen_items, dtype=np.int32) - 1)[interactions.items[keep]]
+    return Interactions(
+        interactions.name,
+        users,
+        items,
+        interactions.times[keep],
+        None if interactions.ratings is None else interactions.ratings[keep],
+        interactions.user_names[seen_users],
+        interactions.item_names[seen_items],
+        _rows_of(interactions.user_features, seen_users),
+        _rows_of(interactions.item_features, seen_items),
+    )
+
+
+def k_core(interactions: Interactions, users: int = 5, items: int = 5) -> Interactions:
+    """The largest part in which each user has >= `users` and each item >= `items` interactions.
+
+    Users and items below their bound are dropped in turn until nothing changes (Seidman 1983, on the bipartite
+    graph); the fixed point does not depend on the order. Repeated pairs count as often as they occur.
+    Raises ValueError when nothing is left.
+    """
+    if users < 0 or items < 0:
+        raise ValueError(f"k_core(users={users}, items={items}) takes counts; use values >= 0.")
+    rows = np.arange(len(interactions))
+    while True:
+        of_user = np.bincount(interactions.users[rows], minlength=interactions.num_users)
+        of_item = np.bincount(interactions.items[rows], minlength=interactions.num_items)
+        keep = (of_user >= users)[interactions.users[rows]] & (of_item >= items)[
+            interactions.items[rows]
+        ]
+        if keep.all():
+            break
+        rows = rows[keep]
+    if len(rows) == 0:
+        raise ValueError(
+            f"k_core(users={users}, items={items}) leaves nothing of '{interactions.name}'; use smaller bounds."
+        )
+    mask = np.zeros(len(interactions), bool)
+    mask[rows] = True
+    return select(interactions, mask)
+
+
+def implicit(interactions: Interactions, above: float = 0.0) -> Interactions:
+    """Implicit feedback: rows rated > `above` become 1 (ratings None), the rest is dropped.
+
+    Data without ratings passes. Of a repeated (user, item) pair only the earliest row stays: implicit feedback
+    is a set, and a second row of the same pair could put a training item into the test part.
+    """
+    keep = np.ones(len(interactions), bool)
+    if interactions.ratings is not None:
+        keep = interactions.ratings > above
+        if not keep.any():
+            raise ValueError(
+                f"implicit(above={above}) leaves nothing of '{interactions.name}', whose highest rating is "
+                f"{interactions.ratings.max():g}; use a smaller bound."
+            )
+    rows = np.flatnonzero(keep)
+    pairs = (
+        interactions.users[rows].astype(np.int64) * interactions.num_items
+        + interactions.items[rows]
+    )
+    _, first = np.unique(pairs, return_index=True)
+    keep = np.zeros(len(interactions), bool)
+    keep[rows[first]] = True
+    return replace(interactions if keep.all() else select(interactions, keep), ratings=None)
+
+
+def describe(interactions: Interactions) -> dict[str, Any]:
+    """Sizes, density (distinct rows / users * items), interactions a user, time range, kind of ratings, features."""
+    counts = np.bincount(interactions.users, minlength=interactions.num_users)
+    n, cells = len(interactions), interactions.num_users * interactions.num_items
+    kind = "implicit"
+    if interactions.ratings is not None:
+        values = np.unique(interactions.ratings)
+        kind = f"explicit, {values[0]:g} to {values[-1]:g} ({len(values)} values)"
+    features = (interactions.user_features, interactions.item_features)
+    return {
+        "name": interactions.name,
+        "users": interactions.num_users,
+        "items": interactions.num_items,
+        "interactions": n,
+        "density": n / cells,
+        "per_user_min": int(counts.min()),
+        "per_user_median": float(np.median(counts)),
+        "per_user_max": int(counts.max()),
+        "time_first": float(interactions.times.min()),
+        "time_last": float(interactions.times.max()),
+        "ratings": kind,
+        "user_features": [] if features[0] is None else features[0].columns,
+        "item_features": [] if features[1] is None else features[1].columns,
+    }
+
+
+def _dense_ids(values: Any, what: str) -> tuple[np.ndarray, np.ndarray]:
+    """Codes int32[n] and the sorted original ids as text, one a code."""
+    series = values if isinstance(values, pl.Series) else pl.Series(np.asarray(values))
+    if series.null_count():
+        row = int(series.is_null().arg_max() or 0)
+        raise ValueError(f"{what}[{row}] is missing; give an id for each row.")
+    if not series.dtype.is_integer():
+        series = series.cast(pl.String)
+        numbers = series.cast(pl.Int64, strict=False)
+        # Only when the text is exactly the number: '007' and '7' are two ids.
+        if numbers.null_count() == 0 and (numbers.cast(pl.String) == series).all():
+            series = numbers
+    if series.dtype.is_integer():
+        return _dense_integers(series.to_numpy())
+    names = series.unique().sort()
+    codes = series.cast(pl.Enum(names)).to_physical().to_numpy().astype(np.int32)
+    return codes, names.to_numpy().astype(np.str_)
+
+
+def _dense_integers(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    low, high = int(ids.min()), int(ids.max())
+    if high - low > 4 * len(ids) + 1_000_000:  # too sparse for a table over the range
+        names, codes = np.unique(ids, return_inverse=True)
+        return codes.astype(np.int32), names.astype(np.str_)
+    seen = _occurring(ids - low, high - low + 1)
+    codes = (np.cumsum(seen, dtype=np.int32) - 1)[ids - low]
+    return codes, (np.flatnonzero(seen) + low).astype(np.str_)
+
+
+def _finite(values: Any, dtype: type, what: str) -> np.ndarray:
+    array = np.asarray(values, dtype)
+    if not np.isfinite(array).all():
+        row = int(np.argmin(np.isfinite(array)))
+        raise ValueError(
+            f"{what}[{row}] = {array[row]} is not a finite number; fix or drop the row."
+        )
+    return array
+
+
+def _occurring(ids: np.ndarray, size: int) -> np.ndarray:
+    seen = np.zeros(size, bool)
+    seen[ids] = True
+    return seen
+
+
+def _rows_of(features: pl.DataFrame | None, keep: np.ndarray) -> pl.DataFrame | None:
+    return None if features is None else features.filter(pl.Series(keep))
+
+
+def _align(features: pl.DataFrame | None, key: str, names: Sequence[str]) -> pl.DataFrame | None:
+    """Features in the order of `names`, the id column dropped."""
+    if features is None:
+        return None
+    if key not in features.columns:
+        raise ValueError(
+            f"features have no column '{key}' but {features.columns}; name the id column '{key}'."
+        )
+    features = features.with_columns(pl.col(key).cast(pl.String))
+    twice = features[key].filter(features[key].is_duplicated())
+    if len(twice):
+        raise ValueError(f"features describe {key} '{twice[0]}' twice; keep one row for each id.")
+    order = pl.DataFrame({key: np.asarray(names).tolist()}, schema={key: pl.String})
+    return order.join(features, on=key, how="left", maintain_order="left").drop(key)

@@ -1,0 +1,256 @@
+"""Interactions packed once on the device: training data as CSR by client, and evaluation cases.
+
+`pack` takes a split and a partition of its users over clients, and makes a `Dataset`: a `Store`
+that every client of a round reads in place (never copied per client), and `Cases` for the
+validation and test parts.
+
+Dimensions: `N` clients, `U` users, `I` items, `R` most held-out items of a user.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..check import at_least, one_of
+from ..rows import static
+from ..types import record
+from .interactions import Interactions
+from .negatives import POLICIES, Complement, Search, exclusion, pairs_to_csr, sample_distinct
+from .partition import Partition, by_user
+from .splits import TEST, TRAIN, VALIDATION, Split
+
+
+@record
+class Cases:
+    """Who is evaluated on what; one row a user with something held out.
+
+    users: int32[U], of the data set; clients: int32[U], who holds them; members: int32[U], their
+    index there. targets: int32[U, R], padded with -1; ratings: float32[U, R] or None.
+    negatives: int32[U, n], fixed candidates for sampled evaluation, or None.
+    seen: int32[nnz], items to filter from a full ranking, at seen_start[u] .. + seen_count[u].
+    rows: int32[N], the row of the first user of each client, -1 where it has none.
+    """
+
+    users: jax.Array
+    clients: jax.Array
+    members: jax.Array
+    targets: jax.Array
+    ratings: jax.Array | None
+    negatives: jax.Array | None
+    seen: jax.Array
+    seen_start: jax.Array
+    seen_count: jax.Array
+    rows: jax.Array
+
+
+@record
+class Store:
+    """Training interactions by client, in the order of time within a user.
+
+    items: int32[nnz]; labels: float32[nnz] or None; owners and users: int32[nnz], the user of the
+    data set and its index inside the client, or None where each client is one user.
+    start, length: int32[N]; exclusion: how negatives are drawn.
+    longest: most interactions of any client. members: most users of any client.
+    """
+
+    items: jax.Array
+    labels: jax.Array | None
+    owners: jax.Array | None
+    users: jax.Array | None
+    start: jax.Array
+    length: jax.Array
+    exclusion: Complement | Search
+    num_items: int = static()
+    longest: int = static()
+    members: int = static(default=1)
+
+    @property
+    def num_clients(self) -> int:
+        return self.start.shape[0]
+
+    def sizes(self, ids: jax.Array) -> jax.Array:
+        """int32[C]: interactions of the clients `ids`; 0 for padding."""
+        return self.length.at[ids].get(mode="fill", fill_value=0)
+
+    def axes(self) -> ClientData:
+        """Which fields of `take` have a leading client axis, for `vmap`."""
+        return ClientData(None, 0, 0, 0, None)
+
+    def take(self, ids: jax.Array) -> ClientData:
+        """The slices of the clients `ids` int32[c], for `vmap` over `axes()`."""
+        length = self.sizes(ids)
+        safe = jnp.minimum(ids, self.start.shape[0] - 1)
+        return ClientData(self, safe, self.start[safe], length, length.max())
+
+
+@record
+class ClientData:
+    """One client's part of a `Store`. longest: the largest `length` in its chunk."""
+
+    store: Store
+    id: jax.Array
+    start: jax.Array
+    length: jax.Array
+    longest: jax.Array
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Everything that a run reads. activity: int32[N], training interactions of each client;
+    popularity: int32[I], of each item."""
+
+    name: str
+    num_clients: int
+    num_users: int
+    num_items: int
+    members: int
+    store: Store
+    validation: Cases | None
+    test: Cases | None
+    activity: np.ndarray
+    popularity: np.ndarray
+    negatives: str
+
+
+def pack(
+    split: Split,
+    partition: Partition | None = None,
+    negatives: str = "train",
+    evaluation_negatives: int = 99,
+    seed: int = 0,
+) -> Dataset:
+    """`split` on the device.
+
+    partition: users over clients; default one client a user.
+    negatives: the policy for training negatives, one of `paper`, `train`, `symmetric`.
+    evaluation_negatives: fixed uniform negatives per user and part for sampled evaluation; those
+        of validation and test are distinct. 0 for none.
+    Raises ValueError for an unknown policy, or where a user is left without negatives.
+    """
+    one_of("pack", "negatives", negatives, POLICIES)
+    at_least("pack", "evaluation_negatives", evaluation_negatives, 0)
+    data = split.interactions
+    partition = partition or by_user()(split)
+    train = split.part == TRAIN
+    if not train.any():
+        raise ValueError("pack(split) has no training interaction; use a split that leaves some.")
+    drawn = None
+    if evaluation_negatives:
+        drawn = sample_distinct(
+            data.users, data.items, data.num_users, data.num_items, 2 * evaluation_negatives, seed
+        )
+    cases = {
+        part: _cases(split, partition, part, chosen)
+        for part, chosen in (
+            (VALIDATION, None if drawn is None else drawn[:, :evaluation_negatives]),
+            (TEST, None if drawn is None else drawn[:, evaluation_negatives:]),
+        )
+    }
+    forbidden = _forbidden(split, negatives, drawn)
+    store = _store(data, train, partition, exclusion(*forbidden, data.num_users, data.num_items))
+    return Dataset(
+        name=data.name,
+        num_clients=partition.num_clients,
+        num_users=data.num_users,
+        num_items=data.num_items,
+        members=store.members,
+        store=store,
+        validation=cases[VALIDATION],
+        test=cases[TEST],
+        activity=np.asarray(store.length),
+        popularity=np.bincount(data.items[train], minlength=data.num_items).astype(np.int32),
+        negatives=negatives,
+    )
+
+
+def _forbidden(split: Split, policy: str, drawn: np.ndarray | None):
+    data = split.interactions
+    if policy == "paper":
+        return data.users, data.items
+    if policy == "train":
+        train = split.part == TRAIN
+        return data.users[train], data.items[train]
+    keep = np.isin(split.part, (TRAIN, VALIDATION, TEST))
+    users, items = data.users[keep], data.items[keep]
+    if drawn is not None:
+        users = np.concatenate([users, np.repeat(np.arange(data.num_users), drawn.shape[1])])
+        items = np.concatenate([items, drawn.reshape(-1)])
+    return users, items
+
+
+def _members(partition: Partition) -> tuple[np.ndarray, int]:
+    """(index of each user inside its client, most users of a client)."""
+    clients = partition.client_of_user
+    order = np.argsort(clients, kind="stable")
+    count = np.bincount(clients, minlength=partition.num_clients)
+    first = np.concatenate([[0], np.cumsum(count)[:-1]])
+    member = np.empty(len(clients), np.int32)
+    member[order] = np.arange(len(clients)) - np.repeat(first, count)
+    return member, int(count.max(initial=1))
+
+
+def _store(data: Interactions, train: np.ndarray, partition: Partition, draws) -> Store:
+    users, items = data.users[train], data.items[train]
+    labels = None if data.ratings is None else data.ratings[train]
+    client = partition.client_of_user[users]
+    order = np.argsort(client, kind="stable")
+    length = np.bincount(client, minlength=partition.num_clients).astype(np.int32)
+    start = np.concatenate([[0], np.cumsum(length)[:-1]]).astype(np.int32)
+    member, most = _members(partition)
+    grouped = not np.array_equal(partition.client_of_user, np.arange(partition.num_clients))
+    return Store(
+        items=jnp.asarray(items[order], jnp.int32),
+        labels=None if labels is None else jnp.asarray(labels[order], jnp.float32),
+        owners=jnp.asarray(users[order], jnp.int32) if grouped else None,
+        users=jnp.asarray(member[users[order]], jnp.int32) if grouped else None,
+        start=jnp.asarray(start),
+        length=jnp.asarray(length),
+        exclusion=draws,
+        num_items=data.num_items,
+        longest=int(length.max()),
+        members=most,
+    )
+
+
+def _cases(split: Split, partition: Partition, part: int, drawn: np.ndarray | None) -> Cases | None:
+    data = split.interactions
+    held = split.part == part
+    if not held.any():
+        return None
+    users, items = data.users[held], data.items[held]
+    present, row = np.unique(users, return_inverse=True)
+    count = np.bincount(row)
+    column = np.arange(len(row)) - np.repeat(np.concatenate([[0], np.cumsum(count)[:-1]]), count)
+    targets = np.full((len(present), count.max()), -1, np.int32)
+    targets[row, column] = items
+    ratings = None
+    if data.ratings is not None:
+        ratings = np.zeros(targets.shape, np.float32)
+        ratings[row, column] = data.ratings[held]
+    # What a deployed recommender would have seen by then: training, and for the test validation too.
+    seen = split.part == TRAIN
+    if part == TEST:
+        seen |= split.part == VALIDATION
+    seen_items, start, length = pairs_to_csr(
+        data.users[seen], data.items[seen], data.num_users, data.num_items
+    )
+    clients = partition.client_of_user[present]
+    rows = np.full(partition.num_clients, -1, np.int32)
+    rows[clients[::-1]] = np.arange(len(present), dtype=np.int32)[::-1]
+    member, _ = _members(partition)
+    return Cases(
+        users=jnp.asarray(present, jnp.int32),
+        clients=jnp.asarray(clients, jnp.int32),
+        members=jnp.asarray(member[present], jnp.int32),
+        targets=jnp.asarray(targets),
+        ratings=None if ratings is None else jnp.asarray(ratings),
+        negatives=None if drawn is None else jnp.asarray(drawn[present]),
+        seen=jnp.asarray(seen_items),
+        seen_start=jnp.asarray(start[present]),
+        seen_count=jnp.asarray(length[present]),
+        rows=jnp.asarray(rows),
+    )

@@ -1,0 +1,169 @@
+"""Which interactions train, validate and test: factories that return `Interactions -> Split`.
+
+Rows of an `Interactions` are sorted by (user, time, original order), so ties in time keep their original order.
+Leave-one-out follows He et al. 2017 (NCF); ratio splits count as RecBole does (Zhao et al. 2021); the global
+temporal split is the leak-free one that Meng et al. 2020 recommend; cold users follow Singhal et al. 2021 (FedRecon).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedjax_rec.data.interactions import Interactions, offsets
+
+TRAIN, VALIDATION, TEST, UNUSED = 0, 1, 2, 3
+
+
+@dataclass(frozen=True)
+class Split:
+    """A part for each interaction."""
+
+    interactions: Interactions
+    part: np.ndarray  # int8[n]: TRAIN, VALIDATION, TEST or UNUSED
+
+
+Splitter = Callable[[Interactions], Split]
+
+
+def leave_one_out() -> Splitter:
+    """A user's last interaction in time is the test, the one before it validation, the rest training.
+
+    Raises ValueError for a user with fewer than 3. A pair that occurs twice can land in two parts: `implicit`
+    removes repeats.
+    """
+
+    def split(interactions: Interactions) -> Split:
+        start = offsets(interactions)
+        counts = np.diff(start)
+        short = np.flatnonzero(counts < 3)
+        if len(short):
+            user = interactions.user_names[short[0]]
+            raise ValueError(
+                f"leave_one_out needs 3 interactions a user, but user '{user}' has {counts[short[0]]} "
+                f"({len(short)} such users); filter with k_core(users=3, items=1) first."
+            )
+        part = np.full(len(interactions), TRAIN, np.int8)
+        part[start[1:] - 1] = TEST
+        part[start[1:] - 2] = VALIDATION
+        return Split(interactions, part)
+
+    return split
+
+
+def global_time(validation: float = 0.1, test: float = 0.1) -> Splitter:
+    """Two moments for all users: the latest `test` share of the rows tests, the `validation` share before it validates.
+
+    Rows of equal time stay together, so the shares are met up to ties. Users who came late have no training rows.
+    Raises ValueError when ties leave a part empty (as when times are positions in short histories).
+    """
+    _check_shares("global_time", validation, test)
+
+    def split(interactions: Interactions) -> Split:
+        n = len(interactions)
+        ordered = np.sort(interactions.times)
+        first_test = ordered[min(n - 1, int(np.ceil(n * (1 - test) - 1e-9)))]
+        first_validation = ordered[min(n - 1, int(np.ceil(n * (1 - test - validation) - 1e-9)))]
+        part = np.full(n, TRAIN, np.int8)
+        part[interactions.times >= first_validation] = VALIDATION
+        part[interactions.times >= first_test] = TEST if test else VALIDATION
+        sizes = np.bincount(part, minlength=3)
+        if (
+            sizes[TRAIN] == 0
+            or (validation and not sizes[VALIDATION])
+            or (test and not sizes[TEST])
+        ):
+            raise ValueError(
+                f"global_time(validation={validation}, test={test}) leaves a part of '{interactions.name}' empty "
+                f"(train, validation, test = {sizes[0]}, {sizes[1]}, {sizes[2]}); use leave_one_out or other shares."
+            )
+        return Split(interactions, part)
+
+    return split
+
+
+def ratio(validation: float = 0.1, test: float = 0.1, seed: int = 0) -> Splitter:
+    """A random share of each user's interactions, drawn from `seed`; sizes as in `temporal_ratio`."""
+    _check_shares("ratio", validation, test)
+
+    def split(interactions: Interactions) -> Split:
+        draw = np.random.default_rng(seed).random(len(interactions))
+        order = np.lexsort((draw, interactions.users))  # shuffles the rows of each user in place
+        part = np.empty(len(interactions), np.int8)
+        part[order] = _by_rank(interactions, validation, test)
+        return Split(interactions, part)
+
+    return split
+
+
+def temporal_ratio(validation: float = 0.1, test: float = 0.1) -> Splitter:
+    """The latest share of each user's interactions tests, the share before it validates.
+
+    Of n rows floor(n * share) go to a part. A part that would get none takes one row, the test first, as long as
+    training keeps one (RecBole's rule).
+    """
+    _check_shares("temporal_ratio", validation, test)
+    return lambda interactions: Split(interactions, _by_rank(interactions, validation, test))
+
+
+def cold_users(fraction: float = 0.1, split: Splitter | None = None, seed: int = 0) -> Splitter:
+    """Hold whole users out of training: a random `fraction` of those with test rows under `split` (leave_one_out()).
+
+    Cold users keep their TEST rows; their TRAIN and VALIDATION rows become UNUSED, free to serve as the support
+    set from which a user's private state is fitted. Other users keep the parts of `split`. `is_cold` tells them apart.
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"cold_users(fraction={fraction}) is not a share; use 0 < fraction < 1.")
+    inner = leave_one_out() if split is None else split
+
+    def split_cold(interactions: Interactions) -> Split:
+        part = inner(interactions).part.copy()
+        able = np.unique(interactions.users[part == TEST])
+        count = round(fraction * len(able))
+        if not 0 < count < interactions.num_users:
+            raise ValueError(
+                f"cold_users(fraction={fraction}) holds out {count} of {interactions.num_users} users; "
+                "use a fraction that keeps some on either side."
+            )
+        cold = np.zeros(interactions.num_users, bool)
+        cold[np.random.default_rng(seed).choice(able, count, replace=False)] = True
+        part[cold[interactions.users] & (part != TEST)] = UNUSED
+        return Split(interactions, part)
+
+    return split_cold
+
+
+def is_cold(split: Split) -> np.ndarray:
+    """bool[num_users]: the user has test rows and no training row."""
+    users, size = split.interactions.users, split.interactions.num_users
+    trains = np.bincount(users[split.part == TRAIN], minlength=size) > 0
+    tests = np.bincount(users[split.part == TEST], minlength=size) > 0
+    return tests & ~trains
+
+
+def _by_rank(interactions: Interactions, validation: float, test: float) -> np.ndarray:
+    """int8[n] parts by position in a user's history: training, then validation, then test."""
+    start = offsets(interactions)
+    counts = np.diff(start)
+    # The small term keeps 0.29 * 100 = 28.999... from losing a row.
+    tests = np.floor(counts * test + 1e-9).astype(np.int64)
+    validations = np.floor(counts * validation + 1e-9).astype(np.int64)
+    train = counts - tests - validations
+    for size, share in ((tests, test), (validations, validation)):
+        short = (size == 0) & (share > 0) & (train > 1)
+        size[short] += 1
+        train[short] -= 1
+    rank = np.arange(len(interactions)) - start[interactions.users]
+    left = counts[interactions.users] - rank  # rows from this one to the user's last
+    in_test = left <= tests[interactions.users]
+    in_validation = left <= (tests + validations)[interactions.users]
+    return np.where(in_test, TEST, np.where(in_validation, VALIDATION, TRAIN)).astype(np.int8)
+
+
+def _check_shares(name: str, validation: float, test: float) -> None:
+    if validation < 0 or test < 0 or validation + test >= 1:
+        raise ValueError(
+            f"{name}(validation={validation}, test={test}) leaves no training rows; use shares >= 0 that sum below 1."
+        )

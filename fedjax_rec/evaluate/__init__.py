@@ -1,0 +1,48 @@
+"""Evaluation: ranks and ranking metrics on device, rating errors, and the spread over users.
+
+For one user (`jax.vmap` over users):
+
+    ranking = ranks_without(scores, targets, seen)
+    values = evaluate_user(metrics(["hr@10", "ndcg@10"]), *ranking)  # float32[M], NaN: no target
+"""
+
+from fedjax_rec.evaluate.distribution import (
+    bootstrap_interval,
+    by_activity,
+    by_popularity,
+    gini_index,
+    jain_index,
+    mean_and_interval,
+    quantiles,
+    worst_share,
+)
+from fedjax_rec.evaluate.explicit import (
+    ErrorSum,
+    absolute_error,
+    mae,
+    mean_error,
+    rmse,
+    root_mean_error,
+    squared_error,
+)
+from fedjax_rec.evaluate.metrics import (
+    Metric,
+    auc,
+    evaluate_user,
+    hit_ratio,
+    mean_average_precision,
+    metrics,
+    mrr,
+    ndcg,
+    precision,
+    recall,
+)
+from fedjax_rec.evaluate.ranks import Ranking, ranks, ranks_without, sampled_ranks
+
+__all__ = [
+    "ErrorSum", "Metric", "Ranking", "absolute_error", "auc", "bootstrap_interval", "by_activity",
+    "by_popularity", "evaluate_user", "gini_index", "hit_ratio", "jain_index", "mae",
+    "mean_and_interval", "mean_average_precision", "mean_error", "metrics", "mrr", "ndcg",
+    "precision", "quantiles", "ranks", "ranks_without", "recall", "rmse", "root_mean_error",
+    "sampled_ranks", "squared_error", "worst_share",
+]  # fmt: skip

@@ -1,0 +1,217 @@
+"""Ranking metrics of one user, from the ranks of the relevant items.
+
+With n relevant items at ranks r_1 < ... < r_n among C candidates:
+
+    hr@k         1 if r_1 <= k, else 0                           (trec_eval: success)
+    recall@k     #{r_i <= k} / n
+    precision@k  #{r_i <= k} / k
+    mrr[@k]      1 / r_1, or 0 where r_1 > k                     (trec_eval: recip_rank)
+    map[@k]      sum over r_i <= k of (i / r_i), over n          (trec_eval: map_cut)
+    ndcg@k       sum over r_i <= k of 1 / log2(1 + r_i), over the same sum at r_i = i
+    auc          share of (relevant, other) pairs with the relevant item ahead
+
+Choices where libraries differ: `map@k` divides by n, as trec_eval, ir-measures and ranx do, not
+by min(n, k) as RecBole does; `precision@k` divides by k even where fewer items are ranked; gains
+are binary; for one relevant item `ndcg@k` is ln 2 / ln(1 + r). `auc` inherits the pessimistic
+ties of `ranks`: a tied pair counts 0, where scikit-learn counts one half.
+
+A user without relevant items has no value: every metric is NaN there, and averages over users
+leave NaN out (`jnp.nanmean`, and everything in `distribution`). `auc` is NaN, too, where all
+candidates are relevant.
+
+Reference: Järvelin and Kekäläinen 2002 (NDCG); Voorhees and Harman 2005, TREC (the others).
+"""
+
+import difflib
+import operator
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+from jax import Array
+
+_ALIASES = {
+    "hit": "hr", "hits": "hr", "hit_ratio": "hr", "hit_rate": "hr", "success": "hr",
+    "rr": "mrr", "ap": "map", "mean_average_precision": "map", "p": "precision", "r": "recall",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A named function of one user's ranking.
+
+    Attributes:
+        name: what logs and tables call it, such as `hr@10`.
+        compute: (ranks int32[R] with 0 for padding, candidates int32) -> float32 scalar,
+            NaN for a user without relevant items.
+    """
+
+    name: str
+    compute: Callable[[Array, Array], Array]
+
+
+def hit_ratio(k: int) -> Metric:
+    """HR@k: 1 if any relevant item is among the first k, else 0."""
+    k = _cutoff("hit_ratio", k)
+
+    def compute(ranks: Array, candidates: Array) -> Array:
+        return _if_any(ranks, jnp.any(_within(ranks, k)).astype(jnp.float32))
+
+    return Metric(f"hr@{k}", compute)
+
+
+def recall(k: int) -> Metric:
+    """Recall@k: the share of the relevant items that are among the first k."""
+    k = _cutoff("recall", k)
+
+    def compute(ranks: Array, candidates: Array) -> Array:
+        return jnp.sum(_within(ranks, k), dtype=jnp.float32) / _relevant(ranks)
+
+    return Metric(f"recall@{k}", compute)
+
+
+def precision(k: int) -> Metric:
+    """Precision@k: the share of the first k places that hold a relevant item."""
+    k = _cutoff("precision", k)
+
+    def compute(ranks: Array, candidates: Array) -> Array:
+        return _if_any(ranks, jnp.sum(_within(ranks, k), dtype=jnp.float32) / k)
+
+    return Metric(f"precision@{k}", compute)
+
+
+def mrr(k: int | None = None) -> Metric:
+    """Reciprocal rank of the first relevant item, 0 where it lies beyond k."""
+    k = None if k is None else _cutoff("mrr", k)
+
+    def compute(ranks: Array, candidates: Array) -> Array:
+        within = _within(ranks, k)
+        return _if_any(ranks, jnp.max(jnp.where(within, _reciprocal(ranks), 0.0), initial=0.0))
+
+    return Metric(_name("mrr", k), compute)
+
+
+def mean_average_precision(k: int | None = None) -> Metric:
+    """AP@k of one user (MAP once averaged), divided by the number of relevant items."""
+    k = None if k is None else _cutoff("mean_average_precision", k)
+
+    def compute(ranks: Array, candidates: Array) -> Array:
+        # Padding sorts first; the i-th relevant item then sits `padding` places further on.
+        ordered = jnp.sort(ranks)
+        padding = jnp.sum(ranks <= 0, dtype=jnp.float32)
+        found = jnp.arange(1, ranks.shape[0] + 1, dtype=jnp.float32) - padding
+        terms = jnp.where(_within(ordered, k), found * _reciprocal(ordered), 0.0)
+        return jnp.sum(terms) / _relevant(ranks)
+
+    return Metric(_name("map", k), compute)
+
+
+def ndcg(k: int) -> Metric:
+    """NDCG@k with binary gains and the log2 discount; ln 2 / ln(1 + rank) for one item."""
+    k = _cutoff("ndcg", k)
+
+    def compute(ranks: Array, candidates: Array) -> Array:
+        gained = jnp.sum(jnp.where(_within(ranks, k), _discount(ranks), 0.0))
+        places = jnp.arange(1, ranks.shape[0] + 1)
+        reachable = (places <= _relevant(ranks)) & (places <= k)
+        # With no relevant item both sums are 0, and 0 / 0 is the NaN wanted.
+        return gained / jnp.sum(jnp.where(reachable, _discount(places), 0.0))
+
+    return Metric(f"ndcg@{k}", compute)
+
+
+def auc() -> Metric:
+    """AUC: the share of (relevant, other) pairs with the relevant item ahead, ties counted 0."""
+
+    def compute(ranks: Array, candidates: Array) -> Array:
+        relevant = _relevant(ranks)
+        others = candidates - relevant
+        # The i-th relevant item has r_i - i others ahead of it. Their mean stays near C, where a
+        # plain sum of ranks would lose float32 digits.
+        ahead = jnp.sum(ranks / relevant, dtype=jnp.float32) - (relevant + 1) / 2
+        return jnp.where((relevant > 0) & (others > 0), 1.0 - ahead / others, jnp.nan)
+
+    return Metric("auc", compute)
+
+
+def metrics(names: Iterable[str]) -> list[Metric]:
+    """Metrics from names such as `["hr@10", "ndcg@10", "mrr", "auc"]`.
+
+    `hr`, `ndcg`, `recall` and `precision` need `@k`; `mrr` and `map` may have it; `auc` has none.
+
+    Raises:
+        ValueError: a name is unknown, lacks its `@k`, has one it should not, or k is below 1.
+    """
+    if isinstance(names, str):
+        raise ValueError(f"metrics(names={names!r}) is one string; use a list: [{names!r}].")
+    return [_parse(name) for name in names]
+
+
+def evaluate_user(chosen: Sequence[Metric], ranks: Array, candidates: Array) -> Array:
+    """float32[M]: the M chosen metrics of one user; NaN for a user without relevant items."""
+    if not chosen:
+        return jnp.zeros(0, jnp.float32)
+    values = [metric.compute(ranks, candidates) for metric in chosen]
+    return jnp.stack([jnp.asarray(value, jnp.float32) for value in values])
+
+
+def _parse(name: str) -> Metric:
+    cut = {"hr": hit_ratio, "ndcg": ndcg, "recall": recall, "precision": precision}
+    optional = {"mrr": mrr, "map": mean_average_precision}
+    known = [*cut, *optional, "auc"]
+    family, at, depth = str(name).partition("@")
+    if family not in known:
+        lowered = family.strip().lower()
+        near = difflib.get_close_matches(lowered, [*known, *_ALIASES], n=1, cutoff=0.5)
+        advice = f"use one of {', '.join(known)}"
+        if near:
+            advice = f"did you mean '{_ALIASES.get(near[0], near[0])}{at}{depth}'?"
+        raise ValueError(f"metrics(name={name!r}) is unknown; {advice}")
+    if family == "auc":
+        if at:
+            raise ValueError(f"metrics(name={name!r}): auc takes no cutoff; use 'auc'.")
+        return auc()
+    if not at:
+        if family in cut:
+            raise ValueError(f"metrics(name={name!r}) needs a cutoff; use '{family}@10'.")
+        return optional[family]()
+    if not depth.isdecimal() or int(depth) < 1:
+        raise ValueError(
+            f"metrics(name={name!r}) has cutoff {depth!r}; use an integer of 1 or more, "
+            f"such as '{family}@10'."
+        )
+    return {**cut, **optional}[family](int(depth))
+
+
+def _cutoff(function: str, k: int) -> int:
+    try:
+        whole = operator.index(k)
+    except TypeError:
+        whole = 0
+    if whole < 1:
+        raise ValueError(f"{function}(k={k!r}) ranks nothing; use an integer k of 1 or more.")
+    return whole
+
+
+def _name(family: str, k: int | None) -> str:
+    return family if k is None else f"{family}@{k}"
+
+
+def _within(ranks: Array, k: int | None) -> Array:
+    return (ranks > 0) if k is None else (ranks > 0) & (ranks <= k)
+
+
+def _relevant(ranks: Array) -> Array:
+    return jnp.sum(ranks > 0, dtype=jnp.float32)
+
+
+def _if_any(ranks: Array, value: Array) -> Array:
+    return jnp.where(jnp.any(ranks > 0), value, jnp.nan)
+
+
+def _reciprocal(ranks: Array) -> Array:
+    return 1.0 / jnp.maximum(ranks, 1).astype(jnp.float32)
+
+
+def _discount(ranks: Array) -> Array:
+    return jnp.log(2.0) / jnp.log1p(jnp.maximum(ranks, 1).astype(jnp.float32))

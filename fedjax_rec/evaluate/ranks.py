@@ -1,0 +1,178 @@
+"""Ranks of held-out items among the catalogue, ties counted against the model.
+
+For one user with scores s and relevant items T, the candidates are all items that are not
+filtered; a relevant item is always a candidate. With one relevant item t:
+
+    rank(t) = 1 + #{candidates j != t : s_j >= s_t}
+
+With several, the ranks are positions in the list sorted by (score descending, other items before
+relevant ones, item id ascending): relevant items get distinct ranks, and every other item tied
+with a relevant one comes before it. A constant model therefore scores 0, not 1 (Krichene and
+Rendle 2020, "On sampled metrics for item recommendation", discuss the ranking protocol).
+
+A NaN score counts as -inf, so it ranks below every finite score, and a relevant item scored NaN
+gets the worst rank.
+
+The functions serve one user and have static shapes: `jax.vmap` them over users.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+# Comparing every score with every target costs R * I; binning the scores between the sorted
+# targets costs I * log R. On two CPU cores the first wins up to about 16 targets, at 3,416 items
+# as at 10^5; at 128 targets the second is 8 times faster.
+_BIN_FROM_TARGETS = 16
+
+
+class Ranking(NamedTuple):
+    """Ranks of one user's relevant items.
+
+    Attributes:
+        ranks: int32[R], 1 is best, 0 marks padding.
+        candidates: int32 scalar, how many items were ranked, the relevant ones included.
+    """
+
+    ranks: Array
+    candidates: Array
+
+
+def ranks(scores: Array, targets: Array, excluded: Array | None = None) -> Ranking:
+    """Rank the relevant items of one user among the whole catalogue.
+
+    Args:
+        scores: float[I], one score per item.
+        targets: int32[R], ids of the relevant items, padded with -1 (any id outside 0..I-1 is
+            padding). An id given twice counts once: its later copies are padding.
+        excluded: bool[I], items left out of the ranking, usually those seen in training.
+            A relevant item is ranked even where it is marked excluded.
+
+    Returns:
+        `Ranking` with int32[R] ranks (0 for padding) and the number of candidates.
+    """
+    num_items = scores.shape[0]
+    scores = _comparable(scores)
+    targets, valid = _distinct(jnp.asarray(targets), num_items)
+    if excluded is None:
+        candidate, candidates = None, jnp.int32(num_items)
+    else:
+        # Padding points past the end: JAX drops that write, whereas -1 would wrap around.
+        relevant = jnp.where(valid, targets, num_items)
+        candidate = ~jnp.asarray(excluded).at[relevant].set(False, mode="drop")
+        candidates = jnp.sum(candidate, dtype=jnp.int32)
+    thresholds = scores[targets]
+    at_least = _count_at_least(scores, thresholds, candidate)
+    return Ranking(_settle_ties(at_least, thresholds, targets, valid), candidates)
+
+
+def ranks_without(scores: Array, targets: Array, seen: Array) -> Ranking:
+    """Rank the relevant items among the catalogue less a short list of seen items.
+
+    Equal to `ranks` with the mask of `seen`, without building a mask per user:
+    #{all j : s_j >= s_t} - #{seen j : s_j >= s_t}.
+
+    Args:
+        scores: float[I], one score per item.
+        targets: int32[R], ids of the relevant items, padded with -1.
+        seen: int32[S], ids of the seen items, padded with -1 or I. They must be distinct: an id
+            given twice would be subtracted twice. Relevant items in it are ranked all the same.
+
+    Returns:
+        `Ranking` with int32[R] ranks (0 for padding) and the number of candidates.
+    """
+    num_items = scores.shape[0]
+    scores = _comparable(scores)
+    targets, valid = _distinct(jnp.asarray(targets), num_items)
+    relevant = jnp.where(valid, targets, num_items)
+    seen = jnp.asarray(seen)
+    filtered = (seen >= 0) & (seen < num_items) & ~jnp.isin(seen, relevant)
+    seen_scores = scores[jnp.clip(seen, 0, num_items - 1)]
+    thresholds = scores[targets]
+    at_least = _count_at_least(scores, thresholds, None)
+    at_least -= _count_at_least(seen_scores, thresholds, filtered)
+    candidates = num_items - jnp.sum(filtered, dtype=jnp.int32)
+    return Ranking(_settle_ties(at_least, thresholds, targets, valid), candidates)
+
+
+def sampled_ranks(
+    target_scores: Array,
+    negative_scores: Array,
+    target_mask: Array | None = None,
+    negative_mask: Array | None = None,
+) -> Ranking:
+    """Rank relevant items among sampled negatives, ties against the relevant ones.
+
+    Args:
+        target_scores: float[R], scores of the relevant items; tied ones rank by position.
+        negative_scores: float[n], scores of the sampled negatives.
+        target_mask: bool[R], False marks padding; None means no padding.
+        negative_mask: bool[n], False marks padding; None means no padding.
+
+    Returns:
+        `Ranking` with int32[R] ranks (0 for padding) and the number of candidates.
+    """
+    num_targets, num_negatives = target_scores.shape[0], negative_scores.shape[0]
+    thresholds, negatives = _comparable(target_scores), _comparable(negative_scores)
+    valid = jnp.ones(num_targets, bool) if target_mask is None else target_mask
+    at_least = _count_at_least(negatives, thresholds, negative_mask)
+    at_least += _count_at_least(thresholds, thresholds, valid)
+    candidates = jnp.sum(valid, dtype=jnp.int32)
+    if negative_mask is None:
+        candidates += num_negatives
+    else:
+        candidates += jnp.sum(negative_mask, dtype=jnp.int32)
+    return Ranking(_settle_ties(at_least, thresholds, jnp.arange(num_targets), valid), candidates)
+
+
+def _comparable(scores: Array) -> Array:
+    """Scores with NaN replaced by -inf, since every comparison with NaN is false."""
+    return jnp.where(jnp.isnan(scores), -jnp.inf, scores)
+
+
+def _distinct(targets: Array, num_items: int) -> tuple[Array, Array]:
+    """Ids made safe to index with, and bool[R] marking the first copy of each valid id."""
+    valid = (targets >= 0) & (targets < num_items)
+    if targets.shape[0] > 1:
+        order = jnp.argsort(targets, stable=True)
+        ordered = targets[order]
+        repeated = jnp.zeros_like(valid).at[order[1:]].set(ordered[1:] == ordered[:-1])
+        valid &= ~repeated
+    return jnp.clip(targets, 0, num_items - 1), valid
+
+
+def _count_at_least(values: Array, thresholds: Array, counted: Array | None) -> Array:
+    """int32[R]: for each threshold, how many counted values are at least that large."""
+    size = thresholds.shape[0]
+    if size < _BIN_FROM_TARGETS:
+        hits = values[None, :] >= thresholds[:, None]
+        return jnp.sum(hits if counted is None else hits & counted, axis=1, dtype=jnp.int32)
+    ordered = jnp.sort(thresholds)
+    # Bin b counts the values that reach exactly b thresholds. A value reaches t when it reaches as
+    # many thresholds as there are at or below t.
+    reached = jnp.searchsorted(ordered, values, side="right")
+    one = 1 if counted is None else counted.astype(jnp.int32)
+    bins = jnp.zeros(size + 1, jnp.int32).at[reached].add(one)
+    at_least = jnp.cumsum(bins[::-1])[::-1]
+    return at_least[jnp.searchsorted(ordered, thresholds, side="right")]
+
+
+def _settle_ties(at_least: Array, thresholds: Array, ids: Array, valid: Array) -> Array:
+    """int32[R] distinct ranks: `at_least` less the tied relevant items that come later by id."""
+    size = ids.shape[0]
+    if size < _BIN_FROM_TARGETS:
+        tied = thresholds[None, :] == thresholds[:, None]
+        later = tied & (ids[None, :] > ids[:, None]) & valid
+        after = jnp.sum(later, axis=1, dtype=jnp.int32)
+    else:
+        # Sorted by (padding last, score, id), the tied ones after place p end where the run ends.
+        padding, score, _, place = jax.lax.sort(
+            (~valid, thresholds, ids, jnp.arange(size, dtype=jnp.int32)), num_keys=3
+        )
+        position = jnp.arange(size, dtype=jnp.int32)
+        last = jnp.append((score[1:] != score[:-1]) | (padding[1:] != padding[:-1]), True)
+        run_end = jax.lax.cummin(jnp.where(last, position, size), reverse=True)
+        after = jnp.zeros(size, jnp.int32).at[place].set(run_end - position)
+    return jnp.where(valid, at_least - after, 0)

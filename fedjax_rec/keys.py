@@ -1,0 +1,71 @@
+"""Named key streams: every random number of a run comes from one key, by name, round and client.
+
+A key is consumed once. `stream` separates uses by name, so that adding one does not shift the
+others; client keys fold in the client id, never the slot, so that reordering, padding, chunking
+or sharding a cohort changes nothing.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+import jax
+import jax.numpy as jnp
+
+
+def stream(key: jax.Array, name: str) -> jax.Array:
+    """The key of the stream called `name`."""
+    return jax.random.fold_in(key, zlib.crc32(name.encode()) & 0x7FFFFFFF)
+
+
+def for_client(key: jax.Array, client: jax.Array) -> jax.Array:
+    """The key of client id `client` (int32[] or int32[c]: then keys[c])."""
+    if jnp.ndim(client) == 0:
+        return jax.random.fold_in(key, client)
+    return jax.vmap(lambda i: jax.random.fold_in(key, i))(client)
+
+
+def words(key: jax.Array, n: int) -> jax.Array:
+    """uint32[n] seeds for `mix`, drawn from `key`."""
+    return jax.random.bits(key, (n,), jnp.uint32)
+
+
+def mix(x: jax.Array) -> jax.Array:
+    """A bijection of uint32 that scatters every bit (lowbias32, Wellons 2018).
+
+    With a threefry seed and a counter it draws the millions of negatives and shuffles of a round:
+    1.6 ns a number on a CPU where threefry takes 13. Statistical, not cryptographic.
+    """
+    x = x ^ (x >> 16)
+    x = x * jnp.uint32(0x7FEB352D)
+    x = x ^ (x >> 15)
+    x = x * jnp.uint32(0x846CA68B)
+    return x ^ (x >> 16)
+
+
+def below(bits: jax.Array, n: jax.Array) -> jax.Array:
+    """int32 in [0, n) from uint32 bits, as floor(bits * n / 2^32); bias at most n / 2^32."""
+    return jax.lax.mulhi(bits, jnp.broadcast_to(n, bits.shape).astype(jnp.uint32)).astype(jnp.int32)
+
+
+def permute(index: jax.Array, n: jax.Array, seed: jax.Array) -> jax.Array:
+    """Where a pseudo-random permutation of 0..n-1 sends `index`: O(1) each, without a sort.
+
+    Four rounds of: mix the indices below the largest power of two p <= n by a bijection of its
+    bits (odd multiplication, xor-shift), then rotate by n - p, so that the rest falls below p in
+    the next round. index: uint32[...] < n; n: uint32[] >= 1; seed: uint32[2].
+    """
+    log2 = 31 - jax.lax.clz(n)
+    p = jnp.uint32(1) << log2
+    mask = p - 1
+    shift = (log2 + 1) // 2
+    a, b = seed[0], seed[1]
+    for _ in range(4):
+        y = (index * (a | 1) + b) & mask
+        y = y ^ (y >> shift)
+        y = (y * (b | 1)) & mask
+        y = y ^ (y >> shift)
+        x = jnp.where(index < p, y, index) + (n - p)
+        index = jnp.where(x >= n, x - n, x)
+        a, b = mix(a + jnp.uint32(0x9E3779B9)), mix(b ^ a)
+    return index

@@ -1,0 +1,24 @@
+"""Recommender models: flax.nnx modules whose variables say where they live, or plain functions."""
+
+from .mf import fedmf
+from .ncf import gmf, mlp, neumf
+from .objectives import Objective, bce, bpr, masked_mean, squared_error
+from .pfedrec import pfedrec
+from .roles import Frozen, Private, Rows, from_nnx
+
+__all__ = [
+    "Frozen",
+    "Objective",
+    "Private",
+    "Rows",
+    "bce",
+    "bpr",
+    "fedmf",
+    "from_nnx",
+    "gmf",
+    "masked_mean",
+    "mlp",
+    "neumf",
+    "pfedrec",
+    "squared_error",
+]

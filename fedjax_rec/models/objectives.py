@@ -1,0 +1,51 @@
+"""Losses of one example, from scores and the batch: composed into a model by its factory.
+
+An objective maps (scores, batch) to the mean loss over examples with `mask` 1. Scores are
+float[B] for pointwise objectives and float[B, 2] for `bpr`, as the batches give items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+Objective = Callable[[jax.Array, dict], jax.Array]
+
+
+def masked_mean(values: jax.Array, mask: jax.Array) -> jax.Array:
+    """Mean over the examples that count; 0 where none does."""
+    return (values * mask).sum() / jnp.maximum(mask.sum(), 1.0)
+
+
+def bce() -> Objective:
+    """-y log s(z) - (1 - y) log(1 - s(z)), with labels y in [0, 1] and the logistic s."""
+
+    def objective(scores, batch):
+        values = jnp.logaddexp(0.0, scores) - batch["labels"] * scores
+        return masked_mean(values, batch["mask"])
+
+    return objective
+
+
+def squared_error() -> Objective:
+    """(z - y)^2."""
+
+    def objective(scores, batch):
+        return masked_mean((scores - batch["labels"]) ** 2, batch["mask"])
+
+    return objective
+
+
+def bpr() -> Objective:
+    """-log s(z_positive - z_negative) (Rendle et al., UAI 2009). Needs `pairwise` batches."""
+
+    def objective(scores, batch):
+        if scores.ndim != 2 or scores.shape[-1] != 2:
+            raise ValueError(
+                f"bpr() got scores of shape {scores.shape}; train it on data.pairwise() batches."
+            )
+        return masked_mean(jnp.logaddexp(0.0, scores[:, 1] - scores[:, 0]), batch["mask"])
+
+    return objective

@@ -1,0 +1,100 @@
+"""Where each variable of a `flax.nnx` module lives, and `from_nnx`, which makes it a `Model`.
+
+| role | variable | lives | travels |
+|---|---|---|---|
+| shared | `nnx.Param` | server, dense | down and up, whole |
+| rows | `Rows` | server, a table | only touched rows |
+| private | `Private` | one slice per client | never |
+| frozen | `Frozen` | one copy, broadcast into the `vmap` | once |
+
+The module has two methods: `loss(batch, key) -> float[]` and `score(items, user) -> float[n]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+from flax import nnx
+
+from .. import rows, trees
+from ..types import Model
+
+
+class Rows(nnx.Param):
+    """A table [I, D] of which clients touch rows. Index it with a whole id field of the batch:
+    `self.item[batch["items"]]`. Other id fields than `items`: `Rows(values, fields=("a", "b"))`."""
+
+
+class Private(nnx.Param):
+    """What a client keeps for itself and never sends."""
+
+
+class Frozen(nnx.Variable):
+    """What is never trained."""
+
+
+def from_nnx(build: Callable[[nnx.Rngs], nnx.Module]) -> Model:
+    """The `Model` of the module that `build(rngs)` makes.
+
+    `shared` is the nested dict of the module's attributes with `Param`, `Rows` and `Frozen`
+    variables, `private` that of its `Private` ones. Raises TypeError for other variable types
+    (batch statistics, caches), which no role describes.
+    """
+    outline = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
+    for path, variable in nnx.to_flat_state(nnx.state(outline)):
+        if not isinstance(variable, (nnx.Param, Frozen, nnx.RngState)):
+            raise TypeError(
+                f"from_nnx: variable {'.'.join(map(str, path))} is a {type(variable).__name__}; "
+                "make it an nnx.Param, Rows, Private or Frozen."
+            )
+
+    def init(key):
+        module = build(nnx.Rngs(key))
+        shared: dict = {}
+        private: dict = {}
+        for path, variable in nnx.to_flat_state(nnx.state(module)):
+            value = variable.get_value()
+            if isinstance(variable, nnx.RngState):
+                continue
+            if isinstance(variable, Private):
+                _put(private, path, value)
+            elif isinstance(variable, Rows):
+                fields = tuple(variable.get_metadata().get("fields", ("items",)))
+                _put(shared, path, rows.Table(value, fields))
+            elif isinstance(variable, Frozen):
+                _put(shared, path, trees.Frozen(value))
+            else:
+                _put(shared, path, value)
+        return shared, private
+
+    structure, state = nnx.split(outline)
+
+    def assembled(shared, private):
+        flat = []
+        for path, variable in nnx.to_flat_state(state):
+            value = _get(private if isinstance(variable, Private) else shared, path)
+            if isinstance(value, trees.Frozen):
+                value = value.value
+            flat.append((path, variable.replace(value)))
+        return nnx.merge(structure, nnx.from_flat_state(flat))
+
+    def loss(shared, private, batch, key):
+        return assembled(shared, private).loss(batch, key)
+
+    def score(shared, private, items, user=0):
+        return assembled(shared, private).score(items, user)
+
+    return Model(init, loss, score)
+
+
+def _put(tree: dict, path, value) -> None:
+    for name in path[:-1]:
+        tree = tree.setdefault(str(name), {})
+    tree[str(path[-1])] = value
+
+
+def _get(tree, path):
+    for name in path:
+        tree = tree[str(name)]
+    return tree

@@ -1,0 +1,236 @@
+"""Touched rows: a client receives, trains and uploads only the table rows that it touches.
+
+Rows that no example of the round refers to have zero gradient, so leaving them out is exact for
+SGD, and for stateful optimizers that leave a zero-gradient, zero-state row where it is (Adam,
+momentum; not weight decay). A full copy of a table per client is what makes simulators slow: for
+50,000 items x 64 and 256 clients it is 9,375 MiB where the touched rows are 16 MiB.
+
+`Table` is the server's table in `shared`; `LocalTable` a client's part of it while it trains;
+`Gathered` what a model's loss sees of it for one batch; `RowsUpdate` the change that is uploaded.
+
+Dimensions: `I` rows of the table, `D` width, `S` ids touched in a round (with repetitions), `L` rows
+of the local table: `L = I` where `S >= I` (slots are ids), else `L = S` (slots are positions in the
+sorted ids, of which the first occurrence of each id is live).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .types import PyTree, record
+
+
+def static(**kwargs) -> Any:
+    return field(metadata={"static": True}, **kwargs)
+
+
+@record
+class Table:
+    """values: float[I, D]; fields: the entries of a batch that hold row ids of this table."""
+
+    values: jax.Array
+    fields: tuple[str, ...] = static(default=("items",))
+
+    def __getitem__(self, ids) -> jax.Array:
+        return self.values[ids]
+
+    @property
+    def shape(self):
+        return self.values.shape
+
+
+@record
+class LocalTable:
+    """values: float[L, D]; ids: int32[L] sorted, or None where slots are ids; live: bool[L]."""
+
+    values: jax.Array
+    ids: jax.Array | None
+    live: jax.Array
+    fields: tuple[str, ...] = static(default=("items",))
+
+    def slots(self, ids: jax.Array) -> jax.Array:
+        """Where the rows `ids` lie; each of them must have been given to `localize`."""
+        if self.ids is None:
+            return jnp.clip(ids, 0, self.values.shape[0] - 1)
+        return jnp.searchsorted(self.ids, ids, method="scan_unrolled").astype(jnp.int32)
+
+
+@record
+class RowsGradient:
+    """The gradient of a `LocalTable` for one batch: values[b] belongs to row slots[b]."""
+
+    slots: jax.Array
+    values: jax.Array
+
+
+@record
+class RowsUpdate:
+    """The change of a table, as rows.
+
+    values: float[L, D]; ids: int32[L] with `ids >= I` for padding, or None where row l is item l;
+    live: bool[L], which rows were touched, each item once; the change of other rows is zero.
+    origin: None, or the server's own float[I, D], with the meaning that the change is
+        `values - origin[ids]`. It is taken only where it is needed, since a pass over the local
+        table of every client costs a quarter of a round.
+    size: `I`.
+    """
+
+    values: jax.Array
+    ids: jax.Array | None
+    live: jax.Array
+    origin: jax.Array | None = None
+    size: int = static(default=0)
+
+    def delta(self) -> RowsUpdate:
+        """The same change with `origin` taken off. One client only (no leading axis)."""
+        if self.origin is None:
+            return self
+        before = self.origin if self.ids is None else self.origin.at[self.ids].get(mode="clip")
+        return RowsUpdate(self.values - before, self.ids, self.live, None, self.size)
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """A table inside a loss: indexed with a field of the batch, it gives the gathered rows."""
+
+    ids: tuple[jax.Array, ...]
+    rows: tuple[jax.Array, ...]
+    fields: tuple[str, ...]
+
+    def __getitem__(self, ids) -> jax.Array:
+        for known, rows in zip(self.ids, self.rows, strict=True):
+            if ids is known:
+                return rows
+        raise ValueError(
+            f"A row table was indexed with something other than batch[{' or '.join(map(repr, self.fields))}]; "
+            "index it with the whole field and slice the rows, name the field in Rows(fields=...), "
+            "or make the table a plain nnx.Param to train it whole."
+        )
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """A table inside a client's own model after training: its rows where live, else the server's."""
+
+    local: LocalTable
+    table: Table
+
+    def __getitem__(self, ids) -> jax.Array:
+        return read(self.local, self.table, ids)
+
+
+def is_table(node) -> bool:
+    return isinstance(node, (Table, LocalTable, RowsUpdate, RowsGradient))
+
+
+def tables(tree: PyTree) -> list[Table]:
+    return [x for x in jax.tree.leaves(tree, is_leaf=is_table) if isinstance(x, Table)]
+
+
+def map_tables(one, tree: PyTree, *rest: PyTree) -> PyTree:
+    """`one` on each table node; everything else as it is."""
+    return jax.tree.map(
+        lambda x, *r: one(x, *r) if is_table(x) else x, tree, *rest, is_leaf=is_table
+    )
+
+
+def dense(tree: PyTree) -> PyTree:
+    """`tree` with every `Table` as a plain array: whole tables, copied and uploaded whole."""
+    return map_tables(lambda t: t.values, tree)
+
+
+def localize(table: Table, ids: jax.Array) -> LocalTable:
+    """The rows of `table` that `ids` int32[S] touch (`I` marks padding), each live exactly once."""
+    count = table.shape[0]
+    ids = jnp.sort(ids)
+    first = jnp.concatenate([jnp.ones(1, bool), ids[1:] != ids[:-1]])
+    values = table.values.at[ids].get(mode="clip")
+    return LocalTable(values, ids, first & (ids < count), table.fields)
+
+
+def whole(table: Table) -> LocalTable:
+    """The whole of `table` with no row marked live yet: see `mark`."""
+    count = table.shape[0]
+    return LocalTable(table.values, None, jnp.zeros(count, bool), table.fields)
+
+
+def mark(local: LocalTable, ids: jax.Array, real: jax.Array) -> LocalTable:
+    """`local`, from `whole`, with the rows `ids` live where `real` is 1."""
+    if local.ids is not None:
+        return local
+    ids = jnp.where(real > 0, ids, local.live.shape[0])
+    return replace(local, live=local.live.at[ids.reshape(-1)].set(True, mode="drop"))
+
+
+def update_of(local: LocalTable, table: Table) -> RowsUpdate:
+    """What changed between `table` and `local`."""
+    return RowsUpdate(local.values, local.ids, local.live, table.values, table.shape[0])
+
+
+def read(local: LocalTable, table: Table, ids) -> jax.Array:
+    """Rows `ids` (int[n], or a slice) as the client sees them: its own where live, else the server's."""
+    if local.ids is None:
+        return local.values[ids]
+    if isinstance(ids, slice):
+        mine = jnp.where(local.live, local.ids, table.shape[0])
+        return table.values.at[mine].set(local.values, mode="drop")[ids]
+    slot = jnp.minimum(local.slots(ids), local.ids.shape[0] - 1)
+    mine = local.ids[slot] == ids
+    return jnp.where(mine[..., None], local.values[slot], table[ids])
+
+
+def weighted_sum(weights: jax.Array, update: RowsUpdate) -> RowsUpdate:
+    """sum_k weights[k] * update_k over a leading axis [c, ...] of every leaf but `origin`.
+
+    Dense where slots are ids: a table [I, D] in `values`. Else the rows of all clients one after
+    another, [c * L, D], in which an id may stand more than once: their sum is meant.
+    """
+    c, length = update.live.shape
+    w = weights.astype(update.values.dtype)
+    if update.ids is None:
+        total = jnp.matmul(w, update.values.reshape(c, -1), precision="highest")
+        total = total.reshape(update.values.shape[1:])
+        if update.origin is not None:
+            total = total - w.sum() * update.origin
+        return RowsUpdate(total, None, update.live.any(0), None, update.size)
+    values = update.values
+    if update.origin is not None:
+        values = values - update.origin.at[update.ids].get(mode="clip")
+    values = (w[:, None, None] * values).reshape(c * length, -1)
+    ids = jnp.where(update.live & (weights > 0)[:, None], update.ids, update.size)
+    return RowsUpdate(values, ids.reshape(-1), update.live.reshape(-1), None, update.size)
+
+
+def scaled(update: RowsUpdate, factor) -> RowsUpdate:
+    """`factor * update`, for an update without origin."""
+    return replace(update, values=update.values * factor)
+
+
+def clients_per_row(weights: jax.Array, update: RowsUpdate) -> jax.Array:
+    """float32[I]: how many clients of a chunk with positive weight touched each row."""
+    there = update.live & (weights > 0)[:, None]
+    if update.ids is None:
+        return there.astype(jnp.float32).sum(0)
+    ids = jnp.where(there, update.ids, update.size).reshape(-1)
+    return jnp.zeros(update.size, jnp.float32).at[ids].add(1.0, mode="drop")
+
+
+def map_axes(update: PyTree) -> PyTree:
+    """`vmap` axes of an update tree: 0 everywhere but for `origin`, which no client copies."""
+    return jax.tree.map(
+        lambda u: RowsUpdate(0, None if u.ids is None else 0, 0, None, u.size) if is_table(u) else 0,
+        update,
+        is_leaf=is_table,
+    )
+
+
+def to_dense(update: RowsUpdate) -> jax.Array:
+    """float[I, D] of an update without origin; repeated ids add up."""
+    if update.ids is None:
+        return update.values
+    zeros = jnp.zeros((update.size, update.values.shape[-1]), update.values.dtype)
+    return zeros.at[update.ids].add(update.values, mode="drop")

@@ -1,0 +1,219 @@
+"""The assembly: one client's functions become a round of all clients in one compiled call.
+
+    sort the cohort by size;  for each chunk of c clients:  vmap(update, encode, decode), reduce;
+    then finish and server step.
+
+Everything else is written for one client; the one `vmap` is here. Clients of a chunk have like
+lengths, so the loop inside a chunk runs as long as its longest client and pads almost nothing, and
+one compiled loop serves them all. What a chunk needs is small and is used again by the next, which
+on a CPU keeps it in cache; chunked and unchunked rounds are equal, since summaries add.
+
+Dimensions: `N` clients, `C` cohort, `c` clients a chunk.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from .. import keys, rows, trees, wire
+from ..aggregate import mean
+from ..check import at_least
+from ..types import (
+    Aggregator,
+    Client,
+    Cohort,
+    Compressor,
+    Packet,
+    PyTree,
+    RoundInfo,
+    Server,
+    State,
+    Strategy,
+    Upload,
+)
+from .memory import clients_that_fit, refuse_too_large
+from .server import as_server, step
+
+
+def federated(
+    client: Client,
+    init_shared,
+    uplink: Compressor | None = None,
+    aggregator: Aggregator | None = None,
+    server: Server | optax.GradientTransformation | None = None,
+    clients_per_chunk: int | None = None,
+) -> Strategy:
+    """A strategy of its parts.
+
+    client: local work. init_shared(key) -> the server's pytree.
+    uplink: how updates are sent; None sends them as they are.
+    aggregator: default `aggregate.mean()`. server: default `step(1.0)`; any optax transform.
+    clients_per_chunk: `c`; default by the memory of the device, see `memory.clients_that_fit`.
+    Raises MemoryError, before anything runs, where the private state of N clients cannot fit.
+    """
+    if clients_per_chunk is not None:
+        at_least("federated", "clients_per_chunk", clients_per_chunk, 1)
+    aggregator = aggregator or mean()
+    server = as_server(server or step(1.0))
+
+    def fresh(key, num_clients) -> State:
+        shared = init_shared(keys.stream(key, "shared"))
+        everyone = jnp.arange(num_clients)
+        private = jax.vmap(lambda i: client.init(keys.stream(key, "private"), i))(everyone)
+        memory = ()
+        if uplink is not None:
+            like = _whole_update(shared)
+            memory = jax.vmap(lambda i: uplink.init(like))(everyone)
+        states = {"aggregator": aggregator.init(shared), "optimizer": server.init(shared)}
+        return State(shared, private, memory, states, jnp.int32(0))
+
+    def init(key, num_clients: int) -> State:
+        outline = jax.eval_shape(lambda k: fresh(k, num_clients), key)
+        refuse_too_large("private state", trees.nbytes(outline.private), num_clients)
+        refuse_too_large("compressor memory", trees.nbytes(outline.memory), num_clients)
+        return jax.jit(fresh, static_argnums=1)(key, num_clients)
+
+    def round(key, state: State, cohort: Cohort) -> tuple[State, RoundInfo]:
+        key = jax.random.fold_in(key, state.round)
+        client_key, finish_key = keys.stream(key, "clients"), keys.stream(key, "aggregate")
+        data, shared, size = cohort.data, state.shared, cohort.ids.shape[0]
+
+        def one(id, private, memory, data):
+            train_key, encode_key = jax.random.split(keys.for_client(client_key, id))
+            private, upload = client.update(train_key, private, shared, data)
+            # What came down: the dense part of the model, and the rows that the client touched.
+            down = wire.nbytes(_downloaded(trees.trainable(shared), upload.update))
+            if uplink is None:
+                up = wire.nbytes(Packet(upload.update))
+            else:
+                update = rows.map_tables(lambda u: u.delta(), upload.update)
+                memory, packet = uplink.encode(encode_key, memory, update)
+                up = wire.nbytes(packet)
+                upload = replace(upload, update=uplink.decode(packet, update))
+            return private, memory, upload, up, down
+
+        def at(tree, ids):
+            return jax.tree.map(lambda x: x.at[ids].get(mode="clip"), tree)
+
+        def put(tree, ids, new):
+            return jax.tree.map(lambda x, y: x.at[ids].set(y, mode="drop"), tree, new)
+
+        def arguments(ids):
+            return ids, at(state.private, ids), at(state.memory, ids), data.take(ids)
+
+        axes = (0, 0, 0, data.axes())
+        outline = jax.eval_shape(
+            lambda ids: jax.vmap(one, in_axes=axes)(*arguments(ids)), cohort.ids[:1]
+        )[2].update
+        c = clients_per_chunk or clients_that_fit(_local_bytes(outline), size)
+        c = min(c, size)
+        # The server's table passes through every client unchanged: it has no client axis.
+        update_axes = rows.map_axes(outline)
+        out_axes = (0, 0, Upload(update_axes, 0, 0), 0, 0)
+
+        def chunk(carry, ids):
+            private, memory, total = carry
+            here, kept, upload, up, down = jax.vmap(one, in_axes=axes, out_axes=out_axes)(
+                ids, at(private, ids), at(memory, ids), data.take(ids)
+            )
+            real = ids < data.num_clients
+            upload = replace(upload, weight=jnp.where(real, upload.weight, 0.0))
+            summary = aggregator.reduce(upload)
+            adds, stacks = _divide(summary, aggregator.additive)
+            total = _combine(total, adds)
+            private, memory = put(private, ids, here), put(memory, ids, kept)
+            seen = upload.metrics, upload.weight, up, down
+            seen = jax.tree.map(lambda x: jnp.where(_like(real, x), x, jnp.zeros_like(x)), seen)
+            return (private, memory, total), (stacks, seen)
+
+        order = jnp.argsort(-data.sizes(cohort.ids), stable=True)
+        padding = -size % c
+        ids = jnp.concatenate([cohort.ids[order], jnp.full(padding, data.num_clients, jnp.int32)])
+        ids = ids.reshape(-1, c)
+        zero = _zeros(jax.eval_shape(chunk, (state.private, state.memory, None), ids[0])[0][2])
+        (private, memory, total), (stacks, seen) = jax.lax.scan(
+            chunk, (state.private, state.memory, zero), ids
+        )
+        summary = _join(total, stacks, aggregator.additive)
+        finished, update = aggregator.finish(finish_key, state.server["aggregator"], summary)
+        optimizer, shared = server.apply(state.server["optimizer"], shared, update)
+
+        def in_order(x):
+            x = x.reshape(-1, *x.shape[2:])[:size]
+            return jnp.zeros_like(x).at[order].set(x)
+
+        states = {"aggregator": finished, "optimizer": optimizer}
+        after = State(shared, private, memory, states, state.round + 1)
+        return after, RoundInfo(*jax.tree.map(in_order, seen))
+
+    return Strategy(init, round)
+
+
+def _downloaded(shared: PyTree, update: PyTree) -> Packet:
+    """The packet of what a client got: rows where it touched a table, the rest whole."""
+    return Packet(
+        jax.tree.map(
+            lambda u, x: replace(u, origin=None) if rows.is_table(u) else x,
+            update,
+            shared,
+            is_leaf=rows.is_table,
+        )
+    )
+
+
+def _local_bytes(update: PyTree) -> int:
+    """Bytes of one client's local parameters, from the outline of a chunk of one."""
+    leaves = jax.tree.leaves(update, is_leaf=rows.is_table)
+    return trees.nbytes([x.values if rows.is_table(x) else x for x in leaves])
+
+
+def _like(mask: jax.Array, x: jax.Array) -> jax.Array:
+    return mask.reshape(mask.shape + (1,) * (x.ndim - 1))
+
+
+def _zeros(outline: PyTree) -> PyTree:
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), outline)
+
+
+def _divide(summary: PyTree, additive: bool) -> tuple[PyTree, PyTree]:
+    """(what adds up over chunks, what is stacked): rows with ids are listed, not added."""
+
+    def adds(x):
+        return additive and not (rows.is_table(x) and x.ids is not None)
+
+    def keep(want):
+        return jax.tree.map(lambda x: x if adds(x) == want else None, summary, is_leaf=rows.is_table)
+
+    return keep(True), keep(False)
+
+
+def _combine(a: PyTree | None, b: PyTree) -> PyTree:
+    if a is None:
+        return b
+    return jax.tree.map(lambda x, y: x | y if x.dtype == bool else x + y, a, b)
+
+
+def _join(total: PyTree, stacks: PyTree, additive: bool) -> PyTree:
+    """The summary of all chunks: rows of all chunks one after another."""
+    if not additive:
+        return stacks
+
+    def one(t, s):
+        if t is not None:
+            return t
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), s)
+
+    return jax.tree.map(one, total, stacks, is_leaf=lambda x: x is None or rows.is_table(x))
+
+
+def _whole_update(shared: PyTree) -> PyTree:
+    """A zero update of the whole of `shared`, which compressor memory is shaped after."""
+    zero = trees.zeros_like(trees.trainable(shared))
+    return rows.map_tables(
+        lambda t: rows.RowsUpdate(t.values, None, jnp.zeros(t.shape[0], bool), None, t.shape[0]),
+        zero,
+    )

@@ -1,0 +1,78 @@
+"""What the server does with the aggregated update.
+
+`step(eta)`:        x <- x + eta * update, on the touched rows alone
+`from_optax(tx)`:   any optax transform on the pseudo-gradient -update (Reddi et al., ICLR 2021)
+
+`from_optax(optax.sgd(eta))` and `step(eta)` are the same; the first costs every row of every table,
+as a stateful optimizer must, and the second only the rows that the round touched.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from .. import rows, trees
+from ..check import positive
+from ..types import Server
+
+
+def step(learning_rate: float = 1.0) -> Server:
+    """Adds `learning_rate` times the update: federated averaging at 1."""
+    positive("step", "learning_rate", learning_rate)
+
+    def one(x, u):
+        if not rows.is_table(x):
+            return x + learning_rate * u
+        if u.ids is None:
+            return replace(x, values=x.values + learning_rate * u.values)
+        change = learning_rate * u.values
+        return replace(x, values=x.values.at[u.ids].add(change, mode="drop"))
+
+    def apply(state, shared, update):
+        after = jax.tree.map(one, trees.trainable(shared), update, is_leaf=rows.is_table)
+        return state, trees.with_frozen(after, shared)
+
+    return Server(lambda shared: (), apply)
+
+
+def from_optax(transform: optax.GradientTransformation) -> Server:
+    """`transform` on -update, over all of the trainable part of `shared`."""
+
+    def init(shared):
+        return transform.init(rows.dense(trees.trainable(shared)))
+
+    def apply(state, shared, update):
+        before = trees.trainable(shared)
+        params = rows.dense(before)
+        gradient = jax.tree.map(
+            lambda u: -rows.to_dense(u) if rows.is_table(u) else jnp.negative(u),
+            update,
+            is_leaf=rows.is_table,
+        )
+        change, state = transform.update(gradient, state, params)
+        params = optax.apply_updates(params, change)
+        after = jax.tree.map(
+            lambda x, p: replace(x, values=p) if rows.is_table(x) else p,
+            before,
+            params,
+            is_leaf=rows.is_table,
+        )
+        return state, trees.with_frozen(after, shared)
+
+    return Server(init, apply)
+
+
+def as_server(server: Server | optax.GradientTransformation) -> Server:
+    """`server`, wrapped by `from_optax` where it is an optax transform."""
+    if isinstance(server, Server):
+        return server
+    if isinstance(server, optax.GradientTransformation):
+        return from_optax(server)
+    raise TypeError(
+        f"server={server!r} is no server optimizer; give strategies.step() or an optax transform "
+        "such as optax.adam(1e-2)."
+    )

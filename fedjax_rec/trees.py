@@ -1,0 +1,78 @@
+"""Pytree arithmetic, and `Frozen`, the node around leaves that are never trained."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .types import PyTree, record
+
+
+@record
+class Frozen:
+    """Leaves that live once, are broadcast into the `vmap`, and travel to a client only once."""
+
+    value: Any
+
+
+def is_frozen(node) -> bool:
+    return isinstance(node, Frozen)
+
+
+def trainable(tree: PyTree) -> PyTree:
+    """`tree` with every frozen value left out; the same structure otherwise."""
+    return jax.tree.map(lambda x: Frozen(None) if is_frozen(x) else x, tree, is_leaf=is_frozen)
+
+
+def with_frozen(tree: PyTree, source: PyTree) -> PyTree:
+    """`tree`, from `trainable`, with the frozen values of `source` put back."""
+    frozen = iter(x for x in jax.tree.leaves(source, is_leaf=is_frozen) if is_frozen(x))
+    return jax.tree.map(lambda x: next(frozen) if is_frozen(x) else x, tree, is_leaf=is_frozen)
+
+
+def add(a: PyTree, b: PyTree) -> PyTree:
+    return jax.tree.map(jnp.add, a, b)
+
+
+def subtract(a: PyTree, b: PyTree) -> PyTree:
+    return jax.tree.map(jnp.subtract, a, b)
+
+
+def scale(tree: PyTree, factor) -> PyTree:
+    return jax.tree.map(lambda x: x * factor, tree)
+
+
+def zeros_like(tree: PyTree) -> PyTree:
+    return jax.tree.map(jnp.zeros_like, tree)
+
+
+def select(condition: jax.Array, a: PyTree, b: PyTree) -> PyTree:
+    """`a` where the scalar condition holds, else `b`."""
+    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)
+
+
+def weighted_sum(weights: jax.Array, tree: PyTree) -> PyTree:
+    """sum_k weights[k] * leaf[k] for leaves [c, ...].
+
+    A matrix product: on CPU a reduction over the leading axis took 80% of a round.
+    """
+
+    def one(x):
+        flat = x.reshape(x.shape[0], -1)
+        total = jnp.matmul(weights.astype(flat.dtype), flat, precision="highest")
+        return total.reshape(x.shape[1:])
+
+    return jax.tree.map(one, tree)
+
+
+def nbytes(tree: PyTree) -> int:
+    """Bytes of all leaves, from shapes alone (arrays or `jax.ShapeDtypeStruct`)."""
+
+    def size(x):
+        return math.prod(x.shape) * (4 if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else
+                                     x.dtype.itemsize)
+
+    return sum(size(x) for x in jax.tree.leaves(tree))

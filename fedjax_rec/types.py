@@ -1,0 +1,176 @@
+"""The five bundles of functions that a run is made of, and the records that flow between them.
+
+Every function follows one calling rule, the order of `jax.lax.scan`::
+
+    (key, state, *inputs) -> (state, output)
+
+Bundles are frozen dataclasses: a factory closes over its hyper-parameters and returns one;
+randomness and state are arguments. Records are pytrees. Everything is written for one client;
+`fedjax_rec.strategies.federated` does the one `vmap`.
+
+Dimensions: `N` clients, `C` cohort, `c` clients of one chunk, `I` items, `D` width, `B` batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+PyTree = Any
+
+
+@dataclass(frozen=True)
+class Model:
+    """A recommender as pure functions.
+
+    init(key) -> (shared, private): the server's pytree, and the private pytree of one client.
+        Tables of `shared` that clients touch row by row are `rows.Table` nodes; leaves that are
+        never trained are inside `trees.Frozen` nodes.
+    loss(shared, private, batch, key) -> float: mean loss over the valid examples of one batch,
+        a dict of arrays [B, ...]. `batch["mask"]` is 1 for real examples and 0 for padding.
+    score(shared, private, items, user) -> float[len(items)]: higher is better. `items` is int[n],
+        or `slice(None)` for the whole catalogue; `user` is the index of the user inside the
+        client (0 where a client is one user).
+    """
+
+    init: Callable[..., tuple[PyTree, PyTree]]
+    loss: Callable[..., jax.Array]
+    score: Callable[..., jax.Array]
+
+
+@dataclass(frozen=True)
+class Client:
+    """Local work of one client.
+
+    init(key, client) -> private: what the client keeps between rounds.
+    update(key, private, shared, data) -> (private, Upload): `shared` is the server's pytree,
+        never copied; `data` is the client's slice of `Cohort.data`.
+    """
+
+    init: Callable[..., PyTree]
+    update: Callable[..., tuple[PyTree, Upload]]
+
+
+@dataclass(frozen=True)
+class Compressor:
+    """What an update becomes on the wire.
+
+    init(update) -> memory: what a client (or the server) keeps between rounds, e.g. its error.
+    encode(key, memory, update) -> (memory, Packet).
+    decode(packet, like) -> update: `like` gives the structure, shapes and dtypes.
+    """
+
+    init: Callable[..., PyTree]
+    encode: Callable[..., tuple[PyTree, Packet]]
+    decode: Callable[..., PyTree]
+
+
+@dataclass(frozen=True)
+class Aggregator:
+    """How uploads become one update.
+
+    init(shared) -> state.
+    reduce(uploads) -> summary: of one chunk, every leaf with a leading axis [c, ...]. Padded
+        clients have weight 0 and must not count.
+    finish(key, state, summary) -> (state, update): from the combined summary of all chunks.
+    additive: True where summaries of chunks add up; False where they have to be stacked
+        (a median), in which case `finish` sees a leading axis [chunks, ...].
+    """
+
+    init: Callable[..., PyTree]
+    reduce: Callable[..., PyTree]
+    finish: Callable[..., tuple[PyTree, PyTree]]
+    additive: bool = True
+
+
+@dataclass(frozen=True)
+class Server:
+    """How the aggregated update changes the server's model.
+
+    init(shared) -> state; apply(state, shared, update) -> (state, shared).
+    """
+
+    init: Callable[..., PyTree]
+    apply: Callable[..., tuple[PyTree, PyTree]]
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """One whole federated algorithm.
+
+    init(key, num_clients) -> State.
+    round(key, State, Cohort) -> (State, RoundInfo).
+    """
+
+    init: Callable[..., State]
+    round: Callable[..., tuple[State, RoundInfo]]
+
+
+def record(cls):
+    """A frozen dataclass that is a pytree; fields marked `static()` are part of its structure."""
+    return jax.tree_util.register_dataclass(dataclass(frozen=True)(cls))
+
+
+@record
+class Upload:
+    """What one client hands to the aggregator.
+
+    update: after - before, structured as the trainable part of `shared`.
+    weight: float[], the number of examples it stands for; 0 marks padding.
+    metrics: dict of arrays about this client; `loss` is the mean over its round.
+    """
+
+    update: PyTree
+    weight: jax.Array
+    metrics: dict[str, jax.Array]
+
+
+@record
+class Packet:
+    """One message. `body`: arrays that the next stage may compress further; `side`: indices,
+    scales and seeds, shipped as they are."""
+
+    body: PyTree
+    side: PyTree = ()
+
+
+@record
+class Cohort:
+    """The clients of one round. ids: int32[C], where `id == num_clients` marks padding;
+    data: what those clients hold, one copy for all of them (see `data.Store`)."""
+
+    ids: jax.Array
+    data: PyTree
+
+
+@record
+class State:
+    """Everything that a run carries from round to round, and all that a checkpoint holds.
+
+    shared: the server's model. private, memory: leaves [N, ...], one slice per client.
+    server: state of aggregator, server optimizer and downlink. round: int32[].
+    """
+
+    shared: PyTree
+    private: PyTree
+    memory: PyTree
+    server: PyTree
+    round: jax.Array
+
+
+@record
+class RoundInfo:
+    """What a round reports, in the order of `Cohort.ids`; padded clients read 0.
+
+    metrics: leaves [C, ...], as in `Upload`. weight: float[C].
+    bytes_up, bytes_down: uint32[C], the bytes of the packets that the client sent and got;
+    sum them on the host as Python ints, since 2^32 is soon passed.
+    """
+
+    metrics: dict[str, jax.Array]
+    weight: jax.Array
+    bytes_up: jax.Array
+    bytes_down: jax.Array
