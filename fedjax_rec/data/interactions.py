@@ -1,14 +1,14 @@
-"""Who touched what, when: the host record of a data set and the filters that make it ready for a split.
+"""Who touched what, when: the host record of a data set and the filters that make it ready for a
+split.
 
-An `Interactions` holds n rows (user, item, time, rating) in numpy, users and items as dense ids 0, 1, ...,
-sorted by (user, time, original order). The order of the dense ids follows the original ids (as numbers where
-every id is one, else as text), so it does not depend on the order of the rows. Everything here is pure:
-filters return a new record and never write into the old one.
+An `Interactions` holds n rows (user, item, time, rating) in numpy, users and items as dense ids 0,
+1, ..., sorted by (user, time, original order). The order of the dense ids follows the original ids
+(as numbers where every id is one, else as text), so it does not depend on the order of the rows.
+Everything here is pure: filters return a new record and never write into the old one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -58,11 +58,13 @@ def from_arrays(
     user_features: pl.DataFrame | None = None,
     item_features: pl.DataFrame | None = None,
 ) -> Interactions:
-    """Interactions from columns of equal length n, in any order and with any ids (integers or text).
+    """Interactions from columns of equal length n, in any order and with any ids (integers or
+    text).
 
     `times` None means that the rows come in time order. Features carry the original ids in a column
-    `user_id` (`item_id`); users and items without interactions are left out, those without features get nulls.
-    Raises ValueError on unequal lengths, missing ids, times or ratings, no rows, or an id described twice.
+    `user_id` (`item_id`); users and items without interactions are left out, those without features
+    get nulls. Raises ValueError on unequal lengths, missing ids, times or ratings, no rows, or an
+    id described twice.
     """
     if len(users) == 0:
         raise ValueError(f"'{name}' has no interactions; give at least one.")
@@ -102,7 +104,7 @@ def offsets(interactions: Interactions) -> np.ndarray:
 
 
 def select(interactions: Interactions, keep: np.ndarray) -> Interactions:
-    """The rows where the mask bool[n] holds; ids are renumbered over what is left, features kept."""
+    """The rows where the mask bool[n] holds; ids renumbered over what is left, features kept."""
     if not keep.any():
         raise ValueError(f"no interaction of '{interactions.name}' is left; filter less.")
     seen_users = _occurring(interactions.users[keep], interactions.num_users)
@@ -125,9 +127,9 @@ def select(interactions: Interactions, keep: np.ndarray) -> Interactions:
 def k_core(interactions: Interactions, users: int = 5, items: int = 5) -> Interactions:
     """The largest part in which each user has >= `users` and each item >= `items` interactions.
 
-    Users and items below their bound are dropped in turn until nothing changes (Seidman 1983, on the bipartite
-    graph); the fixed point does not depend on the order. Repeated pairs count as often as they occur.
-    Raises ValueError when nothing is left.
+    Users and items below their bound are dropped in turn until nothing changes (Seidman 1983, on
+    the bipartite graph); the fixed point does not depend on the order. Repeated pairs count as
+    often as they occur. Raises ValueError when nothing is left.
     """
     if users < 0 or items < 0:
         raise ValueError(f"k_core(users={users}, items={items}) takes counts; use values >= 0.")
@@ -143,7 +145,8 @@ def k_core(interactions: Interactions, users: int = 5, items: int = 5) -> Intera
         rows = rows[keep]
     if len(rows) == 0:
         raise ValueError(
-            f"k_core(users={users}, items={items}) leaves nothing of '{interactions.name}'; use smaller bounds."
+            f"k_core(users={users}, items={items}) leaves nothing of '{interactions.name}'; use "
+            "smaller bounds."
         )
     mask = np.zeros(len(interactions), bool)
     mask[rows] = True
@@ -153,15 +156,17 @@ def k_core(interactions: Interactions, users: int = 5, items: int = 5) -> Intera
 def implicit(interactions: Interactions, above: float = 0.0) -> Interactions:
     """Implicit feedback: rows rated > `above` become 1 (ratings None), the rest is dropped.
 
-    Data without ratings passes. Of a repeated (user, item) pair only the earliest row stays: implicit feedback
-    is a set, and a second row of the same pair could put a training item into the test part.
+    Data without ratings passes. Of a repeated (user, item) pair only the earliest row stays:
+    implicit feedback is a set, and a second row of the same pair could put a training item into the
+    test part.
     """
     keep = np.ones(len(interactions), bool)
     if interactions.ratings is not None:
         keep = interactions.ratings > above
         if not keep.any():
             raise ValueError(
-                f"implicit(above={above}) leaves nothing of '{interactions.name}', whose highest rating is "
+                f"implicit(above={above}) leaves nothing of '{interactions.name}', whose "
+                "highest rating is "
                 f"{interactions.ratings.max():g}; use a smaller bound."
             )
     rows = np.flatnonzero(keep)
@@ -176,7 +181,9 @@ def implicit(interactions: Interactions, above: float = 0.0) -> Interactions:
 
 
 def describe(interactions: Interactions) -> dict[str, Any]:
-    """Sizes, density (distinct rows / users * items), interactions a user, time range, kind of ratings, features."""
+    """Sizes, density (distinct rows / users * items), interactions a user, time range, kind of
+    ratings, features.
+    """
     counts = np.bincount(interactions.users, minlength=interactions.num_users)
     n, cells = len(interactions), interactions.num_users * interactions.num_items
     kind = "implicit"
@@ -250,7 +257,7 @@ def _rows_of(features: pl.DataFrame | None, keep: np.ndarray) -> pl.DataFrame | 
     return None if features is None else features.filter(pl.Series(keep))
 
 
-def _align(features: pl.DataFrame | None, key: str, names: Sequence[str]) -> pl.DataFrame | None:
+def _align(features: pl.DataFrame | None, key: str, names: np.ndarray) -> pl.DataFrame | None:
     """Features in the order of `names`, the id column dropped."""
     if features is None:
         return None
@@ -262,5 +269,5 @@ def _align(features: pl.DataFrame | None, key: str, names: Sequence[str]) -> pl.
     twice = features[key].filter(features[key].is_duplicated())
     if len(twice):
         raise ValueError(f"features describe {key} '{twice[0]}' twice; keep one row for each id.")
-    order = pl.DataFrame({key: np.asarray(names).tolist()}, schema={key: pl.String})
+    order = pl.DataFrame({key: names.tolist()}, schema={key: pl.String})
     return order.join(features, on=key, how="left", maintain_order="left").drop(key)

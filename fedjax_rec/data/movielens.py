@@ -1,16 +1,13 @@
 """The official MovieLens files, 100K to 25M, as GroupLens ships them (Harper and Konstan 2015).
 
-=========  ==============================  ==========================================  =========================
-release    ratings                         items                                       users
-=========  ==============================  ==========================================  =========================
-100K       `u.data` user, item, rating,    `u.item` id|title|dates|url|19 genre flags  `u.user` id|age|gender|
-           time (tabs)                                                                 occupation|zip
-1M, 10M    `ratings.dat` with `::`         `movies.dat` id::title::genres              1M: `users.dat`
-20M, 25M   `ratings.csv` with a header     `movies.csv` (quoted)                       none
-=========  ==============================  ==========================================  =========================
+- 100K: `u.data` (user, item, rating, time; tabs), `u.item` (id|title|dates|url|19 genre flags),
+  `u.user` (id|age|gender|occupation|zip).
+- 1M, 10M: `ratings.dat` and `movies.dat` with `::` between fields; 1M has `users.dat` as well.
+- 20M, 25M: `ratings.csv` and `movies.csv`, with headers; nothing about users.
 
-Features have the names and forms that the atomic files of the same data have, so that both give equal records:
-items `movie_title`, `release_year`, `genre` (spaces between genres); users `age`, `gender`, `occupation`, `zip_code`.
+Features have the names and forms that the atomic files of the same data have, so that both give
+equal records: items `movie_title`, `release_year`, `genre` (spaces between genres); users `age`,
+`gender`, `occupation`, `zip_code`.
 """
 
 from __future__ import annotations
@@ -24,7 +21,10 @@ import polars as pl
 from fedjax_rec.data import tables
 from fedjax_rec.data.interactions import Interactions, from_arrays
 
-GENRES = ["unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama", "Fantasy", "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western"]
+# In the order of the flags in u.item.
+GENRES = ("unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime")
+GENRES += ("Documentary", "Drama", "Fantasy", "Film-Noir", "Horror", "Musical", "Mystery")
+GENRES += ("Romance", "Sci-Fi", "Thriller", "War", "Western")
 RATINGS = ("u.data", "ratings.dat", "ratings.csv")
 _FIELDS = ("user_id", "item_id", "rating", "timestamp")
 _YEAR = re.compile(r"^(.*?)\s*\((\d{4})\)(?: \(\w+\))?\s*$")
@@ -35,7 +35,8 @@ _USER = ("user_id", "age", "gender", "occupation", "zip_code")
 def read_movielens(folder: str | Path, name: str | None = None) -> Interactions:
     """Read the ratings in `folder` and the features beside them; `name` is the folder's by default.
 
-    Raises FileNotFoundError when no ratings file is there, ValueError with path and line for a bad row.
+    Raises FileNotFoundError when no ratings file is there, ValueError with path and line for a bad
+    row.
     """
     folder = Path(folder)
     path = next((folder / file for file in RATINGS if (folder / file).is_file()), None)
@@ -52,7 +53,8 @@ def read_movielens(folder: str | Path, name: str | None = None) -> Interactions:
             header = file.readline().strip()
         if header != wanted:
             raise ValueError(
-                f"{path}:1: expected the header '{wanted}', found '{header}'; add or fix the header."
+                f"{path}:1: expected the header '{wanted}', found '{header}'; add or fix the "
+                "header."
             )
     rows = tables.interaction_table(path, _FIELDS, _FIELDS[2:], _FIELDS, separator, skip)
     return from_arrays(
@@ -73,9 +75,11 @@ def title_and_year(title: str) -> tuple[str, str | None]:
 
 
 def tidy_atomic(interactions: Interactions) -> Interactions:
-    """Item features of RecBole's ml-100k as in the official files: `class` is `genre`, two odd rows repaired.
+    """Item features of RecBole's ml-100k as in the official files: `class` is `genre`, two odd rows
+    repaired.
 
-    RecBole writes 'unkonwn' for the unnamed film 267 and takes the V (for video) of film 1412 for its year.
+    RecBole writes 'unkonwn' for the unnamed film 267 and takes the V (for video) of film 1412 for
+    its year.
     """
     table = interactions.item_features
     if table is None or "class" not in table.columns:

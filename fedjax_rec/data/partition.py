@@ -1,8 +1,9 @@
 """Which client holds which user: factories that return `Split -> Partition`.
 
-Cross-device: a client is a user (`by_user`). Cross-silo: a client is a group of users, by hash, by an attribute, or
-with Dirichlet skew (Hsu et al. 2019; per label as in Yurochkin et al. 2019): for each label v, p_v ~ Dir(alpha, ...,
-alpha) over clients, and client c gets the share p_v[c] of the users with that label. No client is ever empty.
+Cross-device: a client is a user (`by_user`). Cross-silo: a client is a group of users, by hash, by
+an attribute, or with Dirichlet skew (Hsu et al. 2019; per label as in Yurochkin et al. 2019): for
+each label v, p_v ~ Dir(alpha, ..., alpha) over clients, and client c gets the share p_v[c] of the
+users with that label. No client is ever empty.
 """
 
 from __future__ import annotations
@@ -41,10 +42,11 @@ def by_user() -> Partitioner:
 
 
 def by_hash(num_clients: int, seed: int = 0) -> Partitioner:
-    """Users spread evenly by a hash of their original id: the same user, the same client, whatever was filtered.
+    """Users spread evenly by a hash of their original id: the same user, the same client, whatever
+    was filtered.
 
-    CRC-32 of the id, mixed with the seed by splitmix64 (Steele et al. 2014). A client that got no user takes one
-    from the largest. Raises ValueError with more clients than users.
+    CRC-32 of the id, mixed with the seed by splitmix64 (Steele et al. 2014). A client that got no
+    user takes one from the largest. Raises ValueError with more clients than users.
     """
     _check_clients("by_hash", num_clients)
 
@@ -59,7 +61,8 @@ def by_hash(num_clients: int, seed: int = 0) -> Partitioner:
 
 
 def by_attribute(column: str) -> Partitioner:
-    """One client for each value of a user feature, in sorted order; users without a value share the last client.
+    """One client for each value of a user feature, in sorted order; users without a value share the
+    last client.
 
     Raises ValueError naming the columns there are.
     """
@@ -76,8 +79,9 @@ def dirichlet(
 ) -> Partitioner:
     """Skewed groups: small `alpha` concentrates users on few clients, large makes them even.
 
-    With `column` (a user feature) the skew is in its labels, without it in the number of users. A client that got
-    no user takes one from the largest. Raises ValueError with more clients than users, or alpha <= 0.
+    With `column` (a user feature) the skew is in its labels, without it in the number of users. A
+    client that got no user takes one from the largest. Raises ValueError with more clients than
+    users, or alpha <= 0.
     """
     _check_clients("dirichlet", num_clients)
     if not alpha > 0:

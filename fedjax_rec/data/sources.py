@@ -1,9 +1,10 @@
 """Where data sets lie, and how to get them: a known name or a folder in, `Interactions` out.
 
-A name is looked for in `$FEDJAX_REC_DATA/<name>/`, then in the user's cache `~/.cache/fedjax_rec/<name>/`
-(`$XDG_CACHE_HOME` moves it). A folder with `<name>.inter` is read as RecBole atomic files, one with `u.data`,
-`ratings.dat` or `ratings.csv` as official MovieLens files. Only ml-100k can be fetched: by the official archive or,
-where only a package index is reached, from the wheel of recbole 1.2.1; both give equal Interactions.
+A name is looked for in `$FEDJAX_REC_DATA/<name>/`, then in the user's cache
+`~/.cache/fedjax_rec/<name>/` (`$XDG_CACHE_HOME` moves it). A folder with `<name>.inter` is read as
+RecBole atomic files, one with `u.data`, `ratings.dat` or `ratings.csv` as official MovieLens files.
+Only ml-100k can be fetched: by the official archive or, where only a package index is reached, from
+the wheel of recbole 1.2.1; both give equal Interactions.
 """
 
 from __future__ import annotations
@@ -51,9 +52,9 @@ def load(
 ) -> Interactions:
     """Read a data set: a known name, a name under the searched folders, `synthetic`, or a path.
 
-    `folder` replaces the searched folders by one. A name that is absent and can be fetched is fetched when `fetch`
-    holds, its licence shown through `say`. Raises FileNotFoundError with the remedy for data that is not there, and
-    ValueError for an unknown name or bad content.
+    `folder` replaces the searched folders by one. A name that is absent and can be fetched is
+    fetched when `fetch` holds, its licence shown through `say`. Raises FileNotFoundError with the
+    remedy for data that is not there, and ValueError for an unknown name or bad content.
     """
     text = str(source)
     if isinstance(source, Path) or os.sep in text or text[:1] in (".", "~"):
@@ -88,9 +89,11 @@ def get(name: str, say: Callable[[str], Any] = print) -> Path:
 
 
 def known() -> list[dict[str, Any]]:
-    """One row a data set: name, users, items, interactions, megabytes, licence, present, where, fetchable.
+    """One row a data set: name, users, items, interactions, megabytes, licence, present, where,
+    fetchable.
 
-    After the known names come the other atomic folders under `$FEDJAX_REC_DATA`, with unknown sizes None.
+    After the known names come the other atomic folders under `$FEDJAX_REC_DATA`, with unknown sizes
+    None.
     """
     rows = []
     for name, source in SOURCES.items():
@@ -121,7 +124,9 @@ def find(name: str, folder: str | Path | None = None) -> Path | None:
 
 
 def holds(folder: Path) -> Path | None:
-    """`folder`, or the folder of the same name within (as archives unpack), if data lies there; else None."""
+    """`folder`, or the folder of the same name within (as archives unpack), if data lies there;
+    else None.
+    """
     for place in (folder, folder / folder.name):
         if _inter(place) or any((place / file).is_file() for file in RATINGS):
             return place
@@ -136,7 +141,8 @@ def read_folder(folder: str | Path, name: str | None = None) -> Interactions:
     place = holds(folder)
     if place is None:
         raise FileNotFoundError(
-            f"{folder} holds no data; put {folder.name}.inter (RecBole) or {', '.join(RATINGS)} (MovieLens) there."
+            f"{folder} holds no data; put {folder.name}.inter (RecBole) or {', '.join(RATINGS)} "
+            "(MovieLens) there."
         )
     stem = _inter(place)
     if stem is None:

@@ -1,8 +1,9 @@
 """Which interactions train, validate and test: factories that return `Interactions -> Split`.
 
-Rows of an `Interactions` are sorted by (user, time, original order), so ties in time keep their original order.
-Leave-one-out follows He et al. 2017 (NCF); ratio splits count as RecBole does (Zhao et al. 2021); the global
-temporal split is the leak-free one that Meng et al. 2020 recommend; cold users follow Singhal et al. 2021 (FedRecon).
+Rows of an `Interactions` are sorted by (user, time, original order), so ties in time keep their
+original order. Leave-one-out follows He et al. 2017 (NCF); ratio splits count as RecBole does (Zhao
+et al. 2021); the global temporal split is the leak-free one that Meng et al. 2020 recommend; cold
+users follow Singhal et al. 2021 (FedRecon).
 """
 
 from __future__ import annotations
@@ -29,10 +30,11 @@ Splitter = Callable[[Interactions], Split]
 
 
 def leave_one_out() -> Splitter:
-    """A user's last interaction in time is the test, the one before it validation, the rest training.
+    """A user's last interaction in time is the test, the one before it validation, the rest
+    training.
 
-    Raises ValueError for a user with fewer than 3. A pair that occurs twice can land in two parts: `implicit`
-    removes repeats.
+    Raises ValueError for a user with fewer than 3. A pair that occurs twice can land in two parts:
+    `implicit` removes repeats.
     """
 
     def split(interactions: Interactions) -> Split:
@@ -42,7 +44,8 @@ def leave_one_out() -> Splitter:
         if len(short):
             user = interactions.user_names[short[0]]
             raise ValueError(
-                f"leave_one_out needs 3 interactions a user, but user '{user}' has {counts[short[0]]} "
+                f"leave_one_out needs 3 interactions a user, but user '{user}' has "
+                f"{counts[short[0]]} "
                 f"({len(short)} such users); filter with k_core(users=3, items=1) first."
             )
         part = np.full(len(interactions), TRAIN, np.int8)
@@ -54,21 +57,23 @@ def leave_one_out() -> Splitter:
 
 
 def global_time(validation: float = 0.1, test: float = 0.1) -> Splitter:
-    """Two moments for all users: the latest `test` share of the rows tests, the `validation` share before it validates.
+    """Two moments for all users: the latest `test` share of the rows tests, the `validation` share
+    before it validates.
 
-    Rows of equal time stay together, so the shares are met up to ties. Users who came late have no training rows.
-    Raises ValueError when ties leave a part empty (as when times are positions in short histories).
+    Rows of equal time stay together, so the shares are met up to ties. Users who came late have no
+    training rows. Raises ValueError when ties leave a part empty (as when times are positions in
+    short histories).
     """
     _check_shares("global_time", validation, test)
 
     def split(interactions: Interactions) -> Split:
         n = len(interactions)
-        ordered = np.sort(interactions.times)
-        first_test = ordered[min(n - 1, int(np.ceil(n * (1 - test) - 1e-9)))]
-        first_validation = ordered[min(n - 1, int(np.ceil(n * (1 - test - validation) - 1e-9)))]
+        ordered = np.append(np.sort(interactions.times), np.inf)  # the end, for a share of 0
+        first_test = ordered[int(np.ceil(n * (1 - test) - 1e-9))]
+        first_validation = ordered[int(np.ceil(n * (1 - test - validation) - 1e-9))]
         part = np.full(n, TRAIN, np.int8)
         part[interactions.times >= first_validation] = VALIDATION
-        part[interactions.times >= first_test] = TEST if test else VALIDATION
+        part[interactions.times >= first_test] = TEST
         sizes = np.bincount(part, minlength=3)
         if (
             sizes[TRAIN] == 0
@@ -76,8 +81,10 @@ def global_time(validation: float = 0.1, test: float = 0.1) -> Splitter:
             or (test and not sizes[TEST])
         ):
             raise ValueError(
-                f"global_time(validation={validation}, test={test}) leaves a part of '{interactions.name}' empty "
-                f"(train, validation, test = {sizes[0]}, {sizes[1]}, {sizes[2]}); use leave_one_out or other shares."
+                f"global_time(validation={validation}, test={test}) leaves a part of "
+                f"'{interactions.name}' empty "
+                f"(train, validation, test = {sizes[0]}, {sizes[1]}, {sizes[2]}); use "
+                "leave_one_out or other shares."
             )
         return Split(interactions, part)
 
@@ -85,7 +92,7 @@ def global_time(validation: float = 0.1, test: float = 0.1) -> Splitter:
 
 
 def ratio(validation: float = 0.1, test: float = 0.1, seed: int = 0) -> Splitter:
-    """A random share of each user's interactions, drawn from `seed`; sizes as in `temporal_ratio`."""
+    """A random share of each user's interactions, by `seed`; sizes as in `temporal_ratio`."""
     _check_shares("ratio", validation, test)
 
     def split(interactions: Interactions) -> Split:
@@ -101,18 +108,20 @@ def ratio(validation: float = 0.1, test: float = 0.1, seed: int = 0) -> Splitter
 def temporal_ratio(validation: float = 0.1, test: float = 0.1) -> Splitter:
     """The latest share of each user's interactions tests, the share before it validates.
 
-    Of n rows floor(n * share) go to a part. A part that would get none takes one row, the test first, as long as
-    training keeps one (RecBole's rule).
+    Of n rows floor(n * share) go to a part. A part that would get none takes one row, the test
+    first, as long as training keeps one (RecBole's rule).
     """
     _check_shares("temporal_ratio", validation, test)
     return lambda interactions: Split(interactions, _by_rank(interactions, validation, test))
 
 
 def cold_users(fraction: float = 0.1, split: Splitter | None = None, seed: int = 0) -> Splitter:
-    """Hold whole users out of training: a random `fraction` of those with test rows under `split` (leave_one_out()).
+    """Hold whole users out of training: a random `fraction` of those with test rows under `split`
+    (leave_one_out()).
 
-    Cold users keep their TEST rows; their TRAIN and VALIDATION rows become UNUSED, free to serve as the support
-    set from which a user's private state is fitted. Other users keep the parts of `split`. `is_cold` tells them apart.
+    Cold users keep their TEST rows; their TRAIN and VALIDATION rows become UNUSED, free to serve as
+    the support set from which a user's private state is fitted. Other users keep the parts of
+    `split`. `is_cold` tells them apart.
     """
     if not 0 < fraction < 1:
         raise ValueError(f"cold_users(fraction={fraction}) is not a share; use 0 < fraction < 1.")
@@ -124,7 +133,8 @@ def cold_users(fraction: float = 0.1, split: Splitter | None = None, seed: int =
         count = round(fraction * len(able))
         if not 0 < count < interactions.num_users:
             raise ValueError(
-                f"cold_users(fraction={fraction}) holds out {count} of {interactions.num_users} users; "
+                f"cold_users(fraction={fraction}) holds out {count} of {interactions.num_users} "
+                "users; "
                 "use a fraction that keeps some on either side."
             )
         cold = np.zeros(interactions.num_users, bool)
@@ -165,5 +175,6 @@ def _by_rank(interactions: Interactions, validation: float, test: float) -> np.n
 def _check_shares(name: str, validation: float, test: float) -> None:
     if validation < 0 or test < 0 or validation + test >= 1:
         raise ValueError(
-            f"{name}(validation={validation}, test={test}) leaves no training rows; use shares >= 0 that sum below 1."
+            f"{name}(validation={validation}, test={test}) leaves no training rows; use shares "
+            ">= 0 that sum below 1."
         )

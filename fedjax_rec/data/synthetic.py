@@ -1,13 +1,17 @@
 """Interactions with a known ground truth, from a thousand users to millions.
 
-User and item vectors x_u, y_i in R^w are Gaussian with x_u . y_i of standard deviation `affinity`; item popularity
-is a power law, p_i ~ rank^-popularity. User u picks n_u distinct items without replacement with
+User and item vectors x_u, y_i in R^w are Gaussian with x_u . y_i of standard deviation `affinity`;
+item popularity is a power law, p_i ~ rank^-popularity. User u picks n_u distinct items without
+replacement with
 
-    P(next = i) ~ p_i exp(x_u . y_i)    (Plackett-Luce), drawn as the n_u largest of log p_i + x_u . y_i + Gumbel noise.
+    P(next = i) ~ p_i exp(x_u . y_i)                (Plackett-Luce),
 
-No users-by-items matrix is made: a user's candidates come half from the popularity law and half uniformly, with
-their log proposal probability subtracted (sampling-importance-resampling, Rubin 1988; Gumbel-top-k, Kool et al.
-2019). Where the candidates would be as many as the items, all items are taken and the law is exact.
+drawn as the n_u largest of log p_i + x_u . y_i + Gumbel noise.
+
+No users-by-items matrix is made: a user's candidates come half from the popularity law and half
+uniformly, with their log proposal probability subtracted (sampling-importance-resampling, Rubin
+1988; Gumbel-top-k, Kool et al. 2019). Where the candidates would be as many as the items, all items
+are taken and the law is exact.
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ _CELLS = 1 << 21  # candidates at work at once: some 100 MB
 
 @dataclass(frozen=True)
 class Truth:
-    """What the data was drawn from: logit(u, i) = log_popularity[i] + user_vectors[u] . item_vectors[i]."""
+    """What was drawn from: logit(u, i) = log_popularity[i] + user_vectors[u] . item_vectors[i]."""
 
     user_vectors: np.ndarray  # float32[num_users, width]
     item_vectors: np.ndarray  # float32[num_items, width]
@@ -33,7 +37,7 @@ class Truth:
 
 
 class _Law(NamedTuple):
-    """Popularity by rank r = 0, 1, ...: the integral of x^-a over [r+1, r+2], so that F inverts in closed form."""
+    """Popularity of rank r: the integral of x^-a over [r+1, r+2], for a cheap inverse of its sum."""
 
     exponent: float
     size: int
@@ -44,8 +48,11 @@ class _Law(NamedTuple):
         return np.log(x) if abs(power) < 1e-9 else (np.power(x, power) - 1.0) / power
 
     def log_probability(self) -> np.ndarray:
-        edges = self.area(np.arange(1.0, self.size + 2.0))
-        return np.log(np.diff(edges) / edges[-1])
+        """float64[size]; written with expm1, as differences of areas vanish in a steep tail."""
+        x, power = np.arange(1.0, self.size + 1.0), 1.0 - self.exponent
+        step = np.log1p(1.0 / x)
+        area = step if abs(power) < 1e-9 else np.expm1(power * step) / power
+        return power * np.log(x) + np.log(area) - np.log(self.area(self.size + 1.0))
 
     def rank(self, uniform: np.ndarray) -> np.ndarray:
         """Rank of a uniform number in [0, 1): the inverse of the distribution function."""
@@ -64,11 +71,13 @@ def synthetic(
     affinity: float = 2.0,
     seed: int = 0,
 ) -> Interactions:
-    """Implicit interactions of `num_users` with a catalogue of `num_items`, some of which may never occur.
+    """Implicit interactions of `num_users` with a catalogue of `num_items`, some of which may never
+    occur.
 
-    A user has round(lognormal) interactions with mean `interactions_per_user` and log-standard deviation `spread`,
-    clipped to 3..num_items // 2. Times are uniform in [0, 1) and say nothing about taste, so each part of a split
-    follows the same law. `synthetic_truth` with the same arguments returns the vectors.
+    A user has round(lognormal) interactions with mean `interactions_per_user` and log-standard
+    deviation `spread`, clipped to 3..num_items // 2. Times are uniform in [0, 1) and say nothing
+    about taste, so each part of a split follows the same law. `synthetic_truth` with the same
+    arguments returns the vectors.
     """
     truth, ranks = _truth(num_users, num_items, width, popularity, affinity, seed)
     cap = num_items // 2
@@ -89,7 +98,8 @@ def synthetic(
         few = int(counts[order[done]])
         rows = max(1, _CELLS // min(num_items, CANDIDATES * few))
         block = order[done : done + rows]
-        # Not much longer than the first: at most 1.25 times, or the last of the block would set its memory.
+        # Not much longer than the first: at most 1.25 times, or the last of the block would set its
+        # memory.
         block = block[: np.searchsorted(counts[block], max(few + 1, 1.25 * few), side="right")]
         done += len(block)
         picked, when = _pick(rng, truth, ranks, popularity, block, counts[block])
@@ -150,7 +160,9 @@ def _pick(
     users: np.ndarray,
     counts: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Items int32[b, n] and times float64[b, n] of a block of users, in time order; row r holds counts[r] of them."""
+    """Items int32[b, n] and times float64[b, n] of a block of users, in time order; row r holds
+    counts[r] of them.
+    """
     num_items, most = len(ranks), int(counts.max())
     size = CANDIDATES * most
     if size < num_items:
@@ -187,12 +199,15 @@ def _candidates(
     users: np.ndarray,
     size: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Items int32[b, size], with repeats, from q = (p + uniform) / 2, and scores log(p / q) + x . y + Gumbel."""
+    """Items int32[b, size], with repeats, from q = (p + uniform) / 2, and scores log(p / q) + x . y
+    + Gumbel.
+    """
     num_items, half = len(ranks), size // 2
     uniform = rng.random((len(users), size))
     rank = np.empty(uniform.shape, np.int64)
     rank[:, :half] = _Law(popularity, num_items).rank(uniform[:, :half])
-    # Stratified: one rank from each of size - half equal ranges, so that this half alone has no repeats.
+    # Stratified: one rank from each of size - half equal ranges, so that this half alone has no
+    # repeats.
     rank[:, half:] = (uniform[:, half:] + np.arange(size - half)) * (num_items / (size - half))
     items = ranks[rank]
     log_p = truth.log_popularity[items]
@@ -205,7 +220,8 @@ def _candidates(
 
 def _drop_repeats(items: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Each row sorted by item, with score -inf at all but the best occurrence of an item."""
-    # One sort of 64-bit words, item above score; a float's bits order like integers once negatives are flipped.
+    # One sort of 64-bit words, item above score; a float's bits order like integers once negatives
+    # are flipped.
     bits = (-scores).astype(np.float32).view(np.int32).astype(np.int64)
     ordered = np.where(bits < 0, -(bits & 0x7FFFFFFF), bits) + (1 << 31)
     words = (items.astype(np.int64) << 33) | ordered

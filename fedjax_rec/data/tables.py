@@ -1,8 +1,8 @@
 """Delimited text: read millions of rows fast, and name the line when one is wrong.
 
-`interaction_table` reads with polars, all fields as text, and converts whole columns; only when that fails is the
-offending line looked up. `feature_rows` is for the small files that describe users and items: plain Python, strict
-about each line.
+`interaction_table` reads with polars, all fields as text, and converts whole columns; only when
+that fails is the offending line looked up. `feature_rows` is for the small files that describe
+users and items: plain Python, strict about each line.
 """
 
 from __future__ import annotations
@@ -25,10 +25,12 @@ def interaction_table(
     separator: str,
     skip: int,
 ) -> pl.DataFrame:
-    """The `required` columns of a file with one row a line: text as String, those in `numbers` as Float64.
+    """The `required` columns of a file with one row a line: text as String, those in `numbers` as
+    Float64.
 
-    `fields` names all columns in order, `skip` counts header lines. Raises FileNotFoundError, and ValueError with
-    path and line for a row with other than len(fields) fields, an empty required field or a bad number.
+    `fields` names all columns in order, `skip` counts header lines. Raises FileNotFoundError, and
+    ValueError with path and line for a row with other than len(fields) fields, an empty required
+    field or a bad number.
     """
     exists(path)
     # Polars splits at one byte: '::' becomes ':' with an empty column between each two.
@@ -46,7 +48,7 @@ def interaction_table(
         )
     except pl.exceptions.NoDataError:
         table = pl.DataFrame()
-    except pl.exceptions.ComputeError as error:
+    except pl.exceptions.PolarsError as error:
         _blame_fields(path, fields, separator, skip, str(error).split("\n")[0])
     if table.height == 0:
         raise ValueError(f"{path} holds no interactions; give a file with at least one row.")
@@ -77,8 +79,8 @@ def feature_rows(
 ) -> Iterator[tuple[int, list[str]]]:
     """Yield (line number, fields) of a small file; its first field is an id that may occur once.
 
-    Text is UTF-8, or Latin-1 where it is not (the older MovieLens files). `quoted` reads CSV with double quotes.
-    Raises FileNotFoundError, and ValueError with path and line.
+    Text is UTF-8, or Latin-1 where it is not (the older MovieLens files). `quoted` reads CSV with
+    double quotes. Raises FileNotFoundError, and ValueError with path and line.
     """
     lines = read_lines(path)[skip:]
     first_line: dict[str, int] = {}
@@ -90,7 +92,8 @@ def feature_rows(
             raise ValueError(f"{path}:{line}: {fields[0]} is empty; fix or remove the line.")
         if row[0] in first_line:
             raise ValueError(
-                f"{path}:{line}: {fields[0]} '{row[0]}' is described in line {first_line[row[0]]} already; keep one."
+                f"{path}:{line}: {fields[0]} '{row[0]}' is described in line "
+                f"{first_line[row[0]]} already; keep one."
             )
         first_line[row[0]] = line
         yield line, row
@@ -120,7 +123,8 @@ def _wrong_fields(
 ) -> NoReturn:
     what = f"found {found}" if text else "found an empty line"
     raise ValueError(
-        f"{path}:{line}: expected {len(fields)} {NAMES.get(separator, repr(separator))}-separated fields "
+        f"{path}:{line}: expected {len(fields)} "
+        f"{NAMES.get(separator, repr(separator))}-separated fields "
         f"({', '.join(fields)}), {what}; fix or remove the line."
     )
 
@@ -128,7 +132,9 @@ def _wrong_fields(
 def _blame_fields(
     path: Path, fields: Sequence[str], separator: str, skip: int, otherwise: str | None
 ) -> None:
-    """Raise for the first line that is not text or has the wrong number of fields; else raise `otherwise`, if any."""
+    """Raise for the first line that is not text or has the wrong number of fields; else raise
+    `otherwise`, if any.
+    """
     with path.open("rb") as file:
         for line, data in enumerate(file, start=1):
             if line <= skip:
@@ -143,5 +149,6 @@ def _blame_fields(
                 _wrong_fields(path, line, fields, separator, text, text.count(separator) + 1)
     if otherwise is not None:
         raise ValueError(
-            f"{path} cannot be read ({otherwise}); check that it is a {separator!r}-separated table."
+            f"{path} cannot be read ({otherwise}); check that it is a {separator!r}-separated "
+            "table."
         )

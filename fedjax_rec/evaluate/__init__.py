@@ -37,12 +37,20 @@ from fedjax_rec.evaluate.metrics import (
     precision,
     recall,
 )
+from fedjax_rec.evaluate.protocol import (
+    Protocol,
+    evaluate_users,
+    full_catalogue,
+    probe_clients,
+    rating_error,
+    sampled,
+)
 from fedjax_rec.evaluate.ranks import Ranking, ranks, ranks_without, sampled_ranks
 
 __all__ = [
-    "ErrorSum", "Metric", "Ranking", "absolute_error", "auc", "bootstrap_interval", "by_activity",
-    "by_popularity", "evaluate_user", "gini_index", "hit_ratio", "jain_index", "mae",
+    "ErrorSum", "Metric", "Protocol", "Ranking", "absolute_error", "auc", "bootstrap_interval", "by_activity",
+    "by_popularity", "evaluate_user", "evaluate_users", "full_catalogue", "gini_index", "hit_ratio", "jain_index", "mae",
     "mean_and_interval", "mean_average_precision", "mean_error", "metrics", "mrr", "ndcg",
-    "precision", "quantiles", "ranks", "ranks_without", "recall", "rmse", "root_mean_error",
-    "sampled_ranks", "squared_error", "worst_share",
+    "precision", "probe_clients", "quantiles", "ranks", "ranks_without", "rating_error", "recall", "rmse", "root_mean_error",
+    "sampled", "sampled_ranks", "squared_error", "worst_share",
 ]  # fmt: skip

@@ -1,6 +1,7 @@
 """Federated algorithms: the assembly, and recipes of a few lines."""
 
 from .federated import federated
+from .recipes import fedavg, fedmf, fedncf, pfedrec
 from .server import from_optax, step
 
-__all__ = ["federated", "from_optax", "step"]
+__all__ = ["federated", "fedavg", "fedmf", "fedncf", "from_optax", "pfedrec", "step"]

@@ -1,0 +1,199 @@
+"""What a user's held-out items are ranked against, and the evaluation of many users in one call.
+
+- `full_catalogue()`: all items but those the user has already seen. The default.
+- `sampled()`: the user's fixed sampled negatives, to compare with papers that use 99 of them.
+  Sampled metrics are not estimates of full ones (Krichene & Rendle, KDD 2020).
+- `rating_error()`: no ranking; the squared and absolute error of predicted ratings.
+
+A protocol looks at one user through `score(items, user)`, so it serves the aggregated model
+(`evaluate_users`) as well as a client's own model after training (`probe_clients`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from ..check import at_least
+from ..types import Model, PyTree, record
+from .metrics import Metric, evaluate_user
+from .ranks import Ranking, ranks, sampled_ranks
+
+_TILE = 256
+
+
+@record
+class Case:
+    """One user of an evaluation: `targets` int32[R] padded with -1, its `negatives` int32[n], and
+    its seen items at `start` .. `start + count` of `seen`. longest: the largest count around."""
+
+    member: jax.Array
+    targets: jax.Array
+    ratings: jax.Array | None
+    negatives: jax.Array | None
+    seen: jax.Array
+    start: jax.Array
+    count: jax.Array
+    longest: jax.Array
+
+
+AXES = Case(0, 0, 0, 0, None, 0, 0, None)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How one user is measured.
+
+    measure(score, case) -> float32[M], NaN where the user has nothing held out.
+    names: what the M numbers of a user are called. label: what tables call the protocol.
+    summarise(values [U, M], counts [U]) -> float32[M']: over users with `counts` held-out items;
+    summary_names: what those are called.
+    larger_is_better: how the best round is chosen.
+    """
+
+    names: tuple[str, ...]
+    measure: Callable[..., jax.Array]
+    label: str
+    summarise: Callable[..., jax.Array]
+    summary_names: tuple[str, ...]
+    larger_is_better: bool = True
+
+
+def _ranking(metrics: Sequence[Metric], measure, label: str) -> Protocol:
+    names = tuple(m.name for m in metrics)
+    return Protocol(names, measure, label, lambda values, counts: jnp.nanmean(values, 0), names)
+
+
+def full_catalogue(metrics: Sequence[Metric], num_items: int) -> Protocol:
+    """Ranks among all items that the user has not seen."""
+
+    def measure(score, case):
+        scores = score(slice(None), case.member)
+        if scores.shape[0] != num_items:
+            raise ValueError(
+                f"full_catalogue(num_items={num_items}): the model scored {scores.shape[0]} items; "
+                "give the number of items of the data."
+            )
+
+        def mark(t, excluded):
+            place = t * _TILE + jnp.arange(_TILE)
+            items = case.seen.at[case.start + place].get(mode="clip")
+            return excluded.at[jnp.where(place < case.count, items, num_items)].set(
+                True, mode="drop"
+            )
+
+        turns = -(-case.longest // _TILE)
+        excluded = jax.lax.fori_loop(0, turns, mark, jnp.zeros(num_items, bool))
+        return evaluate_user(metrics, *ranks(scores, case.targets, excluded))
+
+    return _ranking(metrics, measure, "full catalogue")
+
+
+def sampled(metrics: Sequence[Metric]) -> Protocol:
+    """Ranks among the user's fixed negatives, all held-out items against the same ones."""
+
+    def measure(score, case):
+        if case.negatives is None:
+            raise ValueError(
+                "sampled(): the data was packed without evaluation negatives; "
+                "use pack(evaluation_negatives=99)."
+            )
+        size = case.targets.shape[0]
+        items = jnp.concatenate([jnp.maximum(case.targets, 0), case.negatives])
+        scores = score(items, case.member)
+        ranking: Ranking = sampled_ranks(scores[:size], scores[size:], case.targets >= 0)
+        return evaluate_user(metrics, *ranking)
+
+    return _ranking(metrics, measure, "sampled negatives")
+
+
+def rating_error() -> Protocol:
+    """Mean squared and absolute error over the user's held-out ratings."""
+
+    def measure(score, case):
+        if case.ratings is None:
+            raise ValueError("rating_error(): the data has no ratings; evaluate a ranking instead.")
+        real = (case.targets >= 0).astype(jnp.float32)
+        error = score(jnp.maximum(case.targets, 0), case.member) - case.ratings
+        count = real.sum()
+        means = jnp.stack([(real * error**2).sum(), (real * jnp.abs(error)).sum()]) / count
+        return jnp.where(count > 0, means, jnp.nan)
+
+    def summarise(values, counts):
+        """RMSE and MAE over all held-out ratings."""
+        weights = jnp.where(jnp.isnan(values[:, :1]), 0.0, counts[:, None].astype(jnp.float32))
+        mse, mae = (weights * jnp.nan_to_num(values)).sum(0) / weights.sum()
+        return jnp.stack([jnp.sqrt(mse), mae])
+
+    return Protocol(("mse", "mae"), measure, "rating error", summarise, ("rmse", "mae"), False)
+
+
+def case_of(cases, rows: jax.Array, longest: jax.Array) -> Case:
+    """The cases at `rows` (int32[] or int32[c]) of a `data.Cases`."""
+
+    def at(x):
+        return None if x is None else x[rows]
+
+    return Case(
+        at(cases.members), at(cases.targets), at(cases.ratings), at(cases.negatives),
+        cases.seen, at(cases.seen_start), at(cases.seen_count), longest,
+    )  # fmt: skip
+
+
+def evaluate_users(
+    model: Model,
+    protocol: Protocol,
+    shared: PyTree,
+    private: PyTree,
+    cases,
+    users_per_chunk: int = 32,
+) -> jax.Array:
+    """float32[U, M]: the aggregated model with each client's private part, on every user of `cases`.
+
+    private: leaves [N, ...]. Users go through in chunks, so that scores take c * I numbers.
+    """
+    at_least("evaluate_users", "users_per_chunk", users_per_chunk, 1)
+    total = cases.users.shape[0]
+    c = min(users_per_chunk, total)
+    # Users with histories of like length share a chunk, whose longest one sets its loop.
+    order = jnp.argsort(-cases.seen_count, stable=True).astype(jnp.int32)
+    padded = jnp.concatenate([order, jnp.full(-total % c, order[-1])]).reshape(-1, c)
+
+    def one(client, case):
+        mine = jax.tree.map(lambda x: x[client], private)
+        return protocol.measure(lambda items, user: model.score(shared, mine, items, user), case)
+
+    def chunk(rows):
+        case = case_of(cases, rows, cases.seen_count[rows].max())
+        return jax.vmap(one, in_axes=(0, AXES))(cases.clients[rows], case)
+
+    values = jax.lax.map(chunk, padded).reshape(-1, len(protocol.names))[:total]
+    return jnp.zeros_like(values).at[order].set(values)
+
+
+def probe_clients(protocol: Protocol, parts: dict):
+    """A probe for `clients.local_training`: the client's own model right after training, which is
+    how PFedRec is evaluated. parts: name -> `data.Cases`, of clients that are one user each.
+
+    Metrics are float32[M] per part, NaN where the client has nothing held out.
+    """
+    for name, cases in parts.items():
+        if cases.users.shape[0] != len(set(cases.clients.tolist())):
+            raise ValueError(
+                f"probe_clients({name}): clients hold several users; evaluate the aggregated model, "
+                "or make each user a client."
+            )
+
+    def probe(score, data):
+        out = {}
+        for name, cases in parts.items():
+            row = cases.rows.at[data.id].get(mode="clip")
+            # By the time of the test a client has seen its training items and one of validation.
+            case = case_of(cases, jnp.maximum(row, 0), data.longest + cases.targets.shape[1])
+            out[name] = jnp.where(row >= 0, protocol.measure(score, case), jnp.nan)
+        return out
+
+    return probe

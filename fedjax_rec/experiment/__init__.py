@@ -1,0 +1,1 @@
+"""Experiments: configurations, run folders, the command line, tables and figures."""

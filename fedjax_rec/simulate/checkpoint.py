@@ -1,0 +1,81 @@
+"""Checkpoints with orbax: a run that is killed resumes to the same bits.
+
+A checkpoint holds every leaf of a `State` by its path, arrays of the caller's, and the fingerprint
+of the configuration that made it. Orbax writes to a temporary folder and renames it, so a
+checkpoint is whole or not there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from ..types import State
+
+
+def _named(state: State) -> dict[str, np.ndarray]:
+    return {
+        jax.tree_util.keystr(path): np.asarray(x)
+        for path, x in jax.tree_util.tree_leaves_with_path(state)
+    }
+
+
+class Checkpoints:
+    """The checkpoints of one run folder. fingerprint: what the configuration boils down to."""
+
+    def __init__(self, folder: Path | str, fingerprint: str, keep: int = 2):
+        self.folder = Path(folder).absolute()
+        self.fingerprint = fingerprint
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, create=True, enable_async_checkpointing=False
+        )
+        self.manager = ocp.CheckpointManager(self.folder, options=options)
+
+    def latest(self) -> int | None:
+        """The last saved round, or None."""
+        return self.manager.latest_step()
+
+    def save(self, round: int, state: State, extras: dict[str, np.ndarray] | None = None) -> None:
+        """Saves `state` after `round` rounds; nothing happens where that is saved already."""
+        if round in self.manager.all_steps():
+            return
+        self.manager.save(
+            round,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(_named(state)),
+                extras=ocp.args.StandardSave(dict(extras or {})),
+                about=ocp.args.JsonSave({"fingerprint": self.fingerprint}),
+            ),
+        )
+
+    def restore(self, like: State) -> tuple[int, State, dict[str, np.ndarray]]:
+        """(round, state, extras) of the latest checkpoint, structured as `like`.
+
+        Raises ValueError where it was made by another configuration.
+        """
+        step = self.manager.latest_step()
+        about = self.manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))
+        made_by = about["about"]["fingerprint"]
+        if made_by != self.fingerprint:
+            raise ValueError(
+                f"{self.folder}: the checkpoint of round {step} is of another configuration "
+                f"({made_by}, this one is {self.fingerprint}); use the configuration in config.yaml, "
+                "another --out, or --overwrite true."
+            )
+        named = _named(like)
+        outline = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in named.items()}
+        got = self.manager.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(outline), extras=ocp.args.StandardRestore()
+            ),
+        )
+        leaves = [jax.numpy.asarray(got["state"][name]) for name in named]
+        state = jax.tree.unflatten(jax.tree.structure(like), leaves)
+        return step, state, {k: np.asarray(v) for k, v in (got["extras"] or {}).items()}
+
+    def close(self) -> None:
+        self.manager.close()

@@ -1,0 +1,132 @@
+"""Which clients take part in a round, drawn inside jit.
+
+A cohort is int32[C] client ids of a static size C, where `id == num_clients` marks an empty place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..check import at_least, fraction
+
+
+@dataclass(frozen=True)
+class Cohorts:
+    """size(num_clients) -> C; draw(key, round, num_clients) -> int32[C]."""
+
+    size: Callable[[int], int]
+    draw: Callable[..., jax.Array]
+
+
+def _within(where: str, size: int, num_clients: int) -> int:
+    if size > num_clients:
+        raise ValueError(
+            f"{where}(size={size}) asks for more clients than the {num_clients} there are; "
+            f"use size <= {num_clients}."
+        )
+    return size
+
+
+def full() -> Cohorts:
+    """Everyone, every round."""
+    return Cohorts(lambda n: n, lambda key, round, n: jnp.arange(n, dtype=jnp.int32))
+
+
+def uniform(size: int) -> Cohorts:
+    """`size` distinct clients, uniformly."""
+    at_least("uniform", "size", size, 1)
+
+    def draw(key, round, n):
+        return jax.random.choice(key, n, (_within("uniform", size, n),), replace=False).astype(
+            jnp.int32
+        )
+
+    return Cohorts(lambda n: _within("uniform", size, n), draw)
+
+
+def fixed(ids: Sequence[int]) -> Cohorts:
+    """The same clients every round."""
+    chosen = np.asarray(ids, np.int32)
+    if chosen.ndim != 1 or len(np.unique(chosen)) != len(chosen) or not len(chosen):
+        raise ValueError(f"fixed(ids={list(ids)}) must name distinct clients, at least one.")
+
+    def size(n):
+        if chosen.min() < 0 or chosen.max() >= n:
+            raise ValueError(f"fixed(ids={list(ids)}) names clients outside 0..{n - 1}.")
+        return len(chosen)
+
+    return Cohorts(size, lambda key, round, n: jnp.asarray(chosen))
+
+
+def poisson(rate: float, largest: int | None = None) -> Cohorts:
+    """Each client independently with probability `rate`, as privacy accounting assumes.
+
+    largest: places of the cohort; default six standard deviations above the mean, which a round
+    exceeds with probability under 1e-9. Clients beyond it, chosen uniformly, are left out.
+    """
+    fraction("poisson", "rate", rate)
+
+    def size(n):
+        mean = n * rate
+        places = largest or int(np.ceil(mean + 6 * np.sqrt(mean * (1 - rate)) + 1))
+        return max(1, min(n, places))
+
+    def draw(key, round, n):
+        coin, order = jax.random.split(key)
+        return _places(jax.random.bernoulli(coin, rate, (n,)), order, size(n))
+
+    return Cohorts(size, draw)
+
+
+def available(
+    probability: Sequence[float] | Sequence[Sequence[float]], size: int
+) -> Cohorts:
+    """Up to `size` of the clients that are there, uniformly.
+
+    probability: float[N], how likely each client is there in a round; or float[T, N], a trace
+    whose row `round % T` counts, so that 0 and 1 replay a recorded one.
+    """
+    table = np.atleast_2d(np.asarray(probability, np.float32))
+    if table.min() < 0 or table.max() > 1:
+        raise ValueError("available(probability=...) must lie between 0 and 1.")
+    at_least("available", "size", size, 1)
+
+    def places(n):
+        if table.shape[1] != n:
+            raise ValueError(
+                f"available(probability=...) describes {table.shape[1]} clients and there are {n}."
+            )
+        return _within("available", size, n)
+
+    def draw(key, round, n):
+        coin, order = jax.random.split(key)
+        there = jax.random.uniform(coin, (n,)) < jnp.asarray(table)[round % table.shape[0]]
+        return _places(there, order, places(n))
+
+    return Cohorts(places, draw)
+
+
+def dropout(cohorts: Cohorts, rate: float) -> Cohorts:
+    """`cohorts`, of which each client fails to report with probability `rate`: it is as if it had
+    never been drawn, and its place stays empty."""
+    fraction("dropout", "rate", rate)
+
+    def draw(key, round, n):
+        inner, coin = jax.random.split(key)
+        ids = cohorts.draw(inner, round, n)
+        return jnp.where(jax.random.bernoulli(coin, rate, ids.shape), n, ids)
+
+    return Cohorts(cohorts.size, draw)
+
+
+def _places(there: jax.Array, key: jax.Array, size: int) -> jax.Array:
+    """Up to `size` of the clients that are `there` bool[N], uniformly; empty places at the end."""
+    n = there.shape[0]
+    rank = jnp.where(there, jax.random.uniform(key, (n,)), 2.0)
+    order = jnp.argsort(rank)[:size].astype(jnp.int32)
+    return jnp.where(there[order], order, n)

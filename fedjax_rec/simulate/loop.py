@@ -1,0 +1,138 @@
+"""The run: cohorts drawn, rounds run and models measured, many rounds in one compiled call.
+
+    for each block:  scan over evaluations { scan over rounds { draw, round };  measure }
+
+Everything random comes from one key and the round number in the state, so a run that goes on from
+a saved state gives the same bits as one that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .. import keys
+from ..check import at_least
+from ..types import Cohort, State, Strategy
+from .cohorts import Cohorts, full
+from .measure import Measure
+
+
+class Diverged(FloatingPointError):
+    """The loss or the model is no longer finite."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What one measured round hands to the caller.
+
+    round: how many rounds are done. state: after it. metrics: what goes to `metrics.jsonl`: means
+    over users (plain names are the test part, others are prefixed, `validation_hr@10`), `loss`,
+    `clients` and bytes since the last measured round. values: part -> float32[U, M] per user.
+    state is donated to the next round: copy what you want to keep.
+    """
+
+    round: int
+    state: State
+    metrics: dict[str, float | int]
+    values: dict[str, np.ndarray]
+
+
+def simulate(
+    strategy: Strategy,
+    store,
+    rounds: int,
+    key: jax.Array,
+    cohorts: Cohorts | None = None,
+    measure: Measure | None = None,
+    every: int = 1,
+    measures_per_call: int = 1,
+    state: State | None = None,
+) -> Iterator[Progress]:
+    """Runs `strategy` on the clients of `store`, from `state` or from the start, to `rounds` rounds.
+
+    every: rounds between measurements. measures_per_call: measurements in one compiled call, for
+    rounds that are shorter than a dispatch; progress comes in such steps.
+    Yields a `Progress` a measurement. Raises Diverged, naming the round, where the loss or the
+    model stops being finite, and ValueError where the cohort is larger than the clients.
+    """
+    for name, value in (("every", every), ("measures_per_call", measures_per_call)):
+        at_least("simulate", name, value, 1)
+    at_least("simulate", "rounds", rounds, 0)
+    cohorts = cohorts or full()
+    cohorts.size(store.num_clients)
+    state = strategy.init(keys.stream(key, "init"), store.num_clients) if state is None else state
+
+    def one_round(state, store):
+        n = store.num_clients
+        draw = jax.random.fold_in(keys.stream(key, "cohort"), state.round)
+        ids = cohorts.draw(draw, state.round, n)
+        state, info = strategy.round(keys.stream(key, "round"), state, Cohort(ids, store))
+        total = info.weight.sum()
+        loss = (info.metrics["loss"] * info.weight).sum() / jnp.maximum(total, 1.0)
+        # Without any client there is nothing to diverge.
+        return state, (info, ids, jnp.where(total > 0, loss, 0.0))
+
+    def measured(state, store, rounds):
+        state, (info, ids, loss) = jax.lax.scan(
+            lambda s, _: one_round(s, store), state, None, length=rounds
+        )
+        last = jax.tree.map(lambda x: x[-1], info)
+        values = measure.values(state, last, ids[-1]) if measure else {}
+        means = {
+            part: measure.protocol.summarise(v, (measure.cases[part].targets >= 0).sum(1))
+            for part, v in values.items()
+        }
+        finite = jnp.stack([jnp.isfinite(x).all() for x in _floats(state.shared)]).all()
+        seen = {"loss": loss, "clients": (info.weight > 0).sum(1), "finite": finite}
+        return state, (seen, info.bytes_up, info.bytes_down, means, values)
+
+    def block(state, store, times, rounds):
+        return jax.lax.scan(lambda s, _: measured(s, store, rounds), state, None, length=times)
+
+    compiled = jax.jit(block, static_argnames=("times", "rounds"), donate_argnames="state")
+    done = int(state.round)
+    while done < rounds:
+        begin = time.perf_counter()
+        times = min(measures_per_call, (rounds - done) // every)
+        step = every if times else rounds - done
+        times = max(times, 1)
+        state, out = compiled(state, store, times=times, rounds=step)
+        seen, up, down, means, values = jax.device_get(out)
+        seconds = (time.perf_counter() - begin) / times
+        for i in range(times):
+            _check_finite(seen["loss"][i], bool(seen["finite"][i]), done)
+            done += step
+            metrics = {
+                "round": done,
+                "seconds": seconds,
+                "loss": float(seen["loss"][i][-1]),
+                "clients": int(seen["clients"][i].sum()),
+                "bytes_up": int(up[i].sum(dtype=np.int64)),
+                "bytes_down": int(down[i].sum(dtype=np.int64)),
+            }
+            for part, mean in means.items():
+                prefix = "" if part == "test" else f"{part}_"
+                for name, value in zip(measure.protocol.summary_names, mean[i], strict=True):
+                    metrics[prefix + name] = float(value)
+            yield Progress(done, state, metrics, {part: v[i] for part, v in values.items()})
+
+
+def _floats(tree):
+    leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
+    return leaves or [jnp.zeros(1)]
+
+
+def _check_finite(losses: np.ndarray, finite: bool, done: int) -> None:
+    wrong = np.flatnonzero(~np.isfinite(losses))
+    if len(wrong) or not finite:
+        at = done + int(wrong[0]) + 1 if len(wrong) else done + len(losses)
+        what = f"the loss is {losses[wrong[0]]}" if len(wrong) else "the model is not finite"
+        raise Diverged(
+            f"round {at}: {what}; lower the learning rates, or the server's, and run again."
+        )

@@ -1,0 +1,145 @@
+"""Named algorithms, each a composition of a few lines.
+
+- `fedavg`   federated averaging of any model (McMahan et al., AISTATS 2017)
+- `fedmf`    matrix factorization: private user vectors, shared item rows (FCF, Ammad-ud-din et al.
+             2019; FedMF, Chai et al. 2020)
+- `fedncf`   neural collaborative filtering (Perifanis & Efraimidis, 2022)
+- `pfedrec`  dual personalization: private scorer, then shared item rows (Zhang et al., IJCAI 2023)
+
+A recipe takes the model, what an example is, and a probe (or None) that looks at each client's
+model after training; see `clients.local_training`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import optax
+
+from .. import rows
+from ..aggregate import mean, per_row, uniform
+from ..clients import Local, groups, local_training, sgd
+from ..data import Batches
+from ..types import Aggregator, Compressor, Model, Server, Strategy
+from .federated import federated
+
+
+def fedavg(
+    model: Model,
+    examples: Batches,
+    probe=None,
+    *,
+    optimizer: Local | optax.GradientTransformation | Sequence[Local] | None = None,
+    epochs: int = 1,
+    steps: int | None = None,
+    batch_size: int = 256,
+    uplink: Compressor | None = None,
+    aggregator: Aggregator | None = None,
+    server: Server | optax.GradientTransformation | None = None,
+    clients_per_chunk: int | None = None,
+) -> Strategy:
+    """x <- x + eta sum_k n_k (x_k - x) / sum_k n_k, with x_k after local training from x.
+
+    optimizer: of the clients, default `sgd(0.1)`. aggregator: default the mean by examples.
+    server: default `step(1.0)`, which is eta = 1.
+    """
+    client = local_training(
+        model, examples, optimizer or sgd(0.1), epochs, steps, batch_size, probe
+    )
+    return federated(
+        client, lambda key: model.init(key)[0], uplink, aggregator or mean(), server,
+        clients_per_chunk,
+    )  # fmt: skip
+
+
+def fedmf(
+    model: Model,
+    examples: Batches,
+    probe=None,
+    *,
+    user_learning_rate: float = 1.0,
+    item_learning_rate: float = 1.0,
+    aggregator: Aggregator | None = None,
+    **kwargs,
+) -> Strategy:
+    """SGD on (p_u, Q) with a rate each; item rows averaged over the clients that touched them.
+
+    kwargs: as in `fedavg`, without `optimizer`.
+    """
+    optimizer = groups({"private": sgd(user_learning_rate), "shared": sgd(item_learning_rate)})
+    return fedavg(
+        model, examples, probe, optimizer=optimizer, aggregator=aggregator or per_row(), **kwargs
+    )
+
+
+def fedncf(
+    model: Model,
+    examples: Batches,
+    probe=None,
+    *,
+    user_learning_rate: float = 1.0,
+    item_learning_rate: float = 1.0,
+    layer_learning_rate: float = 0.1,
+    aggregator: Aggregator | None = None,
+    **kwargs,
+) -> Strategy:
+    """`fedmf` with a rate of its own for the shared layers.
+
+    kwargs: as in `fedavg`, without `optimizer`.
+    """
+    optimizer = groups(
+        {
+            "private": sgd(user_learning_rate),
+            **dict.fromkeys(_table_paths(model), sgd(item_learning_rate)),
+            "shared": sgd(layer_learning_rate),
+        }
+    )
+    return fedavg(
+        model, examples, probe, optimizer=optimizer, aggregator=aggregator or per_row(), **kwargs
+    )
+
+
+def pfedrec(
+    model: Model,
+    examples: Batches,
+    probe=None,
+    *,
+    learning_rate: float = 0.1,
+    item_learning_rate: float | None = None,
+    aggregator: Aggregator | None = None,
+    **kwargs,
+) -> Strategy:
+    """Per batch a step on the private scorer, then one on the item rows with the new scorer.
+
+    item_learning_rate: default learning_rate * num_items * 80, as released: it makes up for the
+    mean over all clients, most of which did not touch an item. kwargs: as in `fedavg`, without
+    `optimizer`.
+    """
+    if item_learning_rate is None:
+        item_learning_rate = learning_rate * _num_items(model) * 80
+    optimizer = [
+        groups({"private": sgd(learning_rate)}),
+        groups({"shared": sgd(item_learning_rate)}),
+    ]
+    return fedavg(
+        model, examples, probe, optimizer=optimizer, aggregator=aggregator or uniform(), **kwargs
+    )
+
+
+def _outline(model: Model):
+    return jax.eval_shape(model.init, jax.random.key(0))[0]
+
+
+def _num_items(model: Model) -> int:
+    tables = rows.tables(_outline(model))
+    if not tables:
+        raise ValueError("pfedrec(model) needs a model with a row table; use models.pfedrec(...).")
+    return tables[0].shape[0]
+
+
+def _table_paths(model: Model) -> list[str]:
+    paths = jax.tree_util.tree_leaves_with_path(_outline(model), is_leaf=rows.is_table)
+    return [
+        "shared/" + "/".join(str(k.key) for k in path) for path, x in paths if rows.is_table(x)
+    ]

@@ -1,0 +1,164 @@
+"""Records and filters, against plain Python loops."""
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedjax_rec.data.interactions import (
+    describe,
+    from_arrays,
+    implicit,
+    k_core,
+    offsets,
+    select,
+)
+
+ROWS = st.lists(
+    st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(0, 5), st.integers(0, 5)),
+    min_size=1,
+    max_size=60,
+)
+
+
+def build(rows, **features):
+    """Interactions of (user, item, time, rating) tuples."""
+    users, items, times, ratings = (list(column) for column in zip(*rows, strict=True))
+    return from_arrays("toy", users, items, times, ratings, **features)
+
+
+def original(data):
+    """The rows back under their original ids."""
+    users, items = data.user_names[data.users], data.item_names[data.items]
+    return list(zip(users.tolist(), items.tolist(), data.times.tolist(), strict=True))
+
+
+@settings(max_examples=60, deadline=None)
+@given(ROWS)
+def test_rows_are_sorted_by_user_and_time_and_ties_keep_their_order(rows):
+    data = build(rows)
+    expected = sorted(rows, key=lambda row: (row[0], row[2]))  # Python's sort is stable
+    assert original(data) == [(str(u), str(i), float(t)) for u, i, t, _ in expected]
+    assert data.ratings.tolist() == [row[3] for row in expected]
+    assert data.users.dtype == data.items.dtype == np.int32
+    assert (data.times.dtype, data.ratings.dtype) == (np.float64, np.float32)
+    start = offsets(data)
+    for user in range(data.num_users):
+        assert set(data.users[start[user] : start[user + 1]]) == {user}
+
+
+@pytest.mark.parametrize(
+    ("ids", "names"),
+    [
+        ([10, 9, 10, -1], ["-1", "9", "10"]),
+        (["10", "9", "10", "2"], ["2", "9", "10"]),
+        (["7", "007", "7", "8"], ["007", "7", "8"]),  # two ids, so all are text
+        (["b", "a", "c", "a"], ["a", "b", "c"]),
+        ([10**15, 5, 10**15, 7], ["5", "7", str(10**15)]),
+    ],
+)
+def test_ids_of_any_kind_become_dense_in_order(ids, names):
+    data = from_arrays("toy", ids, [0, 1, 2, 3])
+    assert data.user_names.tolist() == names
+    pairs = zip(data.user_names[data.users].tolist(), data.item_names[data.items].tolist())
+    assert sorted(pairs, key=lambda pair: pair[1]) == [
+        (str(name), str(row)) for row, name in enumerate(ids)
+    ]
+
+
+def test_dense_ids_do_not_depend_on_the_order_of_rows():
+    one, other = (
+        from_arrays("toy", ["x", "y", "z"], [3, 1, 2]),
+        from_arrays("toy", ["z", "x", "y"], [2, 3, 1]),
+    )
+    assert one.user_names.tolist() == other.user_names.tolist()
+    assert one.items.tolist() == other.items.tolist()
+
+
+def test_features_follow_the_dense_ids():
+    features = pl.DataFrame({"age": [30, 20, 99], "user_id": [7, 5, 1000]})
+    data = from_arrays("toy", [5, 6, 7], [0, 0, 0], user_features=features)
+    assert data.user_features.columns == ["age"]
+    assert data.user_features["age"].to_list() == [20, None, 30]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([], []), "no interactions"),
+        (([1, 2], [1]), "unequal length"),
+        (([1, None], [1, 2]), r"users\[1\] is missing"),
+        (([1, 2], [1, 2], [0.0, np.nan]), r"times\[1\] = nan"),
+        (([1, 2], [1, 2], [0, 1], [np.inf, 1]), r"ratings\[0\] = inf"),
+        (([1], [1], [0], None, pl.DataFrame({"id": [1]})), "no column 'user_id'"),
+        (([1], [1], [0], None, pl.DataFrame({"user_id": [1, 1]})), "'1' twice"),
+    ],
+)
+def test_bad_columns_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        from_arrays("toy", *arguments)
+
+
+def k_core_by_loop(rows, users, items):
+    """Drop one offending row at a time, until none is left."""
+    rows = list(rows)
+    while True:
+        for row in rows:
+            of_user = sum(other[0] == row[0] for other in rows)
+            of_item = sum(other[1] == row[1] for other in rows)
+            if of_user < users or of_item < items:
+                rows.remove(row)
+                break
+        else:
+            return rows
+
+
+@settings(max_examples=60, deadline=None)
+@given(ROWS, st.integers(0, 4), st.integers(0, 4))
+def test_k_core_is_the_fixed_point(rows, users, items):
+    expected = k_core_by_loop(rows, users, items)
+    if not expected:
+        with pytest.raises(ValueError, match="leaves nothing of 'toy'"):
+            k_core(build(rows), users, items)
+        return
+    ids = pl.DataFrame({"user_id": range(10), "copy": [f"u{u}" for u in range(10)]})
+    core = k_core(build(rows, user_features=ids), users, items)
+    assert original(core) == original(build(expected))
+    assert core.num_users == len({row[0] for row in expected})
+    assert core.num_items == len({row[1] for row in expected})
+    assert core.user_features["copy"].to_list() == [f"u{name}" for name in core.user_names]
+
+
+@settings(max_examples=60, deadline=None)
+@given(ROWS, st.integers(0, 4))
+def test_implicit_keeps_the_earliest_row_of_each_pair_rated_above(rows, above):
+    earliest = {}
+    for row in sorted(rows, key=lambda row: row[2]):
+        if row[3] > above:
+            earliest.setdefault(row[:2], row)
+    if not earliest:
+        with pytest.raises(ValueError, match="leaves nothing"):
+            implicit(build(rows), above)
+        return
+    data = implicit(build(rows), above)
+    assert data.ratings is None
+    assert sorted(original(data)) == sorted((str(u), str(i), t) for u, i, t, _ in earliest.values())
+
+
+def test_filters_leave_their_input_alone_and_implicit_data_passes():
+    data = from_arrays("toy", [0, 0, 1], [0, 1, 1])
+    assert original(implicit(data)) == original(data)
+    select(data, np.array([True, False, True]))
+    assert len(data) == 3 and data.num_items == 2
+
+
+def test_describe_counts():
+    data = build([(1, 1, 5, 1), (1, 2, 7, 4), (2, 2, 3, 4), (1, 3, 9, 2)])
+    facts = describe(data)
+    assert (facts["users"], facts["items"], facts["interactions"]) == (2, 3, 4)
+    assert facts["density"] == pytest.approx(4 / 6)
+    assert (facts["per_user_min"], facts["per_user_median"], facts["per_user_max"]) == (1, 2, 3)
+    assert (facts["time_first"], facts["time_last"]) == (3, 9)
+    assert facts["ratings"] == "explicit, 1 to 4 (3 values)"
+    assert describe(implicit(data))["ratings"] == "implicit"

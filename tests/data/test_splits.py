@@ -1,0 +1,172 @@
+"""Splits against plain Python loops over each user's history."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedjax_rec.data.atomic import read_atomic
+from fedjax_rec.data.interactions import from_arrays
+from fedjax_rec.data.splits import (
+    TEST,
+    TRAIN,
+    UNUSED,
+    VALIDATION,
+    cold_users,
+    global_time,
+    is_cold,
+    leave_one_out,
+    ratio,
+    temporal_ratio,
+)
+
+SHARED = Path(os.environ.get("FEDJAX_REC_DATA") or Path(__file__).parents[3] / "shared" / "data")
+
+
+def history(rows):
+    """Interactions from (user, time) pairs; the item is the row number."""
+    users, times = zip(*rows, strict=True)
+    return from_arrays("toy", users, np.arange(len(rows)), times)
+
+
+def random_history(users=40, low=3, high=30, seed=0):
+    """Shuffled rows of users with `low` to `high` interactions at few distinct times."""
+    rng = np.random.default_rng(seed)
+    rows = [(u, int(rng.integers(9))) for u in range(users) for _ in range(rng.integers(low, high))]
+    return history([rows[i] for i in rng.permutation(len(rows))])
+
+
+def parts_by_row(split):
+    """Original row number to part."""
+    data = split.interactions
+    return dict(zip(data.item_names[data.items].astype(int).tolist(), split.part, strict=True))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 3)), max_size=40))
+def test_leave_one_out_by_loop(rows):
+    rows = rows + [(user, 1) for user in range(5) for _ in range(3)]
+    found = parts_by_row(leave_one_out()(history(rows)))
+    for user in range(5):
+        mine = [row for row in range(len(rows)) if rows[row][0] == user]
+        mine.sort(key=lambda row: rows[row][1])  # stable: ties in original order
+        assert [found[row] for row in mine] == [TRAIN] * (len(mine) - 2) + [VALIDATION, TEST]
+
+
+def test_leave_one_out_names_the_user_with_too_few():
+    data = from_arrays("toy", ["ann"] * 3 + ["bob"] * 2, [1, 2, 3, 1, 2])
+    with pytest.raises(ValueError, match=r"user 'bob' has 2 \(1 such users\).*k_core\(users=3"):
+        leave_one_out()(data)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.integers(0, 50), min_size=20, max_size=80, unique=True),
+    st.floats(0.05, 0.4),
+    st.floats(0.05, 0.4),
+)
+def test_global_time_cuts_at_two_moments(times, validation, test):
+    data = history([(time % 3, time) for time in times])
+    part = global_time(validation, test)(data).part
+    latest = [data.times[part == p].max() for p in (TRAIN, VALIDATION)]
+    first = [data.times[part == p].min() for p in (VALIDATION, TEST)]
+    assert latest[0] < first[0] and latest[1] < first[1]
+    assert abs((part == TEST).sum() - test * len(times)) <= 1
+    assert abs((part == VALIDATION).sum() - validation * len(times)) <= 1
+
+
+def test_global_time_keeps_ties_together_and_refuses_empty_parts():
+    data = history([(0, 1), (0, 2), (1, 2), (1, 2), (0, 3), (1, 3)])
+    part = global_time(0.5, 0.2)(data).part
+    assert sorted(part) == [TRAIN] + [VALIDATION] * 3 + [TEST] * 2
+    assert all(len(set(part[data.times == time])) == 1 for time in (1, 2, 3))
+    with pytest.raises(ValueError, match="leaves a part of 'toy' empty"):
+        global_time(0.2, 0.2)(history([(0, 1), (0, 1), (1, 1)]))
+    only_test = global_time(0.0, 0.3)(history([(0, t) for t in range(10)])).part
+    assert only_test.tolist() == [TRAIN] * 7 + [TEST] * 3
+    no_test = global_time(0.3, 0.0)(history([(0, t) for t in range(10)])).part
+    assert no_test.tolist() == [TRAIN] * 7 + [VALIDATION] * 3
+
+
+def sizes_by_recbole(n, validation, test):
+    """Train, validation, test of a history of n: recbole.data.dataset.Dataset._calcu_split_ids."""
+    sizes = [0, int(validation * n + 1e-9), int(test * n + 1e-9)]
+    sizes[0] = n - sum(sizes)
+    for part, share in ((2, test), (1, validation)):
+        if sizes[0] <= 1:
+            break
+        if 0 < share * n < 1:
+            sizes[part] += 1
+            sizes[0] -= 1
+    return sizes
+
+
+@pytest.mark.parametrize(("validation", "test"), [(0.1, 0.1), (0.2, 0.0), (0.0, 0.3), (0.3, 0.3)])
+@pytest.mark.parametrize("make", [ratio, temporal_ratio])
+def test_ratio_sizes_a_user(make, validation, test):
+    data = random_history(low=1)
+    part = make(validation, test)(data).part
+    for user in range(data.num_users):
+        mine = part[data.users == user]
+        assert np.bincount(mine, minlength=3).tolist() == sizes_by_recbole(
+            len(mine), validation, test
+        )
+        if make is temporal_ratio:
+            assert (np.diff(mine) >= 0).all()
+
+
+def test_ratio_is_random_and_repeats_with_its_seed():
+    data = random_history()
+    one, again, other = (ratio(seed=seed)(data).part for seed in (1, 1, 2))
+    assert (one == again).all() and (one != other).any()
+    # Any place of a history is as likely to be drawn: mean relative place near 1/2.
+    long = history([(user, time) for user in range(200) for time in range(10)])
+    places = np.tile(np.arange(10), 200)[ratio(seed=3)(long).part == TEST]
+    assert len(places) == 200 and abs(places.mean() - 4.5) < 4 * 2.87 / np.sqrt(200)
+
+
+def test_cold_users_have_support_and_test_but_no_training():
+    data = random_history(users=50)
+    warm, split = leave_one_out()(data), cold_users(0.2, seed=4)(data)
+    cold = is_cold(split)
+    assert cold.sum() == 10
+    for user in range(50):
+        mine, before = split.part[data.users == user], warm.part[data.users == user]
+        if cold[user]:
+            assert mine.tolist() == [UNUSED] * (len(mine) - 1) + [TEST]
+        else:
+            assert mine.tolist() == before.tolist()
+    assert not is_cold(warm).any()
+    assert (split.part == cold_users(0.2, seed=4)(data).part).all()
+    assert (is_cold(cold_users(0.2, seed=5)(data)) != cold).any()
+    wide = cold_users(0.2, temporal_ratio(0.1, 0.4))(data)
+    assert (wide.part[is_cold(wide)[data.users]] != TRAIN).all()
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: ratio(0.5, 0.5), "ratio.*leaves no training rows"),
+        (lambda: temporal_ratio(-0.1, 0.5), "temporal_ratio"),
+        (lambda: global_time(0.9, 0.2), "global_time"),
+        (lambda: cold_users(1.0), r"cold_users\(fraction=1.0\)"),
+        (lambda: cold_users(0.01)(random_history(users=5)), "holds out 0 of 5 users"),
+    ],
+)
+def test_bad_shares_are_named(make, said):
+    with pytest.raises(ValueError, match=said):
+        make()
+
+
+def test_leave_one_out_on_movielens_1m():
+    if not (SHARED / "ml-1m" / "ml-1m.inter").is_file():
+        pytest.skip(f"ml-1m.inter is not under {SHARED}")
+    data = read_atomic(SHARED / "ml-1m")
+    part = leave_one_out()(data).part
+    assert np.bincount(part).tolist() == [999601 - 2 * 6040, 6040, 6040]
+    longest = np.zeros(6040)
+    np.maximum.at(longest, data.users, data.times)
+    assert (data.times[part == TEST] == longest).all()
