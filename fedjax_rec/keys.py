@@ -51,21 +51,25 @@ def below(bits: jax.Array, n: jax.Array) -> jax.Array:
 def permute(index: jax.Array, n: jax.Array, seed: jax.Array) -> jax.Array:
     """Where a pseudo-random permutation of 0..n-1 sends `index`: O(1) each, without a sort.
 
-    Four rounds of: mix the indices below the largest power of two p <= n by a bijection of its
-    bits (odd multiplication, xor-shift), then rotate by n - p, so that the rest falls below p in
-    the next round. index: uint32[...] < n; n: uint32[] >= 1; seed: uint32[2].
+    Six rounds of three bijections: mix the numbers below the largest power of two p <= n (odd
+    multiplication, xor-shift); deal even numbers to the front and odd ones to the back, so that
+    neighbours part; rotate by a random offset, so that every place is equally likely and what the
+    mixing left out falls below p. Batches of it are spread like those of a uniform permutation
+    (fewer rounds are not: after three, the share of positives varies up to 30% more).
+    index: uint32[...] < n; n: uint32[], 1 <= n < 2^31; seed: uint32[2].
     """
     log2 = 31 - jax.lax.clz(n)
     p = jnp.uint32(1) << log2
     mask = p - 1
     shift = (log2 + 1) // 2
     a, b = seed[0], seed[1]
-    for _ in range(4):
+    for _ in range(6):
         y = (index * (a | 1) + b) & mask
         y = y ^ (y >> shift)
         y = (y * (b | 1)) & mask
-        y = y ^ (y >> shift)
-        x = jnp.where(index < p, y, index) + (n - p)
-        index = jnp.where(x >= n, x - n, x)
+        x = jnp.where(index < p, y ^ (y >> shift), index)
+        x = (x >> 1) + jnp.where((x & 1) == 1, (n + 1) >> 1, 0)
         a, b = mix(a + jnp.uint32(0x9E3779B9)), mix(b ^ a)
+        x = x + jax.lax.mulhi(a ^ b, n)
+        index = jnp.where(x >= n, x - n, x)
     return index

@@ -74,8 +74,13 @@ def local_training(
             place = place + jnp.arange(batch_size, dtype=jnp.uint32)
             real = place < count
             order = keys.mix(seed[:2] + epoch)
-            number = keys.permute(jnp.where(real, place, 0), jnp.maximum(count, 1), order)
-            batch = batches.draw(seed[2:], data, jnp.where(real, number, 0))
+            number = _once(
+                lambda: keys.permute(jnp.where(real, place, 0), jnp.maximum(count, 1), order),
+                longest,
+            )
+            batch = _once(
+                lambda: batches.draw(seed[2:], data, jnp.where(real, number, 0)), longest
+            )
             return {**batch, "mask": real.astype(jnp.float32)}
 
         first_epoch = -(-batches.most(data.store) // batch_size)
@@ -112,6 +117,17 @@ def local_training(
         return private, Upload(change, count.astype(jnp.float32), metrics)
 
     return Client(init, update)
+
+
+def _once(compute: Callable[[], PyTree], positive: jax.Array) -> PyTree:
+    """`compute()`, stored. positive: any number that is above 0, which XLA must not know.
+
+    XLA on CPU computes a cheap-looking chain again in every fusion that reads it, and drops an
+    optimization barrier before it fuses: drawing a batch seven times over was two thirds of a
+    round. The result of a loop is computed once, so this is a loop of one turn.
+    """
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(compute))
+    return jax.lax.fori_loop(0, jnp.minimum(positive, 1), lambda _, __: compute(), zeros)
 
 
 def _pair(of_table, of_leaf, local: PyTree, shared: PyTree) -> PyTree:

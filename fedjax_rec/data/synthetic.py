@@ -29,7 +29,7 @@ _CELLS = 1 << 21  # candidates at work at once: some 100 MB
 
 @dataclass(frozen=True)
 class Truth:
-    """What was drawn from: logit(u, i) = log_popularity[i] + user_vectors[u] . item_vectors[i]."""
+    """logit(u, i) = log_popularity[i] + user_vectors[u] . item_vectors[i]: the law drawn from."""
 
     user_vectors: np.ndarray  # float32[num_users, width]
     item_vectors: np.ndarray  # float32[num_items, width]
@@ -37,7 +37,7 @@ class Truth:
 
 
 class _Law(NamedTuple):
-    """Popularity of rank r: the integral of x^-a over [r+1, r+2], for a cheap inverse of its sum."""
+    """Popularity of rank r: the integral of x^-a over [r+1, r+2], as its sum inverts easily."""
 
     exponent: float
     size: int

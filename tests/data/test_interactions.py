@@ -61,7 +61,9 @@ def test_rows_are_sorted_by_user_and_time_and_ties_keep_their_order(rows):
 def test_ids_of_any_kind_become_dense_in_order(ids, names):
     data = from_arrays("toy", ids, [0, 1, 2, 3])
     assert data.user_names.tolist() == names
-    pairs = zip(data.user_names[data.users].tolist(), data.item_names[data.items].tolist())
+    pairs = zip(
+        data.user_names[data.users].tolist(), data.item_names[data.items].tolist(), strict=True
+    )
     assert sorted(pairs, key=lambda pair: pair[1]) == [
         (str(name), str(row)) for row, name in enumerate(ids)
     ]

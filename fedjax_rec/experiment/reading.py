@@ -1,0 +1,197 @@
+"""Read finished run folders and group the seeds of one configuration.
+
+Runs whose `config.yaml` differs only in `seed` (and in `out`, `name`) form one group.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+LABELS = ("seed", "out", "name", "config")  # keys of a configuration that change no result
+RANKING = ("hr@10", "ndcg@10")
+FIELDS = ("data", "evaluation", "negatives", "model", "strategy", "name")
+
+
+@dataclass(frozen=True)
+class PerUser:
+    """Test metrics of each user at the best validation round."""
+
+    values: np.ndarray  # float32[U, M], NaN: nothing held out
+    metrics: tuple[str, ...]  # M names
+    activity: np.ndarray  # int[U], training interactions
+    users: np.ndarray  # int[U]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run folder. Plain metric names are test metrics."""
+
+    folder: Path
+    config: dict[str, Any]
+    records: list[dict[str, Any]]  # metrics.jsonl, rounds ascending, at least one
+    summary: dict[str, Any]
+    per_user: PerUser | None
+
+    def column(self, key: str) -> np.ndarray:
+        """One value per evaluated round, float64[R]; NaN where a record lacks the key."""
+        return np.array([number(record.get(key)) for record in self.records])
+
+    def names(self, metrics: Sequence[str] = RANKING) -> tuple[str, ...]:
+        """Those of metrics that this run measured, else the one that chose its best round."""
+        selected = self.summary["selected_by"].removeprefix("validation_")
+        return tuple(m for m in metrics if m in self.summary["best"]) or (selected,)
+
+    def setting(self) -> dict[str, Any]:
+        """The configuration without the keys that change no result, and without the seed."""
+        return {key: value for key, value in self.config.items() if key not in LABELS}
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ only in their seed, seeds ascending."""
+
+    runs: tuple[Run, ...]
+    repeats: tuple[Run, ...] = ()  # the same configuration and seed once more; in no mean
+
+    def field(self, key: str) -> str:
+        """`data`, `evaluation`, `negatives`, `model`, `strategy` or `name`, as text."""
+        value = self.runs[0].summary[key]
+        return str(value["name"] if key == "data" else value)
+
+    def best(self, metric: str) -> np.ndarray:
+        """float64[seeds], the test value at the best validation round; NaN if not measured."""
+        return np.array([number(run.summary["best"].get(metric)) for run in self.runs])
+
+
+def read_run(folder: Path | str) -> Run:
+    """Read one run folder.
+
+    Raises:
+        ValueError: the folder or a file is missing, a line is no record (with its line number),
+            or the run did not finish.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"run folder {str(folder)!r} does not exist; name a finished run.")
+    records = _records(folder / "metrics.jsonl")
+    path = folder / "summary.json"
+    if not path.exists():
+        raise ValueError(
+            f"{folder} is unfinished: no summary.json after round {records[-1]['round']}; "
+            "resume the run or leave it out."
+        )
+    summary = _mapping(path, json.loads)
+    absent = {"seed", "best", "selected_by", "totals", *FIELDS} - summary.keys()
+    if absent:
+        raise ValueError(f"{path} lacks {', '.join(sorted(absent))}; run it again.")
+    best = summary["best"].get("round")
+    if best not in [record["round"] for record in records]:
+        raise ValueError(
+            f"{path} names best round {best}, which metrics.jsonl lacks: the files are of two "
+            "runs; run it again."
+        )
+    config = _mapping(folder / "config.yaml", yaml.safe_load)
+    return Run(folder, config, records, summary, _per_user(folder / "per_user.npz"))
+
+
+def find_runs(folders: Iterable[Path | str]) -> list[Run]:
+    """Every finished run (a folder with `summary.json`) at or under the folders, in path order.
+
+    Raises:
+        ValueError: a folder does not exist or holds no finished run.
+    """
+    found: dict[Path, Run] = {}
+    for folder in map(Path, folders):
+        if not folder.is_dir():
+            raise ValueError(f"run folder {str(folder)!r} does not exist; name a finished run.")
+        here = sorted(path.parent for path in folder.rglob("summary.json"))
+        if not here:
+            raise ValueError(f"no summary.json under {str(folder)!r}; finish a run there first.")
+        for path in here:
+            if path.resolve() not in found:
+                found[path.resolve()] = read_run(path)
+    return list(found.values())
+
+
+def group(runs: Iterable[Run]) -> list[Group]:
+    """Group runs that differ only in `seed`; ordered by data, evaluation, negatives and model."""
+    kept: dict[str, dict[int, Run]] = {}
+    repeats: dict[str, list[Run]] = {}
+    for run in runs:
+        key = json.dumps(run.setting(), sort_keys=True, default=str)
+        if kept.setdefault(key, {}).setdefault(run.summary["seed"], run) is not run:
+            repeats.setdefault(key, []).append(run)
+    groups = [
+        Group(tuple(run for _, run in sorted(seeds.items())), tuple(repeats.get(key, ())))
+        for key, seeds in kept.items()
+    ]
+    return sorted(groups, key=lambda each: [each.field(key) for key in FIELDS])
+
+
+def number(value: Any) -> float:
+    """The value as a float, NaN for None (JSON's null, or a metric that was not measured)."""
+    return float("nan") if value is None else float(value)
+
+
+def _records(path: Path) -> list[dict[str, Any]]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise ValueError(f"{path} does not exist; run it again or leave it out.") from None
+    records: list[dict[str, Any]] = []
+    for line, text in enumerate(lines, start=1):
+        try:
+            record = json.loads(text)
+        except json.JSONDecodeError:
+            raise ValueError(
+                f"{path} line {line} is no whole record: {text[-40:]!r}; the run was cut short: "
+                "resume it."
+            ) from None
+        if not isinstance(record, dict) or not isinstance(record.get("round"), int):
+            raise ValueError(f"{path} line {line} has no integer `round`; run it again.")
+        if records and record["round"] <= records[-1]["round"]:
+            raise ValueError(
+                f"{path} line {line} goes back to round {record['round']} from "
+                f"{records[-1]['round']}; run it again."
+            )
+        wrong = [k for k, v in record.items() if not isinstance(v, int | float | None)]
+        if wrong:
+            raise ValueError(f"{path} line {line}: {wrong[0]!r} is no number; run it again.")
+        records.append(record)
+    if not records:
+        raise ValueError(f"{path} is empty: no round was evaluated; resume the run.")
+    return records
+
+
+def _mapping(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
+    try:
+        found = parse(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path} does not exist; run it again or leave it out.") from None
+    except (json.JSONDecodeError, yaml.YAMLError):
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is malformed or half-written; run it again.")
+    return found
+
+
+def _per_user(path: Path) -> PerUser | None:
+    if not path.exists():
+        return None
+    try:
+        with np.load(path) as held:
+            names = tuple(map(str, held["metrics"]))
+            per_user = PerUser(held["values"], names, held["activity"], held["users"])
+    except Exception as error:  # zipfile, pickle and format errors share no narrower base
+        raise ValueError(f"{path} is malformed ({type(error).__name__}); run it again.") from None
+    if per_user.values.shape != (per_user.activity.size, len(names)):
+        raise ValueError(
+            f"{path} holds values of shape {per_user.values.shape} for {per_user.activity.size} "
+            f"users and {len(names)} metrics; run it again."
+        )
+    return per_user

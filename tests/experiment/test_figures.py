@@ -1,0 +1,160 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from test_report import fake_run
+
+from fedjax_rec.evaluate import by_activity
+from fedjax_rec.experiment import figures
+from fedjax_rec.experiment.reading import PerUser, find_runs, group, read_run
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return fake_run(tmp_path_factory.mktemp("runs") / "one")
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory) -> list:
+    root = tmp_path_factory.mktemp("several")
+    for seed in (1, 2, 3):
+        fake_run(root / f"a{seed}", seed)
+    fake_run(root / "b", 1, 0.55, negatives="train", cohort=40)
+    fake_run(root / "c", 1, 0.6, name="fedmf", model="mf", strategy="fedmf", cohort=200)
+    return find_runs([root])
+
+
+def words(figure: Figure) -> set[str]:
+    return {text.get_text() for text in figure.findobj(Text) if text.get_visible()}
+
+
+def overlapping(figure: Figure) -> list[str]:
+    """Legends of the figure that cover one of its axes, or texts that leave the page."""
+    figure.draw_without_rendering()
+    page = figure.bbox
+    boxes = [legend.get_window_extent() for legend in figure.legends]
+    covered = [f"legend over {ax.get_ylabel()}" for b in boxes for ax in figure.axes
+               if b.overlaps(ax.get_window_extent())]  # fmt: skip
+    outside = [f"legend outside {b}" for b in boxes if b.x0 < page.x0 or b.x1 > page.x1]
+    return covered + outside
+
+
+def test_draw_all_writes_three_pictures(folder):
+    drawn = figures.draw_all(folder)
+    assert drawn == [
+        folder / "figures" / f"{name}.png"
+        for name in ("learning_curve", "per_user", "quality_bytes")
+    ]
+    assert all(path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" for path in drawn)
+    before = [path.read_bytes() for path in drawn]
+    assert [path.read_bytes() for path in figures.draw_all(folder)] == before
+    assert len(list((folder / "figures").iterdir())) == 3
+
+
+def test_draw_all_without_users_or_bytes(tmp_path):
+    fake_run(tmp_path / "run", cohort=0)
+    (tmp_path / "run/per_user.npz").unlink()
+    assert [path.name for path in figures.draw_all(tmp_path / "run")] == ["learning_curve.png"]
+    with pytest.raises(ValueError, match=r"no per_user\.npz"):
+        figures.user_distribution(read_run(tmp_path / "run"))
+    with pytest.raises(ValueError, match=r"metric='hr@10'\) was measured by no run"):
+        figures.quality_against_bytes([read_run(tmp_path / "run")])
+
+
+def test_learning_curves_show_the_records(folder):
+    run = read_run(folder)
+    figure = figures.learning_curve([run])
+    assert {"HR@10", "NDCG@10", "training loss", "round", "test", "validation"} <= words(figure)
+    thin, bold, dot = figure.axes[0].lines
+    np.testing.assert_array_equal(bold.get_ydata(), run.column("hr@10"))
+    np.testing.assert_array_equal(thin.get_ydata(), run.column("validation_hr@10"))
+    assert bold.get_linewidth() > thin.get_linewidth()
+    assert dot.get_xydata()[0].tolist() == [
+        run.summary["best"]["round"],
+        run.summary["best"]["hr@10"],
+    ]
+
+
+def test_seeds_share_a_line_and_a_band(several):
+    figure = figures.quality_against_bytes(several)
+    [ax] = figure.axes
+    bold = [line for line in ax.lines if len(line.get_xdata()) > 1]
+    mean = np.mean([run.column("hr@10")[1:] for run in several[:3]], axis=0)
+    np.testing.assert_allclose(bold[1].get_ydata(), mean)  # fedmf sorts before pfedrec
+    sent = np.cumsum(several[0].column("bytes_up"))[1:] / 2**20
+    np.testing.assert_allclose(bold[1].get_xdata(), sent)
+    assert len(ax.collections) == 1 and len(bold) == 3
+    assert ax.get_xscale() == "log" and "MiB" in ax.get_xlabel()
+
+
+def test_labels_tell_groups_apart(several):
+    assert figures.labels(group(several)) == [
+        "fedmf, paper",
+        "pfedrec_ml100k, paper (3 seeds)",
+        "pfedrec_ml100k, train",
+    ]
+    assert figures.labels(group(several[:3])) == ["pfedrec_ml100k (3 seeds)"]
+
+
+def test_nothing_overlaps(several):
+    for runs in (several, several[:1], several[3:]):
+        for draw in (figures.learning_curve, figures.quality_against_bytes):
+            assert overlapping(draw(runs)) == []
+
+
+def test_many_configurations_stay_apart(tmp_path):
+    for rounds in range(20, 65, 5):
+        fake_run(tmp_path / f"width{rounds}", rounds=rounds, name="a_rather_long_name_of_a_run")
+    runs = find_runs([tmp_path])
+    assert len(set(figures.labels(group(runs)))) == 9
+    assert overlapping(figures.learning_curve(runs)) == []
+    figure = figures.quality_against_bytes(runs)
+    assert overlapping(figure) == []
+    bold = [line for line in figure.axes[0].lines if len(line.get_xdata()) > 1]
+    assert len({(line.get_color(), str(line.get_linestyle())) for line in bold}) == 9
+
+
+def test_quarters_agree_with_the_distribution(folder):
+    per_user = read_run(folder).per_user
+    assert per_user is not None
+    figure = figures.user_distribution(read_run(folder))
+    hits, activity = per_user.values[:, 0].astype(np.float64), per_user.activity
+    known = ~np.isnan(hits)
+    parts = np.array_split(hits[known][np.argsort(activity[known], kind="stable")], 4)
+    found = [bar.lines[0].get_ydata()[0] for bar in figure.axes[1].containers]
+    np.testing.assert_allclose(found, [part.mean() for part in parts])
+    np.testing.assert_allclose(found, [g["mean"] for g in by_activity(hits, activity).values()])
+    for bar, part in zip(figure.axes[1].containers, parts, strict=True):
+        low, high = bar.lines[2][0].get_segments()[0][:, 1]
+        half = 1.96 * part.std(ddof=1) / part.size**0.5
+        np.testing.assert_allclose([low, high], [part.mean() - half, part.mean() + half])
+    shares = sum(patch.get_height() for patch in figure.axes[0].patches)
+    np.testing.assert_allclose(shares, 100)
+
+
+def test_binary_metrics_get_no_histogram(folder):
+    run = read_run(folder)
+    per_user = run.per_user
+    assert per_user is not None
+    binary = PerUser(per_user.values[:, :1], ("hr@10",), per_user.activity, per_user.users)
+    half = np.float32([[1, 0.5], [0, 0]])
+    few = PerUser(half, per_user.metrics, np.array([3, 9]), np.arange(2))
+    for held, panels in ((binary, 1), (few, 2)):
+        made = type(run)(run.folder, run.config, run.records, run.summary, held)
+        assert len(figures.user_distribution(made).axes) == panels
+
+
+def test_explicit_runs_say_which_way_is_better(tmp_path):
+    run = read_run(fake_run(tmp_path / "run", explicit=True))
+    assert "RMSE (lower is better)" in words(figures.learning_curve([run]))
+
+
+def test_a_failed_save_leaves_the_old_picture(folder, tmp_path, monkeypatch):
+    path = figures.save(figures.learning_curve([read_run(folder)]), tmp_path / "a.png")
+    before = path.read_bytes()
+    monkeypatch.setattr(Figure, "savefig", lambda *_, **__: (_ for _ in ()).throw(OSError("full")))
+    with pytest.raises(OSError, match="full"):
+        figures.save(figures.quality_against_bytes([read_run(folder)]), path)
+    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["a.png"]

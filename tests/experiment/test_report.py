@@ -1,0 +1,347 @@
+import json
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from rich.console import Console
+
+from fedjax_rec.experiment.report import (
+    find_runs,
+    group,
+    markdown,
+    read_run,
+    results,
+    table,
+    title,
+    write_report,
+)
+
+USERS, VECTOR = 400, 4 * 32
+
+
+def fake_run(
+    folder: Path,
+    seed: int = 1,
+    level: float = 0.7,
+    rounds: int = 60,
+    *,
+    negatives: str = "paper",
+    data: str = "ml-100k",
+    model: str = "pfedrec",
+    strategy: str = "pfedrec",
+    name: str = "pfedrec_ml100k",
+    evaluation: str = "sampled-99",
+    cohort: int = USERS,
+    explicit: bool = False,
+) -> Path:
+    """A run folder as `fedjax-rec run` writes it: quality saturates, then falls a little."""
+    draw = np.random.default_rng(seed)
+    folder.mkdir(parents=True)
+    records = []
+    for number in range(0, rounds + 1, 5):
+        grown = level * (1 - 0.8 * np.exp(-number / 9)) - 0.0006 * max(number - 40, 0)
+        hit, valid = grown + draw.normal(0, 0.006), grown + 0.02 + draw.normal(0, 0.006)
+        sent = 5 * cohort * VECTOR * 50 if number else 0
+        record = {
+            "round": number,
+            "seconds": 0.2 * number + 1.5,
+            "loss": 0.69 * np.exp(-number / 25) + 0.05 + draw.normal(0, 0.002),
+            "clients": cohort,
+            "bytes_up": sent,
+            "bytes_down": 2 * sent,
+        }
+        if explicit:
+            record |= {"validation_rmse": 1.6 - valid, "rmse": 1.62 - hit}
+        else:
+            record |= {"validation_hr@10": valid, "validation_ndcg@10": 0.6 * valid}
+            record |= {"hr@10": hit, "ndcg@10": 0.6 * hit + draw.normal(0, 0.003)}
+        records.append({key: float(v) if key != "round" else v for key, v in record.items()})
+    selected = "validation_rmse" if explicit else "validation_hr@10"
+    best = (min if explicit else max)(records, key=lambda record: record[selected])
+    totals = {key: sum(r[key] for r in records) for key in ("bytes_up", "bytes_down")}
+    summary = {
+        "name": name,
+        "seed": seed,
+        "final": records[-1],
+        "best": best,
+        "selected_by": selected,
+        "totals": {"rounds": rounds, "seconds": records[-1]["seconds"], **totals},
+        "data": {"name": data, "users": USERS, "items": 1682, "interactions": 100_000},
+        "negatives": negatives,
+        "evaluation": evaluation,
+        "model": model,
+        "strategy": strategy,
+        "versions": {"fedjax_rec": "0.1.0", "jax": "0.10.2"},
+        "device": "cpu, 2 cores",
+    }
+    config = {
+        "data": {"source": data, "negatives": negatives},
+        "strategy": {"class_path": f"fedjax_rec.strategies.{strategy}", "rounds": rounds},
+        "model": model,
+        "cohort": cohort,
+        "evaluation": evaluation,
+        "seed": seed,
+        "out": str(folder),
+    }
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    (folder / "summary.json").write_text(json.dumps(summary))
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    activity = np.sort(draw.zipf(1.5, USERS).clip(1, 60) * 10)
+    rank = draw.geometric(0.16 + 0.02 * draw.random(USERS)) + (draw.random(USERS) < 0.2) * 10
+    hit = rank <= 10
+    values = np.stack([hit, hit / np.log2(rank + 1)], axis=1).astype(np.float32)
+    values[:3] = np.nan
+    np.savez(
+        folder / "per_user.npz",
+        values=values,
+        metrics=np.array(["hr@10", "ndcg@10"]),
+        activity=activity,
+        users=np.arange(USERS),
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Path:
+    """Two configurations, three seeds of the first and two of the second."""
+    root = tmp_path_factory.mktemp("runs")
+    for seed in (1, 2, 3):
+        fake_run(root / f"paper/seed{seed}", seed)
+    for seed in (1, 2):
+        fake_run(root / f"train/seed{seed}", seed, 0.53, negatives="train", cohort=100)
+    return root
+
+
+def best(folder: Path, metric: str) -> float:
+    """Test metric at the best validation round, from the records alone."""
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return records[int(np.argmax([r["validation_hr@10"] for r in records]))][metric]
+
+
+def cells(text: str) -> list[dict[str, str]]:
+    """Rows of the first markdown table in a text, keyed by its header."""
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    split = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert len({len(line) for line in split}) == 1, "rows of unequal length"
+    return [dict(zip(split[0], line, strict=True)) for line in split[2:]]
+
+
+def test_a_run_reads_back(runs):
+    run = read_run(runs / "paper/seed1")
+    assert run.column("round").tolist() == list(range(0, 61, 5))
+    assert np.isnan(run.column("auc")).all()
+    assert run.per_user is not None and run.per_user.metrics == ("hr@10", "ndcg@10")
+    (again := run.folder / "per_user.npz").rename(held := run.folder / "held.npz")
+    assert read_run(run.folder).per_user is None
+    held.rename(again)
+
+
+def test_only_seed_and_out_join_runs(runs):
+    groups = group(find_runs([runs, runs / "paper"]))
+    assert [[r.summary["seed"] for r in each.runs] for each in groups] == [[1, 2, 3], [1, 2]]
+    assert [each.field("negatives") for each in groups] == ["paper", "train"]
+
+
+def test_a_repeated_seed_does_not_narrow_the_spread(runs, tmp_path):
+    fake_run(tmp_path / "again", 2, level=0.2)
+    found = group(find_runs([runs / "paper", tmp_path]))
+    assert len(found) == 1 and [run.folder.name for run in found[0].repeats] == ["again"]
+    assert cells(markdown(found))[0]["seeds"] == "1, 2, 3"
+    assert f"`{tmp_path / 'again'}` repeats seed 2" in markdown(found)
+
+
+def test_the_markdown_agrees_with_numpy(runs):
+    row, other = cells(markdown(group(find_runs([runs]))))
+    for metric in ("hr@10", "ndcg@10"):
+        values = [best(runs / f"paper/seed{seed}", metric) for seed in (1, 2, 3)]
+        mean, deviation = np.mean(values), np.std(values, ddof=1)
+        assert row[title(metric)] == f"{mean:.4f} ± {deviation:.4f}"
+    assert row["rounds"] == "60" and row["model / strategy"] == "pfedrec / pfedrec"
+    assert row["KiB up per client and round"] == f"{VECTOR * 50 / 1024:,.1f}"
+    assert other["KiB up per client and round"] == row["KiB up per client and round"]
+    assert row["MiB up"] == f"{60 * USERS * VECTOR * 50 / 2**20:,.1f}"
+    assert row["seconds"] == "13.5"
+
+
+def test_one_seed_has_no_spread(runs):
+    [row] = cells(markdown(group([read_run(runs / "paper/seed1")])))
+    assert row["HR@10"] == f"{best(runs / 'paper/seed1', 'hr@10'):.4f}"
+
+
+def test_explicit_runs_show_the_metric_that_chose_them(runs, tmp_path):
+    fake_run(tmp_path / "mf", data="ml-1m", explicit=True, evaluation="ratings")
+    row, explicit = cells(markdown(group(find_runs([runs / "paper", tmp_path]))))
+    assert explicit["HR@10"] == "n/a" == row["RMSE"]
+    assert 0.8 < float(explicit["RMSE"]) < 1.2
+
+
+def test_the_terminal_table_has_a_row_per_run(runs):
+    console = Console(width=140, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+    console.print(table([read_run(runs / "paper/seed1"), read_run(runs / "train/seed2")]))
+    text = console.export_text()
+    for part in ("HR@10", f"{best(runs / 'paper/seed1', 'hr@10'):.4f}", "146.5", "36.6"):
+        assert part in text
+
+
+def test_the_report_is_a_page_with_its_pictures(runs, tmp_path):
+    written = write_report([runs], tmp_path / "out")
+    assert [path.name for path in written] == [
+        "report.md",
+        "learning_curve.png",
+        "quality_bytes.png",
+    ]
+    text = written[0].read_text()
+    assert "Written by `fedjax-rec report` at commit" in text and "jax 0.10.2" in text
+    for link in re.findall(r"\]\((.*?)\)", text):
+        assert (tmp_path / "out" / link).is_file()
+    assert sorted(p.name for p in (tmp_path / "out").rglob("*.tmp")) == []
+
+
+def test_other_data_gets_its_own_section(runs, tmp_path):
+    fake_run(tmp_path / "runs/ml1m", data="ml-1m")
+    written = write_report([runs, tmp_path / "runs"], tmp_path / "out")
+    assert len(written) == 5
+    assert re.findall("^## (.*)$", written[0].read_text(), re.M) == [
+        "ml-100k, sampled-99",
+        "ml-1m, sampled-99",
+    ]
+
+
+def test_runs_that_send_nothing_have_no_axis_of_bytes(tmp_path):
+    fake_run(tmp_path / "runs/alone", name="local", cohort=0)
+    written = write_report([tmp_path / "runs"], tmp_path / "out")
+    assert [path.name for path in written] == ["report.md", "learning_curve.png"]
+    assert cells(written[0].read_text())[0]["KiB up per client and round"] == "0.0"
+
+
+def targets(folder: Path, text: str) -> Path:
+    (path := folder / "targets.yaml").write_text(text)
+    return path
+
+
+def test_results_hold_runs_against_targets(runs, tmp_path):
+    values = {
+        m: [best(runs / f"paper/seed{s}", m) for s in (1, 2, 3)] for m in ("hr@10", "ndcg@10")
+    }
+    hit, gain = np.mean(values["hr@10"]), np.mean(values["ndcg@10"])
+    written = targets(
+        tmp_path,
+        f"""
+- match: {{data: ml-100k, model: fedjax_rec.models.PFedRec, negatives: paper}}
+  hr@10: [{hit + 0.0199}, 0.02]
+  ndcg@10: [{gain - 0.02}, 0.01]
+  source: issue 2
+- match: {{data: ml-1m}}
+  hr@10: {{at_least: 0.652}}
+""",
+    )
+    [path] = results([runs], written, tmp_path / "docs/results.md")
+    text = path.read_text()
+    first, second, absent = cells(text)
+    assert first["verdict"] == "HR@10 inside (-0.0199)<br>NDCG@10 outside (+0.0200)"
+    assert first["source"] == "issue 2" and "± 0.02<br>" in first["target"]
+    assert second["target"] == "none" and second["verdict"] == ""
+    assert absent["verdict"] == "not run" and absent["target"] == "HR@10 ≥ 0.652"
+    assert absent["data"] == "ml-1m"
+    assert "do not edit by hand" in text and "cpu, 2 cores" in text
+    assert text.count("<details>") == 2 and "\nseed:" not in text
+    assert results([runs], written, path)[0].read_text() == text
+
+
+def test_results_without_targets(runs, tmp_path):
+    [path] = results([runs], None, tmp_path / "results.md")
+    assert "verdict" not in cells(path.read_text())[0]
+
+
+def test_the_edge_of_a_tolerance_is_inside(tmp_path):
+    fake_run(tmp_path / "run")
+    edge = best(tmp_path / "run", "hr@10")
+    for goal, verdict in (
+        (f"[{edge + 0.02}, 0.02]", "inside"),
+        (f"{{at_least: {edge + 0.001}}}", "outside"),
+        (f"{{at_most: {edge + 0.001}}}", "inside"),
+    ):
+        written = targets(tmp_path, f"- match: {{data: ml-100k}}\n  hr@10: {goal}\n")
+        [path] = results([tmp_path / "run"], written, tmp_path / "results.md")
+        assert cells(path.read_text())[0]["verdict"].startswith(f"HR@10 {verdict}")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: 1", "is no list"),
+        ("- [", "line 2 is no YAML|line 1 is no YAML"),
+        ("- hr@10: [1, 2]", "target 1 of .* has no `match`"),
+        ("- match: {dataset: x}\n  hr@10: [1, 2]", "match names 'dataset'; use data"),
+        ("- match: {data: x}\n  source: y", "has no goal"),
+        ("- match: {data: x}\n  hr@10: 0.7", "hr@10 = 0.7 is no goal; use"),
+        ("- match: {data: x}\n  hr@10: [0.7, -1]", "is no goal"),
+        (
+            "- match: {data: ml-100k}\n  hr@10: [1, 2]\n- match: {model: pfedrec}\n  mrr: [1, 1]",
+            "targets 1 and 2 both match",
+        ),
+    ],
+)
+def test_malformed_targets_are_one_line(runs, tmp_path, text, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        results([runs], targets(tmp_path, text), tmp_path / "results.md")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "results.md").exists()
+
+
+def damaged(folder: Path, file: str, text: str | None) -> Path:
+    fake_run(folder)
+    (folder / file).unlink()
+    if text is not None:
+        (folder / file).write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("metrics.jsonl", None, "metrics.jsonl does not exist"),
+        ("metrics.jsonl", "", "metrics.jsonl is empty"),
+        (
+            "metrics.jsonl",
+            '{"round": 1}\n{"round": 2, "hr@',
+            "line 2 is no whole record.*'{\"round",
+        ),
+        ("metrics.jsonl", '{"round": 1}\n\n{"round": 2}', "line 2 is no whole record"),
+        ("metrics.jsonl", "[1]", "line 1 has no integer `round`"),
+        ("metrics.jsonl", '{"round": 2}\n{"round": 2}', "line 2 goes back to round 2 from 2"),
+        ("metrics.jsonl", '{"round": 2, "loss": "x"}', "line 1: 'loss' is no number"),
+        ("metrics.jsonl", '{"round": 1000}', "best round .*, which metrics.jsonl lacks"),
+        ("summary.json", None, "is unfinished: no summary.json after round 60; resume"),
+        ("summary.json", "{", "summary.json is malformed or half-written"),
+        ("summary.json", "{}", "summary.json lacks best, data, evaluation"),
+        ("config.yaml", None, "config.yaml does not exist"),
+        ("config.yaml", "a: [", "config.yaml is malformed"),
+        ("per_user.npz", "no zip", "per_user.npz is malformed"),
+    ],
+)
+def test_damaged_runs_are_one_line(tmp_path, file, text, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        read_run(damaged(tmp_path / "run", file, text))
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_folders_are_named(tmp_path):
+    for read in (read_run, lambda folder: find_runs([folder])):
+        with pytest.raises(ValueError, match=r"absent' does not exist; name a finished run"):
+            read(tmp_path / "absent")
+    with pytest.raises(ValueError, match=r"no summary\.json under"):
+        find_runs([tmp_path])
+
+
+def test_a_failed_write_leaves_the_old_report(runs, tmp_path, monkeypatch):
+    write_report([runs / "train"], tmp_path)
+    before = (tmp_path / "report.md").read_text()
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        results([runs], None, tmp_path / "report.md")
+    assert (tmp_path / "report.md").read_text() == before
+    assert not list(tmp_path.rglob("*.tmp"))

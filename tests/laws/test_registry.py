@@ -1,0 +1,67 @@
+"""Nothing ships outside the laws: each public factory of a room stands in the registry."""
+
+import inspect
+import typing
+
+import pytest
+import registry
+
+from fedjax_rec import aggregate, clients, compress, models, strategies
+from fedjax_rec.clients import Local
+from fedjax_rec.data import batches
+from fedjax_rec.data.batches import Batches
+from fedjax_rec.types import Aggregator, Compressor, Model, Server
+
+ROOMS = [
+    (compress, Compressor, registry.COMPRESSORS),
+    (aggregate, Aggregator, registry.AGGREGATORS),
+    (strategies, Server, registry.SERVERS),
+    (clients, Local, registry.LOCAL),
+    (models, Model, registry.MODELS),
+    (batches, Batches, registry.BATCHES),
+]
+
+
+def factories(room, kind) -> set[str]:
+    """Names of the public functions of `room` that return a `kind`."""
+    names = getattr(room, "__all__", None) or [
+        name
+        for name, value in vars(room).items()
+        if inspect.isfunction(value) and value.__module__ == room.__name__
+    ]
+    found = set()
+    for name in names:
+        value = getattr(room, name)
+        if inspect.isfunction(value) and not name.startswith("_"):
+            if typing.get_type_hints(value).get("return") is kind:
+                found.add(name)
+    return found
+
+
+@pytest.mark.parametrize(("room", "kind", "table"), ROOMS, ids=lambda x: getattr(x, "__name__", ""))
+def test_every_public_factory_is_registered(room, kind, table):
+    registered = {name.split("(")[0] for name in table}
+    shipped = factories(room, kind)
+    assert shipped, f"{room.__name__} has no factory of {kind.__name__}"
+    assert shipped - registered == set(), f"add them to tests/laws/registry.py ({kind.__name__})"
+    assert registered - shipped == set(), "registered, but not public any more"
+
+
+def test_every_objective_is_registered():
+    objectives = {
+        name
+        for name in models.__all__
+        if inspect.isfunction(getattr(models, name))
+        and typing.get_type_hints(getattr(models, name)).get("return") == models.Objective
+    }
+    assert objectives == {"bce", "bpr", "squared_error"}
+    for name in objectives:
+        assert f"fedmf({name})" in registry.MODELS
+
+
+@pytest.mark.parametrize(("room", "kind", "table"), ROOMS, ids=lambda x: getattr(x, "__name__", ""))
+def test_entries_make_what_they_say(room, kind, table):
+    for entry in table.values():
+        make = entry[0] if isinstance(entry, tuple) else entry
+        made = make(12, 1) if kind is Model else make()
+        assert isinstance(made, kind)

@@ -1,0 +1,280 @@
+"""Laws of a whole round: chunks, order, padding, who is touched, one trace, and reproducibility."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from registry import AGGREGATORS, BATCHES, LOCAL, MODELS
+from worlds import KEY, USERS, close, federated, mean_loss, named, run, same
+
+from fedjax_rec import clients, keys, models, rows, strategies, wire
+from fedjax_rec.data import batches
+from fedjax_rec.types import Cohort, Compressor, Model, Packet
+
+WORLDS = pytest.mark.parametrize("name", ["whole", "compact"])
+
+
+def fedmf(data, **kwargs):
+    return models.fedmf(data.num_items, data.members, width=8, **kwargs)
+
+
+def counting() -> Compressor:
+    """Sends the update as it is, and remembers how often, and of which key."""
+
+    def encode(key, memory, update):
+        bits = jax.random.bits(key, (), jnp.uint32)
+        return {"sent": memory["sent"] + 1, "bits": bits}, Packet(update)
+
+    return Compressor(
+        lambda update: {"sent": jnp.int32(0), "bits": jnp.uint32(0)},
+        encode,
+        lambda packet, like: packet.body,
+    )
+
+
+@pytest.fixture(scope="module")
+def rounds():
+    """One strategy a world, chunks of 4, two epochs, with memory; and two rounds of all clients."""
+    made = {}
+    for name in ("whole", "compact"):
+        data = named(name)
+        strategy = federated(data, fedmf(data), training={"epochs": 2}, uplink=counting())
+        compiled = jax.jit(strategy.round)
+        start = strategy.init(KEY, data.num_clients)
+        made[name] = data, strategy, compiled, start
+    return made
+
+
+@WORLDS
+@pytest.mark.parametrize("chunk", [1, USERS])
+def test_chunks_change_nothing(rounds, name, chunk):
+    data, _, compiled, start = rounds[name]
+    other = federated(data, fedmf(data), chunk=chunk, training={"epochs": 2}, uplink=counting())
+    everyone = Cohort(jnp.arange(USERS), data.store)
+    a, info_a = compiled(KEY, start, everyone)
+    b, info_b = jax.jit(other.round)(KEY, start, everyone)
+    close((a, info_a), (b, info_b), atol=2e-6)
+    same((info_a.bytes_up, info_a.bytes_down), (info_b.bytes_up, info_b.bytes_down))
+
+
+@pytest.mark.parametrize("aggregator", AGGREGATORS)
+def test_chunks_change_nothing_for_any_aggregator(aggregator):
+    data = named("compact")
+    model = MODELS["from_nnx(every role)"][0](data.num_items, data.members)
+    a, b = (
+        run(federated(data, model, chunk=chunk, aggregator=AGGREGATORS[aggregator]()), data)
+        for chunk in (5, USERS)
+    )
+    close(a, b, atol=2e-6)
+
+
+@WORLDS
+def test_order_and_padding_change_nothing(rounds, name):
+    """Half of the clients, first in order with padding behind, then shuffled among padding."""
+    data, _, compiled, start = rounds[name]
+    rng = np.random.default_rng(0)
+    chosen = np.arange(1, USERS, 2)
+    ids = np.full(USERS, USERS)
+    ids[: len(chosen)] = chosen
+    shuffled = rng.permutation(ids)
+    a, info_a = compiled(KEY, start, Cohort(jnp.int32(ids), data.store))
+    b, info_b = compiled(KEY, start, Cohort(jnp.int32(shuffled), data.store))
+    close(a, b, atol=2e-6)
+    same((a.private, a.memory), (b.private, b.memory))
+    found = {int(i): k for k, i in enumerate(shuffled) if i < USERS}
+    there = np.array([found[i] for i in chosen])
+    for x, y in zip(jax.tree.leaves(info_a), jax.tree.leaves(info_b), strict=True):
+        np.testing.assert_array_equal(np.asarray(x)[: len(chosen)], np.asarray(y)[there])
+        assert not np.asarray(x)[len(chosen) :].any()
+        assert not np.asarray(y)[shuffled == USERS].any()
+
+
+def test_a_cohort_without_padding_equals_one_with_it(rounds):
+    data, _, compiled, start = rounds["compact"]
+    ids = jnp.arange(0, USERS, 3)
+    padded = jnp.concatenate([ids, jnp.full(USERS - len(ids), USERS)])
+    a, info_a = compiled(KEY, start, Cohort(ids, data.store))
+    b, info_b = compiled(KEY, start, Cohort(padded, data.store))
+    close(a, b, atol=2e-6)
+    close(info_a, jax.tree.map(lambda x: x[: len(ids)], info_b))
+
+
+@WORLDS
+def test_others_are_not_touched(rounds, name):
+    data, _, compiled, start = rounds[name]
+    ids = np.full(USERS, USERS)
+    ids[:7] = [3, 20, 5, 22, 0, 11, 8]
+    after, info = compiled(KEY, start, Cohort(jnp.int32(ids), data.store))
+    others = np.setdiff1d(np.arange(USERS), ids)
+    for old, new in zip(
+        jax.tree.leaves((start.private, start.memory)),
+        jax.tree.leaves((after.private, after.memory)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(np.asarray(old)[others], np.asarray(new)[others])
+    changed = np.asarray(after.private["user"] != start.private["user"]).any((1, 2))
+    # User 5 is in the cohort but has nothing to train on.
+    assert sorted(np.flatnonzero(changed)) == [0, 3, 8, 11, 20, 22]
+    assert np.asarray(info.weight)[2] == 0 and np.asarray(after.memory["sent"])[22] == 1
+
+
+def test_an_empty_cohort_changes_nothing(rounds):
+    data, _, compiled, start = rounds["compact"]
+    nobody = jnp.full(USERS, USERS)
+    after, info = compiled(KEY, start, Cohort(nobody, data.store))
+    same((after.shared, after.private), (start.shared, start.private))
+    assert not any(np.asarray(x).any() for x in jax.tree.leaves(info))
+
+
+@WORLDS
+def test_the_same_key_gives_the_same_bits(rounds, name):
+    data, _, compiled, start = rounds[name]
+    everyone = Cohort(jnp.arange(USERS), data.store)
+    a, b = (compiled(KEY, start, everyone) for _ in range(2))
+    same(a, b)
+    c, _ = compiled(jax.random.key(8), start, everyone)
+    assert np.abs(np.asarray(c.shared["item"].values - a[0].shared["item"].values)).max() > 1e-4
+    d, _ = compiled(KEY, a[0], everyone)
+    assert int(d.round) == 2
+
+
+def test_one_trace_for_rounds_of_the_same_shape():
+    data = named("compact")
+    strategy, traces = federated(data, fedmf(data)), []
+
+    @jax.jit
+    def counted(key, state, cohort):
+        traces.append(1)
+        return strategy.round(key, state, cohort)
+
+    state = strategy.init(KEY, data.num_clients)
+    rng = np.random.default_rng(2)
+    for _ in range(4):
+        ids = jnp.int32(rng.choice(USERS + 1, 6, replace=False))
+        state, _ = counted(KEY, state, Cohort(ids, data.store))
+    assert len(traces) == 1
+
+
+@WORLDS
+def test_bytes_up_are_those_of_the_packet(rounds, name):
+    """Recomputed on the host: what one client sends and gets, outside the vmap."""
+    data, _, compiled, start = rounds[name]
+    ids = np.full(USERS, USERS)
+    chosen = [2, 5, 13]
+    ids[:3] = chosen
+    _, info = compiled(KEY, start, Cohort(jnp.int32(ids), data.store))
+    client = clients.local_training(
+        fedmf(data), batches.pointwise(4), clients.sgd(0.5), epochs=2, batch_size=16
+    )
+    for slot, id in enumerate(chosen):
+        key = jax.random.split(client_key(0, id))[0]
+        private = jax.tree.map(lambda x, id=id: x[id], start.private)
+        _, upload = client.update(key, private, start.shared, one_client(data, id))
+        assert len(wire.to_bytes(Packet(upload.update))) == int(info.bytes_up[slot])
+        touched = int(np.asarray(upload.update["item"].live).sum())
+        down = rows.RowsUpdate(
+            np.zeros((touched, 8), np.float32),
+            np.arange(touched),
+            np.ones(touched, bool),
+            None,
+            data.num_items,
+        )
+        assert len(wire.to_bytes(Packet({"item": down}))) == int(info.bytes_down[slot])
+
+
+def client_key(round: int, id: int):
+    """The key of one client in one round, as the key streams are named."""
+    return keys.for_client(keys.stream(jax.random.fold_in(KEY, round), "clients"), jnp.int32(id))
+
+
+def one_client(data, id: int):
+    """The `ClientData` of one client, alone in its chunk."""
+    taken = data.store.take(jnp.int32([id]))
+    return replace(taken, id=taken.id[0], start=taken.start[0], length=taken.length[0])
+
+
+LEARN = pytest.mark.parametrize("kind", MODELS)
+
+
+@LEARN
+def test_every_model_learns_across_silos_and_steps(kind):
+    """Five clients of several users, three batches each a round: the loss falls."""
+    data = named("silos")
+    make, kind_of_batch = MODELS[kind]
+    strategy = federated(
+        data,
+        make(data.num_items, data.members),
+        clients.sgd(0.2 if kind == "fedmf(squared_error)" else 1.0),
+        BATCHES[kind_of_batch][0](),
+        training={"steps": 3, "batch_size": 64},
+    )
+    compiled = jax.jit(strategy.round)
+    state = strategy.init(KEY, data.num_clients)
+    losses = []
+    for _ in range(12):
+        state, info = compiled(KEY, state, Cohort(jnp.arange(data.num_clients), data.store))
+        losses.append(mean_loss(info))
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves((state.shared, state.private)))
+    assert np.mean(losses[-3:]) < np.mean(losses[:3]) - 0.003
+
+
+@pytest.mark.parametrize("optimizer", LOCAL)
+def test_every_local_optimizer_learns(optimizer):
+    data = named("whole")
+    strategy = federated(data, fedmf(data), LOCAL[optimizer](), training={"epochs": 3})
+    compiled = jax.jit(strategy.round)
+    state = strategy.init(KEY, data.num_clients)
+    losses = []
+    for _ in range(8):
+        state, info = compiled(KEY, state, Cohort(jnp.arange(USERS), data.store))
+        losses.append(mean_loss(info))
+    assert np.mean(losses[-2:]) < np.mean(losses[:2]) - 0.01
+
+
+def decayed(data) -> Model:
+    """FedMF whose loss also decays the user vector, padding or not."""
+    model = fedmf(data)
+
+    def loss(shared, private, batch, key):
+        return model.loss(shared, private, batch, key) + 0.1 * (private["user"] ** 2).sum()
+
+    return Model(model.init, loss, model.score)
+
+
+def noisy(data) -> Model:
+    """FedMF whose loss uses its key."""
+    model = fedmf(data)
+
+    def loss(shared, private, batch, key):
+        factor = 1.0 + jax.random.uniform(key)
+        return factor * model.loss(shared, private, batch, key)
+
+    return Model(model.init, loss, model.score)
+
+
+@pytest.mark.parametrize("change", [decayed, noisy], ids=lambda f: f.__name__)
+def test_padding_batches_change_nothing_whatever_the_loss(change):
+    """Short clients wait for the longest of their chunk: that must not train them."""
+    data = named("whole")
+    ids = jnp.int32([0, 2])  # 1 and 15 interactions: 1 and 5 batches of 16 an epoch
+    a, b = (
+        run(federated(data, change(data), chunk=chunk, training={"epochs": 2}), data, ids)
+        for chunk in (1, 2)
+    )
+    close(a[0].private, b[0].private)
+    close(a[0].shared, b[0].shared)
+
+
+@pytest.mark.parametrize("name", ["whole"])
+def test_servers_with_adam_leave_rows_alone_that_nobody_touched(name):
+    data = named(name)
+    strategy = federated(data, fedmf(data), server=strategies.from_optax(optax.adam(0.01)))
+    ids = jnp.int32([0, 3, 10])
+    start = strategy.init(KEY, data.num_clients)
+    after, _ = run(strategy, data, ids, state=start)
+    moved = np.abs(np.asarray(after.shared["item"].values - start.shared["item"].values)).max(1)
+    assert moved.max() > 5e-3
+    assert ((moved == 0) | (moved > 5e-3)).all(), "rows moved by rounding alone"
