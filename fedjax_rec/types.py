@@ -20,6 +20,9 @@ from typing import Any
 import jax
 
 PyTree = Any
+# An optax.GradientTransformation. It is a NamedTuple, of which a configuration file cannot name a
+# factory such as `optax.adam` unless the annotation is Any.
+Transform = Any
 
 
 @dataclass(frozen=True)

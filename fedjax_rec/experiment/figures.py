@@ -19,7 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
 from fedjax_rec.evaluate import by_activity, mean_and_interval
-from fedjax_rec.experiment.reading import FIELDS, Group, Run, group, read_run
+from fedjax_rec.experiment.reading import Group, Run, caption, group, labels, read_run
 from fedjax_rec.experiment.report import MIB, title
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -116,7 +116,7 @@ def user_distribution(run: Run) -> Figure:
     if spread:
         _histogram(axes[0], values[spread], spread)
     _quarters(axes[-1], values[hits], run.per_user.activity, hits)
-    figure.suptitle(_caption(group([run])), fontsize=12)
+    figure.suptitle(caption(group([run])), fontsize=12)
     return figure
 
 
@@ -239,7 +239,7 @@ def _legend(
     ]
     if len(groups) == 1:
         lines = []
-    figure.suptitle(_caption(groups), fontsize=12)
+    figure.suptitle(caption(groups), fontsize=12)
     longest = max(len(str(line.get_label())) for line in [*lines, *styles])
     entries = [*lines, *styles]
     columns = min(len(entries), max(1, int(figure.get_figwidth() * 12 / (longest + 6))))
@@ -248,31 +248,6 @@ def _legend(
         handles=entries, loc="outside lower center", ncols=columns, frameon=False,
         fontsize=10,
     )  # fmt: skip
-
-
-def labels(groups: Sequence[Group]) -> list[str]:
-    """The shortest name for each group that tells it from the others."""
-    joined = [each.field("name") for each in groups]
-    for key in FIELDS:
-        more = [
-            f"{text}, {each.field(key).rsplit('.', maxsplit=1)[-1]}"
-            for text, each in zip(joined, groups, strict=True)
-        ]
-        if len(set(more)) > len(set(joined)):
-            joined = more
-    return [
-        text
-        + (f" ({each.runs[0].folder.name})" if joined.count(text) > 1 else "")
-        + (f" ({len(each.runs)} seeds)" if len(each.runs) > 1 else "")
-        for text, each in zip(joined, groups, strict=True)
-    ]
-
-
-def _caption(groups: Sequence[Group]) -> str:
-    """What all groups share of data, evaluation and negatives; the name of a single group."""
-    shared = [key for key in FIELDS[:3] if len({each.field(key) for each in groups}) == 1]
-    facts = [f"{'negatives ' * (key == 'negatives')}{groups[0].field(key)}" for key in shared]
-    return ": ".join([*(labels(groups) if len(groups) == 1 else []), ", ".join(facts)])
 
 
 def _name(metric: str) -> str:

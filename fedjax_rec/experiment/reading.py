@@ -133,6 +133,31 @@ def group(runs: Iterable[Run]) -> list[Group]:
     return sorted(groups, key=lambda each: [each.field(key) for key in FIELDS])
 
 
+def labels(groups: Sequence[Group]) -> list[str]:
+    """The shortest name for each group that tells it from the others."""
+    joined = [each.field("name") for each in groups]
+    for key in FIELDS:
+        more = [
+            f"{text}, {each.field(key).rsplit('.', maxsplit=1)[-1]}"
+            for text, each in zip(joined, groups, strict=True)
+        ]
+        if len(set(more)) > len(set(joined)):
+            joined = more
+    return [
+        text
+        + (f" ({each.runs[0].folder.name})" if joined.count(text) > 1 else "")
+        + (f" ({len(each.runs)} seeds)" if len(each.runs) > 1 else "")
+        for text, each in zip(joined, groups, strict=True)
+    ]
+
+
+def caption(groups: Sequence[Group]) -> str:
+    """What all groups share of data, evaluation and negatives; the name of a single group."""
+    shared = [key for key in FIELDS[:3] if len({each.field(key) for each in groups}) == 1]
+    facts = [f"{'negatives ' * (key == 'negatives')}{groups[0].field(key)}" for key in shared]
+    return ": ".join([*(labels(groups) if len(groups) == 1 else []), ", ".join(facts)])
+
+
 def number(value: Any) -> float:
     """The value as a float, NaN for None (JSON's null, or a metric that was not measured)."""
     return float("nan") if value is None else float(value)

@@ -2,6 +2,7 @@
 
 from .checkpoint import Checkpoints
 from .cohorts import Cohorts, available, dropout, fixed, full, poisson, uniform
+from .device import configure
 from .loop import Diverged, Progress, simulate
 from .measure import Measure, aggregated, personal
 
@@ -13,6 +14,7 @@ __all__ = [
     "Progress",
     "aggregated",
     "available",
+    "configure",
     "dropout",
     "fixed",
     "full",

@@ -16,11 +16,9 @@ import orbax.checkpoint as ocp
 from ..types import State
 
 
-def _named(state: State) -> dict[str, np.ndarray]:
-    return {
-        jax.tree_util.keystr(path): np.asarray(x)
-        for path, x in jax.tree_util.tree_leaves_with_path(state)
-    }
+def _named(state: State) -> dict:
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    return {jax.tree_util.keystr(path): x for path, x in leaves}
 
 
 class Checkpoints:
@@ -45,14 +43,14 @@ class Checkpoints:
         self.manager.save(
             round,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(_named(state)),
+                state=ocp.args.StandardSave(jax.device_get(_named(state))),
                 extras=ocp.args.StandardSave(dict(extras or {})),
                 about=ocp.args.JsonSave({"fingerprint": self.fingerprint}),
             ),
         )
 
     def restore(self, like: State) -> tuple[int, State, dict[str, np.ndarray]]:
-        """(round, state, extras) of the latest checkpoint, structured as `like`.
+        """(round, state, extras) of the latest checkpoint, structured as `like` (shapes suffice).
 
         Raises ValueError where it was made by another configuration.
         """

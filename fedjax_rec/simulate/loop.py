@@ -33,7 +33,7 @@ class Progress:
 
     round: how many rounds are done. state: after it. metrics: what goes to `metrics.jsonl`: means
     over users (plain names are the test part, others are prefixed, `validation_hr@10`), `loss`,
-    `clients` and bytes since the last measured round. values: part -> float32[U, M] per user.
+    `clients` in a round, and bytes since the last measured round. values: part -> float32[U, M] per user.
     state is donated to the next round: copy what you want to keep.
     """
 
@@ -112,7 +112,7 @@ def simulate(
                 "round": done,
                 "seconds": seconds,
                 "loss": float(seen["loss"][i][-1]),
-                "clients": int(seen["clients"][i].sum()),
+                "clients": round(float(seen["clients"][i].mean())),
                 "bytes_up": int(up[i].sum(dtype=np.int64)),
                 "bytes_down": int(down[i].sum(dtype=np.int64)),
             }

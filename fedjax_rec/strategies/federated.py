@@ -17,7 +17,6 @@ from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from .. import keys, rows, trees, wire
 from ..aggregate import mean
@@ -33,6 +32,7 @@ from ..types import (
     Server,
     State,
     Strategy,
+    Transform,
     Upload,
 )
 from .memory import clients_that_fit, refuse_too_large
@@ -44,7 +44,7 @@ def federated(
     init_shared,
     uplink: Compressor | None = None,
     aggregator: Aggregator | None = None,
-    server: Server | optax.GradientTransformation | None = None,
+    server: Server | Transform | None = None,
     clients_per_chunk: int | None = None,
 ) -> Strategy:
     """A strategy of its parts.

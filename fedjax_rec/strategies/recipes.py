@@ -15,13 +15,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import jax
-import optax
 
 from .. import rows
 from ..aggregate import mean, per_row, uniform
 from ..clients import Local, groups, local_training, sgd
 from ..data import Batches
-from ..types import Aggregator, Compressor, Model, Server, Strategy
+from ..types import Aggregator, Compressor, Model, Server, Strategy, Transform
 from .federated import federated
 
 
@@ -30,13 +29,13 @@ def fedavg(
     examples: Batches,
     probe=None,
     *,
-    optimizer: Local | optax.GradientTransformation | Sequence[Local] | None = None,
+    optimizer: Local | Sequence[Local] | Transform | None = None,
     epochs: int = 1,
     steps: int | None = None,
     batch_size: int = 256,
     uplink: Compressor | None = None,
     aggregator: Aggregator | None = None,
-    server: Server | optax.GradientTransformation | None = None,
+    server: Server | Transform | None = None,
     clients_per_chunk: int | None = None,
 ) -> Strategy:
     """x <- x + eta sum_k n_k (x_k - x) / sum_k n_k, with x_k after local training from x.

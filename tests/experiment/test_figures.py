@@ -8,7 +8,7 @@ from test_report import fake_run
 
 from fedjax_rec.evaluate import by_activity
 from fedjax_rec.experiment import figures
-from fedjax_rec.experiment.reading import PerUser, find_runs, group, read_run
+from fedjax_rec.experiment.reading import PerUser, find_runs, group, labels, read_run
 
 
 @pytest.fixture(scope="module")
@@ -90,12 +90,12 @@ def test_seeds_share_a_line_and_a_band(several):
 
 
 def test_labels_tell_groups_apart(several):
-    assert figures.labels(group(several)) == [
+    assert labels(group(several)) == [
         "fedmf, paper",
         "pfedrec_ml100k, paper (3 seeds)",
         "pfedrec_ml100k, train",
     ]
-    assert figures.labels(group(several[:3])) == ["pfedrec_ml100k (3 seeds)"]
+    assert labels(group(several[:3])) == ["pfedrec_ml100k (3 seeds)"]
 
 
 def test_nothing_overlaps(several):
@@ -108,7 +108,7 @@ def test_many_configurations_stay_apart(tmp_path):
     for rounds in range(20, 65, 5):
         fake_run(tmp_path / f"width{rounds}", rounds=rounds, name="a_rather_long_name_of_a_run")
     runs = find_runs([tmp_path])
-    assert len(set(figures.labels(group(runs)))) == 9
+    assert len(set(labels(group(runs)))) == 9
     assert overlapping(figures.learning_curve(runs)) == []
     figure = figures.quality_against_bytes(runs)
     assert overlapping(figure) == []

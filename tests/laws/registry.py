@@ -78,7 +78,7 @@ LOCAL = {
 
 # name -> (model of (num_items, members), name in BATCHES that it trains on).
 MODELS = {
-    "fedmf(bce)": (lambda n, m: models.fedmf(n, m, width=8), "pointwise(4)"),
+    "fedmf(bce)": (lambda n, m: models.fedmf(n, m, width=8, scale=0.3), "pointwise(4)"),
     "fedmf(bpr)": (
         lambda n, m: models.fedmf(n, m, width=8, objective=models.bpr()),
         "pairwise(2)",

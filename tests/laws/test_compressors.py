@@ -43,7 +43,7 @@ def update(layout: str, touched=7, seed=0):
 
 def flat(tree) -> list[np.ndarray]:
     """Leaves, rows as whole tables, so that layouts can be compared."""
-    is_rows = lambda x: isinstance(x, RowsUpdate)  # noqa: E731
+    is_rows = lambda x: isinstance(x, RowsUpdate)
     leaves = jax.tree.leaves(tree, is_leaf=is_rows)
     return [np.asarray(to_dense(x) if is_rows(x) else x) for x in leaves]
 
@@ -140,7 +140,7 @@ def test_one_trace_a_shape(name):
     @jax.jit
     def whole(key, x):
         traces.append(1)
-        memory, packet = compressor.encode(key, compressor.init(x), x)
+        _, packet = compressor.encode(key, compressor.init(x), x)
         return compressor.decode(packet, x)
 
     for seed in range(3):

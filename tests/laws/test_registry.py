@@ -32,9 +32,9 @@ def factories(room, kind) -> set[str]:
     found = set()
     for name in names:
         value = getattr(room, name)
-        if inspect.isfunction(value) and not name.startswith("_"):
-            if typing.get_type_hints(value).get("return") is kind:
-                found.add(name)
+        public = inspect.isfunction(value) and not name.startswith("_")
+        if public and typing.get_type_hints(value).get("return") is kind:
+            found.add(name)
     return found
 
 

@@ -7,12 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from registry import AGGREGATORS, BATCHES, LOCAL, MODELS
-from worlds import KEY, USERS, close, federated, mean_loss, named, run, same
+from registry import AGGREGATORS, BATCHES, COMPRESSORS, LOCAL, MODELS
+from worlds import KEY, USERS, close, compiled, federated, mean_loss, named, run, same
 
 from fedjax_rec import clients, keys, models, rows, strategies, wire
 from fedjax_rec.data import batches
-from fedjax_rec.types import Cohort, Compressor, Model, Packet
+from fedjax_rec.rows import Table
+from fedjax_rec.trees import Frozen
+from fedjax_rec.types import Client, Cohort, Compressor, Model, Packet, Upload
 
 WORLDS = pytest.mark.parametrize("name", ["whole", "compact"])
 
@@ -37,51 +39,108 @@ def counting() -> Compressor:
 
 @pytest.fixture(scope="module")
 def rounds():
-    """One strategy a world, chunks of 4, two epochs, with memory; and two rounds of all clients."""
+    """Of each world: its data, a compiled round (chunks of 4, two epochs, memory), the start."""
     made = {}
     for name in ("whole", "compact"):
         data = named(name)
         strategy = federated(data, fedmf(data), training={"epochs": 2}, uplink=counting())
-        compiled = jax.jit(strategy.round)
         start = strategy.init(KEY, data.num_clients)
-        made[name] = data, strategy, compiled, start
+        made[name] = data, compiled(strategy.round), start
     return made
 
 
-@WORLDS
-@pytest.mark.parametrize("chunk", [1, USERS])
+@pytest.mark.parametrize(("name", "chunk"), [("compact", 1), ("compact", USERS), ("whole", USERS)])
 def test_chunks_change_nothing(rounds, name, chunk):
-    data, _, compiled, start = rounds[name]
+    data, step, start = rounds[name]
     other = federated(data, fedmf(data), chunk=chunk, training={"epochs": 2}, uplink=counting())
     everyone = Cohort(jnp.arange(USERS), data.store)
-    a, info_a = compiled(KEY, start, everyone)
-    b, info_b = jax.jit(other.round)(KEY, start, everyone)
+    a, info_a = step(KEY, start, everyone)
+    b, info_b = compiled(other.round)(KEY, start, everyone)
     close((a, info_a), (b, info_b), atol=2e-6)
     same((info_a.bytes_up, info_a.bytes_down), (info_b.bytes_up, info_b.bytes_down))
 
 
+def drawing(layout: str) -> tuple[Client, dict]:
+    """A client that sends random numbers, and the server's model: rounds that compile fast."""
+    items, slots = 30, 6
+    shared = {
+        "item": Table(jnp.ones((items, 3))),
+        "bias": jnp.zeros(2),
+        "base": Frozen(jnp.ones(4)),
+    }
+
+    def update(key, private, shared, data):
+        if layout == "ids":
+            local = rows.localize(shared["item"], jax.random.randint(key, (slots,), 0, items + 3))
+        else:
+            ids = jax.random.randint(key, (slots,), 0, items - 2)
+            local = rows.mark(rows.whole(shared["item"]), ids, jnp.ones(slots))
+        noise = jax.random.normal(key, local.values.shape) * local.live[:, None]
+        item = rows.update_of(replace(local, values=local.values + noise), shared["item"])
+        change = {"item": item, "bias": jax.random.normal(key, (2,)), "base": Frozen(None)}
+        return private, Upload(change, data.length.astype(jnp.float32), {})
+
+    return Client(lambda key, client: {}, update), shared
+
+
 @pytest.mark.parametrize("aggregator", AGGREGATORS)
-def test_chunks_change_nothing_for_any_aggregator(aggregator):
+@pytest.mark.parametrize("layout", ["whole", "ids"])
+def test_chunks_change_nothing_for_any_aggregator(aggregator, layout):
+    """With frozen leaves in the model, and one client that has nothing."""
     data = named("compact")
-    model = MODELS["from_nnx(every role)"][0](data.num_items, data.members)
+    client, shared = drawing(layout)
     a, b = (
-        run(federated(data, model, chunk=chunk, aggregator=AGGREGATORS[aggregator]()), data)
+        run(
+            strategies.federated(
+                client,
+                lambda key: shared,
+                aggregator=AGGREGATORS[aggregator](),
+                clients_per_chunk=chunk,
+            ),
+            data,
+        )
         for chunk in (5, USERS)
     )
     close(a, b, atol=2e-6)
+    same(a[0].shared["base"], shared["base"])
+
+
+@pytest.mark.parametrize("compressor", COMPRESSORS)
+@pytest.mark.parametrize("layout", ["whole", "ids"])
+def test_chunks_and_padding_change_nothing_for_any_compressor(compressor, layout):
+    data = named("compact")
+    client, shared = drawing(layout)
+    ids = jnp.arange(0, USERS, 2)
+    padded = jnp.concatenate([jnp.full(3, USERS), ids[::-1]])
+    (a, info_a), (b, info_b) = (
+        run(
+            strategies.federated(
+                client,
+                lambda key: shared,
+                uplink=COMPRESSORS[compressor][0](),
+                clients_per_chunk=chunk,
+            ),
+            data,
+            cohort,
+        )
+        for chunk, cohort in ((1, ids), (5, padded))
+    )
+    close(a, b, atol=2e-6)
+    same(info_a.bytes_up, info_b.bytes_up[3:][::-1])
+    assert not np.asarray(info_b.bytes_up[:3]).any()
 
 
 @WORLDS
 def test_order_and_padding_change_nothing(rounds, name):
     """Half of the clients, first in order with padding behind, then shuffled among padding."""
-    data, _, compiled, start = rounds[name]
+    data, step, start = rounds[name]
     rng = np.random.default_rng(0)
     chosen = np.arange(1, USERS, 2)
     ids = np.full(USERS, USERS)
     ids[: len(chosen)] = chosen
     shuffled = rng.permutation(ids)
-    a, info_a = compiled(KEY, start, Cohort(jnp.int32(ids), data.store))
-    b, info_b = compiled(KEY, start, Cohort(jnp.int32(shuffled), data.store))
+    a, info_a = step(KEY, start, Cohort(jnp.int32(ids), data.store))
+    b, info_b = step(KEY, start, Cohort(jnp.int32(shuffled), data.store))
     close(a, b, atol=2e-6)
     same((a.private, a.memory), (b.private, b.memory))
     found = {int(i): k for k, i in enumerate(shuffled) if i < USERS}
@@ -93,21 +152,21 @@ def test_order_and_padding_change_nothing(rounds, name):
 
 
 def test_a_cohort_without_padding_equals_one_with_it(rounds):
-    data, _, compiled, start = rounds["compact"]
+    data, step, start = rounds["compact"]
     ids = jnp.arange(0, USERS, 3)
     padded = jnp.concatenate([ids, jnp.full(USERS - len(ids), USERS)])
-    a, info_a = compiled(KEY, start, Cohort(ids, data.store))
-    b, info_b = compiled(KEY, start, Cohort(padded, data.store))
+    a, info_a = step(KEY, start, Cohort(ids, data.store))
+    b, info_b = step(KEY, start, Cohort(padded, data.store))
     close(a, b, atol=2e-6)
     close(info_a, jax.tree.map(lambda x: x[: len(ids)], info_b))
 
 
 @WORLDS
 def test_others_are_not_touched(rounds, name):
-    data, _, compiled, start = rounds[name]
+    data, step, start = rounds[name]
     ids = np.full(USERS, USERS)
     ids[:7] = [3, 20, 5, 22, 0, 11, 8]
-    after, info = compiled(KEY, start, Cohort(jnp.int32(ids), data.store))
+    after, info = step(KEY, start, Cohort(jnp.int32(ids), data.store))
     others = np.setdiff1d(np.arange(USERS), ids)
     for old, new in zip(
         jax.tree.leaves((start.private, start.memory)),
@@ -122,22 +181,22 @@ def test_others_are_not_touched(rounds, name):
 
 
 def test_an_empty_cohort_changes_nothing(rounds):
-    data, _, compiled, start = rounds["compact"]
+    data, step, start = rounds["compact"]
     nobody = jnp.full(USERS, USERS)
-    after, info = compiled(KEY, start, Cohort(nobody, data.store))
+    after, info = step(KEY, start, Cohort(nobody, data.store))
     same((after.shared, after.private), (start.shared, start.private))
     assert not any(np.asarray(x).any() for x in jax.tree.leaves(info))
 
 
 @WORLDS
 def test_the_same_key_gives_the_same_bits(rounds, name):
-    data, _, compiled, start = rounds[name]
+    data, step, start = rounds[name]
     everyone = Cohort(jnp.arange(USERS), data.store)
-    a, b = (compiled(KEY, start, everyone) for _ in range(2))
+    a, b = (step(KEY, start, everyone) for _ in range(2))
     same(a, b)
     c, _ = compiled(jax.random.key(8), start, everyone)
     assert np.abs(np.asarray(c.shared["item"].values - a[0].shared["item"].values)).max() > 1e-4
-    d, _ = compiled(KEY, a[0], everyone)
+    d, _ = step(KEY, a[0], everyone)
     assert int(d.round) == 2
 
 
@@ -161,11 +220,11 @@ def test_one_trace_for_rounds_of_the_same_shape():
 @WORLDS
 def test_bytes_up_are_those_of_the_packet(rounds, name):
     """Recomputed on the host: what one client sends and gets, outside the vmap."""
-    data, _, compiled, start = rounds[name]
+    data, step, start = rounds[name]
     ids = np.full(USERS, USERS)
     chosen = [2, 5, 13]
     ids[:3] = chosen
-    _, info = compiled(KEY, start, Cohort(jnp.int32(ids), data.store))
+    _, info = step(KEY, start, Cohort(jnp.int32(ids), data.store))
     client = clients.local_training(
         fedmf(data), batches.pointwise(4), clients.sgd(0.5), epochs=2, batch_size=16
     )
@@ -211,11 +270,11 @@ def test_every_model_learns_across_silos_and_steps(kind):
         BATCHES[kind_of_batch][0](),
         training={"steps": 3, "batch_size": 64},
     )
-    compiled = jax.jit(strategy.round)
+    step = compiled(strategy.round)
     state = strategy.init(KEY, data.num_clients)
     losses = []
-    for _ in range(12):
-        state, info = compiled(KEY, state, Cohort(jnp.arange(data.num_clients), data.store))
+    for _ in range(20):
+        state, info = step(KEY, state, Cohort(jnp.arange(data.num_clients), data.store))
         losses.append(mean_loss(info))
     assert all(np.isfinite(x).all() for x in jax.tree.leaves((state.shared, state.private)))
     assert np.mean(losses[-3:]) < np.mean(losses[:3]) - 0.003
@@ -225,11 +284,11 @@ def test_every_model_learns_across_silos_and_steps(kind):
 def test_every_local_optimizer_learns(optimizer):
     data = named("whole")
     strategy = federated(data, fedmf(data), LOCAL[optimizer](), training={"epochs": 3})
-    compiled = jax.jit(strategy.round)
+    step = compiled(strategy.round)
     state = strategy.init(KEY, data.num_clients)
     losses = []
     for _ in range(8):
-        state, info = compiled(KEY, state, Cohort(jnp.arange(USERS), data.store))
+        state, info = step(KEY, state, Cohort(jnp.arange(USERS), data.store))
         losses.append(mean_loss(info))
     assert np.mean(losses[-2:]) < np.mean(losses[:2]) - 0.01
 

@@ -76,10 +76,15 @@ def run(strategy: Strategy, data: Dataset, ids=None, rounds=1, state: State | No
     if state is None:
         state = strategy.init(key, data.num_clients)
     ids = jnp.arange(data.num_clients) if ids is None else jnp.asarray(ids, jnp.int32)
-    compiled = jax.jit(strategy.round)
+    step = compiled(strategy.round)
     for _ in range(rounds):
-        state, info = compiled(key, state, Cohort(ids, data.store))
+        state, info = step(key, state, Cohort(ids, data.store))
     return state, info
+
+
+def compiled(f):
+    """`f` compiled without costly optimisations: these tests compile for longer than they run."""
+    return jax.jit(f, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def mean_loss(info) -> float:

@@ -1,0 +1,115 @@
+"""A run folder: `config.yaml`, `metrics.jsonl`, `summary.json`, `per_user.npz`, `figures/`,
+`checkpoints/`.
+
+Files are replaced whole (written beside, then renamed). `metrics.jsonl` grows by whole lines, each
+forced to disk; what a kill left half-written is cut off on resuming.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+# Keys that do not change what a run computes: a run may be resumed with others.
+FREE = ("rounds", "checkpoint_every", "name", "threads")
+
+
+def fingerprint(plain: dict[str, Any]) -> str:
+    """Twelve digits that tell configurations apart which give different numbers."""
+    kept = {k: v for k, v in plain.items() if k not in FREE}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
+
+
+class RunFolder:
+    """The folder of one run, opened for a configuration.
+
+    Raises ValueError where the folder holds another configuration's run, or something else.
+    """
+
+    def __init__(self, path: Path | str, plain: dict[str, Any], overwrite: bool = False):
+        self.path = Path(path)
+        self.fingerprint = fingerprint(plain)
+        if overwrite and (self.path / "config.yaml").exists():
+            for name in ("checkpoints", "figures"):
+                shutil.rmtree(self.path / name, ignore_errors=True)
+            for name in ("config.yaml", "metrics.jsonl", "summary.json", "per_user.npz"):
+                (self.path / name).unlink(missing_ok=True)
+        existing = self._existing()
+        if existing is not None and fingerprint(existing) != self.fingerprint:
+            different = sorted(_differences(existing, plain))
+            raise ValueError(
+                f"--out {self.path}: holds a run of another configuration (different: "
+                f"{', '.join(different)}); use another folder, or --overwrite true."
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._write("config.yaml", yaml.safe_dump(plain, sort_keys=False).encode())
+
+    def _existing(self) -> dict | None:
+        file = self.path / "config.yaml"
+        if file.is_file():
+            return yaml.safe_load(file.read_text())
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise ValueError(
+                f"--out {self.path}: exists and is no run folder; use another folder or empty it."
+            )
+        return None
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def finished(self) -> bool:
+        return (self.path / "summary.json").is_file()
+
+    def records(self, until: int) -> list[dict]:
+        """The records of the first `until` rounds; later and half-written lines are cut off."""
+        file = self.path / "metrics.jsonl"
+        kept = []
+        if file.is_file():
+            for line in file.read_text().splitlines():
+                try:
+                    record = json.loads(line)
+                except json.JSONDecodeError:
+                    break
+                if record["round"] <= until:
+                    kept.append(record)
+        self._write("metrics.jsonl", "".join(json.dumps(r) + "\n" for r in kept).encode())
+        return kept
+
+    def append(self, record: dict) -> None:
+        with open(self.path / "metrics.jsonl", "a") as file:
+            file.write(json.dumps(record) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def write_summary(self, summary: dict) -> None:
+        self._write("summary.json", (json.dumps(summary, indent=2) + "\n").encode())
+
+    def write_per_user(self, **arrays: np.ndarray) -> None:
+        beside = self.path / ".per_user.npz"
+        with open(beside, "wb") as file:
+            np.savez_compressed(file, **arrays)
+        os.replace(beside, self.path / "per_user.npz")
+
+    def _write(self, name: str, data: bytes) -> None:
+        beside = self.path / f".{name}"
+        beside.write_bytes(data)
+        os.replace(beside, self.path / name)
+
+
+def _differences(a: Any, b: Any, path: str = "") -> set[str]:
+    if isinstance(a, dict) and isinstance(b, dict):
+        out = set()
+        for key in a.keys() | b.keys():
+            if path or key not in FREE:
+                out |= _differences(a.get(key), b.get(key), f"{path}.{key}" if path else key)
+        return out
+    return set() if a == b else {path}

@@ -1,0 +1,152 @@
+"""The command line `fedjax-rec`.
+
+    fedjax-rec run CONFIG [--key value ...] --out DIR     one experiment
+    fedjax-rec bench [NAME ...] [--json FILE]             speed and memory on this machine
+    fedjax-rec data get NAME | list                       fetch, check and describe a data set
+    fedjax-rec report DIR [DIR ...]                       tables and figures from finished runs
+
+Bad input ends with one line on standard error and exit status 2; `--debug` shows the traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command in `arguments` (default `sys.argv`); returns the exit status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    words = [w for w in words if w != "--debug"]
+    commands = {"run": _run, "bench": _bench, "data": _data, "report": _report}
+    if not words or words[0] in ("-h", "--help"):
+        print(__doc__.strip())
+        return 0 if words else 2
+    if words[0] == "--version":
+        from .. import __version__
+
+        print(f"fedjax-rec {__version__}")
+        return 0
+    if words[0] not in commands:
+        from ..check import nearest
+
+        print(
+            f"fedjax-rec: {words[0]} is no command{nearest(words[0], commands)}; "
+            f"use {', '.join(commands)}.",
+            file=sys.stderr,
+        )
+        return 2
+    try:
+        return commands[words[0]](words[1:])
+    except KeyboardInterrupt:
+        print("fedjax-rec: stopped; the last checkpoint is kept.", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if debug:
+            raise
+        return _explain(error)
+
+
+def _explain(error: Exception) -> int:
+    """One line on standard error; 130 for a stop, 1 for what went wrong in a run, else 2."""
+    from ..simulate import Diverged
+    from .run import Stopped
+
+    line = " ".join(str(error).split()) or type(error).__name__
+    known = (ValueError, TypeError, OSError, MemoryError, Stopped, Diverged)
+    if isinstance(error, OSError) and error.errno == 28:
+        line = f"{error.filename or 'the disk'}: no space left; free some and run again to go on."
+    if not isinstance(error, known):
+        line = f"{type(error).__name__}: {line} (--debug shows where)"
+    print(f"fedjax-rec: {line}", file=sys.stderr)
+    if isinstance(error, Stopped):
+        return 130
+    return 1 if isinstance(error, Diverged) or not isinstance(error, known) else 2
+
+
+def _parser(name: str, about: str) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(
+        prog=f"fedjax-rec {name}", description=about, epilog="--debug shows tracebacks."
+    )
+
+
+def _run(words: Sequence[str]) -> int:
+    parser = _parser("run", "One experiment. --key value overrides any key of the configuration.")
+    parser.add_argument("config", help="a YAML file, e.g. configs/quickstart.yaml")
+    parser.add_argument("--out", help="run folder; default runs/<name of the configuration>")
+    parser.add_argument("--overwrite", default="false", choices=("true", "false"))
+    parser.add_argument("--quiet", action="store_true", help="no progress bar and no table")
+    known, overrides = parser.parse_known_args(words)
+
+    from pathlib import Path
+
+    from ..simulate import configure
+    from . import config as configuration
+    from .report import read_run, table
+    from .run import run
+
+    config = configuration.read(known.config, overrides)
+    configure(config.threads)
+    out = Path(known.out or Path("runs") / config.name)
+    run(config, out, known.overwrite == "true", not known.quiet)
+    if not known.quiet:
+        from rich.console import Console
+
+        Console().print(table([read_run(out)]))
+        print(f"{out}: config.yaml, metrics.jsonl, summary.json, figures/")
+    return 0
+
+
+def _bench(words: Sequence[str]) -> int:
+    return importlib.import_module("fedjax_rec.bench.main").main(words)
+
+
+def _data(words: Sequence[str]) -> int:
+    parser = _parser("data", "The data sets: which there are, and fetching one.")
+    parser.add_argument("action", choices=("list", "get"))
+    parser.add_argument("name", nargs="?", help="for get: a name of the list, or a folder")
+    known = parser.parse_args(words)
+
+    from rich.console import Console
+
+    from .datasets import catalogue, described
+
+    if known.action == "list":
+        Console().print(catalogue())
+        return 0
+    if not known.name:
+        raise ValueError("data get needs a name; see `fedjax-rec data list`.")
+    Console().print(described(known.name))
+    return 0
+
+
+def _report(words: Sequence[str]) -> int:
+    parser = _parser("report", "Tables and figures from finished runs.")
+    parser.add_argument("folders", nargs="+", help="run folders, or folders that hold some")
+    parser.add_argument("--out", default="runs/report", help="folder for report.md and figures")
+    parser.add_argument("--results", help="write docs/results.md-like page FILE instead")
+    parser.add_argument("--targets", help="YAML with goals, for --results")
+    known = parser.parse_args(words)
+
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from .report import find_runs, results, table, write_report
+
+    if known.results:
+        targets = Path(known.targets) if known.targets else None
+        written = results(known.folders, targets, Path(known.results))
+    else:
+        Console().print(table(find_runs(known.folders)))
+        written = write_report(known.folders, Path(known.out))
+    for path in written:
+        print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,51 @@
+"""The live progress of a run: round, loss, the chosen metric, bytes up, rounds a second."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.filesize import decimal
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from .config import Config
+
+
+class Bar:
+    """A context manager; `update(record)` after each measured round. Quiet where not `show`."""
+
+    def __init__(self, config: Config, records: list[dict], chooser: str, show: bool):
+        self.metric = chooser.removeprefix("validation_")
+        self.records, self.rounds = records, config.rounds
+        self.sent = sum(r["bytes_up"] for r in records)
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[text]}"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            disable=not show,
+        )
+        begun = records[-1]["round"] if records else 0
+        self.task = self.progress.add_task(
+            config.name, total=config.rounds, completed=begun, text="compiling"
+        )
+
+    def __enter__(self) -> Bar:
+        self.progress.__enter__()
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.progress.__exit__(*error)
+
+    def update(self, record: dict) -> None:
+        self.sent += record["bytes_up"]
+        # The pace of the last rounds, so that compilation does not count for long.
+        recent = self.records[-10:]
+        rounds = recent[-1]["round"] - recent[0]["round"]
+        seconds = recent[-1]["seconds"] - recent[0]["seconds"]
+        pace = f"{rounds / seconds:.1f} rounds/s" if rounds and seconds > 0 else ""
+        text = (
+            f"loss {record['loss']:.4f}  {self.metric} {record[self.metric]:.4f}  "
+            f"up {decimal(self.sent)}  {pace}"
+        )
+        self.progress.update(self.task, completed=record["round"], text=text)

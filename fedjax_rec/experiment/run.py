@@ -1,0 +1,229 @@
+"""One experiment: from a configuration to a finished run folder, resumable at any moment.
+
+The metrics of round r depend on the configuration and r alone, so a run that was stopped and goes on
+writes the same records as one that was not (but for `seconds`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from .. import __version__, data, evaluate, simulate
+from . import figures
+from .config import Config, ConfigError, part
+from .folder import RunFolder
+from .progress import Bar
+
+
+class Stopped(Exception):
+    """The user interrupted the run; its state is saved."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """Everything that a configuration names, made for its data."""
+
+    interactions: data.Interactions
+    dataset: data.Dataset
+    strategy: object
+    measure: simulate.Measure
+
+
+def prepare(config: Config) -> Experiment:
+    """Reads the data and builds model, strategy and measure. Raises ValueError in one line."""
+    wanted = config.data
+    found = wanted.source
+    if isinstance(found, str):
+        found = data.load(found)
+    elif not isinstance(found, data.Interactions):
+        found = part(found, "data.source")
+    if wanted.implicit:
+        found = data.implicit(found, wanted.above)
+    if wanted.core:
+        found = data.k_core(found, wanted.core, wanted.core)
+    split = part(wanted.split, "data.split")(found)
+    clients = part(wanted.clients, "data.clients")(split)
+    dataset = data.pack(
+        split, clients, wanted.negatives, wanted.evaluation_negatives, seed=config.seed
+    )
+    parts = {"validation": dataset.validation, "test": dataset.test}
+    parts = {name: cases for name, cases in parts.items() if cases is not None}
+    if "test" not in parts:
+        raise ConfigError("data.split leaves nothing to test on; use a split with a test part.")
+    protocol = _protocol(config, dataset)
+    model = config.make_model(num_items=dataset.num_items, members=dataset.members)
+    if config.evaluation.of == "personal":
+        probe = evaluate.probe_clients(protocol, parts)
+        measure = simulate.personal(protocol, parts)
+    else:
+        probe = None
+        measure = simulate.aggregated(model, protocol, parts, config.evaluation.users_per_chunk)
+    strategy = config.make_strategy(model, config.examples, probe)
+    config.cohorts.size(dataset.num_clients)
+    return Experiment(found, dataset, strategy, measure)
+
+
+def _protocol(config: Config, dataset: data.Dataset) -> evaluate.Protocol:
+    wanted = config.evaluation
+    if wanted.candidates == "ratings":
+        return evaluate.rating_error()
+    metrics = evaluate.metrics(wanted.metrics)
+    if wanted.candidates == "full":
+        return evaluate.full_catalogue(metrics, dataset.num_items)
+    return evaluate.sampled(metrics)
+
+
+def run(config: Config, out: Path | str, overwrite: bool = False, show: bool = True) -> dict:
+    """Runs `config` in the folder `out`, or goes on with what is there; returns the summary.
+
+    Raises Stopped after Ctrl-C, with the state saved.
+    """
+    folder = RunFolder(out, config.plain, overwrite)
+    experiment = prepare(config)
+    strategy, store = experiment.strategy, experiment.dataset.store
+    protocol = experiment.measure.protocol
+    key = jax.random.key(config.seed)
+    checkpoints = simulate.Checkpoints(folder.checkpoints, folder.fingerprint)
+    state, best = None, {}
+    if checkpoints.latest() is not None:
+        like = jax.eval_shape(lambda: strategy.init(key, store.num_clients))
+        done, state, best = checkpoints.restore(like)
+        records = folder.records(done)
+    else:
+        records = folder.records(0)
+    chooser = ("validation_" if experiment.dataset.validation is not None else "") + (
+        protocol.summary_names[0]
+    )
+    rounds = simulate.simulate(
+        strategy, store, config.rounds, key, config.cohorts, experiment.measure,
+        config.evaluation.every, state=state,
+    )  # fmt: skip
+    elapsed = records[-1]["seconds"] if records else 0.0
+    with _interruptible() as interrupted, Bar(config, records, chooser, show) as bar:
+        for progress in rounds:
+            elapsed += progress.metrics["seconds"]
+            record = {**progress.metrics, "seconds": elapsed}
+            if not records or _better(record, _best(records, chooser, protocol), chooser, protocol):
+                best = {"values": progress.values["test"]}
+            records.append(record)
+            folder.append(record)
+            bar.update(record)
+            last = progress.round >= config.rounds
+            if last or interrupted or _due(records, config.checkpoint_every):
+                checkpoints.save(progress.round, progress.state, best)
+            if interrupted and not last:
+                checkpoints.close()
+                raise Stopped(
+                    f"stopped after round {progress.round}; the same command goes on from there."
+                )
+    checkpoints.close()
+    if not records:
+        raise ConfigError(f"rounds={config.rounds} runs nothing; use rounds >= 1.")
+    summary = _summary(config, experiment, records, best["values"], chooser)
+    folder.write_per_user(
+        values=best["values"],
+        metrics=np.array(protocol.names),
+        activity=experiment.dataset.activity[np.asarray(experiment.dataset.test.clients)],
+        users=np.asarray(experiment.dataset.test.users),
+    )
+    folder.write_summary(summary)
+    figures.draw_all(folder.path)
+    return summary
+
+
+@contextmanager
+def _interruptible() -> Iterator[list]:
+    """A list that Ctrl-C fills, so that the round under way ends first; twice stops at once."""
+    seen: list = []
+
+    def note(number, frame):
+        if seen:
+            raise KeyboardInterrupt
+        seen.append(number)
+
+    try:
+        before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # Not the main thread: leave signals to who owns them.
+        before = {}
+    try:
+        yield seen
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _due(records: list[dict], every: int) -> bool:
+    before = records[-2]["round"] if len(records) > 1 else 0
+    return bool(every) and records[-1]["round"] // every > before // every
+
+
+def _better(a: dict, b: dict, chooser: str, protocol) -> bool:
+    return a[chooser] > b[chooser] if protocol.larger_is_better else a[chooser] < b[chooser]
+
+
+def _best(records: list[dict], chooser: str, protocol) -> dict:
+    """The first of the best records."""
+    choose = max if protocol.larger_is_better else min
+    return choose(records, key=lambda r: r[chooser])
+
+
+def _summary(config: Config, experiment: Experiment, records, values, chooser: str) -> dict:
+    protocol, dataset = experiment.measure.protocol, experiment.dataset
+    negatives = config.data.evaluation_negatives
+    label = f"sampled-{negatives}" if config.evaluation.candidates == "sampled" else protocol.label
+    distribution = {}
+    for i, name in enumerate(protocol.names):
+        distribution[name] = {
+            **evaluate.mean_and_interval(values[:, i]),
+            **evaluate.quantiles(values[:, i]),
+            "worst_decile": evaluate.worst_share(values[:, i], 0.1),
+        }
+    return {
+        "name": config.name,
+        "seed": config.seed,
+        "final": records[-1],
+        "best": _best(records, chooser, protocol),
+        "selected_by": chooser,
+        "totals": {
+            "rounds": records[-1]["round"],
+            "seconds": records[-1]["seconds"],
+            "bytes_up": sum(r["bytes_up"] for r in records),
+            "bytes_down": sum(r["bytes_down"] for r in records),
+        },
+        "data": {**data.describe(experiment.interactions), "clients": dataset.num_clients},
+        "negatives": config.data.negatives,
+        "evaluation": label + (", own model" if config.evaluation.of == "personal" else ""),
+        "model": config.plain["model"]["class_path"],
+        "strategy": config.plain["strategy"]["class_path"],
+        "versions": {
+            "fedjax_rec": __version__,
+            "jax": jax.__version__,
+            "python": platform.python_version(),
+            "commit": _commit(),
+        },
+        "device": f"{jax.devices()[0].platform}: {jax.devices()[0].device_kind}",
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "distribution": distribution,
+    }
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that the package runs from, if it is one."""
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"],
+            cwd=Path(__file__).parent, capture_output=True, text=True, timeout=5,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
