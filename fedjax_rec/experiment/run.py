@@ -53,9 +53,11 @@ def prepare(config: Config) -> Experiment:
         found = data.k_core(found, wanted.core, wanted.core)
     split = part(wanted.split, "data.split")(found)
     clients = part(wanted.clients, "data.clients")(split)
+    sampled = config.evaluation.candidates == "sampled" or wanted.negatives == "symmetric"
     dataset = data.pack(
-        split, clients, wanted.negatives, wanted.evaluation_negatives, seed=config.seed
-    )
+        split, clients, wanted.negatives, wanted.evaluation_negatives if sampled else 0,
+        seed=config.seed,
+    )  # fmt: skip
     parts = {"validation": dataset.validation, "test": dataset.test}
     parts = {name: cases for name, cases in parts.items() if cases is not None}
     if "test" not in parts:

@@ -12,7 +12,7 @@ from worlds import KEY, USERS, close, compiled, federated, named, run, world
 
 from fedjax_rec import aggregate, clients, keys, models, rows
 from fedjax_rec.data import batches
-from fedjax_rec.types import Cohort, Model
+from fedjax_rec.types import Model
 
 BATCH = 16
 
