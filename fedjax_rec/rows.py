@@ -76,6 +76,8 @@ class RowsUpdate:
     origin: None, or the server's own float[I, D], with the meaning that the change is
         `values - origin[ids]`. It is taken only where it is needed, since a pass over the local
         table of every client costs a quarter of a round.
+    factor: None, or a float[] or float[L, 1] that the values are still to be multiplied with.
+        It too is applied only where the rows go, since there may be gigabytes of them.
     size: `I`.
     """
 
@@ -84,6 +86,7 @@ class RowsUpdate:
     live: jax.Array
     origin: jax.Array | None = None
     size: int = static(default=0)
+    factor: jax.Array | None = None
 
     def delta(self) -> RowsUpdate:
         """The same change with `origin` taken off. One client only (no leading axis)."""
@@ -206,8 +209,11 @@ def weighted_sum(weights: jax.Array, update: RowsUpdate) -> RowsUpdate:
 
 
 def scaled(update: RowsUpdate, factor) -> RowsUpdate:
-    """`factor * update`, for an update without origin."""
-    return replace(update, values=update.values * factor)
+    """`factor * update`, for an update without origin; factor: float[] or float[L, 1]."""
+    if update.ids is None:
+        return replace(update, values=update.values * factor)
+    factor = factor if update.factor is None else update.factor * factor
+    return replace(update, factor=factor)
 
 
 def clients_per_row(weights: jax.Array, update: RowsUpdate) -> jax.Array:
@@ -228,9 +234,32 @@ def map_axes(update: PyTree) -> PyTree:
     )
 
 
+def add_to(table: jax.Array, update: RowsUpdate, tile: int = 4096) -> jax.Array:
+    """float[I, D]: `table` plus an update without origin; repeated ids add up.
+
+    In tiles of rows, so that the scaled rows are never all in memory.
+    """
+    if update.ids is None:
+        return table + update.values
+    count, factor = update.ids.shape[0], update.factor
+    tile = min(tile, count)
+    if factor is None:
+        factor = jnp.ones((), update.values.dtype)
+
+    def one(t, table):
+        begin = jnp.minimum(t * tile, count - tile)
+        fresh = begin + jnp.arange(tile) >= t * tile
+        ids = jax.lax.dynamic_slice_in_dim(update.ids, begin, tile)
+        rows = jax.lax.dynamic_slice_in_dim(update.values, begin, tile)
+        times = factor if factor.ndim == 0 else jax.lax.dynamic_slice_in_dim(factor, begin, tile)
+        return table.at[jnp.where(fresh, ids, update.size)].add(times * rows, mode="drop")
+
+    return jax.lax.fori_loop(0, -(-count // tile), one, table)
+
+
 def to_dense(update: RowsUpdate) -> jax.Array:
     """float[I, D] of an update without origin; repeated ids add up."""
     if update.ids is None:
         return update.values
     zeros = jnp.zeros((update.size, update.values.shape[-1]), update.values.dtype)
-    return zeros.at[update.ids].add(update.values, mode="drop")
+    return add_to(zeros, update)

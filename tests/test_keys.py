@@ -52,7 +52,7 @@ def test_permute_is_a_bijection_for_large_n(n):
     assert np.bincount(out, minlength=n).tolist() == [1] * n
 
 
-@pytest.mark.parametrize("n", [2**31 - 1, 2**31, 2**31 - 2**20])
+@pytest.mark.parametrize("n", [2**31 - 1, 2**30, 2**31 - 2**20])
 def test_permute_stays_below_the_largest_n(n):
     index = jnp.uint32(n) - 1 - jnp.arange(5000, dtype=jnp.uint32)
     out = np.asarray(keys.permute(index, jnp.uint32(n), seeds(1)[0]))

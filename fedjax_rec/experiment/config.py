@@ -13,8 +13,6 @@ signature. On the command line `--model.width 64` is short for `--model.init_arg
 
 from __future__ import annotations
 
-import importlib
-import re
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,19 +22,17 @@ from typing import Any, Literal
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 
-from ..check import nearest
+from ..check import at_least
 from ..clients import Local
-from ..data import Batches, Interactions
+from ..data import Batches
 from ..simulate import Cohorts
 from ..types import Aggregator, Compressor, Model, Server, Strategy
+from .complaints import one_line
+from .factories import DEFAULTS, ConfigError, check_made, find, full_name, is_factory
+from .overrides import merge
 
 PARTS = [Aggregator, Batches, Cohorts, Compressor, Local, Model, Server, Strategy]
 LATE = {"model": {"num_items", "members"}, "strategy": {"model", "examples", "probe"}}
-DEFAULTS = {"model": "fedjax_rec.models.fedmf", "strategy": "fedjax_rec.strategies.fedmf"}
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot be read, in one line."""
 
 
 @dataclass(frozen=True)
@@ -102,28 +98,30 @@ def read(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
 
     Raises ConfigError, naming the key and the nearest known one.
     """
-    raw = _raw(path)
-    words = [_long(word) for word in overrides]
-    paths = {part: _class_path(raw, words, part) for part in LATE}
-    factories = {part: _factory(part, where) for part, where in paths.items()}
-    parser = _parser(factories, paths)
+    raw = merge(_raw(path), overrides)
+    for part in LATE:
+        raw[part] = _late_part(raw.get(part), part)
+    factories = {part: find(raw[part].get("class_path"), part) for part in LATE}
+    parser = _parser(factories, {part: raw[part]["class_path"] for part in LATE})
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             parsed = parser.parse_object(raw)
-            if words:
-                parsed = parser.parse_args(words, namespace=parsed)
             made = parser.instantiate(parsed)
             plain = yaml.safe_load(parser.dump(parsed, skip_none=False))
     except (ArgumentError, TypeError, ValueError, KeyError, AttributeError) as error:
-        raise ConfigError(_one_line(str(error), parser)) from error
+        keys = [a.dest for a in parser._actions if a.dest != "help"]
+        raise ConfigError(one_line(str(error), keys)) from error
     for part in LATE:
-        getattr(made, part)  # both exist
+        check_made(_plain(getattr(made, part).init_args), f"{part}.init_args")
+    for key in ("source", "split", "clients"):
+        check_made(_plain(getattr(made.data, key)), f"data.{key}")
+    _check_numbers(made)
     return Config(
-        name=made.name or (Path(path).stem if path else "run"),
+        name=str(made.name or (Path(path).stem if path else "run")),
         seed=made.seed,
         rounds=made.rounds,
-        data=Data(**vars(made.data)) if isinstance(made.data, Namespace) else made.data,
+        data=made.data,
         make_model=_late(factories["model"], made.model.init_args),
         examples=made.examples,
         make_strategy=_late(factories["strategy"], made.strategy.init_args),
@@ -143,7 +141,7 @@ def _late(factory, init_args) -> Callable:
 def _parser(factories, paths) -> ArgumentParser:
     set_parsing_settings(subclasses_enabled=PARTS)
     parser = ArgumentParser(exit_on_error=False, prog="fedjax-rec run")
-    parser.add_argument("--name", type=str | None, default=None)
+    parser.add_argument("--name", type=str | int | None, default=None)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--checkpoint_every", type=int, default=25)
@@ -155,12 +153,8 @@ def _parser(factories, paths) -> ArgumentParser:
         parser.add_function_arguments(
             factory, f"{part}.init_args", skip=set(LATE[part]), as_group=False
         )
-    parser.add_argument(
-        "--examples", type=Batches, default={"class_path": "fedjax_rec.data.pointwise"}
-    )
-    parser.add_argument(
-        "--cohorts", type=Cohorts, default={"class_path": "fedjax_rec.simulate.full"}
-    )
+    for part, kind in (("examples", Batches), ("cohorts", Cohorts)):
+        parser.add_argument(f"--{part}", type=kind, default={"class_path": DEFAULTS[part]})
     return parser
 
 
@@ -176,73 +170,42 @@ def _raw(path) -> dict:
         raise ConfigError(f"{path}: {' '.join(str(error).split())}; mend the YAML.") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: holds no mapping of keys; see configs/quickstart.yaml.")
-    for part in LATE:
-        if isinstance(raw.get(part), str):
-            raw[part] = {"class_path": raw[part]}
+    for key in ("data", "evaluation"):
+        if not isinstance(raw.get(key, {}), dict):
+            raise ConfigError(f"{key}={raw[key]} is no mapping; write {key}: {{name: value}}.")
     return raw
 
 
-def _long(word: str) -> str:
-    """`--model.width=3` as `--model.init_args.width=3`, and `--model=X` as its class path."""
-    for part in LATE:
-        if re.fullmatch(rf"--{part}(=.*)?", word):
-            return word.replace(f"--{part}", f"--{part}.class_path", 1)
-        if word.startswith(f"--{part}.") and not word.startswith(
-            (f"--{part}.init_args", f"--{part}.class_path")
-        ):
-            return word.replace(f"--{part}.", f"--{part}.init_args.", 1)
-    return word
+def _late_part(section: Any, part: str) -> dict:
+    """A section `model` or `strategy` with its class path whole, and parts within by class path."""
+    if section is None or isinstance(section, str):
+        section = {"class_path": section or DEFAULTS[part]}
+    if not isinstance(section, dict):
+        raise ConfigError(f"{part}={section} names no factory; write {part}: {DEFAULTS[part]}.")
+    section = {"class_path": DEFAULTS[part], **section}
+    section["class_path"] = full_name(section["class_path"], part)
+    if isinstance(section.get("init_args"), dict):
+        section["init_args"] = {
+            key: {"class_path": value} if is_factory(value) else value
+            for key, value in section["init_args"].items()
+        }
+    return section
 
 
-def _class_path(raw: dict, words: Sequence[str], part: str) -> str:
-    section = raw.get(part) or {}
-    path = section.get("class_path", DEFAULTS[part]) if isinstance(section, dict) else section
-    option = f"--{part}.class_path"
-    for i, word in enumerate(words):
-        if word.startswith(option + "="):
-            path = word.split("=", 1)[1]
-        elif word == option and i + 1 < len(words):
-            path = words[i + 1]
-    return path
+def _plain(value: Any) -> Any:
+    return value.as_dict() if isinstance(value, Namespace) else value
 
 
-def _factory(part: str, path) -> Callable:
-    where = f"{part}.class_path={path!r}"
-    module, _, name = str(path).rpartition(".")
-    if not module:
-        module, name = DEFAULTS[part].rpartition(".")[0], str(path)
-    try:
-        room = importlib.import_module(module)
-    except ImportError as error:
-        raise ConfigError(f"{where} cannot be imported ({error}); check the module.") from None
-    if not callable(getattr(room, name, None)):
-        near = nearest(name, getattr(room, "__all__", dir(room)))
-        raise ConfigError(f"{where}: {module} has no factory {name!r}{near}; name one of it.")
-    return getattr(room, name)
-
-
-def _one_line(message: str, parser: ArgumentParser) -> str:
-    """jsonargparse's message in one line, with the nearest known key beside an unknown one."""
-    known = [a.dest for a in parser._actions if a.dest not in ("help",)]
-    unknown = re.search(r"(?:Option|option|Key|key) '([\w.]+)' is not accepted", message)
-    if unknown is None:
-        unknown = re.search(r"[Uu]nrecognized arguments: --([\w.]+)", message)
-    if unknown:
-        key = unknown[1]
-        near = nearest(key, known) or nearest(
-            key.rsplit(".", 1)[-1], [k.rsplit(".", 1)[-1] for k in known]
-        )
-        return f"{key} is no key of the configuration{near}; see docs/configuration.md."
-    message = re.sub(r"<class '([^']*)'>", r"\1", " ".join(message.split()))
-    return message if len(message) < 400 else message[:400] + " ..."
+def _check_numbers(made: Namespace) -> None:
+    at_least("configuration", "rounds", made.rounds, 1)
+    at_least("configuration", "checkpoint_every", made.checkpoint_every, 0)
+    at_least("configuration", "threads", made.threads, 0)
+    at_least("configuration", "evaluation.every", made.evaluation.every, 1)
+    at_least("configuration", "evaluation.users_per_chunk", made.evaluation.users_per_chunk, 1)
+    if not made.evaluation.metrics:
+        raise ConfigError("evaluation.metrics=[] measures nothing; use [hr@10, ndcg@10].")
 
 
 def part(value: Any, where: str) -> Any:
     """A part typed Any: as made by the parser, or the name of a factory without arguments."""
-    if isinstance(value, str):
-        return _factory(where, value)()
-    if isinstance(value, (dict, Namespace)):
-        raise ConfigError(
-            f"{where}={value} could not be made; check its class_path and the names of its init_args."
-        )
-    return value
+    return find(value, where)() if isinstance(value, str) else value

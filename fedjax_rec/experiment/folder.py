@@ -28,33 +28,47 @@ def fingerprint(plain: dict[str, Any]) -> str:
 
 
 class RunFolder:
-    """The folder of one run, opened for a configuration.
+    """The folder of one run, checked for a configuration. Nothing is written before `begin`.
 
     Raises ValueError where the folder holds another configuration's run, or something else.
     """
 
     def __init__(self, path: Path | str, plain: dict[str, Any], overwrite: bool = False):
         self.path = Path(path)
+        self.plain = plain
         self.fingerprint = fingerprint(plain)
-        if overwrite and (self.path / "config.yaml").exists():
-            for name in ("checkpoints", "figures"):
-                shutil.rmtree(self.path / name, ignore_errors=True)
-            for name in ("config.yaml", "metrics.jsonl", "summary.json", "per_user.npz"):
-                (self.path / name).unlink(missing_ok=True)
+        self.overwrite = overwrite
         existing = self._existing()
-        if existing is not None and fingerprint(existing) != self.fingerprint:
+        if existing is not None and not overwrite and fingerprint(existing) != self.fingerprint:
             different = sorted(_differences(existing, plain))
             raise ValueError(
                 f"--out {self.path}: holds a run of another configuration (different: "
                 f"{', '.join(different)}); use another folder, or --overwrite true."
             )
+
+    def begin(self) -> None:
+        """Makes the folder, cleared of an earlier run where `overwrite`, with its `config.yaml`."""
+        if self.overwrite:
+            for name in ("checkpoints", "figures"):
+                shutil.rmtree(self.path / name, ignore_errors=True)
+            for name in ("metrics.jsonl", "summary.json", "per_user.npz"):
+                (self.path / name).unlink(missing_ok=True)
         self.path.mkdir(parents=True, exist_ok=True)
-        self._write("config.yaml", yaml.safe_dump(plain, sort_keys=False).encode())
+        self._write("config.yaml", yaml.safe_dump(self.plain, sort_keys=False).encode())
 
     def _existing(self) -> dict | None:
         file = self.path / "config.yaml"
         if file.is_file():
-            return yaml.safe_load(file.read_text())
+            try:
+                found = yaml.safe_load(file.read_text())
+            except yaml.YAMLError:
+                found = None
+            if isinstance(found, dict) or self.overwrite:
+                return found
+            raise ValueError(
+                f"--out {self.path}: its config.yaml cannot be read; use another folder, or "
+                "--overwrite true."
+            )
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise ValueError(
                 f"--out {self.path}: exists and is no run folder; use another folder or empty it."

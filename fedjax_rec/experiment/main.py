@@ -68,9 +68,18 @@ def _explain(error: Exception) -> int:
 
 
 def _parser(name: str, about: str) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(
-        prog=f"fedjax-rec {name}", description=about, epilog="--debug shows tracebacks."
+    parser = argparse.ArgumentParser(
+        prog=f"fedjax-rec {name}",
+        description=about,
+        epilog="--debug shows tracebacks.",
+        allow_abbrev=False,  # `--o` may be meant for a key of the configuration
     )
+
+    def error(message: str):
+        raise ValueError(f"{message}; see fedjax-rec {name} --help.")
+
+    parser.error = error
+    return parser
 
 
 def _run(words: Sequence[str]) -> int:

@@ -1,12 +1,13 @@
 """One experiment: from a configuration to a finished run folder, resumable at any moment.
 
-The metrics of round r depend on the configuration and r alone, so a run that was stopped and goes on
-writes the same records as one that was not (but for `seconds`).
+The metrics of round r depend on the configuration and r alone, so a run that was stopped and goes
+on writes the same records as one that was not (but for `seconds`).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import platform
 import signal
 import subprocess
@@ -92,6 +93,7 @@ def run(config: Config, out: Path | str, overwrite: bool = False, show: bool = T
     """
     folder = RunFolder(out, config.plain, overwrite)
     experiment = prepare(config)
+    folder.begin()
     strategy, store = experiment.strategy, experiment.dataset.store
     protocol = experiment.measure.protocol
     key = jax.random.key(config.seed)
@@ -115,22 +117,21 @@ def run(config: Config, out: Path | str, overwrite: bool = False, show: bool = T
         for progress in rounds:
             elapsed += progress.metrics["seconds"]
             record = {**progress.metrics, "seconds": elapsed}
-            if not records or _better(record, _best(records, chooser, protocol), chooser, protocol):
-                best = {"values": progress.values["test"]}
             records.append(record)
+            if _best(records, chooser, protocol) is record:
+                best = {"values": progress.values["test"]}
             folder.append(record)
             bar.update(record)
             last = progress.round >= config.rounds
-            if last or interrupted or _due(records, config.checkpoint_every):
+            stop = bool(interrupted) and not last
+            if last or stop or _due(records, config.checkpoint_every):
                 checkpoints.save(progress.round, progress.state, best)
-            if interrupted and not last:
+            if stop:
                 checkpoints.close()
                 raise Stopped(
                     f"stopped after round {progress.round}; the same command goes on from there."
                 )
     checkpoints.close()
-    if not records:
-        raise ConfigError(f"rounds={config.rounds} runs nothing; use rounds >= 1.")
     summary = _summary(config, experiment, records, best["values"], chooser)
     folder.write_per_user(
         values=best["values"],
@@ -169,14 +170,15 @@ def _due(records: list[dict], every: int) -> bool:
     return bool(every) and records[-1]["round"] // every > before // every
 
 
-def _better(a: dict, b: dict, chooser: str, protocol) -> bool:
-    return a[chooser] > b[chooser] if protocol.larger_is_better else a[chooser] < b[chooser]
+def _merit(record: dict, chooser: str, protocol) -> float:
+    """Larger is better; a round in which nobody could be measured is the worst."""
+    value = record[chooser] if protocol.larger_is_better else -record[chooser]
+    return -math.inf if math.isnan(value) else value
 
 
 def _best(records: list[dict], chooser: str, protocol) -> dict:
     """The first of the best records."""
-    choose = max if protocol.larger_is_better else min
-    return choose(records, key=lambda r: r[chooser])
+    return max(records, key=lambda r: _merit(r, chooser, protocol))
 
 
 def _summary(config: Config, experiment: Experiment, records, values, chooser: str) -> dict:

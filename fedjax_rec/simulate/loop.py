@@ -56,7 +56,7 @@ def simulate(
 ) -> Iterator[Progress]:
     """Runs `strategy` on the clients of `store`, from `state` or from the start, to `rounds` rounds.
 
-    every: rounds between measurements. measures_per_call: measurements in one compiled call, for
+    every: rounds between measurements; the last round is measured as well. measures_per_call: measurements in one compiled call, for
     rounds that are shorter than a dispatch; progress comes in such steps.
     Yields a `Progress` a measurement. Raises Diverged, naming the round, where the loss or the
     model stops being finite, and ValueError where the cohort is larger than the clients.
@@ -99,8 +99,10 @@ def simulate(
     done = int(state.round)
     while done < rounds:
         begin = time.perf_counter()
-        times = min(measures_per_call, (rounds - done) // every)
-        step = every if times else rounds - done
+        # Measured are the multiples of `every` and the last round, wherever the run goes on from.
+        aligned = done % every == 0
+        times = min(measures_per_call, (rounds - done) // every) if aligned else 0
+        step = every if times else min(every - done % every, rounds - done)
         times = max(times, 1)
         state, out = compiled(state, store, times=times, rounds=step)
         seen, up, down, means, values = jax.device_get(out)

@@ -27,10 +27,7 @@ def step(learning_rate: float = 1.0) -> Server:
     def one(x, u):
         if not rows.is_table(x):
             return x + learning_rate * u
-        if u.ids is None:
-            return replace(x, values=x.values + learning_rate * u.values)
-        change = learning_rate * u.values
-        return replace(x, values=x.values.at[u.ids].add(change, mode="drop"))
+        return replace(x, values=rows.add_to(x.values, rows.scaled(u, jnp.float32(learning_rate))))
 
     def apply(state, shared, update):
         after = jax.tree.map(one, trees.trainable(shared), update, is_leaf=rows.is_table)

@@ -1,0 +1,103 @@
+"""Factories by name, as configurations give them: `fedjax_rec.models.pfedrec`, `optax.adam`,
+`mylab.my_compressor`; where a key has a home, the last part is enough: `pfedrec`."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+from ..check import nearest
+
+# What a key is by default; its room is where short names of the key are looked up.
+DEFAULTS = {
+    "model": "fedjax_rec.models.fedmf",
+    "strategy": "fedjax_rec.strategies.fedmf",
+    "examples": "fedjax_rec.data.pointwise",
+    "cohorts": "fedjax_rec.simulate.full",
+    "data.split": "fedjax_rec.data.leave_one_out",
+    "data.clients": "fedjax_rec.data.by_user",
+}
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be read, in one line."""
+
+
+def full_name(path: Any, where: str = "") -> Any:
+    """`path` with the room that the key `where` is at home in, if it has none of its own."""
+    if isinstance(path, str) and where in DEFAULTS and path.isidentifier():
+        return f"{DEFAULTS[where].rpartition('.')[0]}.{path}"
+    return path
+
+
+def find(path: Any, where: str) -> Callable:
+    """The factory called `path`. Raises ConfigError, naming the key `where` and the nearest one."""
+    told = f"{where}.class_path={path!r}"
+    module, _, name = str(full_name(path, where)).rpartition(".")
+    try:
+        room = importlib.import_module(module)
+    except (ImportError, ValueError) as error:
+        raise ConfigError(f"{told} cannot be imported ({error}); check the module.") from None
+    found = getattr(room, name, None)
+    if not callable(found):
+        near = nearest(name, getattr(room, "__all__", dir(room)))
+        raise ConfigError(f"{told}: {module} has no factory {name!r}{near}; name one of it.")
+    return found
+
+
+def is_factory(path: Any) -> bool:
+    """Whether `path` is the dotted name of something that can be called."""
+    if not isinstance(path, str) or "." not in path:
+        return False
+    if not all(word.isidentifier() for word in path.split(".")):
+        return False
+    try:
+        find(path, "")
+    except ConfigError:
+        return False
+    return True
+
+
+def parameters(factory: Callable) -> list[str]:
+    """Names of the arguments of `factory`, those included that it hands on by **kwargs."""
+    parser = ArgumentParser(exit_on_error=False)
+    if isinstance(factory, type):
+        return parser.add_class_arguments(factory, fail_untyped=False)
+    return parser.add_function_arguments(factory, fail_untyped=False)
+
+
+def check_made(value: Any, where: str) -> None:
+    """Raises ConfigError where `value`, as the parser made it, still holds a part that was not
+    made: jsonargparse leaves parts of type Any as they are when anything about them is wrong."""
+    if isinstance(value, (list, tuple)):
+        for i, one in enumerate(value):
+            check_made(one, f"{where}[{i}]")
+    if not isinstance(value, dict):
+        return
+    if "class_path" not in value:
+        for key, one in value.items():
+            check_made(one, f"{where}.{key}")
+        return
+    arguments = value.get("init_args") or {}
+    known = parameters(find(value["class_path"], where))
+    if not isinstance(arguments, dict):
+        raise ConfigError(f"{where}.init_args={arguments} is no mapping; write name: value.")
+    unknown_argument(arguments, known, f"{where}.init_args")
+    check_made(arguments, f"{where}.init_args")
+    raise ConfigError(
+        f"{where}={value['class_path']} cannot be made of init_args {arguments}; give it all of "
+        f"{', '.join(known)} that have no default, of the right types."
+    )
+
+
+def unknown_argument(names: Iterable[str], known: list[str], where: str) -> None:
+    """Raises ConfigError for the first of `names` that is not `known`, with the nearest one."""
+    for name in names:
+        if name not in known:
+            raise ConfigError(
+                f"{where}.{name} is no key of the configuration{nearest(name, known)}; "
+                "see docs/configuration.md."
+            )

@@ -1,0 +1,70 @@
+"""`--key value` of the command line, put where the YAML file would say it.
+
+`--model.width 64` is short for `--model.init_args.width 64`, and so for every part that a factory
+makes. Another factory (`--model pfedrec`) keeps those arguments of the former that it takes too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import yaml
+
+from .factories import DEFAULTS, ConfigError, find, full_name, is_factory, parameters
+
+
+def merge(raw: dict, words: Sequence[str]) -> dict:
+    """`raw` with the overrides in `words`; of two, the later. Raises ConfigError for a stray word."""
+    for key, text in _pairs(words):
+        raw = _put(raw, key.split("."), _value(text), "")
+    return raw
+
+
+def _pairs(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    rest = iter(words)
+    for word in rest:
+        key, equals, text = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or not key:
+            raise ConfigError(f"{word!r} is no option; write --key value.")
+        value = text if equals else next(rest, None)
+        if value is None or (not equals and value.startswith("--")):
+            raise ConfigError(f"--{key} has no value; write --{key} VALUE.")
+        yield key, value
+
+
+def _value(text: str) -> Any:
+    """`text` as YAML, with 1e-3 a number, and text where it is anything but a plain value."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    if isinstance(value, str) and re.fullmatch(r"[-+]?\d[\d.]*[eE][-+]?\d+", value):
+        return float(value)
+    return value if isinstance(value, (bool, int, float, list, dict, type(None))) else text
+
+
+def _put(node: Any, path: list[str], value: Any, where: str) -> Any:
+    """`node`, which stands at the key `where`, with `value` at `path` below it."""
+    if not path or (path == ["class_path"] and isinstance(value, str)):
+        return _instead(node, value, where)
+    if node is None:
+        node = DEFAULTS.get(where, {})
+    if isinstance(node, str):
+        node = {"class_path": full_name(node, where)}
+    if not isinstance(node, dict):
+        raise ConfigError(f"--{where}.{'.'.join(path)}: {where}={node} has no keys; override it.")
+    if "class_path" in node and path[0] not in ("class_path", "init_args"):
+        path = ["init_args", *path]
+    below = f"{where}.{path[0]}" if where else path[0]
+    return {**node, path[0]: _put(node.get(path[0]), path[1:], value, below)}
+
+
+def _instead(node: Any, value: Any, where: str) -> Any:
+    value = full_name(value, where)
+    if not (isinstance(node, dict) and "class_path" in node and is_factory(value)):
+        return value
+    known = parameters(find(value, where))
+    arguments = node.get("init_args") or {}
+    return {"class_path": value, "init_args": {k: v for k, v in arguments.items() if k in known}}
