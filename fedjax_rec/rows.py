@@ -212,8 +212,8 @@ def scaled(update: RowsUpdate, factor) -> RowsUpdate:
     """`factor * update`, for an update without origin; factor: float[] or float[L, 1]."""
     if update.ids is None:
         return replace(update, values=update.values * factor)
-    factor = factor if update.factor is None else update.factor * factor
-    return replace(update, factor=factor)
+    factor = jnp.asarray(factor, update.values.dtype)
+    return replace(update, factor=factor if update.factor is None else update.factor * factor)
 
 
 def clients_per_row(weights: jax.Array, update: RowsUpdate) -> jax.Array:

@@ -37,11 +37,14 @@ class Model:
     score(shared, private, items, user) -> float[len(items)]: higher is better. `items` is int[n],
         or `slice(None)` for the whole catalogue; `user` is the index of the user inside the
         client (0 where a client is one user).
+    start(key, common) -> private: of one client, where some of it is the same for all: `key` is
+        the client's, `common` everybody's. None for `init(key)[1]`.
     """
 
     init: Callable[..., tuple[PyTree, PyTree]]
     loss: Callable[..., jax.Array]
     score: Callable[..., jax.Array]
+    start: Callable[..., PyTree] | None = None
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,24 @@
-"""The pages say what is true: their Python runs, their YAML is read, their links lead somewhere."""
+"""The pages say what is true: their Python runs, their YAML and commands are read, their links lead
+somewhere."""
 
 import re
+import shlex
 import sys
 from pathlib import Path
 from types import ModuleType
 
-import matplotlib
+import jax
 import pytest
+import yaml
 
-from fedjax_rec import data
+from fedjax_rec.data.sources import find
 from fedjax_rec.experiment import config
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-WRITTEN_BY_COMMANDS = {"docs/results.md", "docs/benchmarks.md"}  # there once a run was reported
-NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
+DOCS = sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))
+PAGES = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", *DOCS]
+# Pages that `fedjax-rec report` and `bench` write from finished runs.
+WRITTEN_BY_COMMANDS = {ROOT / "docs" / "results.md", ROOT / "docs" / "benchmarks.md"}
 
 
 def blocks(page: str, language: str) -> list[tuple[int, str]]:
@@ -24,42 +28,101 @@ def blocks(page: str, language: str) -> list[tuple[int, str]]:
     return [(text[: match.start(1)].count("\n"), match[1]) for match in found]
 
 
-def execute(page: str, edit=lambda text: text) -> dict:
-    """The namespace after all Python blocks of `page`; tracebacks name its lines."""
-    module = ModuleType("mylab")
-    sys.modules["mylab"] = module
+def execute(page: str, module: ModuleType, replace: dict[str, str] | None = None) -> None:
+    """Runs all Python blocks of `page` in `module`; tracebacks name the lines of the page."""
     for line, text in blocks(page, "python"):
-        exec(compile("\n" * line + edit(text), str(ROOT / page), "exec"), vars(module))
-    return vars(module)
+        for old, new in (replace or {}).items():
+            assert old in text, f"{page} has no {old!r} any more"
+            text = text.replace(old, new)
+        exec(compile("\n" * line + text, str(ROOT / page), "exec"), vars(module))
+
+
+def commands(page: str) -> list[list[str]]:
+    """The words of each `fedjax-rec` command of the page's shell blocks."""
+    lines = "".join(text for _, text in blocks(page, "bash")).replace("\\\n", " ").splitlines()
+    words = [shlex.split(line, comments=True) for line in lines]
+    return [w[w.index("fedjax-rec") :] for w in words if "fedjax-rec" in w]
 
 
 @pytest.fixture
-def mylab():
-    yield
-    sys.modules.pop("mylab", None)
+def mylab(monkeypatch):
+    """An empty module `mylab`; what runs in it is compiled fast rather than well."""
+    module = ModuleType("mylab")
+    monkeypatch.setitem(sys.modules, "mylab", module)
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield module
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture
-def in_folder(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    matplotlib.use("agg")
+def read(tmp_path):
+    """Reads the text of a configuration."""
 
-
-def test_extending(mylab):
-    """Every part of the page trains, and the configuration that names them is read."""
-    execute("docs/extending.md")
-    ((_, text),) = blocks("docs/extending.md", "yaml")
-    path = ROOT / "docs" / "extending.md"
-    made = read_yaml(text, path)
-    assert made.make_model(num_items=5, members=1)
-    override = read_yaml(text, path, ["--strategy.aggregator.bound", "2.0"])
-    assert override.plain["strategy"]["init_args"]["aggregator"]["init_args"]["bound"] == 2.0
-
-
-def read_yaml(text: str, page: Path, overrides=()):
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"{page.stem}.yaml"
+    def read(text: str, overrides=()):
+        path = tmp_path / "page.yaml"
         path.write_text(text)
         return config.read(path, overrides)
+
+    return read
+
+
+def test_readme_example_runs(mylab, capsys, monkeypatch):
+    monkeypatch.setenv("NPROC", "1")  # `configure` sets it for the process
+    replace = {"rounds=100": "rounds=5", "simulate.configure()": "simulate.configure(cache=None)"}
+    if find("ml-100k") is None:
+        replace['data.load("ml-100k")'] = 'data.load("synthetic")'
+    execute("README.md", mylab, replace)
+    round, loss, quality = re.fullmatch(
+        r" +(\d+)  loss (\S+)  HR@10 (\S+)\n", capsys.readouterr().out
+    ).groups()
+    assert int(round) == 5 and 0 < float(loss) < 0.7 and 0 <= float(quality) <= 1
+
+
+def test_own_parts_train_and_are_named_in_a_configuration(mylab, read):
+    execute("docs/extending.md", mylab)
+    ((_, text),) = blocks("docs/extending.md", "yaml")
+    ((_, _, _, *overrides),) = commands("docs/extending.md")
+    made = read(text, overrides[: overrides.index("--out")])
+    assert made.make_model(num_items=5, members=1)
+    strategy = made.plain["strategy"]["init_args"]
+    assert strategy["aggregator"]["class_path"] == "mylab.clipped_mean"
+    assert strategy["aggregator"]["init_args"] == {"bound": 2.0}
+    assert strategy["uplink"]["class_path"] == "mylab.eight_bits"
+
+
+def test_the_listed_defaults_are_those_of_the_code(read):
+    text = blocks("docs/configuration.md", "yaml")[0][1]
+    assert {**yaml.safe_load(text)} == config.read(None).plain
+    assert read(text).plain == config.read(None).plain
+
+
+@pytest.mark.parametrize("line, text", blocks("docs/configuration.md", "yaml")[1:])
+def test_configurations_are_read(read, line, text):
+    assert read(text).examples
+
+
+@pytest.mark.parametrize(
+    "words",
+    [w for page in ("README.md", "docs/configuration.md") for w in commands(page) if w[1] == "run"],
+    ids=" ".join,
+)
+def test_commands_are_read(words):
+    overrides = words[3:]
+    if "--out" in overrides:
+        at = overrides.index("--out")
+        del overrides[at : at + 2]
+    assert config.read(ROOT / words[2], overrides).rounds
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!https?://)([^)#\s]+)", text):
+        path = ((ROOT / page).parent / target).resolve()
+        assert path.exists() or path in WRITTEN_BY_COMMANDS, f"{page} links to {target}"
+
+
+def test_pictures_are_small():
+    for picture in (ROOT / "docs" / "images").iterdir():
+        assert picture.stat().st_size < 150_000, f"{picture.name} is too large for the repository"

@@ -123,3 +123,42 @@ def test_gathered_rows_answer_only_to_the_fields_of_the_batch():
     for wrong in (batch["items"][:1], jnp.int32([1, 2]), 3):
         with pytest.raises(ValueError, match=r"other than batch\['items' or 'others'\]; index it"):
             got[wrong]
+
+
+@pytest.mark.parametrize("tile", [1, 3, 8, 4096])
+def test_add_to_is_the_same_in_any_tiles(tile):
+    """Repeated ids add up, padding falls out, factors by row or one for all."""
+    rng = np.random.default_rng(0)
+    ids = rng.integers(0, ITEMS + 2, 8)
+    values, factor = rng.normal(size=(8, WIDTH)), rng.normal(size=(8, 1))
+    update = RowsUpdate(jnp.float32(values), jnp.int32(ids), jnp.ones(8, bool), None, ITEMS)
+    for by in (None, 2.0, factor):
+        want = np.asarray(TABLE.values, np.float64)
+        times = values if by is None else by * values
+        np.add.at(want, ids[ids < ITEMS], times[ids < ITEMS])
+        given = update if by is None else rows.scaled(update, jnp.float32(by))
+        np.testing.assert_allclose(
+            rows.add_to(TABLE.values, given, tile), want, rtol=1e-5, atol=1e-5
+        )
+
+
+def test_an_update_of_no_rows_is_zero():
+    """As `wire.from_bytes` gives of a client that touched nothing."""
+    update = RowsUpdate(
+        jnp.zeros((0, WIDTH)), jnp.zeros(0, jnp.int32), jnp.zeros(0, bool), None, ITEMS
+    )
+    np.testing.assert_array_equal(rows.to_dense(update), np.zeros((ITEMS, WIDTH)))
+
+
+@pytest.mark.parametrize("layout", ["whole", "ids"])
+def test_a_sum_of_scaled_updates_is_scaled(layout):
+    """`scaled` may keep its factor aside, and what reads an update has to apply it."""
+    several = stacked(layout)
+    double = jax.vmap(lambda u: rows.scaled(u, 2.0))(several)
+    weights = jnp.float32([2, 0, 1, 0.5])
+    np.testing.assert_allclose(
+        rows.to_dense(rows.weighted_sum(weights, double)),
+        2 * rows.to_dense(rows.weighted_sum(weights, several)),
+        rtol=1e-5,
+        atol=1e-6,
+    )

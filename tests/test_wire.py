@@ -96,6 +96,16 @@ def test_an_update_with_origin_sends_the_change():
     np.testing.assert_allclose(back.values, 1, rtol=1e-6)
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_scaled_update_arrives_scaled(whole):
+    """`rows.scaled` keeps its factor aside, which is not sent: the rows sent have to carry it."""
+    update = rows.scaled(table_update(20, [4, 7], whole=whole), 3.0)
+    sent = wire.to_bytes(update)
+    assert int(wire.nbytes(update)) == len(sent)
+    back = wire.from_bytes(sent, update)
+    np.testing.assert_allclose(rows.to_dense(back), rows.to_dense(update), rtol=1e-6)
+
+
 def test_nbytes_runs_under_vmap():
     several = [table_update(40, t, whole=True) for t in ([], [3], [1, 5, 39])]
     together = jax.tree.map(lambda *x: jnp.stack(x), *several)

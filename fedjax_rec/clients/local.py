@@ -54,7 +54,8 @@ def local_training(
     optimizers = [as_local(o) for o in optimizers]
 
     def init(key, client):
-        return model.init(keys.for_client(key, client))[1]
+        own = keys.for_client(key, client)
+        return model.init(own)[1] if model.start is None else model.start(own, key)
 
     def update(key, private, shared, data):
         seed = keys.words(keys.stream(key, "examples"), 4)

@@ -17,9 +17,10 @@ def one_line(message: str, keys: list[str]) -> str:
     within = ".init_args.".join(re.findall(r'Parser key "([\w.]+)"', message))
     unknown = re.search(r"[Oo]ption '([\w.]+)' (?:in \S+ )?is not accepted", message)
     group = re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", message)
-    if unknown or group:
-        key = unknown[1] if unknown else f"{group[1]}.{group[2]}"
-        makers = re.findall(r"given class_path '([\w.]+)'", message[: unknown and unknown.start()])
+    found = unknown or group
+    if found:
+        key = ".".join(found.groups())
+        makers = re.findall(r"given class_path '([\w.]+)'", message[: found.start()])
         if makers:
             near = nearest(key, _parameters(makers[-1]))
             key = f"{within}.init_args.{key}"

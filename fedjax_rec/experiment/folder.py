@@ -11,6 +11,8 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -109,14 +111,24 @@ class RunFolder:
 
     def write_per_user(self, **arrays: np.ndarray) -> None:
         beside = self.path / ".per_user.npz"
-        with open(beside, "wb") as file:
-            np.savez_compressed(file, **arrays)
+        with _gone_on_failure(beside), open(beside, "wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
         os.replace(beside, self.path / "per_user.npz")
 
     def _write(self, name: str, data: bytes) -> None:
         beside = self.path / f".{name}"
-        beside.write_bytes(data)
+        with _gone_on_failure(beside):
+            beside.write_bytes(data)
         os.replace(beside, self.path / name)
+
+
+@contextmanager
+def _gone_on_failure(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def _differences(a: Any, b: Any, path: str = "") -> set[str]:

@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = [w for w in words if w != "--debug"]
     commands = {"run": _run, "bench": _bench, "data": _data, "report": _report}
     if not words or words[0] in ("-h", "--help"):
-        print(__doc__.strip())
+        print((__doc__ or "").strip())
         return 0 if words else 2
     if words[0] == "--version":
         from .. import __version__
@@ -57,9 +57,10 @@ def _explain(error: Exception) -> int:
 
     line = " ".join(str(error).split()) or type(error).__name__
     known = (ValueError, TypeError, OSError, MemoryError, Stopped, Diverged)
-    if isinstance(error, OSError) and error.errno == 28:
-        line = f"{error.filename or 'the disk'}: no space left; free some and run again to go on."
-    if not isinstance(error, known):
+    if "No space left on device" in line:
+        where = getattr(error, "filename", None) or "the disk"
+        line = f"{where}: no space left; free some and run again to go on."
+    elif not isinstance(error, known):
         line = f"{type(error).__name__}: {line} (--debug shows where)"
     print(f"fedjax-rec: {line}", file=sys.stderr)
     if isinstance(error, Stopped):

@@ -16,7 +16,7 @@ from .factories import DEFAULTS, ConfigError, find, full_name, is_factory, param
 
 
 def merge(raw: dict, words: Sequence[str]) -> dict:
-    """`raw` with the overrides in `words`; of two, the later. Raises ConfigError for a stray word."""
+    """`raw` with the overrides in `words`. Raises ConfigError for a stray word."""
     for key, text in _pairs(words):
         raw = _put(raw, key.split("."), _value(text), "")
     return raw

@@ -20,6 +20,7 @@ import jax
 import numpy as np
 
 from .. import __version__, data, evaluate, simulate
+from ..types import Strategy
 from . import figures
 from .config import Config, ConfigError, part
 from .folder import RunFolder
@@ -36,7 +37,7 @@ class Experiment:
 
     interactions: data.Interactions
     dataset: data.Dataset
-    strategy: object
+    strategy: Strategy
     measure: simulate.Measure
 
 
@@ -133,11 +134,12 @@ def run(config: Config, out: Path | str, overwrite: bool = False, show: bool = T
                 )
     checkpoints.close()
     summary = _summary(config, experiment, records, best["values"], chooser)
+    cases = experiment.measure.cases["test"]
     folder.write_per_user(
         values=best["values"],
         metrics=np.array(protocol.names),
-        activity=experiment.dataset.activity[np.asarray(experiment.dataset.test.clients)],
-        users=np.asarray(experiment.dataset.test.users),
+        activity=experiment.dataset.activity[np.asarray(cases.clients)],
+        users=np.asarray(cases.users),
     )
     folder.write_summary(summary)
     figures.draw_all(folder.path)

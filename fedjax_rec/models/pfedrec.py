@@ -22,7 +22,7 @@ class PersonalScorer(nnx.Module):
         self.item = Rows(jax.random.normal(rngs.params(), (num_items, width)))
 
         def uniform(shape):
-            one = jax.random.uniform(rngs.params(), shape, minval=-bound, maxval=bound)
+            one = jax.random.uniform(rngs.common(), shape, minval=-bound, maxval=bound)
             return jax.numpy.broadcast_to(one, (members, *shape))
 
         self.weight = Private(uniform((width,)))

@@ -37,6 +37,8 @@ class Frozen(nnx.Variable):
 def from_nnx(build: Callable[[nnx.Rngs], nnx.Module]) -> Model:
     """The `Model` of the module that `build(rngs)` makes.
 
+    What is drawn from `rngs.common()` starts alike on all clients; the rest differs by client.
+
     `shared` is the nested dict of the module's attributes with `Param`, `Rows` and `Frozen`
     variables, `private` that of its `Private` ones. Raises TypeError for other variable types
     (batch statistics, caches), which no role describes.
@@ -49,8 +51,8 @@ def from_nnx(build: Callable[[nnx.Rngs], nnx.Module]) -> Model:
                 "make it an nnx.Param, Rows, Private or Frozen."
             )
 
-    def init(key):
-        module = build(nnx.Rngs(key))
+    def parts(rngs):
+        module = build(rngs)
         shared: dict = {}
         private: dict = {}
         for path, variable in nnx.to_flat_state(nnx.state(module)):
@@ -67,6 +69,12 @@ def from_nnx(build: Callable[[nnx.Rngs], nnx.Module]) -> Model:
             else:
                 _put(shared, path, value)
         return shared, private
+
+    def init(key):
+        return parts(nnx.Rngs(key))
+
+    def start(key, common):
+        return parts(nnx.Rngs(key, common=common))[1]
 
     structure, state = nnx.split(outline)
 
@@ -85,7 +93,7 @@ def from_nnx(build: Callable[[nnx.Rngs], nnx.Module]) -> Model:
     def score(shared, private, items, user=0):
         return assembled(shared, private).score(items, user)
 
-    return Model(init, loss, score)
+    return Model(init, loss, score, start)
 
 
 def _put(tree: dict, path, value) -> None:

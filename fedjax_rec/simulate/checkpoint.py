@@ -60,8 +60,8 @@ class Checkpoints:
         if made_by != self.fingerprint:
             raise ValueError(
                 f"{self.folder}: the checkpoint of round {step} is of another configuration "
-                f"({made_by}, this one is {self.fingerprint}); use the configuration in config.yaml, "
-                "another --out, or --overwrite true."
+                f"({made_by}, this one is {self.fingerprint}); use the configuration in "
+                "config.yaml, another --out, or --overwrite true."
             )
         named = _named(like)
         outline = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in named.items()}

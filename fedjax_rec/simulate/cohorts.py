@@ -70,6 +70,8 @@ def poisson(rate: float, largest: int | None = None) -> Cohorts:
     exceeds with probability under 1e-9. Clients beyond it, chosen uniformly, are left out.
     """
     fraction("poisson", "rate", rate)
+    if largest is not None:
+        at_least("poisson", "largest", largest, 1)
 
     def size(n):
         mean = n * rate
@@ -83,16 +85,14 @@ def poisson(rate: float, largest: int | None = None) -> Cohorts:
     return Cohorts(size, draw)
 
 
-def available(
-    probability: Sequence[float] | Sequence[Sequence[float]], size: int
-) -> Cohorts:
+def available(probability: Sequence[float] | Sequence[Sequence[float]], size: int) -> Cohorts:
     """Up to `size` of the clients that are there, uniformly.
 
     probability: float[N], how likely each client is there in a round; or float[T, N], a trace
     whose row `round % T` counts, so that 0 and 1 replay a recorded one.
     """
     table = np.atleast_2d(np.asarray(probability, np.float32))
-    if table.min() < 0 or table.max() > 1:
+    if not ((table >= 0) & (table <= 1)).all():  # NaN, too
         raise ValueError("available(probability=...) must lie between 0 and 1.")
     at_least("available", "size", size, 1)
 

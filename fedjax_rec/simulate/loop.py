@@ -33,7 +33,8 @@ class Progress:
 
     round: how many rounds are done. state: after it. metrics: what goes to `metrics.jsonl`: means
     over users (plain names are the test part, others are prefixed, `validation_hr@10`), `loss`,
-    `clients` in a round, and bytes since the last measured round. values: part -> float32[U, M] per user.
+    `clients` in a round, and bytes since the last measured round. values: part -> float32[U, M],
+    per user.
     state is donated to the next round: copy what you want to keep.
     """
 
@@ -54,10 +55,11 @@ def simulate(
     measures_per_call: int = 1,
     state: State | None = None,
 ) -> Iterator[Progress]:
-    """Runs `strategy` on the clients of `store`, from `state` or from the start, to `rounds` rounds.
+    """Runs `strategy` on the clients of `store`, from `state` or the start, to `rounds` rounds.
 
-    every: rounds between measurements; the last round is measured as well. measures_per_call: measurements in one compiled call, for
-    rounds that are shorter than a dispatch; progress comes in such steps.
+    every: rounds between measurements; the last round is measured as well.
+    measures_per_call: measurements in one compiled call, for rounds that are shorter than a
+        dispatch; progress comes in such steps.
     Yields a `Progress` a measurement. Raises Diverged, naming the round, where the loss or the
     model stops being finite, and ValueError where the cohort is larger than the clients.
     """

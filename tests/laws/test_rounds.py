@@ -5,7 +5,6 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from registry import AGGREGATORS, BATCHES, COMPRESSORS, LOCAL, MODELS
 from worlds import KEY, USERS, close, compiled, federated, mean_loss, named, run, same
@@ -261,7 +260,8 @@ LEARN = pytest.mark.parametrize("kind", MODELS)
 @LEARN
 def test_every_model_learns_across_silos_and_steps(kind):
     """Five clients of several users, three batches each a round: the loss falls."""
-    data = named("silos")
+    # One of them on touched rows, which take longer to compile.
+    data = named("compact silos" if kind == "fedmf(bpr)" else "silos")
     make, kind_of_batch = MODELS[kind]
     strategy = federated(
         data,
@@ -293,47 +293,8 @@ def test_every_local_optimizer_learns(optimizer):
     assert np.mean(losses[-2:]) < np.mean(losses[:2]) - 0.01
 
 
-def decayed(data) -> Model:
-    """FedMF whose loss also decays the user vector, padding or not."""
-    model = fedmf(data)
-
-    def loss(shared, private, batch, key):
-        return model.loss(shared, private, batch, key) + 0.1 * (private["user"] ** 2).sum()
-
-    return Model(model.init, loss, model.score)
-
-
-def noisy(data) -> Model:
-    """FedMF whose loss uses its key."""
-    model = fedmf(data)
-
-    def loss(shared, private, batch, key):
-        factor = 1.0 + jax.random.uniform(key)
-        return factor * model.loss(shared, private, batch, key)
-
-    return Model(model.init, loss, model.score)
-
-
-@pytest.mark.parametrize("change", [decayed, noisy], ids=lambda f: f.__name__)
-def test_padding_batches_change_nothing_whatever_the_loss(change):
-    """Short clients wait for the longest of their chunk: that must not train them."""
-    data = named("whole")
-    ids = jnp.int32([0, 2])  # 1 and 15 interactions: 1 and 5 batches of 16 an epoch
-    a, b = (
-        run(federated(data, change(data), chunk=chunk, training={"epochs": 2}), data, ids)
-        for chunk in (1, 2)
-    )
-    close(a[0].private, b[0].private)
-    close(a[0].shared, b[0].shared)
-
-
-@pytest.mark.parametrize("name", ["whole"])
-def test_servers_with_adam_leave_rows_alone_that_nobody_touched(name):
-    data = named(name)
-    strategy = federated(data, fedmf(data), server=strategies.from_optax(optax.adam(0.01)))
-    ids = jnp.int32([0, 3, 10])
-    start = strategy.init(KEY, data.num_clients)
-    after, _ = run(strategy, data, ids, state=start)
-    moved = np.abs(np.asarray(after.shared["item"].values - start.shared["item"].values)).max(1)
-    assert moved.max() > 5e-3
-    assert ((moved == 0) | (moved > 5e-3)).all(), "rows moved by rounding alone"
+def test_a_cohort_may_be_smaller_than_a_chunk_of_the_default_size():
+    data = named("compact")
+    client, shared = drawing("ids")
+    _, info = run(strategies.federated(client, lambda key: shared), data, [4])
+    assert info.weight.tolist() == [int(data.store.length[4])]

@@ -2,7 +2,7 @@
 
 `whole`: 23 users, 40 items, up to 20 interactions, so local tables are whole tables.
 `compact`: 23 users, 400 items, up to 6 interactions, so clients train on touched rows.
-User 5 has no training interaction. Ratings are 1 to 5.
+`silos`: the users over 5 clients, likewise. User 5 has no training interaction. Ratings are 1 to 5.
 """
 
 import functools
@@ -54,7 +54,12 @@ def world(users: int, items: int, longest: int, clients: int | None = None, seed
 
 @functools.cache
 def named(name: str) -> Dataset:
-    sizes = {"whole": (USERS, 40, 20), "compact": (USERS, 400, 6), "silos": (USERS, 400, 6, 5)}
+    sizes = {
+        "whole": (USERS, 40, 20),
+        "compact": (USERS, 400, 6),
+        "silos": (USERS, 40, 12, 5),
+        "compact silos": (USERS, 800, 6, 5),
+    }
     return world(*sizes[name])
 
 
