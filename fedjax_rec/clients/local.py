@@ -50,7 +50,11 @@ def local_training(
     at_least("local_training", "batch_size", batch_size, 1)
     if steps is not None:
         at_least("local_training", "steps", steps, 1)
-    optimizers = [optimizer] if not isinstance(optimizer, Sequence) else optimizer
+    # An optax transform is a tuple of its own.
+    several = isinstance(optimizer, Sequence) and not isinstance(
+        optimizer, optax.GradientTransformation
+    )
+    optimizers = optimizer if several else [optimizer]
     optimizers = [as_local(o) for o in optimizers]
 
     def init(key, client):

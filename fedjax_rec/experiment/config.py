@@ -16,19 +16,27 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 
-from ..check import at_least
 from ..clients import Local
 from ..data import Batches
 from ..simulate import Cohorts
 from ..types import Aggregator, Compressor, Model, Server, Strategy
 from .complaints import one_line
-from .factories import DEFAULTS, ConfigError, check_made, find, full_name, is_factory
+from .factories import (
+    DEFAULTS,
+    ConfigError,
+    check_complete,
+    check_made,
+    find,
+    full_name,
+    is_factory,
+)
 from .overrides import merge
 
 PARTS = [Aggregator, Batches, Cohorts, Compressor, Local, Model, Server, Strategy]
@@ -101,6 +109,7 @@ def read(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
     raw = merge(_raw(path), overrides)
     for part in LATE:
         raw[part] = _late_part(raw.get(part), part)
+    raw = _parts_within(raw)
     factories = {part: find(raw[part].get("class_path"), part) for part in LATE}
     parser = _parser(factories, {part: raw[part]["class_path"] for part in LATE})
     try:
@@ -116,6 +125,7 @@ def read(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
         check_made(_plain(getattr(made, part).init_args), f"{part}.init_args")
     for key in ("source", "split", "clients"):
         check_made(_plain(getattr(made.data, key)), f"data.{key}")
+    check_complete(plain, "")
     _check_numbers(made)
     return Config(
         name=str(made.name or (Path(path).stem if path else "run")),
@@ -177,19 +187,28 @@ def _raw(path) -> dict:
 
 
 def _late_part(section: Any, part: str) -> dict:
-    """A section `model` or `strategy` with its class path whole, and parts within by class path."""
+    """A section `model` or `strategy` with its class path whole."""
     if section is None or isinstance(section, str):
         section = {"class_path": section or DEFAULTS[part]}
     if not isinstance(section, dict):
         raise ConfigError(f"{part}={section} names no factory; write {part}: {DEFAULTS[part]}.")
     section = {"class_path": DEFAULTS[part], **section}
     section["class_path"] = full_name(section["class_path"], part)
-    if isinstance(section.get("init_args"), dict):
-        section["init_args"] = {
-            key: {"class_path": value} if is_factory(value) else value
-            for key, value in section["init_args"].items()
-        }
     return section
+
+
+def _parts_within(value: Any, inside: bool = False) -> Any:
+    """`value` with every factory that is named among `init_args` as `{class_path: name}`."""
+    if inside and is_factory(value):
+        return {"class_path": value}
+    if isinstance(value, list):
+        return [_parts_within(one, inside) for one in value]
+    if isinstance(value, dict):
+        within = {k: inside or k == "init_args" for k in value}
+        return {
+            k: v if k == "class_path" else _parts_within(v, within[k]) for k, v in value.items()
+        }
+    return value
 
 
 def _plain(value: Any) -> Any:
@@ -197,11 +216,12 @@ def _plain(value: Any) -> Any:
 
 
 def _check_numbers(made: Namespace) -> None:
-    at_least("configuration", "rounds", made.rounds, 1)
-    at_least("configuration", "checkpoint_every", made.checkpoint_every, 0)
-    at_least("configuration", "threads", made.threads, 0)
-    at_least("configuration", "evaluation.every", made.evaluation.every, 1)
-    at_least("configuration", "evaluation.users_per_chunk", made.evaluation.users_per_chunk, 1)
+    least = {"rounds": 1, "checkpoint_every": 0, "threads": 0}
+    least |= {"evaluation.every": 1, "evaluation.users_per_chunk": 1}
+    for key, low in least.items():
+        value = attrgetter(key)(made)
+        if value < low:
+            raise ConfigError(f"{key}={value} is too small; use {key} >= {low}.")
     if not made.evaluation.metrics:
         raise ConfigError("evaluation.metrics=[] measures nothing; use [hr@10, ndcg@10].")
 

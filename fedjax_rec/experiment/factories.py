@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -50,15 +51,10 @@ def find(path: Any, where: str) -> Callable:
 
 def is_factory(path: Any) -> bool:
     """Whether `path` is the dotted name of something that can be called."""
-    if not isinstance(path, str) or "." not in path:
+    if not isinstance(path, str) or not _of_a_module(path):
         return False
-    if not all(word.isidentifier() for word in path.split(".")):
-        return False
-    try:
-        find(path, "")
-    except ConfigError:
-        return False
-    return True
+    room, _, name = path.rpartition(".")
+    return callable(getattr(importlib.import_module(room), name, None))
 
 
 def parameters(factory: Callable) -> list[str]:
@@ -69,9 +65,30 @@ def parameters(factory: Callable) -> list[str]:
     return parser.add_function_arguments(factory, fail_untyped=False)
 
 
+def check_complete(plain: Any, where: str) -> None:
+    """Raises ConfigError where a part lacks an argument: jsonargparse takes None for those of a
+    part of type Any."""
+    if isinstance(plain, list):
+        for i, one in enumerate(plain):
+            check_complete(one, f"{where}[{i}]")
+    if not isinstance(plain, dict):
+        return
+    arguments = plain.get("init_args") or {}
+    if "class_path" in plain and isinstance(arguments, dict):
+        known = inspect.signature(find(plain["class_path"], where)).parameters
+        for name, value in arguments.items():
+            needed = name in known and known[name].default is inspect.Parameter.empty
+            if value is None and needed:
+                raise ConfigError(f"{where} lacks {name}; give {where}.init_args.{name} a value.")
+    for key, value in plain.items():
+        check_complete(value, f"{where}.{key}" if where else key)
+
+
 def check_made(value: Any, where: str) -> None:
     """Raises ConfigError where `value`, as the parser made it, still holds a part that was not
     made: jsonargparse leaves parts of type Any as they are when anything about them is wrong."""
+    if isinstance(value, str) and _of_a_module(value):
+        find(value, where)
     if isinstance(value, (list, tuple)):
         for i, one in enumerate(value):
             check_made(one, f"{where}[{i}]")
@@ -81,6 +98,7 @@ def check_made(value: Any, where: str) -> None:
         for key, one in value.items():
             check_made(one, f"{where}.{key}")
         return
+    unknown_argument(value.keys() - {"class_path", "init_args"}, ["init_args"], where)
     arguments = value.get("init_args") or {}
     known = parameters(find(value["class_path"], where))
     if not isinstance(arguments, dict):
@@ -91,6 +109,18 @@ def check_made(value: Any, where: str) -> None:
         f"{where}={value['class_path']} cannot be made of init_args {arguments}; give it all of "
         f"{', '.join(known)} that have no default, of the right types."
     )
+
+
+def _of_a_module(name: str) -> bool:
+    """Whether `name` looks like a name in a module that there is."""
+    room, dot, _ = name.rpartition(".")
+    if not dot or not all(word.isidentifier() for word in name.split(".")):
+        return False
+    try:
+        importlib.import_module(room)
+    except ImportError:
+        return False
+    return True
 
 
 def unknown_argument(names: Iterable[str], known: list[str], where: str) -> None:

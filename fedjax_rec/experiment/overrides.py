@@ -47,7 +47,10 @@ def _value(text: str) -> Any:
 
 def _put(node: Any, path: list[str], value: Any, where: str) -> Any:
     """`node`, which stands at the key `where`, with `value` at `path` below it."""
-    if not path or (path == ["class_path"] and isinstance(value, str)):
+    named = (
+        node is None or isinstance(node, str) or (isinstance(node, dict) and "class_path" in node)
+    )
+    if not path or (path == ["class_path"] and named):
         return _instead(node, value, where)
     if node is None:
         node = DEFAULTS.get(where, {})

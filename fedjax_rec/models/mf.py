@@ -7,7 +7,6 @@ The user vector p_u stays on the client, the item rows q_i are shared (FCF, Amma
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from ..check import positive
@@ -25,10 +24,15 @@ class MatrixFactorization(nnx.Module):
 
     def loss(self, batch, key):
         user = of_users(self.user, batch, self.item[batch["items"]].ndim)
-        return self.objective((self.item[batch["items"]] * user).sum(-1), batch)
+        return self.objective(inner(self.item[batch["items"]], user), batch)
 
     def score(self, items, user):
         return self.item[items] @ self.user[user]
+
+
+def inner(rows: jax.Array, user: jax.Array) -> jax.Array:
+    """Inner products of item rows [..., D] with one user vector [D], or with one for each."""
+    return rows @ user if user.ndim == 1 else (rows * user).sum(-1)
 
 
 def of_users(table, batch: dict, ndim: int) -> jax.Array:

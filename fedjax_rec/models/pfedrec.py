@@ -12,7 +12,7 @@ from flax import nnx
 from ..check import positive
 from ..types import Model
 from .objectives import Objective, bce
-from .mf import of_users
+from .mf import inner, of_users
 from .roles import Private, Rows, from_nnx
 
 
@@ -33,7 +33,7 @@ class PersonalScorer(nnx.Module):
         rows = self.item[batch["items"]]
         weight = of_users(self.weight, batch, rows.ndim)
         bias = of_users(self.bias, batch, rows.ndim - 1)
-        return self.objective((rows * weight).sum(-1) + bias, batch)
+        return self.objective(inner(rows, weight) + bias, batch)
 
     def score(self, items, user):
         return self.item[items] @ self.weight[user] + self.bias[user]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -17,8 +18,9 @@ from ..types import State
 
 
 def _named(state: State) -> dict:
+    """The leaves by path, without the empty ones, which orbax does not save."""
     leaves = jax.tree_util.tree_leaves_with_path(state)
-    return {jax.tree_util.keystr(path): x for path, x in leaves}
+    return {jax.tree_util.keystr(path): x for path, x in leaves if x.size}
 
 
 class Checkpoints:
@@ -40,14 +42,14 @@ class Checkpoints:
         """Saves `state` after `round` rounds; nothing happens where that is saved already."""
         if round in self.manager.all_steps():
             return
-        self.manager.save(
-            round,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(jax.device_get(_named(state))),
-                extras=ocp.args.StandardSave(dict(extras or {})),
-                about=ocp.args.JsonSave({"fingerprint": self.fingerprint}),
-            ),
-        )
+        about = {"fingerprint": self.fingerprint, "extras": sorted(extras or {})}
+        items = {
+            "state": ocp.args.StandardSave(jax.device_get(_named(state))),
+            "about": ocp.args.JsonSave(about),
+        }
+        if extras:
+            items["extras"] = ocp.args.StandardSave(dict(extras))
+        self.manager.save(round, args=ocp.args.Composite(**items))
 
     def restore(self, like: State) -> tuple[int, State, dict[str, np.ndarray]]:
         """(round, state, extras) of the latest checkpoint, structured as `like` (shapes suffice).
@@ -55,8 +57,9 @@ class Checkpoints:
         Raises ValueError where it was made by another configuration.
         """
         step = self.manager.latest_step()
-        about = self.manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))
-        made_by = about["about"]["fingerprint"]
+        about = ocp.args.Composite(about=ocp.args.JsonRestore())
+        about = self.manager.restore(step, args=about)["about"]
+        made_by = about["fingerprint"]
         if made_by != self.fingerprint:
             raise ValueError(
                 f"{self.folder}: the checkpoint of round {step} is of another configuration "
@@ -65,15 +68,18 @@ class Checkpoints:
             )
         named = _named(like)
         outline = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in named.items()}
-        got = self.manager.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(outline), extras=ocp.args.StandardRestore()
-            ),
-        )
-        leaves = [jax.numpy.asarray(got["state"][name]) for name in named]
-        state = jax.tree.unflatten(jax.tree.structure(like), leaves)
-        return step, state, {k: np.asarray(v) for k, v in (got["extras"] or {}).items()}
+        items = {"state": ocp.args.StandardRestore(outline)}
+        if about["extras"]:
+            items["extras"] = ocp.args.StandardRestore()
+        got = self.manager.restore(step, args=ocp.args.Composite(**items))
+
+        def leaf(path, x):
+            name = jax.tree_util.keystr(path)
+            return jnp.asarray(got["state"][name]) if x.size else jnp.zeros(x.shape, x.dtype)
+
+        state = jax.tree_util.tree_map_with_path(leaf, like)
+        extras = got["extras"] if about["extras"] else {}
+        return step, state, {k: np.asarray(v) for k, v in extras.items()}
 
     def close(self) -> None:
         self.manager.close()

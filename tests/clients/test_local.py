@@ -259,11 +259,8 @@ def test_waiting_changes_nothing_whatever_the_loss(change):
 
 
 def test_steps_are_taken_whatever_the_size():
-    """Three steps of batches of 3 on 7 examples, then on into the second epoch with five."""
+    """Six steps of batches of 3 on 7 examples are two epochs; one step touches its batch alone."""
     model = models.fedmf(ITEMS, width=WIDTH)
-    one = trained(model, clients.sgd(0.5), epochs=1, batch_size=3)
-    three = trained(model, clients.sgd(0.5), steps=3, batch_size=3)
-    np.testing.assert_allclose(one[2]["user"], three[2]["user"], rtol=1e-6)
     two = trained(model, clients.sgd(0.5), epochs=2, batch_size=3)
     six = trained(model, clients.sgd(0.5), steps=6, batch_size=3)
     np.testing.assert_allclose(two[2]["user"], six[2]["user"], rtol=1e-6)

@@ -146,7 +146,13 @@ OPTIMIZERS = {
 
 
 @pytest.mark.parametrize(
-    ("name", "items"), [("sgd", 1_000), ("momentum", 10_000), ("adam", 100_000)]
+    ("name", "items"),
+    [
+        ("sgd", 1_000),
+        pytest.param("momentum", 10_000, marks=pytest.mark.slow),
+        ("adam", 100_000),
+        pytest.param("sgd", 100_000, marks=pytest.mark.slow),
+    ],
 )
 def test_touched_rows_equal_whole_tables(name, items):
     """Two epochs of several batches on 6 clients; the server's table differs by rounding alone."""

@@ -70,9 +70,7 @@ def test_rounds_are_those_of_the_strategy(one_by_one):
         )
 
 
-@pytest.mark.parametrize(
-    ("every", "at_once"), [(1, 3), (1, 7), (2, 1), (2, 2), (3, 1), (3, 3), (7, 2), (10, 1)]
-)
+@pytest.mark.parametrize(("every", "at_once"), [(1, 3), (2, 2), (3, 1), (10, 1)])
 def test_blocks_give_the_same_bits_as_round_by_round(one_by_one, every, at_once):
     blocks = run(every=every, measures_per_call=at_once)
     measured = [r for r in range(1, ROUNDS + 1) if r % every == 0 or r == ROUNDS]
@@ -89,7 +87,7 @@ def test_blocks_give_the_same_bits_as_round_by_round(one_by_one, every, at_once)
         begin = r
 
 
-@pytest.mark.parametrize(("every", "stop"), [(1, 3), (2, 3), (3, 4)])
+@pytest.mark.parametrize(("every", "stop"), [(2, 3), (3, 4)])
 def test_a_run_goes_on_to_the_same_bits(one_by_one, every, stop):
     first = run(rounds=stop, every=every)
     rest = run(every=every, state=first[-1][1])
@@ -125,7 +123,7 @@ def test_blocks_of_one_shape_are_traced_once():
     assert len(traces) <= 3 * first
 
 
-@pytest.mark.parametrize(("every", "at_once"), [(1, 1), (1, 3), (2, 3), (4, 1)])
+@pytest.mark.parametrize(("every", "at_once"), [(1, 1), (1, 3), (4, 1)])
 def test_a_loss_that_is_nan_stops_the_run_and_names_the_round(every, at_once):
     steps = simulate(walk(wrong_from=5), crowd(), 12, KEY, every=every, measures_per_call=at_once)
     seen = []
@@ -135,11 +133,8 @@ def test_a_loss_that_is_nan_stops_the_run_and_names_the_round(every, at_once):
 
 
 def test_a_model_that_is_infinite_stops_the_run():
-    with pytest.raises(Diverged, match=r"^round 3: the loss is inf"):
+    with pytest.raises(Diverged, match=r"^round 3: the model is not finite; lower"):
         list(simulate(walk(wrong_from=3, spoil="model"), crowd(), 5, KEY))
-    nobody = cohorts.dropout(cohorts.full(), 1.0)
-    with pytest.raises(Diverged, match=r"^round 3: the model is not finite"):
-        list(simulate(walk(wrong_from=3, spoil="model"), crowd(), 5, KEY, nobody))
 
 
 def test_a_round_without_clients_is_a_round():

@@ -1,0 +1,1 @@
+"""What `fedjax-rec bench` runs: speed and memory on this machine."""

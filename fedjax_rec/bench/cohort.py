@@ -1,0 +1,53 @@
+"""A cohort of 10,240 clients in one call, and the share of memory bandwidth that its round reaches.
+
+The fewest bytes a FedMF round can move: each example's row read and its update written back, float32
+at width 32 (the table's own reads and writes are far less). Over the seconds of a round, against the
+bandwidth of a large copy on the same device. On an accelerator also MovieLens-1M's round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+
+from .. import aggregate, data, models, simulate, strategies
+from ..types import Cohort
+from .row import Row
+from .tables import store
+from .timing import repeat
+
+CLIENTS, ITEMS, EACH, WIDTH, NEGATIVES = 10_240, 3_416, 100, 32, 4
+
+
+def copy_bandwidth(megabytes: int = 512) -> float:
+    """Bytes a second, read and written, of a device-to-device copy."""
+    x = jnp.ones(megabytes * 2**18, jnp.float32)
+    copy = jax.jit(lambda x: x + 1)
+    return 2 * x.nbytes / repeat(lambda: copy(x), 9).wall
+
+
+def cohort() -> Iterator[Row]:
+    simulate.configure(1, cache=None)
+    held = store(CLIENTS, ITEMS, EACH)
+    model = models.fedmf(ITEMS, width=WIDTH)
+    strategy = strategies.fedmf(model, data.pointwise(NEGATIVES), aggregator=aggregate.mean())
+    ids = jnp.arange(CLIENTS, dtype=jnp.int32)
+    state = strategy.init(jax.random.key(0), CLIENTS)
+    one = jax.jit(lambda k, s, d: strategy.round(k, s, Cohort(ids, d)), donate_argnums=1)
+
+    def call():
+        nonlocal state
+        state, info = one(jax.random.key(0), state, held)
+        return state.shared, info
+
+    timing = repeat(call, 5)
+    bandwidth = copy_bandwidth()
+    moved = CLIENTS * EACH * (1 + NEGATIVES) * WIDTH * 4 * 2
+    yield Row("cohort", f"{CLIENTS:,} clients in one call, ms a round", timing.wall * 1e3, "ms", "")
+    yield Row("cohort", "copy bandwidth of the device", bandwidth / 1e9, "GB/s", "")
+    yield Row(
+        "cohort", "share of it that the round's rows reach", 100 * moved / timing.wall / bandwidth,
+        "%", "",
+    )  # fmt: skip

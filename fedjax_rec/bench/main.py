@@ -1,0 +1,117 @@
+"""`fedjax-rec bench [NAME ...] [--json FILE] [--markdown FILE]`: a table of figures and goals."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import jax
+from rich.console import Console
+from rich.table import Table
+
+from .. import __version__, simulate
+from ..check import nearest
+from .cohort import cohort
+from .rounds import first_round, rounds
+from .row import Row
+from .tables import tables
+from .versus_fedjax import versus_fedjax
+
+BENCHES: dict[str, Callable[[], Iterator[Row]]] = {
+    "rounds-100k": partial(rounds, "ml-100k"),
+    "rounds-1m": partial(rounds, "ml-1m"),
+    "first": first_round,
+    "tables": tables,
+    "cohort": cohort,
+    "fedjax-100k": partial(versus_fedjax, "ml-100k"),
+    "fedjax-1m": partial(versus_fedjax, "ml-1m"),
+}
+
+
+def main(words: Sequence[str]) -> int:
+    """Runs the benches named (default all), prints the table, writes what was asked for."""
+    parser = argparse.ArgumentParser(
+        prog="fedjax-rec bench", description=f"Benches: {', '.join(BENCHES)}. Default: all."
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    parser.add_argument("--json", help="also write the figures to FILE", metavar="FILE")
+    parser.add_argument("--markdown", help="also write a page to FILE", metavar="FILE")
+    known = parser.parse_args(words)
+    for name in known.names:
+        if name not in BENCHES:
+            raise ValueError(
+                f"bench {name!r} is unknown{nearest(name, BENCHES)}; use {', '.join(BENCHES)}."
+            )
+    simulate.configure(1, cache=None)
+    console = Console(stderr=True)
+    rows, left_out = [], []
+    for name in known.names or BENCHES:
+        console.print(f"{name} ...")
+        try:
+            for row in BENCHES[name]():
+                rows.append(row)
+                console.print(f"  {row.what}: {row.shown()}")
+        except (FileNotFoundError, RuntimeError) as error:
+            left_out.append(f"{name}: {' '.join(str(error).split())}")
+            console.print(f"  left out: {left_out[-1]}")
+    Console().print(_table(rows))
+    if known.json:
+        whole = {"machine": machine(), "rows": [r._asdict() for r in rows], "left_out": left_out}
+        _write(Path(known.json), json.dumps(whole, indent=2) + "\n")
+    if known.markdown:
+        _write(Path(known.markdown), _page(rows, left_out))
+    return 0
+
+
+def machine() -> dict[str, str]:
+    """What the figures were measured on."""
+    device = jax.devices()[0]
+    return {
+        "device": f"{device.platform}: {device.device_kind}",
+        "cpu": _cpu(),
+        "cores": str(os.cpu_count()),
+        "threads": os.environ.get("NPROC", "one a core"),
+        "versions": f"fedjax_rec {__version__}, jax {jax.__version__}, "
+        f"Python {platform.python_version()}",
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), "unknown")
+
+
+def _table(rows: Sequence[Row]) -> Table:
+    table = Table("bench", "what", "measured", "goal")
+    for row in rows:
+        table.add_row(row.bench, row.what, row.shown(), row.goal)
+    return table
+
+
+def _page(rows: Sequence[Row], left_out: Sequence[str]) -> str:
+    command = "fedjax-rec bench " + " ".join(w for w in sys.argv[2:])
+    lines = ["# Benchmarks", "", f"Written by `{command.strip()}`, never by hand.", ""]
+    lines += [f"- {key}: {value}" for key, value in machine().items()]
+    lines += ["", "| bench | what | measured | goal |", "|---|---|---|---|"]
+    lines += [f"| {r.bench} | {r.what} | {r.shown()} | {r.goal} |" for r in rows]
+    if left_out:
+        lines += ["", "Left out on this machine:", ""] + [f"- {x}" for x in left_out]
+    return "\n".join(lines) + "\n"
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}")
+    beside.write_text(text)
+    os.replace(beside, path)

@@ -1,0 +1,77 @@
+"""What a round costs when the catalogue grows and the touched rows do not.
+
+FedMF, width 64, 16 to 64 interactions a client, 4 negatives each, one local epoch, `mean` and
+`step`. Time as the ratio to the smallest catalogue; memory as the compiled round's temporary bytes
+over the bytes of the touched rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .. import aggregate, data, models, simulate, strategies
+from ..data.negatives import exclusion
+from ..types import Cohort
+from .row import Row
+from .timing import Timing, repeat
+
+WIDTH, NEGATIVES = 64, 4
+
+
+def store(clients: int, items: int, each: int) -> data.Store:
+    """`each` uniform interactions for every client."""
+    drawn = np.random.default_rng(0).integers(0, items, (clients, each), np.int32).reshape(-1)
+    users = np.repeat(np.arange(clients), each)
+    return data.Store(
+        items=jnp.asarray(drawn), labels=None, owners=None, users=None,
+        start=jnp.arange(clients, dtype=jnp.int32) * each,
+        length=jnp.full(clients, each, jnp.int32),
+        exclusion=exclusion(users, drawn, clients, items, budget=0),
+        num_items=items, longest=each,
+    )  # fmt: skip
+
+
+def measured(clients: int, items: int, each: int, times: int = 9) -> tuple[Timing, int, int]:
+    """(seconds a round, temporary bytes, bytes of the rows that the examples refer to)."""
+    held = store(clients, items, each)
+    model = models.fedmf(items, width=WIDTH)
+    strategy = strategies.fedmf(
+        model, data.pointwise(NEGATIVES), batch_size=64, aggregator=aggregate.mean()
+    )
+    ids = jnp.arange(clients, dtype=jnp.int32)
+    state = strategy.init(jax.random.key(0), clients)
+    one = jax.jit(lambda k, s, d: strategy.round(k, s, Cohort(ids, d)), donate_argnums=1)
+    compiled = one.lower(jax.random.key(0), state, held).compile()
+
+    def call():
+        nonlocal state
+        state, info = compiled(jax.random.key(0), state, held)
+        return state.shared, info
+
+    timing = repeat(call, times)
+    temporary = compiled.memory_analysis().temp_size_in_bytes
+    return timing, temporary, clients * each * (1 + NEGATIVES) * WIDTH * 4
+
+
+def tables() -> Iterator[Row]:
+    simulate.configure(1, cache=None)
+    base = None
+    for items in (10**4, 10**5, 10**6):
+        timing, temporary, touched = measured(256, items, 64)
+        base = base or (timing.cpu, temporary)
+        yield Row("tables", f"256 clients, {items:,} items: ms a round", timing.cpu * 1e3, "ms", "")
+        yield Row("tables", f"the same, time over 10,000 items", timing.cpu / base[0], "x", "<= 1.3")
+        yield Row(
+            "tables", "the same, temporary bytes over 10,000 items", temporary / base[1], "x", "<= 1.3"
+        )
+    timing, temporary, touched = measured(4096, 10**6, 16, times=3)
+    yield Row(
+        "tables", "4,096 clients, 10^6 x 64: temporary over touched bytes", temporary / touched, "x",
+        "<= 2",
+    )  # fmt: skip
+    yield Row("tables", "the same, temporary", temporary / 2**20, "MiB", "")
+    yield Row("tables", "the same, ms a round", timing.cpu * 1e3, "ms", "")

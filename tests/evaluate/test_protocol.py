@@ -1,0 +1,194 @@
+"""Protocols on whole data sets, against evaluations in plain NumPy that share nothing with them."""
+
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fedjax_rec import evaluate
+from fedjax_rec.data import Cases
+from fedjax_rec.types import Model
+
+USERS, ITEMS, WIDTH = 11, 320, 5
+METRICS = ["hr@3", "ndcg@3", "recall@5", "mrr", "auc"]
+
+
+class World:
+    """Eleven users with up to three held-out items; user 4 has seen 300 items, user 7 none."""
+
+    def __init__(self, members: int = 1, seed: int = 0):
+        rng = np.random.default_rng(seed)
+        # Coarse values, so that scores tie.
+        self.item = rng.integers(-1, 2, (ITEMS, WIDTH)).astype(np.float32)
+        self.user = rng.integers(-1, 2, (USERS, WIDTH)).astype(np.float32)
+        sizes = [3, 9, 1, 30, 300, 12, 5, 0, 2, 60, 7]
+        orders = [rng.permutation(ITEMS) for _ in sizes]
+        pairs = list(zip(orders, sizes, strict=True))
+        self.seen = [np.sort(order[:n]) for order, n in pairs]
+        self.held = [order[n : n + 1 + u % 3] for u, (order, n) in enumerate(pairs)]
+        self.negatives = np.stack([order[-8:] for order in orders]).astype(np.int32)
+        self.ratings = [rng.integers(1, 6, len(h)).astype(np.float32) for h in self.held]
+        targets = np.full((USERS, 3), -1, np.int32)
+        ratings = np.zeros((USERS, 3), np.float32)
+        for u, held in enumerate(self.held):
+            targets[u, : len(held)], ratings[u, : len(held)] = held, self.ratings[u]
+        users = np.arange(USERS)
+        clients = users // members
+        self.cases = Cases(
+            users=jnp.int32(users),
+            clients=jnp.int32(clients),
+            members=jnp.int32(users % members),
+            targets=jnp.asarray(targets),
+            ratings=jnp.asarray(ratings),
+            negatives=jnp.asarray(self.negatives),
+            seen=jnp.int32(np.concatenate(self.seen)),
+            seen_start=jnp.int32(np.cumsum([0, *sizes[:-1]])),
+            seen_count=jnp.int32(sizes),
+            rows=jnp.int32(np.unique(clients, return_index=True)[1]),
+        )
+        padded = np.zeros((-(-USERS // members) * members, WIDTH), np.float32)
+        padded[:USERS] = self.user
+        self.private = jnp.asarray(padded.reshape(-1, members, WIDTH))
+        self.model = Model(
+            lambda key: None,
+            lambda *_: None,
+            lambda shared, private, items, user: shared[items] @ private[user],
+        )
+
+    def values(self, protocol, cases=None, **kwargs):
+        return np.array(
+            jax.jit(
+                lambda shared, private: evaluate.evaluate_users(
+                    self.model, protocol, shared, private, cases or self.cases, **kwargs
+                )
+            )(jnp.asarray(self.item), self.private)
+        )
+
+
+def by_sorting(scores, held, others):
+    """METRICS of one user: a sorted list, others before held-out items where scores tie."""
+    ranked = sorted([(-scores[i], 0) for i in others] + [(-scores[i], 1) for i in held])
+    ranks = [place for place, (_, relevant) in enumerate(ranked, 1) if relevant]
+    ideal = sum(1 / np.log2(1 + r) for r in range(1, min(len(held), 3) + 1))
+    pairs = [scores[h] > scores[o] for h in held for o in others]
+    return [
+        float(ranks[0] <= 3),
+        sum(1 / np.log2(1 + r) for r in ranks if r <= 3) / ideal,
+        sum(r <= 5 for r in ranks) / len(held),
+        1 / ranks[0],
+        np.mean(pairs),
+    ]
+
+
+@pytest.fixture(scope="module")
+def world():
+    return World()
+
+
+def test_full_catalogue_is_the_sorted_list_without_seen_items(world):
+    protocol = evaluate.full_catalogue(evaluate.metrics(METRICS), ITEMS)
+    assert protocol.names == tuple(METRICS) == protocol.summary_names
+    want = []
+    for u in range(USERS):
+        others = set(range(ITEMS)) - set(world.seen[u]) - set(world.held[u])
+        want.append(by_sorting(world.item @ world.user[u], world.held[u], sorted(others)))
+    np.testing.assert_allclose(world.values(protocol), want, rtol=1e-5, atol=1e-6)
+
+
+def test_sampled_is_the_sorted_list_of_the_negatives(world):
+    protocol = evaluate.sampled(evaluate.metrics(METRICS))
+    want = [
+        by_sorting(world.item @ world.user[u], world.held[u], world.negatives[u])
+        for u in range(USERS)
+    ]
+    np.testing.assert_allclose(world.values(protocol), want, rtol=1e-5, atol=1e-6)
+
+
+def test_rating_error_is_over_all_ratings_and_not_over_users(world):
+    protocol = evaluate.rating_error()
+    values = world.values(protocol)
+    errors = [world.item[h] @ world.user[u] - world.ratings[u] for u, h in enumerate(world.held)]
+    np.testing.assert_allclose(values[:, 0], [np.mean(e**2) for e in errors], rtol=1e-5)
+    np.testing.assert_allclose(values[:, 1], [np.mean(abs(e)) for e in errors], rtol=1e-5)
+    every = np.concatenate(errors)
+    counts = np.array([len(h) for h in world.held])
+    assert protocol.summary_names == ("rmse", "mae") and not protocol.larger_is_better
+    want = [np.sqrt(np.mean(every**2)), np.mean(abs(every))]
+    np.testing.assert_allclose(protocol.summarise(values, counts), want, rtol=1e-5)
+    # Users who were not measured count for nothing.
+    values[3] = np.nan
+    every = np.concatenate([e for u, e in enumerate(errors) if u != 3])
+    want = [np.sqrt(np.mean(every**2)), np.mean(abs(every))]
+    np.testing.assert_allclose(protocol.summarise(values, counts), want, rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [1, 4, 100])
+def test_users_per_chunk_changes_nothing(world, size):
+    protocol = evaluate.full_catalogue(evaluate.metrics(METRICS), ITEMS)
+    want = world.values(protocol)
+    np.testing.assert_array_equal(world.values(protocol, users_per_chunk=size), want)
+
+
+def test_users_of_one_client_have_their_own_vectors(world):
+    protocol = evaluate.full_catalogue(evaluate.metrics(METRICS), ITEMS)
+    np.testing.assert_array_equal(World(members=3).values(protocol), world.values(protocol))
+
+
+def test_a_user_with_nothing_held_out_is_nan(world):
+    cases = world.cases
+    fields = {name: getattr(cases, name) for name in cases.__dataclass_fields__}
+    fields["targets"] = cases.targets.at[2].set(-1)
+    for protocol in (
+        evaluate.full_catalogue(evaluate.metrics(METRICS), ITEMS),
+        evaluate.sampled(evaluate.metrics(METRICS)),
+        evaluate.rating_error(),
+    ):
+        values = world.values(protocol, Cases(**fields))
+        assert np.isnan(values[2]).all() and not np.isnan(np.delete(values, 2, 0)).any()
+
+
+def without(world, name):
+    fields = {n: getattr(world.cases, n) for n in world.cases.__dataclass_fields__}
+    return Cases(**{**fields, name: None})
+
+
+def test_errors_are_one_line_with_the_remedy(world):
+    wanted = evaluate.metrics(["hr@3"])
+    for told, call in {
+        "the model scored 320 items": lambda: world.values(evaluate.full_catalogue(wanted, 50)),
+        "evaluation_negatives=99": lambda: world.values(
+            evaluate.sampled(wanted), without(world, "negatives")
+        ),
+        "has no ratings": lambda: world.values(evaluate.rating_error(), without(world, "ratings")),
+        "users_per_chunk=0": lambda: world.values(evaluate.sampled(wanted), users_per_chunk=0),
+        "hold several users": lambda: evaluate.probe_clients(
+            evaluate.sampled(wanted), {"test": World(members=2).cases}
+        ),
+    }.items():
+        with pytest.raises(ValueError) as error:
+            call()
+        assert told in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_probe_sees_what_evaluate_users_sees(world):
+    """The same scores through a client's eyes: by its id, NaN where it has nothing held out."""
+    for protocol in (
+        evaluate.full_catalogue(evaluate.metrics(METRICS), ITEMS),
+        evaluate.sampled(evaluate.metrics(METRICS)),
+    ):
+        rows = world.cases.rows.at[6].set(-1)
+        fields = {n: getattr(world.cases, n) for n in world.cases.__dataclass_fields__}
+        probe = evaluate.probe_clients(protocol, {"test": Cases(**{**fields, "rows": rows})})
+
+        def one(client, probe=probe):
+            def score(items, user):
+                return jnp.asarray(world.item)[items] @ world.private[client][user]
+
+            return probe(score, SimpleNamespace(id=client, longest=300))["test"]
+
+        values = np.array(jax.jit(jax.vmap(one))(jnp.arange(USERS)))
+        want = world.values(protocol)
+        want[6] = np.nan
+        np.testing.assert_array_equal(values, want)

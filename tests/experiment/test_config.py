@@ -1,0 +1,241 @@
+"""Configurations: what YAML and the command line say is made, or one line says what is wrong."""
+
+from pathlib import Path
+
+import optax
+import pytest
+import yaml
+from small_data import MYLAB
+
+from fedjax_rec import aggregate
+from fedjax_rec.data import Batches
+from fedjax_rec.experiment.config import ConfigError, read
+from fedjax_rec.simulate import Cohorts
+from fedjax_rec.types import Aggregator, Compressor, Model, Strategy
+
+ROOT = Path(__file__).resolve().parents[2]
+SHIPPED = sorted((ROOT / "configs").rglob("*.yaml"))
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Writes text as a configuration."""
+
+    def write(text: str) -> Path:
+        path = tmp_path / "mine.yaml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def mylab(tmp_path, monkeypatch):
+    (tmp_path / "lab" / "mylab").mkdir(parents=True)
+    (tmp_path / "lab" / "mylab" / "__init__.py").write_text(MYLAB)
+    monkeypatch.syspath_prepend(tmp_path / "lab")
+    monkeypatch.delitem(__import__("sys").modules, "mylab", raising=False)
+
+
+def arguments(make) -> dict:
+    """What `_late` hands to a factory besides what is known in the run."""
+    free = dict(zip(make.__code__.co_freevars, make.__closure__, strict=True))
+    return free["kwargs"].cell_contents
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
+def test_every_shipped_configuration_is_read_and_made(path):
+    config = read(path)
+    assert config.name == (yaml.safe_load(path.read_text()).get("name") or path.stem)
+    model = config.make_model(num_items=10, members=1)
+    assert isinstance(model, Model)
+    assert isinstance(config.make_strategy(model, config.examples, None), Strategy)
+    assert isinstance(config.cohorts, Cohorts) and isinstance(config.examples, Batches)
+
+
+def test_there_are_shipped_configurations():
+    assert "pfedrec_ml100k" in [path.stem for path in SHIPPED]
+
+
+def test_defaults_without_a_file():
+    config = read(None)
+    assert (config.name, config.seed, config.rounds) == ("run", 0, 100)
+    assert config.plain["model"]["class_path"] == "fedjax_rec.models.fedmf"
+    assert config.data.source == "ml-100k" and config.evaluation.candidates == "full"
+
+
+def test_the_plain_form_reads_back_to_itself(written):
+    words = ["--cohorts=uniform", "--cohorts.size=3", "--strategy.server=optax.adam",
+             "--strategy.server.learning_rate=1e-2", "--data.split=ratio", "--seed=4"]  # fmt: skip
+    first = read(None, words)
+    assert read(written(yaml.safe_dump(first.plain))).plain == first.plain
+    assert first.plain["strategy"]["init_args"]["server"]["init_args"]["learning_rate"] == 0.01
+
+
+@pytest.mark.parametrize(
+    ("words", "key", "value"),
+    [
+        (["--rounds=3"], "rounds", 3),
+        (["--rounds", "3"], "rounds", 3),
+        (["--rounds", "4", "--rounds", "3"], "rounds", 3),
+        (["--name", "2024"], "name", 2024),
+        (["--data.implicit", "false"], "data.implicit", False),
+        (["--data.above=3.5"], "data.above", 3.5),
+        (["--evaluation.metrics", '["hr@5"]'], "evaluation.metrics", ["hr@5"]),
+        (["--evaluation.metrics=[hr@5, mrr]"], "evaluation.metrics", ["hr@5", "mrr"]),
+        (["--model.width", "7"], "model.init_args.width", 7),
+        (["--model.init_args.width=7"], "model.init_args.width", 7),
+        (["--model.scale=1e-3"], "model.init_args.scale", 0.001),
+        (["--model", "fedjax_rec.models.pfedrec"], "model.class_path", "fedjax_rec.models.pfedrec"),
+        (["--model=pfedrec"], "model.class_path", "fedjax_rec.models.pfedrec"),
+        (["--model.class_path=pfedrec"], "model.class_path", "fedjax_rec.models.pfedrec"),
+        (
+            ["--model.objective", "fedjax_rec.models.bpr"],
+            "model.init_args.objective.class_path",
+            "fedjax_rec.models.bpr",
+        ),
+        (["--strategy", "fedavg", "--strategy.epochs=2"], "strategy.init_args.epochs", 2),
+        (["--strategy.steps", "null"], "strategy.init_args.steps", None),
+        (
+            ["--strategy.aggregator", "fedjax_rec.aggregate.mean"],
+            "strategy.init_args.aggregator.class_path",
+            "fedjax_rec.aggregate.mean",
+        ),
+        (
+            ["--strategy.uplink=fedjax_rec.compress.cast", "--strategy.uplink.dtype=bfloat16"],
+            "strategy.init_args.uplink.init_args.dtype",
+            "bfloat16",
+        ),
+        (["--cohorts=uniform", "--cohorts.size=3"], "cohorts.init_args.size", 3),
+        (
+            ["--cohorts", '{"class_path": "fedjax_rec.simulate.uniform", "init_args": {"size": 3}}'],
+            "cohorts.init_args.size",
+            3,
+        ),
+        (["--examples.negatives", "2"], "examples.init_args.negatives", 2),
+        (
+            ["--data.split=fedjax_rec.data.ratio", "--data.split.test=0.2"],
+            "data.split.init_args.test",
+            0.2,
+        ),
+        (["--data.clients=by_hash", "--data.clients.num_clients=6"],
+         "data.clients.init_args.num_clients", 6),
+    ],
+)  # fmt: skip
+def test_what_the_command_line_says_is_set(words, key, value):
+    found = read(None, words).plain
+    for name in key.split("."):
+        found = found[name]
+    assert found == value
+
+
+def test_the_command_line_wins_over_the_file(written):
+    path = written(
+        "rounds: 9\nmodel: {class_path: pfedrec, init_args: {width: 6}}\n"
+        "cohorts: {class_path: fedjax_rec.simulate.uniform, init_args: {size: 3}}\n"
+    )
+    config = read(path, ["--rounds=2", "--cohorts.size", "5"])
+    assert (config.name, config.rounds) == ("mine", 2)
+    assert config.cohorts.size(10) == 5 and config.plain["model"]["init_args"]["width"] == 6
+    # Another factory keeps the arguments that it takes too, and drops the others.
+    other = read(path, ["--model=gmf", "--cohorts=full"])
+    assert other.plain["model"]["class_path"] == "fedjax_rec.models.gmf"
+    assert other.plain["model"]["init_args"]["width"] == 6 and other.cohorts.size(10) == 10
+
+
+def test_optax_transforms_are_made_from_yaml(written):
+    path = written(
+        "strategy:\n  class_path: fedavg\n  init_args:\n"
+        "    server: {class_path: optax.adam, init_args: {learning_rate: 0.01}}\n"
+        "    optimizer: {class_path: optax.sgd, init_args: {learning_rate: 1e-1}}\n"
+        "    aggregator: fedjax_rec.aggregate.uniform\n"
+    )
+    made = arguments(read(path).make_strategy)
+    assert isinstance(made["server"], optax.GradientTransformation)
+    assert isinstance(made["optimizer"], optax.GradientTransformation)
+    assert isinstance(made["aggregator"], Aggregator)
+
+
+def test_a_user_names_factories_of_their_own(written, mylab):
+    path = written(
+        "model: {class_path: mylab.my_model, init_args: {size: 5}}\n"
+        "strategy:\n  class_path: mylab.my_strategy\n"
+        "  init_args: {rate: 0.2, uplink: {class_path: mylab.my_uplink, init_args: {step: 0.25}}}\n"
+    )
+    config = read(path)
+    model = config.make_model(num_items=9, members=1)
+    assert model.init(__import__("jax").random.key(0))[1]["user"].shape == (1, 5)
+    assert isinstance(config.make_strategy(model, config.examples, None), Strategy)
+    assert isinstance(arguments(config.make_strategy)["uplink"], Compressor)
+    with pytest.raises(ConfigError, match=r"mylab has no factory 'my_modle' \(did you mean"):
+        read(None, ["--model", "mylab.my_modle"])
+    with pytest.raises(ConfigError, match=r"mylab has no factory 'number'"):
+        read(None, ["--model", "mylab.number"])
+    with pytest.raises(ConfigError, match=r"model.init_args.szie .* \(did you mean .*size'"):
+        read(None, ["--model=mylab.my_model", "--model.szie=3"])
+    with pytest.raises(ConfigError, match=r"mylab.unmarked is no factory .*`-> \S*Compressor`"):
+        read(None, ["--strategy.uplink", "mylab.unmarked"])
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "told"),
+    [
+        ("round: 3", [], "round is no key of the configuration (did you mean 'rounds'?)"),
+        ("{}", ["--round", "3"], "(did you mean 'rounds'?)"),
+        ("data: {negatves: train}", [], "(did you mean 'data.negatives'?)"),
+        ("{}", ["--data.negatves=train"], "(did you mean 'data.negatives'?)"),
+        ("evaluation: {evry: 2}", [], "(did you mean 'evaluation.every'?)"),
+        ("{}", ["--model.widht=3"], "(did you mean 'model.init_args.width'?)"),
+        ("{}", ["--cohorts=uniform", "--cohorts.siez=3"], "(did you mean 'size'?)"),
+        ("{}", ["--strategy.uplink=fedjax_rec.compress.cast", "--strategy.uplink.dtpe=x"], "'dtype'"),
+        ("{}", ["--rounds=many"], "rounds=many is of the wrong type; use a whole number"),
+        ("rounds: 2.5", [], "rounds=2.5 is of the wrong type"),
+        ("{}", ["--rounds=0"], "rounds=0"),
+        ("{}", ["--evaluation.every=0"], "evaluation.every=0"),
+        ("{}", ["--checkpoint_every=-1"], "checkpoint_every=-1"),
+        ("{}", ["--evaluation.metrics=[]"], "evaluation.metrics=[]"),
+        ("{}", ["--evaluation.metrics=hr@5"], "use a list"),
+        ("{}", ["--evaluation.candidates=all"], "use one of 'full', 'sampled', 'ratings'"),
+        ("{}", ["--model.width=a"], "model.init_args.width=a is of the wrong type"),
+        ("{}", ["--cohorts=uniform"], "cohorts lacks size"),
+        ("{}", ["--cohorts=unifrom"], "(did you mean 'uniform'?)"),
+        ("{}", ["--cohorts=poisson", "--cohorts.rate=2"], "poisson(rate=2.0)"),
+        ("{}", ["--model=nosuch.thing"], "No module named 'nosuch'"),
+        ("{}", ["--strategy=fedmff"], "(did you mean 'fedmf'?)"),
+        ("{}", ["--strategy=optax.adam"], "lacks strategy.init_args.learning_rate"),
+        ("strategy: 3", [], "strategy=3 names no factory"),
+        ("data: ml-100k", [], "data=ml-100k is no mapping"),
+        ("{}", ["--strategy.aggregator=fedjax_rec.compress.identity"], "is no factory of one"),
+        ("{}", ["--strategy.server=optax.adamm"], "(did you mean 'adam'?)"),
+        ("{}", ["--strategy.server={class_path: optax.adamm}"], "(did you mean 'adam'?)"),
+        ("{}", ["--strategy.server={class_path: nosuch.adam}"], "No module named 'nosuch'"),
+        ("{}", ["--strategy.server={class_path: optax.adam}"], "learning_rate"),
+        ("{}", ["--strategy.server=optax.adam", "--strategy.server.learning_rat=1"], "learning_rate'"),
+        ("{}", ["--data.source.num_usrs=3", "--data.source.class_path=fedjax_rec.data.synthetic"],
+         "num_usrs"),
+        ("{}", ["stray"], "'stray' is no option; write --key value."),
+        ("{}", ["--rounds"], "--rounds has no value"),
+        ("{}", ["--rounds", "--seed", "3"], "--rounds has no value"),
+        ("{}", ["--rounds.more=3"], "rounds"),
+        ("[1, 2]", [], "holds no mapping"),
+        ("", [], "holds no mapping"),
+        ("a: [1", [], "mend the YAML"),
+    ],
+)  # fmt: skip
+def test_errors_are_one_line_with_the_remedy(written, text, words, told):
+    with pytest.raises(ConfigError) as error:
+        read(written(text), words)
+    assert told in str(error.value)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 400
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"absent.yaml: there is no such configuration file"):
+        read(tmp_path / "absent.yaml")
+
+
+def test_what_is_made_is_of_the_library():
+    made = arguments(
+        read(None, ["--strategy.aggregator=fedjax_rec.aggregate.per_row"]).make_strategy
+    )
+    assert type(made["aggregator"]) is type(aggregate.per_row())
