@@ -169,9 +169,12 @@ def mark(local: LocalTable, ids: jax.Array, real: jax.Array) -> LocalTable:
     return replace(local, live=local.live.at[ids.reshape(-1)].set(True, mode="drop"))
 
 
-def update_of(local: LocalTable, table: Table) -> RowsUpdate:
-    """What changed between `table` and `local`."""
-    return RowsUpdate(local.values, local.ids, local.live, table.values, table.shape[0])
+def update_of(local: LocalTable, table: Table, before: LocalTable | None = None) -> RowsUpdate:
+    """What changed between `table` and `local`. before: `local` as it was, where there is still a
+    copy; for a whole table the server's own serves."""
+    if before is None or local.ids is None:
+        return RowsUpdate(local.values, local.ids, local.live, table.values, table.shape[0])
+    return RowsUpdate(local.values - before.values, local.ids, local.live, None, table.shape[0])
 
 
 def read(local: LocalTable, table: Table, ids) -> jax.Array:

@@ -115,10 +115,21 @@ def local_training(
         private, local = trained["private"], trained["shared"]
         metrics = {"loss": total / jnp.maximum(seen, 1.0)}
         if probe is not None:
-            own = _pair(rows.Overlay, lambda after, _: after, local, trees.trainable(shared))
+            own = jax.tree.map(
+                lambda a, s: rows.Overlay(a, s) if rows.is_table(a) else a,
+                local,
+                trees.trainable(shared),
+                is_leaf=rows.is_table,
+            )
             own = trees.with_frozen(own, shared)
             metrics |= probe(lambda items, user=0: model.score(own, private, items, user), data)
-        change = _pair(rows.update_of, jnp.subtract, local, trees.trainable(shared))
+        change = jax.tree.map(
+            lambda a, b, s: rows.update_of(a, s, b) if rows.is_table(a) else a - s,
+            local,
+            start["shared"],
+            trees.trainable(shared),
+            is_leaf=rows.is_table,
+        )
         return private, Upload(change, count.astype(jnp.float32), metrics)
 
     return Client(init, update)
@@ -133,16 +144,6 @@ def _once(compute: Callable[[], PyTree], positive: jax.Array) -> PyTree:
     """
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(compute))
     return jax.lax.fori_loop(0, jnp.minimum(positive, 1), lambda _, __: compute(), zeros)
-
-
-def _pair(of_table, of_leaf, local: PyTree, shared: PyTree) -> PyTree:
-    """`of_table(LocalTable, Table)` or `of_leaf(after, before)` leaf by leaf."""
-    return jax.tree.map(
-        lambda a, b: of_table(a, b) if rows.is_table(a) else of_leaf(a, b),
-        local,
-        shared,
-        is_leaf=rows.is_table,
-    )
 
 
 def _localize(shared, ids_per_example, draw, turns, first_epoch: int, batch_size: int) -> PyTree:

@@ -13,6 +13,7 @@ signature. On the command line `--model.width 64` is short for `--model.init_arg
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -109,6 +110,7 @@ def read(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
     raw = merge(_raw(path), overrides)
     for part in LATE:
         raw[part] = _late_part(raw.get(part), part)
+    _lengthen(raw)
     raw = _parts_within(raw)
     factories = {part: find(raw[part].get("class_path"), part) for part in LATE}
     parser = _parser(factories, {part: raw[part]["class_path"] for part in LATE})
@@ -119,6 +121,8 @@ def read(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
             made = parser.instantiate(parsed)
             plain = yaml.safe_load(parser.dump(parsed, skip_none=False))
     except (ArgumentError, TypeError, ValueError, KeyError, AttributeError) as error:
+        for key in re.findall(r"argument '(\w+)\.class_path'", str(error)):
+            check_made(_plain(parsed.data[key]), f"data.{key}")  # a part that refused to be made
         keys = [a.dest for a in parser._actions if a.dest != "help"]
         raise ConfigError(one_line(str(error), keys)) from error
     for part in LATE:
@@ -187,14 +191,25 @@ def _raw(path) -> dict:
 
 
 def _late_part(section: Any, part: str) -> dict:
-    """A section `model` or `strategy` with its class path whole."""
+    """A section `model` or `strategy` with a class path."""
     if section is None or isinstance(section, str):
         section = {"class_path": section or DEFAULTS[part]}
     if not isinstance(section, dict):
         raise ConfigError(f"{part}={section} names no factory; write {part}: {DEFAULTS[part]}.")
-    section = {"class_path": DEFAULTS[part], **section}
-    section["class_path"] = full_name(section["class_path"], part)
-    return section
+    return {"class_path": DEFAULTS[part], **section}
+
+
+def _lengthen(raw: dict) -> None:
+    """Gives short names of factories, such as `uniform` of `cohorts`, their room."""
+    for where in DEFAULTS:
+        section, _, key = where.rpartition(".")
+        holder = (raw.get(section) or {}) if section else raw
+        if isinstance(holder.get(key), dict) and "class_path" in holder[key]:
+            holder[key] = {
+                **holder[key], "class_path": full_name(holder[key]["class_path"], where)
+            }  # fmt: skip
+        elif key in holder:
+            holder[key] = full_name(holder[key], where)
 
 
 def _parts_within(value: Any, inside: bool = False) -> Any:
@@ -228,4 +243,9 @@ def _check_numbers(made: Namespace) -> None:
 
 def part(value: Any, where: str) -> Any:
     """A part typed Any: as made by the parser, or the name of a factory without arguments."""
-    return find(value, where)() if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    try:
+        return find(value, where)()
+    except TypeError as error:
+        raise ConfigError(f"{where}: {error}; give {where}.init_args.") from error

@@ -105,6 +105,10 @@ def check_made(value: Any, where: str) -> None:
         raise ConfigError(f"{where}.init_args={arguments} is no mapping; write name: value.")
     unknown_argument(arguments, known, f"{where}.init_args")
     check_made(arguments, f"{where}.init_args")
+    try:
+        find(value["class_path"], where)(**arguments)
+    except (TypeError, ValueError, OSError) as error:
+        raise ConfigError(f"{where}: {error}") from error
     raise ConfigError(
         f"{where}={value['class_path']} cannot be made of init_args {arguments}; give it all of "
         f"{', '.join(known)} that have no default, of the right types."

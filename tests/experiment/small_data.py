@@ -45,7 +45,9 @@ def my_model(num_items: int, members: int = 1, size: int = 4) -> Model:
     return models.fedmf(num_items, members, width=size)
 
 
-def my_strategy(model, examples, probe=None, *, rate: float = 0.1, uplink: Compressor | None = None) -> Strategy:
+def my_strategy(
+    model, examples, probe=None, *, rate: float = 0.1, uplink: Compressor | None = None
+) -> Strategy:
     client = clients.local_training(model, examples, clients.sgd(rate), probe=probe, batch_size=16)
     return strategies.federated(client, lambda key: model.init(key)[0], uplink)
 

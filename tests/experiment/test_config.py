@@ -108,7 +108,7 @@ def test_the_plain_form_reads_back_to_itself(written):
         ),
         (["--cohorts=uniform", "--cohorts.size=3"], "cohorts.init_args.size", 3),
         (
-            ["--cohorts", '{"class_path": "fedjax_rec.simulate.uniform", "init_args": {"size": 3}}'],
+            ["--cohorts", '{"class_path": "uniform", "init_args": {"size": 3}}'],
             "cohorts.init_args.size",
             3,
         ),
@@ -132,7 +132,7 @@ def test_what_the_command_line_says_is_set(words, key, value):
 def test_the_command_line_wins_over_the_file(written):
     path = written(
         "rounds: 9\nmodel: {class_path: pfedrec, init_args: {width: 6}}\n"
-        "cohorts: {class_path: fedjax_rec.simulate.uniform, init_args: {size: 3}}\n"
+        "cohorts: {class_path: uniform, init_args: {size: 3}}\nexamples: pairwise\n"
     )
     config = read(path, ["--rounds=2", "--cohorts.size", "5"])
     assert (config.name, config.rounds) == ("mine", 2)
@@ -187,7 +187,8 @@ def test_a_user_names_factories_of_their_own(written, mylab):
         ("evaluation: {evry: 2}", [], "(did you mean 'evaluation.every'?)"),
         ("{}", ["--model.widht=3"], "(did you mean 'model.init_args.width'?)"),
         ("{}", ["--cohorts=uniform", "--cohorts.siez=3"], "(did you mean 'size'?)"),
-        ("{}", ["--strategy.uplink=fedjax_rec.compress.cast", "--strategy.uplink.dtpe=x"], "'dtype'"),
+        ("{}", ["--strategy.uplink=fedjax_rec.compress.cast", "--strategy.uplink.dtpe=x"],
+         "(did you mean 'dtype'?)"),
         ("{}", ["--rounds=many"], "rounds=many is of the wrong type; use a whole number"),
         ("rounds: 2.5", [], "rounds=2.5 is of the wrong type"),
         ("{}", ["--rounds=0"], "rounds=0"),
@@ -210,7 +211,13 @@ def test_a_user_names_factories_of_their_own(written, mylab):
         ("{}", ["--strategy.server={class_path: optax.adamm}"], "(did you mean 'adam'?)"),
         ("{}", ["--strategy.server={class_path: nosuch.adam}"], "No module named 'nosuch'"),
         ("{}", ["--strategy.server={class_path: optax.adam}"], "learning_rate"),
-        ("{}", ["--strategy.server=optax.adam", "--strategy.server.learning_rat=1"], "learning_rate'"),
+        ("{}", ["--strategy.server=optax.adam", "--strategy.server.learning_rat=1"],
+         "(did you mean 'learning_rate'?)"),
+        ("{}", ["--strategy.server={class_path: fedjax_rec.strategies.step, "
+                "init_args: {learning_rate: -1}}"],
+         "step(learning_rate=-1.0) must be positive"),
+        ("{}", ["--data.split=global_time", "--data.split.test=1"],
+         "data.split: global_time(validation=0.1, test=1.0)"),
         ("{}", ["--data.source.num_usrs=3", "--data.source.class_path=fedjax_rec.data.synthetic"],
          "num_usrs"),
         ("{}", ["stray"], "'stray' is no option; write --key value."),

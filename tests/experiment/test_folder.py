@@ -1,0 +1,173 @@
+"""Run folders: never corrupt, never another run's, resumable after a kill at any byte."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from fedjax_rec.experiment.folder import RunFolder, fingerprint
+
+PLAIN = {"name": None, "rounds": 5, "threads": 1, "checkpoint_every": 2, "seed": 0,
+         "data": {"source": "ml-100k", "core": 0}}  # fmt: skip
+
+
+def changed(**changes) -> dict:
+    return {**PLAIN, **changes}
+
+
+def begun(path, plain=PLAIN, overwrite=False) -> RunFolder:
+    folder = RunFolder(path, plain, overwrite)
+    folder.begin()
+    return folder
+
+
+def record(n: int) -> dict:
+    return {"round": n, "loss": 1 / n}
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """Makes writing files whole fail half way, as a full disk does."""
+
+    def fill():
+        def half(self, data):
+            with open(self, "wb") as file:
+                file.write(data[: len(data) // 2])
+            raise OSError(28, "No space left on device", str(self))
+
+        monkeypatch.setattr(Path, "write_bytes", half)
+
+    return fill
+
+
+def test_nothing_is_written_before_begin(tmp_path):
+    RunFolder(tmp_path / "new", PLAIN)
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_configuration_is_kept(tmp_path):
+    begun(tmp_path / "a" / "b")
+    assert yaml.safe_load((tmp_path / "a" / "b" / "config.yaml").read_text()) == PLAIN
+    assert sorted(p.name for p in (tmp_path / "a" / "b").iterdir()) == ["config.yaml"]
+
+
+@pytest.mark.parametrize("key", ["rounds", "checkpoint_every", "name", "threads"])
+def test_keys_that_change_no_number_may_change(tmp_path, key):
+    begun(tmp_path)
+    other = changed(**{key: 7})
+    assert fingerprint(other) == fingerprint(PLAIN)
+    begun(tmp_path, other)
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())[key] == 7
+
+
+def test_another_configuration_is_refused_and_named(tmp_path):
+    begun(tmp_path).append(record(1))
+    other = changed(seed=1, data={"source": "ml-1m", "core": 0})
+    with pytest.raises(ValueError) as error:
+        RunFolder(tmp_path, other)
+    told = str(error.value)
+    assert "\n" not in told and "different: data.source, seed" in told and "--overwrite" in told
+    assert begun(tmp_path).records(1) == [record(1)]
+
+
+def test_overwrite_clears_what_a_run_wrote_and_nothing_else(tmp_path):
+    folder = begun(tmp_path)
+    folder.append(record(1))
+    folder.write_summary({})
+    folder.write_per_user(values=np.zeros(2))
+    for name in ("checkpoints/4", "figures"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "notes.txt").write_text("mine")
+    other = RunFolder(tmp_path, changed(seed=1), overwrite=True)
+    assert folder.finished  # Still there: the new run has not begun.
+    other.begin()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["config.yaml", "notes.txt"]
+    assert not other.finished and other.records(9) == []
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_is_no_run_folder_is_refused(tmp_path, overwrite):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("")
+    for name in ("file", "full"):
+        with pytest.raises(ValueError, match=r"exists and is no run folder"):
+            RunFolder(tmp_path / name, PLAIN, overwrite)
+    (tmp_path / "empty").mkdir()
+    begun(tmp_path / "empty")
+
+
+@pytest.mark.parametrize("text", ["", "[1", "3"])
+def test_an_unreadable_configuration_is_refused(tmp_path, text):
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"config.yaml cannot be read.*--overwrite"):
+        RunFolder(tmp_path, PLAIN)
+    begun(tmp_path, overwrite=True)
+
+
+def test_a_half_written_line_is_cut_off_at_every_byte(tmp_path):
+    folder = begun(tmp_path)
+    lines = [json.dumps(record(n)) + "\n" for n in (1, 2, 3)]
+    for cut in range(len(lines[2])):
+        (tmp_path / "metrics.jsonl").write_text("".join(lines[:2]) + lines[2][:cut])
+        kept = folder.records(9)
+        whole = cut == len(lines[2]) - 1  # All but the end of the line.
+        assert kept == [record(n) for n in (1, 2, 3)[: 3 if whole else 2]]
+        folder.append(record(4))
+        read = (tmp_path / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(line) for line in read] == [*kept, record(4)]
+
+
+def test_records_after_the_checkpoint_are_cut_off(tmp_path):
+    folder = begun(tmp_path)
+    for n in (1, 2, 3, 4):
+        folder.append(record(n))
+    assert folder.records(2) == [record(1), record(2)]
+    assert folder.records(9) == [record(1), record(2)]
+
+
+def test_arrays_and_summary_read_back(tmp_path):
+    folder = begun(tmp_path)
+    assert not folder.finished
+    folder.write_per_user(values=np.float32([[0.5, np.nan]]), metrics=np.array(["hr@5", "mrr"]))
+    folder.write_summary({"best": 1})
+    assert folder.finished and json.loads((tmp_path / "summary.json").read_text()) == {"best": 1}
+    with np.load(tmp_path / "per_user.npz") as stored:
+        np.testing.assert_array_equal(stored["values"], np.float32([[0.5, np.nan]]))
+        assert stored["metrics"].tolist() == ["hr@5", "mrr"]
+
+
+def test_a_full_disk_leaves_files_as_they_were(tmp_path, full_disk, monkeypatch):
+    folder = begun(tmp_path)
+    folder.append(record(1))
+    folder.write_summary({"best": 1})
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    full_disk()
+
+    def half(file, **arrays):
+        file.write(b"PK")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez_compressed", half)
+    for write in (
+        lambda: folder.write_summary({"best": 2}),
+        lambda: folder.write_per_user(values=np.zeros(3)),
+        lambda: folder.records(1),
+        folder.begin,
+    ):
+        with pytest.raises(OSError, match="No space left"):
+            write()
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_a_folder_that_a_full_disk_kept_from_beginning_can_be_used_later(
+    tmp_path, full_disk, monkeypatch
+):
+    with monkeypatch.context():
+        full_disk()
+        with pytest.raises(OSError, match="No space left"):
+            begun(tmp_path / "new")
+        monkeypatch.undo()
+    begun(tmp_path / "new")

@@ -1,0 +1,163 @@
+"""The command line: bad input is one line on standard error, status 2 and nothing half-written."""
+
+import pytest
+import small_data
+from small_data import write_config, write_folder
+
+from fedjax_rec import __version__
+from fedjax_rec.experiment import run as running
+from fedjax_rec.experiment.main import main
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder with `tiny/tiny.inter` and `tiny.yaml`, and a cache of its own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("FEDJAX_REC_DATA", raising=False)
+    write_config(tmp_path / "tiny.yaml", write_folder(tmp_path / "tiny"))
+    return tmp_path
+
+
+def fails(place, capsys, *words, status: int = 2, config: str = "tiny.yaml") -> str:
+    """The one line that `run` ends with; nothing is written."""
+    before = {p for p in place.rglob("*") if "cache" not in p.parts}
+    words = ["run", str(place / config), "--out", str(place / "out"), "--quiet", *words]
+    assert main(words) == status
+    out, err = capsys.readouterr()
+    assert out == "" and "Traceback" not in err and len(err.splitlines()) == 1
+    assert err.startswith("fedjax-rec: ")
+    assert {p for p in place.rglob("*") if "cache" not in p.parts} == before
+    return err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--data.source=/nowhere/at/all"], "/nowhere/at/all does not exist"),
+        (["--data.source=ml-1kk"], "did you mean 'ml-100k'"),
+        (["--cohorts.size=61"], "uniform(size=61) asks for more clients than the 60 there are"),
+        (["--rond=3"], "rond is no key"),
+        (["--model.widht=3"], "(did you mean 'model.init_args.width'?)"),
+        (["--rounds=0"], "use rounds >= 1"),
+        (["--evaluation.metrics=[hr@0]"], "hr@0"),
+        (["--evaluation.metrics=[hits@5]"], "did you mean 'hr@5'"),
+        (["--evaluation.candidates=sampled"], "asked for, but user"),
+        (["--model.width=0"], "fedmf(width=0)"),
+        (["--data.implicit=false", "--data.split=global_time", "--data.split.test=1"],
+         "global_time(validation=0.1, test=1.0)"),
+        (["--data.clients=by_hash"], "data.clients: by_hash() missing"),
+        (["--data.core=50"], "core"),
+        (["--strategy.server=optax.adamm"], "(did you mean 'adam'?)"),
+        (["--overwrite"], "expected one argument"),
+        (["--overwrite=maybe"], "maybe"),
+        (["stray.yaml"], "'stray.yaml' is no option"),
+    ],
+)  # fmt: skip
+def test_bad_words_are_one_line(place, capsys, words, told):
+    assert told in fails(place, capsys, *words)
+
+
+def test_a_missing_configuration(place, capsys):
+    assert "absent.yaml: there is no such" in fails(place, capsys, config="absent.yaml")
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ("u1\ti2\tlots\t5", "tiny.inter:8:"),
+        ("u1\ti2", "tiny.inter:8:"),
+        ("u1\t\t3\t5", "tiny.inter:8:"),
+        ("u1\ti2\t3\tnan", "tiny.inter:8:"),
+    ],
+)
+def test_a_malformed_row_is_named_by_its_line(place, capsys, row, told):
+    file = place / "tiny" / "tiny.inter"
+    lines = file.read_text().splitlines()
+    lines.insert(7, row)
+    file.write_text("\n".join(lines) + "\n")
+    assert told in fails(place, capsys)
+
+
+def test_an_empty_data_file(place, capsys):
+    (place / "tiny" / "tiny.inter").write_text("")
+    assert "tiny.inter" in fails(place, capsys)
+
+
+def test_a_user_with_too_few_interactions(place, capsys):
+    with open(place / "tiny" / "tiny.inter", "a") as file:
+        file.write("lonely\ti3\t4\t9999\n")
+    line = fails(place, capsys)
+    assert "user 'lonely' has 1" in line and "k_core" in line
+
+
+def test_an_out_that_is_a_file_or_someone_elses_folder(place, capsys):
+    (place / "out").write_text("mine")
+    assert "exists and is no run folder" in fails(place, capsys)
+    (place / "out").unlink()
+    (place / "out").mkdir()
+    (place / "out" / "thesis.tex").write_text("")
+    assert "exists and is no run folder" in fails(place, capsys)
+
+
+def test_debug_shows_the_traceback(place):
+    for words in (["--rounds=0"], ["--cohorts.size=61"]):
+        with pytest.raises(ValueError):
+            main(["run", str(place / "tiny.yaml"), "--debug", "--out", str(place / "out"), *words])
+
+
+def test_an_unforeseen_error_says_how_to_see_more(place, capsys, monkeypatch):
+    def broken(config):
+        raise ZeroDivisionError("one\ntwo")
+
+    monkeypatch.setattr(running, "prepare", broken)
+    line = fails(place, capsys, status=1)
+    assert "ZeroDivisionError: one two (--debug shows where)" in line
+
+
+@pytest.mark.parametrize("error", [MemoryError("state takes 9 GiB"), PermissionError(13, "no")])
+def test_errors_of_the_machine_are_one_line(place, capsys, monkeypatch, error):
+    def broken(config):
+        raise error
+
+    monkeypatch.setattr(running, "prepare", broken)
+    fails(place, capsys)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["rnu"], "rnu is no command (did you mean 'run'?)"),
+        (["run"], "required: config"),
+        (["data"], "required: action"),
+        (["data", "got"], "got"),
+        (["data", "get"], "data get needs a name"),
+        (["data", "get", "ml-1kk"], "ml-1kk"),
+        (["report"], "required: folders"),
+        (["report", "/nowhere/at/all"], "/nowhere/at/all"),
+    ],
+)
+def test_commands_without_what_they_need(place, capsys, words, told):
+    assert main(words) == 2
+    err = capsys.readouterr().err
+    assert told in err and len(err.splitlines()) == 1
+
+
+def test_help_and_version(capsys):
+    assert main(["--help"]) == 0 and "fedjax-rec run CONFIG" in capsys.readouterr().out
+    assert main([]) == 2
+    assert main(["--version"]) == 0 and __version__ in capsys.readouterr().out
+    with pytest.raises(SystemExit) as end:
+        main(["run", "--help"])
+    assert end.value.code == 0 and "--debug" in capsys.readouterr().out
+
+
+def test_data_list_and_get_describe(place, capsys, monkeypatch):
+    monkeypatch.setenv("FEDJAX_REC_DATA", str(place))
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["data", "list"]) == 0
+    out = capsys.readouterr().out
+    assert "ml-100k" in out and "tiny" in out
+    for name in ("tiny", str(place / "tiny")):
+        assert main(["data", "get", name]) == 0
+        out = capsys.readouterr().out
+        assert str(small_data.USERS) in out and str(small_data.ITEMS) in out

@@ -1,0 +1,282 @@
+"""Whole runs through the command line, in process: what is written, and that nothing stops them.
+
+Every run trains 60 users on 40 items for five rounds, with the same compiled programs.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import yaml
+from small_data import MYLAB, write_config, write_folder
+
+from fedjax_rec.experiment import figures
+from fedjax_rec.experiment.folder import RunFolder
+from fedjax_rec.experiment.main import main
+from fedjax_rec.simulate import Checkpoints
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def plain_programs():
+    """Compiling dominates: without costly optimisations, and once for all runs."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with `tiny/tiny.inter` and `tiny.yaml`."""
+    place = tmp_path_factory.mktemp("runs")
+    write_config(place / "tiny.yaml", write_folder(place / "tiny"))
+    return place
+
+
+@pytest.fixture(autouse=True)
+def cached(place, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(place / "cache"))
+
+
+def run(place, out, *words) -> int:
+    return main(["run", str(place / "tiny.yaml"), "--out", str(place / out), "--quiet", *words])
+
+
+def records(folder: Path) -> list[dict]:
+    """The lines of metrics.jsonl, without the time they took."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    found = [json.loads(line) for line in lines]
+    assert [r["seconds"] for r in found] == sorted(r["seconds"] for r in found)
+    return [{k: v for k, v in r.items() if k != "seconds"} for r in found]
+
+
+def results(folder: Path):
+    """Everything a run found, less times."""
+    summary = json.loads((folder / "summary.json").read_text())
+    for part in ("final", "best", "totals"):
+        summary[part].pop("seconds")
+    summary.pop("finished")
+    with np.load(folder / "per_user.npz") as stored:
+        return records(folder), summary, {k: stored[k].tolist() for k in stored}
+
+
+@pytest.fixture(scope="module")
+def straight(place):
+    """A run of five rounds that nothing disturbed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(place / "cache"))
+        assert run(place, "straight") == 0
+    return place / "straight"
+
+
+@pytest.fixture
+def without_figures(monkeypatch):
+    monkeypatch.setattr(figures, "draw_all", lambda folder: [])
+
+
+def disturb(monkeypatch, at: int, deed) -> None:
+    """`deed(folder, record)` in place of writing the record of round `at`."""
+    append = RunFolder.append
+
+    def disturbed(folder, record):
+        if record["round"] == at:
+            deed(folder, record)
+        append(folder, record)
+
+    monkeypatch.setattr(RunFolder, "append", disturbed)
+
+
+def test_a_run_writes_its_folder(straight):
+    assert {p.name for p in straight.iterdir()} == {
+        "config.yaml", "metrics.jsonl", "summary.json", "per_user.npz", "figures", "checkpoints",
+    }  # fmt: skip
+    assert list((straight / "figures").glob("*.png"))
+    config = yaml.safe_load((straight / "config.yaml").read_text())
+    assert config["model"]["init_args"]["width"] == 4 and config["rounds"] == 5
+    found, summary, users = results(straight)
+    assert [r["round"] for r in found] == [1, 2, 3, 4, 5]
+    assert {"loss", "clients", "bytes_up", "bytes_down", "hr@5", "mrr", "validation_hr@5"} <= set(
+        found[0]
+    )
+    assert all(r["clients"] == 20 and r["bytes_up"] > 0 for r in found)
+    best = max(found, key=lambda r: r["validation_hr@5"])
+    assert summary["best"] == best and summary["final"] == found[-1]
+    assert summary["selected_by"] == "validation_hr@5"
+    assert summary["totals"]["bytes_up"] == sum(r["bytes_up"] for r in found)
+    assert users["metrics"] == ["hr@5", "mrr"] and len(users["values"]) == 60
+    assert np.nanmean(np.array(users["values"]), 0) == pytest.approx([best["hr@5"], best["mrr"]])
+
+
+def test_the_same_run_gives_the_same_numbers_and_another_seed_others(
+    place, straight, without_figures
+):
+    assert run(place, "again") == 0
+    assert results(place / "again") == results(straight)
+    assert run(place, "seed", "--seed=1", "--rounds=1") == 0
+    assert records(place / "seed")[0]["loss"] != records(straight)[0]["loss"]
+
+
+@pytest.mark.parametrize("at", [2, 4])
+def test_a_killed_run_goes_on_as_if_it_had_not_been(
+    place, straight, without_figures, monkeypatch, capsys, at
+):
+    """Killed while the line of round `at` is half written: after no checkpoint, or that of 2."""
+
+    def kill(folder, record):
+        with open(folder.path / "metrics.jsonl", "a") as file:
+            file.write(json.dumps(record)[:20])
+        raise KeyboardInterrupt
+
+    out = f"killed {at}"
+    with monkeypatch.context() as patch:
+        disturb(patch, at, kill)
+        assert run(place, out) == 130
+    assert not (place / out / "summary.json").exists()
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert run(place, out) == 0
+    assert results(place / out) == results(straight)
+
+
+def test_ctrl_c_ends_the_round_saves_and_says_so(
+    place, straight, without_figures, monkeypatch, capsys
+):
+    before = signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patch:
+        disturb(patch, 3, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+        assert run(place, "stopped") == 130
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "stopped after round 3; the same command goes on from there" in line
+    assert signal.getsignal(signal.SIGINT) is before
+    assert [r["round"] for r in records(place / "stopped")] == [1, 2, 3]
+    assert run(place, "stopped") == 0
+    assert results(place / "stopped") == results(straight)
+
+
+def test_a_full_disk_leaves_a_run_that_goes_on(
+    place, straight, without_figures, monkeypatch, capsys
+):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        disturb(patch, 4, full)
+        assert run(place, "disk") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "no space left; free some and run again to go on" in line
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", full)
+        assert run(place, "disk") == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "write_summary", full)
+        assert run(place, "disk") == 2
+    assert run(place, "disk") == 0
+    assert results(place / "disk") == results(straight)
+
+
+def test_a_finished_run_repeated_changes_nothing_and_more_rounds_go_on(
+    place, straight, without_figures
+):
+    assert run(place, "longer", "--rounds=3") == 0
+    first = results(place / "longer")
+    assert run(place, "longer", "--rounds=3") == 0
+    assert results(place / "longer") == first
+    assert run(place, "longer") == 0
+    assert results(place / "longer") == results(straight)
+    # Fewer rounds than there are: nothing is undone.
+    assert run(place, "longer", "--rounds=2") == 0
+    assert records(place / "longer") == records(straight)
+
+
+def test_another_configuration_is_refused_and_overwrites_when_told(
+    place, straight, without_figures, capsys
+):
+    assert run(place, "mine", "--rounds=1") == 0
+    before = records(place / "mine")
+    assert run(place, "mine", "--seed=1") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "another configuration (different: seed)" in line and "--overwrite" in line
+    # A bad command does not cost the run that it was to overwrite.
+    assert run(place, "mine", "--overwrite=true", "--cohorts.size=61") == 2
+    assert records(place / "mine") == before
+    assert run(place, "mine", "--seed=1", "--rounds=1", "--overwrite", "true") == 0
+    assert records(place / "mine") != before
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(place, straight, without_figures, capsys):
+    assert run(place, "swapped", "--rounds=1") == 0
+    file = place / "swapped" / "config.yaml"
+    file.write_text(file.read_text().replace("seed: 0", "seed: 1"))
+    assert run(place, "swapped", "--seed=1") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "checkpoint of round 1 is of another configuration" in line
+
+
+def test_a_diverging_run_names_the_round(place, without_figures, capsys):
+    words = ["--strategy.user_learning_rate=1e30", "--strategy.item_learning_rate=1e30"]
+    assert run(place, "diverged", *words) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "round " in line and "lower the learning rates" in line
+    assert not (place / "diverged" / "summary.json").exists()
+
+
+def test_factories_of_the_user_run(place, without_figures, monkeypatch):
+    (place / "lab" / "mylab").mkdir(parents=True)
+    (place / "lab" / "mylab" / "__init__.py").write_text(MYLAB)
+    monkeypatch.syspath_prepend(place / "lab")
+    words = ["--strategy=mylab.my_strategy", "--model=mylab.my_model", "--model.size=3",
+             "--strategy.uplink=mylab.my_uplink", "--rounds=1"]  # fmt: skip
+    assert run(place, "mylab", *words) == 0
+    summary = json.loads((place / "mylab" / "summary.json").read_text())
+    assert (summary["model"], summary["strategy"]) == ("mylab.my_model", "mylab.my_strategy")
+
+
+def test_own_models_and_sampled_negatives_and_ratings_run(place, without_figures):
+    words = ["--rounds=2", "--evaluation.every=2", "--cohorts=full"]
+    personal = ["--model=pfedrec", "--strategy=pfedrec", "--evaluation.of=personal"]
+    sampled = ["--evaluation.candidates=sampled", "--data.evaluation_negatives=9"]
+    assert run(place, "personal", *words, *personal, *sampled) == 0
+    (line,) = records(place / "personal")
+    assert line["round"] == 2 and 0 <= line["hr@5"] <= 1
+    ratings = ["--data.implicit=false", "--evaluation.candidates=ratings", "--examples=ratings",
+               "--model.objective=fedjax_rec.models.squared_error"]  # fmt: skip
+    assert run(place, "ratings", *words, *ratings) == 0
+    summary = json.loads((place / "ratings" / "summary.json").read_text())
+    assert summary["selected_by"] == "validation_rmse" and summary["best"]["rmse"] > 0
+
+
+def test_ctrl_c_in_a_process_of_its_own(place, straight, without_figures):
+    out = place / "process"
+    words = ["run", str(place / "tiny.yaml"), "--rounds=1000000", "--out", str(out), "--quiet"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fedjax_rec.experiment.main", *words],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
+    )
+    try:
+        end = time.time() + 120
+        file = out / "metrics.jsonl"
+        while time.time() < end and not (file.is_file() and file.read_text().count("\n") > 6):
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    (line,) = errors.splitlines()
+    assert "stopped after round" in line
+    done = len(records(out))
+    assert run(place, "process", f"--rounds={done + 1}") == 0
+    found = records(out)
+    assert [r["round"] for r in found] == list(range(1, done + 2))
+    assert found[:5] == records(straight)
