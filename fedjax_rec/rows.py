@@ -8,9 +8,9 @@ momentum; not weight decay). A full copy of a table per client is what makes sim
 `Table` is the server's table in `shared`; `LocalTable` a client's part of it while it trains;
 `Gathered` what a model's loss sees of it for one batch; `RowsUpdate` the change that is uploaded.
 
-Dimensions: `I` rows of the table, `D` width, `S` ids touched in a round (with repetitions), `L` rows
-of the local table: `L = I` where `S >= I` (slots are ids), else `L = S` (slots are positions in the
-sorted ids, of which the first occurrence of each id is live).
+Dimensions: `I` rows of the table, `D` width, `S` ids touched in a round (with repetitions), `L`
+rows of the local table: `L = I` where `S >= I` (slots are ids), else `L = S` (slots are positions
+in the sorted ids, of which the first occurrence of each id is live).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .types import PyTree, record
+from .types import Array, PyTree, record
 
 
 def static(**kwargs) -> Any:
@@ -32,7 +32,7 @@ def static(**kwargs) -> Any:
 class Table:
     """values: float[I, D]; fields: the entries of a batch that hold row ids of this table."""
 
-    values: jax.Array
+    values: Array
     fields: tuple[str, ...] = static(default=("items",))
 
     def __getitem__(self, ids) -> jax.Array:
@@ -47,9 +47,9 @@ class Table:
 class LocalTable:
     """values: float[L, D]; ids: int32[L] sorted, or None where slots are ids; live: bool[L]."""
 
-    values: jax.Array
-    ids: jax.Array | None
-    live: jax.Array
+    values: Array
+    ids: Array | None
+    live: Array
     fields: tuple[str, ...] = static(default=("items",))
 
     def slots(self, ids: jax.Array) -> jax.Array:
@@ -63,8 +63,8 @@ class LocalTable:
 class RowsGradient:
     """The gradient of a `LocalTable` for one batch: values[b] belongs to row slots[b]."""
 
-    slots: jax.Array
-    values: jax.Array
+    slots: Array
+    values: Array
 
 
 @record
@@ -81,19 +81,22 @@ class RowsUpdate:
     size: `I`.
     """
 
-    values: jax.Array
-    ids: jax.Array | None
-    live: jax.Array
-    origin: jax.Array | None = None
+    values: Array
+    ids: Array | None
+    live: Array
+    origin: Array | None = None
     size: int = static(default=0)
-    factor: jax.Array | None = None
+    factor: Array | None = None
 
     def delta(self) -> RowsUpdate:
-        """The same change with `origin` taken off. One client only (no leading axis)."""
-        if self.origin is None:
-            return self
-        before = self.origin if self.ids is None else self.origin.at[self.ids].get(mode="clip")
-        return RowsUpdate(self.values - before, self.ids, self.live, None, self.size)
+        """The same change, `origin` taken off and `factor` applied. No leading client axis."""
+        values: Any = self.values
+        if self.origin is not None:
+            before = self.origin if self.ids is None else self.origin.at[self.ids].get(mode="clip")
+            values = values - before
+        if self.factor is not None:
+            values = values * self.factor
+        return RowsUpdate(values, self.ids, self.live, None, self.size)
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,8 @@ class Gathered:
             if ids is known:
                 return rows
         raise ValueError(
-            f"A row table was indexed with something other than batch[{' or '.join(map(repr, self.fields))}]; "
+            "A row table was indexed with something other than "
+            f"batch[{' or '.join(map(repr, self.fields))}]; "
             "index it with the whole field and slice the rows, name the field in Rows(fields=...), "
             "or make the table a plain nnx.Param to train it whole."
         )
@@ -117,7 +121,7 @@ class Gathered:
 
 @dataclass(frozen=True)
 class Overlay:
-    """A table inside a client's own model after training: its rows where live, else the server's."""
+    """A table in a client's own model after training: its rows where live, else the server's."""
 
     local: LocalTable
     table: Table
@@ -178,7 +182,7 @@ def update_of(local: LocalTable, table: Table, before: LocalTable | None = None)
 
 
 def read(local: LocalTable, table: Table, ids) -> jax.Array:
-    """Rows `ids` (int[n], or a slice) as the client sees them: its own where live, else the server's."""
+    """Rows `ids` (int[n] or a slice) as the client has them: its own if live, else the server's."""
     if local.ids is None:
         return local.values[ids]
     if isinstance(ids, slice):
@@ -200,15 +204,20 @@ def weighted_sum(weights: jax.Array, update: RowsUpdate) -> RowsUpdate:
     if update.ids is None:
         total = jnp.matmul(w, update.values.reshape(c, -1), precision="highest")
         total = total.reshape(update.values.shape[1:])
+        there = (update.live & (w != 0)[:, None]).any(0)
         if update.origin is not None:
-            total = total - w.sum() * update.origin
-        return RowsUpdate(total, None, update.live.any(0), None, update.size)
+            # What rounding leaves of rows that nobody touched would be a gradient to Adam.
+            total = jnp.where(there[:, None], total - w.sum() * update.origin, 0)
+        return RowsUpdate(total, None, there, None, update.size)
     values = update.values
     if update.origin is not None:
         values = values - update.origin.at[update.ids].get(mode="clip")
+    if update.factor is not None:
+        values = values * update.factor.reshape(c, -1, 1)
     values = (w[:, None, None] * values).reshape(c * length, -1)
-    ids = jnp.where(update.live & (weights > 0)[:, None], update.ids, update.size)
-    return RowsUpdate(values, ids.reshape(-1), update.live.reshape(-1), None, update.size)
+    there = update.live & (w != 0)[:, None]
+    ids = jnp.where(there, update.ids, update.size)
+    return RowsUpdate(values, ids.reshape(-1), there.reshape(-1), None, update.size)
 
 
 def scaled(update: RowsUpdate, factor) -> RowsUpdate:
@@ -230,11 +239,14 @@ def clients_per_row(weights: jax.Array, update: RowsUpdate) -> jax.Array:
 
 def map_axes(update: PyTree) -> PyTree:
     """`vmap` axes of an update tree: 0 everywhere but for `origin`, which no client copies."""
-    return jax.tree.map(
-        lambda u: RowsUpdate(0, None if u.ids is None else 0, 0, None, u.size) if is_table(u) else 0,
-        update,
-        is_leaf=is_table,
-    )
+
+    def one(u):
+        if not is_table(u):
+            return 0
+        ids, factor = (None if x is None else 0 for x in (u.ids, u.factor))
+        return RowsUpdate(0, ids, 0, None, u.size, factor)
+
+    return jax.tree.map(one, update, is_leaf=is_table)
 
 
 def add_to(table: jax.Array, update: RowsUpdate, tile: int = 4096) -> jax.Array:
@@ -244,10 +256,11 @@ def add_to(table: jax.Array, update: RowsUpdate, tile: int = 4096) -> jax.Array:
     """
     if update.ids is None:
         return table + update.values
-    count, factor = update.ids.shape[0], update.factor
+    count = update.ids.shape[0]
+    if not count:
+        return table
     tile = min(tile, count)
-    if factor is None:
-        factor = jnp.ones((), update.values.dtype)
+    factor = jnp.ones(()) if update.factor is None else jnp.asarray(update.factor)
 
     def one(t, table):
         begin = jnp.minimum(t * tile, count - tile)

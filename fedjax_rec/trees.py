@@ -71,8 +71,4 @@ def weighted_sum(weights: jax.Array, tree: PyTree) -> PyTree:
 def nbytes(tree: PyTree) -> int:
     """Bytes of all leaves, from shapes alone (arrays or `jax.ShapeDtypeStruct`)."""
 
-    def size(x):
-        return math.prod(x.shape) * (4 if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else
-                                     x.dtype.itemsize)
-
-    return sum(size(x) for x in jax.tree.leaves(tree))
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))

@@ -15,11 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, dataclass_transform
 
 import jax
 
 PyTree = Any
+# Of a record: a jax or NumPy array, its outline (ShapeDtypeStruct), or its axis under `vmap`.
+Array = Any
 # An optax.GradientTransformation. It is a NamedTuple, of which a configuration file cannot name a
 # factory such as `optax.adam` unless the annotation is Any.
 Transform = Any
@@ -115,6 +117,7 @@ class Strategy:
     round: Callable[..., tuple[State, RoundInfo]]
 
 
+@dataclass_transform(frozen_default=True)
 def record(cls):
     """A frozen dataclass that is a pytree; fields marked `static()` are part of its structure."""
     return jax.tree_util.register_dataclass(dataclass(frozen=True)(cls))
@@ -130,8 +133,8 @@ class Upload:
     """
 
     update: PyTree
-    weight: jax.Array
-    metrics: dict[str, jax.Array]
+    weight: Array
+    metrics: Any
 
 
 @record
@@ -148,7 +151,7 @@ class Cohort:
     """The clients of one round. ids: int32[C], where `id == num_clients` marks padding;
     data: what those clients hold, one copy for all of them (see `data.Store`)."""
 
-    ids: jax.Array
+    ids: Array
     data: PyTree
 
 
@@ -164,7 +167,7 @@ class State:
     private: PyTree
     memory: PyTree
     server: PyTree
-    round: jax.Array
+    round: Array
 
 
 @record
@@ -176,7 +179,7 @@ class RoundInfo:
     sum them on the host as Python ints, since 2^32 is soon passed.
     """
 
-    metrics: dict[str, jax.Array]
-    weight: jax.Array
-    bytes_up: jax.Array
-    bytes_down: jax.Array
+    metrics: dict[str, Array]
+    weight: Array
+    bytes_up: Array
+    bytes_down: Array

@@ -71,7 +71,7 @@ def to_bytes(packet: PyTree) -> bytes:
             message.append(_raw(np.asarray(leaf.values)[live]))
         else:
             message.append(_raw(np.asarray(leaf)))
-    return msgpack.packb(message, use_bin_type=True)
+    return bytes(msgpack.packb(message, use_bin_type=True) or b"")
 
 
 def from_bytes(data: bytes, like: PyTree) -> PyTree:

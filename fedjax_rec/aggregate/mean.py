@@ -2,8 +2,8 @@
 
 - `mean()`:     sum_k n_k u_k / sum_k n_k, by examples (McMahan et al., AISTATS 2017)
 - `uniform()`:  sum_k u_k / C
-- `per_row()`:  for each table row, sum_k u_k[i] / #{k : k touched i}, as item-wise averaging in CoLR
-                and CoFedRec; leaves that are no tables as `mean`
+- `per_row()`:  for each table row, sum_k u_k[i] / #{k : k touched i}, as item-wise averaging in
+                CoLR and CoFedRec; leaves that are no tables as `mean`
 
 Clients of weight 0 are padding and do not count. A round without any client changes nothing.
 """
@@ -22,9 +22,9 @@ from ..types import Aggregator, PyTree, Upload
 def weighted_sum(weights: jax.Array, update: PyTree) -> PyTree:
     """sum_k weights[k] * update[k] over the leading axis, tables as `rows.weighted_sum`."""
     return jax.tree.map(
-        lambda x: rows.weighted_sum(weights, x)
-        if rows.is_table(x)
-        else trees.weighted_sum(weights, x),
+        lambda x: (
+            rows.weighted_sum(weights, x) if rows.is_table(x) else trees.weighted_sum(weights, x)
+        ),
         update,
         is_leaf=rows.is_table,
     )
@@ -68,14 +68,16 @@ def per_row() -> Aggregator:
     def reduce(uploads: Upload):
         there = (uploads.weight > 0).astype(jnp.float32)
         update = jax.tree.map(
-            lambda x: rows.weighted_sum(there, x)
-            if rows.is_table(x)
-            else trees.weighted_sum(uploads.weight, x),
+            lambda x: (
+                rows.weighted_sum(there, x)
+                if rows.is_table(x)
+                else trees.weighted_sum(uploads.weight, x)
+            ),
             uploads.update,
             is_leaf=rows.is_table,
         )
         touched = jax.tree.map(
-            lambda x: rows.clients_per_row(uploads.weight, x) if rows.is_table(x) else None,
+            lambda x: rows.clients_per_row(uploads.weight, x) if rows.is_table(x) else there.sum(),
             uploads.update,
             is_leaf=rows.is_table,
         )
@@ -93,10 +95,7 @@ def per_row() -> Aggregator:
                 share = share.at[x.ids].get(mode="clip")
             return rows.scaled(x, share[:, None])
 
-        update = jax.tree.map(
-            one, summary["update"], summary["touched"],
-            is_leaf=lambda x: x is None or rows.is_table(x),
-        )
+        update = jax.tree.map(one, summary["update"], summary["touched"], is_leaf=rows.is_table)
         return state, update
 
     return Aggregator(lambda shared: (), reduce, finish, additive=True)

@@ -1,8 +1,8 @@
-"""A cohort of 10,240 clients in one call, and the share of memory bandwidth that its round reaches.
+"""A cohort of 10,240 clients in one call, and the share of memory bandwidth that it reaches.
 
-The fewest bytes a FedMF round can move: each example's row read and its update written back, float32
-at width 32 (the table's own reads and writes are far less). Over the seconds of a round, against the
-bandwidth of a large copy on the same device. On an accelerator also MovieLens-1M's round.
+The fewest bytes a FedMF round can move: each example's row read and its update written back,
+float32 at width 32 (the table's own reads and writes are far less). Over the seconds of a round,
+against the bandwidth of a large copy on the same device.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ def rounds(source: str) -> Iterator[Row]:
             "rounds", f"PFedRec {source}, CPU seconds a round", seen.cpu, "s", f"<= {GOAL[source]}"
         )
         ratio = seen.cpu / C_LOOP[source]
-        yield Row("rounds", f"PFedRec {source}, CPU time over a C loop's", ratio, "x", "1 (stretch)")
+        yield Row("rounds", f"PFedRec {source}, CPU over a C loop's", ratio, "x", "1 (stretch)")
     yield Row("rounds", f"PFedRec {source}, wall seconds a round", seen.wall, "s", "")
 
 

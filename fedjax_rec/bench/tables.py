@@ -8,6 +8,7 @@ over the bytes of the touched rows.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +46,7 @@ def measured(clients: int, items: int, each: int, times: int = 9) -> tuple[Timin
     ids = jnp.arange(clients, dtype=jnp.int32)
     state = strategy.init(jax.random.key(0), clients)
     one = jax.jit(lambda k, s, d: strategy.round(k, s, Cohort(ids, d)), donate_argnums=1)
-    compiled = one.lower(jax.random.key(0), state, held).compile()
+    compiled: Any = one.lower(jax.random.key(0), state, held).compile()
 
     def call():
         nonlocal state
@@ -63,15 +64,13 @@ def tables() -> Iterator[Row]:
     for items in (10**4, 10**5, 10**6):
         timing, temporary, touched = measured(256, items, 64)
         base = base or (timing.cpu, temporary)
-        yield Row("tables", f"256 clients, {items:,} items: ms a round", timing.cpu * 1e3, "ms", "")
-        yield Row("tables", f"the same, time over 10,000 items", timing.cpu / base[0], "x", "<= 1.3")
-        yield Row(
-            "tables", "the same, temporary bytes over 10,000 items", temporary / base[1], "x", "<= 1.3"
-        )
+        what = f"256 clients, {items:,} items"
+        time, memory = timing.cpu / base[0], temporary / base[1]
+        yield Row("tables", f"{what}: ms a round", timing.cpu * 1e3, "ms", "")
+        yield Row("tables", f"{what}: time over 10,000 items", time, "x", "<= 1.3")
+        yield Row("tables", f"{what}: temporary bytes over 10,000 items", memory, "x", "<= 1.3")
     timing, temporary, touched = measured(4096, 10**6, 16, times=3)
-    yield Row(
-        "tables", "4,096 clients, 10^6 x 64: temporary over touched bytes", temporary / touched, "x",
-        "<= 2",
-    )  # fmt: skip
-    yield Row("tables", "the same, temporary", temporary / 2**20, "MiB", "")
-    yield Row("tables", "the same, ms a round", timing.cpu * 1e3, "ms", "")
+    what = "4,096 clients, 10^6 x 64"
+    yield Row("tables", f"{what}: temporary over touched bytes", temporary / touched, "x", "<= 2")
+    yield Row("tables", f"{what}: temporary", temporary / 2**20, "MiB", "")
+    yield Row("tables", f"{what}: ms a round", timing.cpu * 1e3, "ms", "")

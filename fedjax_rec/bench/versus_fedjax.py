@@ -38,7 +38,7 @@ def samples(source: str):
     users, items = found.users[train], found.items[train]
     drawn = np.random.default_rng(0).integers(0, found.num_items, (len(items), 4))
     all_items = np.concatenate([items[:, None], drawn], 1).reshape(-1).astype(np.int32)
-    labels = np.tile(np.float32([1, 0, 0, 0, 0]), len(items))
+    labels = np.tile(np.array([1, 0, 0, 0, 0], np.float32), len(items))
     offsets = np.concatenate([[0], np.cumsum(np.bincount(users) * 5)])
     return all_items, labels, offsets.astype(np.int64), found.num_items
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -54,8 +55,8 @@ def local_training(
     several = isinstance(optimizer, Sequence) and not isinstance(
         optimizer, optax.GradientTransformation
     )
-    optimizers = optimizer if several else [optimizer]
-    optimizers = [as_local(o) for o in optimizers]
+    listed: Any = optimizer if several else [optimizer]
+    optimizers = [as_local(o) for o in listed]
 
     def init(key, client):
         own = keys.for_client(key, client)
@@ -83,9 +84,7 @@ def local_training(
                 lambda: keys.permute(jnp.where(real, place, 0), jnp.maximum(count, 1), order),
                 longest,
             )
-            batch = _once(
-                lambda: batches.draw(seed[2:], data, jnp.where(real, number, 0)), longest
-            )
+            batch = _once(lambda: batches.draw(seed[2:], data, jnp.where(real, number, 0)), longest)
             return {**batch, "mask": real.astype(jnp.float32)}
 
         first_epoch = -(-batches.most(data.store) // batch_size)
@@ -93,7 +92,7 @@ def local_training(
             first_epoch = min(first_epoch, steps)
         local = _localize(shared, batches.ids, draw, turns, first_epoch, batch_size)
         start = {"shared": trees.trainable(local), "private": private}
-        states = tuple(o.init(covered(o, start)) for o in optimizers)
+        states = tuple(o.init(start) for o in optimizers)
 
         def turn(t, carry):
             states, params, total, seen = carry
@@ -102,7 +101,9 @@ def local_training(
             size = batch["mask"].sum()
             values, after = [], []
             for i, (o, state) in enumerate(zip(optimizers, states, strict=True)):
-                loss_key = jax.random.fold_in(keys.stream(key, f"loss {i}"), t)
+                # By epoch and batch: the turn depends on the longest client of the chunk.
+                loss_key = jax.random.fold_in(keys.stream(key, f"loss {i}"), t // cycle)
+                loss_key = jax.random.fold_in(loss_key, t % cycle)
                 value, gradients = _gradient(model, o, params, shared, batch, loss_key)
                 state, changed = o.apply(state, covered(o, params), gradients, size > 0)
                 params = merge(changed, params)
@@ -229,7 +230,7 @@ def _gradient(model: Model, optimizer: Local, params, shared, batch, key):
     gradients = iter(gradients)
     out = []
     for x, s, train in zip(leaves, slots, trained, strict=True):
-        gradient = next(gradients) if train else None
+        gradient: Any = next(gradients) if train else None
         if train and rows.is_table(x):
             gradient = rows.RowsGradient(
                 jnp.concatenate([i.reshape(-1) for i in s]),

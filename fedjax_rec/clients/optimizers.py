@@ -58,15 +58,17 @@ def sgd(learning_rate: float) -> Local:
     """p <- p - learning_rate * g. A table costs the rows of the batch, not its size."""
     positive("sgd", "learning_rate", learning_rate)
 
-    def one(p, g):
-        if isinstance(p, LocalTable):
-            step = p.values.at[g.slots].add(-learning_rate * g.values, mode="promise_in_bounds")
-            return replace(p, values=step)
-        return p - learning_rate * g
-
     def apply(state, params, gradients, active):
-        # The gradient of a batch of padding is zero already.
-        is_leaf = lambda x: isinstance(x, LocalTable)  # noqa: E731
+        # The gradient of a batch of padding is zero only where the loss masks all its terms.
+        rate = jnp.where(active, learning_rate, 0.0)
+
+        def one(p, g):
+            if isinstance(p, LocalTable):
+                step = p.values.at[g.slots].add(-rate * g.values, mode="promise_in_bounds")
+                return replace(p, values=step)
+            return p - rate * g
+
+        is_leaf = lambda x: isinstance(x, LocalTable)
         return state, jax.tree.map(one, params, gradients, is_leaf=is_leaf)
 
     return Local(lambda params: (), apply)
@@ -93,10 +95,10 @@ def from_optax(transform: optax.GradientTransformation) -> Local:
         return transform.init(arrays(params))
 
     def apply(state, params, gradients, active):
-        is_leaf = lambda x: isinstance(x, LocalTable)  # noqa: E731
+        is_leaf = lambda x: isinstance(x, LocalTable)
         gradients = jax.tree.map(whole, params, gradients, is_leaf=is_leaf)
         updates, after = transform.update(gradients, state, arrays(params))
-        keep = lambda new, old: jnp.where(active, new, old)  # noqa: E731
+        keep = lambda new, old: jnp.where(active, new, old)
         stepped = jax.tree.map(keep, optax.apply_updates(arrays(params), updates), arrays(params))
         state = jax.tree.map(keep, after, state)
         params = jax.tree.map(
@@ -117,8 +119,8 @@ def as_local(optimizer: Local | optax.GradientTransformation) -> Local:
     if isinstance(optimizer, optax.GradientTransformation):
         return from_optax(optimizer)
     raise TypeError(
-        f"optimizer={optimizer!r} is no local optimizer; give clients.sgd(0.1), clients.groups(...) "
-        "or an optax transform such as optax.adam(1e-3)."
+        f"optimizer={optimizer!r} is no local optimizer; give clients.sgd(0.1), "
+        "clients.groups(...) or an optax transform such as optax.adam(1e-3)."
     )
 
 

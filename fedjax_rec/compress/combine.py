@@ -40,6 +40,7 @@ def leafwise(encode_leaf: Callable, decode_leaf: Callable) -> Compressor:
         leaves, structure = jax.tree.flatten(update, is_leaf=is_rows)
         bodies, sides = [], []
         for i, leaf in enumerate(leaves):
+            leaf = leaf.delta() if is_rows(leaf) else leaf
             x = leaf.values if is_rows(leaf) else leaf
             body, side = encode_leaf(jax.random.fold_in(key, i), x)
             bodies.append(replace(leaf, values=body) if is_rows(leaf) else body)

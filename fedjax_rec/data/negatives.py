@@ -22,7 +22,7 @@ import numpy as np
 
 from ..keys import below
 from ..rows import static
-from ..types import record
+from ..types import Array, record
 
 POLICIES = ("paper", "train", "symmetric")
 
@@ -31,9 +31,9 @@ POLICIES = ("paper", "train", "symmetric")
 class Complement:
     """items: uint16 or int32[sum n_u], the allowed items user by user; start, count: int32[U]."""
 
-    items: jax.Array
-    start: jax.Array
-    count: jax.Array
+    items: Array
+    start: Array
+    count: Array
 
     def pick(self, user: jax.Array, bits: jax.Array) -> jax.Array:
         """int32[B]: uniform allowed items of `user` (int32[] or [B]) from uint32 bits [B]."""
@@ -45,10 +45,10 @@ class Complement:
 class Search:
     """gaps: int32[nnz], e_i - i user by user; start, length, count (allowed items): int32[U]."""
 
-    gaps: jax.Array
-    start: jax.Array
-    length: jax.Array
-    count: jax.Array
+    gaps: Array
+    start: Array
+    length: Array
+    count: Array
     steps: int = static(default=32)
 
     def pick(self, user: jax.Array, bits: jax.Array) -> jax.Array:
@@ -120,19 +120,26 @@ def _complement(excluded, start, length, count, num_items, itemsize) -> Compleme
 
 
 def sample_distinct(
-    users: np.ndarray, items: np.ndarray, num_users: int, num_items: int, size: int, seed: int
+    users: np.ndarray,
+    items: np.ndarray,
+    num_users: int,
+    num_items: int,
+    size: int,
+    seed: int,
+    parts: int = 1,
 ) -> np.ndarray:
-    """int32[U, size]: uniform distinct items of each user outside its pairs, on the host.
+    """int32[U, parts * size]: uniform distinct items of each user outside its pairs, on the host.
 
     Floyd's sampling, vectorised over users. Raises ValueError where a user has too few items left.
     """
+    asked, size = size, parts * size
     excluded, start, length = pairs_to_csr(users, items, num_users, num_items)
     left = num_items - length
     if num_users and left.min() < size:
         user = int(left.argmin())
         raise ValueError(
-            f"evaluation negatives={size} asked for, but user {user} has only {left[user]} items "
-            "outside its history; ask for fewer or evaluate on the full catalogue."
+            f"evaluation_negatives={asked} takes {size} items, and user {user} has only "
+            f"{left[user]} items outside its history; ask for fewer, or for 0 to have none."
         )
     rng = np.random.default_rng(seed)
     chosen = np.full((num_users, size), -1, np.int64)

@@ -10,6 +10,7 @@ Dimensions: `N` clients, `U` users, `I` items, `R` most held-out items of a user
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ import numpy as np
 
 from ..check import at_least, one_of
 from ..rows import static
-from ..types import record
+from ..types import Array, record
 from .interactions import Interactions
 from .negatives import POLICIES, Complement, Search, exclusion, pairs_to_csr, sample_distinct
 from .partition import Partition, by_user
@@ -35,16 +36,16 @@ class Cases:
     rows: int32[N], the row of the first user of each client, -1 where it has none.
     """
 
-    users: jax.Array
-    clients: jax.Array
-    members: jax.Array
-    targets: jax.Array
-    ratings: jax.Array | None
-    negatives: jax.Array | None
-    seen: jax.Array
-    seen_start: jax.Array
-    seen_count: jax.Array
-    rows: jax.Array
+    users: Array
+    clients: Array
+    members: Array
+    targets: Array
+    ratings: Array | None
+    negatives: Array | None
+    seen: Array
+    seen_start: Array
+    seen_count: Array
+    rows: Array
 
 
 @record
@@ -57,13 +58,13 @@ class Store:
     longest: most interactions of any client. members: most users of any client.
     """
 
-    items: jax.Array
-    labels: jax.Array | None
-    owners: jax.Array | None
-    users: jax.Array | None
-    start: jax.Array
-    length: jax.Array
-    exclusion: Complement | Search
+    items: Array
+    labels: Array | None
+    owners: Array | None
+    users: Array | None
+    start: Array
+    length: Array
+    exclusion: Complement | Search | None
     num_items: int = static()
     longest: int = static()
     members: int = static(default=1)
@@ -91,11 +92,11 @@ class Store:
 class ClientData:
     """One client's part of a `Store`. longest: the largest `length` in its chunk."""
 
-    store: Store
-    id: jax.Array
-    start: jax.Array
-    length: jax.Array
-    longest: jax.Array
+    store: Any
+    id: Array
+    start: Array
+    length: Array
+    longest: Array
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ class Dataset:
     num_users: int
     num_items: int
     members: int
-    store: Store
+    store: Any
     validation: Cases | None
     test: Cases | None
     activity: np.ndarray
@@ -141,7 +142,13 @@ def pack(
     drawn = None
     if evaluation_negatives:
         drawn = sample_distinct(
-            data.users, data.items, data.num_users, data.num_items, 2 * evaluation_negatives, seed
+            data.users,
+            data.items,
+            data.num_users,
+            data.num_items,
+            evaluation_negatives,
+            seed,
+            parts=2,
         )
     cases = {
         part: _cases(split, partition, part, chosen)
@@ -231,7 +238,7 @@ def _cases(split: Split, partition: Partition, part: int, drawn: np.ndarray | No
     if data.ratings is not None:
         ratings = np.zeros(targets.shape, np.float32)
         ratings[row, column] = data.ratings[held]
-    # What a deployed recommender would have seen by then: training, and for the test validation too.
+    # What a deployed recommender would have seen by then: for the test, validation items too.
     seen = split.part == TRAIN
     if part == TEST:
         seen |= split.part == VALIDATION

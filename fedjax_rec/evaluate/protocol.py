@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from ..check import at_least
-from ..types import Model, PyTree, record
+from ..types import Array, Model, PyTree, record
 from .metrics import Metric, evaluate_user
 from .ranks import Ranking, ranks, sampled_ranks
 
@@ -30,14 +30,14 @@ class Case:
     """One user of an evaluation: `targets` int32[R] padded with -1, its `negatives` int32[n], and
     its seen items at `start` .. `start + count` of `seen`. longest: the largest count around."""
 
-    member: jax.Array
-    targets: jax.Array
-    ratings: jax.Array | None
-    negatives: jax.Array | None
-    seen: jax.Array
-    start: jax.Array
-    count: jax.Array
-    longest: jax.Array
+    member: Array
+    targets: Array
+    ratings: Array | None
+    negatives: Array | None
+    seen: Array
+    start: Array
+    count: Array
+    longest: Array
 
 
 AXES = Case(0, 0, 0, 0, None, 0, 0, None)
@@ -151,7 +151,7 @@ def evaluate_users(
     cases,
     users_per_chunk: int = 32,
 ) -> jax.Array:
-    """float32[U, M]: the aggregated model with each client's private part, on every user of `cases`.
+    """float32[U, M]: the aggregated model with each client's private part, on all users of `cases`.
 
     private: leaves [N, ...]. Users go through in chunks, so that scores take c * I numbers.
     """
@@ -183,8 +183,8 @@ def probe_clients(protocol: Protocol, parts: dict):
     for name, cases in parts.items():
         if cases.users.shape[0] != len(set(cases.clients.tolist())):
             raise ValueError(
-                f"probe_clients({name}): clients hold several users; evaluate the aggregated model, "
-                "or make each user a client."
+                f"probe_clients({name}): clients hold several users; evaluate the aggregated "
+                "model, or make each user a client."
             )
 
     def probe(score, data):

@@ -2,13 +2,14 @@
 
 - GMF:   score = h . (p_u * q_i)
 - MLP:   score = h . f_L(... f_1([p_u ; q_i]))
-- NeuMF: score = h . [p_u * q_i ; f_L(... f_1([p'_u ; q'_i]))], with vectors of its own for each half
+- NeuMF: score = h . [p_u * q_i ; f_L(... f_1([p'_u ; q'_i]))], each half with its own vectors
 
 He et al., WWW 2017; federated as FedNCF (Perifanis & Efraimidis, 2022).
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import jax
@@ -32,9 +33,7 @@ class Tower(nnx.Module):
 
     def __init__(self, width, layers, rngs):
         sizes = [2 * width, *layers]
-        self.layers = nnx.List(
-            [nnx.Linear(a, b, rngs=rngs) for a, b in zip(sizes, sizes[1:], strict=False)]
-        )
+        self.layers = nnx.List([nnx.Linear(a, b, rngs=rngs) for a, b in itertools.pairwise(sizes)])
 
     def __call__(self, user, item):
         x = jnp.concatenate([jnp.broadcast_to(user, item.shape), item], -1)
@@ -99,7 +98,7 @@ def _model(build, objective):
 def _check(where: str, width: int, layers: Sequence[int] = (1,)) -> None:
     positive(where, "width", width)
     if not layers or min(layers) < 1:
-        raise ValueError(f"{where}(layers={list(layers)}) must name positive widths, e.g. [32, 16].")
+        raise ValueError(f"{where}(layers={list(layers)}) must be positive widths, e.g. [32, 16].")
 
 
 def gmf(

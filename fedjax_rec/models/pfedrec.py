@@ -11,8 +11,8 @@ from flax import nnx
 
 from ..check import positive
 from ..types import Model
-from .objectives import Objective, bce
 from .mf import inner, of_users
+from .objectives import Objective, bce
 from .roles import Private, Rows, from_nnx
 
 

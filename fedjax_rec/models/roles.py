@@ -13,8 +13,10 @@ The module has two methods: `loss(batch, key) -> float[]` and `score(items, user
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from .. import rows, trees
@@ -78,9 +80,15 @@ def from_nnx(build: Callable[[nnx.Rngs], nnx.Module]) -> Model:
 
     structure, state = nnx.split(outline)
 
-    def assembled(shared, private):
+    def assembled(shared, private, key) -> Any:
         flat = []
         for path, variable in nnx.to_flat_state(state):
+            if isinstance(variable, nnx.RngState):
+                key, fresh = jax.random.split(key)
+                count = jnp.zeros((), jnp.uint32)
+                value = fresh if isinstance(variable, nnx.RngKey) else count
+                flat.append((path, variable.replace(value)))
+                continue
             value = _get(private if isinstance(variable, Private) else shared, path)
             if isinstance(value, trees.Frozen):
                 value = value.value
@@ -88,10 +96,14 @@ def from_nnx(build: Callable[[nnx.Rngs], nnx.Module]) -> Model:
         return nnx.merge(structure, nnx.from_flat_state(flat))
 
     def loss(shared, private, batch, key):
-        return assembled(shared, private).loss(batch, key)
+        module = assembled(shared, private, key)
+        module.train()
+        return module.loss(batch, key)
 
     def score(shared, private, items, user=0):
-        return assembled(shared, private).score(items, user)
+        module = assembled(shared, private, jax.random.key(0))
+        module.eval()
+        return module.score(items, user)
 
     return Model(init, loss, score, start)
 

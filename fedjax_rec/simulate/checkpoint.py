@@ -54,9 +54,12 @@ class Checkpoints:
     def restore(self, like: State) -> tuple[int, State, dict[str, np.ndarray]]:
         """(round, state, extras) of the latest checkpoint, structured as `like` (shapes suffice).
 
-        Raises ValueError where it was made by another configuration.
+        Raises ValueError where it was made by another configuration, FileNotFoundError where
+        there is none.
         """
         step = self.manager.latest_step()
+        if step is None:
+            raise FileNotFoundError(f"{self.folder}: holds no checkpoint; save one first.")
         about = ocp.args.Composite(about=ocp.args.JsonRestore())
         about = self.manager.restore(step, args=about)["about"]
         made_by = about["fingerprint"]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -68,7 +69,7 @@ def simulate(
     at_least("simulate", "rounds", rounds, 0)
     cohorts = cohorts or full()
     cohorts.size(store.num_clients)
-    state = strategy.init(keys.stream(key, "init"), store.num_clients) if state is None else state
+    now = strategy.init(keys.stream(key, "init"), store.num_clients) if state is None else state
 
     def one_round(state, store):
         n = store.num_clients
@@ -85,11 +86,12 @@ def simulate(
             lambda s, _: one_round(s, store), state, None, length=rounds
         )
         last = jax.tree.map(lambda x: x[-1], info)
-        values = measure.values(state, last, ids[-1]) if measure else {}
-        means = {
-            part: measure.protocol.summarise(v, (measure.cases[part].targets >= 0).sum(1))
-            for part, v in values.items()
-        }
+        values, means = {}, {}
+        if measure is not None:
+            values = measure.values(state, last, ids[-1])
+            for part, of_users in values.items():
+                held_out = (measure.cases[part].targets >= 0).sum(1)
+                means[part] = measure.protocol.summarise(of_users, held_out)
         finite = jnp.stack([jnp.isfinite(x).all() for x in _floats(state.shared)]).all()
         seen = {"loss": loss, "clients": (info.weight > 0).sum(1), "finite": finite}
         return state, (seen, info.bytes_up, info.bytes_down, means, values)
@@ -97,8 +99,9 @@ def simulate(
     def block(state, store, times, rounds):
         return jax.lax.scan(lambda s, _: measured(s, store, rounds), state, None, length=times)
 
-    compiled = jax.jit(block, static_argnames=("times", "rounds"), donate_argnames="state")
-    done = int(state.round)
+    names = measure.protocol.summary_names if measure else ()
+    compiled: Any = jax.jit(block, static_argnames=("times", "rounds"), donate_argnames="state")
+    done = int(now.round)
     while done < rounds:
         begin = time.perf_counter()
         # Measured are the multiples of `every` and the last round, wherever the run goes on from.
@@ -106,7 +109,7 @@ def simulate(
         times = min(measures_per_call, (rounds - done) // every) if aligned else 0
         step = every if times else min(every - done % every, rounds - done)
         times = max(times, 1)
-        state, out = compiled(state, store, times=times, rounds=step)
+        now, out = compiled(now, store, times=times, rounds=step)
         seen, up, down, means, values = jax.device_get(out)
         seconds = (time.perf_counter() - begin) / times
         for i in range(times):
@@ -122,9 +125,9 @@ def simulate(
             }
             for part, mean in means.items():
                 prefix = "" if part == "test" else f"{part}_"
-                for name, value in zip(measure.protocol.summary_names, mean[i], strict=True):
+                for name, value in zip(names, mean[i], strict=True):
                     metrics[prefix + name] = float(value)
-            yield Progress(done, state, metrics, {part: v[i] for part, v in values.items()})
+            yield Progress(done, now, metrics, {part: v[i] for part, v in values.items()})
 
 
 def _floats(tree):

@@ -4,4 +4,4 @@ from .federated import federated
 from .recipes import fedavg, fedmf, fedncf, pfedrec
 from .server import from_optax, step
 
-__all__ = ["federated", "fedavg", "fedmf", "fedncf", "from_optax", "pfedrec", "step"]
+__all__ = ["fedavg", "federated", "fedmf", "fedncf", "from_optax", "pfedrec", "step"]

@@ -58,7 +58,7 @@ def federated(
     if clients_per_chunk is not None:
         at_least("federated", "clients_per_chunk", clients_per_chunk, 1)
     aggregator = aggregator or mean()
-    server = as_server(server or step(1.0))
+    optimizer = as_server(server or step(1.0))
 
     def fresh(key, num_clients) -> State:
         shared = init_shared(keys.stream(key, "shared"))
@@ -66,9 +66,9 @@ def federated(
         private = jax.vmap(lambda i: client.init(keys.stream(key, "private"), i))(everyone)
         memory = ()
         if uplink is not None:
-            like = _whole_update(shared)
-            memory = jax.vmap(lambda i: uplink.init(like))(everyone)
-        states = {"aggregator": aggregator.init(shared), "optimizer": server.init(shared)}
+            like, remember = _whole_update(shared), uplink.init
+            memory = jax.vmap(lambda i: remember(like))(everyone)
+        states = {"aggregator": aggregator.init(shared), "optimizer": optimizer.init(shared)}
         return State(shared, private, memory, states, jnp.int32(0))
 
     def init(key, num_clients: int) -> State:
@@ -140,13 +140,13 @@ def federated(
         )
         summary = _join(total, stacks, aggregator.additive)
         finished, update = aggregator.finish(finish_key, state.server["aggregator"], summary)
-        optimizer, shared = server.apply(state.server["optimizer"], shared, update)
+        moved, shared = optimizer.apply(state.server["optimizer"], shared, update)
 
         def in_order(x):
             x = x.reshape(-1, *x.shape[2:])[:size]
             return jnp.zeros_like(x).at[order].set(x)
 
-        states = {"aggregator": finished, "optimizer": optimizer}
+        states = {"aggregator": finished, "optimizer": moved}
         after = State(shared, private, memory, states, state.round + 1)
         return after, RoundInfo(*jax.tree.map(in_order, seen))
 
@@ -186,7 +186,8 @@ def _divide(summary: PyTree, additive: bool) -> tuple[PyTree, PyTree]:
         return additive and not (rows.is_table(x) and x.ids is not None)
 
     def keep(want):
-        return jax.tree.map(lambda x: x if adds(x) == want else None, summary, is_leaf=rows.is_table)
+        chosen = lambda x: x if adds(x) == want else None
+        return jax.tree.map(chosen, summary, is_leaf=rows.is_table)
 
     return keep(True), keep(False)
 

@@ -139,6 +139,4 @@ def _num_items(model: Model) -> int:
 
 def _table_paths(model: Model) -> list[str]:
     paths = jax.tree_util.tree_leaves_with_path(_outline(model), is_leaf=rows.is_table)
-    return [
-        "shared/" + "/".join(str(k.key) for k in path) for path, x in paths if rows.is_table(x)
-    ]
+    return ["shared/" + "/".join(str(k.key) for k in path) for path, x in paths if rows.is_table(x)]
