@@ -265,9 +265,9 @@ def add_to(table: jax.Array, update: RowsUpdate, tile: int = 4096) -> jax.Array:
     def one(t, table):
         begin = jnp.minimum(t * tile, count - tile)
         fresh = begin + jnp.arange(tile) >= t * tile
-        ids = jax.lax.dynamic_slice_in_dim(update.ids, begin, tile)
+        ids = jax.lax.dynamic_slice_in_dim(jnp.asarray(update.ids), begin, tile)
         rows = jax.lax.dynamic_slice_in_dim(update.values, begin, tile)
-        times = factor if factor.ndim == 0 else jax.lax.dynamic_slice_in_dim(factor, begin, tile)
+        times = jax.lax.dynamic_slice_in_dim(factor, begin, tile) if factor.ndim else factor
         return table.at[jnp.where(fresh, ids, update.size)].add(times * rows, mode="drop")
 
     return jax.lax.fori_loop(0, -(-count // tile), one, table)
