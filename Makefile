@@ -6,7 +6,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: help demo test slow check format clean
+.PHONY: help demo test slow check format results benchmarks clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
@@ -28,6 +28,22 @@ check: .venv/.dev ## lint, formatting and types
 format: .venv/.dev ## format, and fix what the linter can
 	@$(BIN)/ruff check --fix --quiet
 	@$(BIN)/ruff format --quiet
+
+RUN := $(BIN)/fedjax-rec run --quiet
+results: .venv/.installed ## all runs behind docs/results.md (20 minutes; needs ml-1m in FEDJAX_REC_DATA)
+	@for seed in 0 1 2; do \
+	  for policy in paper train symmetric; do \
+	    $(RUN) configs/pfedrec_ml100k.yaml --seed $$seed --data.negatives $$policy \
+	      --out runs/results/pfedrec-100k-$$policy-$$seed || exit; \
+	  done; \
+	  for name in fedmf_ml100k fedncf_ml100k pfedrec_ml1m; do \
+	    $(RUN) configs/$$name.yaml --seed $$seed --out runs/results/$$name-$$seed || exit; \
+	  done; \
+	done
+	@$(BIN)/fedjax-rec report runs/results --results docs/results.md --targets docs/targets.yaml
+
+benchmarks: .venv/.installed ## measure, and write docs/benchmarks.md (10 minutes on a quiet machine)
+	@$(BIN)/fedjax-rec bench --markdown docs/benchmarks.md
 
 clean: ## remove caches and builds; .venv and runs stay
 	@rm -rf .pytest_cache .ruff_cache .hypothesis build dist

@@ -41,7 +41,7 @@ def fails(place, capsys, *words, status: int = 2, config: str = "tiny.yaml") -> 
         (["--rounds=0"], "use rounds >= 1"),
         (["--evaluation.metrics=[hr@0]"], "hr@0"),
         (["--evaluation.metrics=[hits@5]"], "did you mean 'hr@5'"),
-        (["--evaluation.candidates=sampled"], "asked for, but user"),
+        (["--evaluation.candidates=sampled"], "takes 198 items, and user"),
         (["--model.width=0"], "fedmf(width=0)"),
         (["--data.implicit=false", "--data.split=global_time", "--data.split.test=1"],
          "global_time(validation=0.1, test=1.0)"),
