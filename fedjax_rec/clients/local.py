@@ -87,10 +87,10 @@ def local_training(
             batch = _once(lambda: batches.draw(seed[2:], data, jnp.where(real, number, 0)), longest)
             return {**batch, "mask": real.astype(jnp.float32)}
 
-        first_epoch = -(-batches.most(data.store) // batch_size)
+        most = batches.most(data.store)
         if steps is not None:
-            first_epoch = min(first_epoch, steps)
-        local = _localize(shared, batches.ids, draw, turns, first_epoch, batch_size)
+            most = min(most, steps * batch_size)
+        local = _localize(shared, batches.ids, draw, turns, most, batch_size)
         start = {"shared": trees.trainable(local), "private": private}
         states = tuple(o.init(start) for o in optimizers)
 
@@ -147,11 +147,12 @@ def _once(compute: Callable[[], PyTree], positive: jax.Array) -> PyTree:
     return jax.lax.fori_loop(0, jnp.minimum(positive, 1), lambda _, __: compute(), zeros)
 
 
-def _localize(shared, ids_per_example, draw, turns, first_epoch: int, batch_size: int) -> PyTree:
+def _localize(shared, ids_per_example, draw, turns, most: int, batch_size: int) -> PyTree:
     """`shared` with each table as a `LocalTable` of what this round's batches touch.
 
-    Where the batches could name as many ids as the table has rows, the whole table is the smaller
-    buffer and no ids need to be gathered first.
+    most: different examples that any client trains on; all lie in the first ceil(most / B) turns,
+    and in the first `most` places of those. Where the batches could name as many ids as the table
+    has rows, the whole table is the smaller buffer, and no ids need to be gathered first.
     """
 
     def capacity(table):
@@ -161,7 +162,7 @@ def _localize(shared, ids_per_example, draw, turns, first_epoch: int, batch_size
                     f"A row table is indexed by batch[{name!r}], which the batches do not have; "
                     f"they have {', '.join(map(repr, ids_per_example))}."
                 )
-        return first_epoch * batch_size * sum(ids_per_example[f] for f in table.fields)
+        return most * sum(ids_per_example[f] for f in table.fields)
 
     compact = [t for t in rows.tables(shared) if capacity(t) < t.shape[0]]
     if not compact:
@@ -179,13 +180,15 @@ def _localize(shared, ids_per_example, draw, turns, first_epoch: int, batch_size
         return out
 
     none = jnp.iinfo(jnp.int32).max
+    first_epoch = -(-most // batch_size)
     empty = {f: jnp.full(first_epoch * batch_size * ids_per_example[f], none) for f in fields}
     touched = jax.lax.fori_loop(0, jnp.minimum(turns, first_epoch), collect, empty)
 
     def one(table):
         if capacity(table) >= table.shape[0]:
             return rows.whole(table)
-        return rows.localize(table, jnp.concatenate([touched[f] for f in table.fields]))
+        ids = [touched[f][: most * ids_per_example[f]] for f in table.fields]
+        return rows.localize(table, jnp.concatenate(ids))
 
     return rows.map_tables(one, shared)
 
