@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -96,18 +97,18 @@ class RunFolder:
                 except json.JSONDecodeError:
                     break
                 if record["round"] <= until:
-                    kept.append(record)
-        self._write("metrics.jsonl", "".join(json.dumps(r) + "\n" for r in kept).encode())
+                    kept.append({k: math.nan if v is None else v for k, v in record.items()})
+        self._write("metrics.jsonl", "".join(_json(r) + "\n" for r in kept).encode())
         return kept
 
     def append(self, record: dict) -> None:
         with open(self.path / "metrics.jsonl", "a") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(_json(record) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
     def write_summary(self, summary: dict) -> None:
-        self._write("summary.json", (json.dumps(summary, indent=2) + "\n").encode())
+        self._write("summary.json", (_json(summary, indent=2) + "\n").encode())
 
     def write_per_user(self, **arrays: np.ndarray) -> None:
         beside = self.path / ".per_user.npz"
@@ -120,6 +121,17 @@ class RunFolder:
         with _gone_on_failure(beside):
             beside.write_bytes(data)
         os.replace(beside, self.path / name)
+
+
+def _json(value: Any, indent: int | None = None) -> str:
+    """Strict JSON, in which what was not measured is null: NaN is no JSON."""
+
+    def strict(x):
+        if isinstance(x, dict):
+            return {k: strict(v) for k, v in x.items()}
+        return None if isinstance(x, float) and not math.isfinite(x) else x
+
+    return json.dumps(strict(value), indent=indent, allow_nan=False)
 
 
 @contextmanager

@@ -171,3 +171,13 @@ def test_a_folder_that_a_full_disk_kept_from_beginning_can_be_used_later(
             begun(tmp_path / "new")
         monkeypatch.undo()
     begun(tmp_path / "new")
+
+
+def test_what_was_not_measured_is_null_in_the_file_and_nan_again_when_read(tmp_path):
+    folder = begun(tmp_path / "run")
+    folder.append({"round": 1, "loss": 0.5, "hr@10": float("nan")})
+    line = (tmp_path / "run" / "metrics.jsonl").read_text()
+    assert json.loads(line) == {"round": 1, "loss": 0.5, "hr@10": None} and "NaN" not in line
+    assert np.isnan(folder.records(1)[0]["hr@10"])
+    folder.write_summary({"best": {"hr@10": float("nan")}})
+    assert json.loads((tmp_path / "run" / "summary.json").read_text()) == {"best": {"hr@10": None}}
