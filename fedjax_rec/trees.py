@@ -46,6 +46,7 @@ def scale(tree: PyTree, factor) -> PyTree:
 
 
 def zeros_like(tree: PyTree) -> PyTree:
+    """Zeros of every leaf's shape and dtype; outlines (`ShapeDtypeStruct`) become arrays."""
     return jax.tree.map(jnp.zeros_like, tree)
 
 

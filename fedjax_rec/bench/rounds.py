@@ -11,7 +11,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 
 import jax
@@ -19,7 +18,7 @@ import jax
 from .. import data, evaluate, simulate, strategies
 from ..models import pfedrec
 from .row import Row
-from .timing import Timing
+from .timing import Timing, repeat
 
 # Seconds a round, from docs/results.md's sources: what a plain C loop takes on one thread.
 C_LOOP = {"ml-100k": 0.045, "ml-1m": 0.53}
@@ -39,18 +38,7 @@ def timed(source: str, rounds: int, threads: int = 1) -> Timing:
         strategy, packed.store, rounds + 1, jax.random.key(0),
         measure=simulate.personal(protocol, parts),
     )  # fmt: skip
-    begin = time.perf_counter()
-    next(run)
-    first = time.perf_counter() - begin
-    cpu, wall = [], []
-    while True:
-        c, w = time.process_time(), time.perf_counter()
-        if next(run, None) is None:
-            break
-        cpu.append(time.process_time() - c)
-        wall.append(time.perf_counter() - w)
-    middle = len(cpu) // 2
-    return Timing(sorted(cpu)[middle], sorted(wall)[middle], first)
+    return repeat(lambda: next(run).values, rounds)
 
 
 def rounds(source: str) -> Iterator[Row]:

@@ -13,7 +13,6 @@ import os
 import statistics
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +20,7 @@ import numpy as np
 from flax import nnx
 
 from .. import clients, data, models, simulate, strategies
+from ..data import sources
 from ..data.splits import TRAIN
 from ..types import Cohort
 from . import fedjax
@@ -101,8 +101,7 @@ def versus_fedjax(source: str) -> Iterator[Row]:
     simulate.configure(1, cache=None)
     made = samples(source)
     small = source == "ml-100k"
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    python = fedjax.prepare(Path(home) / "fedjax_rec" / "fedjax")
+    python = fedjax.prepare(sources.cache() / "fedjax")
     mine = [ours(*made, rounds=9 if small else 5)]
     theirs = []
     for threads in (None, "1"):

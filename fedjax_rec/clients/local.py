@@ -143,7 +143,7 @@ def _once(compute: Callable[[], PyTree], positive: jax.Array) -> PyTree:
     optimization barrier before it fuses: drawing a batch seven times over was two thirds of a
     round. The result of a loop is computed once, so this is a loop of one turn.
     """
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(compute))
+    zeros = trees.zeros_like(jax.eval_shape(compute))
     return jax.lax.fori_loop(0, jnp.minimum(positive, 1), lambda _, __: compute(), zeros)
 
 

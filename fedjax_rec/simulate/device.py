@@ -7,6 +7,8 @@ from pathlib import Path
 
 import jax
 
+from ..data import sources
+
 
 def configure(threads: int = 1, cache: str | Path | None = "") -> None:
     """Call before the first computation; later calls change the cache only.
@@ -24,8 +26,7 @@ def configure(threads: int = 1, cache: str | Path | None = "") -> None:
     if cache is None:
         return
     if cache == "":
-        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        cache = Path(home) / "fedjax_rec" / "xla"
+        cache = sources.cache() / "xla"
     jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -134,7 +134,9 @@ def federated(
         padding = -size % c
         ids = jnp.concatenate([cohort.ids[order], jnp.full(padding, data.num_clients, jnp.int32)])
         ids = ids.reshape(-1, c)
-        zero = _zeros(jax.eval_shape(chunk, (state.private, state.memory, None), ids[0])[0][2])
+        zero = trees.zeros_like(
+            jax.eval_shape(chunk, (state.private, state.memory, None), ids[0])[0][2]
+        )
         (private, memory, total), (stacks, seen) = jax.lax.scan(
             chunk, (state.private, state.memory, zero), ids
         )
@@ -173,10 +175,6 @@ def _local_bytes(update: PyTree) -> int:
 
 def _like(mask: jax.Array, x: jax.Array) -> jax.Array:
     return mask.reshape(mask.shape + (1,) * (x.ndim - 1))
-
-
-def _zeros(outline: PyTree) -> PyTree:
-    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), outline)
 
 
 def _divide(summary: PyTree, additive: bool) -> tuple[PyTree, PyTree]:
