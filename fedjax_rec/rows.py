@@ -73,9 +73,9 @@ class RowsUpdate:
 
     values: float[L, D]; ids: int32[L] with `ids >= I` for padding, or None where row l is item l;
     live: bool[L], which rows were touched, each item once; the change of other rows is zero.
-    origin: None, or the server's own float[I, D], with the meaning that the change is
-        `values - origin[ids]`. It is taken only where it is needed, since a pass over the local
-        table of every client costs a quarter of a round.
+    origin: None, or, of a whole table, the server's own float[I, D], with the meaning that the
+        change is `values - origin`. It is taken only where it is needed, since a pass over the
+        local table of every client costs a quarter of a round.
     factor: None, or a float[] or float[L, 1] that the values are still to be multiplied with.
         It too is applied only where the rows go, since there may be gigabytes of them.
     size: `I`.
@@ -92,8 +92,7 @@ class RowsUpdate:
         """The same change, `origin` taken off and `factor` applied. No leading client axis."""
         values: Any = self.values
         if self.origin is not None:
-            before = self.origin if self.ids is None else self.origin.at[self.ids].get(mode="clip")
-            values = values - before
+            values = values - self.origin
         if self.factor is not None:
             values = values * self.factor
         return RowsUpdate(values, self.ids, self.live, None, self.size)
@@ -176,9 +175,10 @@ def mark(local: LocalTable, ids: jax.Array, real: jax.Array) -> LocalTable:
 def update_of(local: LocalTable, table: Table, before: LocalTable | None = None) -> RowsUpdate:
     """What changed between `table` and `local`. before: `local` as it was, where there is still a
     copy; for a whole table the server's own serves."""
-    if before is None or local.ids is None:
-        return RowsUpdate(local.values, local.ids, local.live, table.values, table.shape[0])
-    return RowsUpdate(local.values - before.values, local.ids, local.live, None, table.shape[0])
+    if local.ids is None:
+        return RowsUpdate(local.values, None, local.live, table.values, table.shape[0])
+    old = table.values.at[local.ids].get(mode="clip") if before is None else before.values
+    return RowsUpdate(local.values - old, local.ids, local.live, None, table.shape[0])
 
 
 def read(local: LocalTable, table: Table, ids) -> jax.Array:
@@ -191,6 +191,27 @@ def read(local: LocalTable, table: Table, ids) -> jax.Array:
     slot = jnp.minimum(local.slots(ids), local.ids.shape[0] - 1)
     mine = local.ids[slot] == ids
     return jnp.where(mine[..., None], local.values[slot], table[ids])
+
+
+def values_at(update: RowsUpdate, like: RowsUpdate) -> jax.Array:
+    """[L, D]: the values of `update` at the rows of `like`, zero where it has none.
+
+    Of updates without origin and factor; ids sorted, each live at its first place.
+    """
+    if update.ids is like.ids:
+        return update.values
+    if update.ids is None:
+        return update.values.at[like.ids].get(mode="clip")
+    if like.ids is None:
+        zeros = jnp.zeros((like.size, *update.values.shape[1:]), update.values.dtype)
+        ids = jnp.where(update.live, update.ids, update.size)
+        return zeros.at[ids].set(update.values, mode="drop")
+    if not update.values.shape[0]:
+        return jnp.zeros((like.ids.shape[0], *update.values.shape[1:]), update.values.dtype)
+    slot = jnp.searchsorted(update.ids, like.ids, method="scan_unrolled")
+    slot = jnp.minimum(slot, update.ids.shape[0] - 1)
+    hit = (update.ids[slot] == like.ids) & update.live[slot] & like.live
+    return jnp.where(hit[:, None], update.values[slot], 0)
 
 
 def weighted_sum(weights: jax.Array, update: RowsUpdate) -> RowsUpdate:
@@ -210,8 +231,6 @@ def weighted_sum(weights: jax.Array, update: RowsUpdate) -> RowsUpdate:
             total = jnp.where(there[:, None], total - w.sum() * update.origin, 0)
         return RowsUpdate(total, None, there, None, update.size)
     values = update.values
-    if update.origin is not None:
-        values = values - update.origin.at[update.ids].get(mode="clip")
     if update.factor is not None:
         values = values * update.factor.reshape(c, -1, 1)
     values = (w[:, None, None] * values).reshape(c * length, -1)

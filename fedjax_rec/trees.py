@@ -50,6 +50,11 @@ def zeros_like(tree: PyTree) -> PyTree:
     return jax.tree.map(jnp.zeros_like, tree)
 
 
+def leading(mask: jax.Array, x: jax.Array) -> jax.Array:
+    """`mask` [c] in the shape in which it broadcasts against x [c, ...]."""
+    return mask.reshape(mask.shape + (1,) * (x.ndim - 1))
+
+
 def select(condition: jax.Array, a: PyTree, b: PyTree) -> PyTree:
     """`a` where the scalar condition holds, else `b`."""
     return jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)

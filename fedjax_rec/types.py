@@ -56,10 +56,13 @@ class Client:
     init(key, client) -> private: what the client keeps between rounds.
     update(key, private, shared, data) -> (private, Upload): `shared` is the server's pytree,
         never copied; `data` is the client's slice of `Cohort.data`.
+    at(round, shared) -> Client: the same client in round `round`, where its work depends on what
+        everybody knows of the round; else None.
     """
 
     init: Callable[..., PyTree]
     update: Callable[..., tuple[PyTree, Upload]]
+    at: Callable[..., Client] | None = None
 
 
 @dataclass(frozen=True)
@@ -67,13 +70,18 @@ class Compressor:
     """What an update becomes on the wire.
 
     init(update) -> memory: what a client (or the server) keeps between rounds, e.g. its error.
+        `update` is of the whole model: its tables with all of their rows.
     encode(key, memory, update) -> (memory, Packet).
     decode(packet, like) -> update: `like` gives the structure, shapes and dtypes.
+    at(round, shared) -> Compressor: the same compressor in round `round`, where it depends on
+        what both ends know of the round (a schedule, a shared seed, a mask of the model); else
+        None. Its memory and its packets keep their shapes.
     """
 
     init: Callable[..., PyTree]
     encode: Callable[..., tuple[PyTree, Packet]]
     decode: Callable[..., PyTree]
+    at: Callable[..., Compressor] | None = None
 
 
 @dataclass(frozen=True)
@@ -111,10 +119,13 @@ class Strategy:
 
     init(key, num_clients) -> State.
     round(key, State, Cohort) -> (State, RoundInfo).
+    packets(key, State, Cohort) -> (Packet, bytes_up): what the cohort would send in this round,
+        with leading axes [C, ...], for audits of real bytes; None where nothing is sent up.
     """
 
     init: Callable[..., State]
     round: Callable[..., tuple[State, RoundInfo]]
+    packets: Callable[..., tuple[Packet, jax.Array]] | None = None
 
 
 @dataclass_transform(frozen_default=True)
@@ -140,10 +151,11 @@ class Upload:
 @record
 class Packet:
     """One message. `body`: arrays that the next stage may compress further; `side`: indices,
-    scales and seeds, shipped as they are."""
+    scales and seeds, shipped as they are; `known`: what the receiver holds already, not sent."""
 
     body: PyTree
     side: PyTree = ()
+    known: PyTree = ()
 
 
 @record
@@ -153,6 +165,11 @@ class Cohort:
 
     ids: Array
     data: PyTree
+
+
+def at_round(part, round, shared):
+    """`part`, a Client or Compressor, as it is in this round."""
+    return part if part.at is None else part.at(round, shared)
 
 
 @record

@@ -1,0 +1,15 @@
+"""What crosses the network: packets as bytes, and their exact size inside jit."""
+
+from importlib.util import find_spec
+
+from .message import from_bytes, nbytes, to_bytes
+from .nodes import Codes, Elias, Live, is_node
+
+__all__ = [
+    "Codes", "Elias", "Live", "can_range_code", "from_bytes", "is_node", "nbytes", "to_bytes",
+]  # fmt: skip
+
+
+def can_range_code() -> bool:
+    """Whether `constriction`, which `to_bytes(entropy=True)` needs, is installed."""
+    return find_spec("constriction") is not None

@@ -1,0 +1,193 @@
+"""Packets to bytes and back: `nbytes(packet) == len(to_bytes(packet))`, always.
+
+A message is a msgpack array `[version, coder, part, part, ...]`. A dense leaf is one raw binary
+part; `Codes` are packed bits; a `RowsUpdate` is two parts, its sorted row ids (`indices`) and its
+rows; a `Live` is the number of its entries and the entries. The receiver knows structure, shapes
+and dtypes (`like`) and what is in `Packet.known`, so they are not sent.
+
+`nbytes` is exact integer arithmetic on shapes, counts and ids, so it also runs inside jit, where
+it is the ledger of a round. Range coding (`entropy=True`) depends on the symbols: its size is that
+of the bytes themselves, see `simulate.audit`.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import msgpack
+import numpy as np
+
+from ..rows import RowsUpdate
+from ..types import Packet, PyTree
+from . import bits, elias, entropy, indices
+from .nodes import Codes, Elias, Live, is_node
+
+VERSION = 2
+FIXED, RANGE = 0, 1
+
+
+def _leaves(packet: PyTree) -> list:
+    sent = (packet.body, packet.side) if isinstance(packet, Packet) else packet
+    return jax.tree.leaves(sent, is_leaf=is_node)
+
+
+def _parts(leaf) -> int:
+    return 2 if isinstance(leaf, (RowsUpdate, Live)) else 1
+
+
+def _binary(length):
+    """Bytes of one msgpack binary part with `length` bytes of content."""
+    n = jnp.asarray(length, jnp.uint32)
+    return n + jnp.where(n < 2**8, 2, jnp.where(n < 2**16, 3, 5)).astype(jnp.uint32)
+
+
+def _integer(value):
+    """Bytes of one msgpack unsigned integer."""
+    n = jnp.asarray(value, jnp.uint32)
+    size = jnp.where(n < 2**8, 2, jnp.where(n < 2**16, 3, 5))
+    return jnp.where(n < 2**7, 1, size).astype(jnp.uint32)
+
+
+def _header(parts: int) -> int:
+    """Bytes of the array header, the version and the coder before `parts` parts."""
+    return (1 if parts + 2 < 16 else 3 if parts + 2 < 2**16 else 5) + 2
+
+
+def _content(values, live=None, count=None):
+    """Bytes of the entries of an array, `Codes` or `Elias`; all of them where `live` is None."""
+    if isinstance(values, Elias):
+        return elias.nbytes(values.values, live)
+    if isinstance(values, Codes):
+        numbers, levels, itemsize = values.symbols, values.levels, 0
+    else:
+        numbers, levels, itemsize = values, 2 if values.dtype == bool else 0, values.dtype.itemsize
+    if count is None:
+        total = numbers.size
+    else:
+        total = count * jnp.uint32(numbers.size // max(1, numbers.shape[0]))
+    return bits.nbytes(total, levels) if levels else total * itemsize
+
+
+def nbytes(packet: PyTree) -> jax.Array:
+    """uint32[]: the bytes of `packet` on the wire, without range coding."""
+    total = jnp.uint32(0)
+    leaves = _leaves(packet)
+    for leaf in leaves:
+        if isinstance(leaf, RowsUpdate):
+            count = leaf.live.sum(dtype=jnp.uint32)
+            if leaf.ids is None:
+                ids = indices.nbytes_of_mask(count, leaf.size)
+            else:
+                ids = indices.nbytes_of_list(leaf.ids, leaf.live, leaf.size)
+            total += _binary(ids) + _binary(_content(leaf.values, leaf.live, count))
+        elif isinstance(leaf, Live):
+            count = leaf.live.sum(dtype=jnp.uint32)
+            total += _integer(count) + _binary(_content(leaf.values, leaf.live, count))
+        else:
+            total += _binary(_content(leaf))
+    return total + jnp.uint32(_header(sum(map(_parts, leaves))))
+
+
+def to_bytes(packet: PyTree, entropy: bool = False) -> bytes:
+    """The bytes of `packet`, a pytree of arrays and nodes of one client.
+
+    entropy: range coding of `Codes`, which needs `pip install 'fedjax-rec[entropy]'`.
+    """
+    message: list = [VERSION, RANGE if entropy else FIXED]
+    for leaf in _leaves(packet):
+        if isinstance(leaf, RowsUpdate):
+            leaf = leaf if isinstance(leaf.values, (Codes, Elias)) else leaf.delta()
+            live = np.asarray(leaf.live)
+            ids = np.arange(leaf.size) if leaf.ids is None else np.asarray(leaf.ids)
+            message.append(indices.pack(ids[live], leaf.size, gaps=leaf.ids is not None))
+            message.append(_packed(leaf.values, entropy, live))
+        elif isinstance(leaf, Live):
+            live = np.asarray(leaf.live)
+            message += [int(live.sum()), _packed(leaf.values, entropy, live)]
+        else:
+            message.append(_packed(leaf, entropy))
+    return bytes(msgpack.packb(message, use_bin_type=True) or b"")
+
+
+def from_bytes(data: bytes, like: PyTree) -> PyTree:
+    """The packet in `data`, structured as `like`; rows come back as `RowsUpdate` with ids.
+
+    Raises ValueError where the bytes are not a message of this version for `like`.
+    """
+    try:
+        message = msgpack.unpackb(data, max_bin_len=len(data), max_array_len=len(data))
+    except Exception as error:
+        raise ValueError(f"from_bytes(data={len(data)} bytes) is no message: {error}.") from None
+    known = isinstance(message, list) and len(message) > 1 and message[0] == VERSION
+    if not known or isinstance(message[1], bool) or message[1] not in (FIXED, RANGE):
+        raise ValueError(
+            f"from_bytes(data={len(data)} bytes) is no message of version {VERSION}; "
+            "send and receive with the same fedjax_rec."
+        )
+    wanted = (like.body, like.side) if isinstance(like, Packet) else like
+    leaves, structure = jax.tree.flatten(wanted, is_leaf=is_node)
+    if len(message) - 2 != sum(map(_parts, leaves)):
+        raise ValueError(
+            f"from_bytes(data) holds {len(message) - 2} parts, which is not what `like` has; "
+            "give the structure that was sent."
+        )
+    parts, ranged = iter(message[2:]), message[1] == RANGE
+    read = []
+    for leaf in leaves:
+        if isinstance(leaf, RowsUpdate):
+            ids = indices.unpack(_bytes(next(parts)), leaf.size)
+            values = _unpacked(_bytes(next(parts)), leaf.values, ranged, len(ids))
+            read.append(RowsUpdate(values, ids, np.ones(len(ids), bool), None, leaf.size))
+        elif isinstance(leaf, Live):
+            count, most = next(parts), leaf.live.shape[0]
+            if type(count) is not int or not 0 <= count <= most:
+                raise ValueError(f"from_bytes(data) counts {count} entries of {most}.")
+            values = _unpacked(_bytes(next(parts)), leaf.values, ranged, count)
+            read.append(Live(values, np.ones(count, bool)))
+        else:
+            read.append(_unpacked(_bytes(next(parts)), leaf, ranged))
+    tree = structure.unflatten(read)
+    if not isinstance(like, Packet):
+        return tree
+    body, side = tree
+    return Packet(body, side, like.known)
+
+
+def _bytes(part) -> bytes:
+    if not isinstance(part, bytes):
+        raise ValueError(f"from_bytes(data) has a {type(part).__name__} where bytes belong.")
+    return part
+
+
+def _packed(values, ranged: bool, live=None) -> bytes:
+    chosen = lambda x: np.asarray(x) if live is None else np.asarray(x)[live]
+    if isinstance(values, Elias):
+        return elias.pack(chosen(values.values))
+    if isinstance(values, Codes):
+        coder = entropy.pack if ranged else bits.pack
+        return coder(chosen(values.symbols).reshape(-1), values.levels)
+    array = chosen(values)
+    if array.dtype == bool:
+        return bits.pack(array.reshape(-1).astype(np.uint8), 2)
+    little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    return np.ascontiguousarray(little).tobytes()
+
+
+def _unpacked(part: bytes, like, ranged: bool, count: int | None = None):
+    """An array, `Codes` or `Elias` as `like`, with `count` entries or those of `like`."""
+    shape = tuple(like.shape) if count is None else (count, *like.shape[1:])
+    size = int(np.prod(shape, dtype=np.int64))
+    if isinstance(like, Elias):
+        return Elias(elias.unpack(part, size).reshape(shape))
+    if isinstance(like, Codes):
+        decoder = entropy.unpack if ranged else bits.unpack
+        symbols = decoder(part, size, like.levels).astype(like.symbols.dtype)
+        return Codes(symbols.reshape(shape), like.levels)
+    if like.dtype == bool:
+        return bits.unpack(part, size, 2).astype(bool).reshape(shape)
+    if len(part) != size * like.dtype.itemsize:
+        raise ValueError(
+            f"from_bytes(data) has a part of {len(part)} bytes where "
+            f"{size * like.dtype.itemsize} are expected."
+        )
+    return np.frombuffer(part, like.dtype).reshape(shape)

@@ -1,0 +1,49 @@
+"""Nodes of a packet that travel in fewer bits than their arrays take in memory.
+
+`Codes` are symbols at a fixed width, `Elias` integers in Elias gamma code, `Live` an array of
+which only some leading entries are sent, and `rows.RowsUpdate` rows with their ids. Plain arrays
+travel as they are, bool arrays at one bit each.
+"""
+
+from __future__ import annotations
+
+from ..rows import RowsUpdate, static
+from ..types import Array, record
+
+
+@record
+class Codes:
+    """symbols: unsigned integers [...] below `levels`, sent at ceil(log2 levels) bits each; three
+    levels at five in a byte. With range coding, at their entropy."""
+
+    symbols: Array
+    levels: int = static(default=2)
+
+    @property
+    def shape(self):
+        return self.symbols.shape
+
+
+@record
+class Elias:
+    """values: int32[...], sent in Elias gamma code: gamma(|v| + 1), and a sign where v != 0."""
+
+    values: Array
+
+    @property
+    def shape(self):
+        return self.values.shape
+
+
+@record
+class Live:
+    """values: [L, ...], an array, `Codes` or `Elias`; live: bool[L]. Only live entries are sent,
+    in their order, and their number; what arrives holds these alone."""
+
+    values: Array
+    live: Array
+
+
+def is_node(node) -> bool:
+    """Whether `node` is a leaf of a packet that is no plain array."""
+    return isinstance(node, (RowsUpdate, Live, Codes, Elias))
