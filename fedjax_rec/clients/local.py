@@ -21,7 +21,7 @@ import optax
 
 from .. import keys, rows, trees
 from ..check import at_least
-from ..types import Client, Model, PyTree, Upload
+from ..types import Client, Model, PyTree, Upload, at_round
 from .optimizers import Local, as_local, covered, merge, path_of
 
 Probe = Callable[..., dict[str, jax.Array]]
@@ -133,7 +133,12 @@ def local_training(
         )
         return private, Upload(change, count.astype(jnp.float32), metrics)
 
-    return Client(init, update)
+    def at(round, shared):
+        now = [at_round(o, round, shared) for o in optimizers]
+        return local_training(model, batches, now, epochs, steps, batch_size, probe)
+
+    moves = any(o.at is not None for o in optimizers)
+    return Client(init, update, at if moves else None)
 
 
 def _once(compute: Callable[[], PyTree], positive: jax.Array) -> PyTree:

@@ -16,7 +16,7 @@ import optax
 
 from ..check import nearest, positive
 from ..rows import LocalTable, RowsGradient, is_table
-from ..types import PyTree
+from ..types import PyTree, at_round
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,14 @@ class Local:
 
     covers(path) -> bool: whether the leaf at `path`, e.g. "shared/item", is trained.
     active: bool[], False for a batch of padding, which must change nothing.
+    at(round, shared) -> Local: the same optimizer in round `round`, where it depends on what
+        everybody knows of the round; else None. Its state keeps its shapes.
     """
 
     init: Callable[..., PyTree]
     apply: Callable[..., tuple[PyTree, PyTree]]
     covers: Callable[[str], bool] = lambda path: True
+    at: Callable[..., Local] | None = None
 
 
 def path_of(path) -> str:
@@ -169,4 +172,8 @@ def groups(optimizers: Mapping[str, Local | optax.GradientTransformation]) -> Lo
             params = merge(changed, params)
         return states, params
 
-    return Local(init, apply, lambda path: owner(path) is not None)
+    def at(round, shared):
+        return groups({name: at_round(local, round, shared) for name, local in parts.items()})
+
+    moves = any(local.at is not None for local in parts.values())
+    return Local(init, apply, lambda path: owner(path) is not None, at if moves else None)

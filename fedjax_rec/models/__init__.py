@@ -4,6 +4,7 @@ from .mf import fedmf
 from .ncf import gmf, mlp, neumf
 from .objectives import Objective, bce, bpr, masked_mean, squared_error
 from .pfedrec import pfedrec
+from .prunable import prunable
 from .roles import Frozen, Private, Rows, from_nnx
 
 __all__ = [
@@ -20,5 +21,6 @@ __all__ = [
     "mlp",
     "neumf",
     "pfedrec",
+    "prunable",
     "squared_error",
 ]

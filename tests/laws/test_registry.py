@@ -62,6 +62,6 @@ def test_every_objective_is_registered():
 @pytest.mark.parametrize(("room", "kind", "table"), ROOMS, ids=lambda x: getattr(x, "__name__", ""))
 def test_entries_make_what_they_say(room, kind, table):
     for entry in table.values():
-        make = entry[0] if isinstance(entry, tuple) else entry
+        make = entry[0] if isinstance(entry, tuple) else getattr(entry, "make", entry)
         made = make(12, 1) if kind is Model else make()
         assert isinstance(made, kind)

@@ -1,0 +1,69 @@
+"""Local training in a random row space from a seed: only B of Q = Q0 + B A is trained.
+
+    B <- B - eta dl/dB,   dl/dB = G A^T,   so   Q <- Q - eta G A^T A
+
+A [r, D] is known to everybody in a round (`bases.random_rows`), so that B says all of the change:
+`compress.seeded_low_rank` with the same rank and seed sends it without loss, r numbers a row.
+CoLR (Nguyen et al., WWW 2024).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jax
+import optax
+
+from ..bases import product, random_rows
+from ..check import at_least
+from ..rows import RowsGradient, is_table
+from ..types import PyTree, at_round
+from .optimizers import Local, as_local, path_of
+
+
+def subspace(optimizer: Local | optax.GradientTransformation, rank: int, seed: int = 0) -> Local:
+    """`optimizer` on gradients that are multiplied from the right by A^T A, new in every round.
+
+    Of the tables and matrices of `shared` that are wider than `rank`; the other leaves are trained
+    as ever. For SGD, with or without momentum, the change lies in the row space of A and is exactly
+    that of training B. An optimizer that scales each coordinate (Adam) leaves the space.
+    Raises ValueError for rank < 1.
+    """
+    at_least("subspace", "rank", rank, 1)
+    return _subspace(as_local(optimizer), rank, seed, 0)
+
+
+def _subspace(inner: Local, rank: int, seed: int, round) -> Local:
+    def spaces(params: PyTree) -> dict[str, jax.Array]:
+        """Path of a leaf -> A, for the leaves that are trained in it."""
+        found = {}
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params, is_leaf=is_table):
+            name, x = path_of(path), leaf.values if is_table(leaf) else leaf
+            if name.split("/")[0] == "shared" and x.ndim > 1 and x.shape[-1] > rank:
+                found[name] = random_rows(seed, round, x.shape[-1], rank)
+        return found
+
+    def apply(state, params, gradients, active):
+        def one(path, g):
+            a = state["spaces"].get(path_of(path))
+            if a is None:
+                return g
+            if isinstance(g, RowsGradient):
+                return replace(g, values=_projected(g.values, a))
+            return _projected(g, a)
+
+        within = jax.tree_util.tree_map_with_path(one, gradients, is_leaf=is_table)
+        after, params = inner.apply(state["inner"], params, within, active)
+        return {**state, "inner": after}, params
+
+    return Local(
+        # A is in the state, so that it is made once a round and not once a batch.
+        lambda params: {"inner": inner.init(params), "spaces": spaces(params)},
+        apply,
+        inner.covers,
+        lambda round, shared: _subspace(at_round(inner, round, shared), rank, seed, round),
+    )
+
+
+def _projected(g: jax.Array, a: jax.Array) -> jax.Array:
+    return product(product(g, a.T), a)

@@ -1,0 +1,183 @@
+"""Compressors that remember: what was not sent, what was sent before, momentum.
+
+- `error_feedback`  u = x + e;  send C(u);  e <- u - C(u)
+                    (Seide et al., Interspeech 2014; Karimireddy et al., ICML 2019)
+- `ef21`            c = C(x - h);  the server reads h + c;  h <- h + c
+                    (Richtarik et al., NeurIPS 2021)
+- `diana`           c = C(x - h);  the server reads h + c;  h <- h + a c
+                    (Mishchenko et al., 2019)
+- `momentum_correction`  v <- m v + x;  u = e + v;  send C(u);  e <- u - C(u);  v <- 0 where sent
+                    (DGC, Lin et al., ICLR 2018)
+
+Memory is keyed by client id: the assembly hands every client its own, and keeps the old one where
+the payload was not applied, i.e. where the upload weighs nothing. It is in the units of an update,
+unweighted. Rows that a client does not touch in a round keep what they have, see `remembered`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+
+from .. import trees
+from ..rows import RowsUpdate
+from ..types import Compressor, Packet
+from ..wire import Live, is_node
+from .combine import composed
+from .leafwise import in_place, is_compressible, touched
+from .remembered import Remembered, aligned, nodes, remembered, values_of, with_values
+
+
+def error_feedback(
+    compressor: Compressor, rows: int | None = None, dtype: str = "float32"
+) -> Compressor:
+    """Adds to every update what earlier packets left out.
+
+    The sum of what was sent is the sum of the updates less the last error, which for a contraction
+    with |C(x) - x|^2 <= (1 - d) |x|^2 stays below 4 (1 - d) max |x|^2 / d^2. Use it with biased
+    compressors: top-k, sign, low rank; inside it, the scale of least error.
+    rows: remember so many rows of each table, those of largest norm; None for all. dtype: of the
+    memory, float32 or bfloat16. Raises ValueError for rows < 1.
+    """
+    memory = remembered("error_feedback", rows, dtype)
+    return composed(lambda inner: _error_feedback(inner, memory), compressor)
+
+
+def _error_feedback(inner: Compressor, errors: Remembered) -> Compressor:
+    def init(update):
+        return {"error": errors.init(update), "inner": inner.init(update)}
+
+    def encode(key, memory, update):
+        owed = trees.add(values_of(update), errors.recall(memory["error"], update))
+        whole = with_values(update, owed)
+        kept, packet = inner.encode(key, memory["inner"], whole)
+        left = trees.subtract(owed, aligned(inner.decode(packet, whole), whole))
+        return {"error": errors.store(memory["error"], update, left), "inner": kept}, packet
+
+    return Compressor(init, encode, inner.decode)
+
+
+def momentum_correction(
+    compressor: Compressor,
+    momentum: float = 0.9,
+    rows: int | None = None,
+    dtype: str = "float32",
+) -> Compressor:
+    """Error feedback on a local momentum, which is forgotten where it was sent.
+
+    In place of a momentum of the server: one coordinate that waits ten rounds then counts as if
+    it had been sent in each of them. rows, dtype: as in `error_feedback`.
+    Raises ValueError outside 0 <= momentum < 1.
+    """
+    if not 0 <= momentum < 1:
+        raise ValueError(
+            f"momentum_correction(momentum={momentum}) grows without end; use 0 <= momentum < 1."
+        )
+    memory = remembered("momentum_correction", rows, dtype)
+    return composed(lambda inner: _momentum_correction(inner, momentum, memory), compressor)
+
+
+def _momentum_correction(inner: Compressor, momentum: float, kept: Remembered) -> Compressor:
+    def init(update):
+        blank = kept.init(update)
+        return {"error": blank, "velocity": blank, "inner": inner.init(update)}
+
+    def encode(key, memory, update):
+        before = kept.recall(memory["velocity"], update)
+        velocity = trees.add(values_of(update), trees.scale(before, momentum))
+        owed = trees.add(velocity, kept.recall(memory["error"], update))
+        whole = with_values(update, owed)
+        inside, packet = inner.encode(key, memory["inner"], whole)
+        back = aligned(inner.decode(packet, whole), whole)
+        rest = jax.tree.map(lambda v, sent: jnp.where(sent != 0, 0, v), velocity, back)
+        memory = {
+            "error": kept.store(memory["error"], update, trees.subtract(owed, back)),
+            "velocity": kept.store(memory["velocity"], update, rest),
+            "inner": inside,
+        }
+        return memory, packet
+
+    return Compressor(init, encode, inner.decode)
+
+
+def ef21(compressor: Compressor, rows: int | None = None, dtype: str = "float32") -> Compressor:
+    """Sends the compressed change of what the server knows of this client.
+
+    Converges with any contraction, and needs no bound on how clients differ. Server and client
+    both hold h; in a simulation that is one copy. rows, dtype: as in `error_feedback`; where rows
+    are forgotten, both ends forget them.
+    """
+    memory = remembered("ef21", rows, dtype)
+    return composed(lambda inner: _differences(inner, 1.0, memory), compressor)
+
+
+def diana(
+    compressor: Compressor,
+    rate: float = 0.1,
+    rows: int | None = None,
+    dtype: str = "float32",
+) -> Compressor:
+    """Sends the compressed difference to a shift h that learns the mean update of the client.
+
+    Unbiased where the compressor is; the noise vanishes as h learns. rate: at most 1/(1 + omega).
+    rows, dtype: as in `ef21`. Raises ValueError outside 0 < rate <= 1.
+    """
+    if not 0 < rate <= 1:
+        raise ValueError(f"diana(rate={rate}) does not learn; use 0 < rate <= 1 / (1 + omega).")
+    memory = remembered("diana", rows, dtype)
+    return composed(lambda inner: _differences(inner, rate, memory), compressor)
+
+
+def _differences(inner: Compressor, rate: float, shifts: Remembered) -> Compressor:
+    def init(update):
+        return {"shift": shifts.init(update), "inner": inner.init(update)}
+
+    def encode(key, memory, update):
+        shift = shifts.recall(memory["shift"], update)
+        change = with_values(update, trees.subtract(values_of(update), shift))
+        kept, packet = inner.encode(key, memory["inner"], change)
+        back = aligned(inner.decode(packet, change), change)
+        learned = trees.add(shift, trees.scale(back, rate))
+        memory = {"shift": shifts.store(memory["shift"], update, learned), "inner": kept}
+        # The receiver adds h to every row that was touched, so it is told which these are.
+        side = (packet.side, [_places(node) for node in nodes(update)])
+        known = (packet.known, with_values(update, shift))
+        return memory, Packet(packet.body, side, known)
+
+    def decode(packet, like):
+        (side, places), (known, shift) = packet.side, packet.known
+        back = inner.decode(Packet(packet.body, side, known), like)
+        place = iter(places)
+        where = jax.tree.map(
+            lambda node: _blank(node, next(place)) if is_compressible(node) else node,
+            like,
+            is_leaf=is_node,
+        )
+        back = jax.tree.map(_spread, where, back, is_leaf=is_node)
+        return with_values(where, trees.add(aligned(back, where), aligned(shift, where)))
+
+    return Compressor(init, encode, decode)
+
+
+def _places(node):
+    """Which rows or entries a node has: the ids as rows without numbers, or a mask."""
+    return node.live if isinstance(node, Live) else touched(node)
+
+
+def _blank(node, places):
+    """A node with the rows or entries `places`, zero, and as many columns as `node`."""
+    if isinstance(node, Live):
+        return replace(node, live=places)
+    if not isinstance(node, RowsUpdate):
+        return node
+    shape = (places.live.shape[0], *node.values.shape[1:])
+    return replace(places, values=jnp.zeros(shape, node.values.dtype))
+
+
+def _spread(where, back):
+    """The entries of a `Live` that arrived at the places that `where` has for them."""
+    if not isinstance(where, Live):
+        return back
+    return replace(where, values=in_place(back.values, where.live))

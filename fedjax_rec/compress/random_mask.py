@@ -1,0 +1,120 @@
+"""A random part of each node, scaled so that its mean is the node; where it was is a seed.
+
+    C(x)_i = x_i / p  if i in S,  else 0
+
+- `random_k`      S of fixed size, uniform without replacement (Stich, Cordonnier & Jaggi, 2018)
+- `random_mask`   every i in S with probability p (Konecny et al., 2016)
+
+Both ends make S from the seed, so that no index travels; of a table the ids of the touched rows
+do, since S is among their coordinates. The numbers are the body, a `Live` vector.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+
+from .. import keys
+from ..rows import RowsUpdate
+from ..types import Compressor
+from ..wire import Live
+from .leafwise import count_real, in_place, nodewise, numbers, touched, with_numbers
+from .select import array_of, capacity, check_fraction, count_kept, rows_of
+
+
+def random_k(fraction: float = 0.1) -> Compressor:
+    """k = ceil(fraction * n) of the n real coordinates of each node, times n / k.
+
+    Unbiased with omega = n/k - 1 exactly, whatever the node. The set is a pseudo-random permutation
+    of the coordinates, cut off at k.
+    Wire: 32 k bits, a seed of 32, and of a table the ids of its touched rows.
+    Raises ValueError outside 0 < fraction <= 1.
+    """
+    check_fraction("random_k", "fraction", fraction)
+
+    def places(seed, node, room: int):
+        """(int32[room], bool[room], n / k): where in the array of `node` the set is."""
+        n = count_real(*numbers(node))
+        k = jnp.minimum(count_kept(fraction, node), room)
+        rank = jnp.arange(room, dtype=jnp.uint32)
+        live = rank < k
+        count = jnp.maximum(n, 1).astype(jnp.uint32)
+        seeds = jnp.stack([seed[0], keys.mix(~seed[0])])
+        where = keys.permute(jnp.where(live, rank, 0), count, seeds).astype(jnp.int32)
+        if isinstance(node, (RowsUpdate, Live)):
+            rows = node.live.shape[0]
+            width = numbers(node)[0].size // max(1, rows)
+            mine = jnp.where(node.live, jnp.cumsum(node.live, dtype=jnp.int32) - 1, rows)
+            row = jnp.zeros(rows, jnp.int32).at[mine].set(jnp.arange(rows), mode="drop")
+            where = row.at[where // width].get(mode="clip") * width + where % width
+        return where, live, n / jnp.maximum(k, 1)
+
+    def encode_node(key, memory, node):
+        seed, x = keys.words(key, 1), numbers(node)[0].reshape(-1)
+        where, live, _ = places(seed, node, capacity(fraction, x.size))
+        values = jnp.where(live, x.at[where].get(mode="clip"), 0)
+        return memory, Live(values, live), (seed, touched(node))
+
+    def decode_node(body, side, node):
+        seed, there = side
+        node = _blank(there, node)
+        x = numbers(node)[0]
+        where, live, scale = places(jnp.asarray(seed), node, body.values.shape[0])
+        values = (numbers(body)[0] * scale).astype(x.dtype)
+        flat = jnp.zeros(x.size, x.dtype)
+        flat = flat.at[jnp.where(live, where, x.size)].set(values, mode="drop")
+        return with_numbers(node, flat.reshape(x.shape))
+
+    return nodewise(lambda node: (), encode_node, decode_node)
+
+
+def random_mask(fraction: float = 0.1) -> Compressor:
+    """Every real coordinate with probability p = fraction, times 1 / p.
+
+    Unbiased with omega = 1/p - 1 exactly, whatever the node. A hash of each coordinate says whether
+    it is sent; nothing is gathered, so this is quicker than `random_k`, and how many are sent
+    varies by sqrt(n p (1 - p)). Wire: about 32 n p bits, a seed of 32, and of a table the ids of
+    its touched rows. Raises ValueError outside 0 < fraction <= 1.
+    """
+    check_fraction("random_mask", "fraction", fraction)
+    below = max(0, min(round(fraction * 2**32), 2**32) - 1)
+    scale = 2.0**32 / (below + 1)
+
+    def mask(seed, node):
+        """bool[d], which coordinates in the array of `node` are sent."""
+        x, real = numbers(node)
+        rows = rows_of(node)
+        where = jnp.arange(x.size, dtype=jnp.uint32)
+        if rows is not None:
+            width = x.size // max(1, x.shape[0])
+            columns = jnp.arange(width, dtype=jnp.uint32)
+            where = rows.astype(jnp.uint32)[:, None] * jnp.uint32(width) + columns
+        drawn = keys.mix(where.reshape(x.shape) + seed[0]) <= jnp.uint32(below)
+        return (drawn & real).reshape(-1)
+
+    def encode_node(key, memory, node):
+        seed, x = keys.words(key, 1), numbers(node)[0].reshape(-1)
+        sent = mask(seed, node)
+        return memory, Live(jnp.where(sent, x, 0), sent), (seed, touched(node))
+
+    def decode_node(body, side, node):
+        seed, there = side
+        node = _blank(there, node)
+        sent = mask(jnp.asarray(seed), node)
+        flat = in_place(numbers(body)[0] * scale, sent)
+        x = numbers(node)[0]
+        return with_numbers(node, flat.astype(x.dtype).reshape(x.shape))
+
+    return nodewise(lambda node: (), encode_node, decode_node)
+
+
+def _blank(there, node):
+    """A node of zeros with the rows `there`, from `touched`, and otherwise as `node`."""
+    like = array_of(node)
+    if not isinstance(node, (RowsUpdate, Live)):
+        return jnp.zeros(like.shape, like.dtype)
+    values = jnp.zeros((there.live.shape[0], *like.shape[1:]), like.dtype)
+    live = jnp.asarray(there.live)
+    if isinstance(node, Live):
+        return Live(values, live)
+    ids = None if there.ids is None else jnp.asarray(there.ids)
+    return RowsUpdate(values, ids, live, None, node.size)
