@@ -63,7 +63,11 @@ def uniform() -> Aggregator:
 
 
 def per_row() -> Aggregator:
-    """Each row averaged over the clients that touched it; other leaves weighted by examples."""
+    """Each row averaged over the clients that touched it; other leaves weighted by examples.
+
+    After an uplink that sends some of the touched rows only (`top_k`), over the clients that sent
+    it: rows move further than under `mean`, and what error feedback sends later weighs as much.
+    """
 
     def reduce(uploads: Upload):
         there = (uploads.weight > 0).astype(jnp.float32)

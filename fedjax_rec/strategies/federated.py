@@ -34,9 +34,14 @@ from ..types import (
     Strategy,
     Transform,
     Upload,
+    at_round,
 )
+from .downlink import broadcasting, downloaded, whole_update
 from .memory import clients_that_fit, refuse_too_large
 from .server import as_server, step
+
+SMALLER = "use fewer clients, a smaller width, or group users into clients (data.by_hash)"
+FORGET = "remember fewer rows of each table (error_feedback(..., rows=256)), or in dtype='bfloat16'"
 
 
 def federated(
@@ -46,11 +51,15 @@ def federated(
     aggregator: Aggregator | None = None,
     server: Server | Transform | None = None,
     clients_per_chunk: int | None = None,
+    downlink: Compressor | None = None,
 ) -> Strategy:
     """A strategy of its parts.
 
     client: local work. init_shared(key) -> the server's pytree.
-    uplink: how updates are sent; None sends them as they are.
+    uplink: how updates are sent; None sends them as they are. A client's memory changes only where
+        its upload weighs something.
+    downlink: how the server's changes are broadcast, see `downlink.broadcasting`; None gives each
+        client the dense leaves and the rows that it touches as they are.
     aggregator: default `aggregate.mean()`. server: default `step(1.0)`; any optax transform.
     clients_per_chunk: `c`; default by the memory of the device, see `memory.clients_that_fit`.
     Raises MemoryError, before anything runs, where the private state of N clients cannot fit.
@@ -59,6 +68,7 @@ def federated(
         at_least("federated", "clients_per_chunk", clients_per_chunk, 1)
     aggregator = aggregator or mean()
     optimizer = as_server(server or step(1.0))
+    broadcast = None if downlink is None else broadcasting(downlink)
 
     def fresh(key, num_clients) -> State:
         shared = init_shared(keys.stream(key, "shared"))
@@ -66,35 +76,51 @@ def federated(
         private = jax.vmap(lambda i: client.init(keys.stream(key, "private"), i))(everyone)
         memory = ()
         if uplink is not None:
-            like, remember = _whole_update(shared), uplink.init
+            like, remember = whole_update(shared), uplink.init
             memory = jax.vmap(lambda i: remember(like))(everyone)
         states = {"aggregator": aggregator.init(shared), "optimizer": optimizer.init(shared)}
+        if broadcast is not None:
+            states["downlink"] = broadcast.init(shared, num_clients)
         return State(shared, private, memory, states, jnp.int32(0))
 
     def init(key, num_clients: int) -> State:
         outline = jax.eval_shape(lambda k: fresh(k, num_clients), key)
-        refuse_too_large("private state", trees.nbytes(outline.private), num_clients)
-        refuse_too_large("compressor memory", trees.nbytes(outline.memory), num_clients)
+        refuse_too_large("private state", trees.nbytes(outline.private), num_clients, SMALLER)
+        refuse_too_large("compressor memory", trees.nbytes(outline.memory), num_clients, FORGET)
         return jax.jit(fresh, static_argnums=1)(key, num_clients)
 
-    def round(key, state: State, cohort: Cohort) -> tuple[State, RoundInfo]:
-        key = jax.random.fold_in(key, state.round)
-        client_key, finish_key = keys.stream(key, "clients"), keys.stream(key, "aggregate")
-        data, shared, size = cohort.data, state.shared, cohort.ids.shape[0]
+    def one_client(key, state: State):
+        """A round of one client: what it keeps, what it sends, and the bytes that it gets."""
+        client_key = keys.stream(jax.random.fold_in(key, state.round), "clients")
+        shared = state.shared
+        if broadcast is not None:
+            shared = trees.with_frozen(broadcast.known(state.server["downlink"]), shared)
+        worker = at_round(client, state.round, shared)
+        sender = None if uplink is None else at_round(uplink, state.round, shared)
 
         def one(id, private, memory, data):
             train_key, encode_key = jax.random.split(keys.for_client(client_key, id))
-            private, upload = client.update(train_key, private, shared, data)
+            private, upload = worker.update(train_key, private, shared, data)
             # What came down: the dense part of the model, and the rows that the client touched.
-            down = wire.nbytes(_downloaded(trees.trainable(shared), upload.update))
-            if uplink is None:
-                up = wire.nbytes(Packet(upload.update))
-            else:
-                update = rows.map_tables(lambda u: u.delta(), upload.update)
-                memory, packet = uplink.encode(encode_key, memory, update)
-                up = wire.nbytes(packet)
-                upload = replace(upload, update=uplink.decode(packet, update))
-            return private, memory, upload, up, down
+            down = wire.nbytes(downloaded(trees.trainable(shared), upload.update))
+            if sender is None:
+                return private, memory, upload, Packet(upload.update), down
+            update = rows.map_tables(lambda u: u.delta(), upload.update)
+            encoded, packet = sender.encode(encode_key, memory, update)
+            memory = trees.select(upload.weight > 0, encoded, memory)
+            upload = replace(upload, update=sender.decode(packet, update))
+            return private, memory, upload, packet, down
+
+        return one
+
+    def round(key, state: State, cohort: Cohort) -> tuple[State, RoundInfo]:
+        of_round = jax.random.fold_in(key, state.round)
+        data, size = cohort.data, cohort.ids.shape[0]
+        play = one_client(key, state)
+
+        def one(id, private, memory, data):
+            private, memory, upload, packet, down = play(id, private, memory, data)
+            return private, memory, upload, wire.nbytes(packet), down
 
         def at(tree, ids):
             return jax.tree.map(lambda x: x.at[ids].get(mode="clip"), tree)
@@ -127,7 +153,9 @@ def federated(
             total = _combine(total, adds)
             private, memory = put(private, ids, here), put(memory, ids, kept)
             seen = upload.metrics, upload.weight, up, down
-            seen = jax.tree.map(lambda x: jnp.where(_like(real, x), x, jnp.zeros_like(x)), seen)
+            seen = jax.tree.map(
+                lambda x: jnp.where(trees.leading(real, x), x, jnp.zeros_like(x)), seen
+            )
             return (private, memory, total), (stacks, seen)
 
         order = jnp.argsort(-data.sizes(cohort.ids), stable=True)
@@ -141,40 +169,48 @@ def federated(
             chunk, (state.private, state.memory, zero), ids
         )
         summary = _join(total, stacks, aggregator.additive)
-        finished, update = aggregator.finish(finish_key, state.server["aggregator"], summary)
-        moved, shared = optimizer.apply(state.server["optimizer"], shared, update)
+        finished, update = aggregator.finish(
+            keys.stream(of_round, "aggregate"), state.server["aggregator"], summary
+        )
+        moved, shared = optimizer.apply(state.server["optimizer"], state.shared, update)
 
         def in_order(x):
             x = x.reshape(-1, *x.shape[2:])[:size]
             return jnp.zeros_like(x).at[order].set(x)
 
+        info = RoundInfo(*jax.tree.map(in_order, seen))
         states = {"aggregator": finished, "optimizer": moved}
+        if broadcast is not None:
+            before = state.server["downlink"]
+            info = replace(info, bytes_down=broadcast.received(before, cohort.ids))
+            states["downlink"] = broadcast.send(
+                keys.stream(of_round, "downlink"), before, shared, state.round, cohort.ids
+            )
         after = State(shared, private, memory, states, state.round + 1)
-        return after, RoundInfo(*jax.tree.map(in_order, seen))
+        return after, info
 
-    return Strategy(init, round)
+    def packets(key, state: State, cohort: Cohort):
+        play = one_client(key, state)
 
+        def one(id, private, memory, data):
+            _, _, upload, packet, _ = play(id, private, memory, data)
+            if uplink is None:
+                packet = Packet(rows.map_tables(lambda u: u.delta(), upload.update))
+            return packet, wire.nbytes(packet)
 
-def _downloaded(shared: PyTree, update: PyTree) -> Packet:
-    """The packet of what a client got: rows where it touched a table, the rest whole."""
-    return Packet(
-        jax.tree.map(
-            lambda u, x: replace(u, origin=None) if rows.is_table(u) else x,
-            update,
-            shared,
-            is_leaf=rows.is_table,
+        at = lambda tree: jax.tree.map(lambda x: x.at[cohort.ids].get(mode="clip"), tree)
+        axes = (0, 0, 0, cohort.data.axes())
+        return jax.vmap(one, in_axes=axes)(
+            cohort.ids, at(state.private), at(state.memory), cohort.data.take(cohort.ids)
         )
-    )
+
+    return Strategy(init, round, packets)
 
 
 def _local_bytes(update: PyTree) -> int:
     """Bytes of one client's local parameters, from the outline of a chunk of one."""
     leaves = jax.tree.leaves(update, is_leaf=rows.is_table)
     return trees.nbytes([x.values if rows.is_table(x) else x for x in leaves])
-
-
-def _like(mask: jax.Array, x: jax.Array) -> jax.Array:
-    return mask.reshape(mask.shape + (1,) * (x.ndim - 1))
 
 
 def _divide(summary: PyTree, additive: bool) -> tuple[PyTree, PyTree]:
@@ -207,12 +243,3 @@ def _join(total: PyTree, stacks: PyTree, additive: bool) -> PyTree:
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), s)
 
     return jax.tree.map(one, total, stacks, is_leaf=lambda x: x is None or rows.is_table(x))
-
-
-def _whole_update(shared: PyTree) -> PyTree:
-    """A zero update of the whole of `shared`, which compressor memory is shaped after."""
-    zero = trees.zeros_like(trees.trainable(shared))
-    return rows.map_tables(
-        lambda t: rows.RowsUpdate(t.values, None, jnp.zeros(t.shape[0], bool), None, t.shape[0]),
-        zero,
-    )

@@ -34,12 +34,11 @@ def clients_that_fit(bytes_per_client: int, cohort: int) -> int:
     return max(1, min(fit, cohort))
 
 
-def refuse_too_large(what: str, nbytes: int, num_clients: int) -> None:
+def refuse_too_large(what: str, nbytes: int, num_clients: int, remedy: str) -> None:
     """Raises MemoryError where `nbytes` of state for all clients exceed the device's memory."""
     limit = device_bytes()
     if nbytes > 0.9 * limit:
         raise MemoryError(
             f"{what} of {num_clients} clients takes {nbytes / 2**30:.1f} GiB and the device has "
-            f"{limit / 2**30:.1f} GiB; use fewer clients, a smaller width, or group users into "
-            "clients (data.by_hash)."
+            f"{limit / 2**30:.1f} GiB; {remedy}."
         )

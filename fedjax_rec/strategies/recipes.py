@@ -3,6 +3,7 @@
 - `fedavg`   federated averaging of any model (McMahan et al., AISTATS 2017)
 - `fedmf`    matrix factorization: private user vectors, shared item rows (FCF, Ammad-ud-din et al.
              2019; FedMF, Chai et al. 2020)
+- `colr`     `fedmf` with item updates of low rank (Nguyen et al., WWW 2024)
 - `fedncf`   neural collaborative filtering (Perifanis & Efraimidis, 2022)
 - `pfedrec`  dual personalization: private scorer, then shared item rows (Zhang et al., IJCAI 2023)
 
@@ -18,7 +19,8 @@ import jax
 
 from .. import rows
 from ..aggregate import mean, per_row, uniform
-from ..clients import Local, groups, local_training, sgd
+from ..clients import Local, groups, local_training, sgd, subspace
+from ..compress import chain, seeded_low_rank
 from ..data import Batches
 from ..types import Aggregator, Compressor, Model, Server, Strategy, Transform
 from .federated import federated
@@ -37,18 +39,19 @@ def fedavg(
     aggregator: Aggregator | None = None,
     server: Server | Transform | None = None,
     clients_per_chunk: int | None = None,
+    downlink: Compressor | None = None,
 ) -> Strategy:
     """x <- x + eta sum_k n_k (x_k - x) / sum_k n_k, with x_k after local training from x.
 
     optimizer: of the clients, default `sgd(0.1)`. aggregator: default the mean by examples.
-    server: default `step(1.0)`, which is eta = 1.
+    server: default `step(1.0)`, which is eta = 1. uplink, downlink: compressors, default none.
     """
     client = local_training(
         model, examples, optimizer or sgd(0.1), epochs, steps, batch_size, probe
     )
     return federated(
         client, lambda key: model.init(key)[0], uplink, aggregator or mean(), server,
-        clients_per_chunk,
+        clients_per_chunk, downlink,
     )  # fmt: skip
 
 
@@ -70,6 +73,33 @@ def fedmf(
     return fedavg(
         model, examples, probe, optimizer=optimizer, aggregator=aggregator or per_row(), **kwargs
     )
+
+
+def colr(
+    model: Model,
+    examples: Batches,
+    probe=None,
+    *,
+    rank: int = 8,
+    seed: int = 0,
+    user_learning_rate: float = 1.0,
+    item_learning_rate: float = 1.0,
+    uplink: Compressor | None = None,
+    aggregator: Aggregator | None = None,
+    **kwargs,
+) -> Strategy:
+    """`fedmf` that trains and sends B alone, Q = Q0 + B A, with A [r, D] drawn anew each round.
+
+    A comes from `seed` and the round, so it costs nothing; B is r numbers a row. uplink: what
+    happens to B, default nothing. kwargs: as in `fedavg`, without `optimizer`.
+    """
+    items = subspace(sgd(item_learning_rate), rank, seed)
+    optimizer = groups({"private": sgd(user_learning_rate), "shared": items})
+    low_rank = seeded_low_rank(rank, seed)
+    return fedavg(
+        model, examples, probe, optimizer=optimizer, aggregator=aggregator or per_row(),
+        uplink=low_rank if uplink is None else chain(low_rank, uplink), **kwargs,
+    )  # fmt: skip
 
 
 def fedncf(

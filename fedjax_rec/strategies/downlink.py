@@ -1,0 +1,119 @@
+"""Downlink compression: the server broadcasts compressed changes of its model.
+
+    send C(x - y);   y <- y + C(x - y)
+
+`x` is the server's model and `y` what the clients hold of it; they train from y. What a packet
+leaves out stays in x - y and is sent later: error feedback of the server (as in DoubleSqueeze,
+Tang et al., ICML 2019, and EF21, Richtarik et al., NeurIPS 2021).
+
+A client that was away has to catch up: it gets all packets that it missed or the whole model,
+whichever is smaller (STC, Sattler et al., TNNLS 2019); on its first round the whole model.
+Broadcasts hold whole tables, not only the rows that one client touches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+
+from .. import rows, trees, wire
+from ..compress.remembered import remembers_updates
+from ..types import Compressor, Packet, PyTree, at_round
+
+
+@dataclass(frozen=True)
+class Broadcast:
+    """init(shared, num_clients) -> state. known(state) -> the model that clients hold, trainable
+    part. received(state, ids) -> uint32[C], bytes that get these clients up to date.
+    send(key, state, shared, round, ids) -> state, after the clients `ids` were brought up to date
+    and the server moved to `shared`.
+    """
+
+    init: Callable[..., PyTree]
+    known: Callable[..., PyTree]
+    received: Callable[..., jax.Array]
+    send: Callable[..., PyTree]
+
+
+def broadcasting(compressor: Compressor) -> Broadcast:
+    """Broadcasts of the server's changes by `compressor`.
+
+    Raises ValueError, when the state is made, for a compressor with error memory: x - y already
+    holds what was left out, which would count twice and grow without end.
+    """
+
+    def init(shared, num_clients):
+        memory = compressor.init(whole_update(shared))
+        if remembers_updates(memory):
+            raise ValueError(
+                "downlink: the server already remembers what was left out; give the compressor "
+                "itself, without error_feedback, ef21, diana or momentum_correction around it."
+            )
+        # owed: bytes that bring a client up to date, at most those of the whole model.
+        return {
+            "known": trees.trainable(shared),
+            "memory": memory,
+            "owed": jnp.full(num_clients, _whole(shared)),
+        }
+
+    def received(state, ids):
+        return state["owed"].at[ids].get(mode="fill", fill_value=0)
+
+    def send(key, state, shared, round, ids):
+        sender = at_round(compressor, round, shared)
+        change = difference(trees.trainable(shared), state["known"])
+        memory, packet = sender.encode(key, state["memory"], change)
+        back = sender.decode(packet, change)
+        whole = _whole(shared)
+        owed = state["owed"].at[ids].set(jnp.uint32(0), mode="drop")
+        return {
+            "known": jax.tree.map(_moved, state["known"], back, is_leaf=rows.is_table),
+            "memory": memory,
+            "owed": owed + jnp.minimum(wire.nbytes(packet), whole - owed),
+        }
+
+    return Broadcast(init, lambda state: state["known"], received, send)
+
+
+def difference(after: PyTree, before: PyTree) -> PyTree:
+    """The update from `before` to `after`, tables as those rows that differ."""
+
+    def one(a, b):
+        if not rows.is_table(a):
+            return a - b
+        change = a.values - b.values
+        return rows.RowsUpdate(change, None, (change != 0).any(-1), None, a.shape[0])
+
+    return jax.tree.map(one, after, before, is_leaf=rows.is_table)
+
+
+def downloaded(shared: PyTree, update: PyTree) -> Packet:
+    """The packet of what a client got: rows where it touched a table, the rest whole."""
+    return Packet(
+        jax.tree.map(
+            lambda u, x: replace(u, origin=None) if rows.is_table(u) else x,
+            update,
+            shared,
+            is_leaf=rows.is_table,
+        )
+    )
+
+
+def whole_update(shared: PyTree) -> PyTree:
+    """A zero update of the whole of `shared`, which compressor memory is shaped after."""
+    zero = trees.zeros_like(trees.trainable(shared))
+    return difference(zero, zero)
+
+
+def _whole(shared: PyTree) -> jax.Array:
+    """uint32[]: the bytes of the whole model."""
+    return wire.nbytes(Packet(rows.dense(trees.trainable(shared))))
+
+
+def _moved(x, update):
+    if not rows.is_table(x):
+        return x + update
+    return replace(x, values=rows.add_to(x.values, update))
