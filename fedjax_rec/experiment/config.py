@@ -98,6 +98,7 @@ class Config:
     cohorts: Cohorts
     evaluation: Evaluation
     checkpoint_every: int
+    audit: int
     threads: int
     plain: dict[str, Any]
 
@@ -142,6 +143,7 @@ def read(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
         cohorts=made.cohorts,
         evaluation=made.evaluation,
         checkpoint_every=made.checkpoint_every,
+        audit=made.audit,
         threads=made.threads,
         plain=plain,
     )
@@ -159,6 +161,7 @@ def _parser(factories, paths) -> ArgumentParser:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--checkpoint_every", type=int, default=25)
+    parser.add_argument("--audit", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_class_arguments(Data, "data")
     parser.add_class_arguments(Evaluation, "evaluation")
@@ -231,7 +234,7 @@ def _plain(value: Any) -> Any:
 
 
 def _check_numbers(made: Namespace) -> None:
-    least = {"rounds": 1, "checkpoint_every": 0, "threads": 0}
+    least = {"rounds": 1, "checkpoint_every": 0, "audit": 0, "threads": 0}
     least |= {"evaluation.every": 1, "evaluation.users_per_chunk": 1}
     for key, low in least.items():
         value = attrgetter(key)(made)

@@ -1,4 +1,4 @@
-"""The live progress of a run: round, loss, the chosen metric, bytes up, rounds a second."""
+"""The live progress of a run: round, loss, the chosen metric, bytes, rounds a second."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Bar:
     def __init__(self, config: Config, records: list[dict], chooser: str, show: bool):
         self.metric = chooser.removeprefix("validation_")
         self.records, self.rounds = records, config.rounds
-        self.sent = sum(r["bytes_up"] for r in records)
+        self.sent, self.got = (sum(r[b] for r in records) for b in ("bytes_up", "bytes_down"))
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -39,6 +39,7 @@ class Bar:
 
     def update(self, record: dict) -> None:
         self.sent += record["bytes_up"]
+        self.got += record["bytes_down"]
         # The pace of the last rounds, so that compilation does not count for long.
         recent = self.records[-10:]
         rounds = recent[-1]["round"] - recent[0]["round"]
@@ -46,6 +47,7 @@ class Bar:
         pace = f"{rounds / seconds:.1f} rounds/s" if rounds and seconds > 0 else ""
         text = (
             f"loss {record['loss']:.4f}  {self.metric} {record[self.metric]:.4f}  "
-            f"up {decimal(self.sent)}  {pace}"
+            f"up {decimal(self.sent)} ({decimal(round(record['bytes_up_per_client']))} each)  "
+            f"down {decimal(self.got)}  {pace}"
         )
         self.progress.update(self.task, completed=record["round"], text=text)

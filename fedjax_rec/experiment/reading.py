@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-LABELS = ("seed", "out", "name", "config")  # keys of a configuration that change no result
+LABELS = ("seed", "out", "name", "config", "audit")  # keys of a configuration that change no result
 RANKING = ("hr@10", "ndcg@10")
 FIELDS = ("data", "evaluation", "negatives", "model", "strategy", "name")
 
@@ -45,6 +45,15 @@ class Run:
         """Those of metrics that this run measured, else the one that chose its best round."""
         selected = self.summary["selected_by"].removeprefix("validation_")
         return tuple(m for m in metrics if m in self.summary["best"]) or (selected,)
+
+    def bytes_per_client(self) -> float:
+        """Uplink bytes of a client in a round; a record without uplink (before training) counts
+        not."""
+        clients, totals = (
+            self.column("clients")[self.column("bytes_up") > 0],
+            self.summary["totals"],
+        )
+        return totals["bytes_up"] / (totals["rounds"] * clients.mean()) if clients.size else 0.0
 
     def setting(self) -> dict[str, Any]:
         """The configuration without the keys that change no result, and without the seed."""

@@ -61,12 +61,14 @@ def write_report(folders: Iterable[Path | str], out: Path | str) -> list[Path]:
     """Write `report.md` and its figures for all finished runs under the folders.
 
     Runs on different data or under different evaluations share no axes: each such set has its own
-    section, with learning curves and quality against uplink bytes.
+    section, with learning curves and quality against uplink bytes: as they grow, and of one client
+    in a round where settings differ in it.
 
     Returns:
         The files written, `report.md` first.
     """
-    from fedjax_rec.experiment import figures  # it imports this module, and matplotlib is slow
+    # They import this module, and matplotlib is slow.
+    from fedjax_rec.experiment import figures, tradeoff
 
     out, groups = Path(out), group(find_runs(folders))
     sets: dict[tuple[str, str], list[Group]] = {}
@@ -79,6 +81,8 @@ def write_report(folders: Iterable[Path | str], out: Path | str) -> list[Path]:
         pictures = [("learning_curve", figures.learning_curve)]
         if any(run.summary["totals"]["bytes_up"] for run in runs):
             pictures.append(("quality_bytes", figures.quality_against_bytes))
+        if len({round(each.runs[0].bytes_per_client(), -1) for each in members}) > 2:
+            pictures.append(("tradeoff", tradeoff.tradeoff))
         for name, draw in pictures:
             path = out / "figures" / (f"{name}_{place}.png" if len(sets) > 1 else f"{name}.png")
             drawn.append(figures.save(draw(runs), path))
@@ -170,16 +174,10 @@ def _row(each: Group, metrics: Sequence[str]) -> list[str]:
         ", ".join(str(run.summary["seed"]) for run in each.runs),
         *(_spread(each.best(metric)) for metric in metrics),
         ", ".join(best),
-        f"{np.mean([_client_bytes(run) for run in each.runs]) / 1024:,.1f}",
+        f"{np.mean([run.bytes_per_client() for run in each.runs]) / 1024:,.1f}",
         f"{np.mean([total['bytes_up'] for total in totals]) / MIB:,.1f}",
         f"{np.mean([total['seconds'] for total in totals]):,.1f}",
     ]
-
-
-def _client_bytes(run: Run) -> float:
-    """Uplink bytes per client and round; a record without uplink (before training) counts not."""
-    clients, totals = run.column("clients")[run.column("bytes_up") > 0], run.summary["totals"]
-    return totals["bytes_up"] / (totals["rounds"] * clients.mean()) if clients.size else 0.0
 
 
 def _spread(values: Sequence[float] | np.ndarray) -> str:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -94,14 +95,16 @@ def run(config: Config, out: Path | str, overwrite: bool = False, show: bool = T
     """
     folder = RunFolder(out, config.plain, overwrite)
     experiment = prepare(config)
-    folder.begin()
     strategy, store = experiment.strategy, experiment.dataset.store
-    protocol = experiment.measure.protocol
     key = jax.random.key(config.seed)
+    # What the parts say against each other or the memory, they say before anything is written.
+    like = jax.eval_shape(lambda: strategy.init(key, store.num_clients))
+    folder.begin()
+    protocol = experiment.measure.protocol
     checkpoints = simulate.Checkpoints(folder.checkpoints, folder.fingerprint)
-    state, best = None, {}
+    state: Any = None
+    best = {}
     if checkpoints.latest() is not None:
-        like = jax.eval_shape(lambda: strategy.init(key, store.num_clients))
         done, state, best = checkpoints.restore(like)
         records = folder.records(done)
     else:
@@ -127,6 +130,7 @@ def run(config: Config, out: Path | str, overwrite: bool = False, show: bool = T
             stop = bool(interrupted) and not last
             if last or stop or _due(records, config.checkpoint_every):
                 checkpoints.save(progress.round, progress.state, best)
+            state = progress.state
             if stop:
                 checkpoints.close()
                 raise Stopped(
@@ -134,6 +138,8 @@ def run(config: Config, out: Path | str, overwrite: bool = False, show: bool = T
                 )
     checkpoints.close()
     summary = _summary(config, experiment, records, best["values"], chooser)
+    if config.audit:
+        summary["audit"] = simulate.audit(strategy, state, store, key, config.audit)
     cases = experiment.measure.cases["test"]
     folder.write_per_user(
         values=best["values"],

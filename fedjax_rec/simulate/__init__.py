@@ -1,5 +1,6 @@
-"""Runs: cohorts, the loop, what is measured, and checkpoints."""
+"""Runs: cohorts, the loop, what is measured, audits of bytes, and checkpoints."""
 
+from .audit import audit
 from .checkpoint import Checkpoints
 from .cohorts import Cohorts, available, dropout, fixed, full, poisson, uniform
 from .device import configure
@@ -13,6 +14,7 @@ __all__ = [
     "Measure",
     "Progress",
     "aggregated",
+    "audit",
     "available",
     "configure",
     "dropout",

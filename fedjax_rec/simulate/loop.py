@@ -34,7 +34,8 @@ class Progress:
 
     round: how many rounds are done. state: after it. metrics: what goes to `metrics.jsonl`: means
     over users (plain names are the test part, others are prefixed, `validation_hr@10`), `loss`,
-    `clients` in a round, and bytes since the last measured round. values: part -> float32[U, M],
+    `clients` in a round, bytes since the last measured round, and of them the mean of one client in
+    one round. values: part -> float32[U, M],
     per user.
     state is donated to the next round: copy what you want to keep.
     """
@@ -115,13 +116,17 @@ def simulate(
         for i in range(times):
             _check_finite(seen["loss"][i], bool(seen["finite"][i]), done)
             done += step
+            sent, got = int(up[i].sum(dtype=np.int64)), int(down[i].sum(dtype=np.int64))
+            visits = max(1, int(seen["clients"][i].sum()))
             metrics = {
                 "round": done,
                 "seconds": seconds,
                 "loss": float(seen["loss"][i][-1]),
                 "clients": round(float(seen["clients"][i].mean())),
-                "bytes_up": int(up[i].sum(dtype=np.int64)),
-                "bytes_down": int(down[i].sum(dtype=np.int64)),
+                "bytes_up": sent,
+                "bytes_down": got,
+                "bytes_up_per_client": sent / visits,
+                "bytes_down_per_client": got / visits,
             }
             for part, mean in means.items():
                 prefix = "" if part == "test" else f"{part}_"

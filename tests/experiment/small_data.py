@@ -55,7 +55,7 @@ def my_strategy(
 def my_uplink(step: float = 0.5) -> Compressor:
     """Rounds to whole steps."""
     return compress.leafwise(
-        lambda key, x: (jnp.round(x / step).astype(jnp.int8), ()),
+        lambda key, x, real: (jnp.round(x / step).astype(jnp.int8), ()),
         lambda body, side, like: body.astype(like.dtype) * step,
     )
 

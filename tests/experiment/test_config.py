@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import optax
 import pytest
 import yaml
 from small_data import MYLAB
 
-from fedjax_rec import aggregate
+from fedjax_rec import aggregate, wire
 from fedjax_rec.data import Batches
 from fedjax_rec.experiment.config import ConfigError, read
 from fedjax_rec.simulate import Cohorts
@@ -55,6 +57,27 @@ def test_every_shipped_configuration_is_read_and_made(path):
 
 def test_there_are_shipped_configurations():
     assert "pfedrec_ml100k" in [path.stem for path in SHIPPED]
+
+
+def test_compressors_nest_in_a_configuration(written):
+    """A chain in error feedback up, parts of a model each their own way down."""
+    inner = {"first": {"class_path": "fedjax_rec.compress.rotate", "init_args": {"times": 1}},
+             "second": {"class_path": "fedjax_rec.compress.lloyd_max"}}  # fmt: skip
+    chain = {"class_path": "fedjax_rec.compress.chain", "init_args": inner}
+    uplink = {"class_path": "fedjax_rec.compress.error_feedback",
+              "init_args": {"compressor": chain, "rows": 7}}  # fmt: skip
+    rules = {"rows": {"class_path": "fedjax_rec.compress.top_k"}}
+    downlink = {"class_path": "fedjax_rec.compress.partition", "init_args": {"rules": rules}}
+    strategy = {"class_path": "fedjax_rec.strategies.fedmf",
+                "init_args": {"uplink": uplink, "downlink": downlink}}  # fmt: skip
+    config = read(written(yaml.safe_dump({"strategy": strategy})))
+    made = arguments(config.make_strategy)
+    update = {"item": jnp.ones((9, 4))}
+    uplink = made["uplink"]
+    _, packet = uplink.encode(jax.random.key(0), uplink.init(update), update)
+    assert isinstance(packet.body["item"].values, wire.Codes)
+    with pytest.raises(ValueError, match="nothing is left for 'rows'"):
+        made["downlink"].init(update)
 
 
 def test_defaults_without_a_file():

@@ -9,6 +9,7 @@ from test_report import fake_run
 from fedjax_rec.evaluate import by_activity
 from fedjax_rec.experiment import figures
 from fedjax_rec.experiment.reading import PerUser, find_runs, group, labels, read_run
+from fedjax_rec.experiment.tradeoff import tradeoff
 
 
 @pytest.fixture(scope="module")
@@ -158,3 +159,26 @@ def test_a_failed_save_leaves_the_old_picture(folder, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="full"):
         figures.save(figures.quality_against_bytes([read_run(folder)]), path)
     assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_the_trade_off_has_a_dot_a_setting_and_a_line_a_family(tmp_path):
+    for cohort, level in ((20, 0.5), (40, 0.6), (80, 0.65)):
+        name = f"colr,rank={cohort}"
+        fake_run(tmp_path / name, 1, level, name=name, cohort=cohort, model=name)
+    for seed in (1, 2):
+        fake_run(tmp_path / f"none {seed}", seed, 0.7, name="none")
+    runs = find_runs([tmp_path])
+    for run in runs:  # a cohort changes no bytes of a client: let them differ
+        run.summary["totals"]["bytes_up"] *= run.column("clients").mean()
+    figure = tradeoff(runs)
+    [ax] = figure.axes
+    assert ax.get_xscale() == "log" and "KiB" in ax.get_xlabel() and "HR@10" in ax.get_ylabel()
+    assert {"colr", "none", "20", "40", "80"} <= words(figure)
+    lines = [c for c in ax.containers if c.get_label() == "colr"]
+    x, y = lines[0].lines[0].get_data()
+    assert len(x) == 3 and (np.diff(x) > 0).all()
+    best = {r.summary["name"]: r.summary["best"]["hr@10"] for r in runs}
+    assert list(y) == pytest.approx([best[f"colr,rank={c}"] for c in (20, 40, 80)])
+    fake_run(tmp_path / "silent", cohort=0)
+    with pytest.raises(ValueError, match="no run sent anything"):
+        tradeoff(find_runs([tmp_path / "silent"]))

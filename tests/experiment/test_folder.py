@@ -9,8 +9,8 @@ import yaml
 
 from fedjax_rec.experiment.folder import RunFolder, fingerprint
 
-PLAIN = {"name": None, "rounds": 5, "threads": 1, "checkpoint_every": 2, "seed": 0,
-         "data": {"source": "ml-100k", "core": 0}}  # fmt: skip
+PLAIN = {"name": None, "rounds": 5, "threads": 1, "checkpoint_every": 2, "audit": 0,
+         "seed": 0,         "data": {"source": "ml-100k", "core": 0}}  # fmt: skip
 
 
 def changed(**changes) -> dict:
@@ -53,7 +53,7 @@ def test_the_configuration_is_kept(tmp_path):
     assert sorted(p.name for p in (tmp_path / "a" / "b").iterdir()) == ["config.yaml"]
 
 
-@pytest.mark.parametrize("key", ["rounds", "checkpoint_every", "name", "threads"])
+@pytest.mark.parametrize("key", ["rounds", "checkpoint_every", "audit", "name", "threads"])
 def test_keys_that_change_no_number_may_change(tmp_path, key):
     begun(tmp_path)
     other = changed(**{key: 7})

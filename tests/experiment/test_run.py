@@ -280,3 +280,30 @@ def test_ctrl_c_in_a_process_of_its_own(place, straight, without_figures):
     found = records(out)
     assert [r["round"] for r in found] == list(range(1, done + 2))
     assert found[:5] == records(straight)
+
+
+def test_compressed_runs_resume_audit_and_count_both_ways(place, without_figures, monkeypatch):
+    """Error memory, and what the server has broadcast, are in the checkpoints."""
+    part = lambda name, **arguments: {"class_path": f"fedjax_rec.compress.{name}", **(
+        {"init_args": arguments} if arguments else {})}  # fmt: skip
+    strategy = {
+        "class_path": "fedjax_rec.strategies.fedmf",
+        "init_args": {
+            "uplink": part("error_feedback", compressor=part("top_k", fraction=0.2), rows=9),
+            "downlink": part("cast"),
+        },
+    }
+    write_config(place / "small.yaml", place / "tiny", strategy=strategy, audit=3)
+    words = ["run", str(place / "small.yaml"), "--quiet", "--out"]
+    assert main([*words, str(place / "compressed")]) == 0
+    with monkeypatch.context() as patch:
+        disturb(patch, 4, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+        assert main([*words, str(place / "stopped small")]) == 130
+    assert main([*words, str(place / "stopped small")]) == 0
+    found, summary, _ = results(place / "compressed")
+    assert results(place / "stopped small") == results(place / "compressed")
+    assert summary["audit"]["clients"] == 3
+    assert summary["audit"]["message"] == summary["audit"]["ledger"] > 0
+    for record in found:
+        assert record["bytes_up_per_client"] == record["bytes_up"] / 20
+        assert record["bytes_down_per_client"] == record["bytes_down"] / 20

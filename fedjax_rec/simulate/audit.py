@@ -1,0 +1,57 @@
+"""Audit: the packets of a few clients made into bytes, and held against the ledger of the round.
+
+Inside jit a round counts bytes by arithmetic; here some of its packets become messages, so that a
+run can say what it really sent, and how much range coding of the symbols would save on top, which
+depends on the data and is known only from the bytes.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .. import keys, wire
+from ..check import at_least
+from ..types import Cohort, State, Strategy
+
+
+def audit(strategy: Strategy, state: State, store, key: jax.Array, clients: int = 8) -> dict:
+    """Bytes of the next round's packets of `clients` clients with data, drawn at random.
+
+    key: the key of the run, as given to `simulate`. Returns the totals `ledger`, what a round
+    would count; `message`, the length of the messages; `range_coded`, the same with range coding,
+    None where `constriction` is not installed; and `clients`.
+    Raises ValueError where the strategy sends no packets, RuntimeError where a message is not as
+    long as the ledger says, and ValueError where it cannot be read again.
+    """
+    at_least("audit", "clients", clients, 1)
+    if strategy.packets is None:
+        raise ValueError("audit(strategy): the strategy sends no packets; audit a federated one.")
+    sizes = np.asarray(store.sizes(jnp.arange(store.num_clients)))
+    there = np.flatnonzero(sizes > 0)
+    draw = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
+    ids = np.sort(draw.choice(there, min(clients, len(there)), replace=False))
+    packets, ledger = jax.device_get(
+        jax.jit(strategy.packets)(
+            keys.stream(key, "round"), state, Cohort(jnp.asarray(ids, jnp.int32), store)
+        )
+    )
+    message, ranged = 0, 0
+    for i, id in enumerate(ids):
+        packet = jax.tree.map(lambda x, i=i: x[i], packets)
+        sent = wire.to_bytes(packet)
+        wire.from_bytes(sent, packet)
+        if len(sent) != int(ledger[i]):
+            raise RuntimeError(
+                f"audit: client {id} sent {len(sent)} bytes where the ledger counts "
+                f"{int(ledger[i])}; the compressor or the wire is wrong."
+            )
+        message += len(sent)
+        ranged += len(wire.to_bytes(packet, entropy=True)) if wire.can_range_code() else 0
+    return {
+        "clients": len(ids),
+        "ledger": int(ledger.sum(dtype=np.int64)),
+        "message": message,
+        "range_coded": ranged if wire.can_range_code() else None,
+    }
