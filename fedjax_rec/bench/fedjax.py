@@ -2,11 +2,14 @@
 
 FedJAX 0.0.17 (Ro, Suresh and Wu, 2021, arXiv:2108.02117) is not a dependency: `prepare` makes a
 virtual environment with it and with the jax that runs here, so that both sides share one XLA;
-`measure` runs `fedjax_workload.py` there and reads its answer.
+`measure` runs `fedjax_workload.py` there and reads its answer, `measure_compressors` does so with
+`fedjax_compressors.py`.
 
     python = prepare(cache / "fedjax")
     theirs = measure(items, labels, offsets, num_items, python=python)
     theirs["cpu_seconds"], theirs["loss"]
+    coded = measure_compressors(python, clients=64, coordinates=2**17)
+    coded["methods"]["structured_drive_quantizer"]["forms"]["map"]["cpu_seconds"]
 """
 
 import importlib.metadata
@@ -21,6 +24,7 @@ import numpy as np
 
 FEDJAX = "fedjax==0.0.17"
 WORKLOAD = Path(__file__).with_name("fedjax_workload.py")
+COMPRESSORS = Path(__file__).with_name("fedjax_compressors.py")
 
 
 def requirements() -> list[str]:
@@ -123,12 +127,58 @@ def measure(
             return {**json.loads(answer.splitlines()[-1]), "params": dict(params)}
 
 
+def measure_compressors(
+    python: str | Path,
+    clients: int,
+    coordinates: int,
+    repeats: int = 5,
+    *,
+    seed: int = 0,
+    timeout: float = 3600.0,
+) -> dict:
+    """Time FedJAX's compressors, decoding included, on `clients` vectors of N(0, 1) float32.
+
+    The data are numpy.random.default_rng(seed).standard_normal([clients, coordinates], float32).
+
+    Args:
+        python: what `prepare` returned.
+        clients: vectors, C.
+        coordinates: d of each; rotations pad it to a power of two.
+        repeats: calls to take the median of, after one that compiles.
+        seed: of the data and of the compressors' keys.
+        timeout: seconds until the run is given up.
+
+    Returns:
+        clients, coordinates, repeats, jax, fedjax, device, and `methods`: of each of FedJAX's
+        `uniform_stochastic_quantizer`, `rotated_uniform_stochastic_quantizer` (16 levels each) and
+        `structured_drive_quantizer` the bits it claims a client, squared_error (mean of
+        |C(x) - x|^2 / |x|^2) and `forms`: "apply", "vmap" and "map" (see
+        `fedjax_compressors.py`), each with first_seconds, cpu_seconds, wall_seconds,
+        cpu_nanoseconds and wall_nanoseconds (a coordinate), the latter two forms with
+        temporary_bytes.
+
+    Raises:
+        ValueError: clients, coordinates or repeats below 1.
+        RuntimeError: the run failed or outlasted `timeout`.
+    """
+    for name, value in (("clients", clients), ("coordinates", coordinates), ("repeats", repeats)):
+        if value < 1:
+            raise ValueError(f"measure_compressors({name}={value}) times nothing; use 1 or more.")
+    command = [str(python), str(COMPRESSORS), "--clients", str(clients), "--seed", str(seed)]
+    command += ["--coordinates", str(coordinates), "--repeats", str(repeats)]
+    remedy = "make the environment anew with prepare, or leave FedJAX out."
+    answer = _output(command, f"measure_compressors(python={str(python)!r})", remedy, timeout)
+    return json.loads(answer.splitlines()[-1])
+
+
 def _output(command: list[str], what: str, remedy: str, timeout: float | None = None) -> str:
     """Standard output of a command; RuntimeError of one line, with its last error, if it fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
     except subprocess.TimeoutExpired:
-        raise RuntimeError(f"{what} outlasted timeout={timeout} s; use fewer rounds.") from None
+        raise RuntimeError(
+            f"{what} outlasted timeout={timeout} s; allow more or ask for less."
+        ) from None
     except OSError as error:
         raise RuntimeError(f"{what} could not start: {error}; {remedy}") from None
     if done.returncode:

@@ -19,6 +19,7 @@ from rich.table import Table
 from .. import __version__, simulate
 from ..check import nearest
 from .cohort import cohort
+from .compress import compress_all
 from .rounds import first_round, rounds
 from .row import Row
 from .tables import tables
@@ -30,6 +31,7 @@ BENCHES: dict[str, Callable[[], Iterator[Row]]] = {
     "first": first_round,
     "tables": tables,
     "cohort": cohort,
+    "compress": compress_all,
     "fedjax-100k": partial(versus_fedjax, "ml-100k"),
     "fedjax-1m": partial(versus_fedjax, "ml-1m"),
 }

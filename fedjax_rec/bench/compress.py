@@ -1,0 +1,124 @@
+"""What compressing costs: 1,024 clients of 2^17 coordinates in one jitted call.
+
+Encode and decode of every client, vmapped over chunks of 8 as in a round, on one thread. Time as
+the ratio to copying the same bytes once; memory as the call's temporary bytes, the result included,
+over those of the stacked updates; bytes as what would be sent over those of float32. Beside them
+FedJAX's own compressors on as much normal data, in its own environment, see `fedjax_compressors`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .. import compress, simulate, wire
+from ..data import sources
+from ..types import Compressor
+from . import fedjax
+from .row import Row
+from .timing import Timing, repeat
+
+CLIENTS, COORDINATES, CHUNK, TIMES = 1024, 2**17, 8, 3
+FEDJAX_CLIENTS = 256
+
+# name -> (factory, goal for the time, the compressor of FedJAX that does the same)
+COMPRESSORS: dict[str, tuple[Callable[[], Compressor], int, str]] = {
+    "cast(bfloat16)": (lambda: compress.cast(), 25, ""),
+    "cast(float8_e4m3fn)": (lambda: compress.cast("float8_e4m3fn"), 25, ""),
+    "stochastic_uniform(16)": (
+        lambda: compress.stochastic_uniform(16), 25, "uniform_stochastic_quantizer",
+    ),
+    "qsgd(7)": (lambda: compress.qsgd(7), 25, ""),
+    "terngrad()": (lambda: compress.terngrad(), 25, ""),
+    "natural()": (lambda: compress.natural(), 25, ""),
+    "scaled_sign()": (lambda: compress.scaled_sign(), 25, ""),
+    "rotate(1)": (lambda: compress.rotate(1), 25, ""),
+    "rotate(2)": (lambda: compress.rotate(2), 25, ""),
+    "chain(rotate(1), stochastic_uniform(16))": (
+        lambda: compress.chain(compress.rotate(1), compress.stochastic_uniform(16)), 25,
+        "rotated_uniform_stochastic_quantizer",
+    ),
+    "drive()": (lambda: compress.drive(), 25, "structured_drive_quantizer"),
+    "eden(1)": (lambda: compress.eden(1), 25, ""),
+    "eden(4)": (lambda: compress.eden(4), 25, ""),
+    "random_k(0.1)": (lambda: compress.random_k(0.1), 25, ""),
+    "random_mask(0.1)": (lambda: compress.random_mask(0.1), 25, ""),
+    "top_k(0.01)": (lambda: compress.top_k(0.01), 60, ""),
+    "top_k(0.1)": (lambda: compress.top_k(0.1), 60, ""),
+    "sparse_ternary(0.01)": (lambda: compress.sparse_ternary(0.01), 60, ""),
+    "threshold(2.5)": (lambda: compress.threshold(2.5), 60, ""),
+    "truncated_svd(4)": (lambda: compress.truncated_svd(4), 60, ""),
+    "power_sgd_one_shot(4)": (lambda: compress.power_sgd_one_shot(4), 60, ""),
+    "seeded_low_rank(4)": (lambda: compress.seeded_low_rank(4), 60, ""),
+    "count_sketch(5, 4096)": (lambda: compress.count_sketch(5, 4096), 60, ""),
+    "error_feedback(top_k(0.01))": (
+        lambda: compress.error_feedback(compress.top_k(0.01)), 60, "",
+    ),
+}  # fmt: skip
+
+
+def compress_all() -> Iterator[Row]:
+    simulate.configure(1, cache=None)
+    data = jax.random.normal(jax.random.key(0), (CLIENTS, 2048, COORDINATES // 2048))
+    stacked = data.size * 4
+    copy = jax.jit(lambda x: -x)
+    base = repeat(lambda: copy(data), 5).cpu
+    nanoseconds = base / data.size * 1e9
+    yield Row("compress", "copying, ns a coordinate", nanoseconds, "ns", "")
+    mine = {}
+    for name, (make, goal, rival) in COMPRESSORS.items():
+        timing, temporary, share = measured(make(), data)
+        if rival:
+            mine[rival] = name, timing.cpu
+        yield Row("compress", f"{name}: time over copying", timing.cpu / base, "x", f"<= {goal}")
+        yield Row("compress", f"{name}: temporaries over updates", temporary / stacked, "x", "<= 3")
+        yield Row("compress", f"{name}: bytes over float32", share, "x", "")
+    yield from versus_fedjax(mine)
+
+
+def measured(compressor: Compressor, data: jax.Array) -> tuple[Timing, float, float]:
+    """(seconds of encode and decode of all clients, temporary bytes, bytes sent over float32's)."""
+    keys = jax.random.split(jax.random.key(1), data.shape[0])
+    memory = compressor.init(data[0])
+
+    def one(inputs):
+        key, x = inputs
+        kept, packet = compressor.encode(key, memory, x)
+        return compressor.decode(packet, x), kept, wire.nbytes(packet)
+
+    def both(keys, data):
+        back, kept, sent = jax.lax.map(one, (keys, data), batch_size=CHUNK)
+        return back, kept, sent.sum(dtype=jnp.float32)
+
+    compiled: Any = jax.jit(both).lower(keys, data).compile()
+    analysis = compiled.memory_analysis()
+    temporary = analysis.temp_size_in_bytes + analysis.output_size_in_bytes
+    sent = 0.0
+
+    def call():
+        nonlocal sent
+        *_, total = compiled(keys, data)
+        sent = float(total)
+
+    return repeat(call, TIMES), temporary, sent / (data.size * 4)
+
+
+def versus_fedjax(mine: dict[str, tuple[str, float]]) -> Iterator[Row]:
+    """FedJAX's CPU time over ours, for the compressors that both have, on one thread.
+
+    `apply` is what its users call, a Python loop over clients; the quickest form is that, or the
+    same function of one client in one jitted `vmap` or `lax.map`, which FedJAX does not offer.
+    It packs no bits and we count them; neither side makes bytes. FedJAX gets fewer clients, in
+    which its loop is linear, and the ratio is of times a coordinate.
+    """
+    python = fedjax.prepare(sources.cache() / "fedjax")
+    methods = fedjax.measure_compressors(python, FEDJAX_CLIENTS, COORDINATES, TIMES)["methods"]
+    for rival, (name, cpu) in mine.items():
+        share = cpu * FEDJAX_CLIENTS / CLIENTS
+        forms = {k: f["cpu_seconds"] / share for k, f in methods[rival]["forms"].items()}
+        what = f"{name}: CPU time of FedJAX's {rival} over ours"
+        yield Row("compress", f"{what}, `apply`", forms["apply"], "x", ">= 5")
+        yield Row("compress", f"{what}, its quickest form", min(forms.values()), "x", "")
