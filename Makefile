@@ -6,7 +6,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: help demo test slow check format results benchmarks clean
+.PHONY: help demo test slow check format results compression benchmarks clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
@@ -14,8 +14,9 @@ help: ## list the targets
 demo: .venv/.installed ## federated matrix factorization on MovieLens-100K, in under two minutes
 	@$(BIN)/fedjax-rec run configs/quickstart.yaml --out runs/quickstart
 
+WORKERS := 2
 test: .venv/.dev ## the fast tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 slow: .venv/.dev ## the slow tests only
 	@$(BIN)/python -m pytest -m slow
@@ -41,6 +42,23 @@ results: .venv/.installed ## all runs behind docs/results.md (20 minutes; needs 
 	  done; \
 	done
 	@$(BIN)/fedjax-rec report runs/results --results docs/results.md --targets docs/targets.yaml
+
+# Quality against uplink bytes on MovieLens-1M: one run a line, a name and what differs from its file.
+CURVE := none \
+  colr,rank=32,item_learning_rate=10 colr,rank=16,item_learning_rate=7 colr,rank=8 \
+  colr,rank=4,item_learning_rate=3 colr,rank=2,item_learning_rate=2 colr,rank=1,item_learning_rate=1 \
+  eden,uplink.bits=4 eden,uplink.bits=2 hundredfold colr_eden \
+  top_k,uplink.compressor.fraction=0.05 top_k,uplink.compressor.fraction=0.01 \
+  power_sgd,uplink.compressor.rank=2
+SEEDS := 0
+compression: .venv/.installed ## the curve of quality against bytes (45 minutes; needs ml-1m in FEDJAX_REC_DATA)
+	@for seed in $(SEEDS); do for line in $(CURVE); do \
+	  set -- $$(echo $$line | tr ',=' '  '); file=$$1; shift; \
+	  arguments=; while [ $$# -gt 0 ]; do arguments="$$arguments --strategy.$$1 $$2"; shift 2; done; \
+	  $(RUN) configs/compression/$$file.yaml --seed $$seed $$arguments \
+	    --name $$line --out runs/compression/$$line-$$seed || exit; \
+	done; done
+	@$(BIN)/fedjax-rec report runs/compression --out runs/compression-report
 
 benchmarks: .venv/.installed ## measure, and write docs/benchmarks.md (10 minutes on a quiet machine)
 	@$(BIN)/fedjax-rec bench --markdown docs/benchmarks.md

@@ -18,7 +18,9 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))
 PAGES = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", *DOCS]
 # Pages that `fedjax-rec report` and `bench` write from finished runs.
-WRITTEN_BY_COMMANDS = {ROOT / "docs" / "results.md", ROOT / "docs" / "benchmarks.md"}
+WRITTEN_BY_COMMANDS = {
+    ROOT / "docs" / name for name in ("results.md", "benchmarks.md", "communication-results.md")
+}
 
 
 def blocks(page: str, language: str) -> list[tuple[int, str]]:
@@ -30,9 +32,11 @@ def blocks(page: str, language: str) -> list[tuple[int, str]]:
 
 def execute(page: str, module: ModuleType, replace: dict[str, str] | None = None) -> None:
     """Runs all Python blocks of `page` in `module`; tracebacks name the lines of the page."""
-    for line, text in blocks(page, "python"):
+    found = blocks(page, "python")
+    for old in replace or {}:
+        assert any(old in text for _, text in found), f"{page} has no {old!r} any more"
+    for line, text in found:
         for old, new in (replace or {}).items():
-            assert old in text, f"{page} has no {old!r} any more"
             text = text.replace(old, new)
         exec(compile("\n" * line + text, str(ROOT / page), "exec"), vars(module))
 

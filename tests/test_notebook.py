@@ -1,6 +1,7 @@
-"""The quickstart notebook runs from top to bottom, and what is committed was run."""
+"""The notebooks run from top to bottom, and what is committed was run."""
 
 import ast
+import re
 from pathlib import Path
 
 import nbformat
@@ -10,7 +11,8 @@ from nbclient import NotebookClient
 from fedjax_rec import data
 
 ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOK = ROOT / "notebooks" / "00_quickstart.ipynb"
+QUICKSTART = ROOT / "notebooks" / "00_quickstart.ipynb"
+COMMUNICATION = ROOT / "notebooks" / "01_communication.ipynb"
 
 
 def code(notebook) -> list:
@@ -32,20 +34,32 @@ def pictures(notebook) -> int:
     return sum("image/png" in o.get("data", {}) for c in code(notebook) for o in c.outputs)
 
 
-def test_quickstart_runs(monkeypatch):
-    try:
-        data.load("ml-100k")
-    except OSError as error:
-        pytest.skip(f"MovieLens-100K is neither here nor to be had: {error}")
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    (long,) = [cell for cell in code(notebook) if "rounds = 150" in cell.source]
-    long.source = long.source.replace("rounds = 150", "rounds = 8")
+def printed(notebook) -> str:
+    streams = (o for c in code(notebook) for o in c.outputs if o.output_type == "stream")
+    return "".join(output.text for output in streams)
+
+
+def run(path: Path, replace: dict[str, str], monkeypatch):
+    """The notebook of `path`, executed with `replace` made in its cells, each in exactly one."""
+    notebook = nbformat.read(path, as_version=4)
+    for old, new in replace.items():
+        (cell,) = [cell for cell in code(notebook) if old in cell.source]
+        cell.source = cell.source.replace(old, new)
     for cell in code(notebook):
         cell.outputs = []
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     NotebookClient(
         notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}
     ).execute()
+    return notebook
+
+
+def test_quickstart_runs(monkeypatch):
+    try:
+        data.load("ml-100k")
+    except OSError as error:
+        pytest.skip(f"MovieLens-100K is neither here nor to be had: {error}")
+    notebook = run(QUICKSTART, {"rounds = 150": "rounds = 8"}, monkeypatch)
     described, best = results(notebook)
     assert (described["users"], described["items"]) == (943, 1682)
     assert 4 <= best["round"] <= 8 and best["clients"] == 943
@@ -56,11 +70,54 @@ def test_quickstart_runs(monkeypatch):
     assert pictures(notebook) == 3
 
 
-def test_committed_outputs_are_whole():
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
+def sizes(notebook) -> dict[str, float]:
+    """KiB of each uplink, from the printed table."""
+    rows = re.findall(r"^(.{27}) *(\d+\.\d\d) +\d+\.\dx", printed(notebook), re.MULTILINE)
+    return {name.strip(): float(size) for name, size in rows}
+
+
+def check_communication(notebook) -> tuple[dict, dict]:
+    """What holds for any data and rounds; (what the reader's own chain got, its audit)."""
+    size = sizes(notebook)
+    assert len(size) == 10 and pictures(notebook) == 1
+    assert size["bfloat16"] == pytest.approx(size["none"] / 2, rel=0.05)
+    assert size["EDEN, 1 bit"] < 0.5 * size["EDEN, 4 bits"] < 0.2 * size["none"]
+    short = {
+        name.strip(): [float(x) for x in re.findall(r"t = \d+: (\S+)", line)]
+        for name, line in re.findall(r"^(top 5%.*?)(   t = .*)$", printed(notebook), re.MULTILINE)
+    }
+    forgetful, feedback = short["top 5%"], short["top 5%, feedback"]
+    assert forgetful[-1] == pytest.approx(forgetful[0]) and feedback[-1] < 0.3 * feedback[0]
+    own, audit = results(notebook)
+    assert audit["message"] == audit["ledger"] > 0
+    assert 0 < own["KiB"] < 0.3 * size["PowerSGD, rank 2, feedback"]
+    return own, audit
+
+
+def test_communication_runs(monkeypatch):
+    small = {
+        'data.implicit(data.load("ml-100k"))': "data.synthetic(60, 400, 12)",
+        "rounds, key = 25": "rounds, key = 2",
+    }
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    check_communication(run(COMMUNICATION, small, monkeypatch))
+
+
+@pytest.mark.parametrize("path", [QUICKSTART, COMMUNICATION], ids=lambda path: path.stem)
+def test_committed_outputs_are_whole(path):
+    notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     cells = code(notebook)
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
-    assert not [o for cell in cells for o in cell.outputs if o.output_type in ("error", "stream")]
-    _, best = results(notebook)
-    assert best["hr@10"] > 0.11 and pictures(notebook) == 3
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert not [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"]
+    assert "MovieLens" not in printed(notebook)  # the notice of a fetch
+
+
+def test_committed_results_are_those_of_whole_runs():
+    quickstart = nbformat.read(QUICKSTART, as_version=4)
+    communication = nbformat.read(COMMUNICATION, as_version=4)
+    _, best = results(quickstart)
+    assert best["hr@10"] > 0.11 and pictures(quickstart) == 3 and not printed(quickstart)
+    own, _ = check_communication(communication)
+    assert own["hr@10"] > 0.09 and sizes(communication)["none"] > 50
