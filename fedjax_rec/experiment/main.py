@@ -95,7 +95,8 @@ def _run(words: Sequence[str]) -> int:
 
     from ..simulate import configure
     from . import config as configuration
-    from .report import read_run, table
+    from .reading import read_run
+    from .report import table
     from .run import run
 
     config = configuration.read(known.config, overrides)
@@ -145,7 +146,9 @@ def _report(words: Sequence[str]) -> int:
 
     from rich.console import Console
 
-    from .report import find_runs, results, table, write_report
+    from .reading import find_runs
+    from .report import table, write_report
+    from .results import results
 
     if known.results:
         targets = Path(known.targets) if known.targets else None

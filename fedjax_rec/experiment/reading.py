@@ -14,6 +14,7 @@ import yaml
 
 LABELS = ("seed", "out", "name", "config", "audit")  # keys of a configuration that change no result
 RANKING = ("hr@10", "ndcg@10")
+KIB_UP = "kib_up"  # of a client in a round; no metric of a model, but targets may name it
 FIELDS = ("data", "evaluation", "negatives", "model", "strategy", "name")
 
 
@@ -74,6 +75,8 @@ class Group:
 
     def best(self, metric: str) -> np.ndarray:
         """float64[seeds], the test value at the best validation round; NaN if not measured."""
+        if metric == KIB_UP:
+            return np.array([run.bytes_per_client() / 1024 for run in self.runs])
         return np.array([number(run.summary["best"].get(metric)) for run in self.runs])
 
 

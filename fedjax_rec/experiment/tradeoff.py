@@ -5,22 +5,27 @@ Runs whose names agree up to the first comma (`colr,rank=8`) are one family: a c
 
 from collections.abc import Sequence
 
-import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from fedjax_rec.experiment.figures import GRAY, PALETTE
-from fedjax_rec.experiment.reading import Group, Run, caption, group
+from fedjax_rec.experiment.reading import KIB_UP, Group, Run, caption, group
 from fedjax_rec.experiment.report import title
+from fedjax_rec.experiment.targets import Target
 
 MARKERS = "os^DvP*X"
 
 
-def tradeoff(runs: Sequence[Run], metric: str | None = None) -> Figure:
+def tradeoff(
+    runs: Sequence[Run],
+    metric: str | None = None,
+    targets: Sequence[tuple[Group, Target]] = (),
+) -> Figure:
     """A test metric at the round that validation chose against uplink KiB a client and round.
 
     Bars are the sample standard deviation over seeds.
-    metric: by default HR@10, or the one that chose the first run's best round.
+    metric: by default HR@10, or the one that chose the first run's best round. targets: of some
+    groups, drawn as rings at the bytes of their group.
     Raises ValueError where no run sent anything.
     """
     metric = metric or runs[0].names()[0]
@@ -48,6 +53,10 @@ def tradeoff(runs: Sequence[Run], metric: str | None = None) -> Figure:
                     level, (at, value), (0, -11), textcoords="offset points", fontsize=7,
                     color=colour, ha="center",
                 )  # fmt: skip
+    aims = [(_kib(each), aim.goals[metric].value) for each, aim in targets if metric in aim.goals]
+    if aims:
+        x, y = zip(*aims, strict=True)
+        ax.plot(x, y, "o", color=GRAY, fillstyle="none", markersize=11, label="target")
     ax.set_xscale("log")
     ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -62,7 +71,7 @@ def tradeoff(runs: Sequence[Run], metric: str | None = None) -> Figure:
 
 
 def _kib(each: Group) -> float:
-    return float(np.mean([run.bytes_per_client() for run in each.runs])) / 1024
+    return float(each.best(KIB_UP).mean())
 
 
 def _mean(each: Group, metric: str) -> tuple[float, float]:

@@ -9,6 +9,7 @@ from test_report import fake_run
 from fedjax_rec.evaluate import by_activity
 from fedjax_rec.experiment import figures
 from fedjax_rec.experiment.reading import PerUser, find_runs, group, labels, read_run
+from fedjax_rec.experiment.targets import Goal, Target
 from fedjax_rec.experiment.tradeoff import tradeoff
 
 
@@ -179,6 +180,11 @@ def test_the_trade_off_has_a_dot_a_setting_and_a_line_a_family(tmp_path):
     assert len(x) == 3 and (np.diff(x) > 0).all()
     best = {r.summary["name"]: r.summary["best"]["hr@10"] for r in runs}
     assert list(y) == pytest.approx([best[f"colr,rank={c}"] for c in (20, 40, 80)])
+    (each, *_) = group(runs)
+    aim = Target({}, {"hr@10": Goal(0.6, 0.58, 0.62, "")}, "")
+    [ax] = tradeoff(runs, targets=[(each, aim)]).axes
+    (ring,) = [line for line in ax.lines if line.get_label() == "target"]
+    assert ring.get_xydata().tolist() == [[each.best("kib_up").mean(), 0.6]]
     fake_run(tmp_path / "silent", cohort=0)
     with pytest.raises(ValueError, match="no run sent anything"):
         tradeoff(find_runs([tmp_path / "silent"]))

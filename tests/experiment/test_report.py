@@ -8,16 +8,9 @@ import pytest
 import yaml
 from rich.console import Console
 
-from fedjax_rec.experiment.report import (
-    find_runs,
-    group,
-    markdown,
-    read_run,
-    results,
-    table,
-    title,
-    write_report,
-)
+from fedjax_rec.experiment.reading import find_runs, group, read_run
+from fedjax_rec.experiment.report import markdown, table, title, write_report
+from fedjax_rec.experiment.results import results
 
 USERS, VECTOR = 400, 4 * 32
 
@@ -248,7 +241,29 @@ def test_results_hold_runs_against_targets(runs, tmp_path):
     assert absent["data"] == "ml-1m"
     assert "do not edit by hand" in text and "cpu, 2 cores" in text
     assert text.count("<details>") == 2 and "\nseed:" not in text
+    # The second row's settings are what differs from the first's.
+    settings = re.findall(r"<summary>(.*?)</summary>\n\n```yaml\n(.*?)\n```", text, re.DOTALL)
+    assert settings[1][0].endswith("as row 1, but")
+    assert yaml.safe_load(settings[0][1])["cohort"] == USERS
+    assert yaml.safe_load(settings[1][1]) == {"data.negatives": "train", "cohort": 100}
     assert results([runs], written, path)[0].read_text() == text
+
+
+def test_results_may_aim_at_bytes_and_draw_the_trade_off(tmp_path):
+    for place, cohort in enumerate((20, 40, 80)):
+        folder = fake_run(tmp_path / f"runs/{place}", name=f"colr,rank={cohort}", cohort=cohort)
+        summary = json.loads((folder / "summary.json").read_text())
+        summary["totals"]["bytes_up"] *= cohort  # a cohort changes no bytes of a client
+        (folder / "summary.json").write_text(json.dumps(summary))
+    kib = 20 * VECTOR * 50 / 1024
+    goal = f"- match: {{name: 'colr,rank=20'}}\n  kib_up: {{at_most: {kib + 1}}}\n"
+    page, picture = results([tmp_path / "runs"], targets(tmp_path, goal), tmp_path / "results.md")
+    rows = {row["run"]: row for row in cells(page.read_text())}
+    assert rows["colr,rank=20"]["verdict"] == "KiB up inside (-1.0000)"
+    assert rows["colr,rank=20"]["target"].startswith("KiB up ≤ ")
+    assert rows["colr,rank=40"]["KiB up per client and round"] == f"{2 * kib:,.1f}"
+    assert picture == tmp_path / "images/tradeoff_ml-100k.png" and picture.is_file()
+    assert f"]({picture.relative_to(tmp_path)})" in page.read_text()
 
 
 def test_results_without_targets(runs, tmp_path):
