@@ -26,7 +26,6 @@ from ..types import (
     Client,
     Cohort,
     Compressor,
-    Packet,
     PyTree,
     RoundInfo,
     Server,
@@ -39,6 +38,7 @@ from ..types import (
 from .downlink import broadcasting, downloaded, whole_update
 from .memory import clients_that_fit, refuse_too_large
 from .server import as_server, step
+from .uplink import compressed, plain
 
 SMALLER = "use fewer clients, a smaller width, or group users into clients (data.by_hash)"
 FORGET = "remember fewer rows of each table (error_feedback(..., rows=256)), or in dtype='bfloat16'"
@@ -89,38 +89,32 @@ def federated(
         refuse_too_large("compressor memory", trees.nbytes(outline.memory), num_clients, FORGET)
         return jax.jit(fresh, static_argnums=1)(key, num_clients)
 
-    def one_client(key, state: State):
-        """A round of one client: what it keeps, what it sends, and the bytes that it gets."""
+    def at_work(key, state: State):
+        """(train, encode keys, sender) of this round: a client's training, the keys of ids int[c]
+        that encode with, and how updates are sent."""
         client_key = keys.stream(jax.random.fold_in(key, state.round), "clients")
         shared = state.shared
         if broadcast is not None:
             shared = trees.with_frozen(broadcast.known(state.server["downlink"]), shared)
         worker = at_round(client, state.round, shared)
-        sender = None if uplink is None else at_round(uplink, state.round, shared)
+        sender = plain() if uplink is None else compressed(at_round(uplink, state.round, shared))
 
-        def one(id, private, memory, data):
-            train_key, encode_key = jax.random.split(keys.for_client(client_key, id))
+        def train(id, private, data):
+            train_key, _ = jax.random.split(keys.for_client(client_key, id))
             private, upload = worker.update(train_key, private, shared, data)
             # What came down: the dense part of the model, and the rows that the client touched.
             down = wire.nbytes(downloaded(trees.trainable(shared), upload.update))
-            if sender is None:
-                return private, memory, upload, Packet(upload.update), down
-            update = rows.map_tables(lambda u: u.delta(), upload.update)
-            encoded, packet = sender.encode(encode_key, memory, update)
-            memory = trees.select(upload.weight > 0, encoded, memory)
-            upload = replace(upload, update=sender.decode(packet, update))
-            return private, memory, upload, packet, down
+            return private, upload, down
 
-        return one
+        def encode_keys(ids):
+            return jax.vmap(lambda k: jax.random.split(k)[1])(keys.for_client(client_key, ids))
+
+        return train, encode_keys, sender
 
     def round(key, state: State, cohort: Cohort) -> tuple[State, RoundInfo]:
         of_round = jax.random.fold_in(key, state.round)
         data, size = cohort.data, cohort.ids.shape[0]
-        play = one_client(key, state)
-
-        def one(id, private, memory, data):
-            private, memory, upload, packet, down = play(id, private, memory, data)
-            return private, memory, upload, wire.nbytes(packet), down
+        train, encode_keys, sender = at_work(key, state)
 
         def at(tree, ids):
             return jax.tree.map(lambda x: x.at[ids].get(mode="clip"), tree)
@@ -128,24 +122,22 @@ def federated(
         def put(tree, ids, new):
             return jax.tree.map(lambda x, y: x.at[ids].set(y, mode="drop"), tree, new)
 
-        def arguments(ids):
-            return ids, at(state.private, ids), at(state.memory, ids), data.take(ids)
-
-        axes = (0, 0, 0, data.axes())
+        axes = (0, 0, data.axes())
         outline = jax.eval_shape(
-            lambda ids: jax.vmap(one, in_axes=axes)(*arguments(ids)), cohort.ids[:1]
-        )[2].update
+            lambda ids: jax.vmap(train, in_axes=axes)(ids, at(state.private, ids), data.take(ids)),
+            cohort.ids[:1],
+        )[1].update
         c = clients_per_chunk or clients_that_fit(_local_bytes(outline), size)
         c = min(c, size)
         # The server's table passes through every client unchanged: it has no client axis.
-        update_axes = rows.map_axes(outline)
-        out_axes = (0, 0, Upload(update_axes, 0, 0), 0, 0)
+        out_axes = (0, Upload(rows.map_axes(outline), 0, 0), 0)
 
         def chunk(carry, ids):
             private, memory, total = carry
-            here, kept, upload, up, down = jax.vmap(one, in_axes=axes, out_axes=out_axes)(
-                ids, at(private, ids), at(memory, ids), data.take(ids)
+            here, upload, down = jax.vmap(train, in_axes=axes, out_axes=out_axes)(
+                ids, at(private, ids), data.take(ids)
             )
+            kept, upload, up = sender.chunk(encode_keys(ids), at(memory, ids), upload)
             real = ids < data.num_clients
             upload = replace(upload, weight=jnp.where(real, upload.weight, 0.0))
             summary = aggregator.reduce(upload)
@@ -190,18 +182,18 @@ def federated(
         return after, info
 
     def packets(key, state: State, cohort: Cohort):
-        play = one_client(key, state)
+        train, encode_keys, sender = at_work(key, state)
 
-        def one(id, private, memory, data):
-            _, _, upload, packet, _ = play(id, private, memory, data)
-            if uplink is None:
-                packet = Packet(rows.map_tables(lambda u: u.delta(), upload.update))
+        def one(id, key, private, memory, data):
+            _, upload, _ = train(id, private, data)
+            packet = sender.one(key, memory, upload)[1]
             return packet, wire.nbytes(packet)
 
-        at = lambda tree: jax.tree.map(lambda x: x.at[cohort.ids].get(mode="clip"), tree)
-        axes = (0, 0, 0, cohort.data.axes())
+        ids = cohort.ids
+        at = lambda tree: jax.tree.map(lambda x: x.at[ids].get(mode="clip"), tree)
+        axes = (0, 0, 0, 0, cohort.data.axes())
         return jax.vmap(one, in_axes=axes)(
-            cohort.ids, at(state.private), at(state.memory), cohort.data.take(cohort.ids)
+            ids, encode_keys(ids), at(state.private), at(state.memory), cohort.data.take(ids)
         )
 
     return Strategy(init, round, packets)

@@ -128,18 +128,22 @@ def test_agrees_with_numpy_on_every_kind_of_node(bits, unbiased):
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
 def test_unbiased_on_dense_and_sparse_vectors(bits):
-    """The mean over keys, within what its own spread allows; a bias of 2% would stand out."""
+    """The mean over keys, within what its own spread allows; a bias of 2% would stand out.
+
+    Of a sparse vector two rotations of 128 are not a uniform one: what is left is .5% of |x|.
+    """
     count, size = 6000, 100
     sparse = np.zeros(size, np.float32)
     sparse[[3, 40, 77]] = 1.0, -2.0, 0.5
-    for x in (normal(size), sparse):
+    for x, left in ((normal(size), 0.0), (sparse, 0.008)):
+        allowed = left * np.linalg.norm(x)
         back = np.asarray(decoded(eden, bits)(keys(count), jnp.asarray(x)), np.float64)
         np.testing.assert_allclose(back @ x / (x @ x), 1.0, atol=1e-5)
         own = back.std(0, ddof=1) / np.sqrt(count)
         off = np.abs(back.mean(0) - x)
-        assert (off < 5 * own + 1e-4 * np.abs(x).max()).all()
+        assert (off < 5 * own + 1e-4 * np.abs(x).max() + allowed).all()
         # Nor is the bias spread over many coordinates: its square is what chance leaves of it.
-        assert (off**2).sum() < 2 * (own**2).sum() + 1e-6 * (x @ x)
+        assert (off**2).sum() < 2 * (own**2).sum() + 1e-6 * (x @ x) + allowed**2
         assert (own**2).sum() < (0.02**2 / 2) * (x @ x)
 
 
