@@ -6,7 +6,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: help demo test slow check format results compression benchmarks clean
+.PHONY: help demo test slow check format results published compression benchmarks clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
@@ -31,7 +31,12 @@ format: .venv/.dev ## format, and fix what the linter can
 	@$(BIN)/ruff format --quiet
 
 RUN := $(BIN)/fedjax-rec run --quiet
-results: .venv/.installed ## all runs behind docs/results.md (20 minutes; needs ml-1m in FEDJAX_REC_DATA)
+PAGE := $(BIN)/fedjax-rec report --results docs/results.md --targets docs/targets.yaml
+
+results: published compression ## all runs behind docs/results.md (needs ml-1m in FEDJAX_REC_DATA)
+	@$(PAGE) runs/results runs/compression
+
+published: .venv/.installed # FedMF, FedNCF and PFedRec as published, three seeds (20 minutes)
 	@for seed in 0 1 2; do \
 	  for policy in paper train symmetric; do \
 	    $(RUN) configs/pfedrec_ml100k.yaml --seed $$seed --data.negatives $$policy \
@@ -41,23 +46,21 @@ results: .venv/.installed ## all runs behind docs/results.md (20 minutes; needs 
 	    $(RUN) configs/$$name.yaml --seed $$seed --out runs/results/$$name-$$seed || exit; \
 	  done; \
 	done
-	@$(BIN)/fedjax-rec report runs/results --results docs/results.md --targets docs/targets.yaml
 
-# Quality against uplink bytes on MovieLens-1M: one run a line, a name and what differs from its file.
-CURVE := none \
+# Quality against uplink bytes on MovieLens-1M: one run a word, a file and what differs from it.
+THRICE := none hundredfold power_sgd,uplink.compressor.rank=2 \
   colr,rank=32,item_learning_rate=10 colr,rank=16,item_learning_rate=7 colr,rank=8 \
-  colr,rank=4,item_learning_rate=3 colr,rank=2,item_learning_rate=2 colr,rank=1,item_learning_rate=1 \
-  eden,uplink.bits=4 eden,uplink.bits=2 hundredfold colr_eden \
-  top_k,uplink.compressor.fraction=0.05 top_k,uplink.compressor.fraction=0.01 \
-  power_sgd,uplink.compressor.rank=2
-SEEDS := 0
-compression: .venv/.installed ## the curve of quality against bytes (45 minutes; needs ml-1m in FEDJAX_REC_DATA)
-	@for seed in $(SEEDS); do for line in $(CURVE); do \
+  colr,rank=4,item_learning_rate=3 colr,rank=2,item_learning_rate=2 colr,rank=1,item_learning_rate=1
+ONCE := eden,uplink.bits=4 eden,uplink.bits=2 eden,uplink.bits=1 colr_eden svd \
+  top_k,uplink.compressor.fraction=0.05 top_k,uplink.compressor.fraction=0.01 top_k_forgetful
+compression: .venv/.installed ## the curve of quality against bytes (an hour; needs ml-1m in FEDJAX_REC_DATA)
+	@for run in $(THRICE:%=%:0) $(THRICE:%=%:1) $(THRICE:%=%:2) $(ONCE:%=%:0); do \
+	  line=$${run%:*}; seed=$${run##*:}; \
 	  set -- $$(echo $$line | tr ',=' '  '); file=$$1; shift; \
 	  arguments=; while [ $$# -gt 0 ]; do arguments="$$arguments --strategy.$$1 $$2"; shift 2; done; \
 	  $(RUN) configs/compression/$$file.yaml --seed $$seed $$arguments \
 	    --name $$line --out runs/compression/$$line-$$seed || exit; \
-	done; done
+	done
 	@$(BIN)/fedjax-rec report runs/compression --out runs/compression-report
 
 benchmarks: .venv/.installed ## measure, and write docs/benchmarks.md (10 minutes on a quiet machine)
