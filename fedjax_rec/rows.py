@@ -193,44 +193,6 @@ def read(local: LocalTable, table: Table, ids) -> jax.Array:
     return jnp.where(mine[..., None], local.values[slot], table[ids])
 
 
-def compact(update: RowsUpdate, room: int) -> RowsUpdate:
-    """The same change as `room` rows with ids: the live rows in their order, then padding.
-
-    Of an update with at most `room` live rows. No leading client axis.
-    """
-    length = update.live.shape[0]
-    place = jnp.where(update.live, jnp.cumsum(update.live, dtype=jnp.int32) - 1, room)
-    # Row `length` is the row of nothing.
-    source = (
-        jnp.full(room, length, jnp.int32)
-        .at[place]
-        .set(jnp.arange(length, dtype=jnp.int32), mode="drop")
-    )
-    take = lambda x, nothing: x.at[source].get(mode="fill", fill_value=nothing)
-    values = take(update.values, 0)
-    if update.origin is not None:
-        values = values - take(jnp.asarray(update.origin), 0)
-    if update.factor is not None:
-        factor = jnp.asarray(update.factor)
-        values = values * (take(factor, 0) if factor.ndim else factor)
-    ids = jnp.arange(length, dtype=jnp.int32) if update.ids is None else update.ids
-    return RowsUpdate(values, take(ids, update.size), source < length, None, update.size)
-
-
-def spread(update: RowsUpdate, like: RowsUpdate) -> RowsUpdate:
-    """`update`, of no more rows than `like` and with ids, in the layout of `like`."""
-    if like.ids is None:
-        ids = jnp.where(update.live, jnp.asarray(update.ids), update.size)
-        values = jnp.zeros(like.values.shape, update.values.dtype)
-        values = values.at[ids].set(update.values, mode="drop")
-        there = jnp.zeros(like.live.shape, bool).at[ids].set(True, mode="drop")
-        return RowsUpdate(values, None, there, None, update.size)
-    more = (0, like.live.shape[0] - update.live.shape[0])
-    ids = jnp.pad(jnp.asarray(update.ids), more, constant_values=update.size)
-    values = jnp.pad(update.values, (more, (0, 0)))
-    return RowsUpdate(values, ids, jnp.pad(update.live, more), None, update.size)
-
-
 def values_at(update: RowsUpdate, like: RowsUpdate) -> jax.Array:
     """[L, D]: the values of `update` at the rows of `like`, zero where it has none.
 

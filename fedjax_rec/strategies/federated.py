@@ -3,10 +3,9 @@
     sort the cohort by size;  for each chunk of c clients:  vmap(update, encode, decode), reduce;
     then finish and server step.
 
-Everything else is written for one client; the one `vmap` is here. Clients of a chunk have like
-lengths, so the loop inside a chunk runs as long as its longest client and pads almost nothing, and
-one compiled loop serves them all. What a chunk needs is small and is used again by the next, which
-on a CPU keeps it in cache; chunked and unchunked rounds are equal, since summaries add.
+Everything else is written for one client; the one `vmap` is here. What a chunk needs is small and
+is used again by the next, which on a CPU keeps it in cache; chunked and unchunked rounds are equal,
+since summaries add.
 
 Dimensions: `N` clients, `C` cohort, `c` clients a chunk.
 """
@@ -35,6 +34,7 @@ from ..types import (
     Upload,
     at_round,
 )
+from .chunks import at, over_chunks, put
 from .downlink import broadcasting, downloaded, whole_update
 from .memory import clients_that_fit, refuse_too_large
 from .server import as_server, step
@@ -116,12 +116,6 @@ def federated(
         data, size = cohort.data, cohort.ids.shape[0]
         train, encode_keys, sender = at_work(key, state)
 
-        def at(tree, ids):
-            return jax.tree.map(lambda x: x.at[ids].get(mode="clip"), tree)
-
-        def put(tree, ids, new):
-            return jax.tree.map(lambda x, y: x.at[ids].set(y, mode="drop"), tree, new)
-
         axes = (0, 0, data.axes())
         outline = jax.eval_shape(
             lambda ids: jax.vmap(train, in_axes=axes)(ids, at(state.private, ids), data.take(ids)),
@@ -144,33 +138,18 @@ def federated(
             adds, stacks = _divide(summary, aggregator.additive)
             total = _combine(total, adds)
             private, memory = put(private, ids, here), put(memory, ids, kept)
-            seen = upload.metrics, upload.weight, up, down
-            seen = jax.tree.map(
-                lambda x: jnp.where(trees.leading(real, x), x, jnp.zeros_like(x)), seen
-            )
-            return (private, memory, total), (stacks, seen)
+            return (private, memory, total), (stacks, (upload.metrics, upload.weight, up, down))
 
-        order = jnp.argsort(-data.sizes(cohort.ids), stable=True)
-        padding = -size % c
-        ids = jnp.concatenate([cohort.ids[order], jnp.full(padding, data.num_clients, jnp.int32)])
-        ids = ids.reshape(-1, c)
-        zero = trees.zeros_like(
-            jax.eval_shape(chunk, (state.private, state.memory, None), ids[0])[0][2]
-        )
-        (private, memory, total), (stacks, seen) = jax.lax.scan(
-            chunk, (state.private, state.memory, zero), ids
-        )
+        start = state.private, state.memory
+        zero = trees.zeros_like(jax.eval_shape(chunk, (*start, None), cohort.ids[:c])[0][2])
+        (private, memory, total), stacks, seen = over_chunks(chunk, (*start, zero), cohort, c)
         summary = _join(total, stacks, aggregator.additive)
         finished, update = aggregator.finish(
             keys.stream(of_round, "aggregate"), state.server["aggregator"], summary
         )
         moved, shared = optimizer.apply(state.server["optimizer"], state.shared, update)
 
-        def in_order(x):
-            x = x.reshape(-1, *x.shape[2:])[:size]
-            return jnp.zeros_like(x).at[order].set(x)
-
-        info = RoundInfo(*jax.tree.map(in_order, seen))
+        info = RoundInfo(*seen)
         states = {"aggregator": finished, "optimizer": moved}
         if broadcast is not None:
             before = state.server["downlink"]
@@ -189,12 +168,9 @@ def federated(
             packet = sender.one(key, memory, upload)[1]
             return packet, wire.nbytes(packet)
 
-        ids = cohort.ids
-        at = lambda tree: jax.tree.map(lambda x: x.at[ids].get(mode="clip"), tree)
-        axes = (0, 0, 0, 0, cohort.data.axes())
-        return jax.vmap(one, in_axes=axes)(
-            ids, encode_keys(ids), at(state.private), at(state.memory), cohort.data.take(ids)
-        )
+        ids, axes = cohort.ids, (0, 0, 0, 0, cohort.data.axes())
+        held = at(state.private, ids), at(state.memory, ids)
+        return jax.vmap(one, in_axes=axes)(ids, encode_keys(ids), *held, cohort.data.take(ids))
 
     return Strategy(init, round, packets)
 
