@@ -104,7 +104,7 @@ def measured(compressor: Compressor, data: jax.Array) -> tuple[Timing, float, fl
 
 
 def averaged(compressor: Compressor, data: jax.Array) -> Timing:
-    """Seconds of encode and decode of all clients, of which only the mean is kept, as in a round."""
+    """Seconds of encode and decode of all clients, of which only the mean is kept."""
     keys = jax.random.split(jax.random.key(1), data.shape[0])
     one = _one(compressor, data)
 
