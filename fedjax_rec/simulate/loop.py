@@ -33,9 +33,9 @@ class Progress:
     """What one measured round hands to the caller.
 
     round: how many rounds are done. state: after it. metrics: what goes to `metrics.jsonl`: means
-    over users (plain names are the test part, others are prefixed, `validation_hr@10`), `loss`,
-    `clients` in a round, bytes since the last measured round, and of them the mean of one client in
-    one round. values: part -> float32[U, M],
+    over users (plain names are the test part, others are prefixed, `validation_hr@10`), `loss` and
+    the client's other numbers, weighted by examples, `clients` in a round, bytes since the last
+    measured round, and of them the mean of one client in one round. values: part -> float32[U, M],
     per user.
     state is donated to the next round: copy what you want to keep.
     """
@@ -78,12 +78,16 @@ def simulate(
         ids = cohorts.draw(draw, state.round, n)
         state, info = strategy.round(keys.stream(key, "round"), state, Cohort(ids, store))
         total = info.weight.sum()
-        loss = (info.metrics["loss"] * info.weight).sum() / jnp.maximum(total, 1.0)
-        # Without any client there is nothing to diverge.
-        return state, (info, ids, jnp.where(total > 0, loss, 0.0))
+        # Numbers of a client, by examples. Without any client there is nothing to diverge.
+        means = {
+            name: jnp.where(total > 0, (x * info.weight).sum() / jnp.maximum(total, 1.0), 0.0)
+            for name, x in info.metrics.items()
+            if x.ndim == 1
+        }
+        return state, (info, ids, means)
 
     def measured(state, store, rounds):
-        state, (info, ids, loss) = jax.lax.scan(
+        state, (info, ids, of_clients) = jax.lax.scan(
             lambda s, _: one_round(s, store), state, None, length=rounds
         )
         last = jax.tree.map(lambda x: x[-1], info)
@@ -94,7 +98,7 @@ def simulate(
                 held_out = (measure.cases[part].targets >= 0).sum(1)
                 means[part] = measure.protocol.summarise(of_users, held_out)
         finite = jnp.stack([jnp.isfinite(x).all() for x in _floats(state.shared)]).all()
-        seen = {"loss": loss, "clients": (info.weight > 0).sum(1), "finite": finite}
+        seen = {**of_clients, "clients": (info.weight > 0).sum(1), "finite": finite}
         return state, (seen, info.bytes_up, info.bytes_down, means, values)
 
     def block(state, store, times, rounds):
@@ -113,6 +117,7 @@ def simulate(
         now, out = compiled(now, store, times=times, rounds=step)
         seen, up, down, means, values = jax.device_get(out)
         seconds = (time.perf_counter() - begin) / times
+        told = ["loss", *sorted(seen.keys() - {"loss", "clients", "finite"})]
         for i in range(times):
             _check_finite(seen["loss"][i], bool(seen["finite"][i]), done)
             done += step
@@ -121,7 +126,7 @@ def simulate(
             metrics = {
                 "round": done,
                 "seconds": seconds,
-                "loss": float(seen["loss"][i][-1]),
+                **{name: float(seen[name][i][-1]) for name in told},
                 "clients": round(float(seen["clients"][i].mean())),
                 "bytes_up": sent,
                 "bytes_down": got,

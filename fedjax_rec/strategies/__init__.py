@@ -1,13 +1,29 @@
 """Federated algorithms: the assembly, and recipes of a few lines."""
 
+from .decentralized import decentralized
+from .exchange import Exchange, average, cycle, derangement, gossip, pairs, periodic
 from .federated import federated
 from .fetchsgd import fetch_sgd
+from .graphs import (
+    Graph,
+    complete,
+    contraction,
+    erdos_renyi,
+    exponential,
+    from_matrix,
+    metropolis,
+    ring,
+    torus,
+)
 from .pruning import federated_dropout, prune_fl, pruning
-from .recipes import colr, fedavg, fedmf, fedncf, pfedrec
+from .recipes import colr, fedavg, fedmf, fedncf, gossip_sgd, model_swapping, pfedrec
 from .server import from_optax, step
 from .two_trip import power_sgd
 
 __all__ = [
-    "colr", "fedavg", "federated", "federated_dropout", "fedmf", "fedncf", "fetch_sgd",
-    "from_optax", "pfedrec", "power_sgd", "prune_fl", "pruning", "step",
+    "Exchange", "Graph", "average", "colr", "complete", "contraction", "cycle", "decentralized",
+    "derangement", "erdos_renyi", "exponential", "fedavg", "federated", "federated_dropout",
+    "fedmf", "fedncf", "fetch_sgd", "from_matrix", "from_optax", "gossip", "gossip_sgd",
+    "metropolis", "model_swapping", "pairs", "periodic", "pfedrec", "power_sgd", "prune_fl",
+    "pruning", "ring", "step", "torus",
 ]  # fmt: skip

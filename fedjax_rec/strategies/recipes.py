@@ -5,6 +5,9 @@
              2019; FedMF, Chai et al. 2020)
 - `colr`     `fedmf` with item updates of low rank (Nguyen et al., WWW 2024)
 - `fedncf`   neural collaborative filtering (Perifanis & Efraimidis, 2022)
+- `model_swapping`  client models that are passed on, and averaged now and then (FedSwap, Chiu et
+                    al., IEEE IoT Journal 2020)
+- `gossip_sgd`      neighbours of a graph mix their models, no server (Lian et al., NeurIPS 2017)
 - `pfedrec`  dual personalization: private scorer, then shared item rows (Zhang et al., IJCAI 2023)
 
 A recipe takes the model, what an example is, and a probe (or None) that looks at each client's
@@ -23,7 +26,10 @@ from ..clients import Local, groups, local_training, sgd, subspace
 from ..compress import chain, seeded_low_rank
 from ..data import Batches
 from ..types import Aggregator, Compressor, Model, Server, Strategy, Transform
+from .decentralized import decentralized
+from .exchange import Exchange, average, derangement, gossip, periodic
 from .federated import federated
+from .graphs import ring
 
 
 def fedavg(
@@ -153,6 +159,48 @@ def pfedrec(
     ]
     return fedavg(
         model, examples, probe, optimizer=optimizer, aggregator=aggregator or uniform(), **kwargs
+    )
+
+
+def model_swapping(
+    model: Model,
+    examples: Batches,
+    probe=None,
+    *,
+    swap: Exchange | None = None,
+    swap_every: int = 1,
+    average_every: int = 10,
+    **kwargs,
+) -> Strategy:
+    """M_k <- M_pi(k) every `swap_every` rounds, M_k <- sum_j n_j M_j / n every `average_every`.
+
+    swap: default `derangement()`; `cycle()` is cyclic weight transfer. kwargs: as in `gossip_sgd`.
+    """
+    exchange = periodic([average(), swap or derangement()], [average_every, swap_every])
+    return gossip_sgd(model, examples, probe, exchange=exchange, **kwargs)
+
+
+def gossip_sgd(
+    model: Model,
+    examples: Batches,
+    probe=None,
+    *,
+    exchange: Exchange | None = None,
+    optimizer: Local | Sequence[Local] | Transform | None = None,
+    epochs: int = 1,
+    steps: int | None = None,
+    batch_size: int = 256,
+    clients_per_chunk: int | None = None,
+) -> Strategy:
+    """M_k <- sum_j W[k, j] (M_j after local training), from one model for all.
+
+    exchange: default `gossip(ring())`. optimizer: default `sgd(0.1)`.
+    """
+    client = local_training(
+        model, examples, optimizer or sgd(0.1), epochs, steps, batch_size, probe
+    )
+    return decentralized(
+        client, lambda key: model.init(key)[0], exchange or gossip(ring()), clients_per_chunk
     )
 
 
