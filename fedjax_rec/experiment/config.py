@@ -27,6 +27,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_s
 from ..clients import Local
 from ..data import Batches
 from ..simulate import Cohorts
+from ..strategies import Exchange, Graph
 from ..types import Aggregator, Compressor, Model, Server, Strategy
 from .complaints import one_line
 from .factories import (
@@ -40,7 +41,9 @@ from .factories import (
 )
 from .overrides import merge
 
-PARTS = [Aggregator, Batches, Cohorts, Compressor, Local, Model, Server, Strategy]
+PARTS = [
+    Aggregator, Batches, Cohorts, Compressor, Exchange, Graph, Local, Model, Server, Strategy,
+]  # fmt: skip
 LATE = {"model": {"num_items", "members"}, "strategy": {"model", "examples", "probe"}}
 
 

@@ -108,6 +108,12 @@ def whole_update(shared: PyTree) -> PyTree:
     return difference(zero, zero)
 
 
+def live_where_it_moves(update: PyTree) -> PyTree:
+    """`update` of whole tables, of which the rows that change are live."""
+    mark = lambda u: replace(u, live=(u.values != 0).any(-1))
+    return rows.map_tables(mark, update)
+
+
 def _whole(shared: PyTree) -> jax.Array:
     """uint32[]: the bytes of the whole model."""
     return wire.nbytes(Packet(rows.dense(trees.trainable(shared))))

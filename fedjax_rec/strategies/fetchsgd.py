@@ -11,8 +11,6 @@ touched.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import jax
 import jax.numpy as jnp
 
@@ -20,9 +18,9 @@ from ..check import at_least, positive
 from ..compress.remembered import nodes, values_of, with_values
 from ..compress.sketch import coordinates, estimate, hash_words, sketch
 from ..data import Batches
-from ..rows import RowsUpdate, map_tables
+from ..rows import RowsUpdate
 from ..types import Compressor, Model, Packet, PyTree, Server, Strategy
-from .downlink import whole_update
+from .downlink import live_where_it_moves, whole_update
 from .recipes import fedavg
 from .server import step
 
@@ -99,7 +97,7 @@ def unsketching(
         change = guessed[chosen]
         error = error - sketch(change, chosen.astype(jnp.uint32), words, columns)
         pieces = _divided(jnp.zeros_like(guessed).at[chosen].set(change), blank)
-        moves = map_tables(_live_where_it_moves, with_values(like, pieces))
+        moves = live_where_it_moves(with_values(like, pieces))
         return {"momentum": moved, "error": error}, add.apply((), shared, moves)[1]
 
     return Server(init, apply)
@@ -115,10 +113,6 @@ def _places(update: PyTree) -> jax.Array:
         else:
             first += node.size
     return jnp.concatenate(places)
-
-
-def _live_where_it_moves(update: RowsUpdate) -> RowsUpdate:
-    return replace(update, live=(update.values != 0).any(-1))
 
 
 def _divided(x: jax.Array, like: list) -> list:

@@ -45,7 +45,7 @@ from ..types import (
     Transform,
     at_round,
 )
-from .downlink import downloaded, whole_update
+from .downlink import downloaded, live_where_it_moves, whole_update
 from .memory import refuse_too_large
 from .server import as_server, step
 
@@ -197,7 +197,7 @@ def power_sgd(
             warm.append(q)
             kept.append(error)
             values.append(change)
-        update = rows.map_tables(_live_where_it_moves, with_values(like, values))
+        update = live_where_it_moves(with_values(like, values))
         moved, shared = optimizer.apply(state.server["optimizer"], state.shared, update)
 
         def put(tree, new):
@@ -236,10 +236,6 @@ def _mean(weights: jax.Array, node) -> jax.Array:
     if isinstance(node, RowsUpdate):
         return rows.to_dense(rows.weighted_sum(weights, node))
     return trees.weighted_sum(weights, node)
-
-
-def _live_where_it_moves(update: RowsUpdate) -> RowsUpdate:
-    return replace(update, live=(update.values != 0).any(-1))
 
 
 def _bytes(packets) -> jax.Array:
