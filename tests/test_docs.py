@@ -18,9 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))
 PAGES = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", *DOCS]
 # Pages that `fedjax-rec report` and `bench` write from finished runs.
-WRITTEN_BY_COMMANDS = {
-    ROOT / "docs" / name for name in ("results.md", "benchmarks.md", "communication-results.md")
-}
+WRITTEN_BY_COMMANDS = {ROOT / "docs" / name for name in ("results.md", "benchmarks.md")}
 
 
 def blocks(page: str, language: str) -> list[tuple[int, str]]:
@@ -81,6 +79,12 @@ def test_readme_example_runs(mylab, capsys, monkeypatch):
         r" +(\d+)  loss (\S+)  HR@10 (\S+)\n", capsys.readouterr().out
     ).groups()
     assert int(round) == 5 and 0 < float(loss) < 0.7 and 0 <= float(quality) <= 1
+
+
+@pytest.mark.parametrize("page", ["docs/communication.md", "docs/strategies.md"])
+def test_examples_run(mylab, capsys, page):
+    assert blocks(page, "python")
+    execute(page, mylab)
 
 
 def test_own_parts_train_and_are_named_in_a_configuration(mylab, read):
