@@ -1,5 +1,6 @@
 """Federated algorithms: the assembly, and recipes of a few lines."""
 
+from .adaptive import fed_adagrad, fed_adam, fed_avg_m, fed_lion, fed_yogi
 from .decentralized import decentralized
 from .exchange import Exchange, average, cycle, derangement, gossip, pairs, periodic
 from .federated import federated
@@ -22,8 +23,9 @@ from .two_trip import power_sgd
 
 __all__ = [
     "Exchange", "Graph", "average", "colr", "complete", "contraction", "cycle", "decentralized",
-    "derangement", "erdos_renyi", "exponential", "fedavg", "federated", "federated_dropout",
-    "fedmf", "fedncf", "fetch_sgd", "from_matrix", "from_optax", "gossip", "gossip_sgd",
+    "derangement", "erdos_renyi", "exponential", "fed_adagrad", "fed_adam", "fed_avg_m", "fed_lion",
+    "fed_yogi", "fedavg", "federated", "federated_dropout", "fedmf", "fedncf", "fetch_sgd",
+    "from_matrix", "from_optax", "gossip", "gossip_sgd",
     "metropolis", "model_swapping", "pairs", "periodic", "pfedrec", "power_sgd", "prune_fl",
     "pruning", "ring", "step", "torus",
 ]  # fmt: skip

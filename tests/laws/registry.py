@@ -220,6 +220,11 @@ SERVERS = {
     "from_optax(sgd)": lambda: strategies.from_optax(optax.sgd(1.0)),
     "from_optax(adam)": lambda: strategies.from_optax(optax.adam(1e-2)),
     "from_optax(momentum)": lambda: strategies.from_optax(optax.sgd(0.5, momentum=0.9)),
+    "fed_adagrad()": lambda: strategies.fed_adagrad(),
+    "fed_adam()": lambda: strategies.fed_adam(),
+    "fed_yogi()": lambda: strategies.fed_yogi(),
+    "fed_avg_m()": lambda: strategies.fed_avg_m(0.5, 0.9),
+    "fed_lion(0.01)": lambda: strategies.fed_lion(0.01),
     "pruning(step, 0.5, 3)": lambda: masking(strategies.pruning(strategies.step(1.0), 0.5, 3)),
 }
 
