@@ -25,7 +25,6 @@ __all__ = [
     "Exchange", "Graph", "average", "colr", "complete", "contraction", "cycle", "decentralized",
     "derangement", "erdos_renyi", "exponential", "fed_adagrad", "fed_adam", "fed_avg_m", "fed_lion",
     "fed_yogi", "fedavg", "federated", "federated_dropout", "fedmf", "fedncf", "fetch_sgd",
-    "from_matrix", "from_optax", "gossip", "gossip_sgd",
-    "metropolis", "model_swapping", "pairs", "periodic", "pfedrec", "power_sgd", "prune_fl",
-    "pruning", "ring", "step", "torus",
+    "from_matrix", "from_optax", "gossip", "gossip_sgd", "metropolis", "model_swapping", "pairs",
+    "periodic", "pfedrec", "power_sgd", "prune_fl", "pruning", "ring", "step", "torus",
 ]  # fmt: skip

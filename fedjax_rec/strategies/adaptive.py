@@ -79,9 +79,9 @@ def _adaptive(
         zeros = jax.tree.map(jnp.zeros_like, params)
         return {"m": zeros, "v": jax.tree.map(lambda x: jnp.full_like(x, tau**2), params)}
 
-    def update(gradients, state, params=None):
-        m = jax.tree.map(lambda m, g: beta1 * m - (1 - beta1) * g, state["m"], gradients)
-        v = jax.tree.map(lambda v, g: second(v, g * g), state["v"], gradients)
+    def update(updates, state, params=None):
+        m = jax.tree.map(lambda m, g: beta1 * m - (1 - beta1) * g, state["m"], updates)
+        v = jax.tree.map(lambda v, g: second(v, g * g), state["v"], updates)
         change = jax.tree.map(lambda m, v: learning_rate * m / (jnp.sqrt(v) + tau), m, v)
         return change, {"m": m, "v": v}
 
