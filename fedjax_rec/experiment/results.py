@@ -1,7 +1,7 @@
 """The page of results: every group of seeds held against its targets, with its settings.
 
-Written by `fedjax-rec report FOLDERS --results FILE --targets FILE`. Settings that differ in the
-bytes of a client are drawn too: quality against bytes, with the targets as rings.
+Written by `fedjax-rec report FOLDERS --results FILE --targets FILE`. Of runs that differ in the
+bytes of a client, quality against bytes is drawn too, with the targets as rings.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -62,7 +62,8 @@ def results(
     text = ["# Results", "", *provenance(groups), grid(columns, rows) + repeats(groups)]
     drawn = []
     for (data, evaluation), members in sets_of(groups).items():
-        if sizes(members) > 2:
+        # Under other negatives other quality is reached: no axis for both.
+        if sizes(members) > 2 and len({each.field("negatives") for each in members}) == 1:
             from fedjax_rec.experiment import figures, tradeoff  # matplotlib is slow
 
             path = out.parent / "images" / f"tradeoff_{data}.png"

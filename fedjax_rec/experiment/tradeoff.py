@@ -13,7 +13,8 @@ from fedjax_rec.experiment.reading import KIB_UP, Group, Run, caption, group
 from fedjax_rec.experiment.report import title
 from fedjax_rec.experiment.targets import Target
 
-MARKERS = "os^DvP*X"
+MARKERS = "os^DvP*Xh"
+COLOURS = (*PALETTE, "#7F3C8D", "#8C8C3C")
 
 
 def tradeoff(
@@ -38,7 +39,7 @@ def tradeoff(
     figure = Figure(figsize=(7.0, 4.2), layout="constrained")
     ax = figure.subplots()
     for place, (name, members) in enumerate(families.items()):
-        colour, marker = PALETTE[place % len(PALETTE)], MARKERS[place % len(MARKERS)]
+        colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
         points = sorted((_kib(each), *_mean(each, metric), each.field("name")) for each in members)
         x, y, deviation, names = (list(column) for column in zip(*points, strict=True))
         ax.errorbar(
