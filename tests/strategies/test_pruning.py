@@ -242,7 +242,7 @@ def test_it_sends_and_gets_what_it_says(pruned_run):
                 one = jax.tree.map(lambda x, u=u: x[u], packet)
                 assert len(wire.to_bytes(one)) == int(info.bytes_up[u])
             side = next(s for s in packet.side if isinstance(s, RowsUpdate))
-            rows = np.flatnonzero(np.asarray(side.live)[0])
+            rows = np.asarray(side.ids)[0][np.asarray(side.live)[0]]
             mask = masks(before.shared)
             assert int(info.bytes_up[0]) == message(mask, rows)
             # The mask comes down in the first round after the adjustments after rounds 4 and 8.
