@@ -58,11 +58,14 @@ class Client:
         never copied; `data` is the client's slice of `Cohort.data`.
     at(round, shared) -> Client: the same client in round `round`, where its work depends on what
         everybody knows of the round; else None.
+    score(shared, private, items, user) -> float[len(items)]: how it scores with its own `private`
+        and the server's `shared`, where these are not those of the model; else None.
     """
 
     init: Callable[..., PyTree]
     update: Callable[..., tuple[PyTree, Upload]]
     at: Callable[..., Client] | None = None
+    score: Callable[..., jax.Array] | None = None
 
 
 @dataclass(frozen=True)
@@ -121,11 +124,14 @@ class Strategy:
     round(key, State, Cohort) -> (State, RoundInfo).
     packets(key, State, Cohort) -> (Packet, bytes_up): what the cohort would send in this round,
         with leading axes [C, ...], for audits of real bytes; None where nothing is sent up.
+    score: as of `Client`, with `State.shared` and one client's slice of `State.private`; None where
+        the model's own serves.
     """
 
     init: Callable[..., State]
     round: Callable[..., tuple[State, RoundInfo]]
     packets: Callable[..., tuple[Packet, jax.Array]] | None = None
+    score: Callable[..., jax.Array] | None = None
 
 
 @dataclass_transform(frozen_default=True)
@@ -141,11 +147,14 @@ class Upload:
     update: after - before, structured as the trainable part of `shared`.
     weight: float[], the number of examples it stands for; 0 marks padding.
     metrics: dict of arrays about this client; `loss` is the mean over its round.
+    down: uint32[], the bytes that came down, where that is something else than the dense leaves of
+        `shared` and the rows in `update`; else None.
     """
 
     update: PyTree
     weight: Array
     metrics: Any
+    down: Any = None
 
 
 @record

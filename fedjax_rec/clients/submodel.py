@@ -47,8 +47,9 @@ def submodel(client: Client, fraction: float) -> Client:
 
     at = client.at
     if at is None:
-        return Client(client.init, update)
-    return Client(client.init, update, lambda round, shared: submodel(at(round, shared), fraction))
+        return Client(client.init, update, score=client.score)
+    later = lambda round, shared: submodel(at(round, shared), fraction)
+    return Client(client.init, update, later, client.score)
 
 
 def _drawn(key: jax.Array, mask: dict, fraction: float) -> dict:

@@ -67,13 +67,14 @@ def prepare(config: Config) -> Experiment:
         raise ConfigError("data.split leaves nothing to test on; use a split with a test part.")
     protocol = _protocol(config, dataset)
     model = config.make_model(num_items=dataset.num_items, members=dataset.members)
-    if config.evaluation.of == "personal":
-        probe = evaluate.probe_clients(protocol, parts)
+    own = config.evaluation.of == "personal"
+    probe = evaluate.probe_clients(protocol, parts) if own else None
+    strategy = config.make_strategy(model, config.examples, probe)
+    if own:
         measure = simulate.personal(protocol, parts)
     else:
-        probe = None
-        measure = simulate.aggregated(model, protocol, parts, config.evaluation.users_per_chunk)
-    strategy = config.make_strategy(model, config.examples, probe)
+        scorer = dataclasses.replace(model, score=strategy.score or model.score)
+        measure = simulate.aggregated(scorer, protocol, parts, config.evaluation.users_per_chunk)
     config.cohorts.size(dataset.num_clients)
     return Experiment(found, dataset, strategy, measure)
 

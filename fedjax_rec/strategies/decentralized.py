@@ -67,7 +67,7 @@ def decentralized(
             train_key, _ = jax.random.split(keys.for_client(client_key, id))
             whole = trees.with_frozen(model, state.shared)
             private, upload = worker.update(train_key, private, whole, data)
-            return private, moved(model, upload.update), replace(upload, update=None)
+            return private, moved(model, upload.update), replace(upload, update=None, down=None)
 
         return train
 
@@ -104,7 +104,7 @@ def decentralized(
         packet = Packet(rows.dense(jax.vmap(train, in_axes=axes)(*mine)[1]))
         return packet, jax.vmap(wire.nbytes)(packet)
 
-    return Strategy(init, round, packets)
+    return Strategy(init, round, packets, client.score)
 
 
 def moved(model: PyTree, update: PyTree) -> PyTree:

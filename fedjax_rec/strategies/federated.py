@@ -103,8 +103,10 @@ def federated(
             train_key, _ = jax.random.split(keys.for_client(client_key, id))
             private, upload = worker.update(train_key, private, shared, data)
             # What came down: the dense part of the model, and the rows that the client touched.
-            down = wire.nbytes(downloaded(trees.trainable(shared), upload.update))
-            return private, upload, down
+            down = upload.down
+            if down is None:
+                down = wire.nbytes(downloaded(trees.trainable(shared), upload.update))
+            return private, replace(upload, down=None), down
 
         def encode_keys(ids):
             return jax.vmap(lambda k: jax.random.split(k)[1])(keys.for_client(client_key, ids))
@@ -172,7 +174,7 @@ def federated(
         held = at(state.private, ids), at(state.memory, ids)
         return jax.vmap(one, in_axes=axes)(ids, encode_keys(ids), *held, cohort.data.take(ids))
 
-    return Strategy(init, round, packets)
+    return Strategy(init, round, packets, client.score)
 
 
 def _local_bytes(update: PyTree) -> int:

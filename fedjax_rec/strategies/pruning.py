@@ -156,7 +156,7 @@ def prune_fl(
     def packets(key, state, cohort):
         return send(key, replace(state, server=state.server["rounds"]), cohort)
 
-    return Strategy(init, round, packets)
+    return Strategy(init, round, packets, assembled.score)
 
 
 def federated_dropout(
@@ -195,8 +195,7 @@ def _client(model, examples, probe, optimizer, epochs, steps, batch_size) -> Cli
 def _counting_down(client, down, model, where, uplink, aggregator, server, chunk) -> Strategy:
     """The assembly, in which a client gets what `down` makes of the model that it touches.
 
-    A client alone knows which rows these are: it reports the bytes among its metrics, and they are
-    taken out again.
+    A client alone knows which rows these are, and says how many bytes they were.
     """
 
     def counted(client: Client) -> Client:
@@ -206,27 +205,18 @@ def _counting_down(client, down, model, where, uplink, aggregator, server, chunk
             touched = rows.map_tables(lambda u: replace(u, origin=None), upload.update)
             part = at_round(down, 0, shared)
             _, packet = part.encode(keys.stream(key, "down"), part.init(touched), touched)
-            metrics = {**upload.metrics, "bytes_down": wire.nbytes(packet)}
-            return private, replace(upload, metrics=metrics)
+            return private, replace(upload, down=wire.nbytes(packet))
 
         at = client.at
         later = None if at is None else lambda round, shared: counted(at(round, shared))
-        return Client(client.init, update, later)
+        return Client(client.init, update, later, client.score)
 
     def init_shared(key):
         shared = model.init(key)[0]
         _check_prunable(where, shared)
         return shared
 
-    strategy = federated(counted(client), init_shared, uplink, aggregator, server, chunk)
-
-    def round(key, state, cohort):
-        state, info = strategy.round(key, state, cohort)
-        metrics = dict(info.metrics)
-        down = metrics.pop("bytes_down")
-        return state, replace(info, metrics=metrics, bytes_down=down)
-
-    return Strategy(strategy.init, round, strategy.packets)
+    return federated(counted(client), init_shared, uplink, aggregator, server, chunk)
 
 
 def _check_prunable(where: str, shared) -> None:

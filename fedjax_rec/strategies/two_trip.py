@@ -215,7 +215,7 @@ def power_sgd(
         packet = Packet(*play(key, state, cohort)[5])
         return packet, _bytes(packet)
 
-    return Strategy(init, round, packets)
+    return Strategy(init, round, packets, client.score)
 
 
 def _width(node) -> int:
