@@ -5,12 +5,13 @@ from .ncf import gmf, mlp, neumf
 from .objectives import Objective, bce, bpr, masked_mean, squared_error
 from .pfedrec import pfedrec
 from .prunable import prunable
-from .roles import Frozen, Private, Rows, from_nnx
+from .roles import Frozen, Private, PrivateRows, Rows, from_nnx
 
 __all__ = [
     "Frozen",
     "Objective",
     "Private",
+    "PrivateRows",
     "Rows",
     "bce",
     "bpr",

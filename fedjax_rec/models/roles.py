@@ -5,6 +5,7 @@
 | shared | `nnx.Param` | server, dense | down and up, whole |
 | rows | `Rows` | server, a table | only touched rows |
 | private | `Private` | one slice per client | never |
+| private rows | `PrivateRows` | a table per client | never |
 | frozen | `Frozen` | one copy, broadcast into the `vmap` | once |
 
 The module has two methods: `loss(batch, key) -> float[]` and `score(items, user) -> float[n]`.
@@ -30,6 +31,11 @@ class Rows(nnx.Param):
 
 class Private(nnx.Param):
     """What a client keeps for itself and never sends."""
+
+
+class PrivateRows(Private):
+    """A table [I, D] of each client's own, indexed like `Rows`: a step costs the rows of its batch,
+    memory N tables."""
 
 
 class Frozen(nnx.Variable):
@@ -61,11 +67,13 @@ def from_nnx(build: Callable[[nnx.Rngs], nnx.Module]) -> Model:
             value = variable.get_value()
             if isinstance(variable, nnx.RngState):
                 continue
+            if isinstance(variable, (Rows, PrivateRows)):
+                fields = tuple(variable.get_metadata().get("fields", ("items",)))
+                value = rows.Table(value, fields)
             if isinstance(variable, Private):
                 _put(private, path, value)
             elif isinstance(variable, Rows):
-                fields = tuple(variable.get_metadata().get("fields", ("items",)))
-                _put(shared, path, rows.Table(value, fields))
+                _put(shared, path, value)
             elif isinstance(variable, Frozen):
                 _put(shared, path, trees.Frozen(value))
             else:

@@ -1,0 +1,57 @@
+"""The gradient of a model's loss on one batch, of row tables with respect to the gathered rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .. import rows, trees
+from ..types import Model, PyTree
+from .optimizers import path_of
+
+
+def value_and_gradient(
+    model: Model, covers: Callable[[str], bool], params: PyTree, shared: PyTree, batch: dict, key
+) -> tuple[jax.Array, PyTree]:
+    """(loss, gradients) at `params`, {"shared": ..., "private": ...} with tables as `LocalTable`.
+
+    Gradients are `rows.RowsGradient` of tables, and None of leaves that `covers(path)` leaves out.
+    shared: the server's pytree, of which the frozen leaves are taken.
+    """
+    paths, structure = jax.tree.flatten_with_path(params, is_leaf=rows.is_table)
+    leaves = [leaf for _, leaf in paths]
+    trained = [covers(path_of(path)) for path, _ in paths]
+    slots = [[x.slots(batch[f]) for f in x.fields] if rows.is_table(x) else [] for x in leaves]
+    seen = [
+        [x.values.at[i].get(mode="promise_in_bounds") for i in s] if rows.is_table(x) else x
+        for x, s in zip(leaves, slots, strict=True)
+    ]
+
+    def loss(some):
+        some = iter(some)
+        full = []
+        for x, value, train in zip(leaves, seen, trained, strict=True):
+            value = next(some) if train else value
+            if rows.is_table(x):
+                value = rows.Gathered(tuple(batch[f] for f in x.fields), tuple(value), x.fields)
+            full.append(value)
+        tree = structure.unflatten(full)
+        whole = trees.with_frozen(tree["shared"], shared)
+        return model.loss(whole, tree["private"], batch, key)
+
+    chosen = [value for value, train in zip(seen, trained, strict=True) if train]
+    value, gradients = jax.value_and_grad(loss)(chosen)
+    gradients = iter(gradients)
+    out = []
+    for x, s, train in zip(leaves, slots, trained, strict=True):
+        gradient: Any = next(gradients) if train else None
+        if train and rows.is_table(x):
+            gradient = rows.RowsGradient(
+                jnp.concatenate([i.reshape(-1) for i in s]),
+                jnp.concatenate([g.reshape(-1, g.shape[-1]) for g in gradient]),
+            )
+        out.append(gradient)
+    return value, structure.unflatten(out)
