@@ -61,10 +61,11 @@ class LocalTable:
 
 @record
 class RowsGradient:
-    """The gradient of a `LocalTable` for one batch: values[b] belongs to row slots[b]."""
+    """Of a `LocalTable`: values[b] belongs to row slots[b], and dense[L, D], if any, to all."""
 
     slots: Array
     values: Array
+    dense: Any = None
 
 
 @record
@@ -136,7 +137,6 @@ def is_table(node) -> bool:
 def tables(tree: PyTree) -> list[Table]:
     return [x for x in jax.tree.leaves(tree, is_leaf=is_table) if isinstance(x, Table)]
 
-
 def map_tables(one, tree: PyTree, *rest: PyTree) -> PyTree:
     """`one` on each table node; everything else as it is."""
     return jax.tree.map(
@@ -145,7 +145,7 @@ def map_tables(one, tree: PyTree, *rest: PyTree) -> PyTree:
 
 
 def dense(tree: PyTree) -> PyTree:
-    """`tree` with every `Table` as a plain array: whole tables, copied and uploaded whole."""
+    """`tree` with every table's values as a plain array."""
     return map_tables(lambda t: t.values, tree)
 
 

@@ -39,10 +39,15 @@ def scaled(update: PyTree, factor) -> PyTree:
     )
 
 
-def _linear(weigh: Callable[[jax.Array], jax.Array]) -> Aggregator:
+def linear(
+    weigh: Callable[[jax.Array], jax.Array], times: Callable[[Upload], jax.Array] | None = None
+) -> Aggregator:
+    """sum_k w_k t_k u_k / sum_k w_k, with w = weigh(weights) and t = times(uploads), 1 for None."""
+
     def reduce(uploads: Upload):
         weights = weigh(uploads.weight)
-        return {"update": weighted_sum(weights, uploads.update), "weight": weights.sum()}
+        factors = weights if times is None else weights * times(uploads)
+        return {"update": weighted_sum(factors, uploads.update), "weight": weights.sum()}
 
     def finish(key, state, summary):
         total = summary["weight"]
@@ -54,12 +59,12 @@ def _linear(weigh: Callable[[jax.Array], jax.Array]) -> Aggregator:
 
 def mean() -> Aggregator:
     """Mean weighted by examples."""
-    return _linear(lambda weight: weight)
+    return linear(lambda weight: weight)
 
 
 def uniform() -> Aggregator:
     """Every client counts the same."""
-    return _linear(lambda weight: (weight > 0).astype(jnp.float32))
+    return linear(lambda weight: (weight > 0).astype(jnp.float32))
 
 
 def per_row() -> Aggregator:
@@ -68,14 +73,20 @@ def per_row() -> Aggregator:
     After an uplink that sends some of the touched rows only (`top_k`), over the clients that sent
     it: rows move further than under `mean`, and what error feedback sends later weighs as much.
     """
+    return row_wise()
+
+
+def row_wise(times: Callable[[Upload], jax.Array] | None = None) -> Aggregator:
+    """`per_row` of t_k u_k, with t = times(uploads), 1 for None."""
 
     def reduce(uploads: Upload):
         there = (uploads.weight > 0).astype(jnp.float32)
+        factor = 1.0 if times is None else times(uploads)
         update = jax.tree.map(
             lambda x: (
-                rows.weighted_sum(there, x)
+                rows.weighted_sum(there * factor, x)
                 if rows.is_table(x)
-                else trees.weighted_sum(uploads.weight, x)
+                else trees.weighted_sum(uploads.weight * factor, x)
             ),
             uploads.update,
             is_leaf=rows.is_table,

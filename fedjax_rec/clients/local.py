@@ -18,6 +18,7 @@ import optax
 
 from .. import keys, rows, trees
 from ..types import Array, Client, Model, PyTree, Upload, at_round
+from .corrections import settled
 from .gradient import value_and_gradient
 from .optimizers import Local, as_local, covered, merge
 from .turns import Passes, localize, mark, turns_of
@@ -62,22 +63,18 @@ def local_training(
     epochs: passes over the client's examples; or `steps`: batches, whatever the client's size.
     probe(score, data) -> metrics: looks at the client's model after training, before it is
         gone; `score(items, user)` scores with its own rows.
-    The upload weighs the client's examples; `metrics` are `loss`, the mean over the round, and
-    what the probe says. Raises ValueError for numbers below 1.
+    The upload weighs the client's examples; `metrics` are `loss`, the mean over the round, `steps`,
+    and what the probe says. Raises ValueError for numbers below 1.
     """
     passes, optimizers = Passes(epochs, steps, batch_size), several(optimizer)
 
     def update(key, private, shared, data):
         trained = train(model, batches, optimizers, passes, key, private, shared, data)
-        metrics = {"loss": trained.loss, **probed(probe, model, trained, shared, data)}
+        metrics = metrics_of(trained, probe, model, shared, data)
         return kept(trained), Upload(change(trained, shared), trained.count, metrics)
 
-    def at(round, shared):
-        now = [at_round(o, round, shared) for o in optimizers]
-        return local_training(model, batches, now, epochs, steps, batch_size, probe)
-
-    moves = any(o.at is not None for o in optimizers)
-    return Client(first_private(model), update, at if moves else None)
+    make = lambda now: local_training(model, batches, now, epochs, steps, batch_size, probe)
+    return Client(first_private(model), update, moving(optimizers, make))
 
 
 def first_private(model: Model) -> Callable:
@@ -98,6 +95,13 @@ def several(optimizer: Local | optax.GradientTransformation | Sequence) -> list[
     return [as_local(o) for o in listed]
 
 
+def moving(optimizers: Sequence[Local], make: Callable[[list[Local]], Client]) -> Callable | None:
+    """`at` of a Client that `make` makes of optimizers, if any of them depends on the round."""
+    if all(o.at is None for o in optimizers):
+        return None
+    return lambda round, shared: make([at_round(o, round, shared) for o in optimizers])
+
+
 def train(
     model: Model,
     batches,
@@ -112,7 +116,7 @@ def train(
     """One client's round of descent.
 
     direction(start) -> Direction: made of the parameters at the start of the round; None descends
-    along the gradient.
+    along the gradient. Rows that no example touches stay where they are, whatever it says.
     """
     turns = turns_of(batches, passes, key, data)
     local = localize(shared, turns)
@@ -144,6 +148,8 @@ def train(
     zero = jnp.float32(0)
     first = tuple(o.init(start) for o in optimizers), start, zero, zero, zero
     states, params, total, seen, taken = jax.lax.fori_loop(0, turns.turns, turn, first)
+    if direction is not None:
+        params = {**params, "shared": settled(params["shared"], start["shared"])}
     loss, count = total / jnp.maximum(seen, 1.0), turns.count.astype(jnp.float32)
     return Trained(start, params, loss, count, taken, states)
 
@@ -180,9 +186,10 @@ def own_model(trained: Trained, shared: PyTree) -> PyTree:
     return trees.with_frozen(own, shared)
 
 
-def probed(probe: Probe | None, model: Model, trained: Trained, shared: PyTree, data) -> dict:
-    """What `probe` sees of the client's own model; nothing where it is None."""
+def metrics_of(trained: Trained, probe: Probe | None, model: Model, shared: PyTree, data) -> dict:
+    """`loss`, `steps`, and what `probe` sees of the client's own model."""
+    metrics = {"loss": trained.loss, "steps": trained.steps}
     if probe is None:
-        return {}
+        return metrics
     own, private = own_model(trained, shared), kept(trained)
-    return probe(lambda items, user=0: model.score(own, private, items, user), data)
+    return metrics | probe(lambda items, user=0: model.score(own, private, items, user), data)

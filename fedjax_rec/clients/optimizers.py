@@ -67,7 +67,8 @@ def sgd(learning_rate: float) -> Local:
 
         def one(p, g):
             if isinstance(p, LocalTable):
-                step = p.values.at[g.slots].add(-rate * g.values, mode="promise_in_bounds")
+                step = p.values if g.dense is None else p.values - rate * g.dense
+                step = step.at[g.slots].add(-rate * g.values, mode="promise_in_bounds")
                 return replace(p, values=step)
             return p - rate * g
 
@@ -91,7 +92,8 @@ def from_optax(transform: optax.GradientTransformation) -> Local:
 
     def whole(p, g):
         if isinstance(g, RowsGradient):
-            return jnp.zeros_like(p.values).at[g.slots].add(g.values, mode="promise_in_bounds")
+            start = jnp.zeros_like(p.values) if g.dense is None else g.dense
+            return start.at[g.slots].add(g.values, mode="promise_in_bounds")
         return g
 
     def init(params):

@@ -49,7 +49,8 @@ def _subspace(inner: Local, rank: int, seed: int, round) -> Local:
             if a is None:
                 return g
             if isinstance(g, RowsGradient):
-                return replace(g, values=_projected(g.values, a))
+                dense = None if g.dense is None else _projected(g.dense, a)
+                return replace(g, values=_projected(g.values, a), dense=dense)
             return _projected(g, a)
 
         within = jax.tree_util.tree_map_with_path(one, gradients, is_leaf=is_table)

@@ -9,6 +9,7 @@ as a stateful optimizer must, and the second only the rows that the round touche
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import jax
@@ -17,7 +18,7 @@ import optax
 
 from .. import rows, trees
 from ..check import positive
-from ..types import Server
+from ..types import PyTree, Server
 
 
 def step(learning_rate: float = 1.0) -> Server:
@@ -52,13 +53,32 @@ def from_optax(transform: optax.GradientTransformation) -> Server:
         )
         change, state = transform.update(gradient, state, params)
         params = optax.apply_updates(params, change)
-        after = jax.tree.map(
-            lambda x, p: replace(x, values=p) if rows.is_table(x) else p,
-            before,
-            params,
-            is_leaf=rows.is_table,
-        )
-        return state, trees.with_frozen(after, shared)
+        return state, trees.with_frozen(with_values(before, params), shared)
+
+    return Server(init, apply)
+
+
+def with_values(tree: PyTree, values: PyTree) -> PyTree:
+    """`tree` with other numbers; values: an array a leaf, as of `rows.dense(tree)`."""
+    return jax.tree.map(
+        lambda x, new: replace(x, values=new) if rows.is_table(x) else new,
+        tree,
+        values,
+        is_leaf=rows.is_table,
+    )
+
+
+def by_part(servers: Mapping[str, Server]) -> Server:
+    """One server for each entry of a `shared` that is a dict, by name; other entries stay."""
+
+    def init(shared):
+        return {name: server.init(shared[name]) for name, server in servers.items()}
+
+    def apply(state, shared, update):
+        states, after = {}, dict(shared)
+        for name, server in servers.items():
+            states[name], after[name] = server.apply(state[name], shared[name], update[name])
+        return states, after
 
     return Server(init, apply)
 

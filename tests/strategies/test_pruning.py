@@ -234,7 +234,7 @@ def test_it_sends_and_gets_what_it_says(pruned_run):
     everyone = Cohort(jnp.arange(USERS), run.dataset.store)
     sent = {}
     for t, (state, info) in enumerate(seen):
-        assert set(info.metrics) == {"loss"}
+        assert set(info.metrics) == {"loss", "steps"}
         if t in (0, 4, 5, 8, 11):
             packet, counted = packets(KEY, before, everyone)
             np.testing.assert_array_equal(counted, info.bytes_up)

@@ -1,0 +1,81 @@
+"""FedDyn: a linear and a proximal term make the local optima of all clients meet.
+
+    x_k <- x_k - eta (grad f_k(x_k; batch) - h_k + alpha (x_k - x))
+    h_k <- h_k - alpha (x_k - x), after the round
+
+(Acar et al., "Federated learning based on dynamic regularization", ICLR 2021, algorithm 1.) h_k is
+kept by the client; the server's part is in `strategies.corrected`. Of a table both terms act on the
+rows that the client touches in the round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from .. import rows
+from ..check import positive
+from ..types import Client, Model, Transform, Upload
+from .control import score_of
+from .corrections import here, plus, put, zeros_of
+from .local import change, first_private, kept, metrics_of, moving, several, train
+from .optimizers import Local
+from .turns import Passes
+
+
+def dynamic(
+    model: Model,
+    batches,
+    optimizer: Local | Sequence[Local] | Transform,
+    alpha: float,
+    passes: Passes = Passes(),
+    probe=None,
+) -> Client:
+    """`local_training` of f_k - <h_k, x> + alpha/2 |x - x0|^2, shared parameters.
+
+    `shared` is {"model": ..., "share": 0}, and the upload's share is 1/N, by which the server knows
+    what part of all clients was there. `private` is {"model": ..., "linear": h_k}, an array like
+    the whole of `shared`. A step costs the client's whole local tables.
+    Raises ValueError for alpha <= 0.
+    """
+    positive("dynamic", "alpha", alpha)
+    optimizers, first = several(optimizer), first_private(model)
+
+    def init(key, client):
+        shared = jax.eval_shape(model.init, key)[0]
+        return {"model": first(key, client), "linear": zeros_of(shared)}
+
+    def update(key, private, shared, data):
+        linear, server = private["linear"], shared["model"]
+
+        def regularized(start):
+            at_start, own = rows.dense(start["shared"]), here(linear, start["shared"])
+
+            def direction(gradient, params, batch):
+                value, gradients = gradient(params, batch)
+                term = lambda x, x0, h: alpha * (x - x0) - h
+                return value, plus(
+                    gradients, jax.tree.map(term, rows.dense(params["shared"]), at_start, own)
+                )
+
+            return direction
+
+        trained = train(
+            model, batches, optimizers, passes, key, private["model"], server, data, regularized
+        )
+        local = trained.params["shared"]
+        moved = lambda h, x, x0: h - alpha * (x - x0)
+        values = rows.dense(local), rows.dense(trained.start["shared"])
+        after = {
+            "model": kept(trained),
+            "linear": put(linear, local, jax.tree.map(moved, here(linear, local), *values)),
+        }
+        share = jnp.where(trained.count > 0, 1.0 / data.store.num_clients, 0.0)
+        metrics = metrics_of(trained, probe, model, server, data)
+        sent = {"model": change(trained, server), "share": share}
+        return after, Upload(sent, trained.count, metrics)
+
+    at = moving(optimizers, lambda now: dynamic(model, batches, now, alpha, passes, probe))
+    return Client(init, update, at, score_of(model))

@@ -1,0 +1,119 @@
+"""Gradient sharing: a client sends one gradient of all its examples, at the server's model.
+
+    up: -grad f_k(x) = -1/n_k sum_i grad l(x; example i)
+
+(FedSGD, McMahan et al., AISTATS 2017.) A server with `step(eta)` and the mean by examples then
+takes a step of SGD on sum_k n_k/n f_k, with all examples of the round as its batch. Gradients of
+batches are added up, so memory is that of one batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from .. import keys, rows, trees
+from ..types import Array, Client, Model, PyTree, Transform, Upload
+from .corrections import as_update
+from .gradient import value_and_gradient
+from .local import Trained, first_private, kept, metrics_of
+from .optimizers import Local, as_local, covered, groups, merge
+from .turns import Passes, localize, mark, turns_of
+
+
+def full_gradient(
+    model: Model,
+    batches,
+    private: Local | Transform | None = None,
+    steps: int | None = None,
+    batch_size: int = 256,
+    probe=None,
+) -> Client:
+    """A client that uploads minus its gradient.
+
+    private: takes one step on the gradient of the private parameters; None leaves them as they are.
+    steps: batches whose gradients are added up; None for all examples once. batch_size: what is
+        computed at once.
+    """
+    passes = Passes(1, steps, batch_size)
+    optimizer = None if private is None else groups({"private": as_local(private)})
+
+    def update(key, own, shared, data):
+        mean = mean_gradient(model, batches, passes, key, own, shared, data)
+        start, params = mean.start, mean.start
+        if optimizer is not None:
+            state, gradients = optimizer.init(start), _of_private(mean)
+            changed = optimizer.apply(state, covered(optimizer, start), gradients, mean.seen > 0)[1]
+            params = merge(changed, start)
+        sent = as_update(
+            jax.tree.map(jnp.negative, mean.shared), mean.local, trees.trainable(shared)
+        )
+        one = (mean.seen > 0).astype(jnp.float32)
+        trained = Trained(start, params, mean.loss, mean.count, one, ())
+        metrics = metrics_of(trained, probe, model, shared, data)
+        return kept(trained), Upload(sent, mean.count, metrics)
+
+    return Client(first_private(model), update)
+
+
+@dataclass(frozen=True)
+class MeanGradient:
+    """shared, private: arrays of the mean gradient, of tables for their local rows [L, D].
+    start: the parameters; local: their shared part with what was touched live. seen: examples that
+    were counted, count: that the client has."""
+
+    shared: PyTree
+    private: PyTree
+    start: PyTree
+    local: PyTree
+    loss: Array
+    seen: Array
+    count: Array
+
+
+def mean_gradient(model, batches, passes: Passes, key, private, shared, data) -> MeanGradient:
+    """The mean gradient of one client's examples at (shared, private)."""
+    turns = turns_of(batches, passes, key, data)
+    local = trees.trainable(localize(shared, turns))
+    start = {"shared": local, "private": rows.map_tables(rows.whole, private)}
+    zero = jnp.float32(0)
+
+    def turn(t, carry):
+        local, total, loss, seen = carry
+        batch = turns.draw(t)
+        local, size = mark(local, batch), batch["mask"].sum()
+        epoch, place = turns.place(t)
+        loss_key = jax.random.fold_in(jax.random.fold_in(keys.stream(key, "loss 0"), epoch), place)
+        value, gradients = value_and_gradient(
+            model, lambda path: True, start, shared, batch, loss_key
+        )
+
+        def add(g, x):
+            if isinstance(g, rows.RowsGradient):
+                return x.at[g.slots].add(size * g.values, mode="promise_in_bounds")
+            return x + size * g
+
+        total = jax.tree.map(add, gradients, total, is_leaf=rows.is_table)
+        return local, total, loss + size * value, seen + size
+
+    first = local, trees.zeros_like(rows.dense(start)), zero, zero
+    local, total, loss, seen = jax.lax.fori_loop(0, turns.turns, turn, first)
+    most = jnp.maximum(seen, 1.0)
+    mean = jax.tree.map(lambda x: x / most, total)
+    count = turns.count.astype(jnp.float32)
+    return MeanGradient(mean["shared"], mean["private"], start, local, loss / most, seen, count)
+
+
+def _of_private(mean: MeanGradient) -> PyTree:
+    """Gradients as a local optimizer takes them, of the private part alone."""
+
+    def one(x, g):
+        if not rows.is_table(x):
+            return g
+        return rows.RowsGradient(jnp.zeros(0, jnp.int32), jnp.zeros((0, g.shape[-1])), g)
+
+    private = jax.tree.map(one, mean.start["private"], mean.private, is_leaf=rows.is_table)
+    nothing = jax.tree.map(lambda x: None, mean.shared)
+    return {"shared": nothing, "private": private}

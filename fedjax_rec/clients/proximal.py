@@ -1,0 +1,55 @@
+"""FedProx: local training that is pulled back to where it started.
+
+    x_k <- x_k - eta (grad f_k(x_k; batch) + mu (x_k - x))
+
+(Li et al., "Federated optimization in heterogeneous networks", MLSys 2020, equation 2.) The pull
+acts on every row that the client touches in the round, in every step; private parameters are free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+
+from .. import rows
+from ..check import at_least
+from ..types import Client, Model, Transform, Upload
+from .corrections import plus
+from .local import change, first_private, kept, metrics_of, moving, several, train
+from .optimizers import Local
+from .turns import Passes
+
+
+def proximal(
+    model: Model,
+    batches,
+    optimizer: Local | Sequence[Local] | Transform,
+    mu: float,
+    passes: Passes = Passes(),
+    probe=None,
+) -> Client:
+    """`local_training` with a pull of strength `mu` to the server's model; 0 is none.
+
+    A step costs the client's whole local tables. Raises ValueError for mu < 0.
+    """
+    at_least("proximal", "mu", mu, 0)
+    optimizers = several(optimizer)
+
+    def pulled(start):
+        at_start = rows.dense(start["shared"])
+
+        def direction(gradient, params, batch):
+            value, gradients = gradient(params, batch)
+            now = rows.dense(params["shared"])
+            return value, plus(gradients, jax.tree.map(lambda x, y: mu * (x - y), now, at_start))
+
+        return direction
+
+    def update(key, private, shared, data):
+        trained = train(model, batches, optimizers, passes, key, private, shared, data, pulled)
+        metrics = metrics_of(trained, probe, model, shared, data)
+        return kept(trained), Upload(change(trained, shared), trained.count, metrics)
+
+    at = moving(optimizers, lambda now: proximal(model, batches, now, mu, passes, probe))
+    return Client(first_private(model), update, at)
