@@ -19,7 +19,7 @@ from ..types import Array, Client, Model, PyTree, Transform, Upload
 from .corrections import as_update
 from .gradient import value_and_gradient
 from .local import Trained, first_private, kept, metrics_of
-from .optimizers import Local, as_local, covered, groups, merge
+from .optimizers import Local, as_local
 from .turns import Passes, localize, mark, turns_of
 
 
@@ -38,15 +38,17 @@ def full_gradient(
         computed at once.
     """
     passes = Passes(1, steps, batch_size)
-    optimizer = None if private is None else groups({"private": as_local(private)})
+    optimizer = None if private is None else as_local(private)
 
     def update(key, own, shared, data):
         mean = mean_gradient(model, batches, passes, key, own, shared, data)
         start, params = mean.start, mean.start
-        if optimizer is not None:
-            state, gradients = optimizer.init(start), _of_private(mean)
-            changed = optimizer.apply(state, covered(optimizer, start), gradients, mean.seen > 0)[1]
-            params = merge(changed, start)
+        if optimizer is not None and jax.tree.leaves(own):
+            alone = {"private": start["private"]}
+            gradients = {"private": _of_private(mean)}
+            state = optimizer.init(alone)
+            _, alone = optimizer.apply(state, alone, gradients, mean.seen > 0)
+            params = {**start, **alone}
         sent = as_update(
             jax.tree.map(jnp.negative, mean.shared), mean.local, trees.trainable(shared)
         )
@@ -107,13 +109,11 @@ def mean_gradient(model, batches, passes: Passes, key, private, shared, data) ->
 
 
 def _of_private(mean: MeanGradient) -> PyTree:
-    """Gradients as a local optimizer takes them, of the private part alone."""
+    """The gradient of the private part, as a local optimizer takes it."""
 
     def one(x, g):
         if not rows.is_table(x):
             return g
         return rows.RowsGradient(jnp.zeros(0, jnp.int32), jnp.zeros((0, g.shape[-1])), g)
 
-    private = jax.tree.map(one, mean.start["private"], mean.private, is_leaf=rows.is_table)
-    nothing = jax.tree.map(lambda x: None, mean.shared)
-    return {"shared": nothing, "private": private}
+    return jax.tree.map(one, mean.start["private"], mean.private, is_leaf=rows.is_table)
