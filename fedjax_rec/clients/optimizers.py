@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +61,27 @@ def merge(changed: PyTree, params: PyTree) -> PyTree:
 def sgd(learning_rate: float) -> Local:
     """p <- p - learning_rate * g. A table costs the rows of the batch, not its size."""
     positive("sgd", "learning_rate", learning_rate)
+    return _sgd(learning_rate)
 
+
+def scheduled(make: Callable[..., Local | optax.GradientTransformation], schedule: Any) -> Local:
+    """`make(schedule(round))` in every round, compiled once: `scheduled(sgd, optax.linear_schedule(
+    1.0, 0.1, 100))`.
+
+    make: a factory of a float32[] that may be traced, such as `sgd` or `optax.adam`.
+    schedule(round) -> float32[]. Raises ValueError where its first value is not positive.
+    """
+    positive("scheduled", "schedule(0)", float(schedule(0)))
+    factory = _sgd if make is sgd else make
+
+    def at(round, shared):
+        return as_local(factory(jnp.asarray(schedule(round), jnp.float32)))
+
+    first = as_local(factory(float(schedule(0))))
+    return replace(first, at=at)
+
+
+def _sgd(learning_rate) -> Local:
     def apply(state, params, gradients, active):
         # The gradient of a batch of padding is zero only where the loss masks all its terms.
         rate = jnp.where(active, learning_rate, 0.0)

@@ -19,7 +19,7 @@ from .graphs import (
 )
 from .pruning import federated_dropout, prune_fl, pruning
 from .recipes import colr, fedavg, fedmf, fedncf, gossip_sgd, model_swapping, pfedrec
-from .server import from_optax, step
+from .server import from_optax, scheduled_step, step
 from .shared_gradients import fedsgd, fsvrg, mime, mime_lite
 from .two_trip import power_sgd
 
@@ -29,6 +29,6 @@ __all__ = [
     "fed_lion", "fed_yogi", "fedavg", "feddyn", "federated", "federated_dropout", "fedmf",
     "fedncf", "fednova", "fedprox", "fedsgd", "fetch_sgd", "from_matrix", "from_optax", "fsvrg",
     "gossip", "gossip_sgd", "metropolis", "mime", "mime_lite", "model_swapping", "pairs",
-    "periodic", "pfedrec", "power_sgd", "prune_fl", "pruning", "ring", "scaffold", "step",
-    "torus",
+    "periodic", "pfedrec", "power_sgd", "prune_fl", "pruning", "ring", "scaffold",
+    "scheduled_step", "step", "torus",
 ]  # fmt: skip

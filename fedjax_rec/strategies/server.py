@@ -1,6 +1,6 @@
 """What the server does with the aggregated update.
 
-`step(eta)`:        x <- x + eta * update, on the touched rows alone
+`step(eta)`:        x <- x + eta * update, on the touched rows alone; `scheduled_step` by the round
 `from_optax(tx)`:   any optax transform on the pseudo-gradient -update (Reddi et al., ICLR 2021)
 
 `from_optax(optax.sgd(eta))` and `step(eta)` are the same; the first costs every row of every table,
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,17 +25,29 @@ from ..types import PyTree, Server
 def step(learning_rate: float = 1.0) -> Server:
     """Adds `learning_rate` times the update: federated averaging at 1."""
     positive("step", "learning_rate", learning_rate)
+    add = lambda shared, update: _added(shared, update, learning_rate)
+    return Server(lambda shared: (), lambda state, shared, update: (state, add(shared, update)))
+
+
+def scheduled_step(schedule: Any) -> Server:
+    """`step(schedule(t))` in round t = 0, 1, ..., compiled once; an optax schedule."""
+
+    def apply(state, shared, update):
+        return state + 1, _added(shared, update, schedule(state))
+
+    return Server(lambda shared: jnp.int32(0), apply)
+
+
+def _added(shared: PyTree, update: PyTree, rate) -> PyTree:
+    """`shared` plus `rate` times the update, on the rows that it touches."""
 
     def one(x, u):
         if not rows.is_table(x):
-            return x + learning_rate * u
-        return replace(x, values=rows.add_to(x.values, rows.scaled(u, jnp.float32(learning_rate))))
+            return x + rate * u
+        return replace(x, values=rows.add_to(x.values, rows.scaled(u, jnp.float32(rate))))
 
-    def apply(state, shared, update):
-        after = jax.tree.map(one, trees.trainable(shared), update, is_leaf=rows.is_table)
-        return state, trees.with_frozen(after, shared)
-
-    return Server(lambda shared: (), apply)
+    after = jax.tree.map(one, trees.trainable(shared), update, is_leaf=rows.is_table)
+    return trees.with_frozen(after, shared)
 
 
 def from_optax(transform: optax.GradientTransformation) -> Server:

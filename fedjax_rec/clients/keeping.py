@@ -1,0 +1,97 @@
+"""Local training whose optimizer goes on where it was: momentum that a client keeps over rounds.
+
+    m_k <- beta m_k + grad,   x_k <- x_k - eta m_k,   with m_k from the client's last round
+
+`local_training` starts its optimizer anew in every round. The state kept is as large as the model
+for each of its moments; of a table a client goes on with the rows that it touches, and the state of
+the others waits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from .. import rows, trees
+from ..types import Client, Model, PyTree, Upload
+from .local import change, first_private, kept, metrics_of, train
+from .optimizers import from_optax
+from .turns import Passes
+
+
+def keeping(
+    model: Model,
+    batches,
+    transform: optax.GradientTransformation,
+    passes: Passes = Passes(),
+    probe=None,
+) -> Client:
+    """`local_training` with an optax transform whose state stays with the client.
+
+    `private` is {"model": ..., "optimizer": state}. Raises TypeError for other optimizers.
+    """
+    if not isinstance(transform, optax.GradientTransformation):
+        raise TypeError(
+            f"keeping(transform={transform!r}) has no state that can be kept; give an optax "
+            "transform such as optax.sgd(0.1, momentum=0.9)."
+        )
+    first, plain = first_private(model), from_optax(transform)
+
+    def init(key, client):
+        private = first(key, client)
+        shared = trees.zeros_like(jax.eval_shape(model.init, key)[0])
+        whole = {"shared": rows.dense(trees.trainable(shared)), "private": rows.dense(private)}
+        return {"model": private, "optimizer": transform.init(whole)}
+
+    def update(key, private, shared, data):
+        state = private["optimizer"]
+        local = replace(plain, init=lambda params: _at(transform, state, params))
+        trained = train(model, batches, [local], passes, key, private["model"], shared, data)
+        after = _put(transform, state, trained.states[0], trained.params)
+        metrics = metrics_of(trained, probe, model, shared, data)
+        own = {"model": kept(trained), "optimizer": after}
+        return own, Upload(change(trained, shared), trained.count, metrics)
+
+    def score(shared, private, items, user=0):
+        return model.score(shared, private["model"], items, user)
+
+    return Client(init, update, score=score)
+
+
+def _rows_of(params: PyTree) -> PyTree:
+    """int32[L] a table, of which dead rows are out of range; an empty array for what is whole."""
+
+    def one(x):
+        if not rows.is_table(x) or x.ids is None:
+            return jnp.zeros(0, jnp.int32)
+        return jnp.where(x.live, x.ids, jnp.iinfo(jnp.int32).max)
+
+    return jax.tree.map(one, params, is_leaf=rows.is_table)
+
+
+def _at(transform, state, params):
+    """The state of the whole model at the rows of `params`."""
+
+    def one(s, ids):
+        return s if not ids.size else s.at[ids].get(mode="clip")
+
+    return optax.tree.map_params(transform, one, state, _rows_of(params))
+
+
+def _put(transform, state, local, params):
+    """`state` with that of the rows of `params` as in `local`."""
+
+    def one(s, new, ids):
+        return new if not ids.size else s.at[ids].set(new, mode="drop")
+
+    ids = optax.tree.map_params(
+        transform,
+        lambda _, ids: ids,
+        local,
+        _rows_of(params),
+        transform_non_params=lambda _: jnp.zeros(0, jnp.int32),
+    )
+    return jax.tree.map(one, state, local, ids)
