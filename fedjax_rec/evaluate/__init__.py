@@ -39,6 +39,7 @@ from fedjax_rec.evaluate.metrics import (
 )
 from fedjax_rec.evaluate.protocol import (
     Protocol,
+    beside,
     evaluate_users,
     full_catalogue,
     probe_clients,
@@ -54,6 +55,7 @@ __all__ = [
     "Ranking",
     "absolute_error",
     "auc",
+    "beside",
     "bootstrap_interval",
     "by_activity",
     "by_popularity",

@@ -3,6 +3,7 @@
 - `full_catalogue()`: all items but those the user has already seen. The default.
 - `sampled()`: the user's fixed sampled negatives, to compare with papers that use 99 of them.
   Sampled metrics are not estimates of full ones (Krichene & Rendle, KDD 2020).
+- `beside(...)`: two of them in one pass.
 - `rating_error()`: no ranking; the squared and absolute error of predicted ratings.
 
 A protocol looks at one user through `score(items, user)`, so it serves the aggregated model
@@ -108,6 +109,24 @@ def sampled(metrics: Sequence[Metric]) -> Protocol:
         return evaluate_user(metrics, *ranking)
 
     return _ranking(metrics, measure, "sampled negatives")
+
+
+def beside(first: Protocol, second: Protocol, prefix: str) -> Protocol:
+    """Both in one pass; the names of `second` get `prefix`. The first metric of `first` leads."""
+
+    def measure(score, case):
+        return jnp.concatenate([first.measure(score, case), second.measure(score, case)])
+
+    def summarise(values, counts):
+        mine = len(first.names)
+        parts = (first, values[:, :mine]), (second, values[:, mine:])
+        return jnp.concatenate([protocol.summarise(part, counts) for protocol, part in parts])
+
+    named = lambda a, b: (*a, *(prefix + name for name in b))
+    return Protocol(
+        named(first.names, second.names), measure, f"{first.label} and {second.label}", summarise,
+        named(first.summary_names, second.summary_names), first.larger_is_better,
+    )  # fmt: skip
 
 
 def rating_error() -> Protocol:

@@ -74,13 +74,13 @@ class Evaluation:
     """How a round is measured.
 
     candidates: `full`, the catalogue without seen items; `sampled`, the fixed evaluation negatives;
-        or `ratings`, RMSE and MAE.
+        `both`, whose sampled metrics are called `sampled_hr@10`; or `ratings`, RMSE and MAE.
     of: `aggregated`, the server's model; `personal`, each client's own model after training.
     metrics: for rankings. The first one, on validation, chooses the best round.
     every: rounds between measurements. users_per_chunk: users scored at once.
     """
 
-    candidates: Literal["full", "sampled", "ratings"] = "full"
+    candidates: Literal["full", "sampled", "both", "ratings"] = "full"
     of: Literal["aggregated", "personal"] = "aggregated"
     metrics: tuple[str, ...] = ("hr@10", "ndcg@10", "mrr", "auc")
     every: int = 1

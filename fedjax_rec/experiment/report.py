@@ -29,7 +29,7 @@ def table(runs: Sequence[Run], metrics: Sequence[str] = RANKING) -> Table:
         page.add_row(
             str(run.summary["name"]),
             *(str(value) for value in (run.summary["seed"], totals["rounds"], best["round"])),
-            *(_spread([number(best.get(metric))]) for metric in shown),
+            *(spread([number(best.get(metric))]) for metric in shown),
             *(f"{value:,.1f}" for value in (totals["bytes_up"] / MIB, totals["seconds"])),
         )
     return page
@@ -132,7 +132,7 @@ def row(each: Group, metrics: Sequence[str]) -> list[str]:
         each.field("evaluation"),
         ", ".join(map(str, rounds)),
         ", ".join(str(run.summary["seed"]) for run in each.runs),
-        *(_spread(each.best(metric)) for metric in metrics),
+        *(spread(each.best(metric)) for metric in metrics),
         ", ".join(best),
         f"{each.best(KIB_UP).mean():,.1f}",
         f"{np.mean([total['bytes_up'] for total in totals]) / MIB:,.1f}",
@@ -140,7 +140,8 @@ def row(each: Group, metrics: Sequence[str]) -> list[str]:
     ]
 
 
-def _spread(values: Sequence[float] | np.ndarray) -> str:
+def spread(values: Sequence[float] | np.ndarray) -> str:
+    """Mean ± sample standard deviation; n/a where a value is missing."""
     values = np.asarray(values, np.float64)
     if np.isnan(values).any():
         return "n/a"

@@ -1,7 +1,8 @@
 """The page of results: every group of seeds held against its targets, with its settings.
 
 Written by `fedjax-rec report FOLDERS --results FILE --targets FILE`. Of runs that differ in the
-bytes of a client, quality against bytes is drawn too, with the targets as rings.
+bytes of a client, quality against bytes is drawn too, with the targets as rings. Runs beside one
+that is called `fedavg` are compared in rounds, see `convergence.py`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from fedjax_rec.experiment.convergence import convergence, has_reference
 from fedjax_rec.experiment.reading import FIELDS, KIB_UP, RANKING, Group, find_runs, group
 from fedjax_rec.experiment.report import (
     grid,
@@ -72,6 +74,9 @@ def results(
             drawn.append(figures.save(tradeoff.tradeoff(runs, targets=aims), path))
             text += [f"Quality against bytes on {data}, {evaluation}; rings are targets:", ""]
             text += [f"![quality against bytes]({path.relative_to(out.parent).as_posix()})", ""]
+    for (data, evaluation), members in sets_of(groups).items():
+        if has_reference(members):
+            text += [f"## Rounds to target: {data}, {evaluation}", "", *convergence(members)]
     text += ["## Settings", "", *_settings(groups)]
     return [write_text(out, "\n".join(text)), *drawn]
 

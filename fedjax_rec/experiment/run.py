@@ -56,7 +56,8 @@ def prepare(config: Config) -> Experiment:
         found = data.k_core(found, wanted.core, wanted.core)
     split = part(wanted.split, "data.split")(found)
     clients = part(wanted.clients, "data.clients")(split)
-    sampled = config.evaluation.candidates == "sampled" or wanted.negatives == "symmetric"
+    sampled = config.evaluation.candidates in {"sampled", "both"}
+    sampled = sampled or wanted.negatives == "symmetric"
     dataset = data.pack(
         split, clients, wanted.negatives, wanted.evaluation_negatives if sampled else 0,
         seed=config.seed,
@@ -84,9 +85,10 @@ def _protocol(config: Config, dataset: data.Dataset) -> evaluate.Protocol:
     if wanted.candidates == "ratings":
         return evaluate.rating_error()
     metrics = evaluate.metrics(wanted.metrics)
-    if wanted.candidates == "full":
-        return evaluate.full_catalogue(metrics, dataset.num_items)
-    return evaluate.sampled(metrics)
+    full, sampled = evaluate.full_catalogue(metrics, dataset.num_items), evaluate.sampled(metrics)
+    if wanted.candidates == "both":
+        return evaluate.beside(full, sampled, "sampled_")
+    return full if wanted.candidates == "full" else sampled
 
 
 def run(config: Config, out: Path | str, overwrite: bool = False, show: bool = True) -> dict:
@@ -193,7 +195,7 @@ def _best(records: list[dict], chooser: str, protocol) -> dict:
 def _summary(config: Config, experiment: Experiment, records, values, chooser: str) -> dict:
     protocol, dataset = experiment.measure.protocol, experiment.dataset
     negatives = config.data.evaluation_negatives
-    label = f"sampled-{negatives}" if config.evaluation.candidates == "sampled" else protocol.label
+    label = protocol.label.replace("sampled negatives", f"sampled-{negatives}")
     distribution = {}
     for i, name in enumerate(protocol.names):
         distribution[name] = {

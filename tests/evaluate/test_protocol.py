@@ -192,3 +192,16 @@ def test_a_probe_sees_what_evaluate_users_sees(world):
         want = world.values(protocol)
         want[6] = np.nan
         np.testing.assert_array_equal(values, want)
+
+
+def test_two_protocols_in_one_pass_are_each_by_itself(world):
+    metrics = evaluate.metrics(METRICS)
+    full, sampled = evaluate.full_catalogue(metrics, ITEMS), evaluate.sampled(metrics)
+    both = evaluate.beside(full, sampled, "sampled_")
+    assert both.names == (*METRICS, *(f"sampled_{name}" for name in METRICS))
+    values = world.values(both)
+    each = [world.values(protocol) for protocol in (full, sampled)]
+    np.testing.assert_array_equal(values, np.concatenate(each, 1))
+    held = jnp.int32([len(h) for h in world.held])
+    means = both.summarise(values, held)
+    np.testing.assert_array_equal(means, np.nanmean(np.concatenate(each, 1), 0, dtype=np.float32))

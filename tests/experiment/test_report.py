@@ -360,3 +360,26 @@ def test_a_failed_write_leaves_the_old_report(runs, tmp_path, monkeypatch):
         results([runs], None, tmp_path / "report.md")
     assert (tmp_path / "report.md").read_text() == before
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_rounds_to_target_are_counted_on_validation(tmp_path):
+    """A reference, one that is quicker, and one whose every seed stays below."""
+    settings = dict(data="ml-100k", evaluation="full catalogue", negatives="train")
+    for name, level in (("fedavg", 0.6), ("quick", 0.9), ("low", 0.3)):
+        for seed in (0, 1):
+            fake_run(tmp_path / f"{name}-{seed}", seed, level, name=name, strategy=name, **settings)
+    page, *_ = results([tmp_path], None, tmp_path / "out.md")
+    text = page.read_text().split("## Rounds to target: ml-100k, full catalogue")[1]
+    rows = {line["strategy"]: line for line in cells(text.split("## Settings")[0])}
+    assert next(iter(rows)) == "quick" and rows["low"]["rounds to target"] == "0 of 2 seeds"
+    found = {n: group(find_runs([tmp_path / f"{n}-0", tmp_path / f"{n}-1"]))[0] for n in rows}
+    column = lambda run: run.column("validation_hr@10")
+    target = 0.95 * np.mean([column(run).max() for run in found["fedavg"].runs])
+    assert f"{target:.4f}" in text
+    for name in ("fedavg", "quick"):
+        runs = found[name].runs
+        first = [run.records[int(np.argmax(column(run) >= target))]["round"] for run in runs]
+        assert rows[name]["rounds to target"] == f"{np.mean(first):.0f}"
+        totals = [run.summary["totals"] for run in runs]
+        sent = np.mean([total["bytes_up"] / total["rounds"] for total in totals]) / 2**20
+        assert rows[name]["MiB up to there"] == f"{np.mean(first) * sent:,.1f}"
