@@ -22,6 +22,7 @@ from .cohort import cohort
 from .compress import compress_all
 from .rounds import first_round, rounds
 from .row import Row
+from .strategies import strategies_100k
 from .tables import tables
 from .versus_fedjax import versus_fedjax
 
@@ -32,6 +33,7 @@ BENCHES: dict[str, Callable[[], Iterator[Row]]] = {
     "tables": tables,
     "cohort": cohort,
     "compress": compress_all,
+    "strategies": strategies_100k,
     "fedjax-100k": partial(versus_fedjax, "ml-100k"),
     "fedjax-1m": partial(versus_fedjax, "ml-1m"),
 }

@@ -193,6 +193,9 @@ AGGREGATORS = {
     "mean()": lambda: aggregate.mean(),
     "uniform()": lambda: aggregate.uniform(),
     "per_row()": lambda: aggregate.per_row(),
+    "total()": lambda: aggregate.total(),
+    "normalized()": lambda: aggregate.normalized(),
+    "normalized_per_row(0.9)": lambda: aggregate.normalized_per_row(momentum=0.9),
 }
 
 
@@ -217,6 +220,7 @@ def masking(server: Server) -> Server:
 SERVERS = {
     "step(1)": lambda: strategies.step(1.0),
     "step(0.5)": lambda: strategies.step(0.5),
+    "scheduled_step(falling)": lambda: strategies.scheduled_step(lambda t: 1.0 / (1 + t)),
     "from_optax(sgd)": lambda: strategies.from_optax(optax.sgd(1.0)),
     "from_optax(adam)": lambda: strategies.from_optax(optax.adam(1e-2)),
     "from_optax(momentum)": lambda: strategies.from_optax(optax.sgd(0.5, momentum=0.9)),
@@ -233,6 +237,7 @@ LOCAL = {
     "sgd(0.5)": lambda: clients.sgd(0.5),
     "from_optax(momentum)": lambda: clients.from_optax(optax.sgd(0.1, momentum=0.9)),
     "from_optax(adam)": lambda: clients.from_optax(optax.adam(1e-2)),
+    "scheduled(sgd)": lambda: clients.scheduled(clients.sgd, optax.constant_schedule(0.5)),
     "subspace(sgd, 4)": lambda: clients.subspace(clients.sgd(0.5), rank=4),
     "groups(private, shared)": lambda: clients.groups(
         {"private": clients.sgd(0.5), "shared": optax.adam(1e-2)}

@@ -13,6 +13,7 @@ from fedjax_rec.types import Upload
 
 ITEMS, WIDTH, SLOTS, CLIENTS = 31, 4, 9, 6
 WEIGHTS = np.float32([3, 0, 10, 1, 4, 7])
+STEPS = np.float32([2, 1, 5, 1, 3, 4])
 NAMES = pytest.mark.parametrize("name", AGGREGATORS)
 LAYOUTS = pytest.mark.parametrize("layout", ["origin", "delta", "ids"])
 ORIGIN = jnp.float32(np.random.default_rng(9).normal(size=(ITEMS, WIDTH)))
@@ -42,7 +43,7 @@ def uploads(layout: str, garbage: float = 0.0) -> Upload:
         origin,
         ITEMS,
     )
-    metrics = {"loss": jnp.zeros(CLIENTS)}
+    metrics = {"loss": jnp.zeros(CLIENTS), "steps": jnp.asarray(STEPS)}
     return Upload({"item": table, "bias": jnp.float32(bias)}, jnp.asarray(WEIGHTS), metrics)
 
 
@@ -77,22 +78,33 @@ def looped(name: str, upload: Upload) -> dict:
     counts = (weight > 0).astype(np.float64)
     table, dense = np.zeros((ITEMS, WIDTH)), np.zeros(3)
     row_weight = np.zeros(ITEMS)
-    share = {"mean()": weight, "uniform()": counts, "per_row()": weight}[name]
-    row_share = counts if name == "per_row()" else share
+    by_row = "per_row" in name
+    share = counts if name in ("uniform()", "total()") else weight
+    row_share, times, effective = counts if by_row else share, np.ones(CLIENTS), 1.0
+    if name.startswith("normalized"):
+        steps = np.asarray(upload.metrics["steps"], np.float64)
+        # What a gradient of step j moves in the end, with momentum 0.9 or without.
+        r = 0.9 if by_row else 0.0
+        times = np.array(
+            [sum(sum(r**i for i in range(int(n) - j)) for j in range(int(n))) for n in steps]
+        )
+        effective = (weight * times).sum() / max(weight.sum(), 1e-30)
     for k in range(len(weight)):
-        dense += share[k] * np.asarray(upload.update["bias"][k], np.float64)
+        dense += share[k] / times[k] * np.asarray(upload.update["bias"][k], np.float64)
         for slot in np.flatnonzero(np.asarray(item.live[k])):
             i = slot if item.ids is None else int(item.ids[k, slot])
             value = np.asarray(item.values[k, slot], np.float64)
             if item.origin is not None:
                 value = value - np.asarray(item.origin[i], np.float64)
-            table[i] += row_share[k] * value
+            table[i] += row_share[k] / times[k] * value
             row_weight[i] += row_share[k]
-    dense = dense / max(share.sum(), 1e-30)
-    if name == "per_row()":
-        table = table / np.maximum(row_weight, 1.0)[:, None]
+    if name == "total()":
+        return {"item": table, "bias": dense}
+    dense = effective * dense / max(share.sum(), 1e-30)
+    if by_row:
+        table = effective * table / np.maximum(row_weight, 1.0)[:, None]
     else:
-        table = table / max(share.sum(), 1e-30)
+        table = effective * table / max(share.sum(), 1e-30)
     return {"item": table, "bias": dense}
 
 

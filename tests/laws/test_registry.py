@@ -5,12 +5,13 @@ import typing
 
 import pytest
 import registry
+from strategies_registry import STRATEGIES
 
 from fedjax_rec import aggregate, clients, compress, models, strategies
 from fedjax_rec.clients import Local
 from fedjax_rec.data import batches
 from fedjax_rec.data.batches import Batches
-from fedjax_rec.types import Aggregator, Compressor, Model, Server
+from fedjax_rec.types import Aggregator, Compressor, Model, Server, Strategy
 
 ROOMS = [
     (compress, Compressor, registry.COMPRESSORS),
@@ -20,6 +21,8 @@ ROOMS = [
     (models, Model, registry.MODELS),
     (batches, Batches, registry.BATCHES),
 ]
+# Its entries take a model, so that none is made here.
+RECIPES = (strategies, Strategy, STRATEGIES)
 
 
 def factories(room, kind) -> set[str]:
@@ -38,7 +41,9 @@ def factories(room, kind) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize(("room", "kind", "table"), ROOMS, ids=lambda x: getattr(x, "__name__", ""))
+@pytest.mark.parametrize(
+    ("room", "kind", "table"), [*ROOMS, RECIPES], ids=lambda x: getattr(x, "__name__", "")
+)
 def test_every_public_factory_is_registered(room, kind, table):
     registered = {name.split("(")[0] for name in table}
     shipped = factories(room, kind)

@@ -77,7 +77,8 @@ def drawing(layout: str) -> tuple[Client, dict]:
         noise = jax.random.normal(key, local.values.shape) * local.live[:, None]
         item = rows.update_of(replace(local, values=local.values + noise), shared["item"])
         change = {"item": item, "bias": jax.random.normal(key, (2,)), "base": Frozen(None)}
-        return private, Upload(change, data.length.astype(jnp.float32), {})
+        size = data.length.astype(jnp.float32)
+        return private, Upload(change, size, {"steps": jnp.ceil(size / 4)})
 
     return Client(lambda key, client: {}, update), shared
 

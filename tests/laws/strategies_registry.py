@@ -1,0 +1,148 @@
+"""Every strategy that ships, on small batches: the laws of `test_strategies.py` run over them.
+
+A name opens with the factory. Entries take a model of the data, what an example is, and the parts
+that `takes` names; `test_registry.py` fails when a public factory stands in none.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import optax
+
+from fedjax_rec import clients, models, strategies
+from fedjax_rec.types import Model, Strategy
+
+SMALL = dict(batch_size=16, clients_per_chunk=4)
+BOTH = ("uplink", "aggregator")
+
+
+def fedmf(num_items: int) -> Model:
+    return models.fedmf(num_items, width=6, scale=0.3)
+
+
+def prunable(num_items: int) -> Model:
+    return models.prunable(fedmf(num_items))
+
+
+def with_layers(num_items: int) -> Model:
+    return models.mlp(num_items, width=6, layers=(6, 3))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """make(model, examples, **parts) -> Strategy. model(num_items). takes: parts it can be given.
+    rounds: after which the loss has fallen."""
+
+    make: Callable[..., Strategy]
+    model: Callable[[int], Model] = fedmf
+    takes: tuple[str, ...] = BOTH
+    rounds: int = 8
+
+
+def rate(value: float = 1.0):
+    return clients.sgd(value)
+
+
+def assembled(model, examples, **parts) -> Strategy:
+    client, start = client_of(model, examples), lambda key: model.init(key)[0]
+    return strategies.federated(client, start, clients_per_chunk=4, **parts)
+
+
+def with_server(server):
+    def make(model, examples, **parts):
+        return strategies.fedavg(model, examples, optimizer=rate(), server=server, **SMALL, **parts)
+
+    return Recipe(make)
+
+
+def swapped(recipe, **settings):
+    make = lambda model, examples: recipe(model, examples, optimizer=rate(), **SMALL, **settings)
+    return Recipe(make, takes=())
+
+
+def plain(recipe, **settings):
+    """A recipe with the local optimizer sgd(1)."""
+    settings = {"optimizer": rate(), **SMALL, **settings}
+    return Recipe(lambda model, examples, **parts: recipe(model, examples, **settings, **parts))
+
+
+def client_of(model, examples):
+    return clients.local_training(model, examples, rate(), batch_size=16)
+
+
+STRATEGIES = {
+    "federated(local_training)": Recipe(assembled),
+    "fedavg(sgd)": plain(strategies.fedavg),
+    "fedavg(adam, scheduled)": plain(
+        strategies.fedavg,
+        optimizer=clients.scheduled(optax.adam, optax.linear_schedule(0.05, 0.01, 10)),
+        server=strategies.scheduled_step(optax.linear_schedule(1.0, 0.5, 10)),
+    ),
+    "fedavg(fed_adam)": with_server(strategies.fed_adam(0.03)),
+    "fedmf()": Recipe(
+        lambda m, e, **parts: strategies.fedmf(
+            m, e, user_learning_rate=1.0, item_learning_rate=1.0, **SMALL, **parts
+        )
+    ),
+    "fedncf()": Recipe(
+        lambda m, e, **parts: strategies.fedncf(m, e, **SMALL, **parts), model=with_layers
+    ),
+    "pfedrec()": Recipe(
+        lambda m, e, **parts: strategies.pfedrec(
+            m, e, learning_rate=0.5, item_learning_rate=2.0, **SMALL, **parts
+        ),
+        model=lambda n: models.pfedrec(n, width=6),
+    ),
+    "colr(2)": Recipe(
+        lambda m, e, **parts: strategies.colr(m, e, rank=2, **SMALL, **parts),
+        takes=("aggregator",),  # of uplinks those without memory
+    ),
+    "prune_fl(0.5)": Recipe(
+        lambda m, e, **parts: strategies.prune_fl(
+            m, e, optimizer=rate(), fraction=0.5, every=4, **SMALL, **parts
+        ),
+        model=prunable,
+        takes=("aggregator",),
+    ),
+    "federated_dropout(0.5)": Recipe(
+        lambda m, e, **parts: strategies.federated_dropout(
+            m, e, optimizer=rate(), **SMALL, **parts
+        ),
+        model=prunable,
+        takes=("aggregator",),
+    ),
+    "power_sgd(2)": Recipe(
+        lambda m, e: strategies.power_sgd(client_of(m, e), lambda key: m.init(key)[0], 2), takes=()
+    ),
+    "fetch_sgd()": Recipe(
+        lambda m, e: strategies.fetch_sgd(
+            m, e, optimizer=rate(), keep=150, columns=100, momentum=0.5, learning_rate=0.2, **SMALL
+        ),
+        takes=(),
+    ),
+    "decentralized(cycle)": Recipe(
+        lambda m, e: strategies.decentralized(
+            client_of(m, e), lambda key: m.init(key)[0], strategies.cycle(), clients_per_chunk=4
+        ),
+        takes=(),
+    ),
+    "model_swapping()": swapped(strategies.model_swapping, average_every=3),
+    "gossip_sgd()": swapped(strategies.gossip_sgd),
+    # drift
+    "fedprox(0.1)": plain(strategies.fedprox, mu=0.1),
+    "fednova()": Recipe(
+        lambda m, e, **parts: strategies.fednova(m, e, optimizer=rate(), **SMALL, **parts),
+        takes=("uplink",),
+    ),
+    "scaffold()": plain(strategies.scaffold),
+    "feddyn(0.1)": plain(strategies.feddyn, alpha=0.1),
+    # gradients
+    "fedsgd()": Recipe(
+        lambda m, e, **parts: strategies.fedsgd(
+            m, e, private=rate(), server=strategies.step(3.0), **SMALL, **parts
+        )
+    ),
+    "fsvrg()": plain(strategies.fsvrg),
+    "mime(0.5)": plain(strategies.mime, beta=0.5),
+    "mime_lite(0.5)": plain(strategies.mime_lite, beta=0.5),
+}
