@@ -6,11 +6,12 @@ from .pack import Cases, ClientData, Dataset, Store, pack
 from .partition import Partition, by_attribute, by_hash, by_user, dirichlet
 from .sources import load
 from .splits import Split, cold_users, global_time, leave_one_out, ratio, temporal_ratio
+from .subsets import part_of, query, support
 from .synthetic import synthetic
 
 __all__ = [
     "Batches", "Cases", "ClientData", "Dataset", "Interactions", "Partition", "Split", "Store",
     "by_attribute", "by_hash", "by_user", "cold_users", "describe", "dirichlet", "from_arrays",
-    "global_time", "implicit", "k_core", "leave_one_out", "load", "pack", "pairwise", "pointwise",
-    "ratings", "ratio", "synthetic", "temporal_ratio",
+    "global_time", "implicit", "k_core", "leave_one_out", "load", "pack", "pairwise", "part_of",
+    "pointwise", "query", "ratings", "ratio", "support", "synthetic", "temporal_ratio",
 ]  # fmt: skip

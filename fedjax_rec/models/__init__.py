@@ -1,6 +1,7 @@
 """Recommender models: flax.nnx modules whose variables say where they live, or plain functions."""
 
 from .mf import fedmf
+from .mutual import fedkd, mutual
 from .ncf import gmf, mlp, neumf
 from .objectives import Objective, bce, bpr, masked_mean, squared_error
 from .pfedrec import pfedrec
@@ -15,11 +16,13 @@ __all__ = [
     "Rows",
     "bce",
     "bpr",
+    "fedkd",
     "fedmf",
     "from_nnx",
     "gmf",
     "masked_mean",
     "mlp",
+    "mutual",
     "neumf",
     "pfedrec",
     "prunable",

@@ -1,6 +1,8 @@
 """Federated algorithms: the assembly, and recipes of a few lines."""
 
 from .adaptive import fed_adagrad, fed_adam, fed_avg_m, fed_lion, fed_yogi
+from .asynchronous import asynchronous, fedasync, fedbuff
+from .clock import Clock, lognormal_clock, traced_clock
 from .corrected import feddyn, fednova, fedprox, scaffold
 from .decentralized import decentralized
 from .exchange import Exchange, average, cycle, derangement, gossip, pairs, periodic
@@ -17,18 +19,38 @@ from .graphs import (
     ring,
     torus,
 )
+from .inflight import Held, Staleness
+from .personal import (
+    apfl,
+    ditto,
+    fedper,
+    fedrecon,
+    fedrep,
+    fine_tuned_fedavg,
+    ifca,
+    per_fedavg,
+    pfedme,
+    reptile,
+)
+from .predictions import by_client, by_server, ptf_fedrec
 from .pruning import federated_dropout, prune_fl, pruning
 from .recipes import colr, fedavg, fedmf, fedncf, gossip_sgd, model_swapping, pfedrec
+from .selection import over_selected, over_selection, selecting, selective
 from .server import from_optax, scheduled_step, step
 from .shared_gradients import fedsgd, fsvrg, mime, mime_lite
 from .two_trip import power_sgd
+from .utility import Utility, by_size, oort, power_of_choice
 
 __all__ = [
-    "Exchange", "Graph", "average", "colr", "complete", "contraction", "cycle", "decentralized",
-    "derangement", "erdos_renyi", "exponential", "fed_adagrad", "fed_adam", "fed_avg_m",
-    "fed_lion", "fed_yogi", "fedavg", "feddyn", "federated", "federated_dropout", "fedmf",
-    "fedncf", "fednova", "fedprox", "fedsgd", "fetch_sgd", "from_matrix", "from_optax", "fsvrg",
-    "gossip", "gossip_sgd", "metropolis", "mime", "mime_lite", "model_swapping", "pairs",
-    "periodic", "pfedrec", "power_sgd", "prune_fl", "pruning", "ring", "scaffold",
-    "scheduled_step", "step", "torus",
+    "Clock", "Exchange", "Graph", "Held", "Staleness", "Utility", "apfl", "asynchronous",
+    "average", "by_client", "by_server", "by_size", "colr", "complete", "contraction", "cycle",
+    "decentralized", "derangement", "ditto", "erdos_renyi", "exponential", "fed_adagrad",
+    "fed_adam", "fed_avg_m", "fed_lion", "fed_yogi", "fedasync", "fedavg", "fedbuff", "feddyn",
+    "federated", "federated_dropout", "fedmf", "fedncf", "fednova", "fedper", "fedprox",
+    "fedrecon", "fedrep", "fedsgd", "fetch_sgd", "fine_tuned_fedavg", "from_matrix",
+    "from_optax", "fsvrg", "gossip", "gossip_sgd", "ifca", "lognormal_clock", "metropolis",
+    "mime", "mime_lite", "model_swapping", "oort", "over_selected", "over_selection", "pairs",
+    "per_fedavg", "periodic", "pfedme", "pfedrec", "power_of_choice", "power_sgd", "prune_fl",
+    "pruning", "ptf_fedrec", "reptile", "ring", "scaffold", "scheduled_step", "selecting",
+    "selective", "step", "torus", "traced_clock",
 ]  # fmt: skip

@@ -13,6 +13,7 @@ Dimensions: `N` clients, `C` cohort, `c` clients a chunk.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,9 +36,11 @@ from ..types import (
     at_round,
 )
 from .chunks import at, over_chunks, put
+from .clock import Clock
 from .downlink import broadcasting, downloaded, whole_update
 from .memory import clients_that_fit, refuse_too_large
 from .server import as_server, step
+from .timed import timing
 from .uplink import compressed, plain
 
 SMALLER = "use fewer clients, a smaller width, or group users into clients (data.by_hash)"
@@ -52,6 +55,8 @@ def federated(
     server: Server | Transform | None = None,
     clients_per_chunk: int | None = None,
     downlink: Compressor | None = None,
+    clock: Clock | None = None,
+    deadline: float | None = None,
 ) -> Strategy:
     """A strategy of its parts.
 
@@ -62,10 +67,20 @@ def federated(
         client the dense leaves and the rows that it touches as they are.
     aggregator: default `aggregate.mean()`. server: default `step(1.0)`; any optax transform.
     clients_per_chunk: `c`; default by the memory of the device, see `memory.clients_that_fit`.
-    Raises MemoryError, before anything runs, where the private state of N clients cannot fit.
+    clock: how long clients take, see `strategies.lognormal_clock`. Metrics then have, of each
+        client, `client_seconds`, and, the same for all, `simulated_seconds` of the round,
+        `simulated_time` since the start, and `late`, the share of clients that missed the deadline.
+    deadline: seconds after which the server waits no more; who is late weighs nothing, see `timed`.
+    Raises MemoryError, before anything runs, where the private state of N clients cannot fit, and
+    ValueError for a deadline without a clock.
     """
     if clients_per_chunk is not None:
         at_least("federated", "clients_per_chunk", clients_per_chunk, 1)
+    if deadline is not None and clock is None:
+        raise ValueError(
+            f"federated(deadline={deadline}) needs a clock; give clock=lognormal_clock()."
+        )
+    timed = None if clock is None else timing(clock, deadline)
     aggregator = aggregator or mean()
     optimizer = as_server(server or step(1.0))
     broadcast = None if downlink is None else broadcasting(downlink)
@@ -81,6 +96,8 @@ def federated(
         states = {"aggregator": aggregator.init(shared), "optimizer": optimizer.init(shared)}
         if broadcast is not None:
             states["downlink"] = broadcast.init(shared, num_clients)
+        if timed is not None:
+            states["clock"] = jnp.float32(0)
         return State(shared, private, memory, states, jnp.int32(0))
 
     def init(key, num_clients: int) -> State:
@@ -89,63 +106,40 @@ def federated(
         refuse_too_large("compressor memory", trees.nbytes(outline.memory), num_clients, FORGET)
         return jax.jit(fresh, static_argnums=1)(key, num_clients)
 
-    def at_work(key, state: State):
-        """(train, encode keys, sender) of this round: a client's training, the keys of ids int[c]
-        that encode with, and how updates are sent."""
-        client_key = keys.stream(jax.random.fold_in(key, state.round), "clients")
+    def work(key, state: State):
         shared = state.shared
         if broadcast is not None:
             shared = trees.with_frozen(broadcast.known(state.server["downlink"]), shared)
-        worker = at_round(client, state.round, shared)
-        sender = plain() if uplink is None else compressed(at_round(uplink, state.round, shared))
-
-        def train(id, private, data):
-            train_key, _ = jax.random.split(keys.for_client(client_key, id))
-            private, upload = worker.update(train_key, private, shared, data)
-            # What came down: the dense part of the model, and the rows that the client touched.
-            down = upload.down
-            if down is None:
-                down = wire.nbytes(downloaded(trees.trainable(shared), upload.update))
-            return private, replace(upload, down=None), down
-
-        def encode_keys(ids):
-            return jax.vmap(lambda k: jax.random.split(k)[1])(keys.for_client(client_key, ids))
-
-        return train, encode_keys, sender
+        return at_work(client, uplink, key, state.round, shared)
 
     def round(key, state: State, cohort: Cohort) -> tuple[State, RoundInfo]:
         of_round = jax.random.fold_in(key, state.round)
         data, size = cohort.data, cohort.ids.shape[0]
-        train, encode_keys, sender = at_work(key, state)
+        train, encode_keys, sender = work(key, state)
 
-        axes = (0, 0, data.axes())
-        outline = jax.eval_shape(
-            lambda ids: jax.vmap(train, in_axes=axes)(ids, at(state.private, ids), data.take(ids)),
-            cohort.ids[:1],
-        )[1].update
-        c = clients_per_chunk or clients_that_fit(_local_bytes(outline), size)
-        c = min(c, size)
-        # The server's table passes through every client unchanged: it has no client axis.
-        out_axes = (0, Upload(rows.map_axes(outline), 0, 0), 0)
+        everyone, nbytes = vmapped(train, state.private, cohort)
+        c = min(clients_per_chunk or clients_that_fit(nbytes, size), size)
 
         def chunk(carry, ids):
             private, memory, total = carry
-            here, upload, down = jax.vmap(train, in_axes=axes, out_axes=out_axes)(
-                ids, at(private, ids), data.take(ids)
-            )
+            here, upload, down = everyone(ids, private)
             kept, upload, up = sender.chunk(encode_keys(ids), at(memory, ids), upload)
+            if broadcast is not None:
+                down = broadcast.received(state.server["downlink"], ids)
             real = ids < data.num_clients
-            upload = replace(upload, weight=jnp.where(real, upload.weight, 0.0))
+            upload, arrived = replace(upload, weight=jnp.where(real, upload.weight, 0.0)), ids
+            if timed is not None:
+                upload, up, arrived = timed.chunk(of_round, ids, upload, down, up)
             summary = aggregator.reduce(upload)
-            adds, stacks = _divide(summary, aggregator.additive)
-            total = _combine(total, adds)
-            private, memory = put(private, ids, here), put(memory, ids, kept)
+            adds, stacks = divide(summary, aggregator.additive)
+            total = combine(total, adds)
+            private, memory = put(private, ids, here), put(memory, arrived, kept)
             return (private, memory, total), (stacks, (upload.metrics, upload.weight, up, down))
 
         start = state.private, state.memory
         zero = trees.zeros_like(jax.eval_shape(chunk, (*start, None), cohort.ids[:c])[0][2])
         (private, memory, total), stacks, seen = over_chunks(chunk, (*start, zero), cohort, c)
-        summary = _join(total, stacks, aggregator.additive)
+        summary = join(total, stacks, aggregator.additive)
         finished, update = aggregator.finish(
             keys.stream(of_round, "aggregate"), state.server["aggregator"], summary
         )
@@ -154,16 +148,17 @@ def federated(
         info = RoundInfo(*seen)
         states = {"aggregator": finished, "optimizer": moved}
         if broadcast is not None:
-            before = state.server["downlink"]
-            info = replace(info, bytes_down=broadcast.received(before, cohort.ids))
+            before, downlink_key = state.server["downlink"], keys.stream(of_round, "downlink")
             states["downlink"] = broadcast.send(
-                keys.stream(of_round, "downlink"), before, shared, state.round, cohort.ids
+                downlink_key, before, shared, state.round, cohort.ids
             )
+        if timed is not None:
+            states["clock"], info = timed.finish(state.server["clock"], cohort, info)
         after = State(shared, private, memory, states, state.round + 1)
         return after, info
 
     def packets(key, state: State, cohort: Cohort):
-        train, encode_keys, sender = at_work(key, state)
+        train, encode_keys, sender = work(key, state)
 
         def one(id, key, private, memory, data):
             _, upload, _ = train(id, private, data)
@@ -177,13 +172,47 @@ def federated(
     return Strategy(init, round, packets, client.score)
 
 
-def _local_bytes(update: PyTree) -> int:
-    """Bytes of one client's local parameters, from the outline of a chunk of one."""
+def at_work(client: Client, uplink: Compressor | None, key, round, shared):
+    """(train, encode keys, sender) of a round that starts from `shared`: train(id, private, data)
+    -> (private, Upload, bytes down), the keys of ids int[c] that encode with, and the uplink."""
+    client_key = keys.stream(jax.random.fold_in(key, round), "clients")
+    worker = at_round(client, round, shared)
+    sender = plain() if uplink is None else compressed(at_round(uplink, round, shared))
+
+    def train(id, private, data):
+        train_key, _ = jax.random.split(keys.for_client(client_key, id))
+        private, upload = worker.update(train_key, private, shared, data)
+        # What came down: the dense part of the model, and the rows that the client touched.
+        down = upload.down
+        if down is None:
+            down = wire.nbytes(downloaded(trees.trainable(shared), upload.update))
+        return private, replace(upload, down=None), down
+
+    def encode_keys(ids):
+        return jax.vmap(lambda k: jax.random.split(k)[1])(keys.for_client(client_key, ids))
+
+    return train, encode_keys, sender
+
+
+def vmapped(train, private: PyTree, cohort: Cohort):
+    """(`train` of clients ids int32[c] with their slices of private [N, ...], the bytes of one
+    client's local parameters)."""
+    data = cohort.data
+    axes = (0, 0, data.axes())
+
+    def play(ids, private, out_axes: Any = 0):
+        over = jax.vmap(train, in_axes=axes, out_axes=out_axes)
+        return over(ids, at(private, ids), data.take(ids))
+
+    update = jax.eval_shape(play, cohort.ids[:1], private)[1].update
     leaves = jax.tree.leaves(update, is_leaf=rows.is_table)
-    return trees.nbytes([x.values if rows.is_table(x) else x for x in leaves])
+    nbytes = trees.nbytes([x.values if rows.is_table(x) else x for x in leaves])
+    # The server's table passes through every client unchanged: it has no client axis.
+    out_axes = (0, Upload(rows.map_axes(update), 0, 0), 0)
+    return lambda ids, private: play(ids, private, out_axes), nbytes
 
 
-def _divide(summary: PyTree, additive: bool) -> tuple[PyTree, PyTree]:
+def divide(summary: PyTree, additive: bool) -> tuple[PyTree, PyTree]:
     """(what adds up over chunks, what is stacked): rows with ids are listed, not added."""
 
     def adds(x):
@@ -196,13 +225,14 @@ def _divide(summary: PyTree, additive: bool) -> tuple[PyTree, PyTree]:
     return keep(True), keep(False)
 
 
-def _combine(a: PyTree | None, b: PyTree) -> PyTree:
+def combine(a: PyTree | None, b: PyTree) -> PyTree:
+    """What adds up, of two chunks; None for nothing yet."""
     if a is None:
         return b
     return jax.tree.map(lambda x, y: x | y if x.dtype == bool else x + y, a, b)
 
 
-def _join(total: PyTree, stacks: PyTree, additive: bool) -> PyTree:
+def join(total: PyTree, stacks: PyTree, additive: bool) -> PyTree:
     """The summary of all chunks: rows of all chunks one after another."""
     if not additive:
         return stacks

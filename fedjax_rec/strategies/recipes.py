@@ -26,6 +26,7 @@ from ..clients import Local, groups, local_training, sgd, subspace
 from ..compress import chain, seeded_low_rank
 from ..data import Batches
 from ..types import Aggregator, Compressor, Model, Server, Strategy, Transform
+from .clock import Clock
 from .decentralized import decentralized
 from .exchange import Exchange, average, derangement, gossip, periodic
 from .federated import federated
@@ -46,18 +47,21 @@ def fedavg(
     server: Server | Transform | None = None,
     clients_per_chunk: int | None = None,
     downlink: Compressor | None = None,
+    clock: Clock | None = None,
+    deadline: float | None = None,
 ) -> Strategy:
     """x <- x + eta sum_k n_k (x_k - x) / sum_k n_k, with x_k after local training from x.
 
     optimizer: of the clients, default `sgd(0.1)`. aggregator: default the mean by examples.
     server: default `step(1.0)`, which is eta = 1. uplink, downlink: compressors, default none.
+    clock, deadline: how long clients take, and how many seconds the server waits, see `timed.py`.
     """
     client = local_training(
         model, examples, optimizer or sgd(0.1), epochs, steps, batch_size, probe
     )
     return federated(
         client, lambda key: model.init(key)[0], uplink, aggregator or mean(), server,
-        clients_per_chunk, downlink,
+        clients_per_chunk, downlink, clock, deadline,
     )  # fmt: skip
 
 

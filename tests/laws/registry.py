@@ -7,6 +7,7 @@ models and local optimizers take what they need to know of the data.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -261,6 +262,16 @@ MODELS = {
     "pfedrec()": (lambda n, m: models.pfedrec(n, m, width=8), "pointwise(4)"),
     "prunable(fedmf)": (
         lambda n, m: models.prunable(models.fedmf(n, m, width=8, scale=0.3)),
+        "pointwise(4)",
+    ),
+    "fedkd()": (
+        lambda n, m: models.fedkd(n, m, width=8, shared_width=4, scale=0.3),
+        "pointwise(4)",
+    ),
+    "mutual(fedmf, fedmf)": (
+        lambda n, m: models.mutual(
+            partial(models.fedmf, n, m, width=6), partial(models.fedmf, n, m, width=3)
+        ),
         "pointwise(4)",
     ),
     "from_nnx(every role)": (

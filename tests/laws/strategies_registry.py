@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import optax
+from worlds import USERS
 
 from fedjax_rec import clients, models, strategies
 from fedjax_rec.types import Model, Strategy
@@ -60,10 +61,11 @@ def swapped(recipe, **settings):
     return Recipe(make, takes=())
 
 
-def plain(recipe, **settings):
+def plain(recipe, rounds=8, **settings):
     """A recipe with the local optimizer sgd(1)."""
     settings = {"optimizer": rate(), **SMALL, **settings}
-    return Recipe(lambda model, examples, **parts: recipe(model, examples, **settings, **parts))
+    make = lambda model, examples, **parts: recipe(model, examples, **settings, **parts)
+    return Recipe(make, rounds=rounds)
 
 
 def client_of(model, examples):
@@ -145,4 +147,69 @@ STRATEGIES = {
     "fsvrg()": plain(strategies.fsvrg),
     "mime(0.5)": plain(strategies.mime, beta=0.5),
     "mime_lite(0.5)": plain(strategies.mime_lite, beta=0.5),
+    # system effects and selection
+    "asynchronous(constant clock)": Recipe(
+        lambda m, e, **parts: strategies.asynchronous(
+            client_of(m, e),
+            lambda key: m.init(key)[0],
+            strategies.lognormal_clock(),
+            USERS,
+            clients_per_chunk=4,
+            **parts,
+        ),
+        rounds=12,
+    ),
+    "fedbuff(23)": Recipe(
+        lambda m, e, **parts: strategies.fedbuff(
+            m, e, concurrency=USERS, optimizer=rate(), **SMALL, **parts
+        ),
+        rounds=12,
+    ),
+    "fedasync(23)": Recipe(
+        lambda m, e, **parts: strategies.fedasync(
+            m, e, concurrency=USERS, optimizer=rate(5.0), **SMALL, **parts
+        ),
+        rounds=16,
+    ),
+    "fedavg(deadline)": plain(strategies.fedavg, clock=strategies.lognormal_clock(), deadline=2.0),
+    "selecting(by_size)": Recipe(
+        lambda m, e, **parts: strategies.selecting(
+            assembled(m, e, **parts), strategies.by_size(), 8
+        )
+    ),
+    "selective(oort)": plain(strategies.selective, clients=8, utility=strategies.oort()),
+    "over_selection(8)": Recipe(
+        lambda m, e, **parts: strategies.over_selection(
+            assembled(m, e, clock=strategies.lognormal_clock(), **parts), 8
+        )
+    ),
+    "over_selected(8)": plain(strategies.over_selected, clients=8),
+    # knowledge without parameters
+    "fedavg(fedkd)": Recipe(
+        lambda m, e, **parts: strategies.fedavg(m, e, optimizer=rate(0.5), **SMALL, **parts),
+        model=lambda n: models.fedkd(n, width=6, shared_width=3, scale=0.3),
+    ),
+    "ptf_fedrec()": Recipe(
+        lambda m, e: strategies.ptf_fedrec(
+            m, e, server_model=m, optimizer=rate(), sent=5, epochs=2, **SMALL
+        ),
+        takes=(),
+    ),
+    # personal
+    "fedper()": plain(strategies.fedper),
+    "fedrep()": Recipe(
+        lambda m, e, **parts: strategies.fedrep(
+            m, e, head_optimizer=rate(), optimizer=rate(), **SMALL, **parts
+        )
+    ),
+    "fine_tuned_fedavg()": plain(strategies.fine_tuned_fedavg),
+    "ditto(0.1)": plain(strategies.ditto),
+    "pfedme()": plain(strategies.pfedme, rounds=12),
+    "apfl()": plain(strategies.apfl),
+    "reptile(0.7)": plain(strategies.reptile),
+    "per_fedavg()": plain(strategies.per_fedavg),
+    "fedrecon()": plain(
+        strategies.fedrecon, rounds=12, private_optimizer=rate(2.0), private_epochs=3
+    ),
+    "ifca(2)": plain(strategies.ifca, clusters=2),
 }

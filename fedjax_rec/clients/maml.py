@@ -1,0 +1,121 @@
+"""Per-FedAvg: local training of a model that is good after one step of gradient descent.
+
+    w~ = w - alpha grad f(w; D),   w <- w - beta (I - alpha grad^2 f(w; D'')) grad f(w~; D')
+
+- `order="first"`:         without the Hessian, FO
+- `order="hessian_free"`:  grad^2 f(w) g = (grad f(w + delta g) - grad f(w - delta g)) / (2 delta),
+                           HF
+
+(Fallah, Mokhtari & Ozdaglar, "Personalized federated learning with theoretical guarantees", NeurIPS
+2020, algorithm 1 and section 5.) D, D' and D'' are halves (thirds) of each batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+
+from .. import rows
+from ..check import one_of, positive
+from ..types import Client, Model, PyTree, Transform, Upload
+from .batch_rows import back, of_batch
+from .local import change, first_private, kept, metrics_of, moving, several, train
+from .optimizers import Local
+from .turns import Passes
+
+
+def maml(
+    model: Model,
+    batches,
+    optimizer: Local | Sequence[Local] | Transform,
+    alpha: float = 0.1,
+    order: str = "first",
+    delta: float = 1e-3,
+    passes: Passes = Passes(),
+    probe=None,
+) -> Client:
+    """`local_training` along the gradient after one step of rate `alpha`.
+
+    optimizer: what takes the step beta. All that it trains is adapted, private parameters included.
+    `loss` is that of w~ on D'. The probe sees w; to see the model after one step, as the paper
+    does, put `fine_tuned(..., local_training(..., sgd(alpha), steps=1, probe=probe))` around it.
+    A batch that leaves D' empty changes nothing but by what a loss has without examples.
+    Cost: two gradients on half a batch (four on a third, of which two are the Hessian's), on copies
+    of the batch's rows.
+    Raises ValueError for alpha or delta that are not positive, and for an unknown order.
+    """
+    positive("maml", "alpha", alpha)
+    positive("maml", "delta", delta)
+    one_of("maml", "order", order, ("first", "hessian_free"))
+    optimizers = several(optimizer)
+
+    def first(gradient, params, batch):
+        _, inner = gradient(params, share_of(batch, 0, 2))
+        return gradient(along(params, inner, -alpha), share_of(batch, 1, 2))
+
+    def hessian_free(gradient, params, batch):
+        _, inner = gradient(params, share_of(batch, 0, 3))
+        value, outer = gradient(along(params, inner, -alpha), share_of(batch, 1, 3))
+        third = share_of(batch, 2, 3)
+        _, up = gradient(along(params, outer, delta), third)
+        _, down = gradient(along(params, outer, -delta), third)
+        rate = alpha / (2 * delta)
+        return value, _less(outer, rate, up, down, params)
+
+    meta = first if order == "first" else hessian_free
+
+    def direction(gradient, params, batch):
+        few = of_batch(params, batch)
+        value, gradients = meta(gradient, few, batch)
+        return value, back(gradients, few, params)
+
+    def update(key, private, shared, data):
+        trained = train(
+            model, batches, optimizers, passes, key, private, shared, data, lambda start: direction
+        )
+        metrics = metrics_of(trained, probe, model, shared, data)
+        return kept(trained), Upload(change(trained, shared), trained.count, metrics)
+
+    make = lambda now: maml(model, batches, now, alpha, order, delta, passes, probe)
+    return Client(first_private(model), update, moving(optimizers, make))
+
+
+def share_of(batch: dict, part: int, of: int) -> dict:
+    """Every `of`-th example of `batch`, from number `part`.
+
+    Examples are in random order, and padding stands behind them: parts differ by at most one.
+    """
+    return {name: x[part::of] for name, x in batch.items()}
+
+
+def along(params: PyTree, gradients: PyTree, step: float) -> PyTree:
+    """params + step * gradients; where there is no gradient, params."""
+
+    def one(g, p):
+        if g is None:
+            return p
+        if rows.is_table(p):
+            values = p.values.at[g.slots].add(step * g.values, mode="promise_in_bounds")
+            return replace(p, values=values if g.dense is None else values + step * g.dense)
+        return p + step * g
+
+    is_leaf = lambda x: x is None or rows.is_table(x)
+    return jax.tree.map(one, gradients, params, is_leaf=is_leaf)
+
+
+def _less(gradients: PyTree, rate: float, up: PyTree, down: PyTree, params: PyTree) -> PyTree:
+    """gradients - rate (up - down), all at rows of `params`, of different examples."""
+
+    def one(g, u, d, p):
+        if g is None:
+            return None
+        if not rows.is_table(p):
+            return g - rate * (u - d)
+        spread = jnp.zeros_like(p.values).at[u.slots].add(-rate * (u.values - d.values))
+        return replace(g, dense=spread)
+
+    is_leaf = lambda x: x is None or rows.is_table(x)
+    return jax.tree.map(one, gradients, up, down, params, is_leaf=is_leaf)

@@ -1,0 +1,151 @@
+"""Clients in a row: what one leaves in `private` the next one finds, and one of them is heard.
+
+- `in_sequence([a, b])`   a trains, then b; b's upload counts. FedRep (Collins et al., ICML 2021):
+                          head first, body then
+- `fine_tuned(a, b)`      a's upload counts; what b makes of the received model is looked at
+- `anew(client)`          private parameters start again in every round, as in federated
+                          reconstruction (Singhal et al., NeurIPS 2021)
+
+All of a row get the same key: they draw the same examples, negatives included, so that no rows come
+down for the one that did not for the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+
+from .. import rows, trees, wire
+from ..types import Client, Packet, PyTree, Upload, at_round
+
+
+def in_sequence(clients: Sequence[Client]) -> Client:
+    """All train in order from the received `shared`; the last one's upload, weight, metrics and
+    `score` count.
+
+    The earlier ones change `private` alone: what they do to `shared` is lost, so train only
+    `groups({"private": ...})` there. Down come the rows that any of them touches. Costs a pass for
+    each client.
+    Raises ValueError for no clients, and, when the state is made, for clients whose private
+    parameters are not structured alike.
+    """
+    if not clients:
+        raise ValueError("in_sequence(clients=[]) trains nothing; give at least one client.")
+    last = clients[-1]
+
+    def update(key, private, shared, data):
+        uploads = []
+        for client in clients:
+            private, upload = client.update(key, private, shared, data)
+            uploads.append(upload)
+        return private, replace(uploads[-1], down=downloads(shared, uploads))
+
+    at = lambda round, shared: in_sequence([at_round(c, round, shared) for c in clients])
+    moves = any(c.at is not None for c in clients)
+    return Client(_alike("in_sequence", clients), update, at if moves else None, last.score)
+
+
+def fine_tuned(client: Client, tuner: Client) -> Client:
+    """`client`, and besides it `tuner` from the same received `shared` and private parameters.
+
+    What `tuner` trains is looked at and thrown away: of it come the metrics, with `loss` and
+    `steps` as `tuned_loss` and `tuned_steps`, and nothing else. Give the probe to `tuner`: it then
+    sees the received model after fine-tuning. Two passes by its mathematics.
+    Raises ValueError as `in_sequence`.
+    """
+
+    def update(key, private, shared, data):
+        kept, upload = client.update(key, private, shared, data)
+        _, tuned = tuner.update(key, private, shared, data)
+        names = {"loss": "tuned_loss", "steps": "tuned_steps"}
+        seen = {names.get(name, name): x for name, x in tuned.metrics.items()}
+        down = downloads(shared, [upload, tuned])
+        return kept, replace(upload, metrics=upload.metrics | seen, down=down)
+
+    def at(round, shared):
+        return fine_tuned(at_round(client, round, shared), at_round(tuner, round, shared))
+
+    moves = client.at is not None or tuner.at is not None
+    init = _alike("fine_tuned", [client, tuner])
+    return Client(init, update, at if moves else None, client.score)
+
+
+def anew(client: Client, seed: int = 0) -> Client:
+    """`client`, which forgets its private parameters before each round and starts them afresh.
+
+    They come from `seed`, the round and the client's id. A client without examples keeps what it
+    has; after the round the private parameters stay, for the evaluation.
+    """
+    return _anew(client, seed, jnp.int32(0))
+
+
+def _anew(client: Client, seed: int, round) -> Client:
+    def update(key, private, shared, data):
+        fresh = client.init(jax.random.fold_in(jax.random.key(seed), round), data.id)
+        after, upload = client.update(key, fresh, shared, data)
+        return trees.select(data.length > 0, after, private), upload
+
+    at = lambda round, shared: _anew(at_round(client, round, shared), seed, round)
+    return Client(client.init, update, at, client.score)
+
+
+def downloads(shared: PyTree, uploads: Sequence[Upload]) -> jax.Array:
+    """uint32[]: the bytes of the dense leaves of `shared` and of the rows that any upload names.
+
+    Where an upload says itself what came down (`down`), the sum of what each takes alone.
+    """
+    sent = trees.trainable(shared)
+
+    def taken(updates: Sequence[PyTree]) -> jax.Array:
+        one = lambda x, *us: _any_of(us) if rows.is_table(x) else x
+        return wire.nbytes(Packet(jax.tree.map(one, sent, *updates, is_leaf=rows.is_table)))
+
+    if all(upload.down is None for upload in uploads):
+        return taken([upload.update for upload in uploads])
+    alone = [taken([u.update]) if u.down is None else u.down for u in uploads]
+    return jnp.stack([jnp.asarray(count, jnp.uint32) for count in alone]).sum(dtype=jnp.uint32)
+
+
+def _any_of(updates: Sequence[rows.RowsUpdate]) -> rows.RowsUpdate:
+    """The rows of some updates of one table, each once; its values mean nothing."""
+    first, size = updates[0], updates[0].size
+    if len(updates) == 1:
+        return replace(first, origin=None)
+    if all(u.ids is not None for u in updates):
+        named = [jnp.where(u.live, jnp.asarray(u.ids), size) for u in updates]
+        ids = jnp.sort(jnp.concatenate(named))
+        live = (ids < size) & jnp.concatenate([jnp.ones(1, bool), ids[1:] != ids[:-1]])
+        values = jnp.zeros((ids.shape[0], *first.values.shape[1:]), first.values.dtype)
+        return rows.RowsUpdate(values, ids, live, None, size)
+    live = jnp.zeros(size, bool)
+    for u in updates:
+        ids = jnp.arange(size) if u.ids is None else u.ids
+        live = live.at[jnp.where(u.live, ids, size)].set(True, mode="drop")
+    values = jnp.zeros((size, *first.values.shape[1:]), first.values.dtype)
+    return rows.RowsUpdate(values, None, live, None, size)
+
+
+def _alike(where: str, clients: Sequence[Client]):
+    """init of the last client, after a look at whether all keep the same."""
+
+    def init(key, client):
+        outlines = [jax.eval_shape(c.init, key, client) for c in clients]
+        same = lambda a, b: (
+            jax.tree.structure(a) == jax.tree.structure(b)
+            and all(
+                x.shape == y.shape and x.dtype == y.dtype
+                for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+            )
+        )
+        for i, outline in enumerate(outlines):
+            if not same(outline, outlines[-1]):
+                raise ValueError(
+                    f"{where}: client {i} keeps {jax.tree.structure(outline)} and the last one "
+                    f"{jax.tree.structure(outlines[-1])}; use clients of the same model."
+                )
+        return clients[-1].init(key, client)
+
+    return init

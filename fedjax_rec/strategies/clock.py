@@ -1,0 +1,130 @@
+"""A simulated clock: how many seconds each client needs for a round.
+
+    seconds_k = epochs * examples_k / speed_k + bytes_down_k / downlink_k + bytes_up_k / uplink_k
+                + latency,                                              times e^(jitter * normal)
+
+- `lognormal_clock`  speeds and bandwidths of a client are drawn once, around a median, the spread
+                     of devices as in FedScale (Lai et al., ICML 2022): a slow client stays slow
+- `traced_clock`     speeds and bandwidths of each client as they were recorded
+
+Bytes are those of the real packets. Which clients are there at all is drawn with the cohort: by
+probability or by trace `simulate.cohorts.available`, failures `simulate.cohorts.dropout`.
+
+`N` clients, `c` clients asked about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .. import keys
+from ..check import at_least, positive
+
+
+@dataclass(frozen=True)
+class Clock:
+    """seconds(key, ids int32[c], examples float[c], bytes_down, bytes_up uint32[c]) -> float32[c]:
+    how long these clients take from the start to the end of their upload; of padding any finite
+    number. `key` is the round's.
+    clients: how many clients it knows; None for any number of them.
+    """
+
+    seconds: Callable[..., jax.Array]
+    clients: int | None = None
+
+
+def lognormal_clock(
+    speed: float = 1000.0,
+    downlink: float = 2e6,
+    uplink: float = 5e5,
+    latency: float = 0.1,
+    spread: float = 1.0,
+    bandwidth_spread: float = 1.0,
+    jitter: float = 0.0,
+    epochs: float = 1.0,
+    seed: int = 0,
+) -> Clock:
+    """Client k: speed * e^(spread * z_k), its bandwidths times one e^(bandwidth_spread * z'_k).
+
+    speed: median examples a second. downlink, uplink: median bytes a second. latency: seconds a
+    round. spread, bandwidth_spread: standard deviations of the logarithm; at 1 one client in six is
+    slower than the median by e. jitter: likewise, of all seconds of a client, anew each round.
+    epochs: how often a client goes over its examples. seed: which clients are slow, whatever the
+    key of the run.
+    Raises ValueError unless speed, bandwidths and epochs are positive and the others at least 0.
+    """
+    check = {"speed": speed, "downlink": downlink, "uplink": uplink, "epochs": epochs}
+    for name, value in check.items():
+        positive("lognormal_clock", name, value)
+    check = {"latency": latency, "spread": spread, "bandwidth_spread": bandwidth_spread}
+    for name, value in {**check, "jitter": jitter}.items():
+        at_least("lognormal_clock", name, value, 0)
+
+    def devices(ids):
+        own = keys.for_client(jax.random.key(seed), ids)
+        fast, near = jnp.exp(
+            jnp.array([spread, bandwidth_spread])
+            * jax.vmap(lambda k: jax.random.normal(k, (2,)))(own)
+        ).T
+        return speed * fast, downlink * near, uplink * near, jnp.float32(latency)
+
+    return Clock(_counted(devices, epochs, jitter))
+
+
+def traced_clock(
+    speed: Sequence[float] | float,
+    downlink: Sequence[float] | float,
+    uplink: Sequence[float] | float,
+    latency: Sequence[float] | float = 0.0,
+    jitter: float = 0.0,
+    epochs: float = 1.0,
+) -> Clock:
+    """A clock of measured devices: examples a second, bytes a second and seconds, float[N] each,
+    or one number for all clients.
+
+    jitter, epochs: as in `lognormal_clock`. Bandwidths may be infinite.
+    Raises ValueError where speeds, bandwidths or epochs are not positive, latencies or jitter are
+    negative, or the lists are not of one length.
+    """
+    positive("traced_clock", "epochs", epochs)
+    at_least("traced_clock", "jitter", jitter, 0)
+    traces, lengths = {}, {}
+    for name, given in (
+        ("speed", speed), ("downlink", downlink), ("uplink", uplink), ("latency", latency),
+    ):  # fmt: skip
+        x = traces[name] = np.asarray(given, np.float32)
+        right = (x >= 0) & np.isfinite(x) if name == "latency" else x > 0  # NaN is neither
+        if x.ndim > 1 or not right.all():
+            wanted = "finite and at least 0" if name == "latency" else "positive"
+            raise ValueError(f"traced_clock({name}=...) must be {wanted}, a number or a list.")
+        if x.ndim:
+            lengths[name] = x.shape[0]
+    if len(set(lengths.values())) > 1:
+        told = ", ".join(f"{name} {count}" for name, count in lengths.items())
+        raise ValueError(f"traced_clock: lists of unlike length ({told}); give one entry a client.")
+
+    def devices(ids):
+        one = lambda x: jnp.asarray(x).at[ids].get(mode="clip") if x.ndim else jnp.asarray(x)
+        return tuple(one(x) for x in traces.values())
+
+    clients = next(iter(lengths.values()), None)
+    return Clock(_counted(devices, epochs, jitter), clients)
+
+
+def _counted(devices: Callable, epochs: float, jitter: float) -> Callable:
+    def seconds(key, ids, examples, bytes_down, bytes_up):
+        speed, downlink, uplink, latency = devices(ids)
+        took = epochs * jnp.asarray(examples, jnp.float32) / speed + latency
+        took = took + jnp.asarray(bytes_down, jnp.float32) / downlink
+        took = took + jnp.asarray(bytes_up, jnp.float32) / uplink
+        if jitter:
+            own = keys.for_client(key, ids)
+            took = took * jnp.exp(jitter * jax.vmap(jax.random.normal)(own))
+        return took.astype(jnp.float32)
+
+    return seconds

@@ -1,0 +1,228 @@
+"""IFCA: several models in `shared`, of which every client trains the one that fits it best.
+
+    j_k = argmin_j f_k(x_j),   upload y_k - x_(j_k) after training from x_(j_k),
+    x_j <- x_j + server(aggregate {y_k - x_j : j_k = j})
+
+(Ghosh, Chung, Yin & Ramchandran, "An efficient framework for clustered federated learning", NeurIPS
+2020, algorithm 1 with model averaging.) `shared` is {"clusters": (x_0, ..., x_k-1)}; frozen leaves
+are in the first alone. Parts for `federated`: `clustered` clients, an aggregator `by_cluster`, an
+uplink `of_one_cluster`; any server, which steps on all models at once.
+
+`k` clusters, `L` rows of a client's local table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .. import keys, rows, trees, wire
+from ..check import at_least
+from ..clients.turns import Passes, turns_of
+from ..types import Aggregator, Array, Client, Compressor, Model, Packet, PyTree, Upload, at_round
+
+
+def several_models(model: Model, clusters: int) -> Callable:
+    """init_shared(key): `clusters` models, each from a key of its own, so that they can part."""
+    at_least("several_models", "clusters", clusters, 1)
+
+    def init(key):
+        first, *others = (model.init(jax.random.fold_in(key, j))[0] for j in range(clusters))
+        return {"clusters": (first, *map(trees.trainable, others))}
+
+    return init
+
+
+def clustered(
+    client: Client, model: Model, batches, steps: int | None = None, batch_size: int = 256
+) -> Client:
+    """`client`, a client of `model`, on the cluster whose model has the smallest loss.
+
+    The loss is that of one epoch of `batches` (of `steps` batches where given) with the client's
+    private parameters, before training, on the examples that `client` trains on first: give it the
+    same batches, steps and batch size. `private` is {"model": ..., "cluster": int32[]}; clusters
+    share the private parameters. `score` takes the cluster that the client was in last, at first 0.
+    Metrics: those of `client`, and `cluster`. Bytes: one model goes up (the number of its cluster,
+    log2 k bits, is not counted); the dense leaves and touched rows of all k come down.
+    Costs k forward passes by its mathematics. Of the tables a client takes a copy of one model's
+    rows, as many as it trains.
+    """
+    passes = Passes(1, steps, batch_size)
+
+    def update(key, private, shared, data):
+        models = shared["clusters"]
+        losses = _losses(model, batches, passes, key, models, private["model"], data)
+        cluster = jnp.argmin(losses).astype(jnp.int32)
+        most = batches.most(data.store)
+        most = most if steps is None else min(most, steps * batch_size)
+        # Where clients train on whole tables, or might, a client has to have its own anyway.
+        compact = lambda t: most * sum(batches.ids.get(f, 0) for f in t.fields) < t.shape[0]
+        mine = _one_of(models, cluster, compact)
+        after, upload = client.update(key, private["model"], mine, data)
+        change = rows.map_tables(lambda u: u.delta(), upload.update)
+        there = upload.weight > 0
+        cluster = jnp.where(there, cluster, private["cluster"])
+        kept = {"model": after, "cluster": cluster}
+        metrics = {**upload.metrics, "cluster": cluster}
+        return kept, Upload(change, upload.weight, metrics, _down(models, change))
+
+    def init(key, id):
+        return {"model": client.init(key, id), "cluster": jnp.int32(0)}
+
+    def score(shared, private, items, user=0):
+        mine = _one_of(shared["clusters"], private["cluster"], lambda table: False)
+        return (client.score or model.score)(mine, private["model"], items, user)
+
+    def at(round, shared):
+        now = at_round(client, round, shared["clusters"][0])
+        return clustered(now, model, batches, steps, batch_size)
+
+    return Client(init, update, None if client.at is None else at, score)
+
+
+def by_cluster(aggregator: Aggregator, clusters: int) -> Aggregator:
+    """`aggregator` once for each cluster, of the uploads of its members (`metrics["cluster"]`).
+
+    Of a cluster without members it is what `aggregator` makes of no uploads: no change.
+    """
+    at_least("by_cluster", "clusters", clusters, 1)
+
+    def init(shared):
+        models = shared["clusters"]
+        return tuple(aggregator.init(trees.with_frozen(m, models[0])) for m in models)
+
+    def reduce(uploads: Upload):
+        mine = uploads.metrics["cluster"]
+        weigh = lambda j: jnp.where(mine == j, uploads.weight, 0.0)
+        return tuple(aggregator.reduce(replace(uploads, weight=weigh(j))) for j in range(clusters))
+
+    def finish(key, state, summary):
+        ends = [
+            aggregator.finish(keys.stream(key, f"cluster {j}"), state[j], summary[j])
+            for j in range(clusters)
+        ]
+        return tuple(s for s, _ in ends), {"clusters": tuple(u for _, u in ends)}
+
+    return Aggregator(init, reduce, finish, aggregator.additive)
+
+
+def of_one_cluster(uplink: Compressor) -> Compressor:
+    """`uplink` for the update of one model of several. What it remembers goes with the client into
+    another cluster."""
+
+    def at(round, shared):
+        return of_one_cluster(at_round(uplink, round, shared["clusters"][0]))
+
+    return Compressor(
+        lambda update: uplink.init(update["clusters"][0]),
+        uplink.encode,
+        uplink.decode,
+        None if uplink.at is None else at,
+    )
+
+
+def _losses(model, batches, passes, key, models, private, data) -> jax.Array:
+    """float[k]: the mean losses of all models on the client's examples."""
+    turns = turns_of(batches, passes, key, data)
+    loss_key = keys.stream(key, "clusters")
+    parts = [trees.trainable(m) for m in models]
+
+    def seen(batch, *tables):
+        """Of one table, the rows of the batch in all models: a list of [k, ...] by field."""
+        if not rows.is_table(tables[0]):
+            return jnp.stack(tables)
+        of_field = lambda ids: jnp.stack([t.values.at[ids].get(mode="clip") for t in tables])
+        return [of_field(batch[f]) for f in tables[0].fields]
+
+    def losses(batch):
+        stacks = jax.tree.map(lambda *x: seen(batch, *x), *parts, is_leaf=rows.is_table)
+
+        def one(stacks):
+            def whole(x, stack):
+                if not rows.is_table(x):
+                    return stack
+                return rows.Gathered(tuple(batch[f] for f in x.fields), tuple(stack), x.fields)
+
+            shared = jax.tree.map(whole, parts[0], stacks, is_leaf=rows.is_table)
+            return model.loss(trees.with_frozen(shared, models[0]), private, batch, loss_key)
+
+        return jax.vmap(one)(stacks)
+
+    def turn(t, total):
+        batch = turns.draw(t)
+        size = batch["mask"].sum()
+        return total + jnp.where(size > 0, losses(batch) * size, 0.0)
+
+    return jax.lax.fori_loop(0, turns.turns, turn, jnp.zeros(len(models)))
+
+
+def _one_of(models: tuple, cluster: jax.Array, lazily: Callable[[rows.Table], bool]) -> PyTree:
+    """Model number `cluster`; of the tables that `lazily` says, only rows that are asked for."""
+
+    def one(x, *others):
+        if not rows.is_table(x):
+            return jnp.stack([x, *others])[cluster]
+        stack = jnp.stack([t.values for t in (x, *others)])
+        return replace(x, values=_Chosen(stack, cluster) if lazily(x) else stack[cluster])
+
+    parts = [trees.trainable(m) for m in models]
+    return trees.with_frozen(jax.tree.map(one, *parts, is_leaf=rows.is_table), models[0])
+
+
+def _down(models: tuple, change: PyTree) -> jax.Array:
+    """uint32[]: the bytes of all models' dense leaves and of the rows in `change`, ids once."""
+    k = len(models)
+
+    def one(x, u):
+        if not rows.is_table(x):
+            return jax.ShapeDtypeStruct((k, *x.shape), x.dtype)
+        wide = jax.ShapeDtypeStruct((u.live.shape[0], k * x.shape[-1]), u.values.dtype)
+        return rows.RowsUpdate(wide, u.ids, u.live, None, u.size)
+
+    first = trees.trainable(models[0])
+    return wire.nbytes(Packet(jax.tree.map(one, first, change, is_leaf=rows.is_table)))
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """`stack[cluster]` of float[k, I, D], of which only those rows are copied that are read."""
+
+    stack: Array
+    cluster: Array
+
+    def __getitem__(self, ids) -> jax.Array:
+        return self.stack[self.cluster][ids] if isinstance(ids, slice) else self.at[ids].get()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.stack.shape[1:]
+
+    @property
+    def at(self) -> Any:
+        return _At(self)
+
+
+@dataclass(frozen=True)
+class _At:
+    """`array.at`, with the index of some rows."""
+
+    chosen: _Chosen
+
+    def __getitem__(self, ids) -> Any:
+        return _Rows(self.chosen, ids)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    chosen: _Chosen
+    ids: Array
+
+    def get(self, **kwargs) -> jax.Array:
+        return self.chosen.stack.at[self.chosen.cluster, self.ids].get(**kwargs)
+
+    def set(self, values, **kwargs) -> jax.Array:
+        return self.chosen.stack[self.chosen.cluster].at[self.ids].set(values, **kwargs)
