@@ -45,12 +45,19 @@ class Table:
 
 @record
 class LocalTable:
-    """values: float[L, D]; ids: int32[L] sorted, or None where slots are ids; live: bool[L]."""
+    """values: float[L, D]; ids: int32[L] sorted, or None where slots are ids; live: bool[L].
+    drift: what else acts on every row, see `clients.drift`."""
 
     values: Array
     ids: Array | None
     live: Array
     fields: tuple[str, ...] = static(default=("items",))
+    drift: Any = None
+
+    def rows(self, slots: jax.Array) -> jax.Array:
+        if self.drift is not None:
+            return self.drift.at(self.values, slots)
+        return self.values.at[slots].get(mode="promise_in_bounds")
 
     def slots(self, ids: jax.Array) -> jax.Array:
         """Where the rows `ids` lie; each of them must have been given to `localize`."""
@@ -191,27 +198,6 @@ def read(local: LocalTable, table: Table, ids) -> jax.Array:
     slot = jnp.minimum(local.slots(ids), local.ids.shape[0] - 1)
     mine = local.ids[slot] == ids
     return jnp.where(mine[..., None], local.values[slot], table[ids])
-
-
-def values_at(update: RowsUpdate, like: RowsUpdate) -> jax.Array:
-    """[L, D]: the values of `update` at the rows of `like`, zero where it has none.
-
-    Of updates without origin and factor; ids sorted, each live at its first place.
-    """
-    if update.ids is like.ids:
-        return update.values
-    if update.ids is None:
-        return update.values.at[like.ids].get(mode="clip")
-    if like.ids is None:
-        zeros = jnp.zeros((like.size, *update.values.shape[1:]), update.values.dtype)
-        ids = jnp.where(update.live, update.ids, update.size)
-        return zeros.at[ids].set(update.values, mode="drop")
-    if not update.values.shape[0]:
-        return jnp.zeros((like.ids.shape[0], *update.values.shape[1:]), update.values.dtype)
-    slot = jnp.searchsorted(update.ids, like.ids, method="scan_unrolled")
-    slot = jnp.minimum(slot, update.ids.shape[0] - 1)
-    hit = (update.ids[slot] == like.ids) & update.live[slot] & like.live
-    return jnp.where(hit[:, None], update.values[slot], 0)
 
 
 def weighted_sum(weights: jax.Array, update: RowsUpdate) -> RowsUpdate:

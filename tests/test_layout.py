@@ -14,7 +14,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "fedjax_rec"
 
 FLOORS = (
-    ("types", "trees", "rows", "keys", "bases", "check", "wire"),
+    ("types", "trees", "rows", "overlap", "keys", "bases", "check", "wire"),
     ("data", "models", "clients", "compress", "aggregate", "evaluate"),
     ("strategies",),
     ("simulate",),

@@ -1,12 +1,11 @@
 """SCAFFOLD: control variates c_k and c take the drift of a client out of its steps.
 
     y <- y - eta (g_k(y; batch) - c_k + c),      T times from y = x
-    c_k' = mean_t g_k(y_t; batch t),             up: y - x and (c_k' - c_k) / N
+    c_k' = c_k - c + (x - y) / (T eta),          up: y - x and (c_k' - c_k) / N
 
-(Karimireddy et al., ICML 2020, algorithm 1.) For SGD the mean gradient is its option II,
-c_k - c + (x - y) / (T eta), and it holds for other optimizers too. c stands beside the model in
-`shared` as {"model": ..., "control": c}, c_k in `private`; the aggregator adds what comes up, so
-that c = mean_k c_k over all N clients, those that were never there included.
+(Karimireddy et al., ICML 2020, algorithm 1, option II: c_k' is the mean of the g_k.) c stands
+beside the model in `shared` as {"model": ..., "control": c}, c_k in `private`; the aggregator adds
+what comes up, so that c = mean_k c_k over all N clients, those that were never there included.
 
 Of a table a client knows c at the rows that it touches, and corrects these; on the others, where
 its gradients are zero, neither model nor c_k change.
@@ -19,12 +18,11 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from .. import trees
-from ..rows import is_table
+from .. import rows, trees
 from ..types import Client, Model, Transform, Upload
-from .corrections import as_update, here, plus, put, remembering, zeros_of
-from .local import change, first_private, kept, metrics_of, moving, several, train
-from .optimizers import Local
+from .corrections import as_update, here, put, zeros_of
+from .local import Terms, change, first_private, kept, metrics_of, moving, several, train
+from .optimizers import Local, path_of
 from .turns import Passes
 
 
@@ -38,10 +36,10 @@ def controlled(
     """`local_training` with control variates of the shared parameters.
 
     `private` is {"model": ..., "control": c_k}: every client keeps an array like the whole of
-    `shared`. A step costs the client's whole local tables.
+    `shared`. A step costs the rows of its batch, see `drift`. Raises ValueError, in the round,
+    where the step on a shared parameter is not one of SGD.
     """
-    plain = several(optimizer)
-    optimizers = [remembering(o) for o in plain]
+    optimizers = several(optimizer)
     first = first_private(model)
 
     def init(key, client):
@@ -53,29 +51,23 @@ def controlled(
         server = trees.trainable(shared["model"])
 
         def corrected(start):
-            local = start["shared"]
-            term = jax.tree.map(jnp.subtract, here(common, local), here(own, local))
-
-            def direction(gradient, params, batch):
-                value, gradients = gradient(params, batch)
-                return value, plus(gradients, term)
-
-            return direction
+            both = (here(x, start["shared"]) for x in (common, own))
+            return Terms(push=jax.tree.map(jnp.subtract, *both))
 
         trained = train(
             model, batches, optimizers, passes, key, private["model"], shared["model"], data,
-            corrected,
+            terms=corrected,
         )  # fmt: skip
         local, steps = trained.params["shared"], trained.steps
-        sums = [state["sum"] for state in trained.states]
+
+        def option_two(path, y, x, c, mine):
+            rate = _rate(optimizers, "shared/" + path_of(path))
+            mean = (x - y) / (rate * jnp.maximum(steps, 1.0)) - c + mine
+            return jnp.where(steps > 0, mean, mine)
+
+        before = rows.dense(trained.start["shared"])
         there = [here(x, local) for x in (common, own)]
-
-        def mean(x, c, mine, *sums):
-            # What was added up holds the term of dense leaves, and not that of tables.
-            total = sum(sums) / jnp.maximum(steps, 1.0)
-            return jnp.where(steps > 0, total if is_table(x) else total - (c - mine), mine)
-
-        fresh = jax.tree.map(mean, local, *there, *sums, is_leaf=is_table)
+        fresh = jax.tree_util.tree_map_with_path(option_two, rows.dense(local), before, *there)
         change_of_own = jax.tree.map(
             lambda new, old: (new - old) / data.store.num_clients, fresh, there[1]
         )
@@ -87,8 +79,19 @@ def controlled(
         after = {"model": kept(trained), "control": put(own, local, fresh)}
         return after, Upload(sent, trained.count, metrics)
 
-    at = moving(plain, lambda now: controlled(model, batches, now, passes, probe))
+    at = moving(optimizers, lambda now: controlled(model, batches, now, passes, probe))
     return Client(init, update, at, score_of(model))
+
+
+def _rate(optimizers: Sequence[Local], path: str):
+    """eta of the leaf at `path`; 1 where it is not trained, and so does not move."""
+    rates = [o.rate(path) for o in optimizers if o.covers(path)]
+    if len(rates) > 1 or None in rates:
+        raise ValueError(
+            f"controlled(optimizer=...): the control variate of {path} needs steps of SGD; use "
+            "clients.sgd, clients.scheduled(sgd, ...) or groups of them."
+        )
+    return rates[0] if rates else 1.0
 
 
 def score_of(model: Model):

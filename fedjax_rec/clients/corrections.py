@@ -14,21 +14,13 @@ import jax.numpy as jnp
 
 from .. import rows, trees
 from ..types import PyTree
-from .optimizers import Local
 
 
-def plus(gradients: PyTree, terms: PyTree) -> PyTree:
-    """`gradients` with `terms` added in their `shared` part; what is not trained stays None."""
-
-    def one(g, term):
-        if g is None:
-            return None
-        if isinstance(g, rows.RowsGradient):
-            return replace(g, dense=term if g.dense is None else g.dense + term)
-        return g + term
-
-    is_leaf = lambda x: x is None or rows.is_table(x)
-    return {**gradients, "shared": jax.tree.map(one, gradients["shared"], terms, is_leaf=is_leaf)}
+def with_term(g, term):
+    """A gradient with a term for every row added."""
+    if isinstance(g, rows.RowsGradient):
+        return replace(g, dense=term if g.dense is None else g.dense + term)
+    return g + term
 
 
 def scaled(gradients: PyTree, factor: float) -> PyTree:
@@ -94,32 +86,6 @@ def as_update(values: PyTree, local: PyTree, shared: PyTree) -> PyTree:
         return rows.RowsUpdate(value, mine.ids, mine.live, None, x.shape[0])
 
     return jax.tree.map(one, values, local, shared, is_leaf=rows.is_table)
-
-
-def remembering(optimizer: Local) -> Local:
-    """`optimizer`, whose state also holds under "sum" the gradients of the shared part that it was
-    given, added up over batches with examples and without their terms for every row."""
-
-    def init(params):
-        zero = trees.zeros_like(rows.dense(params["shared"]))
-        return {"inner": optimizer.init(params), "sum": zero}
-
-    def apply(state, params, gradients, active):
-        inner, changed = optimizer.apply(state["inner"], params, gradients, active)
-        times = active.astype(jnp.float32)
-
-        def one(g, total):
-            if g is None:
-                return total
-            if isinstance(g, rows.RowsGradient):
-                return total.at[g.slots].add(times * g.values, mode="promise_in_bounds")
-            return total + times * g
-
-        is_leaf = lambda x: x is None or rows.is_table(x)
-        total = jax.tree.map(one, gradients["shared"], state["sum"], is_leaf=is_leaf)
-        return {"inner": inner, "sum": total}, changed
-
-    return Local(init, apply, optimizer.covers)
 
 
 def settled(after: PyTree, before: PyTree) -> PyTree:

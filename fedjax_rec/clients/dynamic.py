@@ -19,8 +19,8 @@ from .. import rows
 from ..check import positive
 from ..types import Client, Model, Transform, Upload
 from .control import score_of
-from .corrections import here, plus, put, zeros_of
-from .local import change, first_private, kept, metrics_of, moving, several, train
+from .corrections import here, put, zeros_of
+from .local import Terms, change, first_private, kept, metrics_of, moving, several, train
 from .optimizers import Local
 from .turns import Passes
 
@@ -37,7 +37,7 @@ def dynamic(
 
     `shared` is {"model": ..., "share": 0}, and the upload's share is 1/N, by which the server knows
     what part of all clients was there. `private` is {"model": ..., "linear": h_k}, an array like
-    the whole of `shared`. A step costs the client's whole local tables.
+    the whole of `shared`. A step of SGD costs the rows of its batch, see `drift`.
     Raises ValueError for alpha <= 0.
     """
     positive("dynamic", "alpha", alpha)
@@ -51,20 +51,12 @@ def dynamic(
         linear, server = private["linear"], shared["model"]
 
         def regularized(start):
-            at_start, own = rows.dense(start["shared"]), here(linear, start["shared"])
-
-            def direction(gradient, params, batch):
-                value, gradients = gradient(params, batch)
-                term = lambda x, x0, h: alpha * (x - x0) - h
-                return value, plus(
-                    gradients, jax.tree.map(term, rows.dense(params["shared"]), at_start, own)
-                )
-
-            return direction
+            return Terms(alpha, jax.tree.map(jnp.negative, here(linear, start["shared"])))
 
         trained = train(
-            model, batches, optimizers, passes, key, private["model"], server, data, regularized
-        )
+            model, batches, optimizers, passes, key, private["model"], server, data,
+            terms=regularized,
+        )  # fmt: skip
         local = trained.params["shared"]
         moved = lambda h, x, x0: h - alpha * (x - x0)
         values = rows.dense(local), rows.dense(trained.start["shared"])

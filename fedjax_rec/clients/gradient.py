@@ -26,7 +26,7 @@ def value_and_gradient(
     trained = [covers(path_of(path)) for path, _ in paths]
     slots = [[x.slots(batch[f]) for f in x.fields] if rows.is_table(x) else [] for x in leaves]
     seen = [
-        [x.values.at[i].get(mode="promise_in_bounds") for i in s] if rows.is_table(x) else x
+        [x.rows(i) for i in s] if rows.is_table(x) else x
         for x, s in zip(leaves, slots, strict=True)
     ]
 

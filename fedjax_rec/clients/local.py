@@ -18,15 +18,28 @@ import optax
 
 from .. import keys, rows, trees
 from ..types import Array, Client, Model, PyTree, Upload, at_round
-from .corrections import settled
+from .corrections import settled, with_term
+from .drift import arrived, drifting, is_lazy
 from .gradient import value_and_gradient
-from .optimizers import Local, as_local, covered, merge
+from .optimizers import Local, as_local, covered, merge, path_of
 from .turns import Passes, localize, mark, turns_of
 
 Probe = Callable[..., dict[str, jax.Array]]
 # direction(gradient, params, batch) -> (loss, gradients) of one batch; gradient(params, batch) is
 # what plain descent takes.
 Direction = Callable[..., tuple[jax.Array, PyTree]]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What is added to the gradient of the shared part in every step, on every row of its tables
+    that the client touches in the round: pull (p - start) + push.
+
+    push: an array a leaf, [L, D] of a table, as `corrections.here` gives it; or None.
+    """
+
+    pull: float = 0.0
+    push: PyTree = None
 
 
 @dataclass(frozen=True)
@@ -112,16 +125,21 @@ def train(
     shared: PyTree,
     data,
     direction: Callable[[PyTree], Direction] | None = None,
+    terms: Callable[[PyTree], Terms] | None = None,
 ) -> Trained:
     """One client's round of descent.
 
     direction(start) -> Direction: made of the parameters at the start of the round; None descends
-    along the gradient. Rows that no example touches stay where they are, whatever it says.
+    along the gradient. terms(start) -> Terms: added to what the direction says. Rows that no
+    example touches stay where they are.
     """
     turns = turns_of(batches, passes, key, data)
     local = localize(shared, turns)
     start = {"shared": trees.trainable(local), "private": rows.map_tables(rows.whole, private)}
     follow = _along if direction is None else direction(start)
+    begin = start
+    if terms is not None:
+        begin, follow = drifted(start, shared, terms(start), follow, optimizers, turns, passes)
 
     def turn(t, carry):
         states, params, total, seen, taken = carry
@@ -146,12 +164,55 @@ def train(
         return tuple(after), params, total + values[0] * size, seen + size, taken + (size > 0)
 
     zero = jnp.float32(0)
-    first = tuple(o.init(start) for o in optimizers), start, zero, zero, zero
+    first = tuple(o.init(start) for o in optimizers), begin, zero, zero, zero
     states, params, total, seen, taken = jax.lax.fori_loop(0, turns.turns, turn, first)
-    if direction is not None:
-        params = {**params, "shared": settled(params["shared"], start["shared"])}
+    if terms is not None:
+        there = rows.map_tables(arrived, params["shared"])
+        params = {**params, "shared": settled(there, start["shared"])}
     loss, count = total / jnp.maximum(seen, 1.0), turns.count.astype(jnp.float32)
     return Trained(start, params, loss, count, taken, states)
+
+
+def drifted(start, shared, terms: Terms, follow: Direction, optimizers, turns, passes: Passes):
+    """(start, direction) under `terms`: tables whose optimizer has a rate drift, which costs the
+    rows of a batch; to other leaves the terms are added in every step."""
+    longest = passes.steps or passes.epochs * -(-turns.most // passes.batch_size)
+
+    def rate_of(path):
+        rates = [o.rate(path) for o in optimizers if o.covers(path)]
+        return rates[0] if len(rates) == 1 else None
+
+    def begin(path, mine, x, push):
+        rate = rate_of("shared/" + path_of(path))
+        if not rows.is_table(mine) or not is_lazy(terms.pull, rate, longest):
+            return mine
+        return drifting(mine, x.values if mine.ids is None else mine.values, terms.pull, push, rate)
+
+    pushes = terms.push
+    if pushes is None:
+        pushes = jax.tree.map(lambda x: None, start["shared"], is_leaf=rows.is_table)
+    is_leaf = lambda x: x is None or rows.is_table(x)
+    moving = jax.tree_util.tree_map_with_path(
+        begin, start["shared"], trees.trainable(shared), pushes, is_leaf=is_leaf
+    )
+
+    def direction(gradient, params, batch):
+        value, gradients = follow(gradient, params, batch)
+
+        def one(g, now, x, push):
+            if g is None or (rows.is_table(now) and now.drift is not None):
+                return g
+            now, x = (v.values if rows.is_table(v) else v for v in (now, x))
+            term = 0.0 if push is None else push
+            term = term + terms.pull * (now - x) if terms.pull else term
+            return with_term(g, term)
+
+        with_terms = jax.tree.map(
+            one, gradients["shared"], params["shared"], start["shared"], pushes, is_leaf=is_leaf
+        )
+        return value, {**gradients, "shared": with_terms}
+
+    return {**start, "shared": moving}, direction
 
 
 def _along(gradient, params, batch):

@@ -28,12 +28,14 @@ class Local:
     active: bool[], False for a batch of padding, which must change nothing.
     at(round, shared) -> Local: the same optimizer in round `round`, where it depends on what
         everybody knows of the round; else None. Its state keeps its shapes.
+    rate(path) -> eta where its step on that leaf is p <- p - eta g, else None.
     """
 
     init: Callable[..., PyTree]
     apply: Callable[..., tuple[PyTree, PyTree]]
     covers: Callable[[str], bool] = lambda path: True
     at: Callable[..., Local] | None = None
+    rate: Callable[[str], Any] = lambda path: None
 
 
 def path_of(path) -> str:
@@ -87,16 +89,18 @@ def _sgd(learning_rate) -> Local:
         rate = jnp.where(active, learning_rate, 0.0)
 
         def one(p, g):
-            if isinstance(p, LocalTable):
-                step = p.values if g.dense is None else p.values - rate * g.dense
-                step = step.at[g.slots].add(-rate * g.values, mode="promise_in_bounds")
-                return replace(p, values=step)
-            return p - rate * g
+            if not isinstance(p, LocalTable):
+                return p - rate * g
+            drift = None if p.drift is None else p.drift.after(active)
+            times = -rate if drift is None else -rate / drift.scale
+            step = p.values if g.dense is None else p.values - rate * g.dense
+            step = step.at[g.slots].add(times * g.values, mode="promise_in_bounds")
+            return replace(p, values=step, drift=drift)
 
         is_leaf = lambda x: isinstance(x, LocalTable)
         return state, jax.tree.map(one, params, gradients, is_leaf=is_leaf)
 
-    return Local(lambda params: (), apply)
+    return Local(lambda params: (), apply, rate=lambda path: learning_rate)
 
 
 def from_optax(transform: optax.GradientTransformation) -> Local:
@@ -198,5 +202,9 @@ def groups(optimizers: Mapping[str, Local | optax.GradientTransformation]) -> Lo
     def at(round, shared):
         return groups({name: at_round(local, round, shared) for name, local in parts.items()})
 
+    def rate(path):
+        name = owner(path)
+        return None if name is None else parts[name].rate(path)
+
     moves = any(local.at is not None for local in parts.values())
-    return Local(init, apply, lambda path: owner(path) is not None, at if moves else None)
+    return Local(init, apply, lambda path: owner(path) is not None, at if moves else None, rate)

@@ -10,13 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import jax
-
-from .. import rows
 from ..check import at_least
 from ..types import Client, Model, Transform, Upload
-from .corrections import plus
-from .local import change, first_private, kept, metrics_of, moving, several, train
+from .local import Terms, change, first_private, kept, metrics_of, moving, several, train
 from .optimizers import Local
 from .turns import Passes
 
@@ -31,23 +27,16 @@ def proximal(
 ) -> Client:
     """`local_training` with a pull of strength `mu` to the server's model; 0 is none.
 
-    A step costs the client's whole local tables. Raises ValueError for mu < 0.
+    A step of SGD costs the rows of its batch, see `drift`; of other optimizers the client's whole
+    local tables, as ever. Raises ValueError for mu < 0.
     """
     at_least("proximal", "mu", mu, 0)
-    optimizers = several(optimizer)
-
-    def pulled(start):
-        at_start = rows.dense(start["shared"])
-
-        def direction(gradient, params, batch):
-            value, gradients = gradient(params, batch)
-            now = rows.dense(params["shared"])
-            return value, plus(gradients, jax.tree.map(lambda x, y: mu * (x - y), now, at_start))
-
-        return direction
+    optimizers, pulled = several(optimizer), lambda start: Terms(pull=mu)
 
     def update(key, private, shared, data):
-        trained = train(model, batches, optimizers, passes, key, private, shared, data, pulled)
+        trained = train(
+            model, batches, optimizers, passes, key, private, shared, data, terms=pulled
+        )
         metrics = metrics_of(trained, probe, model, shared, data)
         return kept(trained), Upload(change(trained, shared), trained.count, metrics)
 

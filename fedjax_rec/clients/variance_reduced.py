@@ -17,9 +17,9 @@ import jax
 
 from .. import trees, wire
 from ..types import Client, Model, Packet, Transform, Upload
-from .corrections import as_update, here, minus, plus, scaled
+from .corrections import as_update, here, minus, scaled
 from .full_gradient import mean_gradient
-from .local import change, first_private, kept, metrics_of, moving, several, train
+from .local import Terms, change, first_private, kept, metrics_of, moving, several, train
 from .optimizers import Local
 from .turns import Passes
 
@@ -39,25 +39,32 @@ def variance_reduced(
     """
     optimizers = several(optimizer)
 
-    def towards(shared):
-        def made(start):
-            c, m = (here(shared[name].value, start["shared"]) for name in ("gradient", "momentum"))
-            term = jax.tree.map(lambda c, m: (1 - beta) * c + beta * m, c, m)
+    def beside(start):
+        """The gradient less that at the start, times 1 - beta."""
 
-            def direction(gradient, params, batch):
-                value, now = gradient(params, batch)
-                _, then = gradient({**params, "shared": start["shared"]}, batch)
-                return value, plus(scaled(minus(now, then), 1 - beta), term)
+        def direction(gradient, params, batch):
+            value, now = gradient(params, batch)
+            _, then = gradient({**params, "shared": start["shared"]}, batch)
+            return value, scaled(minus(now, then), 1 - beta)
 
-            return direction
+        return direction
 
-        return made
+    def common(shared):
+        def terms(start):
+            c = here(shared["gradient"].value, start["shared"])
+            if not beta:
+                return Terms(push=c)
+            m = here(shared["momentum"].value, start["shared"])
+            return Terms(push=jax.tree.map(lambda c, m: (1 - beta) * c + beta * m, c, m))
+
+        return terms
 
     def update(key, private, shared, data):
         server = shared["model"]
         trained = train(
-            model, batches, optimizers, passes, key, private, server, data, towards(shared)
-        )
+            model, batches, optimizers, passes, key, private, server, data, beside,
+            common(shared),
+        )  # fmt: skip
         sent = {**trees.trainable(shared), "model": change(trained, server)}
         # c and, where there is one, m, at the rows that the client touches: it has x already.
         local, server = trained.params["shared"], trees.trainable(server)
@@ -86,18 +93,19 @@ def with_momentum(
     def update(key, private, shared, data):
         server, momentum = shared["model"], shared["momentum"]
 
-        def made(start):
-            term = trees.scale(here(momentum, start["shared"]), beta)
-
+        def smaller(start):
             def direction(gradient, params, batch):
                 value, gradients = gradient(params, batch)
-                return value, plus(scaled(gradients, 1 - beta), term)
+                return value, scaled(gradients, 1 - beta)
 
             return direction
 
+        terms = lambda start: Terms(push=trees.scale(here(momentum, start["shared"]), beta))
         full = Passes(1, None, passes.batch_size)
         mean = mean_gradient(model, batches, full, key, private, server, data)
-        trained = train(model, batches, optimizers, passes, key, private, server, data, made)
+        trained = train(
+            model, batches, optimizers, passes, key, private, server, data, smaller, terms
+        )
         sent = {
             "model": change(trained, server),
             "momentum": as_update(mean.shared, mean.local, trees.trainable(server)),

@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 
 from ..check import at_least, one_of
-from ..rows import RowsUpdate, values_at
+from ..overlap import values_at
+from ..rows import RowsUpdate
 from ..types import PyTree
 from ..wire import is_node
 from .leafwise import is_compressible, numbers, with_numbers

@@ -27,7 +27,16 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_s
 from ..clients import Local
 from ..data import Batches
 from ..simulate import Cohorts
-from ..strategies import Clock, Exchange, Graph, Held, Staleness, Utility
+from ..strategies import (
+    Clock,
+    Exchange,
+    Graph,
+    Held,
+    Neighbours,
+    Similarity,
+    Staleness,
+    Utility,
+)
 from ..types import Aggregator, Compressor, Model, Server, Strategy
 from .complaints import one_line
 from .factories import (
@@ -42,8 +51,8 @@ from .factories import (
 from .overrides import merge
 
 PARTS = [
-    Aggregator, Batches, Clock, Cohorts, Compressor, Exchange, Graph, Held, Local, Model, Server,
-    Staleness, Strategy, Utility,
+    Aggregator, Batches, Clock, Cohorts, Compressor, Exchange, Graph, Held, Local, Model,
+    Neighbours, Server, Similarity, Staleness, Strategy, Utility,
 ]  # fmt: skip
 LATE = {"model": {"num_items", "members"}, "strategy": {"model", "examples", "probe"}}
 

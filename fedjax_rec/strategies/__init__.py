@@ -7,7 +7,9 @@ from .corrected import feddyn, fednova, fedprox, scaffold
 from .decentralized import decentralized
 from .exchange import Exchange, average, cycle, derangement, gossip, pairs, periodic
 from .federated import federated
+from .fedrap import annealed_sgd, fedrap
 from .fetchsgd import fetch_sgd
+from .graph_guided import gpfedrec, graph_guided
 from .graphs import (
     Graph,
     complete,
@@ -39,17 +41,27 @@ from .selection import over_selected, over_selection, selecting, selective
 from .server import from_optax, scheduled_step, step
 from .shared_gradients import fedsgd, fsvrg, mime, mime_lite
 from .two_trip import power_sgd
+from .user_graph import (
+    Neighbours,
+    Similarity,
+    above_mean,
+    cosine_distance_as_released,
+    cosine_similarity,
+    nearest,
+)
 from .utility import Utility, by_size, oort, power_of_choice
 
 __all__ = [
-    "Clock", "Exchange", "Graph", "Held", "Staleness", "Utility", "apfl", "asynchronous",
-    "average", "by_client", "by_server", "by_size", "colr", "complete", "contraction", "cycle",
-    "decentralized", "derangement", "ditto", "erdos_renyi", "exponential", "fed_adagrad",
-    "fed_adam", "fed_avg_m", "fed_lion", "fed_yogi", "fedasync", "fedavg", "fedbuff", "feddyn",
-    "federated", "federated_dropout", "fedmf", "fedncf", "fednova", "fedper", "fedprox",
-    "fedrecon", "fedrep", "fedsgd", "fetch_sgd", "fine_tuned_fedavg", "from_matrix",
-    "from_optax", "fsvrg", "gossip", "gossip_sgd", "ifca", "lognormal_clock", "metropolis",
-    "mime", "mime_lite", "model_swapping", "oort", "over_selected", "over_selection", "pairs",
+    "Clock", "Exchange", "Graph", "Held", "Neighbours", "Similarity", "Staleness", "Utility",
+    "above_mean", "annealed_sgd", "apfl", "asynchronous", "average", "by_client", "by_server",
+    "by_size", "colr", "complete", "contraction", "cosine_distance_as_released",
+    "cosine_similarity", "cycle", "decentralized", "derangement", "ditto", "erdos_renyi",
+    "exponential", "fed_adagrad", "fed_adam", "fed_avg_m", "fed_lion", "fed_yogi", "fedasync",
+    "fedavg", "fedbuff", "feddyn", "federated", "federated_dropout", "fedmf", "fedncf",
+    "fednova", "fedper", "fedprox", "fedrap", "fedrecon", "fedrep", "fedsgd", "fetch_sgd",
+    "fine_tuned_fedavg", "from_matrix", "from_optax", "fsvrg", "gossip", "gossip_sgd",
+    "gpfedrec", "graph_guided", "ifca", "lognormal_clock", "metropolis", "mime", "mime_lite",
+    "model_swapping", "nearest", "oort", "over_selected", "over_selection", "pairs",
     "per_fedavg", "periodic", "pfedme", "pfedrec", "power_of_choice", "power_sgd", "prune_fl",
     "pruning", "ptf_fedrec", "reptile", "ring", "scaffold", "scheduled_step", "selecting",
     "selective", "step", "torus", "traced_clock",

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 
 from .. import keys, rows, trees
 from ..check import at_least
+from ..overlap import values_at
 from ..types import Aggregator, Cohort, Compressor, PyTree, Upload, at_round
 from .chunks import at
 from .downlink import whole_update
@@ -137,7 +138,7 @@ def laid_out(update: PyTree, room: int | None) -> PyTree:
             blank = rows.RowsUpdate(u.values, None, jnp.zeros(u.size, bool), None, u.size)
             ids = jnp.where(u.live, u.ids, u.size)
             live = blank.live.at[ids].set(True, mode="drop")
-            return replace(blank, values=rows.values_at(u, blank), live=live)
+            return replace(blank, values=values_at(u, blank), live=live)
         if u.ids is None or length > room:
             raise ValueError(
                 f"asynchronous(held_rows={room}) holds fewer rows than the {length} that a client "

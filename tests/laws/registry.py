@@ -274,6 +274,13 @@ MODELS = {
         ),
         "pointwise(4)",
     ),
+    "fedrap(0.1, 0.01)": (lambda n, m: models.fedrap(n, m, 8, 0.1, 0.01), "pointwise(4)"),
+    "gpfedrec()": (lambda n, m: models.gpfedrec(n, m, width=8), "pointwise(4)"),
+    "gpfedrec_rows()": (lambda n, m: models.gpfedrec_rows(n, m, width=8), "pointwise(4)"),
+    "guided(fedmf)": (
+        lambda n, m: models.guided(models.fedmf(n, m, width=8, scale=0.3), 0.1),
+        "pointwise(4)",
+    ),
     "from_nnx(every role)": (
         lambda n, m: models.from_nnx(lambda rngs: Adapted(n, m, rngs)),
         "pointwise(4)",

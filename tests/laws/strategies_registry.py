@@ -212,4 +212,34 @@ STRATEGIES = {
         strategies.fedrecon, rounds=12, private_optimizer=rate(2.0), private_epochs=3
     ),
     "ifca(2)": plain(strategies.ifca, clusters=2),
+    "fedrap()": Recipe(
+        lambda m, e, **parts: strategies.fedrap(
+            m, e, learning_rate=0.1, item_learning_rate=20.0, epochs=2, **SMALL, **parts
+        ),
+        model=lambda n: models.fedrap(n, width=6),
+    ),
+    "graph_guided(cosine_similarity)": Recipe(
+        lambda m, e, **parts: strategies.graph_guided(
+            client_of(models.guided(m, 0.1), e),
+            lambda key: m.init(key)[0],
+            strategies.cosine_similarity(),
+            clients_per_chunk=4,
+            **parts,
+        ),
+        takes=("uplink",),
+    ),
+    "gpfedrec()": Recipe(
+        lambda m, e, **parts: strategies.gpfedrec(
+            m,
+            e,
+            strength=0.1,
+            learning_rate=0.5,
+            user_learning_rate=1.0,
+            item_learning_rate=2.0,
+            **SMALL,
+            **parts,
+        ),
+        model=lambda n: models.gpfedrec(n, width=6),
+        takes=("uplink",),
+    ),
 }

@@ -1,0 +1,96 @@
+"""FedRAP: federated averaging of a shared table beside private ones (Li et al., ICLR 2024).
+
+    D_k, C_k, w_k  <-  E epochs of SGD from (D_k, C, w_k),     C <- mean_k C_k
+
+The step at batch t (from 0) of round r is the learning rate times a^t b^r, with a = .95 and b = .97
+in the authors' code (github mtics/FedRAP).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+
+from ..aggregate import uniform
+from ..check import positive
+from ..clients import Local, groups, sgd
+from ..data import Batches
+from ..rows import RowsGradient
+from ..types import Aggregator, Model, Strategy
+from .recipes import fedavg
+
+
+def fedrap(
+    model: Model,
+    examples: Batches,
+    probe=None,
+    *,
+    learning_rate: float = 1e-4,
+    item_learning_rate: float = 1000.0,
+    batch_decay: float = 0.95,
+    round_decay: float = 0.97,
+    epochs: int = 10,
+    batch_size: int = 2048,
+    aggregator: Aggregator | None = None,
+    **kwargs,
+) -> Strategy:
+    """Additive personalization of `models.fedrap`; the server averages the shared tables.
+
+    learning_rate: of the scorer; item_learning_rate: of both tables. batch_decay, round_decay: a
+    and b above. The defaults are those of the released code, the rates those of its command for
+    MovieLens-100K. Left out are its weight decay (1e-6 there), which shrinks rows that no client
+    touched, and its early stop, which ends the epochs of a client whose loss moved by less than
+    1e-4 of itself. The schedule of lambda and mu that the code computes (tanh of the round) never
+    reaches its loss: they are constant there, and here, arguments of the model.
+
+    All clients count the same (default `uniform()`), whether they touched a row or not.
+    kwargs: as in `fedavg`, without `optimizer`.
+    """
+    rate = lambda value: annealed_sgd(value, batch_decay, round_decay)
+    tables = rate(item_learning_rate)
+    # The first name that matches takes a parameter: what is left of `private` is the scorer.
+    optimizer = groups({"item": tables, "own": tables, "private": rate(learning_rate)})
+    return fedavg(
+        model, examples, probe, optimizer=optimizer, epochs=epochs, batch_size=batch_size,
+        aggregator=aggregator or uniform(), **kwargs,
+    )  # fmt: skip
+
+
+def annealed_sgd(learning_rate: float, batch_decay: float, round_decay: float) -> Local:
+    """p <- p - learning_rate * batch_decay^t * round_decay^r * g, at batch t of the client's own in
+    round r, both from 0; batches of padding do not count.
+
+    Raises ValueError for decays outside 0 < decay <= 1.
+    """
+    positive("annealed_sgd", "learning_rate", learning_rate)
+    for name, value in (("batch_decay", batch_decay), ("round_decay", round_decay)):
+        if not 0 < value <= 1:
+            raise ValueError(f"annealed_sgd({name}={value}) is no decay; use 0 < {name} <= 1.")
+    return _annealed(learning_rate, batch_decay, round_decay, 0)
+
+
+def _annealed(learning_rate: float, batch_decay: float, round_decay: float, round) -> Local:
+    descent = sgd(learning_rate)
+
+    def apply(state, params, gradients, active):
+        # State is the factor of this batch.
+        _, params = descent.apply((), params, scaled(gradients, state), active)
+        return jnp.where(active, state * batch_decay, state), params
+
+    first = lambda params: jnp.float32(round_decay) ** jnp.asarray(round, jnp.float32)
+    at = lambda round, shared: _annealed(learning_rate, batch_decay, round_decay, round)
+    return Local(first, apply, at=at)
+
+
+def scaled(gradients, factor):
+    """`factor` times a tree of gradients, those of tables by their rows."""
+
+    def one(g):
+        if not isinstance(g, RowsGradient):
+            return factor * g
+        dense = None if g.dense is None else factor * g.dense
+        return replace(g, values=factor * g.values, dense=dense)
+
+    return jax.tree.map(one, gradients, is_leaf=lambda x: isinstance(x, RowsGradient))
