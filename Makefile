@@ -6,7 +6,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: help demo test slow check format results published compression benchmarks clean
+.PHONY: help demo test slow check format results published compression strategies benchmarks clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
@@ -33,8 +33,8 @@ format: .venv/.dev ## format, and fix what the linter can
 RUN := $(BIN)/fedjax-rec run --quiet
 PAGE := $(BIN)/fedjax-rec report --results docs/results.md --targets docs/targets.yaml
 
-results: published compression ## all runs behind docs/results.md (needs ml-1m in FEDJAX_REC_DATA)
-	@$(PAGE) runs/results runs/compression
+results: published compression strategies ## all runs behind docs/results.md (needs ml-1m in FEDJAX_REC_DATA)
+	@$(PAGE) runs/results runs/compression runs/strategies runs/rounds
 
 published: .venv/.installed # FedMF, FedNCF and PFedRec as published, three seeds (20 minutes)
 	@for seed in 0 1 2; do \
@@ -62,6 +62,23 @@ compression: .venv/.installed ## the curve of quality against bytes (an hour; ne
 	    --name $$line --out runs/compression/$$line-$$seed || exit; \
 	done
 	@$(BIN)/fedjax-rec report runs/compression --out runs/compression-report
+
+# Every file of configs/strategies, and federated averaging against gradient sharing in rounds.
+# Those that are published under another policy of negatives run under theirs and under `train`.
+AVERAGING := fedsgd \
+  fedavg,epochs=1,batch_size=8192 fedavg fedavg,epochs=1,batch_size=64 \
+  fedavg,epochs=5,batch_size=8192 fedavg,epochs=5,batch_size=256 fedavg,epochs=5,batch_size=64
+strategies: .venv/.installed ## all strategies on MovieLens-100K, three seeds (an hour)
+	@for seed in 0 1 2; do \
+	  for file in configs/strategies/*.yaml; do \
+	    name=$$(basename $$file .yaml); \
+	    $(RUN) $$file --seed $$seed --name $$name --out runs/strategies/$$name-$$seed || exit; \
+	    case $$name in *_paper) \
+	      $(RUN) $$file --seed $$seed --name $${name%_paper}_train --data.negatives train \
+	        --out runs/strategies/$${name%_paper}_train-$$seed || exit;; \
+	    esac; \
+	  done; \
+	done
 
 benchmarks: .venv/.installed ## measure, and write docs/benchmarks.md (10 minutes on a quiet machine)
 	@$(BIN)/fedjax-rec bench --markdown docs/benchmarks.md

@@ -250,4 +250,7 @@ def fedasync(
     """
     fraction("fedasync", "mixing", mixing)
     mixed = {"server": step(mixing), "held": models()}
-    return fedbuff(model, examples, probe, concurrency=concurrency, **mixed, **kwargs)
+    for name in mixed:
+        if kwargs.get(name) is not None:
+            raise ValueError(f"fedasync({name}=...) is what `mixing` sets; use fedbuff for others.")
+    return fedbuff(model, examples, probe, concurrency=concurrency, **{**kwargs, **mixed})
