@@ -36,7 +36,16 @@ from .personal import (
 )
 from .predictions import by_client, by_server, ptf_fedrec
 from .pruning import federated_dropout, prune_fl, pruning
-from .recipes import colr, fedavg, fedmf, fedncf, gossip_sgd, model_swapping, pfedrec
+from .recipes import (
+    colr,
+    fedavg,
+    fedavg_keeping,
+    fedmf,
+    fedncf,
+    gossip_sgd,
+    model_swapping,
+    pfedrec,
+)
 from .selection import over_selected, over_selection, selecting, selective
 from .server import from_optax, scheduled_step, step
 from .shared_gradients import fedsgd, fsvrg, mime, mime_lite
@@ -57,12 +66,12 @@ __all__ = [
     "by_size", "colr", "complete", "contraction", "cosine_distance_as_released",
     "cosine_similarity", "cycle", "decentralized", "derangement", "ditto", "erdos_renyi",
     "exponential", "fed_adagrad", "fed_adam", "fed_avg_m", "fed_lion", "fed_yogi", "fedasync",
-    "fedavg", "fedbuff", "feddyn", "federated", "federated_dropout", "fedmf", "fedncf",
-    "fednova", "fedper", "fedprox", "fedrap", "fedrecon", "fedrep", "fedsgd", "fetch_sgd",
-    "fine_tuned_fedavg", "from_matrix", "from_optax", "fsvrg", "gossip", "gossip_sgd",
-    "gpfedrec", "graph_guided", "ifca", "lognormal_clock", "metropolis", "mime", "mime_lite",
-    "model_swapping", "nearest", "oort", "over_selected", "over_selection", "pairs",
-    "per_fedavg", "periodic", "pfedme", "pfedrec", "power_of_choice", "power_sgd", "prune_fl",
-    "pruning", "ptf_fedrec", "reptile", "ring", "scaffold", "scheduled_step", "selecting",
-    "selective", "step", "torus", "traced_clock",
+    "fedavg", "fedavg_keeping", "fedbuff", "feddyn", "federated", "federated_dropout", "fedmf",
+    "fedncf", "fednova", "fedper", "fedprox", "fedrap", "fedrecon", "fedrep", "fedsgd",
+    "fetch_sgd", "fine_tuned_fedavg", "from_matrix", "from_optax", "fsvrg", "gossip",
+    "gossip_sgd", "gpfedrec", "graph_guided", "ifca", "lognormal_clock", "metropolis", "mime",
+    "mime_lite", "model_swapping", "nearest", "oort", "over_selected", "over_selection",
+    "pairs", "per_fedavg", "periodic", "pfedme", "pfedrec", "power_of_choice", "power_sgd",
+    "prune_fl", "pruning", "ptf_fedrec", "reptile", "ring", "scaffold", "scheduled_step",
+    "selecting", "selective", "step", "torus", "traced_clock",
 ]  # fmt: skip

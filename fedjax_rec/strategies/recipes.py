@@ -1,6 +1,7 @@
 """Named algorithms, each a composition of a few lines.
 
 - `fedavg`   federated averaging of any model (McMahan et al., AISTATS 2017)
+- `fedavg_keeping`  the same, with optimizers that clients keep over rounds
 - `fedmf`    matrix factorization: private user vectors, shared item rows (FCF, Ammad-ud-din et al.
              2019; FedMF, Chai et al. 2020)
 - `colr`     `fedmf` with item updates of low rank (Nguyen et al., WWW 2024)
@@ -22,7 +23,7 @@ import jax
 
 from .. import rows
 from ..aggregate import mean, per_row, uniform
-from ..clients import Local, groups, local_training, sgd, subspace
+from ..clients import Local, Passes, groups, keeping, local_training, sgd, subspace
 from ..compress import chain, seeded_low_rank
 from ..data import Batches
 from ..types import Aggregator, Compressor, Model, Server, Strategy, Transform
@@ -63,6 +64,24 @@ def fedavg(
         client, lambda key: model.init(key)[0], uplink, aggregator or mean(), server,
         clients_per_chunk, downlink, clock, deadline,
     )  # fmt: skip
+
+
+def fedavg_keeping(
+    model: Model,
+    examples: Batches,
+    probe=None,
+    *,
+    optimizer: Transform,
+    epochs: int = 1,
+    steps: int | None = None,
+    batch_size: int = 256,
+    **assembly,
+) -> Strategy:
+    """`fedavg` of clients whose optax `optimizer` goes on in each round with the state that it had
+    in their last one, such as momentum. assembly: as in `federated`."""
+    passes = Passes(epochs, steps, batch_size)
+    client = keeping(model, examples, optimizer, passes, probe)
+    return federated(client, lambda key: model.init(key)[0], **assembly)
 
 
 def fedmf(

@@ -80,6 +80,9 @@ STRATEGIES = {
         optimizer=clients.scheduled(optax.adam, optax.linear_schedule(0.05, 0.01, 10)),
         server=strategies.scheduled_step(optax.linear_schedule(1.0, 0.5, 10)),
     ),
+    "fedavg_keeping(momentum)": plain(
+        strategies.fedavg_keeping, optimizer=optax.sgd(0.5, momentum=0.8)
+    ),
     "fedavg(fed_adam)": with_server(strategies.fed_adam(0.03)),
     "fedmf()": Recipe(
         lambda m, e, **parts: strategies.fedmf(
