@@ -144,6 +144,7 @@ def is_table(node) -> bool:
 def tables(tree: PyTree) -> list[Table]:
     return [x for x in jax.tree.leaves(tree, is_leaf=is_table) if isinstance(x, Table)]
 
+
 def map_tables(one, tree: PyTree, *rest: PyTree) -> PyTree:
     """`one` on each table node; everything else as it is."""
     return jax.tree.map(

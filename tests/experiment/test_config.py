@@ -219,7 +219,7 @@ def test_a_user_names_factories_of_their_own(written, mylab):
         ("{}", ["--checkpoint_every=-1"], "checkpoint_every=-1"),
         ("{}", ["--evaluation.metrics=[]"], "evaluation.metrics=[]"),
         ("{}", ["--evaluation.metrics=hr@5"], "use a list"),
-        ("{}", ["--evaluation.candidates=all"], "use one of 'full', 'sampled', 'ratings'"),
+        ("{}", ["--evaluation.candidates=all"], "use one of 'full', 'sampled', 'both', 'ratings'"),
         ("{}", ["--model.width=a"], "model.init_args.width=a is of the wrong type"),
         ("{}", ["--cohorts=uniform"], "cohorts lacks size"),
         ("{}", ["--cohorts=unifrom"], "(did you mean 'uniform'?)"),
