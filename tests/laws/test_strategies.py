@@ -32,13 +32,22 @@ AGGREGATORS = {
     "per_row": aggregate.per_row,
 }
 LAYOUTS = ("whole", "compact")
+# Another of like kind stands for them in the fast tests.
+LIKE_OTHERS = {
+    "federated(local_training)", "fedavg(adam, scheduled)", "fedavg(fed_adam)", "fedmf()",
+    "fedncf()", "pfedrec()", "colr(2)", "federated_dropout(0.5)", "power_sgd(2)", "fedper()",
+    "fine_tuned_fedavg()", "reptile(0.7)", "mime(0.5)", "over_selected(8)", "fedasync(23)",
+    "model_swapping()", "gossip_sgd()", "selecting(by_size)", "gpfedrec()",
+    "asynchronous(constant clock)",
+}  # fmt: skip
 
 
 def one_each():
     """Every strategy once, with parts that differ from one to the next."""
     for i, name in enumerate(STRATEGIES):
         uplink, aggregator = list(UPLINKS)[i % 3], list(AGGREGATORS)[i % 4]
-        yield pytest.param(name, uplink, aggregator, LAYOUTS[i // 2 % 2], id=name)
+        marks = [pytest.mark.slow] if name in LIKE_OTHERS else []
+        yield pytest.param(name, uplink, aggregator, LAYOUTS[i // 2 % 2], id=name, marks=marks)
 
 
 def all_others():
