@@ -35,9 +35,9 @@ def dynamic(
 ) -> Client:
     """`local_training` of f_k - <h_k, x> + alpha/2 |x - x0|^2, shared parameters.
 
-    `shared` is {"model": ..., "share": 0}, and the upload's share is 1/N, by which the server knows
-    what part of all clients was there. `private` is {"model": ..., "linear": h_k}, an array like
-    the whole of `shared`. A step of SGD costs the rows of its batch, see `drift`.
+    `shared` is {"model": ...}. The metric `share` is 1/N, by which the server, who knows how many
+    clients there are, counts what part of them was there. `private` is {"model": ..., "linear":
+    h_k}, an array like the whole of `shared`. A step of SGD costs the rows of its batch, see `drift`.
     Raises ValueError for alpha <= 0.
     """
     positive("dynamic", "alpha", alpha)
@@ -65,8 +65,8 @@ def dynamic(
             "linear": put(linear, local, jax.tree.map(moved, here(linear, local), *values)),
         }
         share = jnp.where(trained.count > 0, 1.0 / data.store.num_clients, 0.0)
-        metrics = metrics_of(trained, probe, model, server, data)
-        sent = {"model": change(trained, server), "share": share}
+        metrics = {**metrics_of(trained, probe, model, server, data), "share": share}
+        sent = {"model": change(trained, server)}
         return after, Upload(sent, trained.count, metrics)
 
     at = moving(optimizers, lambda now: dynamic(model, batches, now, alpha, passes, probe))

@@ -18,7 +18,7 @@ from .. import keys, rows, trees
 from ..types import Array, Client, Model, PyTree, Transform, Upload
 from .corrections import as_update
 from .gradient import value_and_gradient
-from .local import Trained, first_private, kept, metrics_of
+from .local import Trained, first_private, kept, metrics_of, moving
 from .optimizers import Local, as_local
 from .turns import Passes, localize, mark, turns_of
 
@@ -57,7 +57,10 @@ def full_gradient(
         metrics = metrics_of(trained, probe, model, shared, data)
         return kept(trained), Upload(sent, mean.count, metrics)
 
-    return Client(first_private(model), update)
+    if optimizer is None:
+        return Client(first_private(model), update)
+    make = lambda now: full_gradient(model, batches, now[0], steps, batch_size, probe)
+    return Client(first_private(model), update, moving([optimizer], make))
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import optax
 
 from .. import rows, trees
 from ..types import Client, Model, PyTree, Upload
+from .corrections import settled
 from .local import change, first_private, kept, metrics_of, train
 from .optimizers import from_optax
 from .turns import Passes
@@ -50,6 +51,9 @@ def keeping(
         state = private["optimizer"]
         local = replace(plain, init=lambda params: _at(transform, state, params))
         trained = train(model, batches, [local], passes, key, private["model"], shared, data)
+        # Momentum moves every row of a whole local table.
+        still = settled(trained.params["shared"], trained.start["shared"])
+        trained = replace(trained, params={**trained.params, "shared": still})
         after = _put(transform, state, trained.states[0], trained.params)
         metrics = metrics_of(trained, probe, model, shared, data)
         own = {"model": kept(trained), "optimizer": after}
@@ -62,7 +66,7 @@ def keeping(
 
 
 def _rows_of(params: PyTree) -> PyTree:
-    """int32[L] a table, of which dead rows are out of range; an empty array for what is whole."""
+    """int32[L] a compact table, of which dead rows are out of range; empty for what is whole."""
 
     def one(x):
         if not rows.is_table(x) or x.ids is None:
@@ -70,6 +74,18 @@ def _rows_of(params: PyTree) -> PyTree:
         return jnp.where(x.live, x.ids, jnp.iinfo(jnp.int32).max)
 
     return jax.tree.map(one, params, is_leaf=rows.is_table)
+
+
+def _touched(params: PyTree) -> PyTree:
+    """As `_rows_of`, but of whole shared tables too the rows that are live."""
+
+    def one(x):
+        if not rows.is_table(x) or x.ids is not None:
+            return _rows_of(x)
+        return jnp.where(x.live, jnp.arange(x.live.size), jnp.iinfo(jnp.int32).max)
+
+    shared = jax.tree.map(one, params["shared"], is_leaf=rows.is_table)
+    return {"shared": shared, "private": _rows_of(params["private"])}
 
 
 def _at(transform, state, params):
@@ -91,7 +107,7 @@ def _put(transform, state, local, params):
         transform,
         lambda _, ids: ids,
         local,
-        _rows_of(params),
+        _touched(params),
         transform_non_params=lambda _: jnp.zeros(0, jnp.int32),
     )
     return jax.tree.map(one, state, local, ids)

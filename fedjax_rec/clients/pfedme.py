@@ -77,8 +77,10 @@ def pfedme(
         metrics = metrics_of(trained, probe, model, shared, data)
         return kept(trained), Upload(change(trained, shared), trained.count, metrics)
 
-    make = lambda now: pfedme(model, batches, now, personal, lam, inner_steps, passes, probe)
-    return Client(first_private(model), update, moving(optimizers, make))
+    def make(now):
+        return pfedme(model, batches, now[:-1], now[-1], lam, inner_steps, passes, probe)
+
+    return Client(first_private(model), update, moving([*optimizers, inner], make))
 
 
 def _given(tree: PyTree, like: PyTree) -> PyTree:

@@ -5,9 +5,9 @@
 - `scaffold`  control variates take the clients' drift out (Karimireddy et al., ICML 2020)
 - `feddyn`    a linear term makes the clients' optima meet (Acar et al., ICLR 2021)
 
-Arguments that are not named here are those of `fedavg`. Extra cost: the terms act on a client's
-whole local tables in each step; `scaffold` and `feddyn` keep an array like `shared` for every
-client, and `scaffold` sends twice as much, both ways.
+Arguments that are not named here are those of `fedavg`. Extra cost: `scaffold` and
+`feddyn` keep an array like `shared` for every client, and `scaffold` sends twice as much, both
+ways. With other local optimizers than SGD the terms cost whole local tables in each step.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def feddyn(
     client = dynamic(model, examples, optimizer or sgd(0.1), alpha, passes, probe)
     return federated(
         client,
-        lambda key: {"model": model.init(key)[0], "share": jnp.zeros(())},
+        lambda key: {"model": model.init(key)[0]},
         uplink,
         _with_sum(aggregator or uniform()),
         _dynamic_server(alpha),
@@ -146,7 +146,7 @@ def _with_sum(aggregator: Aggregator) -> Aggregator:
         return aggregator.init(shared["model"])
 
     def reduce(uploads: Upload):
-        update, share = uploads.update["model"], uploads.update["share"]
+        update, share = uploads.update["model"], uploads.metrics["share"]
         inner = Upload(update, uploads.weight, uploads.metrics)
         present = jnp.where(uploads.weight > 0, share, 0.0)
         return {"model": aggregator.reduce(inner), "sum": weighted_sum(present, update)}

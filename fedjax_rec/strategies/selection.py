@@ -129,7 +129,8 @@ def over_selected(
     clock: default `lognormal_clock()`. kwargs: as in `fedavg`. Raises ValueError as
     `over_selection`.
     """
-    timed = fedavg(model, examples, probe, clock=clock or lognormal_clock(), **kwargs)
+    ticking = clock or lognormal_clock(epochs=kwargs.get("epochs", 1))
+    timed = fedavg(model, examples, probe, clock=ticking, **kwargs)
     return over_selection(timed, clients)
 
 

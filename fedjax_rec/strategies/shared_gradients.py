@@ -62,7 +62,7 @@ def fedsgd(
 
     private: the optimizer of private parameters, which take one step a round; default `sgd(0.1)`.
     steps: batches of a client whose gradients are added up, one for a small batch; default all of
-    its examples. To step only every m rounds give the server `optax.MultiSteps`.
+    its examples. To step only every m rounds: `optax.MultiSteps(...).gradient_transformation()`.
     """
     client = full_gradient(model, examples, private or sgd(0.1), steps, batch_size, probe)
     return federated(

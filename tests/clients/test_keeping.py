@@ -1,14 +1,16 @@
 """Optimizers that go on over rounds, and rates that follow a schedule, against NumPy."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from fedjax_rec import clients, strategies
+from fedjax_rec import clients, data, models, strategies
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "strategies"))
 from quadratic import Problem, of, rounds, worlds
@@ -96,3 +98,27 @@ def test_bad_arguments_are_named():
         clients.keeping(problem.model(), problem.examples(), clients.sgd(0.1))
     with pytest.raises(ValueError, match=r"scheduled\(schedule\(0\)=0.0\) must be positive"):
         clients.scheduled(clients.sgd, lambda t: 0.0)
+
+
+def test_rows_that_a_client_does_not_touch_wait_with_their_momentum():
+    """Negatives drawn anew: in a whole local table other rows are touched in the next round."""
+    users = worlds.named("whole")
+    model, examples = models.fedmf(users.num_items, width=4, scale=0.3), data.pointwise(1)
+    client = clients.keeping(model, examples, optax.sgd(0.1, momentum=0.9), clients.Passes(1, 1, 4))
+    update = worlds.compiled(client.update)
+    shared, _ = model.init(worlds.KEY)
+    mine = users.store.take(jnp.int32([3]))
+    mine = replace(mine, id=mine.id[0], start=mine.start[0], length=mine.length[0])
+    private = client.init(worlds.KEY, jnp.int32(3))
+    private, first = update(jax.random.key(1), private, shared, mine)
+    after, upload = update(jax.random.key(2), private, shared, mine)
+    touched = np.asarray(upload.update["item"].live)
+    had = np.asarray(first.update["item"].live) & ~touched
+    assert had.any()
+    moved = upload.update["item"].delta()
+    assert not np.asarray(moved.values)[~touched].any()
+    momentum = lambda own: next(
+        np.asarray(x) for x in jax.tree.leaves(own["optimizer"]) if x.shape == (users.num_items, 4)
+    )
+    np.testing.assert_array_equal(momentum(after)[had], momentum(private)[had])
+    assert momentum(private)[had].any()
