@@ -37,7 +37,8 @@ def dynamic(
 
     `shared` is {"model": ...}. The metric `share` is 1/N, by which the server, who knows how many
     clients there are, counts what part of them was there. `private` is {"model": ..., "linear":
-    h_k}, an array like the whole of `shared`. A step of SGD costs the rows of its batch, see `drift`.
+    h_k}, an array like the whole of `shared`. A step of SGD costs the rows of its batch, see
+    `drift`.
     Raises ValueError for alpha <= 0.
     """
     positive("dynamic", "alpha", alpha)

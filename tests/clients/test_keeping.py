@@ -104,7 +104,9 @@ def test_rows_that_a_client_does_not_touch_wait_with_their_momentum():
     """Negatives drawn anew: in a whole local table other rows are touched in the next round."""
     users = worlds.named("whole")
     model, examples = models.fedmf(users.num_items, width=4, scale=0.3), data.pointwise(1)
-    client = clients.keeping(model, examples, optax.sgd(0.1, momentum=0.9), clients.Passes(1, 1, 4))
+    client = clients.keeping(
+        model, examples, optax.sgd(0.1, momentum=0.9), clients.Passes(1, None, 4)
+    )
     update = worlds.compiled(client.update)
     shared, _ = model.init(worlds.KEY)
     mine = users.store.take(jnp.int32([3]))
