@@ -34,7 +34,7 @@ RUN := $(BIN)/fedjax-rec run --quiet
 PAGE := $(BIN)/fedjax-rec report --results docs/results.md --targets docs/targets.yaml
 
 results: published compression strategies ## all runs behind docs/results.md (needs ml-1m in FEDJAX_REC_DATA)
-	@$(PAGE) runs/results runs/compression runs/strategies runs/rounds
+	@$(PAGE) runs/results runs/compression runs/strategies
 
 published: .venv/.installed # FedMF, FedNCF and PFedRec as published, three seeds (20 minutes)
 	@for seed in 0 1 2; do \
@@ -63,11 +63,8 @@ compression: .venv/.installed ## the curve of quality against bytes (an hour; ne
 	done
 	@$(BIN)/fedjax-rec report runs/compression --out runs/compression-report
 
-# Every file of configs/strategies, and federated averaging against gradient sharing in rounds.
+# Every file of configs/strategies.
 # Those that are published under another policy of negatives run under theirs and under `train`.
-AVERAGING := fedsgd \
-  fedavg,epochs=1,batch_size=8192 fedavg fedavg,epochs=1,batch_size=64 \
-  fedavg,epochs=5,batch_size=8192 fedavg,epochs=5,batch_size=256 fedavg,epochs=5,batch_size=64
 strategies: .venv/.installed ## all strategies on MovieLens-100K, three seeds (an hour)
 	@for seed in 0 1 2; do \
 	  for file in configs/strategies/*.yaml; do \
