@@ -27,10 +27,15 @@ def trainable(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda x: Frozen(None) if is_frozen(x) else x, tree, is_leaf=is_frozen)
 
 
+def frozen(tree: PyTree) -> list[Frozen]:
+    """The frozen nodes of `tree`, in order."""
+    return [x for x in jax.tree.leaves(tree, is_leaf=is_frozen) if is_frozen(x)]
+
+
 def with_frozen(tree: PyTree, source: PyTree) -> PyTree:
     """`tree`, from `trainable`, with the frozen values of `source` put back."""
-    frozen = iter(x for x in jax.tree.leaves(source, is_leaf=is_frozen) if is_frozen(x))
-    return jax.tree.map(lambda x: next(frozen) if is_frozen(x) else x, tree, is_leaf=is_frozen)
+    values = iter(frozen(source))
+    return jax.tree.map(lambda x: next(values) if is_frozen(x) else x, tree, is_leaf=is_frozen)
 
 
 def add(a: PyTree, b: PyTree) -> PyTree:

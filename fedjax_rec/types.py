@@ -176,6 +176,11 @@ class Cohort:
     data: PyTree
 
 
+def private_of(model: Model, key, common) -> PyTree:
+    """The private part that a client starts with: `key` is its own, `common` everybody's."""
+    return model.init(key)[1] if model.start is None else model.start(key, common)
+
+
 def at_round(part, round, shared):
     """`part`, a Client or Compressor, as it is in this round."""
     return part if part.at is None else part.at(round, shared)

@@ -6,13 +6,12 @@ local tables in each step would be most of a round.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import jax
 import jax.numpy as jnp
 
 from .. import rows
 from ..types import PyTree
+from .corrections import with_term
 
 
 def of_batch(params: PyTree, batch: dict) -> PyTree:
@@ -49,10 +48,8 @@ def pulled(gradients: PyTree, params: PyTree, anchor: PyTree, factor: float) -> 
     def one(g, x, y):
         if g is None:
             return None
-        if not rows.is_table(x):
-            return g + factor * (x - y)
-        term = factor * (x.values - y.values)
-        return replace(g, dense=term if g.dense is None else g.dense + term)
+        x, y = (v.values if rows.is_table(v) else v for v in (x, y))
+        return with_term(g, factor * (x - y))
 
     is_leaf = lambda x: x is None or rows.is_table(x)
     return jax.tree.map(one, gradients, params, anchor, is_leaf=is_leaf)

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from .. import rows, trees
 from ..types import Client, Model, Transform, Upload
-from .corrections import as_update, here, put, zeros_of
+from .corrections import as_update, here, put, zeros_for
 from .local import Terms, change, first_private, kept, metrics_of, moving, several, train
 from .optimizers import Local, path_of
 from .turns import Passes
@@ -43,8 +43,7 @@ def controlled(
     first = first_private(model)
 
     def init(key, client):
-        shared = jax.eval_shape(model.init, key)[0]
-        return {"model": first(key, client), "control": zeros_of(shared)}
+        return {"model": first(key, client), "control": zeros_for(model)}
 
     def update(key, private, shared, data):
         common, own = shared["control"], private["control"]

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import rows, trees
-from ..types import PyTree
+from ..types import Model, PyTree
 
 
 def with_term(g, term):
@@ -23,8 +23,8 @@ def with_term(g, term):
     return g + term
 
 
-def scaled(gradients: PyTree, factor: float) -> PyTree:
-    """`gradients` with their `shared` part times `factor`."""
+def scaled(gradients: PyTree, factor) -> PyTree:
+    """`factor` times a tree of gradients, those of tables by their rows."""
 
     def one(g):
         if isinstance(g, rows.RowsGradient):
@@ -32,19 +32,18 @@ def scaled(gradients: PyTree, factor: float) -> PyTree:
             return replace(g, values=factor * g.values, dense=dense)
         return factor * g
 
-    return {**gradients, "shared": jax.tree.map(one, gradients["shared"], is_leaf=rows.is_table)}
+    return jax.tree.map(one, gradients, is_leaf=rows.is_table)
 
 
 def minus(a: PyTree, b: PyTree) -> PyTree:
-    """a - b in the `shared` part, of gradients of one batch; the rest of `a`."""
+    """a - b, trees of gradients of one batch."""
 
     def one(x, y):
         if isinstance(x, rows.RowsGradient):
             return replace(x, values=x.values - y.values)
         return x - y
 
-    is_leaf = rows.is_table
-    return {**a, "shared": jax.tree.map(one, a["shared"], b["shared"], is_leaf=is_leaf)}
+    return jax.tree.map(one, a, b, is_leaf=rows.is_table)
 
 
 def here(tree: PyTree, local: PyTree) -> PyTree:
@@ -102,3 +101,8 @@ def settled(after: PyTree, before: PyTree) -> PyTree:
 def zeros_of(shared: PyTree) -> PyTree:
     """Zeros like the trainable part of `shared`, tables as whole tables."""
     return trees.zeros_like(trees.trainable(shared))
+
+
+def zeros_for(model: Model) -> PyTree:
+    """Zeros like the trainable part of what `model` shares: what a client keeps beside it."""
+    return zeros_of(jax.eval_shape(model.init, jax.random.key(0))[0])

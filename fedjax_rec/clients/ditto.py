@@ -18,9 +18,9 @@ import jax.numpy as jnp
 
 from .. import rows, trees
 from ..check import at_least
-from ..types import Client, Model, PyTree, Transform, Upload, at_round
-from .corrections import put, zeros_of
-from .local import Trained, change, first_private, kept, metrics_of, several, train
+from ..types import Client, Model, PyTree, Transform, Upload
+from .corrections import put, zeros_for
+from .local import Trained, change, first_private, kept, metrics_of, moving, several, train
 from .optimizers import Local
 from .turns import Passes
 
@@ -75,12 +75,11 @@ def ditto(
         own = mixed(private["met"].astype(jnp.float32), private["own"]["shared"], shared)
         return model.score(own, private["own"]["private"], items, user)
 
-    def at(round, shared):
-        now, mine = ([at_round(o, round, shared) for o in some] for some in (optimizers, owns))
-        return ditto(model, batches, now, lam, mine, passes, probe)
+    def make(now):
+        common, own = now[: len(optimizers)], now[len(optimizers) :]
+        return ditto(model, batches, common, lam, own, passes, probe)
 
-    moves = any(o.at is not None for o in [*optimizers, *owns])
-    return Client(first_own(model), update, at if moves else None, score)
+    return Client(first_own(model), update, moving([*optimizers, *owns], make), score)
 
 
 def first_own(model: Model):
@@ -90,8 +89,7 @@ def first_own(model: Model):
 
     def init(key, client):
         private = first(key, client)
-        shared = zeros_of(jax.eval_shape(model.init, key)[0])
-        own = {"shared": shared, "private": private}
+        own = {"shared": zeros_for(model), "private": private}
         return {"model": private, "own": own, "met": jnp.bool_(False)}
 
     return init

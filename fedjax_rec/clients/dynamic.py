@@ -19,7 +19,7 @@ from .. import rows
 from ..check import positive
 from ..types import Client, Model, Transform, Upload
 from .control import score_of
-from .corrections import here, put, zeros_of
+from .corrections import here, put, zeros_for
 from .local import Terms, change, first_private, kept, metrics_of, moving, several, train
 from .optimizers import Local
 from .turns import Passes
@@ -45,8 +45,7 @@ def dynamic(
     optimizers, first = several(optimizer), first_private(model)
 
     def init(key, client):
-        shared = jax.eval_shape(model.init, key)[0]
-        return {"model": first(key, client), "linear": zeros_of(shared)}
+        return {"model": first(key, client), "linear": zeros_for(model)}
 
     def update(key, private, shared, data):
         linear, server = private["linear"], shared["model"]

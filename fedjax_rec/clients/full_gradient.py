@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from .. import keys, rows, trees
+from .. import rows, trees
 from ..types import Array, Client, Model, PyTree, Transform, Upload
 from .corrections import as_update
 from .gradient import value_and_gradient
@@ -38,16 +38,16 @@ def full_gradient(
         computed at once.
     """
     passes = Passes(1, steps, batch_size)
-    optimizer = None if private is None else as_local(private)
+    optimizers = [] if private is None else [as_local(private)]
 
     def update(key, own, shared, data):
         mean = mean_gradient(model, batches, passes, key, own, shared, data)
         start, params = mean.start, mean.start
-        if optimizer is not None and jax.tree.leaves(own):
+        if optimizers and jax.tree.leaves(own):
+            (optimizer,) = optimizers
             alone = {"private": start["private"]}
             gradients = {"private": _of_private(mean)}
-            state = optimizer.init(alone)
-            _, alone = optimizer.apply(state, alone, gradients, mean.seen > 0)
+            _, alone = optimizer.apply(optimizer.init(alone), alone, gradients, mean.seen > 0)
             params = {**start, **alone}
         sent = as_update(
             jax.tree.map(jnp.negative, mean.shared), mean.local, trees.trainable(shared)
@@ -57,10 +57,8 @@ def full_gradient(
         metrics = metrics_of(trained, probe, model, shared, data)
         return kept(trained), Upload(sent, mean.count, metrics)
 
-    if optimizer is None:
-        return Client(first_private(model), update)
     make = lambda now: full_gradient(model, batches, now[0], steps, batch_size, probe)
-    return Client(first_private(model), update, moving([optimizer], make))
+    return Client(first_private(model), update, moving(optimizers, make))
 
 
 @dataclass(frozen=True)
@@ -89,10 +87,8 @@ def mean_gradient(model, batches, passes: Passes, key, private, shared, data) ->
         local, total, loss, seen = carry
         batch = turns.draw(t)
         local, size = mark(local, batch), batch["mask"].sum()
-        epoch, place = turns.place(t)
-        loss_key = jax.random.fold_in(jax.random.fold_in(keys.stream(key, "loss 0"), epoch), place)
         value, gradients = value_and_gradient(
-            model, lambda path: True, start, shared, batch, loss_key
+            model, lambda path: True, start, shared, batch, turns.key("loss 0", t)
         )
 
         def add(g, x):

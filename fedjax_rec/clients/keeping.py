@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from .. import rows, trees
+from .. import rows
 from ..types import Client, Model, PyTree, Upload
-from .corrections import settled
+from .corrections import settled, zeros_for
 from .local import change, first_private, kept, metrics_of, train
 from .optimizers import from_optax
 from .turns import Passes
@@ -43,8 +43,7 @@ def keeping(
 
     def init(key, client):
         private = first(key, client)
-        shared = trees.zeros_like(jax.eval_shape(model.init, key)[0])
-        whole = {"shared": rows.dense(trees.trainable(shared)), "private": rows.dense(private)}
+        whole = {"shared": rows.dense(zeros_for(model)), "private": rows.dense(private)}
         return {"model": private, "optimizer": transform.init(whole)}
 
     def update(key, private, shared, data):

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from .. import keys, rows, trees
+from .. import keys, rows, trees, types
 from ..types import Array, Client, Model, PyTree, Upload, at_round
 from .corrections import settled, with_term
 from .drift import arrived, drifting, is_lazy
@@ -81,23 +81,35 @@ def local_training(
     """
     passes, optimizers = Passes(epochs, steps, batch_size), several(optimizer)
 
+    make = lambda now: local_training(model, batches, now, epochs, steps, batch_size, probe)
+    update = descent(model, batches, optimizers, passes, probe)
+    return Client(first_private(model), update, moving(optimizers, make))
+
+
+def descent(
+    model: Model,
+    batches,
+    optimizers: Sequence[Local],
+    passes: Passes,
+    probe: Probe | None = None,
+    direction: Callable[[PyTree], Direction] | None = None,
+    terms: Callable[[PyTree], Terms] | None = None,
+) -> Callable[..., tuple[PyTree, Upload]]:
+    """`Client.update` that uploads what `train` changed and keeps the private parameters."""
+
     def update(key, private, shared, data):
-        trained = train(model, batches, optimizers, passes, key, private, shared, data)
+        trained = train(
+            model, batches, optimizers, passes, key, private, shared, data, direction, terms
+        )
         metrics = metrics_of(trained, probe, model, shared, data)
         return kept(trained), Upload(change(trained, shared), trained.count, metrics)
 
-    make = lambda now: local_training(model, batches, now, epochs, steps, batch_size, probe)
-    return Client(first_private(model), update, moving(optimizers, make))
+    return update
 
 
 def first_private(model: Model) -> Callable:
     """init(key, client) -> private, as of `Client`."""
-
-    def init(key, client):
-        own = keys.for_client(key, client)
-        return model.init(own)[1] if model.start is None else model.start(own, key)
-
-    return init
+    return lambda key, client: types.private_of(model, keys.for_client(key, client), key)
 
 
 def several(optimizer: Local | optax.GradientTransformation | Sequence) -> list[Local]:
@@ -108,11 +120,12 @@ def several(optimizer: Local | optax.GradientTransformation | Sequence) -> list[
     return [as_local(o) for o in listed]
 
 
-def moving(optimizers: Sequence[Local], make: Callable[[list[Local]], Client]) -> Callable | None:
-    """`at` of a Client that `make` makes of optimizers, if any of them depends on the round."""
-    if all(o.at is None for o in optimizers):
+def moving(parts: Sequence, make: Callable[[list], Client]) -> Callable | None:
+    """`at` of a Client that `make` makes of parts (local optimizers or clients), if any of them
+    depends on the round."""
+    if all(part.at is None for part in parts):
         return None
-    return lambda round, shared: make([at_round(o, round, shared) for o in optimizers])
+    return lambda round, shared: make([at_round(part, round, shared) for part in parts])
 
 
 def train(
@@ -146,12 +159,9 @@ def train(
         batch = turns.draw(t)
         params = {**params, "shared": mark(params["shared"], batch)}
         size = batch["mask"].sum()
-        epoch, place = turns.place(t)
         values, after = [], []
         for i, (o, state) in enumerate(zip(optimizers, states, strict=True)):
-            # By epoch and batch: the turn depends on the longest client of the chunk.
-            loss_key = jax.random.fold_in(keys.stream(key, f"loss {i}"), epoch)
-            loss_key = jax.random.fold_in(loss_key, place)
+            loss_key = turns.key(f"loss {i}", t)
 
             def gradient(params, batch, o=o, loss_key=loss_key):
                 return value_and_gradient(model, o.covers, params, shared, batch, loss_key)

@@ -20,9 +20,9 @@ import jax.numpy as jnp
 
 from .. import rows
 from ..check import one_of, positive
-from ..types import Client, Model, PyTree, Transform, Upload
+from ..types import Client, Model, PyTree, Transform
 from .batch_rows import back, of_batch
-from .local import change, first_private, kept, metrics_of, moving, several, train
+from .local import descent, first_private, moving, several
 from .optimizers import Local
 from .turns import Passes
 
@@ -72,13 +72,7 @@ def maml(
         value, gradients = meta(gradient, few, batch)
         return value, back(gradients, few, params)
 
-    def update(key, private, shared, data):
-        trained = train(
-            model, batches, optimizers, passes, key, private, shared, data, lambda start: direction
-        )
-        metrics = metrics_of(trained, probe, model, shared, data)
-        return kept(trained), Upload(change(trained, shared), trained.count, metrics)
-
+    update = descent(model, batches, optimizers, passes, probe, lambda start: direction)
     make = lambda now: maml(model, batches, now, alpha, order, delta, passes, probe)
     return Client(first_private(model), update, moving(optimizers, make))
 

@@ -17,9 +17,9 @@ import jax.numpy as jnp
 
 from .. import rows
 from ..check import at_least, positive
-from ..types import Client, Model, PyTree, Transform, Upload
+from ..types import Client, Model, PyTree, Transform
 from .batch_rows import back, of_batch, pulled
-from .local import change, first_private, kept, metrics_of, moving, several, train
+from .local import descent, first_private, moving, several
 from .optimizers import Local, as_local, covered, merge
 from .turns import Passes
 
@@ -70,12 +70,7 @@ def pfedme(
         away = pulled(nothing, start, theta, lam)
         return value, back(away, start, params)
 
-    def update(key, private, shared, data):
-        trained = train(
-            model, batches, optimizers, passes, key, private, shared, data, lambda start: direction
-        )
-        metrics = metrics_of(trained, probe, model, shared, data)
-        return kept(trained), Upload(change(trained, shared), trained.count, metrics)
+    update = descent(model, batches, optimizers, passes, probe, lambda start: direction)
 
     def make(now):
         return pfedme(model, batches, now[:-1], now[-1], lam, inner_steps, passes, probe)

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..check import at_least
-from ..types import Client, Model, Transform, Upload
-from .local import Terms, change, first_private, kept, metrics_of, moving, several, train
+from ..types import Client, Model, Transform
+from .local import Terms, descent, first_private, moving, several
 from .optimizers import Local
 from .turns import Passes
 
@@ -32,13 +32,6 @@ def proximal(
     """
     at_least("proximal", "mu", mu, 0)
     optimizers, pulled = several(optimizer), lambda start: Terms(pull=mu)
-
-    def update(key, private, shared, data):
-        trained = train(
-            model, batches, optimizers, passes, key, private, shared, data, terms=pulled
-        )
-        metrics = metrics_of(trained, probe, model, shared, data)
-        return kept(trained), Upload(change(trained, shared), trained.count, metrics)
-
+    update = descent(model, batches, optimizers, passes, probe, terms=pulled)
     at = moving(optimizers, lambda now: proximal(model, batches, now, mu, passes, probe))
     return Client(first_private(model), update, at)

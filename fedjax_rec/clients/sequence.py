@@ -20,6 +20,7 @@ import jax.numpy as jnp
 
 from .. import rows, trees, wire
 from ..types import Client, Packet, PyTree, Upload, at_round
+from .local import moving
 
 
 def in_sequence(clients: Sequence[Client]) -> Client:
@@ -43,9 +44,8 @@ def in_sequence(clients: Sequence[Client]) -> Client:
             uploads.append(upload)
         return private, replace(uploads[-1], down=downloads(shared, uploads))
 
-    at = lambda round, shared: in_sequence([at_round(c, round, shared) for c in clients])
-    moves = any(c.at is not None for c in clients)
-    return Client(_alike("in_sequence", clients), update, at if moves else None, last.score)
+    at = moving(clients, in_sequence)
+    return Client(_alike("in_sequence", clients), update, at, last.score)
 
 
 def fine_tuned(client: Client, tuner: Client) -> Client:
@@ -65,12 +65,9 @@ def fine_tuned(client: Client, tuner: Client) -> Client:
         down = downloads(shared, [upload, tuned])
         return kept, replace(upload, metrics=upload.metrics | seen, down=down)
 
-    def at(round, shared):
-        return fine_tuned(at_round(client, round, shared), at_round(tuner, round, shared))
-
-    moves = client.at is not None or tuner.at is not None
-    init = _alike("fine_tuned", [client, tuner])
-    return Client(init, update, at if moves else None, client.score)
+    both = [client, tuner]
+    at = moving(both, lambda now: fine_tuned(*now))
+    return Client(_alike("fine_tuned", both), update, at, client.score)
 
 
 def anew(client: Client, seed: int = 0) -> Client:

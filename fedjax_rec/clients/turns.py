@@ -42,15 +42,15 @@ class Turns:
     """The batches of one client in one round.
 
     draw(t) -> batch of turn t, with `mask`. turns: int32[], of the longest client of the chunk.
-    count: uint32[], the client's own examples. place(t) -> (epoch, batch): what of the client's
-        turn `t` is, whoever shares its chunk.
+    count: uint32[], the client's own examples. key(name, t) -> the key of turn `t` in the stream
+        `name`, by epoch and batch: the turn depends on the longest client of the chunk.
     most: different examples that any client trains on.
     """
 
     draw: Callable[..., dict[str, Array]]
     turns: Array
     count: Array
-    place: Callable[..., tuple[Array, Array]]
+    key: Callable[..., Array]
     most: int
     batches: Any
     batch_size: int
@@ -86,8 +86,12 @@ def turns_of(batches, passes: Passes, key: jax.Array, data) -> Turns:
     most = batches.most(data.store)
     if steps is not None:
         most = min(most, steps * batch_size)
-    place = lambda turn: (turn // cycle, turn % cycle)
-    return Turns(draw, turns, count, place, most, batches, batch_size)
+
+    def key_of(name, turn):
+        of_epoch = jax.random.fold_in(keys.stream(key, name), turn // cycle)
+        return jax.random.fold_in(of_epoch, turn % cycle)
+
+    return Turns(draw, turns, count, key_of, most, batches, batch_size)
 
 
 def _once(compute: Callable[[], PyTree], positive: jax.Array) -> PyTree:

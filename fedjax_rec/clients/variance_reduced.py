@@ -45,7 +45,8 @@ def variance_reduced(
         def direction(gradient, params, batch):
             value, now = gradient(params, batch)
             _, then = gradient({**params, "shared": start["shared"]}, batch)
-            return value, scaled(minus(now, then), 1 - beta)
+            apart = scaled(minus(now["shared"], then["shared"]), 1 - beta)
+            return value, {**now, "shared": apart}
 
         return direction
 
@@ -96,7 +97,7 @@ def with_momentum(
         def smaller(start):
             def direction(gradient, params, batch):
                 value, gradients = gradient(params, batch)
-                return value, scaled(gradients, 1 - beta)
+                return value, {**gradients, "shared": scaled(gradients["shared"], 1 - beta)}
 
             return direction
 

@@ -25,7 +25,7 @@ import jax
 
 from .. import trees
 from ..check import at_least, one_of, positive
-from ..types import Model
+from ..types import Model, private_of
 from .mf import fedmf
 from .objectives import Objective, bce, masked_mean, softplus
 
@@ -62,14 +62,14 @@ def mutual(
         large, own = teacher.init(from_teacher)
         small, mine = student.init(from_student)
         private = {"teacher": {"shared": trees.trainable(large), "private": own}, "student": mine}
-        return {"student": small, "frozen": _frozen(large)}, private
+        return {"student": small, "frozen": trees.frozen(large)}, private
 
     def start(key, common):
         own, mine = jax.random.split(key)
         everybody, first, second = jax.random.split(common, 3)
         large = trees.trainable(teacher.init(everybody)[0])
-        kept = {"shared": large, "private": _first(teacher, own, first)}
-        return {"teacher": kept, "student": _first(student, mine, second)}
+        kept = {"shared": large, "private": private_of(teacher, own, first)}
+        return {"teacher": kept, "student": private_of(student, mine, second)}
 
     def parts(shared, private):
         kept = private["teacher"]
@@ -133,12 +133,3 @@ def _scores(scores, batch):
 def _logits(scores: jax.Array) -> jax.Array:
     """float[B]: of pairs [B, 2], the logit that the first one is the better."""
     return scores if scores.ndim == 1 else scores[:, 0] - scores[:, 1]
-
-
-def _frozen(tree) -> list[trees.Frozen]:
-    return [x for x in jax.tree.leaves(tree, is_leaf=trees.is_frozen) if trees.is_frozen(x)]
-
-
-def _first(model: Model, key, common):
-    """The private part of one client, as of `Model.start`."""
-    return model.init(key)[1] if model.start is None else model.start(key, common)

@@ -175,12 +175,11 @@ def federated(
 def at_work(client: Client, uplink: Compressor | None, key, round, shared):
     """(train, encode keys, sender) of a round that starts from `shared`: train(id, private, data)
     -> (private, Upload, bytes down), the keys of ids int[c] that encode with, and the uplink."""
-    client_key = keys.stream(jax.random.fold_in(key, round), "clients")
+    keys_of, sender = keys_and_sender(uplink, key, round, shared)
     worker = at_round(client, round, shared)
-    sender = plain() if uplink is None else compressed(at_round(uplink, round, shared))
 
     def train(id, private, data):
-        train_key, _ = jax.random.split(keys.for_client(client_key, id))
+        train_key, _ = keys_of(id)
         private, upload = worker.update(train_key, private, shared, data)
         # What came down: the dense part of the model, and the rows that the client touched.
         down = upload.down
@@ -188,10 +187,14 @@ def at_work(client: Client, uplink: Compressor | None, key, round, shared):
             down = wire.nbytes(downloaded(trees.trainable(shared), upload.update))
         return private, replace(upload, down=None), down
 
-    def encode_keys(ids):
-        return jax.vmap(lambda k: jax.random.split(k)[1])(keys.for_client(client_key, ids))
+    return train, jax.vmap(lambda id: keys_of(id)[1]), sender
 
-    return train, encode_keys, sender
+
+def keys_and_sender(uplink: Compressor | None, key, round, shared):
+    """(id -> (key that trains, key that encodes) of a client, the uplink) of a round."""
+    client_key = keys.stream(jax.random.fold_in(key, round), "clients")
+    sender = plain() if uplink is None else compressed(at_round(uplink, round, shared))
+    return lambda id: jax.random.split(keys.for_client(client_key, id)), sender
 
 
 def vmapped(train, private: PyTree, cohort: Cohort):

@@ -8,16 +8,13 @@ in the authors' code (github mtics/FedRAP).
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-import jax
 import jax.numpy as jnp
 
 from ..aggregate import uniform
 from ..check import positive
 from ..clients import Local, groups, sgd
+from ..clients.corrections import scaled
 from ..data import Batches
-from ..rows import RowsGradient
 from ..types import Aggregator, Model, Strategy
 from .recipes import fedavg
 
@@ -82,15 +79,3 @@ def _annealed(learning_rate: float, batch_decay: float, round_decay: float, roun
     first = lambda params: jnp.float32(round_decay) ** jnp.asarray(round, jnp.float32)
     at = lambda round, shared: _annealed(learning_rate, batch_decay, round_decay, round)
     return Local(first, apply, at=at)
-
-
-def scaled(gradients, factor):
-    """`factor` times a tree of gradients, those of tables by their rows."""
-
-    def one(g):
-        if not isinstance(g, RowsGradient):
-            return factor * g
-        dense = None if g.dense is None else factor * g.dense
-        return replace(g, values=factor * g.values, dense=dense)
-
-    return jax.tree.map(one, gradients, is_leaf=lambda x: isinstance(x, RowsGradient))

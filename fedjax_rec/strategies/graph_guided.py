@@ -42,11 +42,10 @@ from ..types import (
 from .chunks import at, over_chunks, put
 from .decentralized import moved
 from .downlink import downloaded, whole_update
+from .federated import SMALLER, keys_and_sender
 from .memory import clients_that_fit, refuse_too_large
-from .uplink import compressed, plain
+from .server import with_values
 from .user_graph import Neighbours, Similarity, above_mean, cosine_similarity
-
-SMALLER = "use fewer clients, a smaller width, or group users into clients (data.by_hash)"
 
 
 def graph_guided(
@@ -105,11 +104,8 @@ def graph_guided(
 
     def at_work(key, state: State, ids):
         """(train, encode keys, sender, targets, neighbours) of this round for the cohort `ids`."""
-        client_key = keys.stream(jax.random.fold_in(key, state.round), "clients")
         worker = at_round(client, state.round, state.shared)
-        sender = plain()
-        if uplink is not None:
-            sender = compressed(at_round(uplink, state.round, state.shared))
+        keys_of, sender = keys_and_sender(uplink, key, state.round, state.shared)
         shared, known = trees.trainable(state.shared), state.server["known"]
         weights = at(neighbours.weigh(state.server["similarity"], known), ids)
         targets = jax.tree.map(
@@ -119,7 +115,7 @@ def graph_guided(
         )
 
         def train(id, private, target, data):
-            train_key, _ = jax.random.split(keys.for_client(client_key, id))
+            train_key, _ = keys_of(id)
             given = {"model": state.shared, "target": trees.Frozen(target)}
             private, upload = worker.update(train_key, private, given, data)
             update, down = upload.update["model"], upload.down
@@ -129,9 +125,7 @@ def graph_guided(
                 down = wire.nbytes(Packet({"model": got, "target": got}))
             return private, replace(upload, update=update, down=None), down
 
-        def encode_keys(ids):
-            return jax.vmap(lambda k: jax.random.split(k)[1])(keys.for_client(client_key, ids))
-
+        encode_keys = jax.vmap(lambda id: keys_of(id)[1])
         return train, encode_keys, sender, targets, (weights > 0).sum(1).astype(jnp.float32)
 
     def round(key, state: State, cohort: Cohort) -> tuple[State, RoundInfo]:
@@ -176,12 +170,7 @@ def graph_guided(
         count = known.sum()
         weights = neighbours.weigh(pairs, known).sum(0) / jnp.maximum(count, 1)
         mean = jax.tree.map(lambda x: x[0], mixed(weights[None], models))
-        q = jax.tree.map(
-            lambda x, m: replace(x, values=m) if rows.is_table(x) else m,
-            shared,
-            trees.select(count > 0, mean, rows.dense(shared)),
-            is_leaf=rows.is_table,
-        )
+        q = with_values(shared, trees.select(count > 0, mean, rows.dense(shared)))
         states = {"models": models, "similarity": pairs, "known": known}
         q = trees.with_frozen(q, state.shared)
         return State(q, private, memory, states, state.round + 1), info

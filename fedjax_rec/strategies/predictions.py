@@ -45,6 +45,7 @@ from ..types import (
     Strategy,
     Transform,
     at_round,
+    private_of,
 )
 from .chunks import at, over_chunks, put
 from .decentralized import moved
@@ -119,17 +120,17 @@ def ptf_fedrec(
         own = jax.vmap(lambda i: trees.trainable(model.init(keys.for_client(begin, i))[0]))
         private = jax.vmap(partial(client.init, keys.stream(key, "private")))
         common = keys.stream(key, "server")
-        begins = serving.start or (lambda mine, common: serving.init(mine)[1])
+        begins = lambda i: private_of(serving, keys.for_client(common, i), common)
         server = {
             "shared": serving.init(common)[0],
-            "private": jax.vmap(lambda i: begins(keys.for_client(common, i), common))(everyone),
+            "private": jax.vmap(begins)(everyone),
         }
         nothing = jnp.full((num_clients, sent), num_items, jnp.int32)
         told = {"items": nothing, "labels": jnp.zeros(nothing.shape)}
         mine = {"shared": own(everyone), "private": private(everyone), "told": told, "id": everyone}
         trained = {**server, "shared": trees.trainable(server["shared"])}
         states = {"optimizer": descent.init(trained), "updates": jnp.zeros(num_items, jnp.int32)}
-        shared = {"server": server, "frozen": _frozen(model.init(begin)[0])}
+        shared = {"server": server, "frozen": trees.frozen(model.init(begin)[0])}
         return State(shared, mine, (), states, jnp.int32(0))
 
     def init(key, num_clients: int) -> State:
@@ -278,7 +279,3 @@ def _touched(update: PyTree, table: int, num_items: int) -> jax.Array:
         return found.live
     ids = jnp.where(found.live, found.ids, num_items)
     return jnp.zeros(num_items, bool).at[ids].set(True, mode="drop")
-
-
-def _frozen(tree: PyTree) -> list[trees.Frozen]:
-    return [x for x in jax.tree.leaves(tree, is_leaf=trees.is_frozen) if trees.is_frozen(x)]
