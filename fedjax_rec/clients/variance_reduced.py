@@ -34,8 +34,9 @@ def variance_reduced(
 ) -> Client:
     """SVRG or, for beta > 0, Mime, on the shared parameters.
 
-    `shared` is {"model": ..., "gradient": Frozen(c), "momentum": Frozen(m)}, of which the model is
-    trained. A batch costs two gradients. Private parameters descend along their own gradient.
+    `shared` is {"model": ..., "gradient": Frozen(c)}, for Mime with "momentum": Frozen(m), of which
+    the model is trained. A batch costs two gradients. Private parameters descend along their own
+    gradient.
     """
     optimizers = several(optimizer)
 

@@ -5,9 +5,11 @@
 - `scaffold`  control variates take the clients' drift out (Karimireddy et al., ICML 2020)
 - `feddyn`    a linear term makes the clients' optima meet (Acar et al., ICLR 2021)
 
-Arguments that are not named here are those of `fedavg`. Extra cost: `scaffold` and
-`feddyn` keep an array like `shared` for every client, and `scaffold` sends twice as much, both
-ways. With other local optimizers than SGD the terms cost whole local tables in each step.
+Arguments that are not named here are those of `fedavg`; `assembly` goes on to `federated`.
+
+Extra cost: `scaffold` and `feddyn` keep an array like `shared` for every client, and `scaffold`
+sends twice as much, both ways. With other local optimizers than SGD the terms cost whole local
+tables in each step.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from ..clients.dynamic import dynamic
 from ..clients.proximal import proximal
 from ..clients.turns import Passes
 from ..data import Batches
-from ..types import Aggregator, Compressor, Model, Server, Strategy, Transform, Upload
+from ..types import Aggregator, Model, Server, Strategy, Transform, Upload
 from . import server as servers
 from .federated import federated
 from .recipes import fedavg
@@ -43,18 +45,15 @@ def fedprox(
     epochs: int = 1,
     steps: int | None = None,
     batch_size: int = 256,
-    uplink: Compressor | None = None,
     aggregator: Aggregator | None = None,
-    server: Server | Transform | None = None,
-    clients_per_chunk: int | None = None,
+    **assembly,
 ) -> Strategy:
     """`fedavg` of clients that minimise f_k(x) + mu/2 |x - x0|^2. mu: 0 is `fedavg`."""
     passes = Passes(epochs, steps, batch_size)
     client = proximal(model, examples, optimizer or sgd(0.1), mu, passes, probe)
     return federated(
-        client, lambda key: model.init(key)[0], uplink, aggregator or mean(), server,
-        clients_per_chunk,
-    )  # fmt: skip
+        client, lambda key: model.init(key)[0], aggregator=aggregator or mean(), **assembly
+    )
 
 
 def fednova(
@@ -76,10 +75,9 @@ def scaffold(
     epochs: int = 1,
     steps: int | None = None,
     batch_size: int = 256,
-    uplink: Compressor | None = None,
     aggregator: Aggregator | None = None,
     server: Server | Transform | None = None,
-    clients_per_chunk: int | None = None,
+    **assembly,
 ) -> Strategy:
     """y_k <- y_k - eta (g_k - c_k + c);  x <- x + mean_k (y_k - x);  c <- mean of all c_k.
 
@@ -99,7 +97,7 @@ def scaffold(
         "control": servers.step(1.0),
     }
     return federated(
-        client, init_shared, uplink, by_part(parts), servers.by_part(both), clients_per_chunk
+        client, init_shared, aggregator=by_part(parts), server=servers.by_part(both), **assembly
     )
 
 
@@ -113,9 +111,8 @@ def feddyn(
     epochs: int = 1,
     steps: int | None = None,
     batch_size: int = 256,
-    uplink: Compressor | None = None,
     aggregator: Aggregator | None = None,
-    clients_per_chunk: int | None = None,
+    **assembly,
 ) -> Strategy:
     """h <- h - alpha/N sum_k (x_k - x);  x <- x + mean_k (x_k - x) - h / alpha.
 
@@ -127,10 +124,9 @@ def feddyn(
     return federated(
         client,
         lambda key: {"model": model.init(key)[0]},
-        uplink,
-        _with_sum(aggregator or uniform()),
-        _dynamic_server(alpha),
-        clients_per_chunk,
+        aggregator=_with_sum(aggregator or uniform()),
+        server=_dynamic_server(alpha),
+        **assembly,
     )
 
 

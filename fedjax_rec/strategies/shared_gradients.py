@@ -30,11 +30,11 @@ from ..clients.variance_reduced import variance_reduced, with_momentum
 from ..data import Batches
 from ..types import (
     Aggregator,
-    Client,
     Cohort,
     Compressor,
     Model,
     Packet,
+    PyTree,
     Server,
     State,
     Strategy,
@@ -52,77 +52,40 @@ def fedsgd(
     private: Local | Transform | None = None,
     steps: int | None = None,
     batch_size: int = 256,
-    uplink: Compressor | None = None,
     aggregator: Aggregator | None = None,
     server: Server | Transform | None = None,
-    clients_per_chunk: int | None = None,
-    downlink: Compressor | None = None,
+    **assembly,
 ) -> Strategy:
     """Gradient sharing. server: default `step(0.1)`, whose rate is that of SGD.
 
     private: the optimizer of private parameters, which take one step a round; default `sgd(0.1)`.
     steps: batches of a client whose gradients are added up, one for a small batch; default all of
-    its examples. To step only every m rounds: `optax.MultiSteps(...).gradient_transformation()`.
+    its examples. assembly: as in `federated`.
+    To step only every m rounds: `server=optax.MultiSteps(...).gradient_transformation()`.
     """
     client = full_gradient(model, examples, private or sgd(0.1), steps, batch_size, probe)
     return federated(
-        client, lambda key: model.init(key)[0], uplink, aggregator or mean(),
-        server or servers.step(0.1), clients_per_chunk, downlink,
+        client, lambda key: model.init(key)[0], aggregator=aggregator or mean(),
+        server=server or servers.step(0.1), **assembly,
     )  # fmt: skip
 
 
-def fsvrg(
-    model: Model,
-    examples: Batches,
-    probe=None,
-    *,
-    optimizer: Local | Sequence[Local] | Transform | None = None,
-    epochs: int = 1,
-    steps: int | None = None,
-    batch_size: int = 256,
-    uplink: Compressor | None = None,
-    aggregator: Aggregator | None = None,
-    server: Server | Transform | None = None,
-    clients_per_chunk: int | None = None,
-) -> Strategy:
+def fsvrg(model: Model, examples: Batches, probe=None, **kwargs) -> Strategy:
     """Two trips: c = mean_k grad f_k(x), then variance-reduced local steps.
 
-    optimizer: of the clients, default `sgd(0.1)`. aggregator: of both trips, default `mean()`.
+    kwargs: optimizer of the clients, default `sgd(0.1)`; epochs, steps, batch_size; uplink and
+    aggregator of both trips, the latter default `mean()`; server, clients_per_chunk.
     """
-    passes = Passes(epochs, steps, batch_size)
-    client = variance_reduced(model, examples, optimizer or sgd(0.1), passes, 0.0, probe)
-    return _after_gradient(
-        model, examples, client, passes, uplink, aggregator or mean(), server, 0.0,
-        clients_per_chunk,
-    )  # fmt: skip
+    return _after_gradient(model, examples, probe, beta=0.0, **kwargs)
 
 
-def mime(
-    model: Model,
-    examples: Batches,
-    probe=None,
-    *,
-    beta: float = 0.9,
-    optimizer: Local | Sequence[Local] | Transform | None = None,
-    epochs: int = 1,
-    steps: int | None = None,
-    batch_size: int = 256,
-    uplink: Compressor | None = None,
-    aggregator: Aggregator | None = None,
-    server: Server | Transform | None = None,
-    clients_per_chunk: int | None = None,
-) -> Strategy:
+def mime(model: Model, examples: Batches, probe=None, *, beta: float = 0.9, **kwargs) -> Strategy:
     """`fsvrg` with momentum of the server in local steps; then m <- beta m + (1 - beta) c.
 
-    Raises ValueError outside 0 <= beta <= 1.
+    kwargs: as in `fsvrg`. Raises ValueError outside 0 <= beta <= 1.
     """
     fraction("mime", "beta", beta)
-    passes = Passes(epochs, steps, batch_size)
-    client = variance_reduced(model, examples, optimizer or sgd(0.1), passes, beta, probe)
-    return _after_gradient(
-        model, examples, client, passes, uplink, aggregator or mean(), server, beta,
-        clients_per_chunk,
-    )  # fmt: skip
+    return _after_gradient(model, examples, probe, beta=beta, **kwargs)
 
 
 def mime_lite(
@@ -135,14 +98,13 @@ def mime_lite(
     epochs: int = 1,
     steps: int | None = None,
     batch_size: int = 256,
-    uplink: Compressor | None = None,
     aggregator: Aggregator | None = None,
     server: Server | Transform | None = None,
-    clients_per_chunk: int | None = None,
+    **assembly,
 ) -> Strategy:
     """One trip, in which a client sends its change and its gradient at x, and gets x and m.
 
-    Raises ValueError outside 0 <= beta <= 1.
+    assembly: as in `federated`. Raises ValueError outside 0 <= beta <= 1.
     """
     fraction("mime_lite", "beta", beta)
     passes = Passes(epochs, steps, batch_size)
@@ -155,8 +117,8 @@ def mime_lite(
     each = aggregator or mean()
     both = {"model": servers.as_server(server or servers.step(1.0)), "momentum": _averaging(beta)}
     return federated(
-        client, init_shared, uplink, by_part({"model": each, "momentum": each}),
-        servers.by_part(both), clients_per_chunk,
+        client, init_shared, aggregator=by_part({"model": each, "momentum": each}),
+        server=servers.by_part(both), **assembly,
     )  # fmt: skip
 
 
@@ -164,11 +126,15 @@ def _averaging(beta: float) -> Server:
     """m <- beta m + (1 - beta) c, on every row, for gradients c."""
 
     def apply(state, shared, update):
-        update = rows.map_tables(rows.to_dense, update)
-        moved = lambda m, c: beta * m + (1 - beta) * c
-        return state, servers.with_values(shared, jax.tree.map(moved, rows.dense(shared), update))
+        return state, _moved(beta, shared, rows.map_tables(rows.to_dense, update))
 
     return Server(lambda shared: (), apply)
+
+
+def _moved(beta: float, m: PyTree, c: PyTree) -> PyTree:
+    """beta m + (1 - beta) c; c: an array a leaf."""
+    mixed = jax.tree.map(lambda m, c: beta * m + (1 - beta) * c, rows.dense(m), c)
+    return servers.with_values(m, mixed)
 
 
 def _keeping() -> Server:
@@ -188,9 +154,8 @@ def _with_momentum(server: Server, beta: float) -> Server:
         state, model = server.apply(state, shared["model"], update["model"])
         after = {**shared, "model": model}
         if beta:
-            m, c = shared["momentum"].value, shared["gradient"].value
-            moved = jax.tree.map(lambda m, c: beta * m + (1 - beta) * c, m, c)
-            after["momentum"] = trees.Frozen(moved)
+            c = rows.dense(shared["gradient"].value)
+            after["momentum"] = trees.Frozen(_moved(beta, shared["momentum"].value, c))
         return state, after
 
     return Server(lambda shared: server.init(shared["model"]), apply)
@@ -199,19 +164,25 @@ def _with_momentum(server: Server, beta: float) -> Server:
 def _after_gradient(
     model: Model,
     examples: Batches,
-    client: Client,
-    passes: Passes,
-    uplink: Compressor | None,
-    aggregator: Aggregator,
-    server: Server | Transform | None,
+    probe=None,
+    *,
     beta: float,
-    clients_per_chunk: int | None,
+    optimizer: Local | Sequence[Local] | Transform | None = None,
+    epochs: int = 1,
+    steps: int | None = None,
+    batch_size: int = 256,
+    uplink: Compressor | None = None,
+    aggregator: Aggregator | None = None,
+    server: Server | Transform | None = None,
+    clients_per_chunk: int | None = None,
 ) -> Strategy:
-    """A round of gradients, whose mean is put into `shared`, and then a round of `client`.
+    """A round of gradients, whose mean is put into `shared`, and then one of `variance_reduced`.
 
     Both see the same examples. The state of the first is beside that of the second.
     """
-    gradients = full_gradient(model, examples, None, None, passes.batch_size)
+    passes, aggregator = Passes(epochs, steps, batch_size), aggregator or mean()
+    client = variance_reduced(model, examples, optimizer or sgd(0.1), passes, beta, probe)
+    gradients = full_gradient(model, examples, None, None, batch_size)
     of_gradients = federated(
         gradients, lambda key: model.init(key)[0], uplink, aggregator, _keeping(),
         clients_per_chunk,
@@ -219,8 +190,8 @@ def _after_gradient(
 
     def init_shared(key):
         shared = model.init(key)[0]
-        zero = lambda: trees.Frozen(zeros_of(shared))
-        return {"model": shared, "gradient": zero(), "momentum": zero()}
+        names = ("gradient", "momentum") if beta else ("gradient",)
+        return {"model": shared, **{name: trees.Frozen(zeros_of(shared)) for name in names}}
 
     training = federated(
         client, init_shared, uplink, by_part({"model": aggregator}),
