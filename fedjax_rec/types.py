@@ -41,12 +41,18 @@ class Model:
         client (0 where a client is one user).
     start(key, common) -> private: of one client, where some of it is the same for all: `key` is
         the client's, `common` everybody's. None for `init(key)[1]`.
+    prepare(shared) -> shared: with what scoring needs of the whole catalogue added, made once for
+        all users, such as the encoded texts of items; None where there is nothing of the kind.
+    read(shared, private, history) -> private: with what scoring needs of the user's history,
+        int32[H], the last items in time, -1 before the first; None where scores do not ask for it.
     """
 
     init: Callable[..., tuple[PyTree, PyTree]]
     loss: Callable[..., jax.Array]
     score: Callable[..., jax.Array]
     start: Callable[..., PyTree] | None = None
+    prepare: Callable[..., PyTree] | None = None
+    read: Callable[..., PyTree] | None = None
 
 
 @dataclass(frozen=True)

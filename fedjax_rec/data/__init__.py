@@ -8,10 +8,11 @@ from .sources import load
 from .splits import Split, cold_users, global_time, leave_one_out, ratio, temporal_ratio
 from .subsets import part_of, query, support
 from .synthetic import synthetic
+from .text import titles
 
 __all__ = [
     "Batches", "Cases", "ClientData", "Dataset", "Interactions", "Partition", "Split", "Store",
     "by_attribute", "by_hash", "by_user", "cold_users", "describe", "dirichlet", "from_arrays",
     "global_time", "implicit", "k_core", "leave_one_out", "load", "pack", "pairwise", "part_of",
-    "pointwise", "query", "ratings", "ratio", "support", "synthetic", "temporal_ratio",
+    "pointwise", "query", "ratings", "ratio", "support", "synthetic", "temporal_ratio", "titles",
 ]  # fmt: skip

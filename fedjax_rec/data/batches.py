@@ -27,12 +27,14 @@ class Batches:
     most(store) -> int: of any client, known before tracing.
     draw(seed, data, q) -> batch: the examples numbered q, uint32[B] below count; seed: uint32[2].
     ids: how many row ids an example has in each id field.
+    history: how many items of a user's history a model that is trained on them reads.
     """
 
     count: Callable[[ClientData], jax.Array]
     most: Callable[[Store], int]
     draw: Callable[..., dict[str, jax.Array]]
     ids: dict[str, int]
+    history: int = 0
 
 
 def _bits(seed: jax.Array, q: jax.Array) -> jax.Array:

@@ -32,6 +32,8 @@ class Cases:
     users: int32[U], of the data set; clients: int32[U], who holds them; members: int32[U], their
     index there. targets: int32[U, R], padded with -1; ratings: float32[U, R] or None.
     negatives: int32[U, n], fixed candidates for sampled evaluation, or None.
+    history: int32[U, H], the last items before the held-out ones in time, -1 before the first, or
+    None.
     seen: int32[nnz], items to filter from a full ranking, at seen_start[u] .. + seen_count[u].
     rows: int32[N], the row of the first user of each client, -1 where it has none.
     """
@@ -46,6 +48,7 @@ class Cases:
     seen_start: Array
     seen_count: Array
     rows: Array
+    history: Array | None = None
 
 
 @record
@@ -123,6 +126,7 @@ def pack(
     negatives: str = "train",
     evaluation_negatives: int = 99,
     seed: int = 0,
+    history: int = 0,
 ) -> Dataset:
     """`split` on the device.
 
@@ -130,10 +134,12 @@ def pack(
     negatives: the policy for training negatives, one of `paper`, `train`, `symmetric`.
     evaluation_negatives: fixed uniform negatives per user and part for sampled evaluation; those
         of validation and test are distinct. 0 for none.
+    history: items of each user's history that cases hold for models that read it.
     Raises ValueError for an unknown policy, or where a user is left without negatives.
     """
     one_of("pack", "negatives", negatives, POLICIES)
     at_least("pack", "evaluation_negatives", evaluation_negatives, 0)
+    at_least("pack", "history", history, 0)
     data = split.interactions
     partition = partition or by_user()(split)
     train = split.part == TRAIN
@@ -151,7 +157,7 @@ def pack(
             parts=2,
         )
     cases = {
-        part: _cases(split, partition, part, chosen)
+        part: _cases(split, partition, part, chosen, history)
         for part, chosen in (
             (VALIDATION, None if drawn is None else drawn[:, :evaluation_negatives]),
             (TEST, None if drawn is None else drawn[:, evaluation_negatives:]),
@@ -223,7 +229,9 @@ def _store(data: Interactions, train: np.ndarray, partition: Partition, draws) -
     )
 
 
-def _cases(split: Split, partition: Partition, part: int, drawn: np.ndarray | None) -> Cases | None:
+def _cases(
+    split: Split, partition: Partition, part: int, drawn: np.ndarray | None, history: int
+) -> Cases | None:
     data = split.interactions
     held = split.part == part
     if not held.any():
@@ -260,4 +268,17 @@ def _cases(split: Split, partition: Partition, part: int, drawn: np.ndarray | No
         seen_start=jnp.asarray(start[present]),
         seen_count=jnp.asarray(length[present]),
         rows=jnp.asarray(rows),
+        history=jnp.asarray(_last(data, seen, history)[present]) if history else None,
     )
+
+
+def _last(data: Interactions, seen: np.ndarray, size: int) -> np.ndarray:
+    """int32[U, size]: the last of each user's items where `seen` holds, -1 before the first."""
+    users, items = data.users[seen], data.items[seen]
+    count = np.bincount(users, minlength=data.num_users)
+    # Rows are sorted by user and time, so a row's distance from the end of its user is its place.
+    left = np.repeat(np.cumsum(count), count) - np.arange(len(users))
+    last = np.full((data.num_users, size), -1, np.int32)
+    keep = left <= size
+    last[users[keep], size - left[keep]] = items[keep]
+    return last

@@ -29,7 +29,8 @@ _TILE = 256
 @record
 class Case:
     """One user of an evaluation: `targets` int32[R] padded with -1, its `negatives` int32[n], and
-    its seen items at `start` .. `start + count` of `seen`. longest: the largest count around."""
+    its seen items at `start` .. `start + count` of `seen`. longest: the largest count around.
+    history: int32[H], or None."""
 
     member: Array
     targets: Array
@@ -39,9 +40,10 @@ class Case:
     start: Array
     count: Array
     longest: Array
+    history: Array | None = None
 
 
-AXES = Case(0, 0, 0, 0, None, 0, 0, None)
+AXES = Case(0, 0, 0, 0, None, 0, 0, None, 0)
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,7 @@ def case_of(cases, rows: jax.Array, longest: jax.Array) -> Case:
 
     return Case(
         at(cases.members), at(cases.targets), at(cases.ratings), at(cases.negatives),
-        cases.seen, at(cases.seen_start), at(cases.seen_count), longest,
+        cases.seen, at(cases.seen_start), at(cases.seen_count), longest, at(cases.history),
     )  # fmt: skip
 
 
@@ -172,7 +174,8 @@ def evaluate_users(
 ) -> jax.Array:
     """float32[U, M]: the aggregated model with each client's private part, on all users of `cases`.
 
-    private: leaves [N, ...]. Users go through in chunks, so that scores take c * I numbers.
+    private: leaves [N, ...]. What `model.prepare` makes is made once. Users go through in chunks,
+    so that scores take c * I numbers.
     """
     at_least("evaluate_users", "users_per_chunk", users_per_chunk, 1)
     total = cases.users.shape[0]
@@ -181,9 +184,13 @@ def evaluate_users(
     order = jnp.argsort(-cases.seen_count, stable=True).astype(jnp.int32)
     padded = jnp.concatenate([order, jnp.full(-total % c, order[-1])]).reshape(-1, c)
 
+    ready = shared if model.prepare is None else model.prepare(shared)
+
     def one(client, case):
         mine = jax.tree.map(lambda x: x[client], private)
-        return protocol.measure(lambda items, user: model.score(shared, mine, items, user), case)
+        if model.read is not None:
+            mine = model.read(ready, mine, case.history)
+        return protocol.measure(lambda items, user: model.score(ready, mine, items, user), case)
 
     def chunk(rows):
         case = case_of(cases, rows, cases.seen_count[rows].max())

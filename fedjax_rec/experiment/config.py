@@ -13,6 +13,7 @@ signature. On the command line `--model.width 64` is short for `--model.init_arg
 
 from __future__ import annotations
 
+import inspect
 import re
 import warnings
 from collections.abc import Callable, Sequence
@@ -54,7 +55,7 @@ PARTS = [
     Aggregator, Batches, Clock, Cohorts, Compressor, Exchange, Graph, Held, Local, Model,
     Neighbours, Server, Similarity, Staleness, Strategy, Utility,
 ]  # fmt: skip
-LATE = {"model": {"num_items", "members"}, "strategy": {"model", "examples", "probe"}}
+LATE = {"model": {"num_items", "members", "titles"}, "strategy": {"model", "examples", "probe"}}
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,10 @@ def read(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
 
 def _late(factory, init_args) -> Callable:
     kwargs = dict(vars(init_args)) if init_args is not None else {}
-    return lambda *args, **late: factory(*args, **late, **kwargs)
+    known = set(inspect.signature(factory).parameters)
+    # A model takes what it asks for: `titles` are for those that read text.
+    wanted = lambda late: {name: late[name] for name in late if name != "titles" or name in known}
+    return lambda *args, **late: factory(*args, **wanted(late), **kwargs)
 
 
 def _parser(factories, paths) -> ArgumentParser:

@@ -60,14 +60,16 @@ def prepare(config: Config) -> Experiment:
     sampled = sampled or wanted.negatives == "symmetric"
     dataset = data.pack(
         split, clients, wanted.negatives, wanted.evaluation_negatives if sampled else 0,
-        seed=config.seed,
+        seed=config.seed, history=config.examples.history,
     )  # fmt: skip
     parts = {"validation": dataset.validation, "test": dataset.test}
     parts = {name: cases for name, cases in parts.items() if cases is not None}
     if "test" not in parts:
         raise ConfigError("data.split leaves nothing to test on; use a split with a test part.")
     protocol = _protocol(config, dataset)
-    model = config.make_model(num_items=dataset.num_items, members=dataset.members)
+    model = config.make_model(
+        num_items=dataset.num_items, members=dataset.members, titles=data.titles(found)
+    )
     own = config.evaluation.of == "personal"
     probe = evaluate.probe_clients(protocol, parts) if own else None
     strategy = config.make_strategy(model, config.examples, probe)

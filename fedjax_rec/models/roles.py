@@ -8,7 +8,9 @@
 | private rows | `PrivateRows` | a table per client | never |
 | frozen | `Frozen` | one copy, broadcast into the `vmap` | once |
 
-The module has two methods: `loss(batch, key) -> float[]` and `score(items, user) -> float[n]`.
+The module has two methods: `loss(batch, key) -> float[]` and `score(items, user) -> float[n]`. It
+may have two more, see `Model`: `prepare() -> pytree`, made once for all users and handed to `score`
+as `prepared`, and `read(history) -> pytree`, made once for a user and handed to it as `reading`.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ from flax import nnx
 
 from .. import rows, trees
 from ..types import Model
+
+PREPARED, READING = "prepared", "reading"
 
 
 class Rows(nnx.Param):
@@ -111,9 +115,31 @@ def from_nnx(build: Callable[[nnx.Rngs], nnx.Module]) -> Model:
     def score(shared, private, items, user=0):
         module = assembled(shared, private, jax.random.key(0))
         module.eval()
-        return module.score(items, user)
+        more = {}
+        if prepares:
+            more["prepared"] = shared[PREPARED] if PREPARED in shared else module.prepare()
+        if reads:
+            if READING not in private:
+                raise ValueError(
+                    f"{type(outline).__name__} scores from a history; measure it on cases that "
+                    "hold one, as pack(history=...) makes them."
+                )
+            more["reading"] = private[READING]
+        return module.score(items, user, **more)
 
-    return Model(init, loss, score, start)
+    def prepare(shared):
+        nothing = trees.zeros_like(jax.eval_shape(init, jax.random.key(0))[1])
+        module = assembled(shared, nothing, jax.random.key(0))
+        module.eval()
+        return {**shared, PREPARED: module.prepare()}
+
+    def read(shared, private, history):
+        module = assembled(shared, private, jax.random.key(0))
+        module.eval()
+        return {**private, READING: module.read(history)}
+
+    prepares, reads = hasattr(outline, "prepare"), hasattr(outline, "read")
+    return Model(init, loss, score, start, prepare if prepares else None, read if reads else None)
 
 
 def _put(tree: dict, path, value) -> None:
