@@ -139,6 +139,7 @@ def _report(words: Sequence[str]) -> int:
     parser.add_argument("folders", nargs="+", help="run folders, or folders that hold some")
     parser.add_argument("--out", default="runs/report", help="folder for report.md and figures")
     parser.add_argument("--results", help="write docs/results.md-like page FILE instead")
+    parser.add_argument("--section", help="with --results: write this section of the page alone")
     parser.add_argument("--targets", help="YAML with goals, for --results")
     known = parser.parse_args(words)
 
@@ -152,7 +153,7 @@ def _report(words: Sequence[str]) -> int:
 
     if known.results:
         targets = Path(known.targets) if known.targets else None
-        written = results(known.folders, targets, Path(known.results))
+        written = results(known.folders, targets, Path(known.results), known.section)
     else:
         Console().print(table(find_runs(known.folders)))
         written = write_report(known.folders, Path(known.out))

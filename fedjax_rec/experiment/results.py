@@ -1,8 +1,8 @@
 """The page of results: every group of seeds held against its targets, with its settings.
 
-Written by `fedjax-rec report FOLDERS --results FILE --targets FILE`. Of runs that differ in the
-bytes of a client, quality against bytes is drawn too, with the targets as rings. Runs beside one
-that is called `fedavg` are compared in rounds, see `convergence.py`.
+Written by `fedjax-rec report FOLDERS --results FILE [--section TITLE] [--targets FILE]`. Of runs
+that differ in the bytes of a client, quality against bytes is drawn too, with the targets as rings.
+Runs beside one that is called `fedavg` are compared in rounds, see `convergence.py`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,11 +25,15 @@ from fedjax_rec.experiment.report import (
     title,
     write_text,
 )
+from fedjax_rec.experiment.sections import with_section
 from fedjax_rec.experiment.targets import Target, read_targets
 
 
 def results(
-    folders: Iterable[Path | str], targets: Path | str | None, out: Path | str
+    folders: Iterable[Path | str],
+    targets: Path | str | None,
+    out: Path | str,
+    section: str | None = None,
 ) -> list[Path]:
     """Write the table of results against targets, with each row's settings, to the file `out`.
 
@@ -38,6 +42,7 @@ def results(
         targets: YAML file, see `targets.py`; None leaves out the columns of targets.
         out: the markdown file; its figures go to `images/` beside it. A target without a run is
             listed as not run.
+        section: the title of the only part of the page that is written; None writes all of it.
 
     Returns:
         The files written, `out` first.
@@ -61,14 +66,17 @@ def results(
             known = [match["name"], match["data"], model, match["negatives"], match["evaluation"]]
             blank = [""] * (len(header(shown)) - len(known))
             rows.append([*known, *blank, _goals(target), target.source, "not run"])
-    text = ["# Results", "", *provenance(groups), grid(columns, rows) + repeats(groups)]
-    drawn = []
+    text = [*provenance(groups), grid(columns, rows) + repeats(groups), *_notes(groups, mine)]
+    drawn, below = [], "###" if section else "##"
     for (data, evaluation), members in sets_of(groups).items():
         # Under other negatives other quality is reached: no axis for both.
         if sizes(members) > 2 and len({each.field("negatives") for each in members}) == 1:
             from fedjax_rec.experiment import figures, tradeoff  # matplotlib is slow
 
-            path = out.parent / "images" / f"tradeoff_{data}.png"
+            place = f"tradeoff_{data}" + (
+                f"_{section.replace(' ', '_').lower()}" if section else ""
+            )
+            path = out.parent / "images" / f"{place}.png"
             aims = [(each, target) for each in members if (target := mine[id(each)])]
             runs = [run for each in members for run in each.runs]
             drawn.append(figures.save(tradeoff.tradeoff(runs, targets=aims), path))
@@ -76,9 +84,23 @@ def results(
             text += [f"![quality against bytes]({path.relative_to(out.parent).as_posix()})", ""]
     for (data, evaluation), members in sets_of(groups).items():
         if has_reference(members):
-            text += [f"## Rounds to target: {data}, {evaluation}", "", *convergence(members)]
-    text += ["## Settings", "", *_settings(groups)]
-    return [write_text(out, "\n".join(text)), *drawn]
+            text += [f"{below} Rounds to target: {data}, {evaluation}", "", *convergence(members)]
+    text += [f"{below} Settings", "", *_settings(groups)]
+    if section:
+        page = with_section(out, section, text)
+    else:
+        page = "\n".join(["# Results", "", *text])
+    return [write_text(out, page), *drawn]
+
+
+def _notes(groups: Sequence[Group], mine: Mapping[int, Target | None]) -> list[str]:
+    """What targets say of their rows, each once."""
+    text = {}
+    for each in groups:
+        target = mine[id(each)]
+        if target is not None and target.note:
+            text.setdefault(target.note, []).append(f"`{each.field('name')}`")
+    return [line for note, names in text.items() for line in (f"{', '.join(names)}: {note}", "")]
 
 
 def _settings(groups: Sequence[Group]) -> list[str]:

@@ -4,6 +4,7 @@
   hr@10: [0.72, 0.02]            # value, tolerance: inside if |mean - value| <= tolerance
   ndcg@10: {at_least: 0.42}      # or at_most
   source: issue 2
+  note: printed below the table # optional
 """
 
 from collections.abc import Mapping
@@ -44,6 +45,7 @@ class Target:
     match: dict[str, str]
     goals: dict[str, Goal]
     source: str
+    note: str = ""
 
     def fits(self, group: Group) -> bool:
         """Whether every field of `match` is the group's; dotted paths compare by last part."""
@@ -77,11 +79,12 @@ def _target(entry: Any, where: str) -> Target:
     unknown = [key for key in match if key not in FIELDS]
     if unknown:
         raise ValueError(f"{where}: match names {unknown[0]!r}; use {', '.join(FIELDS)}.")
-    rest = {key: value for key, value in entry.items() if key not in ("match", "source")}
+    rest = {key: value for key, value in entry.items() if key not in ("match", "source", "note")}
     if not rest:
         raise ValueError(f"{where} has no goal; write hr@10: [value, tolerance].")
     goals = {str(key): _goal(value, f"{where}: {key}") for key, value in rest.items()}
-    return Target({k: str(v) for k, v in match.items()}, goals, str(entry.get("source", "")))
+    said = (str(entry.get(key, "")) for key in ("source", "note"))
+    return Target({k: str(v) for k, v in match.items()}, goals, *said)
 
 
 def _goal(written: Any, where: str) -> Goal:

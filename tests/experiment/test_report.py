@@ -215,6 +215,35 @@ def targets(folder: Path, text: str) -> Path:
     return path
 
 
+def test_a_section_is_written_and_the_rest_of_the_page_stays(runs, tmp_path):
+    page = tmp_path / "results.md"
+    page.write_text("# Results\n\nRead this first.\n")
+    [path] = results([runs], None, page, "One of them")
+    alone = path.read_text()
+    assert alone.startswith("# Results\n\nRead this first.\n\n<!-- section: One of them -->\n")
+    assert "\n## One of them\n" in alone and "\n### Settings\n" in alone
+    results([runs], None, page, "The other")
+    both = page.read_text()
+    assert both.startswith(alone) and "\n## The other\n" in both
+    results([runs / "paper"], None, page, "One of them")
+    results([runs], None, page, "One of them")
+    assert page.read_text() == both
+
+
+def test_a_section_without_its_end_is_not_guessed(runs, tmp_path):
+    page = tmp_path / "results.md"
+    page.write_text("<!-- section: A -->\ntext")
+    with pytest.raises(ValueError, match="lacks '<!-- end of section: A -->'"):
+        results([runs], None, page, "A")
+    assert page.read_text() == "<!-- section: A -->\ntext"
+
+
+def test_what_a_target_notes_stands_below_the_table(runs, tmp_path):
+    goal = "- match: {data: ml-100k, negatives: paper}\n  hr@10: [0.5, 1]\n  note: It leaks."
+    [path] = results([runs], targets(tmp_path, goal), tmp_path / "results.md")
+    assert ": It leaks.\n" in path.read_text()
+
+
 def test_results_hold_runs_against_targets(runs, tmp_path):
     values = {
         m: [best(runs / f"paper/seed{s}", m) for s in (1, 2, 3)] for m in ("hr@10", "ndcg@10")
