@@ -249,8 +249,10 @@ def fedasync(
     `fedbuff`, without `server` and `held`. Raises ValueError unless 0 < mixing <= 1.
     """
     fraction("fedasync", "mixing", mixing)
-    mixed = {"server": step(mixing), "held": models()}
-    for name in mixed:
-        if kwargs.get(name) is not None:
+    for name in ("server", "held"):
+        if name in kwargs:
             raise ValueError(f"fedasync({name}=...) is what `mixing` sets; use fedbuff for others.")
-    return fedbuff(model, examples, probe, concurrency=concurrency, **{**kwargs, **mixed})
+    return fedbuff(
+        model, examples, probe, concurrency=concurrency, server=step(mixing), held=models(),
+        **kwargs,
+    )  # fmt: skip
