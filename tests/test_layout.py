@@ -14,7 +14,19 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "fedjax_rec"
 
 FLOORS = (
-    ("types", "trees", "rows", "overlap", "keys", "bases", "check", "wire"),
+    (
+        "types",
+        "trees",
+        "rows",
+        "overlap",
+        "keys",
+        "bases",
+        "check",
+        "wire",
+        "places",
+        "wheels",
+        "weights",
+    ),
     ("data", "models", "clients", "compress", "aggregate", "evaluate"),
     ("strategies",),
     ("simulate",),

@@ -8,15 +8,14 @@ step or not at all.
 from __future__ import annotations
 
 import hashlib
-import os
-import subprocess
-import sys
 import tempfile
 import urllib.request
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from ..wheels import move, unpack
 
 SITE = "https://files.grouplens.org/datasets/movielens/"
 LICENCE = (
@@ -61,7 +60,7 @@ def fetch_ml_100k(
                 except (ConnectionError, ValueError) as error:
                     failures.append(f"{way}: {error}")
                     continue
-                _move(ready, target)
+                move(ready, target, _whole)
             say(f"{target.name} fetched ({way}) into {target}.")
             return
     except OSError as error:
@@ -98,45 +97,8 @@ def _from_wheel(scratch: Path, target: Path) -> None:
     """The atomic files that the recbole wheel bundles, into `target`. Raises ConnectionError or
     ValueError.
     """
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        WHEEL,
-        "--no-deps",
-        "--only-binary=:all:",
-        "--quiet",
-    ]
-    command += [
-        "--disable-pip-version-check",
-        "--retries",
-        "1",
-        "--timeout",
-        "10",
-        "--dest",
-        str(scratch),
-    ]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise ConnectionError(f"pip download {WHEEL} took over {error.timeout:g} s") from error
-    wheels = list(scratch.glob("recbole-*.whl"))
-    if done.returncode or not wheels:
-        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise ConnectionError(f"pip download {WHEEL} failed ({reason})")
-    with zipfile.ZipFile(wheels[0]) as wheel:
-        for file, sha256 in WHEEL_SHA256.items():
-            content = wheel.read(f"recbole/dataset_example/ml-100k/{file}")
-            if hashlib.sha256(content).hexdigest() != sha256:
-                raise ValueError(f"{file} in {wheels[0].name} has another sha256 than {sha256}")
-            (target / file).write_bytes(content)
+    unpack(WHEEL, "recbole/dataset_example/ml-100k", WHEEL_SHA256, scratch, target)
 
 
-def _move(ready: Path, target: Path) -> None:
-    """Put the finished folder in place in one step; another process may have been faster."""
-    try:
-        os.replace(ready, target)
-    except OSError:
-        if not any(target.glob("*.inter")) and not (target / "u.data").is_file():
-            raise
+def _whole(target: Path) -> bool:
+    return any(target.glob("*.inter")) or (target / "u.data").is_file()

@@ -21,6 +21,7 @@ from fedjax_rec.data.fetch import LICENCE, SITE, fetch_ml_100k
 from fedjax_rec.data.interactions import Interactions
 from fedjax_rec.data.movielens import RATINGS, read_movielens, tidy_atomic
 from fedjax_rec.data.synthetic import synthetic
+from fedjax_rec.places import cache, roots
 
 
 @dataclass(frozen=True)
@@ -149,17 +150,6 @@ def read_folder(folder: str | Path, name: str | None = None) -> Interactions:
         return read_movielens(place, name or place.name)
     interactions = read_atomic(place, stem)
     return tidy_atomic(interactions) if stem == "ml-100k" else interactions
-
-
-def roots() -> list[Path]:
-    """Folders that are searched, in order."""
-    given = os.environ.get("FEDJAX_REC_DATA")
-    return [*([Path(given).expanduser()] if given else []), cache()]
-
-
-def cache() -> Path:
-    """The user's cache folder of this package."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fedjax_rec"
 
 
 def _inter(folder: Path) -> str | None:

@@ -1,4 +1,4 @@
-"""What `fedjax-rec data` shows: the known data sets, and what was read of one."""
+"""What `fedjax-rec data` shows: the known data sets and weights, and what was read of one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Group
 from rich.table import Table
 
-from .. import data
+from .. import data, weights
 from ..data.sources import get, known
 
 
@@ -21,15 +21,32 @@ def catalogue() -> Group:
         shown = [f"{n:,}" if n is not None else "" for n in numbers]
         table.add_row(row["name"], *shown, str(here))
         licences.setdefault(row["licence"] or "licence unknown", []).append(row["name"])
-    return Group(table, *[f"{', '.join(names)}: {text}" for text, names in licences.items()])
+    models = Table("weights", "what", "MB", "here")
+    for row in weights.known():
+        models.add_row(row["name"], row["about"], f"{row['megabytes']}", row["where"] or "fetch it")
+        licences.setdefault(row["licence"], []).append(row["name"])
+    lines = [f"{', '.join(names)}: {text}" for text, names in licences.items()]
+    return Group(table, models, *lines)
 
 
 def described(name: str) -> Table:
-    """Fetches `name` where it is missing and can be, reads it, and describes what was read."""
+    """Fetches `name`, of data or weights, where it is missing and can be, reads it, and describes
+    what was read."""
+    if name in weights.KNOWN:
+        return _weights(name)
     present = {row["name"]: row["present"] for row in known()}
     if not Path(name).is_dir() and not present.get(name, False):
         get(name)
     table = Table("", name)
     for key, value in data.describe(data.load(name)).items():
         table.add_row(key, f"{value:,}" if isinstance(value, int) else str(value))
+    return table
+
+
+def _weights(name: str) -> Table:
+    known, table = weights.KNOWN[name], Table("", name)
+    place = weights.get(name)
+    weights.find(name)  # checks the files of a place that was there already
+    for key, value in (("what", known.about), ("licence", known.licence), ("folder", str(place))):
+        table.add_row(key, value)
     return table

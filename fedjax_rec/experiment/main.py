@@ -2,7 +2,7 @@
 
     fedjax-rec run CONFIG [--key value ...] --out DIR     one experiment
     fedjax-rec bench [NAME ...] [--json FILE]             speed and memory on this machine
-    fedjax-rec data get NAME | list                       fetch, check and describe a data set
+    fedjax-rec data get NAME | list                       fetch, check and describe data or weights
     fedjax-rec report DIR [DIR ...]                       tables and figures from finished runs
 
 Bad input ends with one line on standard error and exit status 2; `--debug` shows the traceback.
@@ -116,7 +116,7 @@ def _bench(words: Sequence[str]) -> int:
 
 
 def _data(words: Sequence[str]) -> int:
-    parser = _parser("data", "The data sets: which there are, and fetching one.")
+    parser = _parser("data", "Data sets and pretrained weights: which there are, and fetching one.")
     parser.add_argument("action", choices=("list", "get"))
     parser.add_argument("name", nargs="?", help="for get: a name of the list, or a folder")
     known = parser.parse_args(words)

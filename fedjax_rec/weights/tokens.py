@@ -1,0 +1,60 @@
+"""Texts as tokens, made once on the host: int32[n, T] and which of them are real.
+
+Needs the library `tokenizers` (extra `text`), whose `tokenizer.json` says everything about a
+tokenizer but how long a text may be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ..check import at_least
+
+FILE = "tokenizer.json"
+
+
+class Tokens(NamedTuple):
+    """ids: int32[n, T]; mask: bool[n, T], False for padding, which comes last."""
+
+    ids: np.ndarray
+    mask: np.ndarray
+
+
+def tokenizer(folder: Path):
+    """The `tokenizers.Tokenizer` of a Hugging Face folder, without padding and truncation.
+
+    Raises FileNotFoundError where the folder has none, ImportError without the library.
+    """
+    try:
+        from tokenizers import Tokenizer
+    except ImportError as error:
+        raise ImportError(
+            "texts need the library tokenizers; pip install 'fedjax-rec[text]'."
+        ) from error
+    if not (folder / FILE).is_file():
+        raise FileNotFoundError(f"{folder} has no {FILE}; give a Hugging Face folder that has.")
+    made = Tokenizer.from_file(str(folder / FILE))
+    made.no_padding()
+    made.no_truncation()
+    return made
+
+
+def tokenize(folder: Path, texts: Sequence[str], length: int | None = None) -> Tokens:
+    """`texts` with the special tokens of the tokenizer in `folder`, as long as the longest.
+
+    length: most tokens of a text, special ones included; longer texts lose their end.
+    """
+    made = tokenizer(folder)
+    if length is not None:
+        at_least("tokenize", "length", length, 1 + made.num_special_tokens_to_add(False))
+        made.enable_truncation(length)
+    rows = [one.ids for one in made.encode_batch(list(texts))]
+    size = max(map(len, rows), default=1)
+    ids, mask = np.zeros((len(rows), size), np.int32), np.zeros((len(rows), size), bool)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)], mask[i, : len(row)] = row, True
+    return Tokens(ids, mask)
