@@ -45,6 +45,8 @@ class Model:
         all users, such as the encoded texts of items; None where there is nothing of the kind.
     read(shared, private, history) -> private: with what scoring needs of the user's history,
         int32[H], the last items in time, -1 before the first; None where scores do not ask for it.
+    predict(shared, private, batch) -> float[B]: the logit that each labelled example is positive,
+        where an example is no (user, item) pair, see `data.Examples`; else None.
     """
 
     init: Callable[..., tuple[PyTree, PyTree]]
@@ -53,6 +55,7 @@ class Model:
     start: Callable[..., PyTree] | None = None
     prepare: Callable[..., PyTree] | None = None
     read: Callable[..., PyTree] | None = None
+    predict: Callable[..., jax.Array] | None = None
 
 
 @dataclass(frozen=True)

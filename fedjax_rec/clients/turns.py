@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +43,8 @@ class Turns:
     draw(t) -> batch of turn t, with `mask`. turns: int32[], of the longest client of the chunk.
     count: uint32[], the client's own examples. key(name, t) -> the key of turn `t` in the stream
         `name`, by epoch and batch: the turn depends on the longest client of the chunk.
-    most: different examples that any client trains on.
+    most: different examples that any client trains on. ids: how many row ids an example has in
+        each id field.
     """
 
     draw: Callable[..., dict[str, Array]]
@@ -52,7 +52,7 @@ class Turns:
     count: Array
     key: Callable[..., Array]
     most: int
-    batches: Any
+    ids: dict[str, int]
     batch_size: int
 
 
@@ -91,7 +91,7 @@ def turns_of(batches, passes: Passes, key: jax.Array, data) -> Turns:
         of_epoch = jax.random.fold_in(keys.stream(key, name), turn // cycle)
         return jax.random.fold_in(of_epoch, turn % cycle)
 
-    return Turns(draw, turns, count, key_of, most, batches, batch_size)
+    return Turns(draw, turns, count, key_of, most, batches.ids_in(data.store), batch_size)
 
 
 def _once(compute: Callable[[], PyTree], positive: jax.Array) -> PyTree:
@@ -112,7 +112,7 @@ def localize(shared: PyTree, turns: Turns) -> PyTree:
     places of those. Where the batches could name as many ids as the table has rows, the whole
     table is the smaller buffer, and no ids need to be gathered first: see `mark`.
     """
-    ids_per_example, most, batch_size = turns.batches.ids, turns.most, turns.batch_size
+    ids_per_example, most, batch_size = turns.ids, turns.most, turns.batch_size
 
     def capacity(table):
         for name in table.fields:

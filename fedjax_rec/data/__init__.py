@@ -1,6 +1,7 @@
 """Data sets, splits, partitions of users over clients, and packing on the device."""
 
 from .batches import Batches, pairwise, pointwise, ratings
+from .examples import Examples, ExampleStore, HeldOut, describe_examples, examples, pack_examples
 from .interactions import Interactions, describe, from_arrays, implicit, k_core
 from .pack import Cases, ClientData, Dataset, Store, pack
 from .partition import Partition, by_attribute, by_hash, by_user, dirichlet
@@ -11,8 +12,10 @@ from .synthetic import synthetic
 from .text import titles
 
 __all__ = [
-    "Batches", "Cases", "ClientData", "Dataset", "Interactions", "Partition", "Split", "Store",
-    "by_attribute", "by_hash", "by_user", "cold_users", "describe", "dirichlet", "from_arrays",
-    "global_time", "implicit", "k_core", "leave_one_out", "load", "pack", "pairwise", "part_of",
-    "pointwise", "query", "ratings", "ratio", "support", "synthetic", "temporal_ratio", "titles",
+    "Batches", "Cases", "ClientData", "Dataset", "ExampleStore", "Examples", "HeldOut",
+    "Interactions", "Partition", "Split", "Store", "by_attribute", "by_hash", "by_user",
+    "cold_users", "describe", "describe_examples", "dirichlet", "examples", "from_arrays",
+    "global_time", "implicit", "k_core", "leave_one_out", "load", "pack", "pack_examples",
+    "pairwise", "part_of", "pointwise", "query", "ratings", "ratio", "support", "synthetic",
+    "temporal_ratio", "titles",
 ]  # fmt: skip

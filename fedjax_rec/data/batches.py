@@ -26,15 +26,19 @@ class Batches:
     """count(data) -> int32[]: examples of one client in an epoch.
     most(store) -> int: of any client, known before tracing.
     draw(seed, data, q) -> batch: the examples numbered q, uint32[B] below count; seed: uint32[2].
-    ids: how many row ids an example has in each id field.
+    ids: how many row ids an example has in each id field; None: as the store says.
     history: how many items of a user's history a model that is trained on them reads.
     """
 
     count: Callable[[ClientData], jax.Array]
     most: Callable[[Store], int]
     draw: Callable[..., dict[str, jax.Array]]
-    ids: dict[str, int]
+    ids: dict[str, int] | None
     history: int = 0
+
+    def ids_in(self, store) -> dict[str, int]:
+        """How many row ids an example has in each id field, drawn from `store`."""
+        return store.ids if self.ids is None else self.ids
 
 
 def _bits(seed: jax.Array, q: jax.Array) -> jax.Array:

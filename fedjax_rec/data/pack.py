@@ -9,7 +9,7 @@ Dimensions: `N` clients, `U` users, `I` items, `R` most held-out items of a user
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -76,6 +76,13 @@ class Store:
     def num_clients(self) -> int:
         return self.start.shape[0]
 
+    def viewed(self, view, longest) -> Store:
+        """The same through `view(array)` of every array of interactions."""
+        names = ("items", "labels", "owners", "users")
+        seen = {name: getattr(self, name) for name in names}
+        seen = {name: None if x is None else view(x) for name, x in seen.items()}
+        return replace(self, longest=longest, **seen)
+
     def sizes(self, ids: jax.Array) -> jax.Array:
         """int32[C]: interactions of the clients `ids`; 0 for padding."""
         return self.length.at[ids].get(mode="fill", fill_value=0)
@@ -104,8 +111,9 @@ class ClientData:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Everything that a run reads. activity: int32[N], training interactions of each client;
-    popularity: int32[I], of each item."""
+    """Everything that a run reads. store, validation, test: `Store` and `Cases`, or, of labelled
+    examples, `ExampleStore` and `HeldOut`; None without held-out ones. activity: int32[N], training
+    interactions of each client; popularity: int32[I], of each item."""
 
     name: str
     num_clients: int
@@ -113,8 +121,8 @@ class Dataset:
     num_items: int
     members: int
     store: Any
-    validation: Cases | None
-    test: Cases | None
+    validation: Any
+    test: Any
     activity: np.ndarray
     popularity: np.ndarray
     negatives: str

@@ -34,14 +34,8 @@ def part_of(batches: Batches, part: int, of: int) -> Batches:
     share = lambda count: (count - part + of - 1) // of
 
     def own(data):
-        def every(values):
-            return None if values is None else _Every(values, data.start, part, of)
-
-        store = data.store
-        thinned = replace(
-            store, items=every(store.items), labels=every(store.labels),
-            owners=every(store.owners), users=every(store.users), longest=share(store.longest),
-        )  # fmt: skip
+        every = lambda values: _Every(values, data.start, part, of)
+        thinned = data.store.viewed(every, share(data.store.longest))
         return replace(data, store=thinned, length=share(data.length), longest=share(data.longest))
 
     def count(data):

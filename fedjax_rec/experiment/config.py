@@ -62,7 +62,8 @@ LATE = {"model": {"num_items", "members", "titles"}, "strategy": {"model", "exam
 class Data:
     """What is learned from.
 
-    source: a known name (`fedjax-rec data list`), a folder, or a factory of Interactions.
+    source: a known name (`fedjax-rec data list`), a folder, or a factory of Interactions, or of
+        labelled Examples, which are split and dealt to clients and have no other key here.
     implicit: keep only that a user interacted; set false for rating models.
     above: of explicit data keep ratings above this. core: k of the k-core filter, 0 for none.
     split, clients: factories such as `fedjax_rec.data.leave_one_out` and `fedjax_rec.data.by_user`.
@@ -85,13 +86,14 @@ class Evaluation:
     """How a round is measured.
 
     candidates: `full`, the catalogue without seen items; `sampled`, the fixed evaluation negatives;
-        `both`, whose sampled metrics are called `sampled_hr@10`; or `ratings`, RMSE and MAE.
+        `both`, whose sampled metrics are called `sampled_hr@10`; `ratings`, RMSE and MAE; or, of
+        labelled examples, `examples`: AUC, GAUC, log loss and accuracy.
     of: `aggregated`, the server's model; `personal`, each client's own model after training.
     metrics: for rankings. The first one, on validation, chooses the best round.
     every: rounds between measurements. users_per_chunk: users scored at once.
     """
 
-    candidates: Literal["full", "sampled", "both", "ratings"] = "full"
+    candidates: Literal["full", "sampled", "both", "ratings", "examples"] = "full"
     of: Literal["aggregated", "personal"] = "aggregated"
     metrics: tuple[str, ...] = ("hr@10", "ndcg@10", "mrr", "auc")
     every: int = 1
@@ -141,7 +143,7 @@ def read(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
         keys = [a.dest for a in parser._actions if a.dest != "help"]
         raise ConfigError(one_line(str(error), keys)) from error
     for part in LATE:
-        check_made(_plain(getattr(made, part).init_args), f"{part}.init_args")
+        check_made(_plain(_arguments(made, part)), f"{part}.init_args")
     for key in ("source", "split", "clients"):
         check_made(_plain(getattr(made.data, key)), f"data.{key}")
     check_complete(plain, "")
@@ -151,9 +153,9 @@ def read(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
         seed=made.seed,
         rounds=made.rounds,
         data=made.data,
-        make_model=_late(factories["model"], made.model.init_args),
+        make_model=_late(factories["model"], _arguments(made, "model")),
         examples=made.examples,
-        make_strategy=_late(factories["strategy"], made.strategy.init_args),
+        make_strategy=_late(factories["strategy"], _arguments(made, "strategy")),
         cohorts=made.cohorts,
         evaluation=made.evaluation,
         checkpoint_every=made.checkpoint_every,
@@ -163,11 +165,18 @@ def read(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
     )
 
 
+def _arguments(made: Namespace, part: str) -> Any:
+    """The arguments of a late part; None where it takes none but those of the run."""
+    return getattr(getattr(made, part), "init_args", None)
+
+
 def _late(factory, init_args) -> Callable:
     kwargs = dict(vars(init_args)) if init_args is not None else {}
-    known = set(inspect.signature(factory).parameters)
+    known = inspect.signature(factory).parameters
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in known.values())
     # A model takes what it asks for: `titles` are for those that read text.
-    wanted = lambda late: {name: late[name] for name in late if name != "titles" or name in known}
+    takes = lambda name: name in known or (open_ended and name != "titles")
+    wanted = lambda late: {name: late[name] for name in late if takes(name)}
     return lambda *args, **late: factory(*args, **wanted(late), **kwargs)
 
 

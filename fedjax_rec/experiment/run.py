@@ -25,6 +25,7 @@ from ..types import Strategy
 from . import figures
 from .config import Config, ConfigError, part
 from .folder import RunFolder
+from .labelled import prepare_examples
 from .progress import Bar
 
 
@@ -36,7 +37,7 @@ class Stopped(Exception):
 class Experiment:
     """Everything that a configuration names, made for its data."""
 
-    interactions: data.Interactions
+    described: dict[str, Any]
     dataset: data.Dataset
     strategy: Strategy
     measure: simulate.Measure
@@ -48,8 +49,15 @@ def prepare(config: Config) -> Experiment:
     found = wanted.source
     if isinstance(found, str):
         found = data.load(found)
-    elif not isinstance(found, data.Interactions):
+    elif not isinstance(found, (data.Interactions, data.Examples)):
         found = part(found, "data.source")
+    if isinstance(found, data.Examples):
+        return Experiment(data.describe_examples(found), *prepare_examples(config, found))
+    if config.evaluation.candidates == "examples":
+        raise ConfigError(
+            "evaluation.candidates=examples needs labelled examples and data.source gives "
+            "interactions; use full, sampled, both or ratings."
+        )
     if wanted.implicit:
         found = data.implicit(found, wanted.above)
     if wanted.core:
@@ -79,7 +87,7 @@ def prepare(config: Config) -> Experiment:
         scorer = dataclasses.replace(model, score=strategy.score or model.score)
         measure = simulate.aggregated(scorer, protocol, parts, config.evaluation.users_per_chunk)
     config.cohorts.size(dataset.num_clients)
-    return Experiment(found, dataset, strategy, measure)
+    return Experiment(data.describe(found), dataset, strategy, measure)
 
 
 def _protocol(config: Config, dataset: data.Dataset) -> evaluate.Protocol:
@@ -217,7 +225,7 @@ def _summary(config: Config, experiment: Experiment, records, values, chooser: s
             "bytes_up": sum(r["bytes_up"] for r in records),
             "bytes_down": sum(r["bytes_down"] for r in records),
         },
-        "data": {**data.describe(experiment.interactions), "clients": dataset.num_clients},
+        "data": {**experiment.described, "clients": dataset.num_clients},
         "negatives": config.data.negatives,
         "evaluation": label + (", own model" if config.evaluation.of == "personal" else ""),
         "model": config.plain["model"]["class_path"],

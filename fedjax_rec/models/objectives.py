@@ -21,7 +21,8 @@ def masked_mean(values: jax.Array, mask: jax.Array) -> jax.Array:
 
 def softplus(x: jax.Array) -> jax.Array:
     """log(1 + e^x), at half the cost of `jax.nn.softplus` on a CPU; infinities give NaN slopes."""
-    return jnp.maximum(x, 0.0) + jnp.log1p(jnp.exp(-jnp.abs(x)))
+    # -|x| so written has slope 0 at 0, where jax gives `abs` slope 1 and the sum would have none.
+    return jnp.maximum(x, 0.0) + jnp.log1p(jnp.exp(jnp.minimum(x, -x)))
 
 
 def bce() -> Objective:

@@ -8,9 +8,10 @@
 | private rows | `PrivateRows` | a table per client | never |
 | frozen | `Frozen` | one copy, broadcast into the `vmap` | once |
 
-The module has two methods: `loss(batch, key) -> float[]` and `score(items, user) -> float[n]`. It
-may have two more, see `Model`: `prepare() -> pytree`, made once for all users and handed to `score`
-as `prepared`, and `read(history) -> pytree`, made once for a user and handed to it as `reading`.
+The module has `loss(batch, key) -> float[]` and one or both of `score(items, user) -> float[n]`
+and, of labelled examples, `predict(batch) -> float[B]`. It may have two more, see `Model`:
+`prepare() -> pytree`, made once for all users and handed to `score` as `prepared`, and
+`read(history) -> pytree`, made once for a user and handed to it as `reading`.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ def from_nnx(build: Callable[[nnx.Rngs], nnx.Module]) -> Model:
 
     `shared` is the nested dict of the module's attributes with `Param`, `Rows` and `Frozen`
     variables, `private` that of its `Private` ones. Raises TypeError for other variable types
-    (batch statistics, caches), which no role describes.
+    (batch statistics, caches), which no role describes, and for a module without `score` or
+    `predict`.
     """
     outline = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
     for path, variable in nnx.to_flat_state(nnx.state(outline)):
@@ -62,6 +64,13 @@ def from_nnx(build: Callable[[nnx.Rngs], nnx.Module]) -> Model:
                 f"from_nnx: variable {'.'.join(map(str, path))} is a {type(variable).__name__}; "
                 "make it an nnx.Param, Rows, Private or Frozen."
             )
+
+    scores, predicts = hasattr(outline, "score"), hasattr(outline, "predict")
+    if not (scores or predicts):
+        raise TypeError(
+            f"from_nnx: {type(outline).__name__} has no way to be measured; give it "
+            "score(items, user), or predict(batch) for labelled examples."
+        )
 
     def parts(rngs):
         module = build(rngs)
@@ -113,6 +122,11 @@ def from_nnx(build: Callable[[nnx.Rngs], nnx.Module]) -> Model:
         return module.loss(batch, key)
 
     def score(shared, private, items, user=0):
+        if not scores:
+            raise ValueError(
+                f"{type(outline).__name__} predicts labelled examples and scores no items; measure "
+                "it with evaluation.candidates: examples, or give it score(items, user)."
+            )
         module = assembled(shared, private, jax.random.key(0))
         module.eval()
         more = {}
@@ -138,8 +152,18 @@ def from_nnx(build: Callable[[nnx.Rngs], nnx.Module]) -> Model:
         module.eval()
         return {**private, READING: module.read(history)}
 
+    def predict(shared, private, batch):
+        module = assembled(shared, private, jax.random.key(0))
+        module.eval()
+        return module.predict(batch)
+
     prepares, reads = hasattr(outline, "prepare"), hasattr(outline, "read")
-    return Model(init, loss, score, start, prepare if prepares else None, read if reads else None)
+    optional = (
+        prepare if prepares else None,
+        read if reads else None,
+        predict if predicts else None,
+    )
+    return Model(init, loss, score, start, *optional)
 
 
 def _put(tree: dict, path, value) -> None:

@@ -5,7 +5,7 @@ from .checkpoint import Checkpoints
 from .cohorts import Cohorts, available, dropout, fixed, full, poisson, uniform
 from .device import configure
 from .loop import Diverged, Progress, simulate
-from .measure import Measure, aggregated, personal
+from .measure import Measure, aggregated, on_examples, personal
 
 __all__ = [
     "Checkpoints",
@@ -20,6 +20,7 @@ __all__ = [
     "dropout",
     "fixed",
     "full",
+    "on_examples",
     "personal",
     "poisson",
     "simulate",

@@ -91,12 +91,7 @@ def simulate(
             lambda s, _: one_round(s, store), state, None, length=rounds
         )
         last = jax.tree.map(lambda x: x[-1], info)
-        values, means = {}, {}
-        if measure is not None:
-            values = measure.values(state, last, ids[-1])
-            for part, of_users in values.items():
-                held_out = (measure.cases[part].targets >= 0).sum(1)
-                means[part] = measure.protocol.summarise(of_users, held_out)
+        values, means = ({}, {}) if measure is None else measure.values(state, last, ids[-1])
         finite = jnp.stack([jnp.isfinite(x).all() for x in _floats(state.shared)]).all()
         seen = {**of_clients, "clients": (info.weight > 0).sum(1), "finite": finite}
         return state, (seen, info.bytes_up, info.bytes_down, means, values)

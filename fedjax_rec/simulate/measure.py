@@ -1,7 +1,7 @@
 """Which model is measured after a round: the aggregated one, or each client's own.
 
 A measure maps (state, info of the last round) to `{part: float32[U, M]}`, one row a user, NaN
-where a user was not measured.
+where a user was not measured, and what they come to over all users, `{part: float32[M']}`.
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from ..evaluate import Protocol, evaluate_users
+from ..evaluate import Protocol, evaluate_examples, evaluate_users, labelled
 from ..types import Model, RoundInfo, State
 
 
 @dataclass(frozen=True)
 class Measure:
-    """values(state, info, ids) -> {part: float32[U, M]}; protocol: what the numbers are.
-    cases: part -> `data.Cases`, whose users the rows are."""
+    """values(state, info, ids) -> ({part: float32[U, M]}, {part: float32[M']}): of each user, and
+    over all; protocol: what the numbers are. cases: part -> `data.Cases` or `data.HeldOut`, whose
+    users the rows are."""
 
-    values: Callable[..., dict[str, jax.Array]]
+    values: Callable[..., tuple[dict[str, jax.Array], dict[str, jax.Array]]]
     protocol: Protocol
     cases: Mapping
 
@@ -30,14 +31,35 @@ def aggregated(model: Model, protocol: Protocol, parts: Mapping, users_per_chunk
     """Every user's client scores with the server's model and its own private state."""
 
     def values(state: State, info: RoundInfo, ids: jax.Array):
-        return {
+        of_users = {
             name: evaluate_users(
                 model, protocol, state.shared, state.private, cases, users_per_chunk
             )
             for name, cases in parts.items()
         }
+        return of_users, _summaries(protocol, parts, of_users)
 
     return Measure(values, protocol, dict(parts))
+
+
+def on_examples(model: Model, parts: Mapping, users_per_chunk: int = 32):
+    """The server's model with each client's private state predicts its held-out examples, parts:
+    name -> `data.HeldOut`; see `evaluate.labelled`. users_per_chunk: tiles of examples at once."""
+
+    def values(state: State, info: RoundInfo, ids: jax.Array):
+        both = {
+            name: evaluate_examples(model, state.shared, state.private, held, users_per_chunk)
+            for name, held in parts.items()
+        }
+        of_clients, over_all = ({name: x[i] for name, x in both.items()} for i in (0, 1))
+        return of_clients, over_all
+
+    return Measure(values, labelled(), dict(parts))
+
+
+def _summaries(protocol: Protocol, parts: Mapping, of_users: dict) -> dict[str, jax.Array]:
+    held_out = lambda name: (parts[name].targets >= 0).sum(1)
+    return {name: protocol.summarise(x, held_out(name)) for name, x in of_users.items()}
 
 
 def personal(protocol: Protocol, parts: Mapping):
@@ -51,6 +73,6 @@ def personal(protocol: Protocol, parts: Mapping):
             row = cases.rows.at[ids].get(mode="fill", fill_value=-1)
             row = jnp.where(row < 0, seen.shape[0], row)
             out[name] = seen.at[row].set(info.metrics[name], mode="drop")
-        return out
+        return out, _summaries(protocol, parts, out)
 
     return Measure(values, protocol, dict(parts))

@@ -60,7 +60,8 @@ def clustered(
         most = batches.most(data.store)
         most = most if steps is None else min(most, steps * batch_size)
         # Where clients train on whole tables, or might, a client has to have its own anyway.
-        compact = lambda t: most * sum(batches.ids.get(f, 0) for f in t.fields) < t.shape[0]
+        ids = batches.ids_in(data.store)
+        compact = lambda t: most * sum(ids.get(f, 0) for f in t.fields) < t.shape[0]
         mine = _one_of(models, cluster, compact)
         after, upload = client.update(key, private["model"], mine, data)
         change = rows.map_tables(lambda u: u.delta(), upload.update)

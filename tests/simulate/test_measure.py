@@ -20,7 +20,7 @@ def rounds(strategy, data, measure, ids=None):
 
     def run(state, store):
         after, info = strategy.round(KEY, state, Cohort(ids, store))
-        return measure.values(after, info, ids), after
+        return measure.values(after, info, ids)[0], after
 
     values, after = jax.jit(run)(strategy.init(KEY, data.num_clients), data.store)
     return jax.tree.map(np.asarray, values), after
@@ -78,8 +78,9 @@ def test_a_lone_client_is_the_server():
     model, strategy = factorization(data, probe)
     own = simulate.personal(protocol, {"test": data.test})
     served = simulate.aggregated(model, protocol, {"test": data.test})
+    both_of = {"own": own, "served": served}
     both = simulate.Measure(
-        lambda *args: {"own": own.values(*args)["test"], "served": served.values(*args)["test"]},
+        lambda *args: ({n: m.values(*args)[0]["test"] for n, m in both_of.items()}, {}),
         protocol,
         {},
     )

@@ -1,0 +1,137 @@
+"""Held-out labelled examples: AUC over all, AUC by client, log loss and accuracy.
+
+    AUC = P(z+ > z-) + P(z+ = z-) / 2     over pairs of a positive and a negative example
+
+- `auc`       over all pairs, whoever's they are: exact, by sorting.
+- `gauc`      over each client's own pairs, weighted by its examples, of clients that have both
+              labels (Zhou et al., "Deep interest network", KDD 2018): base rates of clients do not
+              count in it.
+- `log_loss`  mean of -y log s(z) - (1 - y) log(1 - s(z)); `accuracy`, of z > 0.
+
+`n` examples, `K` clients, `T` examples of one client that are predicted together.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..check import at_least
+from ..types import Model, PyTree
+from .protocol import Protocol
+
+TILE = 16
+
+
+def labelled() -> Protocol:
+    """What `evaluate_examples` gives: `auc`, `log_loss` and `accuracy` of each client, and over all
+    of them `auc`, `gauc`, `log_loss` and `accuracy`, of which the first chooses the best round."""
+
+    def refuse(*_):
+        raise ValueError("labelled(): examples are no cases; measure with evaluate_examples.")
+
+    names = ("auc", "log_loss", "accuracy")
+    return Protocol(names, refuse, "held-out examples", refuse, ("auc", "gauc", *names[1:]))
+
+
+def auc_of_all(scores: jax.Array, labels: jax.Array) -> jax.Array:
+    """float32[] AUC of scores float[n] for labels [n], 0 or 1; NaN without both. NaN scores count
+    as the smallest."""
+    _, positive, beaten = _beaten(scores, labels, jnp.zeros(scores.shape, jnp.int32))
+    ones = positive.sum()
+    pairs = 2.0 * (positive.shape[0] - ones)
+    return _total(positive * (beaten / pairs)) / ones
+
+
+def auc_by_group(scores: jax.Array, labels: jax.Array, groups: jax.Array, count: int) -> jax.Array:
+    """float32[count] AUC within each group, groups int32[n] in 0..count-1; NaN without both."""
+    group, positive, beaten = _beaten(scores, labels, groups)
+    per_group = lambda x: jax.ops.segment_sum(x, group, count, indices_are_sorted=True)
+    ones = per_group(positive)
+    pairs = 2.0 * (per_group(jnp.ones_like(positive)) - ones)
+    return per_group(positive * beaten) / pairs / ones
+
+
+def _beaten(scores, labels, groups):
+    """(group, 1 for a positive, 2 * negatives below + negatives tied) int32[n], sorted by group and
+    score."""
+    scores = jnp.where(jnp.isnan(scores), -jnp.inf, scores)
+    group, score, label = jax.lax.sort((groups, scores, labels), num_keys=2)
+    positive = (label > 0).astype(jnp.int32)
+    through = jnp.cumsum(1 - positive)
+    before = through - (1 - positive)
+    of_group = group[1:] != group[:-1]
+    new_run = jnp.append(True, of_group | (score[1:] != score[:-1]))
+    first = lambda begins: jax.lax.cummax(jnp.where(begins, before, 0))
+    below = first(new_run)
+    end = jax.lax.cummin(jnp.where(jnp.append(new_run[1:], True), through, through[-1]), 0, True)
+    return group, positive, below + end - 2 * first(jnp.append(True, of_group))
+
+
+def _total(x: jax.Array) -> jax.Array:
+    """The sum of float[n], by blocks: one after another, 10^7 numbers lose three digits."""
+    while x.shape[0] > 1:
+        x = jnp.pad(x, (0, -x.shape[0] % 256)).reshape(-1, 256).sum(1)
+    return x[0]
+
+
+def predict_examples(model: Model, shared, private, held, tiles_per_chunk: int = 32) -> jax.Array:
+    """float32[n]: the logits of `held`, a `data.HeldOut`, of which each example is predicted with
+    the private part of its client. private: leaves [N, ...]. Tiles of `T` examples of one client
+    go through in chunks. Raises ValueError for a model without `predict`."""
+    at_least("predict_examples", "tiles_per_chunk", tiles_per_chunk, 1)
+    if model.predict is None:
+        raise ValueError(
+            "predict_examples(model): it predicts no examples; give it predict(batch) -> logits."
+        )
+    predict = model.predict
+    count = np.asarray(held.count)
+    tiles = -(-count // TILE)
+    client = np.repeat(np.asarray(held.clients), tiles)
+    number = np.arange(len(client)) - np.repeat(np.cumsum(tiles) - tiles, tiles)
+    start = np.repeat(np.cumsum(count) - count, tiles) + number * TILE
+    size = np.minimum(np.repeat(count, tiles) - number * TILE, TILE)
+    total, c = int(count.sum()), min(tiles_per_chunk, len(client))
+
+    def one(client, start, size):
+        place = jnp.arange(TILE)
+        batch = {name: x.at[start + place].get(mode="clip") for name, x in held.fields.items()}
+        mine = jax.tree.map(lambda x: x[client], private)
+        return predict(shared, mine, {**batch, "mask": (place < size).astype(jnp.float32)})
+
+    def chunk(logits, tile):
+        place = tile[1][:, None] + jnp.arange(TILE)
+        place = jnp.where(jnp.arange(TILE) < tile[2][:, None], place, total)
+        return logits.at[place].set(jax.vmap(one)(*tile), mode="drop"), None
+
+    # Padding repeats the first client with no example of its own.
+    rows = [
+        np.append(x, [y] * (-len(x) % c)) for x, y in ((client, client[0]), (start, 0), (size, 0))
+    ]
+    chunks = [jnp.asarray(x.reshape(-1, c), jnp.int32) for x in rows]
+    return jax.lax.scan(chunk, jnp.zeros(total), chunks)[0]
+
+
+def evaluate_examples(
+    model: Model, shared: PyTree, private: PyTree, held, tiles_per_chunk: int = 32
+) -> tuple[jax.Array, jax.Array]:
+    """(float32[K, 3] of each client, float32[4] over all): the numbers that `labelled` names, of
+    the aggregated model with each client's private part."""
+    logits = predict_examples(model, shared, private, held, tiles_per_chunk)
+    return measures(logits, held)
+
+
+def measures(logits: jax.Array, held) -> tuple[jax.Array, jax.Array]:
+    """The numbers that `labelled` names, of logits float[n]."""
+    labels, count = held.fields["labels"], held.count
+    loss = jnp.maximum(logits, 0.0) - labels * logits + jnp.log1p(jnp.exp(-jnp.abs(logits)))
+    right = ((logits > 0) == (labels > 0)).astype(jnp.float32)
+    clients = count.shape[0]
+    auc = auc_by_group(logits, labels, held.owner, clients)
+    by_client = lambda x: jax.ops.segment_sum(x, held.owner, clients) / count
+    weight = jnp.where(jnp.isnan(auc), 0.0, count)
+    grouped = _total(weight * jnp.nan_to_num(auc)) / _total(weight)
+    means = [_total(x) / x.shape[0] for x in (loss, right)]
+    of_clients = jnp.stack([auc, by_client(loss), by_client(right)], 1)
+    return of_clients, jnp.stack([auc_of_all(logits, labels), grouped, *means])

@@ -1,0 +1,86 @@
+"""Pooled and grouped AUC against all pairs in NumPy; held-out examples with their own client."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fedjax_rec import data, evaluate
+from fedjax_rec.data.splits import TEST, TRAIN
+from fedjax_rec.types import Model
+
+
+def all_pairs(scores, labels):
+    positive, negative = scores[labels == 1][:, None], scores[labels == 0][None]
+    if not positive.size or not negative.size:
+        return np.nan
+    return np.mean((positive > negative) + 0.5 * (positive == negative))
+
+
+@pytest.mark.parametrize("levels", [1, 3, 50, 10**6])
+def test_auc_is_the_share_of_pairs_ties_half(levels):
+    rng = np.random.default_rng(levels)
+    scores = (rng.integers(0, levels, 700) - levels // 2).astype(np.float32)
+    scores[:30] *= -1.0  # zeros of both signs
+    labels, groups = rng.integers(0, 2, 700), rng.integers(0, 9, 700)
+    labels[groups == 4] = 1
+    np.testing.assert_allclose(evaluate.auc_of_all(scores, labels), all_pairs(scores, labels), 1e-6)
+    want = [all_pairs(scores[groups == g], labels[groups == g]) for g in range(10)]
+    found = evaluate.auc_by_group(jnp.asarray(scores), labels, jnp.asarray(groups), 10)
+    np.testing.assert_allclose(found, want, 1e-6)
+
+
+def test_auc_of_many_keeps_six_digits():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 2**20)
+    scores = (rng.normal(size=2**20) + 0.5 * labels).astype(np.float32)
+    order = np.argsort(scores, kind="stable")
+    assert len(np.unique(scores)) > 2**19  # ties are few: ranks give the AUC to 1e-6
+    ones = labels.sum()
+    ranks = (np.flatnonzero(labels[order]) + 1).sum(dtype=np.float64)
+    want = (ranks - ones * (ones + 1) / 2) / (ones * (2**20 - ones))
+    np.testing.assert_allclose(jax.jit(evaluate.auc_of_all)(scores, labels), want, rtol=3e-6)
+
+
+def test_nan_is_the_smallest_score():
+    scores, labels = jnp.array([jnp.nan, 0.0, 1.0]), jnp.array([1, 0, 1])
+    assert float(evaluate.auc_of_all(scores, labels)) == 0.5
+
+
+@pytest.mark.parametrize("tiles", [1, 3, 100])
+def test_each_example_is_predicted_with_the_private_part_of_its_client(tiles):
+    rng = np.random.default_rng(1)
+    n, clients = 150, 7
+    client = np.minimum(rng.geometric(0.3, n) - 1, clients - 1)
+    part = rng.choice([TRAIN, TEST], n).astype(np.int8)
+    part[client == 2] = TRAIN
+    fields = {"x": rng.normal(size=n).astype(np.float32), "labels": rng.integers(0, 2, n)}
+    held = data.pack_examples(data.Examples("own", fields, client, part, 0, clients)).test
+    own = rng.normal(size=clients).astype(np.float32)
+
+    def predict(shared, private, batch):
+        assert set(batch) == {"x", "labels", "mask"}
+        return shared * batch["x"] + private
+
+    model = Model(lambda key: None, lambda *_: None, lambda *_: None, predict=predict)
+    of_clients, over_all = evaluate.evaluate_examples(model, 2.0, jnp.asarray(own), held, tiles)
+    where = np.flatnonzero(part == TEST)
+    logits, labels = 2 * fields["x"] + own[client], fields["labels"]
+    loss = np.log1p(np.exp(-np.where(labels == 1, logits, -logits)))
+    right = (logits > 0) == (labels == 1)
+    rows, weighted, weights = [], 0.0, 0
+    for k in np.unique(client[where]):
+        mine = where[client[where] == k]
+        auc = all_pairs(logits[mine], labels[mine])
+        rows.append([auc, loss[mine].mean(), right[mine].mean()])
+        if not np.isnan(auc):
+            weighted, weights = weighted + len(mine) * auc, weights + len(mine)
+    np.testing.assert_allclose(of_clients, rows, rtol=1e-4)
+    pooled = all_pairs(logits[where], labels[where])
+    want = [pooled, weighted / weights, loss[where].mean(), right[where].mean()]
+    np.testing.assert_allclose(over_all, want, rtol=1e-4)
+
+
+def test_a_model_without_predict_is_refused():
+    with pytest.raises(ValueError, match="give it predict"):
+        evaluate.predict_examples(Model(*[lambda *_: None] * 3), None, None, None)

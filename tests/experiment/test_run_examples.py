@@ -1,0 +1,103 @@
+"""A configuration whose source gives labelled examples: a whole run, and what is refused."""
+
+import sys
+
+import numpy as np
+import pytest
+import yaml
+
+from fedjax_rec.experiment import config, run
+from fedjax_rec.experiment.config import ConfigError
+
+CLICKS = """
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from fedjax_rec import data, models
+from fedjax_rec.types import Model
+
+
+def clicks(n: int = 600) -> data.Examples:
+    rng = np.random.default_rng(0)
+    ids = rng.integers(0, 50, (n, 2))
+    labels = rng.random(n) < 1 / (1 + np.exp(-3 * rng.normal(size=50)[ids].sum(1)))
+    part = rng.choice([0, 0, 0, 1, 2], n).astype(np.int8)
+    fields = {"ids": ids, "labels": labels}
+    return data.Examples("clicks", fields, rng.integers(0, 12, n), part, 50)
+
+
+class Sum(nnx.Module):
+    def __init__(self, rows):
+        self.table = models.Rows(jnp.zeros((rows, 1)), fields=("ids",))
+
+    def predict(self, batch):
+        return self.table[batch["ids"]].sum((1, 2))
+
+    def loss(self, batch, key):
+        return models.bce()(self.predict(batch), batch)
+
+
+def model(num_items: int) -> Model:
+    return models.from_nnx(lambda rngs: Sum(num_items))
+"""
+
+
+@pytest.fixture
+def read(tmp_path, monkeypatch):
+    (tmp_path / "ourlab.py").write_text(CLICKS)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def read(changes=()):
+        page = {
+            "data": {"source": {"class_path": "ourlab.clicks"}},
+            "model": {"class_path": "ourlab.model"},
+            "examples": {"class_path": "fedjax_rec.data.examples"},
+            "strategy": {
+                "class_path": "fedjax_rec.strategies.fedavg",
+                "init_args": {
+                    "optimizer": {
+                        "class_path": "fedjax_rec.clients.sgd",
+                        "init_args": {"learning_rate": 10.0},
+                    }
+                },
+            },
+            "evaluation": {"candidates": "examples", "every": 5},
+            "rounds": 20,
+            **dict(changes),
+        }
+        path = tmp_path / "page.yaml"
+        path.write_text(yaml.safe_dump(page))
+        return config.read(path)
+
+    yield read
+    sys.modules.pop("ourlab", None)
+
+
+def test_a_run_learns_and_reports(read, tmp_path):
+    summary = run.run(read(), tmp_path / "out", show=False)
+    assert summary["selected_by"] == "validation_auc"
+    assert summary["best"]["auc"] > 0.8 and summary["best"]["gauc"] > 0.75
+    assert set(summary["distribution"]) == {"auc", "log_loss", "accuracy"}
+    assert summary["data"]["examples"] == 600 and summary["data"]["fields"]["ids"] == "int64[2]"
+    assert summary["final"]["log_loss"] < np.log(2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"evaluation": {}}, "candidates=full ranks items"),
+        ({"evaluation": {"candidates": "examples", "of": "personal"}}, "use aggregated"),
+        ({"examples": {"class_path": "fedjax_rec.data.pointwise"}}, "use examples: "),
+        ({"model": {"class_path": "fedjax_rec.models.fedmf"}}, "predicts no labelled examples"),
+        (
+            {"strategy": {"class_path": "fedjax_rec.strategies.ifca",
+                          "init_args": {"clusters": 2, "optimizer": {"class_path": "optax.sgd",
+                          "init_args": {"learning_rate": 1.0}}}}},
+            "scores items in its own way",
+        ),
+        ({"data": {"source": "synthetic"}}, "needs labelled examples"),
+    ],
+)  # fmt: skip
+def test_parts_made_for_interactions_are_refused(read, changes, complaint):
+    with pytest.raises(ConfigError, match=complaint):
+        run.prepare(read(changes))
