@@ -6,7 +6,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: help demo test slow check format results published compression strategies benchmarks clean
+.PHONY: help demo test slow check format results published compression strategies rounds benchmarks clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
@@ -33,7 +33,7 @@ format: .venv/.dev ## format, and fix what the linter can
 RUN := $(BIN)/fedjax-rec run --quiet
 PAGE := $(BIN)/fedjax-rec report --results docs/results.md
 
-results: published compression strategies ## all runs behind docs/results.md (needs ml-1m in FEDJAX_REC_DATA)
+results: published compression strategies rounds ## all runs behind docs/results.md (needs ml-1m in FEDJAX_REC_DATA)
 	@$(PAGE) --section "Published tables and compression" --targets docs/targets/published.yaml \
 	  runs/results runs/compression
 
@@ -64,9 +64,9 @@ compression: .venv/.installed ## the curve of quality against bytes (an hour; ne
 	done
 	@$(BIN)/fedjax-rec report runs/compression --out runs/compression-report
 
-# Every file of configs/strategies.
-# Those that are published under another policy of negatives run under theirs and under `train`.
-strategies: .venv/.installed ## all strategies on MovieLens-100K, three seeds (an hour)
+# Every file of configs/strategies; those that are published under another policy of negatives run
+# under theirs and under `train`.
+strategies: .venv/.installed ## all strategies on MovieLens-100K, three seeds, and their table (an hour)
 	@for seed in 0 1 2; do \
 	  for file in configs/strategies/*.yaml; do \
 	    name=$$(basename $$file .yaml); \
@@ -77,6 +77,28 @@ strategies: .venv/.installed ## all strategies on MovieLens-100K, three seeds (a
 	    esac; \
 	  done; \
 	done
+	@$(PAGE) --section "Update strategies" --targets docs/targets/strategies.yaml runs/strategies
+
+# Local epochs E and batches B at cohorts of 94: one run a word, its name, its two rates and what else
+# differs from fedavg.yaml. A gradient shared is one step of all of a client's examples.
+PARTIAL := --cohorts.class_path uniform --cohorts.init_args.size 94 --rounds 600 \
+  --evaluation.candidates full --evaluation.every 5
+LOCAL := --strategy.optimizer.init_args.optimizers
+ROUNDS := fedavg,10,30 fedavg_B=64,10,30,batch_size=64 fedavg_E=5,10,30,epochs=5 \
+  fedavg_E=5_B=64,5,15,epochs=5,batch_size=64 fedavg_E=5_B=all,20,60,epochs=5,batch_size=4096
+rounds: .venv/.installed ## rounds to target, averaging against gradient sharing (half an hour)
+	@for seed in 0 1 2; do \
+	  $(RUN) configs/strategies/fedsgd.yaml --seed $$seed --name fedsgd --out runs/rounds/fedsgd-$$seed \
+	    $(PARTIAL) --strategy.server.init_args.learning_rate 150 || exit; \
+	  for run in $(ROUNDS); do \
+	    set -- $$(echo $$run | tr ',' ' '); name=$$1; user=$$2; item=$$3; shift 3; \
+	    more="$(LOCAL).private.init_args.learning_rate $$user $(LOCAL).shared.init_args.learning_rate $$item"; \
+	    for one in "$$@"; do more="$$more --strategy.$${one%=*} $${one#*=}"; done; \
+	    $(RUN) configs/strategies/fedavg.yaml --seed $$seed --name $$name --out runs/rounds/$$name-$$seed \
+	      $(PARTIAL) $$more || exit; \
+	  done; \
+	done
+	@$(PAGE) --section "Rounds to target" runs/rounds
 
 benchmarks: .venv/.installed ## measure, and write docs/benchmarks.md (10 minutes on a quiet machine)
 	@$(BIN)/fedjax-rec bench --markdown docs/benchmarks.md
