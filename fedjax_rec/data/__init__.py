@@ -1,6 +1,7 @@
 """Data sets, splits, partitions of users over clients, and packing on the device."""
 
 from .batches import Batches, pairwise, pointwise, ratings
+from .cold_items import cold_items, warm_items
 from .examples import Examples, ExampleStore, HeldOut, describe_examples, examples, pack_examples
 from .interactions import Interactions, describe, from_arrays, implicit, k_core
 from .pack import Cases, ClientData, Dataset, Store, pack
@@ -14,8 +15,8 @@ from .text import titles
 __all__ = [
     "Batches", "Cases", "ClientData", "Dataset", "ExampleStore", "Examples", "HeldOut",
     "Interactions", "Partition", "Split", "Store", "by_attribute", "by_hash", "by_user",
-    "cold_users", "describe", "describe_examples", "dirichlet", "examples", "from_arrays",
-    "global_time", "implicit", "k_core", "leave_one_out", "load", "pack", "pack_examples",
-    "pairwise", "part_of", "pointwise", "query", "ratings", "ratio", "support", "synthetic",
-    "temporal_ratio", "titles",
+    "cold_items", "cold_users", "describe", "describe_examples", "dirichlet", "examples",
+    "from_arrays", "global_time", "implicit", "k_core", "leave_one_out", "load", "pack",
+    "pack_examples", "pairwise", "part_of", "pointwise", "query", "ratings", "ratio", "support",
+    "synthetic", "temporal_ratio", "titles", "warm_items",
 ]  # fmt: skip

@@ -189,6 +189,18 @@ def pack(
 
 
 def _forbidden(split: Split, policy: str, drawn: np.ndarray | None):
+    """Pairs (users, items) that are no training negatives."""
+    users, items = _known(split, policy, drawn)
+    if split.absent is None:
+        return users, items
+    absent, everyone = np.flatnonzero(split.absent), np.arange(split.interactions.num_users)
+    return (
+        np.concatenate([users, np.repeat(everyone, len(absent))]),
+        np.concatenate([items, np.tile(absent, len(everyone))]),
+    )
+
+
+def _known(split: Split, policy: str, drawn: np.ndarray | None):
     data = split.interactions
     if policy == "paper":
         return data.users, data.items

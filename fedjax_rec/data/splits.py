@@ -20,10 +20,12 @@ TRAIN, VALIDATION, TEST, UNUSED = 0, 1, 2, 3
 
 @dataclass(frozen=True)
 class Split:
-    """A part for each interaction."""
+    """A part for each interaction. absent: items that training must not see, not even as
+    negatives, or None."""
 
     interactions: Interactions
     part: np.ndarray  # int8[n]: TRAIN, VALIDATION, TEST or UNUSED
+    absent: np.ndarray | None = None  # bool[num_items]
 
 
 Splitter = Callable[[Interactions], Split]

@@ -1,5 +1,6 @@
 """Recommender models: flax.nnx modules whose variables say where they live, or plain functions."""
 
+from .bert import BertSizes, bert, random_bert, sentences
 from .fedrap import fedrap
 from .gpfedrec import gpfedrec, gpfedrec_rows, guided
 from .mf import fedmf
@@ -9,9 +10,12 @@ from .objectives import Objective, bce, bpr, masked_mean, squared_error
 from .pfedrec import pfedrec
 from .prunable import prunable
 from .roles import Frozen, Private, PrivateRows, Rows, from_nnx
+from .text_encoder import text_encoder
+from .text_tower import text_and_rows, text_tower
 
 __all__ = [
-    "Frozen", "Objective", "Private", "PrivateRows", "Rows", "bce", "bpr", "fedkd", "fedmf",
-    "fedrap", "from_nnx", "gmf", "gpfedrec", "gpfedrec_rows", "guided", "masked_mean", "mlp",
-    "mutual", "neumf", "pfedrec", "prunable", "squared_error",
+    "BertSizes", "Frozen", "Objective", "Private", "PrivateRows", "Rows", "bce", "bert", "bpr",
+    "fedkd", "fedmf", "fedrap", "from_nnx", "gmf", "gpfedrec", "gpfedrec_rows", "guided",
+    "masked_mean", "mlp", "mutual", "neumf", "pfedrec", "prunable", "random_bert", "sentences",
+    "squared_error", "text_and_rows", "text_encoder", "text_tower",
 ]  # fmt: skip

@@ -11,7 +11,7 @@
 The module has `loss(batch, key) -> float[]` and one or both of `score(items, user) -> float[n]`
 and, of labelled examples, `predict(batch) -> float[B]`. It may have two more, see `Model`:
 `prepare() -> pytree`, made once for all users and handed to `score` as `prepared`, and
-`read(history) -> pytree`, made once for a user and handed to it as `reading`.
+`read(history) -> pytree`, made once for a user and handed to it as `reading`; None is none.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def from_nnx(build: Callable[[nnx.Rngs], nnx.Module]) -> Model:
         module.eval()
         return module.predict(batch)
 
-    prepares, reads = hasattr(outline, "prepare"), hasattr(outline, "read")
+    prepares, reads = (getattr(outline, n, None) is not None for n in ("prepare", "read"))
     optional = (
         prepare if prepares else None,
         read if reads else None,

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import tiny_bert
 from flax import nnx
 
 from fedjax_rec import aggregate, clients, compress, models, strategies, trees
@@ -39,6 +40,11 @@ class Adapted(nnx.Module):
 
     def score(self, items, user):
         return (self.base[items] + self.item[items]) @ self.user[user] + self.bias
+
+
+def text(num_items: int) -> dict:
+    """What a model that reads titles takes, with a tiny random BERT."""
+    return dict(titles=tiny_bert.titles(num_items), weights=tiny_bert.folder(), components=6)
 
 
 def plain() -> Compressor:
@@ -279,6 +285,24 @@ MODELS = {
     "gpfedrec_rows()": (lambda n, m: models.gpfedrec_rows(n, m, width=8), "pointwise(4)"),
     "guided(fedmf)": (
         lambda n, m: models.guided(models.fedmf(n, m, width=8, scale=0.3), 0.1),
+        "pointwise(4)",
+    ),
+    "text_tower()": (
+        lambda n, m: models.text_tower(n, m, **text(n), layers=(6,), width=8, scale=0.3),
+        "pointwise(4)",
+    ),
+    "text_and_rows()": (
+        lambda n, m: models.text_and_rows(n, m, **text(n), width=8, scale=0.3),
+        "pointwise(4)",
+    ),
+    "text_encoder()": (
+        lambda n, m: models.text_encoder(n, m, **text(n), rank=2, width=8, scale=0.3),
+        "pointwise(4)",
+    ),
+    "text_encoder(private B)": (
+        lambda n, m: models.text_encoder(
+            n, m, **text(n), trained_layers=2, rank=2, b="private", width=8, scale=0.3
+        ),
         "pointwise(4)",
     ),
     "from_nnx(every role)": (

@@ -1,13 +1,14 @@
 """BERT against one written in NumPy, token by token, and the real MiniLM where it is installed."""
 
 import math
+import sys
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_bert
 from flax import nnx
 
 from fedjax_rec import weights
@@ -21,6 +22,9 @@ from fedjax_rec.models.bert import (
     sentences,
 )
 from fedjax_rec.models.layers import stacked
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "laws"))
+import tiny_bert
 
 TITLES = ["toy story", "the godfather", "star wars in space love night", "king"]
 ERF = np.vectorize(math.erf)
