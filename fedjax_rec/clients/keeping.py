@@ -59,7 +59,9 @@ def keeping(
         return own, Upload(change(trained, shared), trained.count, metrics)
 
     def score(shared, private, items, user=0):
-        return model.score(shared, private["model"], items, user)
+        # What the model read of the user's history lies beside these two.
+        more = {name: x for name, x in private.items() if name not in ("model", "optimizer")}
+        return model.score(shared, {**private["model"], **more}, items, user)
 
     return Client(init, update, score=score)
 

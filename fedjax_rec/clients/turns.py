@@ -61,7 +61,10 @@ def turns_of(batches, passes: Passes, key: jax.Array, data) -> Turns:
     epochs, steps, batch_size = passes.epochs, passes.steps, passes.batch_size
     seed = keys.words(keys.stream(key, "examples"), 4)
     count = batches.count(data).astype(jnp.uint32)
-    longest = batches.count(replace(data, length=data.longest))
+    if batches.longest is None:
+        longest = batches.count(replace(data, length=data.longest))
+    else:
+        longest = batches.longest(data)
     cycle = -(-longest // batch_size)
     turns = epochs * cycle
     if steps is not None:

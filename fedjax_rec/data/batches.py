@@ -28,6 +28,8 @@ class Batches:
     draw(seed, data, q) -> batch: the examples numbered q, uint32[B] below count; seed: uint32[2].
     ids: how many row ids an example has in each id field; None: as the store says.
     history: how many items of a user's history a model that is trained on them reads.
+    longest(data) -> int32[]: examples of the largest client of the chunk, the same for all of it,
+        where the one with most interactions need not have most examples; else None.
     """
 
     count: Callable[[ClientData], jax.Array]
@@ -35,13 +37,15 @@ class Batches:
     draw: Callable[..., dict[str, jax.Array]]
     ids: dict[str, int] | None
     history: int = 0
+    longest: Callable[[ClientData], jax.Array] | None = None
 
     def ids_in(self, store) -> dict[str, int]:
         """How many row ids an example has in each id field, drawn from `store`."""
         return store.ids if self.ids is None else self.ids
 
 
-def _bits(seed: jax.Array, q: jax.Array) -> jax.Array:
+def bits_of(seed: jax.Array, q: jax.Array) -> jax.Array:
+    """uint32 bits of counters `q`, by seed uint32[2]."""
     return mix(mix(q + seed[0]) ^ seed[1])
 
 
@@ -69,7 +73,7 @@ def pointwise(negatives: int = 4) -> Batches:
         user, fields = _user(data, index)
         items = data.store.items.at[index].get(mode="clip")
         if negatives:
-            drawn = data.store.exclusion.pick(user, _bits(seed, q.astype(jnp.uint32)))
+            drawn = data.store.exclusion.pick(user, bits_of(seed, q.astype(jnp.uint32)))
             items = jnp.where(positive, items, drawn)
         return {"items": items, "labels": positive.astype(jnp.float32), **fields}
 
@@ -87,7 +91,7 @@ def pairwise(negatives: int = 1) -> Batches:
         index = data.start + q.astype(jnp.int32) // negatives
         user, fields = _user(data, index)
         items = data.store.items.at[index].get(mode="clip")
-        drawn = data.store.exclusion.pick(user, _bits(seed, q))
+        drawn = data.store.exclusion.pick(user, bits_of(seed, q))
         labels = jnp.ones(items.shape, jnp.float32)
         return {"items": jnp.stack([items, drawn], -1), "labels": labels, **fields}
 

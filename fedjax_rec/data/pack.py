@@ -22,6 +22,7 @@ from ..types import Array, record
 from .interactions import Interactions
 from .negatives import POLICIES, Complement, Search, exclusion, pairs_to_csr, sample_distinct
 from .partition import Partition, by_user
+from .spans import Spans, spans_of
 from .splits import TEST, TRAIN, VALIDATION, Split
 
 
@@ -59,6 +60,7 @@ class Store:
     data set and its index inside the client, or None where each client is one user.
     start, length: int32[N]; exclusion: how negatives are drawn.
     longest: most interactions of any client. members: most users of any client.
+    spans: where each user's interactions lie, None where each client is one user.
     """
 
     items: Array
@@ -71,6 +73,7 @@ class Store:
     num_items: int = static()
     longest: int = static()
     members: int = static(default=1)
+    spans: Spans | None = None
 
     @property
     def num_clients(self) -> int:
@@ -95,18 +98,21 @@ class Store:
         """The slices of the clients `ids` int32[c], for `vmap` over `axes()`."""
         length = self.sizes(ids)
         safe = jnp.minimum(ids, self.start.shape[0] - 1)
-        return ClientData(self, safe, self.start[safe], length, length.max())
+        users = None if self.spans is None else self.spans.count[safe].max()
+        return ClientData(self, safe, self.start[safe], length, length.max(), users)
 
 
 @record
 class ClientData:
-    """One client's part of a `Store`. longest: the largest `length` in its chunk."""
+    """One client's part of a `Store`. longest: the largest `length` in its chunk; most_users: most
+    users with a sequence, see `Spans`, or None."""
 
     store: Any
     id: Array
     start: Array
     length: Array
     longest: Array
+    most_users: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -246,6 +252,7 @@ def _store(data: Interactions, train: np.ndarray, partition: Partition, draws) -
         num_items=data.num_items,
         longest=int(length.max()),
         members=most,
+        spans=spans_of(users[order], client[order], partition.num_clients) if grouped else None,
     )
 
 

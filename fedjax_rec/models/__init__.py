@@ -6,16 +6,19 @@ from .gpfedrec import gpfedrec, gpfedrec_rows, guided
 from .mf import fedmf
 from .mutual import fedkd, mutual
 from .ncf import gmf, mlp, neumf
+from .next_item import ItemLoss, full_softmax, gbce, sampled_bce, sampled_softmax
 from .objectives import Objective, bce, bpr, masked_mean, squared_error
 from .pfedrec import pfedrec
 from .prunable import prunable
 from .roles import Frozen, Private, PrivateRows, Rows, from_nnx
+from .sasrec import sasrec
 from .text_encoder import text_encoder
 from .text_tower import text_and_rows, text_tower
 
 __all__ = [
-    "BertSizes", "Frozen", "Objective", "Private", "PrivateRows", "Rows", "bce", "bert", "bpr",
-    "fedkd", "fedmf", "fedrap", "from_nnx", "gmf", "gpfedrec", "gpfedrec_rows", "guided",
-    "masked_mean", "mlp", "mutual", "neumf", "pfedrec", "prunable", "random_bert", "sentences",
+    "BertSizes", "Frozen", "ItemLoss", "Objective", "Private", "PrivateRows", "Rows", "bce",
+    "bert", "bpr", "fedkd", "fedmf", "fedrap", "from_nnx", "full_softmax", "gbce", "gmf",
+    "gpfedrec", "gpfedrec_rows", "guided", "masked_mean", "mlp", "mutual", "neumf", "pfedrec",
+    "prunable", "random_bert", "sampled_bce", "sampled_softmax", "sasrec", "sentences",
     "squared_error", "text_and_rows", "text_encoder", "text_tower",
 ]  # fmt: skip

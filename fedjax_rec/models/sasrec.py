@@ -1,0 +1,133 @@
+"""SASRec: self-attention over a user's items, in the order of time (Kang & McAuley, ICDM 2018).
+
+    x_t = sqrt(D) q_{i_t} + p_t
+    x <- x + attention(norm(x)),  x <- x + W2 relu(W1 norm(x)),    twice, looking back only
+    score(next = i) = norm(x_T) . q_i
+
+Places count from the right end, so that the last item is always at the same one. Dropout is on the
+embedding and on what each layer adds.
+
+`B` batch, `L` places, `D` width.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ..check import at_least, fraction, positive
+from ..types import Model
+from .dropping import dropout, seeds
+from .layers import LayerNorm, attention, linear, stacked
+from .next_item import ItemLoss, item_table, sampled_softmax
+from .roles import from_nnx
+
+
+class Block(nnx.Module):
+    """One layer; `lead` are the leading axes of its variables, see `layers.stacked`."""
+
+    def __init__(self, width, inner, heads, rate, activation, rngs, lead=()):
+        self.query, self.key, self.value, self.out, self.up, self.down = (
+            linear(rngs, a, b, lead=lead)
+            for a, b in [(width, width)] * 4 + [(width, inner), (inner, width)]
+        )
+        self.before, self.between = (norm(width, lead) for _ in range(2))
+        self.heads, self.rate, self.activation = heads, rate, activation
+
+    def __call__(self, carry, mask):
+        x, seed = carry
+        after, one, two = seeds(seed, 3)
+        split = lambda y: y.reshape(*y.shape[:-1], self.heads, -1)
+        y = self.before(x)
+        y = attention(split(self.query(y)), split(self.key(y)), split(self.value(y)), mask)
+        x = x + dropout(one, self.out(y.reshape(x.shape)), self.rate)
+        y = self.down(self.activation(self.up(self.between(x))))
+        return x + dropout(two, y, self.rate), after
+
+
+def norm(width: int, lead=()) -> LayerNorm:
+    return LayerNorm(jnp.ones((*lead, width)), jnp.zeros((*lead, width)), eps=1e-6)
+
+
+class SASRec(nnx.Module):
+    def __init__(self, num_items, width, length, layers, heads, rate, loss, rngs):
+        draw = lambda *shape: 0.02 * jax.random.normal(rngs.params(), shape)
+        self.item = item_table(draw(num_items, width), loss, ("inputs", "targets"))
+        self.position = nnx.Param(draw(length, width))
+        self.layers = Block(width, width, heads, rate, jax.nn.relu, rngs, (layers,))
+        self.norm = norm(width)
+        self.rate, self.objective, self.num_items = rate, loss, num_items
+
+    def states(self, rows, real, seed=None):
+        """[..., L, D] of item rows [..., L, D] and bool[..., L]."""
+        first, rest = seeds(seed, 2)
+        x = dropout(first, positioned(rows, self.position[...]), self.rate)
+        x, _ = stacked(self.layers, (x, rest), looking_back(real))
+        return self.norm(x)
+
+    def loss(self, batch, key):
+        real = batch["real"] * batch["mask"][:, None]
+        seed = jax.random.bits(key, (), jnp.uint32)
+        states = self.states(self.item[batch["inputs"]], real > 0, seed)
+        value = self.objective.value
+        return value(states, self.item, "targets", batch, real, self.num_items)
+
+    def read(self, history):
+        return self.states(self.item[jnp.maximum(history, 0)], history >= 0)[-1]
+
+    def score(self, items, user, reading):
+        return self.item[items] @ reading
+
+
+def positioned(rows: jax.Array, positions: jax.Array) -> jax.Array:
+    """sqrt(D) rows + positions, counted from the right end. Raises ValueError for more rows than
+    positions."""
+    length, known = rows.shape[-2], positions.shape[0]
+    if length > known:
+        raise ValueError(
+            f"the model has length={known} places and read {length} items; make it "
+            f"with length={length}, or train on sequences(length={known})."
+        )
+    return rows.shape[-1] ** 0.5 * rows + positions[known - length :]
+
+
+def looking_back(real: jax.Array) -> jax.Array:
+    """bool[..., L, L]: which places each place attends to, itself and the real ones before it."""
+    length = real.shape[-1]
+    return jnp.tril(jnp.ones((length, length), bool)) & real[..., None, :]
+
+
+def sasrec(
+    num_items: int,
+    members: int = 1,
+    width: int = 64,
+    length: int = 50,
+    layers: int = 2,
+    heads: int = 1,
+    dropout: float = 0.2,
+    loss: ItemLoss | None = None,
+) -> Model:
+    """Shared item rows [num_items, width] and layers; no private part. Train it on
+    `data.sequences(length)`; it scores from the user's last `length` items.
+
+    width: `D`, of which each of the `heads` has a part. loss: default `sampled_softmax()`.
+    Raises ValueError where heads do not divide the width.
+    """
+    check("sasrec", width, length, layers, heads, dropout)
+    loss = loss or sampled_softmax()
+    return from_nnx(
+        lambda rngs: SASRec(num_items, width, length, layers, heads, dropout, loss, rngs)
+    )
+
+
+def check(where: str, width, length, layers, heads, dropout) -> None:
+    """The sizes of a sequential model."""
+    positive(where, "width", width)
+    fraction(where, "dropout", dropout)
+    for name, value in (("length", length), ("layers", layers), ("heads", heads)):
+        at_least(where, name, value, 1)
+    if width % heads:
+        raise ValueError(
+            f"{where}(heads={heads}) does not divide width={width}; use a divisor of the width."
+        )
