@@ -8,7 +8,6 @@ before it are not `real` and repeat its first item, so that padding touches no r
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 
 from ..check import at_least, one_of

@@ -1,8 +1,11 @@
 """Recommender models: flax.nnx modules whose variables say where they live, or plain functions."""
 
 from .bert import BertSizes, bert, random_bert, sentences
+from .bert4rec import bert4rec
 from .fedrap import fedrap
 from .gpfedrec import gpfedrec, gpfedrec_rows, guided
+from .gru4rec import gru4rec
+from .hstu import hstu
 from .mf import fedmf
 from .mutual import fedkd, mutual
 from .ncf import gmf, mlp, neumf
@@ -17,8 +20,8 @@ from .text_tower import text_and_rows, text_tower
 
 __all__ = [
     "BertSizes", "Frozen", "ItemLoss", "Objective", "Private", "PrivateRows", "Rows", "bce",
-    "bert", "bpr", "fedkd", "fedmf", "fedrap", "from_nnx", "full_softmax", "gbce", "gmf",
-    "gpfedrec", "gpfedrec_rows", "guided", "masked_mean", "mlp", "mutual", "neumf", "pfedrec",
-    "prunable", "random_bert", "sampled_bce", "sampled_softmax", "sasrec", "sentences",
-    "squared_error", "text_and_rows", "text_encoder", "text_tower",
+    "bert", "bert4rec", "bpr", "fedkd", "fedmf", "fedrap", "from_nnx", "full_softmax", "gbce",
+    "gmf", "gpfedrec", "gpfedrec_rows", "gru4rec", "guided", "hstu", "masked_mean", "mlp",
+    "mutual", "neumf", "pfedrec", "prunable", "random_bert", "sampled_bce", "sampled_softmax",
+    "sasrec", "sentences", "squared_error", "text_and_rows", "text_encoder", "text_tower",
 ]  # fmt: skip

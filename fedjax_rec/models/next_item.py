@@ -2,7 +2,7 @@
 
 With s+ = h . q of the target, s_k of k negatives and I items:
 
-- `sampled_bce`      -log s(s+) - sum_k log(1 - s(s_k))        (Kang & McAuley, ICDM 2018), / (k + 1)
+- `sampled_bce`      (-log s(s+) - sum_k log(1 - s(s_k))) / (k + 1)   (Kang & McAuley, ICDM 2018)
 - `gbce`             the same with s(s+)^beta,  beta = a (t (1 - 1/a) + 1/a),  a = k / (I - 1)
                      (gSASRec, Petrov & Macdonald, RecSys 2023)
 - `sampled_softmax`  -s+ + log(e^{s+} + sum_k e^{s_k})

@@ -17,7 +17,7 @@ import tiny_bert
 from flax import nnx
 
 from fedjax_rec import aggregate, clients, compress, models, strategies, trees
-from fedjax_rec.data import batches
+from fedjax_rec.data import batches, part_of, query, sequences, support
 from fedjax_rec.models.prunable import parameters
 from fedjax_rec.types import Compressor, Server
 
@@ -251,6 +251,14 @@ LOCAL = {
     ),
 }
 
+# Losses of the next item, for states [B, L, D].
+ITEM_LOSSES = {
+    "sampled_bce()": lambda: models.sampled_bce(),
+    "gbce(0.75)": lambda: models.gbce(0.75),
+    "sampled_softmax()": lambda: models.sampled_softmax(),
+    "full_softmax()": lambda: models.full_softmax(),
+}
+
 # name -> (model of (num_items, members), name in BATCHES that it trains on).
 MODELS = {
     "fedmf(bce)": (lambda n, m: models.fedmf(n, m, width=8, scale=0.3), "pointwise(4)"),
@@ -305,6 +313,20 @@ MODELS = {
         ),
         "pointwise(4)",
     ),
+    "sasrec()": (
+        lambda n, m: models.sasrec(n, m, width=8, length=6, layers=1, dropout=0.1),
+        "sequences(6, 4)",
+    ),
+    "sasrec(full_softmax)": (
+        lambda n, m: models.sasrec(n, m, 8, 6, 1, dropout=0.0, loss=models.full_softmax()),
+        "sequences(6)",
+    ),
+    "bert4rec(gbce)": (
+        lambda n, m: models.bert4rec(n, m, 8, 6, 1, dropout=0.0, loss=models.gbce(0.9)),
+        "sequences(6, 4)",
+    ),
+    "gru4rec()": (lambda n, m: models.gru4rec(n, m, width=8, hidden=6), "sequences(6, 4)"),
+    "hstu()": (lambda n, m: models.hstu(n, m, width=8, length=6, layers=1), "sequences(6, 4)"),
     "from_nnx(every role)": (
         lambda n, m: models.from_nnx(lambda rngs: Adapted(n, m, rngs)),
         "pointwise(4)",
@@ -317,6 +339,14 @@ BATCHES = {
     "pointwise(0)": (lambda: batches.pointwise(0), lambda n: n),
     "pairwise(2)": (lambda: batches.pairwise(2), lambda n: 2 * n),
     "ratings()": (lambda: batches.ratings(), lambda n: n),
+    "part_of(pointwise)": (
+        lambda: part_of(batches.pointwise(4), 1, 3),
+        lambda n: 5 * ((n + 1) // 3),
+    ),
+    "support(pointwise)": (lambda: support(batches.pointwise(4)), lambda n: 5 * ((n + 1) // 2)),
+    "query(pointwise)": (lambda: query(batches.pointwise(4)), lambda n: 5 * (n // 2)),
+    "sequences(6)": (lambda: sequences(6), lambda n: int(n > 1)),
+    "sequences(6, 4)": (lambda: sequences(6, 4), lambda n: int(n > 1)),
 }
 
 

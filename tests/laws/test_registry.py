@@ -7,10 +7,10 @@ import pytest
 import registry
 from strategies_registry import STRATEGIES
 
-from fedjax_rec import aggregate, clients, compress, models, strategies
+from fedjax_rec import aggregate, clients, compress, data, models, strategies
 from fedjax_rec.clients import Local
-from fedjax_rec.data import batches
-from fedjax_rec.data.batches import Batches
+from fedjax_rec.data import Batches
+from fedjax_rec.models import ItemLoss
 from fedjax_rec.types import Aggregator, Compressor, Model, Server, Strategy
 
 ROOMS = [
@@ -19,7 +19,8 @@ ROOMS = [
     (strategies, Server, registry.SERVERS),
     (clients, Local, registry.LOCAL),
     (models, Model, registry.MODELS),
-    (batches, Batches, registry.BATCHES),
+    (data, Batches, registry.BATCHES),
+    (models, ItemLoss, registry.ITEM_LOSSES),
 ]
 # Its entries take a model, so that none is made here.
 RECIPES = (strategies, Strategy, STRATEGIES)

@@ -264,6 +264,8 @@ def one_client(data, id: int):
 
 
 SLOW = {"gmf()", "mlp()", "fedmf(bce)"}  # NeuMF holds two of them, other tests train the third
+# SASRec stands for them; tests/models/test_sequential.py trains each.
+SLOW |= {"sasrec(full_softmax)", "bert4rec(gbce)", "gru4rec()", "hstu()"}
 
 
 @pytest.mark.parametrize(
