@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from .fields import Field, name_of, through
 from .types import Array, PyTree, record
 
 
@@ -30,13 +31,14 @@ def static(**kwargs) -> Any:
 
 @record
 class Table:
-    """values: float[I, D]; fields: the entries of a batch that hold row ids of this table."""
+    """values: float[I, D]; fields: the entries of a batch that hold row ids of this table. Values
+    of a narrow type (bfloat16) are float32 while clients train them."""
 
     values: Array
-    fields: tuple[str, ...] = static(default=("items",))
+    fields: tuple[Field, ...] = static(default=("items",))
 
     def __getitem__(self, ids) -> jax.Array:
-        return self.values[ids]
+        return _wide(self.values[through(self.fields[0], ids)])
 
     @property
     def shape(self):
@@ -51,7 +53,7 @@ class LocalTable:
     values: Array
     ids: Array | None
     live: Array
-    fields: tuple[str, ...] = static(default=("items",))
+    fields: tuple[Field, ...] = static(default=("items",))
     drift: Any = None
 
     def rows(self, slots: jax.Array) -> jax.Array:
@@ -112,7 +114,7 @@ class Gathered:
 
     ids: tuple[jax.Array, ...]
     rows: tuple[jax.Array, ...]
-    fields: tuple[str, ...]
+    fields: tuple[Field, ...]
 
     def __getitem__(self, ids) -> jax.Array:
         for known, rows in zip(self.ids, self.rows, strict=True):
@@ -120,7 +122,7 @@ class Gathered:
                 return rows
         raise ValueError(
             "A row table was indexed with something other than "
-            f"batch[{' or '.join(map(repr, self.fields))}]; "
+            f"batch[{' or '.join(repr(name_of(f)) for f in self.fields)}]; "
             "index it with the whole field and slice the rows, name the field in Rows(fields=...), "
             "or make the table a plain nnx.Param to train it whole."
         )
@@ -134,7 +136,7 @@ class Overlay:
     table: Table
 
     def __getitem__(self, ids) -> jax.Array:
-        return read(self.local, self.table, ids)
+        return read(self.local, self.table, through(self.table.fields[0], ids))
 
 
 def is_table(node) -> bool:
@@ -162,14 +164,18 @@ def localize(table: Table, ids: jax.Array) -> LocalTable:
     count = table.shape[0]
     ids = jnp.sort(ids)
     first = jnp.concatenate([jnp.ones(1, bool), ids[1:] != ids[:-1]])
-    values = table.values.at[ids].get(mode="clip")
+    values = _wide(table.values.at[ids].get(mode="clip"))
     return LocalTable(values, ids, first & (ids < count), table.fields)
+
+
+def _wide(values: jax.Array) -> jax.Array:
+    return values.astype(jnp.promote_types(values.dtype, jnp.float32))
 
 
 def whole(table: Table) -> LocalTable:
     """The whole of `table` with no row marked live yet: see `mark`."""
     count = table.shape[0]
-    return LocalTable(table.values, None, jnp.zeros(count, bool), table.fields)
+    return LocalTable(_wide(table.values), None, jnp.zeros(count, bool), table.fields)
 
 
 def mark(local: LocalTable, ids: jax.Array, real: jax.Array) -> LocalTable:
@@ -185,7 +191,7 @@ def update_of(local: LocalTable, table: Table, before: LocalTable | None = None)
     copy; for a whole table the server's own serves."""
     if local.ids is None:
         return RowsUpdate(local.values, None, local.live, table.values, table.shape[0])
-    old = table.values.at[local.ids].get(mode="clip") if before is None else before.values
+    old = _wide(table.values.at[local.ids].get(mode="clip")) if before is None else before.values
     return RowsUpdate(local.values - old, local.ids, local.live, None, table.shape[0])
 
 
@@ -195,10 +201,10 @@ def read(local: LocalTable, table: Table, ids) -> jax.Array:
         return local.values[ids]
     if isinstance(ids, slice):
         mine = jnp.where(local.live, local.ids, table.shape[0])
-        return table.values.at[mine].set(local.values, mode="drop")[ids]
+        return _wide(table.values).at[mine].set(local.values, mode="drop")[ids]
     slot = jnp.minimum(local.slots(ids), local.ids.shape[0] - 1)
     mine = local.ids[slot] == ids
-    return jnp.where(mine[..., None], local.values[slot], table[ids])
+    return jnp.where(mine[..., None], local.values[slot], _wide(table.values[ids]))
 
 
 def weighted_sum(weights: jax.Array, update: RowsUpdate) -> RowsUpdate:

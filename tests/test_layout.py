@@ -15,17 +15,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "fedjax_rec"
 
 FLOORS = (
     (
-        "types",
-        "trees",
-        "rows",
-        "overlap",
-        "keys",
-        "bases",
-        "check",
-        "wire",
-        "places",
-        "wheels",
-        "weights",
+        *("types", "trees", "fields", "rows", "overlap", "keys", "bases", "check", "wire"),
+        *("places", "wheels", "weights"),
     ),
     ("data", "models", "clients", "compress", "aggregate", "evaluate"),
     ("strategies",),

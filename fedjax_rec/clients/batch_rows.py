@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import rows
+from ..fields import ids_of
 from ..types import PyTree
 from .corrections import with_term
 
@@ -19,7 +20,7 @@ def of_batch(params: PyTree, batch: dict) -> PyTree:
     each row counts at its first place, and the others are never read."""
 
     def one(table):
-        ids = jnp.sort(jnp.concatenate([batch[f].reshape(-1) for f in table.fields]))
+        ids = jnp.sort(jnp.concatenate([ids_of(f, batch).reshape(-1) for f in table.fields]))
         values = table.values.at[table.slots(ids)].get(mode="clip")
         return rows.LocalTable(values, ids, jnp.ones(ids.shape, bool), table.fields)
 

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from .. import rows, trees
 from ..check import at_least
+from ..fields import ids_of
 from ..types import Client, Model, PyTree, Transform, Upload
 from .corrections import put, zeros_for
 from .local import Trained, change, first_private, kept, metrics_of, moving, several, train
@@ -122,7 +123,7 @@ def _pull(gradients: PyTree, own: PyTree, server: PyTree, batch: dict, lam: floa
             return None
         if not rows.is_table(v):
             return g + lam * (v - w)
-        named = [batch[f] for f in v.fields]
+        named = [ids_of(f, batch) for f in v.fields]
         real = [jnp.broadcast_to(trees.leading(batch["mask"], i), i.shape) for i in named]
         ids, real = (jnp.concatenate([x.reshape(-1) for x in xs]) for xs in (named, real))
         # A row that stands in the batch more than once gets its share each time.

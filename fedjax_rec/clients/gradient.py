@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import rows, trees
+from ..fields import ids_of, name_of
 from ..types import Model, PyTree
 from .optimizers import path_of
 
@@ -24,7 +25,9 @@ def value_and_gradient(
     paths, structure = jax.tree.flatten_with_path(params, is_leaf=rows.is_table)
     leaves = [leaf for _, leaf in paths]
     trained = [covers(path_of(path)) for path, _ in paths]
-    slots = [[x.slots(batch[f]) for f in x.fields] if rows.is_table(x) else [] for x in leaves]
+    slots = [
+        [x.slots(ids_of(f, batch)) for f in x.fields] if rows.is_table(x) else [] for x in leaves
+    ]
     seen = [
         [x.rows(i) for i in s] if rows.is_table(x) else x
         for x, s in zip(leaves, slots, strict=True)
@@ -36,7 +39,9 @@ def value_and_gradient(
         for x, value, train in zip(leaves, seen, trained, strict=True):
             value = next(some) if train else value
             if rows.is_table(x):
-                value = rows.Gathered(tuple(batch[f] for f in x.fields), tuple(value), x.fields)
+                value = rows.Gathered(
+                    tuple(batch[name_of(f)] for f in x.fields), tuple(value), x.fields
+                )
             full.append(value)
         tree = structure.unflatten(full)
         whole = trees.with_frozen(tree["shared"], shared)

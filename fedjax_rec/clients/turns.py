@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from .. import keys, rows, trees
 from ..check import at_least
+from ..fields import ids_of, name_of, times
 from ..types import Array, PyTree
 
 
@@ -118,38 +119,42 @@ def localize(shared: PyTree, turns: Turns) -> PyTree:
     ids_per_example, most, batch_size = turns.ids, turns.most, turns.batch_size
 
     def capacity(table):
-        for name in table.fields:
+        for name in map(name_of, table.fields):
             if name not in ids_per_example:
                 raise ValueError(
                     f"A row table is indexed by batch[{name!r}], which the batches do not have; "
                     f"they have {', '.join(map(repr, ids_per_example))}."
                 )
-        return most * sum(ids_per_example[f] for f in table.fields)
+        return most * sum(map(per_example, table.fields))
+
+    def per_example(field):
+        return ids_per_example[name_of(field)] * times(field)
 
     compact = [t for t in rows.tables(shared) if capacity(t) < t.shape[0]]
     if not compact:
         return rows.map_tables(rows.whole, shared)
-    fields = sorted({f for t in compact for f in t.fields})
+    fields = list(dict.fromkeys(f for t in compact for f in t.fields))
 
     def collect(t, buffers):
         batch = turns.draw(t)
-        out = {}
-        for f in fields:
-            real = batch["mask"].reshape(-1, *[1] * (batch[f].ndim - 1)) > 0
-            ids = jnp.where(real, batch[f], jnp.iinfo(jnp.int32).max).reshape(-1)
-            place = t * batch_size * ids_per_example[f]
-            out[f] = jax.lax.dynamic_update_slice(buffers[f], ids, (place,))
+        out = []
+        for f, buffer in zip(fields, buffers, strict=True):
+            named = ids_of(f, batch)
+            ids = jnp.where(trees.leading(batch["mask"], named) > 0, named, none).reshape(-1)
+            place = t * batch_size * per_example(f)
+            out.append(jax.lax.dynamic_update_slice(buffer, ids, (place,)))
         return out
 
     none = jnp.iinfo(jnp.int32).max
     first_epoch = -(-most // batch_size)
-    empty = {f: jnp.full(first_epoch * batch_size * ids_per_example[f], none) for f in fields}
+    empty = [jnp.full(first_epoch * batch_size * per_example(f), none) for f in fields]
     touched = jax.lax.fori_loop(0, jnp.minimum(turns.turns, first_epoch), collect, empty)
+    touched = dict(zip(fields, touched, strict=True))
 
     def one(table):
         if capacity(table) >= table.shape[0]:
             return rows.whole(table)
-        ids = [touched[f][: most * ids_per_example[f]] for f in table.fields]
+        ids = [touched[f][: most * per_example(f)] for f in table.fields]
         return rows.localize(table, jnp.concatenate(ids))
 
     return rows.map_tables(one, shared)
@@ -160,10 +165,9 @@ def mark(local: PyTree, batch: dict) -> PyTree:
 
     def one(table):
         for f in table.fields:
-            real = jnp.broadcast_to(
-                batch["mask"].reshape(-1, *[1] * (batch[f].ndim - 1)), batch[f].shape
-            )
-            table = rows.mark(table, batch[f], real)
+            ids = ids_of(f, batch)
+            real = jnp.broadcast_to(trees.leading(batch["mask"], ids), ids.shape)
+            table = rows.mark(table, ids, real)
         return table
 
     return rows.map_tables(one, local)

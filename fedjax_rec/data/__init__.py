@@ -1,6 +1,7 @@
 """Data sets, splits, partitions of users over clients, and packing on the device."""
 
 from .batches import Batches, pairwise, pointwise, ratings
+from .clicks import click_logits, clicks
 from .cold_items import cold_items, warm_items
 from .examples import Examples, ExampleStore, HeldOut, describe_examples, examples, pack_examples
 from .interactions import Interactions, describe, from_arrays, implicit, k_core
@@ -16,8 +17,9 @@ from .text import titles
 __all__ = [
     "Batches", "Cases", "ClientData", "Dataset", "ExampleStore", "Examples", "HeldOut",
     "Interactions", "Partition", "Split", "Store", "by_attribute", "by_hash", "by_user",
-    "cold_items", "cold_users", "describe", "describe_examples", "dirichlet", "examples",
-    "from_arrays", "global_time", "implicit", "k_core", "leave_one_out", "load", "pack",
-    "pack_examples", "pairwise", "part_of", "pointwise", "query", "ratings", "ratio",
-    "sequences", "support", "synthetic", "temporal_ratio", "titles", "warm_items",
+    "click_logits", "clicks", "cold_items", "cold_users", "describe", "describe_examples",
+    "dirichlet", "examples", "from_arrays", "global_time", "implicit", "k_core",
+    "leave_one_out", "load", "pack", "pack_examples", "pairwise", "part_of", "pointwise",
+    "query", "ratings", "ratio", "sequences", "support", "synthetic", "temporal_ratio",
+    "titles", "warm_items",
 ]  # fmt: skip

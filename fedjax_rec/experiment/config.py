@@ -27,7 +27,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_s
 
 from ..clients import Local
 from ..data import Batches
-from ..models import ItemLoss
+from ..models import Embedding, ItemLoss
 from ..simulate import Cohorts
 from ..strategies import (
     Clock,
@@ -53,8 +53,8 @@ from .factories import (
 from .overrides import merge
 
 PARTS = [
-    Aggregator, Batches, Clock, Cohorts, Compressor, Exchange, Graph, Held, ItemLoss, Local,
-    Model, Neighbours, Server, Similarity, Staleness, Strategy, Utility,
+    Aggregator, Batches, Clock, Cohorts, Compressor, Embedding, Exchange, Graph, Held, ItemLoss,
+    Local, Model, Neighbours, Server, Similarity, Staleness, Strategy, Utility,
 ]  # fmt: skip
 LATE = {"model": {"num_items", "members", "titles"}, "strategy": {"model", "examples", "probe"}}
 

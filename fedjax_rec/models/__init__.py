@@ -2,6 +2,10 @@
 
 from .bert import BertSizes, bert, random_bert, sentences
 from .bert4rec import bert4rec
+from .dcn import dcn
+from .deepfm import deepfm
+from .dlrm import dlrm
+from .embeddings import Embedding, hashed, quotient_remainder, rows_each
 from .fedrap import fedrap
 from .gpfedrec import gpfedrec, gpfedrec_rows, guided
 from .gru4rec import gru4rec
@@ -19,9 +23,10 @@ from .text_encoder import text_encoder
 from .text_tower import text_and_rows, text_tower
 
 __all__ = [
-    "BertSizes", "Frozen", "ItemLoss", "Objective", "Private", "PrivateRows", "Rows", "bce",
-    "bert", "bert4rec", "bpr", "fedkd", "fedmf", "fedrap", "from_nnx", "full_softmax", "gbce",
-    "gmf", "gpfedrec", "gpfedrec_rows", "gru4rec", "guided", "hstu", "masked_mean", "mlp",
-    "mutual", "neumf", "pfedrec", "prunable", "random_bert", "sampled_bce", "sampled_softmax",
+    "BertSizes", "Embedding", "Frozen", "ItemLoss", "Objective", "Private", "PrivateRows",
+    "Rows", "bce", "bert", "bert4rec", "bpr", "dcn", "deepfm", "dlrm", "fedkd", "fedmf",
+    "fedrap", "from_nnx", "full_softmax", "gbce", "gmf", "gpfedrec", "gpfedrec_rows", "gru4rec",
+    "guided", "hashed", "hstu", "masked_mean", "mlp", "mutual", "neumf", "pfedrec", "prunable",
+    "quotient_remainder", "random_bert", "rows_each", "sampled_bce", "sampled_softmax",
     "sasrec", "sentences", "squared_error", "text_and_rows", "text_encoder", "text_tower",
 ]  # fmt: skip

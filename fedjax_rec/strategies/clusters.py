@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from .. import keys, rows, trees, wire
 from ..check import at_least
 from ..clients.turns import Passes, turns_of
+from ..fields import ids_of, name_of, times
 from ..types import Aggregator, Array, Client, Compressor, Model, Packet, PyTree, Upload, at_round
 
 
@@ -61,7 +62,9 @@ def clustered(
         most = most if steps is None else min(most, steps * batch_size)
         # Where clients train on whole tables, or might, a client has to have its own anyway.
         ids = batches.ids_in(data.store)
-        compact = lambda t: most * sum(ids.get(f, 0) for f in t.fields) < t.shape[0]
+        compact = lambda t: (
+            most * sum(ids.get(name_of(f), 0) * times(f) for f in t.fields) < t.shape[0]
+        )
         mine = _one_of(models, cluster, compact)
         after, upload = client.update(key, private["model"], mine, data)
         change = rows.map_tables(lambda u: u.delta(), upload.update)
@@ -137,7 +140,7 @@ def _losses(model, batches, passes, key, models, private, data) -> jax.Array:
         if not rows.is_table(tables[0]):
             return jnp.stack(tables)
         of_field = lambda ids: jnp.stack([t.values.at[ids].get(mode="clip") for t in tables])
-        return [of_field(batch[f]) for f in tables[0].fields]
+        return [of_field(ids_of(f, batch)) for f in tables[0].fields]
 
     def losses(batch):
         stacks = jax.tree.map(lambda *x: seen(batch, *x), *parts, is_leaf=rows.is_table)
@@ -146,7 +149,9 @@ def _losses(model, batches, passes, key, models, private, data) -> jax.Array:
             def whole(x, stack):
                 if not rows.is_table(x):
                     return stack
-                return rows.Gathered(tuple(batch[f] for f in x.fields), tuple(stack), x.fields)
+                return rows.Gathered(
+                    tuple(batch[name_of(f)] for f in x.fields), tuple(stack), x.fields
+                )
 
             shared = jax.tree.map(whole, parts[0], stacks, is_leaf=rows.is_table)
             return model.loss(trees.with_frozen(shared, models[0]), private, batch, loss_key)

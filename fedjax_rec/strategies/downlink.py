@@ -94,12 +94,16 @@ def downloaded(shared: PyTree, update: PyTree) -> Packet:
     """The packet of what a client got: rows where it touched a table, the rest whole."""
     return Packet(
         jax.tree.map(
-            lambda u, x: replace(u, origin=None) if rows.is_table(u) else x,
+            lambda u, x: _as_stored(u, x) if rows.is_table(u) else x,
             update,
             shared,
             is_leaf=rows.is_table,
         )
     )
+
+
+def _as_stored(u: rows.RowsUpdate, table: rows.Table) -> rows.RowsUpdate:
+    return replace(u, origin=None, values=u.values.astype(table.values.dtype))
 
 
 def whole_update(shared: PyTree) -> PyTree:
