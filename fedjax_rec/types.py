@@ -135,12 +135,15 @@ class Strategy:
         with leading axes [C, ...], for audits of real bytes; None where nothing is sent up.
     score: as of `Client`, with `State.shared` and one client's slice of `State.private`; None where
         the model's own serves.
+    model: the model that scores, where it is another than the one the strategy was made of, since
+        parameters live elsewhere; else None.
     """
 
     init: Callable[..., State]
     round: Callable[..., tuple[State, RoundInfo]]
     packets: Callable[..., tuple[Packet, jax.Array]] | None = None
     score: Callable[..., jax.Array] | None = None
+    model: Model | None = None
 
 
 @dataclass_transform(frozen_default=True)

@@ -15,7 +15,18 @@ PACKAGE = Path(__file__).resolve().parents[1] / "fedjax_rec"
 
 FLOORS = (
     (
-        *("types", "trees", "fields", "rows", "overlap", "keys", "bases", "check", "wire"),
+        *(
+            "types",
+            "trees",
+            "fields",
+            "rows",
+            "factors",
+            "overlap",
+            "keys",
+            "bases",
+            "check",
+            "wire",
+        ),
         *("places", "wheels", "weights"),
     ),
     ("data", "models", "clients", "compress", "aggregate", "evaluate"),

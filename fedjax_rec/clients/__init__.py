@@ -1,5 +1,6 @@
 """What a client does with its own data."""
 
+from .alternating import alternating
 from .apfl import apfl
 from .control import controlled
 from .ditto import ditto
@@ -11,13 +12,15 @@ from .maml import maml
 from .optimizers import Local, from_optax, groups, scheduled, sgd
 from .pfedme import pfedme
 from .proximal import proximal
+from .ranks import of_rank
 from .sequence import anew, fine_tuned, in_sequence
 from .submodel import submodel
 from .subspace import subspace
 from .turns import Passes
 
 __all__ = [
-    "Local", "Passes", "anew", "apfl", "controlled", "ditto", "dynamic", "fine_tuned",
-    "from_optax", "full_gradient", "groups", "in_sequence", "keeping", "local_training", "maml",
-    "pfedme", "proximal", "scheduled", "sgd", "submodel", "subspace",
+    "Local", "Passes", "alternating", "anew", "apfl", "controlled", "ditto", "dynamic",
+    "fine_tuned", "from_optax", "full_gradient", "groups", "in_sequence", "keeping",
+    "local_training", "maml", "of_rank", "pfedme", "proximal", "scheduled", "sgd", "submodel",
+    "subspace",
 ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from .cast import cast, scaled_cast, stochastic_cast
 from .combine import chain, identity, partition, per_leaf, scheduled
+from .components import by_component
 from .eden import drive, eden, lloyd_max
 from .feedback import diana, ef21, error_feedback, momentum_correction
 from .leafwise import leafwise, nodewise
@@ -23,7 +24,7 @@ from .subspace import seeded_low_rank, seeded_projection
 from .ternary import scaled_sign, terngrad
 
 __all__ = [
-    "cast", "chain", "columns", "count_sketch", "diana", "drive", "eden", "ef21",
+    "by_component", "cast", "chain", "columns", "count_sketch", "diana", "drive", "eden", "ef21",
     "error_feedback", "global_top_k", "identity", "leafwise", "lloyd_max", "masked",
     "momentum_correction", "natural", "nodewise", "partition", "per_leaf", "power_sgd_one_shot",
     "qsgd", "qsgd_elias", "random_k", "random_mask", "rotate", "scaled_cast", "scaled_sign",

@@ -84,6 +84,7 @@ def prepare(config: Config) -> Experiment:
     if own:
         measure = simulate.personal(protocol, parts)
     else:
+        model = strategy.model or model
         scorer = dataclasses.replace(model, score=strategy.score or model.score)
         measure = simulate.aggregated(scorer, protocol, parts, config.evaluation.users_per_chunk)
     config.cohorts.size(dataset.num_clients)

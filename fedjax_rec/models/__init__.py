@@ -1,5 +1,7 @@
 """Recommender models: flax.nnx modules whose variables say where they live, or plain functions."""
 
+from .adapters import DoRA, LoRA, dora, freeze, lora
+from .base import base_nbytes, in_dtype, quantised
 from .bert import BertSizes, bert, random_bert, sentences
 from .bert4rec import bert4rec
 from .dcn import dcn
@@ -17,16 +19,19 @@ from .next_item import ItemLoss, full_softmax, gbce, sampled_bce, sampled_softma
 from .objectives import Objective, bce, bpr, masked_mean, squared_error
 from .pfedrec import pfedrec
 from .prunable import prunable
+from .rehomed import frozen_at, private_at, with_core
 from .roles import Frozen, Private, PrivateRows, Rows, from_nnx
 from .sasrec import sasrec
 from .text_encoder import text_encoder
 from .text_tower import text_and_rows, text_tower
 
 __all__ = [
-    "BertSizes", "Embedding", "Frozen", "ItemLoss", "Objective", "Private", "PrivateRows",
-    "Rows", "bce", "bert", "bert4rec", "bpr", "dcn", "deepfm", "dlrm", "fedkd", "fedmf",
-    "fedrap", "from_nnx", "full_softmax", "gbce", "gmf", "gpfedrec", "gpfedrec_rows", "gru4rec",
-    "guided", "hashed", "hstu", "masked_mean", "mlp", "mutual", "neumf", "pfedrec", "prunable",
-    "quotient_remainder", "random_bert", "rows_each", "sampled_bce", "sampled_softmax",
-    "sasrec", "sentences", "squared_error", "text_and_rows", "text_encoder", "text_tower",
+    "BertSizes", "DoRA", "Embedding", "Frozen", "ItemLoss", "LoRA", "Objective", "Private",
+    "PrivateRows", "Rows", "base_nbytes", "bce", "bert", "bert4rec", "bpr", "dcn", "deepfm",
+    "dlrm", "dora", "fedkd", "fedmf", "fedrap", "freeze", "from_nnx", "frozen_at",
+    "full_softmax", "gbce", "gmf", "gpfedrec", "gpfedrec_rows", "gru4rec", "guided", "hashed",
+    "hstu", "in_dtype", "lora", "masked_mean", "mlp", "mutual", "neumf", "pfedrec",
+    "private_at", "prunable", "quantised", "quotient_remainder", "random_bert", "rows_each",
+    "sampled_bce", "sampled_softmax", "sasrec", "sentences", "squared_error", "text_and_rows",
+    "text_encoder", "text_tower", "with_core",
 ]  # fmt: skip

@@ -13,6 +13,8 @@ Weights keep their stored dtype, sums and norms are float32.
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -20,6 +22,16 @@ from flax import nnx
 from ..check import positive
 
 MASKED = -1e9
+
+
+def weight(kernel: nnx.Variable, dtype) -> jax.Array:
+    """The numbers of a kernel in `dtype`, of a quantised one (`models.quantised`) made anew."""
+    value: Any = kernel.get_value()
+    if hasattr(value, "qvalue"):
+        import qwix
+
+        value = qwix.dequantize(value)
+    return value.astype(dtype)
 
 
 class Linear(nnx.Module):
@@ -30,7 +42,7 @@ class Linear(nnx.Module):
         self.bias = None if bias is None else nnx.Param(bias)
 
     def __call__(self, x):
-        y = x @ self.kernel[...].astype(x.dtype)
+        y = x @ weight(self.kernel, x.dtype)
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
 
@@ -84,10 +96,15 @@ def stacked(layer: nnx.Module, x, *args, remat: bool = False):
     """x <- layer(x, *args) for the layers along the leading axis of the variables of `layer`.
 
     remat: keep only what goes into each layer, and compute the rest again for the gradient.
+    Random numbers (dropout) differ from layer to layer.
     """
-    structure, variables, rest = nnx.split(layer, nnx.Variable, ...)
+    structure, random, variables, rest = nnx.split(layer, nnx.RngState, nnx.Variable, ...)
 
-    def one(x, variables):
-        return nnx.merge(structure, variables, rest)(x, *args), None
+    def one(x, here):
+        number, variables = here
+        is_key = lambda r: jnp.issubdtype(r.dtype, jax.dtypes.prng_key)
+        own = jax.tree.map(lambda r: jax.random.fold_in(r, number) if is_key(r) else r + 0, random)
+        return nnx.merge(structure, own, variables, rest)(x, *args), None
 
-    return jax.lax.scan(jax.checkpoint(one) if remat else one, x, variables)[0]
+    numbers = jnp.arange(jax.tree.leaves(variables)[0].shape[0])
+    return jax.lax.scan(jax.checkpoint(one) if remat else one, x, (numbers, variables))[0]

@@ -1,5 +1,16 @@
 """Federated algorithms: the assembly, and recipes of a few lines."""
 
+from .adapters import (
+    fed_sb,
+    fedex_lora,
+    fedit,
+    fedsa_lora,
+    ffa_lora,
+    flexlora,
+    flora,
+    hetlora,
+    rolora,
+)
 from .adaptive import fed_adagrad, fed_adam, fed_avg_m, fed_lion, fed_yogi
 from .asynchronous import asynchronous, fedasync, fedbuff
 from .clock import Clock, lognormal_clock, traced_clock
@@ -65,13 +76,14 @@ __all__ = [
     "above_mean", "annealed_sgd", "apfl", "asynchronous", "average", "by_client", "by_server",
     "by_size", "colr", "complete", "contraction", "cosine_distance_as_released",
     "cosine_similarity", "cycle", "decentralized", "derangement", "ditto", "erdos_renyi",
-    "exponential", "fed_adagrad", "fed_adam", "fed_avg_m", "fed_lion", "fed_yogi", "fedasync",
-    "fedavg", "fedavg_keeping", "fedbuff", "feddyn", "federated", "federated_dropout", "fedmf",
-    "fedncf", "fednova", "fedper", "fedprox", "fedrap", "fedrecon", "fedrep", "fedsgd",
-    "fetch_sgd", "fine_tuned_fedavg", "from_matrix", "from_optax", "fsvrg", "gossip",
-    "gossip_sgd", "gpfedrec", "graph_guided", "ifca", "lognormal_clock", "metropolis", "mime",
-    "mime_lite", "model_swapping", "nearest", "oort", "over_selected", "over_selection",
-    "pairs", "per_fedavg", "periodic", "pfedme", "pfedrec", "power_of_choice", "power_sgd",
-    "prune_fl", "pruning", "ptf_fedrec", "reptile", "ring", "scaffold", "scheduled_step",
-    "selecting", "selective", "step", "torus", "traced_clock",
+    "exponential", "fed_adagrad", "fed_adam", "fed_avg_m", "fed_lion", "fed_sb", "fed_yogi",
+    "fedasync", "fedavg", "fedavg_keeping", "fedbuff", "feddyn", "federated", "federated_dropout",
+    "fedex_lora", "fedit", "fedmf", "fedncf", "fednova", "fedper", "fedprox", "fedrap", "fedrecon",
+    "fedrep", "fedsa_lora", "fedsgd", "fetch_sgd", "ffa_lora", "fine_tuned_fedavg", "flexlora",
+    "flora", "from_matrix", "from_optax", "fsvrg", "gossip", "gossip_sgd", "gpfedrec",
+    "graph_guided", "hetlora", "ifca", "lognormal_clock", "metropolis", "mime", "mime_lite",
+    "model_swapping", "nearest", "oort", "over_selected", "over_selection", "pairs", "per_fedavg",
+    "periodic", "pfedme", "pfedrec", "power_of_choice", "power_sgd", "prune_fl", "pruning",
+    "ptf_fedrec", "reptile", "ring", "rolora", "scaffold", "scheduled_step", "selecting",
+    "selective", "step", "torus", "traced_clock",
 ]  # fmt: skip

@@ -59,7 +59,7 @@ def selecting(strategy: Strategy, utility: Utility, clients: int) -> Strategy:
     def packets(key, state: State, cohort: Cohort):
         return sends(keys.stream(key, "strategy"), _inside(state), cohort)
 
-    return Strategy(init, round, packets if sends else None, strategy.score)
+    return Strategy(init, round, packets if sends else None, strategy.score, strategy.model)
 
 
 def over_selection(strategy: Strategy, clients: int) -> Strategy:
@@ -89,7 +89,7 @@ def over_selection(strategy: Strategy, clients: int) -> Strategy:
         state, info = strategy.round(key, state, Cohort(ids, cohort.data))
         return state, replace(of_cohort(info, ids, cohort), bytes_down=outlook.bytes_down)
 
-    return Strategy(strategy.init, round, strategy.packets, strategy.score)
+    return replace(strategy, round=round)
 
 
 def selective(

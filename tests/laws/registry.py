@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import tiny_bert
+from adapted import adapted
 from flax import nnx
 
 from fedjax_rec import aggregate, clients, compress, models, strategies, trees
@@ -105,6 +106,9 @@ COMPRESSORS = {
         lambda: compress.partition({"rows": compress.cast("float16"), "bias": halved()}),
         error=2.0**-11,
         largest=65504,
+    ),
+    "by_component(cast)": Law(
+        lambda: compress.by_component(compress.cast("float16")), error=2.0**-11, largest=65504
     ),
     "per_leaf(cast)": Law(lambda: compress.per_leaf(compress.cast()), error=2.0**-8),
     "scheduled(scaled)": Law(
@@ -201,6 +205,8 @@ AGGREGATORS = {
     "uniform()": lambda: aggregate.uniform(),
     "per_row()": lambda: aggregate.per_row(),
     "total()": lambda: aggregate.total(),
+    "products()": lambda: aggregate.products(),
+    "by_norm()": lambda: aggregate.by_norm(),
     "normalized()": lambda: aggregate.normalized(),
     "normalized_per_row(0.9)": lambda: aggregate.normalized_per_row(momentum=0.9),
 }
@@ -245,6 +251,7 @@ LOCAL = {
     "from_optax(momentum)": lambda: clients.from_optax(optax.sgd(0.1, momentum=0.9)),
     "from_optax(adam)": lambda: clients.from_optax(optax.adam(1e-2)),
     "scheduled(sgd)": lambda: clients.scheduled(clients.sgd, optax.constant_schedule(0.5)),
+    "alternating(sgd)": lambda: clients.alternating(clients.sgd(0.5), ("*/bias", "*/user")),
     "subspace(sgd, 4)": lambda: clients.subspace(clients.sgd(0.5), rank=4),
     "groups(private, shared)": lambda: clients.groups(
         {"private": clients.sgd(0.5), "shared": optax.adam(1e-2)}
@@ -327,6 +334,15 @@ MODELS = {
     ),
     "gru4rec()": (lambda n, m: models.gru4rec(n, m, width=8, hidden=6), "sequences(6, 4)"),
     "hstu()": (lambda n, m: models.hstu(n, m, width=8, length=6, layers=1), "sequences(6, 4)"),
+    "frozen_at(lora, A)": (
+        lambda n, m: models.frozen_at(adapted(n, m), "*lora_a"),
+        "pointwise(4)",
+    ),
+    "private_at(lora, B)": (
+        lambda n, m: models.private_at(adapted(n, m), "*lora_b"),
+        "pointwise(4)",
+    ),
+    "with_core(lora)": (lambda n, m: models.with_core(adapted(n, m)), "pointwise(4)"),
     "from_nnx(every role)": (
         lambda n, m: models.from_nnx(lambda rngs: Adapted(n, m, rngs)),
         "pointwise(4)",

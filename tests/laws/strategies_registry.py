@@ -6,8 +6,10 @@ that `takes` names; `test_registry.py` fails when a public factory stands in non
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import optax
+from adapted import adapted
 from worlds import USERS
 
 from fedjax_rec import clients, models, strategies
@@ -66,6 +68,10 @@ def plain(recipe, rounds=8, **settings):
     settings = {"optimizer": rate(), **SMALL, **settings}
     make = lambda model, examples, **parts: recipe(model, examples, **settings, **parts)
     return Recipe(make, rounds=rounds)
+
+
+def adapter_rule(recipe, settings, model, examples, **parts) -> Strategy:
+    return recipe(model, examples, optimizer=rate(), **SMALL, **settings, **parts)
 
 
 def client_of(model, examples):
@@ -245,4 +251,23 @@ STRATEGIES = {
         model=lambda n: models.gpfedrec(n, width=6),
         takes=("uplink",),
     ),
+    # adapters
+    **{
+        name: Recipe(
+            partial(adapter_rule, getattr(strategies, name.split("(")[0]), settings),
+            model=adapted,
+            takes=("uplink",),
+        )
+        for name, settings in {
+            "fedit()": {},
+            "ffa_lora()": {},
+            "rolora()": {},
+            "fedsa_lora()": {},
+            "flora(ranks)": {"ranks": (1, 2)},
+            "fedex_lora()": {},
+            "flexlora(ranks)": {"ranks": (2, 1)},
+            "hetlora(ranks)": {"ranks": (1, 2)},
+            "fed_sb()": {},
+        }.items()
+    },
 }

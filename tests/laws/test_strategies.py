@@ -38,7 +38,7 @@ LIKE_OTHERS = {
     "fedncf()", "pfedrec()", "colr(2)", "federated_dropout(0.5)", "power_sgd(2)", "fedper()",
     "fine_tuned_fedavg()", "reptile(0.7)", "mime(0.5)", "over_selected(8)", "fedasync(23)",
     "model_swapping()", "gossip_sgd()", "selecting(by_size)", "gpfedrec()",
-    "asynchronous(constant clock)",
+    "asynchronous(constant clock)", "fedit()", "ffa_lora()", "fed_sb()", "flexlora(ranks)",
 }  # fmt: skip
 
 
