@@ -39,6 +39,7 @@ from ..strategies import (
     Staleness,
     Utility,
 )
+from ..strategies.memory import bytes_of
 from ..types import Aggregator, Compressor, Model, Server, Strategy
 from .complaints import one_line
 from .factories import (
@@ -117,6 +118,7 @@ class Config:
     checkpoint_every: int
     audit: int
     threads: int
+    memory_budget: str | int | None
     plain: dict[str, Any]
 
 
@@ -162,6 +164,7 @@ def read(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
         checkpoint_every=made.checkpoint_every,
         audit=made.audit,
         threads=made.threads,
+        memory_budget=made.memory_budget,
         plain=plain,
     )
 
@@ -190,6 +193,7 @@ def _parser(factories, paths) -> ArgumentParser:
     parser.add_argument("--checkpoint_every", type=int, default=25)
     parser.add_argument("--audit", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--memory_budget", type=str | int | None, default=None)
     parser.add_class_arguments(Data, "data")
     parser.add_class_arguments(Evaluation, "evaluation")
     for part, factory in factories.items():
@@ -267,6 +271,8 @@ def _check_numbers(made: Namespace) -> None:
         value = attrgetter(key)(made)
         if value < low:
             raise ConfigError(f"{key}={value} is too small; use {key} >= {low}.")
+    if made.memory_budget is not None:
+        bytes_of("memory_budget", made.memory_budget)
     if not made.evaluation.metrics:
         raise ConfigError("evaluation.metrics=[] measures nothing; use [hr@10, ndcg@10].")
 

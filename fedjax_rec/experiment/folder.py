@@ -21,7 +21,7 @@ import numpy as np
 import yaml
 
 # Keys that do not change what a run computes: a run may be resumed with others.
-FREE = ("rounds", "checkpoint_every", "audit", "name", "threads")
+FREE = ("rounds", "checkpoint_every", "audit", "name", "threads", "memory_budget")
 
 
 def fingerprint(plain: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ import math
 import platform
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from .. import __version__, data, evaluate, simulate
+from .. import __version__, data, evaluate, simulate, strategies
 from ..types import Strategy
 from . import figures
 from .config import Config, ConfigError, part
@@ -105,14 +106,23 @@ def _protocol(config: Config, dataset: data.Dataset) -> evaluate.Protocol:
 def run(config: Config, out: Path | str, overwrite: bool = False, show: bool = True) -> dict:
     """Runs `config` in the folder `out`, or goes on with what is there; returns the summary.
 
-    Raises Stopped after Ctrl-C, with the state saved.
+    Raises Stopped after Ctrl-C, with the state saved, and MemoryError, before anything is written,
+    where it cannot fit.
     """
+    with strategies.memory_budget(config.memory_budget):
+        return _run(config, out, overwrite, show)
+
+
+def _run(config: Config, out: Path | str, overwrite: bool, show: bool) -> dict:
     folder = RunFolder(out, config.plain, overwrite)
     experiment = prepare(config)
     strategy, store = experiment.strategy, experiment.dataset.store
     key = jax.random.key(config.seed)
     # What the parts say against each other or the memory, they say before anything is written.
     like = jax.eval_shape(lambda: strategy.init(key, store.num_clients))
+    calls = simulate.program(strategy, store, key, config.cohorts, experiment.measure)
+    done = 0 if overwrite else simulate.last_saved(folder.checkpoints)
+    spent = _look_ahead(config, calls, like, store, done, show)
     folder.begin()
     protocol = experiment.measure.protocol
     checkpoints = simulate.Checkpoints(folder.checkpoints, folder.fingerprint)
@@ -128,9 +138,9 @@ def run(config: Config, out: Path | str, overwrite: bool = False, show: bool = T
     )
     rounds = simulate.simulate(
         strategy, store, config.rounds, key, config.cohorts, experiment.measure,
-        config.evaluation.every, state=state,
+        config.evaluation.every, state=state, calls=calls,
     )  # fmt: skip
-    elapsed = records[-1]["seconds"] if records else 0.0
+    elapsed = spent + (records[-1]["seconds"] if records else 0.0)
     with _interruptible() as interrupted, Bar(config, records, chooser, show) as bar:
         for progress in rounds:
             elapsed += progress.metrics["seconds"]
@@ -164,6 +174,19 @@ def run(config: Config, out: Path | str, overwrite: bool = False, show: bool = T
     folder.write_summary(summary)
     figures.draw_all(folder.path)
     return summary
+
+
+def _look_ahead(config: Config, calls: simulate.Program, like, store, done: int, show: bool):
+    """Compiles the call that the run begins with, says what it will hold in memory, and refuses
+    what cannot fit. Returns the seconds it took."""
+    begin = time.perf_counter()
+    if done < config.rounds:
+        block = simulate.block_of(done, config.rounds, config.evaluation.every)
+        forecast = simulate.forecast(calls.compiled(like, store, *block), like)
+        forecast.refuse()
+        if show:
+            print(forecast.line(), file=sys.stderr)
+    return time.perf_counter() - begin
 
 
 @contextmanager

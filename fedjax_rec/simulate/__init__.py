@@ -1,28 +1,36 @@
 """Runs: cohorts, the loop, what is measured, audits of bytes, and checkpoints."""
 
 from .audit import audit
-from .checkpoint import Checkpoints
+from .checkpoint import Checkpoints, last_saved
 from .cohorts import Cohorts, available, dropout, fixed, full, poisson, uniform
 from .device import configure
+from .forecast import Forecast, forecast
 from .loop import Diverged, Progress, simulate
 from .measure import Measure, aggregated, on_examples, personal
+from .program import Program, block_of, program
 
 __all__ = [
     "Checkpoints",
     "Cohorts",
     "Diverged",
+    "Forecast",
     "Measure",
+    "Program",
     "Progress",
     "aggregated",
     "audit",
     "available",
+    "block_of",
     "configure",
     "dropout",
     "fixed",
+    "forecast",
     "full",
+    "last_saved",
     "on_examples",
     "personal",
     "poisson",
+    "program",
     "simulate",
     "uniform",
 ]

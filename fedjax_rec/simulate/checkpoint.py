@@ -23,6 +23,13 @@ def _named(state: State) -> dict:
     return {jax.tree_util.keystr(path): x for path, x in leaves if x.size}
 
 
+def last_saved(folder: Path | str) -> int:
+    """The round of the latest checkpoint in `folder`, 0 without any; nothing is made or written."""
+    folder = Path(folder)
+    names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
+    return max((int(name) for name in names if name.isdigit()), default=0)
+
+
 class Checkpoints:
     """The checkpoints of one run folder. fingerprint: what the configuration boils down to."""
 

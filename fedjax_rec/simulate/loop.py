@@ -1,6 +1,6 @@
 """The run: cohorts drawn, rounds run and models measured, many rounds in one compiled call.
 
-    for each block:  scan over evaluations { scan over rounds { draw, round };  measure }
+    for each block of `program`:  run it, check that all is finite, and say what was measured
 
 Everything random comes from one key and the round number in the state, so a run that goes on from
 a saved state gives the same bits as one that was never interrupted.
@@ -11,17 +11,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from .. import keys
 from ..check import at_least
-from ..types import Cohort, State, Strategy
-from .cohorts import Cohorts, full
+from ..types import State, Strategy
+from .cohorts import Cohorts
 from .measure import Measure
+from .program import Program, block_of, program
 
 
 class Diverged(FloatingPointError):
@@ -56,60 +55,29 @@ def simulate(
     every: int = 1,
     measures_per_call: int = 1,
     state: State | None = None,
+    calls: Program | None = None,
 ) -> Iterator[Progress]:
     """Runs `strategy` on the clients of `store`, from `state` or the start, to `rounds` rounds.
 
     every: rounds between measurements; the last round is measured as well.
     measures_per_call: measurements in one compiled call, for rounds that are shorter than a
         dispatch; progress comes in such steps.
+    calls: the `program` of the same arguments, where it was made before.
     Yields a `Progress` a measurement. Raises Diverged, naming the round, where the loss or the
     model stops being finite, and ValueError where the cohort is larger than the clients.
     """
     for name, value in (("every", every), ("measures_per_call", measures_per_call)):
         at_least("simulate", name, value, 1)
     at_least("simulate", "rounds", rounds, 0)
-    cohorts = cohorts or full()
-    cohorts.size(store.num_clients)
+    calls = calls or program(strategy, store, key, cohorts, measure)
     now = strategy.init(keys.stream(key, "init"), store.num_clients) if state is None else state
 
-    def one_round(state, store):
-        n = store.num_clients
-        draw = jax.random.fold_in(keys.stream(key, "cohort"), state.round)
-        ids = cohorts.draw(draw, state.round, n)
-        state, info = strategy.round(keys.stream(key, "round"), state, Cohort(ids, store))
-        total = info.weight.sum()
-        # Numbers of a client, by examples. Without any client there is nothing to diverge.
-        means = {
-            name: jnp.where(total > 0, (x * info.weight).sum() / jnp.maximum(total, 1.0), 0.0)
-            for name, x in info.metrics.items()
-            if x.ndim == 1
-        }
-        return state, (info, ids, means)
-
-    def measured(state, store, rounds):
-        state, (info, ids, of_clients) = jax.lax.scan(
-            lambda s, _: one_round(s, store), state, None, length=rounds
-        )
-        last = jax.tree.map(lambda x: x[-1], info)
-        values, means = ({}, {}) if measure is None else measure.values(state, last, ids[-1])
-        finite = jnp.stack([jnp.isfinite(x).all() for x in _floats(state.shared)]).all()
-        seen = {**of_clients, "clients": (info.weight > 0).sum(1), "finite": finite}
-        return state, (seen, info.bytes_up, info.bytes_down, means, values)
-
-    def block(state, store, times, rounds):
-        return jax.lax.scan(lambda s, _: measured(s, store, rounds), state, None, length=times)
-
     names = measure.protocol.summary_names if measure else ()
-    compiled: Any = jax.jit(block, static_argnames=("times", "rounds"), donate_argnames="state")
     done = int(now.round)
     while done < rounds:
         begin = time.perf_counter()
-        # Measured are the multiples of `every` and the last round, wherever the run goes on from.
-        aligned = done % every == 0
-        times = min(measures_per_call, (rounds - done) // every) if aligned else 0
-        step = every if times else min(every - done % every, rounds - done)
-        times = max(times, 1)
-        now, out = compiled(now, store, times=times, rounds=step)
+        times, step = block_of(done, rounds, every, measures_per_call)
+        now, out = calls.compiled(now, store, times, step).call(now, store)
         seen, up, down, means, values = jax.device_get(out)
         seconds = (time.perf_counter() - begin) / times
         told = ["loss", *sorted(seen.keys() - {"loss", "clients", "finite"})]
@@ -133,11 +101,6 @@ def simulate(
                 for name, value in zip(names, mean[i], strict=True):
                     metrics[prefix + name] = float(value)
             yield Progress(done, now, metrics, {part: v[i] for part, v in values.items()})
-
-
-def _floats(tree):
-    leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
-    return leaves or [jnp.zeros(1)]
 
 
 def _check_finite(losses: np.ndarray, finite: bool, done: int) -> None:

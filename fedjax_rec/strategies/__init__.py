@@ -33,6 +33,7 @@ from .graphs import (
     torus,
 )
 from .inflight import Held, Staleness
+from .memory import memory_budget
 from .personal import (
     apfl,
     ditto,
@@ -77,13 +78,14 @@ __all__ = [
     "by_size", "colr", "complete", "contraction", "cosine_distance_as_released",
     "cosine_similarity", "cycle", "decentralized", "derangement", "ditto", "erdos_renyi",
     "exponential", "fed_adagrad", "fed_adam", "fed_avg_m", "fed_lion", "fed_sb", "fed_yogi",
-    "fedasync", "fedavg", "fedavg_keeping", "fedbuff", "feddyn", "federated", "federated_dropout",
-    "fedex_lora", "fedit", "fedmf", "fedncf", "fednova", "fedper", "fedprox", "fedrap", "fedrecon",
-    "fedrep", "fedsa_lora", "fedsgd", "fetch_sgd", "ffa_lora", "fine_tuned_fedavg", "flexlora",
-    "flora", "from_matrix", "from_optax", "fsvrg", "gossip", "gossip_sgd", "gpfedrec",
-    "graph_guided", "hetlora", "ifca", "lognormal_clock", "metropolis", "mime", "mime_lite",
-    "model_swapping", "nearest", "oort", "over_selected", "over_selection", "pairs", "per_fedavg",
-    "periodic", "pfedme", "pfedrec", "power_of_choice", "power_sgd", "prune_fl", "pruning",
-    "ptf_fedrec", "reptile", "ring", "rolora", "scaffold", "scheduled_step", "selecting",
-    "selective", "step", "torus", "traced_clock",
+    "fedasync", "fedavg", "fedavg_keeping", "fedbuff", "feddyn", "federated",
+    "federated_dropout", "fedex_lora", "fedit", "fedmf", "fedncf", "fednova", "fedper",
+    "fedprox", "fedrap", "fedrecon", "fedrep", "fedsa_lora", "fedsgd", "fetch_sgd", "ffa_lora",
+    "fine_tuned_fedavg", "flexlora", "flora", "from_matrix", "from_optax", "fsvrg", "gossip",
+    "gossip_sgd", "gpfedrec", "graph_guided", "hetlora", "ifca", "lognormal_clock",
+    "memory_budget", "metropolis", "mime", "mime_lite", "model_swapping", "nearest", "oort",
+    "over_selected", "over_selection", "pairs", "per_fedavg", "periodic", "pfedme", "pfedrec",
+    "power_of_choice", "power_sgd", "prune_fl", "pruning", "ptf_fedrec", "reptile", "ring",
+    "rolora", "scaffold", "scheduled_step", "selecting", "selective", "step", "torus",
+    "traced_clock",
 ]  # fmt: skip

@@ -46,6 +46,7 @@ from ..types import (
     Strategy,
     Transform,
 )
+from .analysis import chunk_size
 from .chunks import at, over_chunks, put
 from .clock import Clock, lognormal_clock
 from .federated import at_work, federated, vmapped
@@ -65,7 +66,7 @@ from .inflight import (
     starters,
     summary_of,
 )
-from .memory import clients_that_fit, refuse_too_large
+from .memory import refuse_too_large
 from .selection import of_cohort
 from .server import as_server, step
 from .timed import check_clients
@@ -131,7 +132,7 @@ def asynchronous(
         clock_key = keys.stream(jax.random.fold_in(key, state.round), "clock")
         train, encode_keys, sender = at_work(client, uplink, key, state.round, state.shared)
         everyone, nbytes = vmapped(train, state.private, cohort)
-        c = clients_per_chunk or clients_that_fit(nbytes, cohort.ids.shape[0])
+        c = chunk_size(clients_per_chunk, nbytes, cohort.ids.shape[0])
 
         def chunk(carry, ids):
             private, memory, flight = carry
@@ -178,7 +179,7 @@ def asynchronous(
         def stepped():
             model = trees.trainable(state.shared)
             nbytes = trees.nbytes(flight["held"]) // concurrency
-            c = min(clients_per_chunk or clients_that_fit(nbytes, count), count)
+            c = chunk_size(clients_per_chunk, nbytes, count)
             weight = jnp.where(there, flight["weight"][places], 0.0)
             summary = summary_of(
                 aggregator, lambda x: held.release(model, x), flight, info.metrics, places,

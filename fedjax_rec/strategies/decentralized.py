@@ -21,9 +21,10 @@ import jax.numpy as jnp
 from .. import keys, rows, trees, wire
 from ..check import at_least
 from ..types import Client, Cohort, Packet, PyTree, RoundInfo, State, Strategy, at_round
+from .analysis import chunk_size
 from .chunks import at, over_chunks, put
 from .exchange import Exchange
-from .memory import clients_that_fit, refuse_too_large
+from .memory import refuse_too_large
 
 
 def decentralized(
@@ -75,7 +76,7 @@ def decentralized(
         store, size = cohort.data, cohort.ids.shape[0]
         train, axes = training(key, state), (0, 0, 0, store.axes())
         model = Packet(rows.dense(trees.trainable(state.shared)))
-        c = clients_per_chunk or clients_that_fit(trees.nbytes(model), size)
+        c = chunk_size(clients_per_chunk, trees.nbytes(model), size)
 
         def chunk(carry, ids):
             private, models = carry

@@ -13,6 +13,7 @@ Dimensions: `N` clients, `C` cohort, `c` clients a chunk.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -20,7 +21,6 @@ import jax.numpy as jnp
 
 from .. import keys, rows, trees, wire
 from ..aggregate import mean
-from ..check import at_least
 from ..types import (
     Aggregator,
     Client,
@@ -35,10 +35,11 @@ from ..types import (
     Upload,
     at_round,
 )
+from .analysis import checked, choosing
 from .chunks import at, over_chunks, put
 from .clock import Clock
 from .downlink import broadcasting, downloaded, whole_update
-from .memory import clients_that_fit, refuse_too_large
+from .memory import refuse_too_large
 from .server import as_server, step
 from .timed import timing
 from .uplink import compressed, plain
@@ -53,7 +54,7 @@ def federated(
     uplink: Compressor | None = None,
     aggregator: Aggregator | None = None,
     server: Server | Transform | None = None,
-    clients_per_chunk: int | None = None,
+    clients_per_chunk: int | str | None = None,
     downlink: Compressor | None = None,
     clock: Clock | None = None,
     deadline: float | None = None,
@@ -66,7 +67,8 @@ def federated(
     downlink: how the server's changes are broadcast, see `downlink.broadcasting`; None gives each
         client the dense leaves and the rows that it touches as they are.
     aggregator: default `aggregate.mean()`. server: default `step(1.0)`; any optax transform.
-    clients_per_chunk: `c`; default by the memory of the device, see `memory.clients_that_fit`.
+    clients_per_chunk: `c`, or the memory that a round may take, e.g. "2GiB"; default by the memory
+        budget or the device, see `analysis`.
     clock: how long clients take, see `strategies.lognormal_clock`. Metrics then have, of each
         client, `client_seconds`, and, the same for all, `simulated_seconds` of the round,
         `simulated_time` since the start, and `late`, the share of clients that missed the deadline.
@@ -74,8 +76,7 @@ def federated(
     Raises MemoryError, before anything runs, where the private state of N clients cannot fit, and
     ValueError for a deadline without a clock.
     """
-    if clients_per_chunk is not None:
-        at_least("federated", "clients_per_chunk", clients_per_chunk, 1)
+    checked("federated", clients_per_chunk)
     if deadline is not None and clock is None:
         raise ValueError(
             f"federated(deadline={deadline}) needs a clock; give clock=lognormal_clock()."
@@ -112,13 +113,13 @@ def federated(
             shared = trees.with_frozen(broadcast.known(state.server["downlink"]), shared)
         return at_work(client, uplink, key, state.round, shared)
 
-    def round(key, state: State, cohort: Cohort) -> tuple[State, RoundInfo]:
+    def a_round(key, state: State, cohort: Cohort, c: int | None = None):
         of_round = jax.random.fold_in(key, state.round)
-        data, size = cohort.data, cohort.ids.shape[0]
+        data = cohort.data
         train, encode_keys, sender = work(key, state)
 
         everyone, nbytes = vmapped(train, state.private, cohort)
-        c = min(clients_per_chunk or clients_that_fit(nbytes, size), size)
+        c = c or choose(nbytes, key, state, cohort)
 
         def chunk(carry, ids):
             private, memory, total = carry
@@ -156,6 +157,11 @@ def federated(
             states["clock"], info = timed.finish(state.server["clock"], cohort, info)
         after = State(shared, private, memory, states, state.round + 1)
         return after, info
+
+    choose = choosing(clients_per_chunk, lambda c: partial(a_round, c=c))
+
+    def round(key, state: State, cohort: Cohort) -> tuple[State, RoundInfo]:
+        return a_round(key, state, cohort)
 
     def packets(key, state: State, cohort: Cohort):
         train, encode_keys, sender = work(key, state)

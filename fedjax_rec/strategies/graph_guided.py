@@ -39,11 +39,12 @@ from ..types import (
     Upload,
     at_round,
 )
+from .analysis import chunk_size
 from .chunks import at, over_chunks, put
 from .decentralized import moved
 from .downlink import downloaded, whole_update
 from .federated import SMALLER, keys_and_sender
-from .memory import clients_that_fit, refuse_too_large
+from .memory import refuse_too_large
 from .server import with_values
 from .user_graph import Neighbours, Similarity, above_mean, cosine_similarity
 
@@ -139,7 +140,7 @@ def graph_guided(
             lambda ids: jax.vmap(train, in_axes=axes)(*mine(state.private, ids), store.take(ids)),
             cohort.ids[:1],
         )[1].update
-        c = clients_per_chunk or clients_that_fit(2 * trees.nbytes(shared), size)
+        c = chunk_size(clients_per_chunk, 2 * trees.nbytes(shared), size)
         update_axes = rows.map_axes(outline)
 
         def chunk(carry, ids):

@@ -1,8 +1,16 @@
-"""How many clients fit: chunks from a budget, and a refusal where per-client state cannot fit."""
+"""How much memory there is, how much a run may take, and how many clients fit by a rule of thumb.
+
+A run may take what the device has, or less: `with memory_budget("2GiB")`, or FEDJAX_REC_MEMORY in
+the environment. Chunks and refusals keep to it.
+"""
 
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import jax
 
@@ -14,6 +22,46 @@ CPU_CHUNK_CLIENTS = 16
 # come to about four times the local tables.
 ACCELERATOR_SHARE = 0.4
 ACCELERATOR_FACTOR = 4
+# The rest of a device is its runtime's and other programs'.
+DEVICE_SHARE = 0.9
+
+VARIABLE = "FEDJAX_REC_MEMORY"
+_UNITS = {"": 1, "B": 1}
+_UNITS |= {p + "B": 1000**i for i, p in enumerate("KMGT", 1)}
+_UNITS |= {p + "IB": 1024**i for i, p in enumerate("KMGT", 1)}
+_told: ContextVar[int | None] = ContextVar("memory budget", default=None)
+
+
+def bytes_of(where: str, size: int | str) -> int:
+    """The bytes of a size such as 4096, "512MiB" or "2 GB". Raises ValueError, naming `where`."""
+    parts = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([A-Za-z]*)\s*", str(size))
+    unit = _UNITS.get(parts[2].upper()) if parts else None
+    if parts is None or unit is None or not float(parts[1]) > 0:
+        raise ValueError(f"{where}={size!r} is no size of memory; use one like 512MiB or 2GiB.")
+    return int(float(parts[1]) * unit)
+
+
+@contextmanager
+def memory_budget(size: int | str | None) -> Iterator[None]:
+    """Within it, runs may take `size` of the device's memory, e.g. "2GiB", for everything that a
+    call holds at its peak: the model, all state, the data and temporaries. Chunks of clients are
+    chosen to fit, and what cannot fit is refused. None changes nothing.
+
+    Raises ValueError for what is no size.
+    """
+    before = _told.set(_told.get() if size is None else bytes_of("memory_budget", size))
+    try:
+        yield
+    finally:
+        _told.reset(before)
+
+
+def told_bytes() -> int | None:
+    """The budget that was set, by `memory_budget` or else in the environment, or None."""
+    if (told := _told.get()) is not None:
+        return told
+    size = os.environ.get(VARIABLE)
+    return bytes_of(VARIABLE, size) if size else None
 
 
 def device_bytes() -> int:
@@ -22,6 +70,11 @@ def device_bytes() -> int:
     if "bytes_limit" in stats:
         return int(stats["bytes_limit"])
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def allowed_bytes() -> int:
+    """What a run may take: its budget, or most of the device."""
+    return told_bytes() or int(DEVICE_SHARE * device_bytes())
 
 
 def clients_that_fit(bytes_per_client: int, cohort: int) -> int:
@@ -35,10 +88,10 @@ def clients_that_fit(bytes_per_client: int, cohort: int) -> int:
 
 
 def refuse_too_large(what: str, nbytes: int, num_clients: int, remedy: str) -> None:
-    """Raises MemoryError where `nbytes` of state for all clients exceed the device's memory."""
-    limit = device_bytes()
-    if nbytes > 0.9 * limit:
+    """Raises MemoryError where `nbytes` of state for all clients exceed what a run may take."""
+    limit = allowed_bytes()
+    if nbytes > limit:
         raise MemoryError(
-            f"{what} of {num_clients} clients takes {nbytes / 2**30:.1f} GiB and the device has "
+            f"{what} of {num_clients} clients takes {nbytes / 2**30:.1f} GiB and the run may take "
             f"{limit / 2**30:.1f} GiB; {remedy}."
         )

@@ -47,9 +47,10 @@ from ..types import (
     at_round,
     private_of,
 )
+from .analysis import chunk_size
 from .chunks import at, over_chunks, put
 from .decentralized import moved
-from .memory import clients_that_fit, refuse_too_large
+from .memory import refuse_too_large
 from .soft_labels import Lesson, answers, learned, lessons, listed, selected, swapped, taught
 
 SMALLER = "use fewer clients or a smaller width"
@@ -167,7 +168,7 @@ def ptf_fedrec(
         store, ids, of_round = cohort.data, cohort.ids, jax.random.fold_in(key, state.round)
         work, prepare = at_work(key, state, store), partial(lessons, examples, num_items)
         model_bytes = trees.nbytes(state.private["shared"]) // store.num_clients
-        c = clients_per_chunk or clients_that_fit(model_bytes, ids.shape[0])
+        c = chunk_size(clients_per_chunk, model_bytes, ids.shape[0])
         length = min(num_items, int(store.longest * (1 + max(gamma[1], 1))) + 1)
 
         def chunk(private, ids):

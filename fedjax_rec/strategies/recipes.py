@@ -46,7 +46,7 @@ def fedavg(
     uplink: Compressor | None = None,
     aggregator: Aggregator | None = None,
     server: Server | Transform | None = None,
-    clients_per_chunk: int | None = None,
+    clients_per_chunk: int | str | None = None,
     downlink: Compressor | None = None,
     clock: Clock | None = None,
     deadline: float | None = None,
@@ -55,6 +55,7 @@ def fedavg(
 
     optimizer: of the clients, default `sgd(0.1)`. aggregator: default the mean by examples.
     server: default `step(1.0)`, which is eta = 1. uplink, downlink: compressors, default none.
+    clients_per_chunk: clients trained at once, or the memory that a round may take, e.g. "2GiB".
     clock, deadline: how long clients take, and how many seconds the server waits, see `timed.py`.
     """
     client = local_training(

@@ -1,0 +1,111 @@
+"""What a run will hold in memory, before its first round: from XLA's account of the compiled call.
+
+    peak = arguments + outputs - what outputs take over from arguments + temporaries
+
+It is the call that the run begins with, so looking at it costs no second compilation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .. import trees
+from ..strategies.analysis import Chunk, peak_bytes
+from ..strategies.memory import allowed_bytes, device_bytes
+from ..types import State
+from .program import Compiled
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Bytes. base: frozen parts of the model; model: the rest of it; state: of all clients and the
+    server; data: everything else that is read; work: temporaries and outputs; peak: all of them.
+    chunk: the clients trained at once. allowed: what the run may take, of `device`.
+    """
+
+    base: int
+    model: int
+    state: int
+    data: int
+    work: int
+    peak: int
+    chunk: Chunk
+    allowed: int
+    device: int
+
+    @property
+    def each(self) -> int:
+        """Temporaries of one more client in a chunk; where they were not analysed, at most."""
+        return self.work // self.chunk.clients if self.chunk.each is None else self.chunk.each
+
+    def line(self) -> str:
+        """All of it in one line."""
+        clients = "1 client" if self.chunk.clients == 1 else f"{self.chunk.clients} clients"
+        most = "at most " if self.chunk.each is None else ""
+        base = f" on a base of {size(self.base)}" if self.base else ""
+        return (
+            f"memory: model {size(self.model)}{base}, state {size(self.state)}, data "
+            f"{size(self.data)}, temporary {size(self.work)} ({clients} at a time, {most}"
+            f"{size(self.each)} each); peak {size(self.peak)} of {size(self.allowed)} allowed, "
+            f"device {size(self.device)}"
+        )
+
+    def refuse(self) -> None:
+        """Raises MemoryError where the peak is more than what the run may take: by how much, and
+        what helps."""
+        over = self.peak - self.allowed
+        if over > 0:
+            raise MemoryError(
+                f"the run would take {size(self.peak)} at its peak, {size(over)} more than the "
+                f"{size(self.allowed)} it may: {self._largest()}; {self._remedy(over)}."
+            )
+
+    def _largest(self) -> str:
+        names = {"base": self.base, "model": self.model, "state": self.state, "data": self.data,
+                 "temporary": self.work}  # fmt: skip
+        ordered = sorted(names.items(), key=lambda item: -item[1])
+        return ", ".join(f"{name} {size(x)}" for name, x in ordered if x >= 0.02 * self.peak)
+
+    def _remedy(self, over: int) -> str:
+        chunk, fewer = self.chunk, -(-over // max(self.each, 1))
+        trained = None if chunk.fixed is None else chunk.fixed + chunk.clients * self.each
+        if trained is not None and trained <= self.allowed:
+            return "the evaluation takes it, use a smaller evaluation.users_per_chunk"
+        if fewer < chunk.clients:
+            return f"use clients_per_chunk={chunk.clients - fewer}"
+        first = "clients_per_chunk=1 and " if chunk.clients > 1 else ""
+        remedies = {
+            self.base: "a quantised or bfloat16 base",
+            self.model: "a smaller width, or tables of fewer rows",
+            self.state: "less memory per client (fewer clients, clients grouped by data.by_hash, "
+            "or an uplink that remembers fewer rows)",
+            self.data: "less data",
+            self.work: f"{first}a smaller batch_size, remat=true in the model, or a smaller cohort",
+        }
+        return f"use {remedies[max(remedies)]}"
+
+
+def forecast(compiled: Compiled, state: State) -> Forecast:
+    """Of a call compiled for `state`, a State or its outline."""
+    stats = compiled.call.memory_analysis()
+    shared = state.shared
+    base = trees.nbytes(trees.frozen(shared))
+    whole = trees.nbytes(shared)
+    kept = trees.nbytes((state.private, state.memory, state.server))
+    data = max(0, stats.argument_size_in_bytes - whole - kept)
+    peak = peak_bytes(stats)
+    chunks = compiled.chunks or [Chunk(1)]
+    chunk = max(chunks, key=lambda c: c.clients)
+    work = peak - stats.argument_size_in_bytes
+    return Forecast(
+        base, whole - base, kept, data, work, peak, chunk, allowed_bytes(), device_bytes()
+    )
+
+
+def size(nbytes: int) -> str:
+    """'1.5 GiB', '12 MiB' or '300 KiB'."""
+    for unit, scale in (("GiB", 2**30), ("MiB", 2**20)):
+        if nbytes >= scale:
+            number = nbytes / scale
+            return f"{number:.1f} {unit}" if number < 10 else f"{number:,.0f} {unit}"
+    return f"{nbytes / 2**10:.0f} KiB"

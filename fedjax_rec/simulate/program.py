@@ -1,0 +1,107 @@
+"""The compiled calls of a run: blocks of rounds, with a measurement at the end of each.
+
+    scan over evaluations { scan over rounds { draw, round };  measure }
+
+A program compiles each length of block once, for values or for their shapes alone, so that a run
+can be looked at (`forecast`) before it begins, and begins with what was compiled for that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .. import keys
+from ..strategies.analysis import Chunk, chunks_chosen
+from ..types import Cohort, State, Strategy
+from .cohorts import Cohorts, full
+from .measure import Measure
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """call(state, store) -> (state, (seen, bytes_up, bytes_down, means, values)), state given up.
+    chunks: of clients, as the strategy chose them."""
+
+    call: Any
+    chunks: list[Chunk]
+
+
+@dataclass(frozen=True)
+class Program:
+    """compiled(state, store, times, rounds) -> Compiled: `times` measurements, each after `rounds`
+    rounds. state: a State, or its outline."""
+
+    compiled: Callable[..., Compiled]
+
+
+def program(
+    strategy: Strategy,
+    store,
+    key: jax.Array,
+    cohorts: Cohorts | None = None,
+    measure: Measure | None = None,
+) -> Program:
+    """The calls of the run that `simulate` makes of these arguments.
+
+    Raises ValueError where the cohort is larger than the clients.
+    """
+    draws = cohorts or full()
+    draws.size(store.num_clients)
+
+    def one_round(state, store):
+        n = store.num_clients
+        draw = jax.random.fold_in(keys.stream(key, "cohort"), state.round)
+        ids = draws.draw(draw, state.round, n)
+        state, info = strategy.round(keys.stream(key, "round"), state, Cohort(ids, store))
+        total = info.weight.sum()
+        # Numbers of a client, by examples. Without any client there is nothing to diverge.
+        means = {
+            name: jnp.where(total > 0, (x * info.weight).sum() / jnp.maximum(total, 1.0), 0.0)
+            for name, x in info.metrics.items()
+            if x.ndim == 1
+        }
+        return state, (info, ids, means)
+
+    def measured(state, store, rounds):
+        state, (info, ids, of_clients) = jax.lax.scan(
+            lambda s, _: one_round(s, store), state, None, length=rounds
+        )
+        last = jax.tree.map(lambda x: x[-1], info)
+        values, means = ({}, {}) if measure is None else measure.values(state, last, ids[-1])
+        finite = jnp.stack([jnp.isfinite(x).all() for x in _floats(state.shared)]).all()
+        seen = {**of_clients, "clients": (info.weight > 0).sum(1), "finite": finite}
+        return state, (seen, info.bytes_up, info.bytes_down, means, values)
+
+    def block(state, store, times, rounds):
+        return jax.lax.scan(lambda s, _: measured(s, store, rounds), state, None, length=times)
+
+    jitted: Any = jax.jit(block, static_argnames=("times", "rounds"), donate_argnames="state")
+    made: dict[tuple[int, int], Compiled] = {}
+
+    def compiled(state: State, store, times: int, rounds: int) -> Compiled:
+        if (times, rounds) not in made:
+            with chunks_chosen() as chunks:
+                lowered = jitted.lower(state, store, times=times, rounds=rounds)
+            made[times, rounds] = Compiled(lowered.compile(), chunks)
+        return made[times, rounds]
+
+    return Program(compiled)
+
+
+def block_of(done: int, rounds: int, every: int, measures_per_call: int = 1) -> tuple[int, int]:
+    """(measurements, rounds before each) of the call after `done` rounds: measured are the
+    multiples of `every` and the last round, wherever the run goes on from."""
+    aligned = done % every == 0
+    times = min(measures_per_call, (rounds - done) // every) if aligned else 0
+    step = every if times else min(every - done % every, rounds - done)
+    return max(times, 1), step
+
+
+def _floats(tree):
+    leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
+    return leaves or [jnp.zeros(1)]
