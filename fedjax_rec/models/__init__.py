@@ -9,15 +9,18 @@ from .deepfm import deepfm
 from .dlrm import dlrm
 from .embeddings import Embedding, hashed, quotient_remainder, rows_each
 from .fedrap import fedrap
+from .generate import generate
 from .gpfedrec import gpfedrec, gpfedrec_rows, guided
 from .gru4rec import gru4rec
 from .hstu import hstu
+from .llama import Llama, LlamaSize, llama
 from .mf import fedmf
 from .mutual import fedkd, mutual
 from .ncf import gmf, mlp, neumf
 from .next_item import ItemLoss, full_softmax, gbce, sampled_bce, sampled_softmax
 from .objectives import Objective, bce, bpr, masked_mean, squared_error
 from .pfedrec import pfedrec
+from .pretrained import load_llama, load_tokenizer
 from .prunable import prunable
 from .rehomed import frozen_at, private_at, with_core
 from .roles import Frozen, Private, PrivateRows, Rows, from_nnx
@@ -26,12 +29,13 @@ from .text_encoder import text_encoder
 from .text_tower import text_and_rows, text_tower
 
 __all__ = [
-    "BertSizes", "DoRA", "Embedding", "Frozen", "ItemLoss", "LoRA", "Objective", "Private",
-    "PrivateRows", "Rows", "base_nbytes", "bce", "bert", "bert4rec", "bpr", "dcn", "deepfm",
-    "dlrm", "dora", "fedkd", "fedmf", "fedrap", "freeze", "from_nnx", "frozen_at",
-    "full_softmax", "gbce", "gmf", "gpfedrec", "gpfedrec_rows", "gru4rec", "guided", "hashed",
-    "hstu", "in_dtype", "lora", "masked_mean", "mlp", "mutual", "neumf", "pfedrec",
-    "private_at", "prunable", "quantised", "quotient_remainder", "random_bert", "rows_each",
-    "sampled_bce", "sampled_softmax", "sasrec", "sentences", "squared_error", "text_and_rows",
-    "text_encoder", "text_tower", "with_core",
+    "BertSizes", "DoRA", "Embedding", "Frozen", "ItemLoss", "Llama", "LlamaSize", "LoRA",
+    "Objective", "Private", "PrivateRows", "Rows", "base_nbytes", "bce", "bert", "bert4rec",
+    "bpr", "dcn", "deepfm", "dlrm", "dora", "fedkd", "fedmf", "fedrap", "freeze", "from_nnx",
+    "frozen_at", "full_softmax", "gbce", "generate", "gmf", "gpfedrec", "gpfedrec_rows",
+    "gru4rec", "guided", "hashed", "hstu", "in_dtype", "llama", "load_llama", "load_tokenizer",
+    "lora", "masked_mean", "mlp", "mutual", "neumf", "pfedrec", "private_at", "prunable",
+    "quantised", "quotient_remainder", "random_bert", "rows_each", "sampled_bce",
+    "sampled_softmax", "sasrec", "sentences", "squared_error", "text_and_rows", "text_encoder",
+    "text_tower", "with_core",
 ]  # fmt: skip
