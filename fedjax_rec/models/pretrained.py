@@ -5,7 +5,7 @@
   keeps the rows of W_q and W_k in the order that turns neighbours (2i, 2i + 1); they are put back
   in the order that turns halves (i, i + d/2), so that one `rope` serves both.
 
-A folder's tokenizer is its `tokenizer.json`, or the one inside the GGUF file.
+Their tokenizers are those of `weights.tokenizer`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import numpy as np
 
 from .. import weights
 from ..check import one_of
-from ..weights.gguf import Gguf, gguf, gguf_file, gguf_tokenizer
 from .layers import Linear
 from .llama import KERNELS, Block, Llama, LlamaSize
 
@@ -51,23 +50,14 @@ def load_llama(source: str | Path, dtype: str = "float32") -> Llama:
     """
     one_of("load_llama", "dtype", dtype, DTYPES)
     folder = weights.find(source)
-    path = gguf_file(folder)
+    path = weights.gguf_file(folder)
     if path is None:
         size = size_of(weights.config(folder), folder)
         found = weights.tensors(folder)
         return assembled(size, found.items(), 0, f"{folder}", jnp.dtype(dtype))
-    file = gguf(path)
+    file = weights.gguf(path)
     size = gguf_size(file)
     return assembled(size, unpermuted(file, size), 1, f"{path}", jnp.dtype(dtype))
-
-
-def load_tokenizer(source: str | Path):
-    """The `tokenizers.Tokenizer` of a known name or a local folder."""
-    folder = weights.find(source)
-    path = gguf_file(folder)
-    if path is None or (folder / "tokenizer.json").is_file():
-        return weights.tokenizer(folder)
-    return gguf_tokenizer(gguf(path))
 
 
 def size_of(config: dict[str, Any], folder: Path) -> LlamaSize:
@@ -106,7 +96,7 @@ def size_of(config: dict[str, Any], folder: Path) -> LlamaSize:
         ) from None
 
 
-def gguf_size(file: Gguf) -> LlamaSize:
+def gguf_size(file: weights.Gguf) -> LlamaSize:
     """The size in the fields of a GGUF file."""
     kind = file.field("general.architecture")
     if kind != "llama":
@@ -129,7 +119,7 @@ def gguf_size(file: Gguf) -> LlamaSize:
     )
 
 
-def unpermuted(file: Gguf, size: LlamaSize) -> Iterable[tuple[str, np.ndarray]]:
+def unpermuted(file: weights.Gguf, size: LlamaSize) -> Iterable[tuple[str, np.ndarray]]:
     """The tensors of a GGUF file, with the rows of W_q and W_k as Hugging Face orders them."""
     for name, x in file.tensors():
         if name.endswith(("attn_q.weight", "attn_k.weight")):

@@ -1,11 +1,12 @@
 """Pretrained weights: where they lie, reading them, and the tokens of their texts."""
 
 from .catalogue import KNOWN, Known
+from .gguf import Gguf, gguf, gguf_file
 from .places import find, get, known
 from .tensors import config, tensors
 from .tokens import Tokens, tokenize, tokenizer
 
 __all__ = [
-    "KNOWN", "Known", "Tokens", "config", "find", "get", "known", "tensors", "tokenize",
-    "tokenizer",
+    "KNOWN", "Gguf", "Known", "Tokens", "config", "find", "get", "gguf", "gguf_file", "known",
+    "tensors", "tokenize", "tokenizer",
 ]  # fmt: skip

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..check import at_least
+from .gguf import gguf, gguf_file, gguf_tokenizer
 
 FILE = "tokenizer.json"
 
@@ -25,7 +26,8 @@ class Tokens(NamedTuple):
 
 
 def tokenizer(folder: Path):
-    """The `tokenizers.Tokenizer` of a Hugging Face folder, without padding and truncation.
+    """The `tokenizers.Tokenizer` of a Hugging Face folder, or of the GGUF file in it, which neither
+    pads nor truncates.
 
     Raises FileNotFoundError where the folder has none, ImportError without the library.
     """
@@ -36,6 +38,9 @@ def tokenizer(folder: Path):
             "texts need the library tokenizers; pip install 'fedjax-rec[text]'."
         ) from error
     if not (folder / FILE).is_file():
+        path = gguf_file(folder)
+        if path is not None:
+            return gguf_tokenizer(gguf(path))
         raise FileNotFoundError(f"{folder} has no {FILE}; give a Hugging Face folder that has.")
     made = Tokenizer.from_file(str(folder / FILE))
     made.no_padding()

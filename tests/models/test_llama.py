@@ -15,7 +15,7 @@ import pytest
 from flax import nnx
 
 from fedjax_rec import weights
-from fedjax_rec.models import adapters, generate, llama, load_llama, load_tokenizer
+from fedjax_rec.models import adapters, generate, llama, load_llama
 from fedjax_rec.models.llama import LlamaSize
 from fedjax_rec.models.pretrained import ENDS, NAMES
 
@@ -240,10 +240,10 @@ def smollm2():
     pytest.importorskip("gguf")
     pytest.importorskip("tokenizers")
     try:
-        weights.find("smollm2")
+        folder = weights.find("smollm2")
     except FileNotFoundError as error:
         pytest.skip(str(error))
-    return load_llama("smollm2"), load_tokenizer("smollm2")
+    return load_llama("smollm2"), weights.tokenizer(folder)
 
 
 @pytest.mark.slow
