@@ -7,6 +7,7 @@ from .examples import Examples, ExampleStore, HeldOut, describe_examples, exampl
 from .interactions import Interactions, describe, from_arrays, implicit, k_core
 from .pack import Cases, ClientData, Dataset, Store, pack
 from .partition import Partition, by_attribute, by_hash, by_user, dirichlet
+from .prompts import yes_no_prompts
 from .sequences import sequences
 from .sources import load
 from .splits import Split, cold_users, global_time, leave_one_out, ratio, temporal_ratio
@@ -21,5 +22,5 @@ __all__ = [
     "dirichlet", "examples", "from_arrays", "global_time", "implicit", "k_core",
     "leave_one_out", "load", "pack", "pack_examples", "pairwise", "part_of", "pointwise",
     "query", "ratings", "ratio", "sequences", "support", "synthetic", "temporal_ratio",
-    "titles", "warm_items",
+    "titles", "warm_items", "yes_no_prompts",
 ]  # fmt: skip

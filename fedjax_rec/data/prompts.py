@@ -43,7 +43,7 @@ def liked_and_disliked(liked: list[str], disliked: list[str], target: str) -> st
 
 
 def short_title(line: str) -> str:
-    """"The Godfather" for "Godfather, The (1972)"."""
+    """ "The Godfather" for "Godfather, The (1972)"."""
     plain = BRACKETS.sub("", line).strip() or line
     return ARTICLE.sub(r"\2 \1", plain)
 
@@ -75,8 +75,8 @@ def yes_no_prompts(
     for name, value in counts.items():
         at_least("yes_no_prompts", name, value, 1)
     found = load(source) if isinstance(source, str) else source
-    lines = titles(found, genres=False)
-    if found.ratings is None or lines is None:
+    lines, ratings = titles(found, genres=False), found.ratings
+    if ratings is None or lines is None:
         raise ValueError(
             f"yes_no_prompts(source={found.name!r}) needs ratings and titles; use ml-100k or ml-1m."
         )
@@ -87,8 +87,8 @@ def yes_no_prompts(
 
     def text(row: int, named: int) -> str:
         before = range(max(start[found.users[row]], row - named), row)
-        liked = [said[found.items[i]] for i in before if found.ratings[i] > above]
-        disliked = [said[found.items[i]] for i in before if found.ratings[i] <= above]
+        liked = [said[found.items[i]] for i in before if ratings[i] > above]
+        disliked = [said[found.items[i]] for i in before if ratings[i] <= above]
         return words(liked, disliked, said[found.items[row]])
 
     tokens, sizes = encoded(tokenizer, text, rows, history, length)
@@ -98,7 +98,7 @@ def yes_no_prompts(
             "tokens": tokens,
             "length": sizes,
             "prompt": np.arange(len(rows), dtype=np.int32),
-            "labels": (found.ratings[rows] > above).astype(np.float32),
+            "labels": (ratings[rows] > above).astype(np.float32),
         },
         client=of_user[found.users[rows]],
         part=part,

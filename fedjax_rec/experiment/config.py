@@ -57,7 +57,10 @@ PARTS = [
     Aggregator, Batches, Clock, Cohorts, Compressor, Embedding, Exchange, Graph, Held, ItemLoss,
     Local, Model, Neighbours, Server, Similarity, Staleness, Strategy, Utility,
 ]  # fmt: skip
-LATE = {"model": {"num_items", "members", "titles"}, "strategy": {"model", "examples", "probe"}}
+LATE = {
+    "model": {"num_items", "members", "titles", "fields"},
+    "strategy": {"model", "examples", "probe"},
+}
 
 
 @dataclass(frozen=True)
@@ -178,8 +181,8 @@ def _late(factory, init_args) -> Callable:
     kwargs = dict(vars(init_args)) if init_args is not None else {}
     known = inspect.signature(factory).parameters
     open_ended = any(p.kind is p.VAR_KEYWORD for p in known.values())
-    # A model takes what it asks for: `titles` are for those that read text.
-    takes = lambda name: name in known or (open_ended and name != "titles")
+    # A model takes what it asks for: `titles` and `fields` are for those that read text.
+    takes = lambda name: name in known or (open_ended and name not in {"titles", "fields"})
     wanted = lambda late: {name: late[name] for name in late if takes(name)}
     return lambda *args, **late: factory(*args, **wanted(late), **kwargs)
 

@@ -33,7 +33,9 @@ def prepare_examples(
     parts = {name: held for name, held in parts.items() if held is not None}
     if "test" not in parts:
         raise ConfigError("data.source leaves nothing to test on; put examples in the test part.")
-    model = config.make_model(num_items=dataset.num_items, members=dataset.members, titles=None)
+    model = config.make_model(
+        num_items=dataset.num_items, members=dataset.members, titles=None, fields=found.fields
+    )
     if model.predict is None:
         raise ConfigError(
             f"model={config.plain['model']['class_path']} predicts no labelled examples; give it "

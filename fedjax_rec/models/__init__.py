@@ -1,6 +1,7 @@
 """Recommender models: flax.nnx modules whose variables say where they live, or plain functions."""
 
 from .adapters import DoRA, LoRA, dora, freeze, lora
+from .answers import tallrec, yes_no, yes_no_above
 from .base import base_nbytes, in_dtype, quantised
 from .bert import BertSizes, bert, random_bert, sentences
 from .bert4rec import bert4rec
@@ -36,6 +37,6 @@ __all__ = [
     "gru4rec", "guided", "hashed", "hstu", "in_dtype", "llama", "load_llama", "load_tokenizer",
     "lora", "masked_mean", "mlp", "mutual", "neumf", "pfedrec", "private_at", "prunable",
     "quantised", "quotient_remainder", "random_bert", "rows_each", "sampled_bce",
-    "sampled_softmax", "sasrec", "sentences", "squared_error", "text_and_rows", "text_encoder",
-    "text_tower", "with_core",
+    "sampled_softmax", "sasrec", "sentences", "squared_error", "tallrec", "text_and_rows",
+    "text_encoder", "text_tower", "with_core", "yes_no", "yes_no_above",
 ]  # fmt: skip

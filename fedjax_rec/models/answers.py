@@ -2,9 +2,9 @@
 
     z = logit(" Yes" | prompt) - logit(" No" | prompt),   loss = log(1 + e^-z) for yes, ... for no
 
-(TALLRec, Bao et al., RecSys 2023: the base frozen, LoRA at query and value; there the loss runs over
-the whole vocabulary, here over the two answers that are compared). Adapters in the last layers alone
-train on states of the prompts that are computed once, see `prompt_states`.
+(TALLRec, Bao et al., RecSys 2023: the base frozen, LoRA at query and value; there the loss runs
+over the whole vocabulary, here over the two answers that are compared). Adapters in the last layers
+alone train on states of the prompts that are computed once, see `prompt_states`.
 
 `B` prompts, `T` most tokens of one, `D` width.
 """
@@ -19,10 +19,8 @@ import numpy as np
 from flax import nnx
 
 from .. import weights
-from ..check import at_least
 from ..types import Model
 from .adapters import freeze, lora
-from .layers import Linear
 from .llama import Llama
 from .objectives import Objective, bce
 from .pretrained import load_llama
@@ -66,7 +64,7 @@ def yes_no(
     """`decoder` frozen, with LoRA at `targets` of all its layers, on prompts of tokens."""
 
     def build(rngs):
-        return YesNo(lora(freeze(copied(decoder)), rngs, targets, rank, alpha), answers)
+        return YesNo(adapted(decoder, rngs, targets, rank, alpha), answers)
 
     return from_nnx(build)
 
@@ -91,11 +89,39 @@ def yes_no_above(
     small = Llama(above.size, two, above.layers, above.norm.scale[...])
 
     def build(rngs):
-        return YesNo(lora(freeze(copied(small)), rngs, targets, rank, alpha), (0, 1), made)
+        return YesNo(adapted(small, rngs, targets, rank, alpha), (0, 1), made)
 
     return from_nnx(build)
 
 
-def copied(decoder: Llama) -> Llama:
-    """The same arrays in a module of its own, which can be frozen and adapted."""
-    return nnx.merge(*nnx.split(decoder))
+def tallrec(
+    fields: Mapping[str, np.ndarray],
+    source: str = "smollm2",
+    layers: int = 4,
+    targets: str = "*query|*value",
+    rank: int = 8,
+    alpha: float = 16.0,
+    answers: tuple[str, str] = (" Yes", " No"),
+    dtype: str = "float32",
+    keep: str | None = None,
+) -> Model:
+    """`yes_no_above` of known weights or a local folder, for the `fields` of the run's examples.
+
+    answers: a token each. keep: a folder for the states of prompts, which another run on some of
+    the same prompts then reads. Raises ValueError for an answer of several tokens.
+    """
+    made = weights.tokenizer(weights.find(source))
+    ids = [made.encode(answer, add_special_tokens=False).ids for answer in answers]
+    for answer, some in zip(answers, ids, strict=True):
+        if len(some) != 1:
+            raise ValueError(f"tallrec(answers={answer!r}) has {len(some)} tokens; use one of one.")
+    decoder, (yes, no) = load_llama(source, dtype), (one[0] for one in ids)
+    place = None if keep is None else Path(keep).expanduser()
+    return yes_no_above(decoder, (yes, no), fields, layers, targets, rank, alpha, place)
+
+
+def adapted(decoder: Llama, rngs, targets: str, rank: int, alpha: float) -> Llama:
+    """`decoder` with its arrays frozen, and LoRA at `targets`; the argument stays as it is."""
+    made = nnx.merge(*nnx.split(decoder))
+    lora(freeze(made), rngs, targets, rank, alpha)
+    return made

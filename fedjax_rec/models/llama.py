@@ -94,13 +94,17 @@ class Block(nnx.Module):
         q, k, v = self.attended(x, angles)
         return self.finish(x, attention(q, k, v, mask))
 
-    def attended(self, x, angles):
-        """q [..., T, H, d], k and v [..., T, K, d] of x [..., T, D], turned."""
-        y = self.before(x)
-        q, k, v = self.query(y), self.key(y), self.value(y)
+    def attended(self, x, angles, at=None):
+        """q [..., T, H, d], k and v [..., T, K, d] of x [..., T, D], turned; q of the places `at`
+        int32[..., n] alone, [..., n, H, d]."""
+        y, of_queries = self.before(x), angles
+        q = self.query(y if at is None else taken(y, at))
+        if at is not None:
+            of_queries = tuple(a[at] for a in angles)
+        k, v = self.key(y), self.value(y)
         q = q.reshape(*q.shape[:-1], self.heads, self.head_width)
         k, v = (z.reshape(*z.shape[:-1], self.key_heads, self.head_width) for z in (k, v))
-        return turned(q, angles), turned(k, angles), v
+        return turned(q, of_queries), turned(k, angles), v
 
     def finish(self, x, mixed):
         """The layer's output, from its input and what the heads [..., T, H, d] brought together."""
@@ -137,6 +141,19 @@ class Llama(nnx.Module):
         mask = places[:, None] >= places
         return stacked(self.layers, x, angles_at(places, self.size), mask, remat=self.remat)
 
+    def last(self, x, at):
+        """[..., D] of x [..., T, D]: what `through` has at the places `at` int32[...]. The last
+        layer computes no more than that."""
+        places, size = jnp.arange(x.shape[-2]), self.size
+        angles, mask = angles_at(places, size), places[:, None] >= places
+        if size.layers > 1:
+            first = some(self.layers, slice(0, -1))
+            x = stacked(first, x, angles, mask, remat=self.remat)
+        block, at = some(self.layers, -1), at[..., None]
+        q, k, v = block.attended(x, angles, at)
+        mixed = attention(q, k, v, at[..., None] >= places)
+        return block.finish(taken(x, at), mixed)[..., 0, :]
+
     def logits(self, x, of=None):
         """float32[..., V] of x [..., D], or of the tokens `of` int32[n] alone [..., n]."""
         y = self.norm(x)
@@ -160,6 +177,17 @@ def llama(rngs: nnx.Rngs, size: LlamaSize) -> Llama:
     tokens = 0.02 * jax.random.normal(rngs.params(), (size.vocabulary, size.width))
     head = None if size.tied else linear(rngs, size.width, size.vocabulary, bias=False)
     return Llama(size, tokens, Block(size, kernels, ones, ones), jnp.ones(size.width), head)
+
+
+def some(layers: Block, where: slice | int) -> Block:
+    """The layers `where`; one of them, which is called as it is, for an int."""
+    structure, variables = nnx.split(layers)
+    return nnx.merge(structure, jax.tree.map(lambda x: x[where], variables))
+
+
+def taken(x: jax.Array, at: jax.Array) -> jax.Array:
+    """[..., n, D] of x [..., T, D], at the places `at` int32[..., n]."""
+    return jnp.take_along_axis(x, at[..., None], -2)
 
 
 def angles_at(places: jax.Array, size: LlamaSize) -> tuple[jax.Array, jax.Array]:

@@ -22,8 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ..check import at_least
-from .llama import Llama
+from .llama import Llama, some
 
 BATCH, ROUNDED = 16, 16  # prompts of a batch, and what their length is rounded up to
 
@@ -31,22 +30,19 @@ BATCH, ROUNDED = 16, 16  # prompts of a batch, and what their length is rounded 
 def divided(decoder: Llama, above: int) -> tuple[Llama, Llama]:
     """(below, above): the first layers and the last `above`, with the token table, norm and head.
 
-    Raises ValueError where the decoder has fewer layers.
+    Raises ValueError unless both have some.
     """
     size = decoder.size
-    at_least("divided", "above", above, 1)
-    if above > size.layers:
+    if not 1 <= above < size.layers:
         raise ValueError(
-            f"divided(above={above}) asks for more than the {size.layers} layers there are."
+            f"divided(above={above}) leaves nothing on one side; use 1 <= above < {size.layers}, "
+            "the number of layers."
         )
-    structure, variables = nnx.split(decoder.layers)
     cut = size.layers - above
 
     def part(where: slice, layers: int) -> Llama:
-        block = nnx.merge(structure, jax.tree.map(lambda x: x[where], variables))
-        norm = decoder.norm.scale[...]
-        sized = replace(size, layers=max(layers, 1))
-        return Llama(sized, decoder.tokens[...], block, norm, decoder.head)
+        sized, norm = replace(size, layers=layers), decoder.norm.scale[...]
+        return Llama(sized, decoder.tokens[...], some(decoder.layers, where), norm, decoder.head)
 
     return part(slice(0, cut), cut), part(slice(cut, None), above)
 
