@@ -19,6 +19,7 @@ from .mf import fedmf
 from .mutual import fedkd, mutual
 from .ncf import gmf, mlp, neumf
 from .next_item import ItemLoss, full_softmax, gbce, sampled_bce, sampled_softmax
+from .next_title import after_titles, next_title
 from .objectives import Objective, bce, bpr, masked_mean, squared_error
 from .pfedrec import pfedrec
 from .pretrained import load_llama, load_tokenizer
@@ -31,12 +32,12 @@ from .text_tower import text_and_rows, text_tower
 
 __all__ = [
     "BertSizes", "DoRA", "Embedding", "Frozen", "ItemLoss", "Llama", "LlamaSize", "LoRA",
-    "Objective", "Private", "PrivateRows", "Rows", "base_nbytes", "bce", "bert", "bert4rec",
-    "bpr", "dcn", "deepfm", "dlrm", "dora", "fedkd", "fedmf", "fedrap", "freeze", "from_nnx",
-    "frozen_at", "full_softmax", "gbce", "generate", "gmf", "gpfedrec", "gpfedrec_rows",
-    "gru4rec", "guided", "hashed", "hstu", "in_dtype", "llama", "load_llama", "load_tokenizer",
-    "lora", "masked_mean", "mlp", "mutual", "neumf", "pfedrec", "private_at", "prunable",
-    "quantised", "quotient_remainder", "random_bert", "rows_each", "sampled_bce",
-    "sampled_softmax", "sasrec", "sentences", "squared_error", "tallrec", "text_and_rows",
-    "text_encoder", "text_tower", "with_core", "yes_no", "yes_no_above",
+    "Objective", "Private", "PrivateRows", "Rows", "after_titles", "base_nbytes", "bce", "bert",
+    "bert4rec", "bpr", "dcn", "deepfm", "dlrm", "dora", "fedkd", "fedmf", "fedrap", "freeze",
+    "from_nnx", "frozen_at", "full_softmax", "gbce", "generate", "gmf", "gpfedrec",
+    "gpfedrec_rows", "gru4rec", "guided", "hashed", "hstu", "in_dtype", "llama", "load_llama",
+    "load_tokenizer", "lora", "masked_mean", "mlp", "mutual", "neumf", "next_title", "pfedrec",
+    "private_at", "prunable", "quantised", "quotient_remainder", "random_bert", "rows_each",
+    "sampled_bce", "sampled_softmax", "sasrec", "sentences", "squared_error", "tallrec",
+    "text_and_rows", "text_encoder", "text_tower", "with_core", "yes_no", "yes_no_above",
 ]  # fmt: skip

@@ -141,6 +141,19 @@ class Llama(nnx.Module):
         mask = places[:, None] >= places
         return stacked(self.layers, x, angles_at(places, self.size), mask, remat=self.remat)
 
+    def remembering(self, x):
+        """(what `through` gives, the keys and values [L, T, K, d] of each layer)."""
+        places = jnp.arange(x.shape[-2])
+        angles, mask = angles_at(places, self.size), places[:, None] >= places
+        structure, variables = nnx.split(self.layers)
+
+        def one(x, variables):
+            block = nnx.merge(structure, variables)
+            q, k, v = block.attended(x, angles)
+            return block.finish(x, attention(q, k, v, mask)), (k, v)
+
+        return jax.lax.scan(one, x, variables)
+
     def last(self, x, at):
         """[..., D] of x [..., T, D]: what `through` has at the places `at` int32[...]. The last
         layer computes no more than that."""
