@@ -22,7 +22,7 @@ from .next_item import ItemLoss, full_softmax, gbce, sampled_bce, sampled_softma
 from .next_title import after_titles, next_title
 from .objectives import Objective, bce, bpr, masked_mean, squared_error
 from .pfedrec import pfedrec
-from .pretrained import load_llama, load_tokenizer
+from .pretrained import load_llama
 from .prunable import prunable
 from .rehomed import frozen_at, private_at, with_core
 from .roles import Frozen, Private, PrivateRows, Rows, from_nnx
@@ -36,7 +36,7 @@ __all__ = [
     "bert4rec", "bpr", "dcn", "deepfm", "dlrm", "dora", "fedkd", "fedmf", "fedrap", "freeze",
     "from_nnx", "frozen_at", "full_softmax", "gbce", "generate", "gmf", "gpfedrec",
     "gpfedrec_rows", "gru4rec", "guided", "hashed", "hstu", "in_dtype", "llama", "load_llama",
-    "load_tokenizer", "lora", "masked_mean", "mlp", "mutual", "neumf", "next_title", "pfedrec",
+    "lora", "masked_mean", "mlp", "mutual", "neumf", "next_title", "pfedrec",
     "private_at", "prunable", "quantised", "quotient_remainder", "random_bert", "rows_each",
     "sampled_bce", "sampled_softmax", "sasrec", "sentences", "squared_error", "tallrec",
     "text_and_rows", "text_encoder", "text_tower", "with_core", "yes_no", "yes_no_above",
