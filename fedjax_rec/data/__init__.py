@@ -1,11 +1,12 @@
 """Data sets, splits, partitions of users over clients, and packing on the device."""
 
 from .batches import Batches, pairwise, pointwise, ratings
+from .cases import Cases
 from .clicks import click_logits, clicks
 from .cold_items import cold_items, warm_items
 from .examples import Examples, ExampleStore, HeldOut, describe_examples, examples, pack_examples
 from .interactions import Interactions, describe, from_arrays, implicit, k_core
-from .pack import Cases, ClientData, Dataset, Store, pack
+from .pack import ClientData, Dataset, Store, pack
 from .partition import Partition, by_attribute, by_hash, by_user, dirichlet
 from .prompts import yes_no_prompts
 from .sequences import sequences

@@ -162,3 +162,14 @@ def _check_enough(what: str, num_clients: int, interactions: Interactions) -> No
             f"{what}(num_clients={num_clients}) exceeds the {interactions.num_users} users of "
             f"'{interactions.name}'; use at most that many."
         )
+
+
+def members_of(partition: Partition) -> tuple[np.ndarray, int]:
+    """(index of each user inside its client, most users of a client)."""
+    clients = partition.client_of_user
+    order = np.argsort(clients, kind="stable")
+    count = np.bincount(clients, minlength=partition.num_clients)
+    first = np.concatenate([[0], np.cumsum(count)[:-1]])
+    member = np.empty(len(clients), np.int32)
+    member[order] = np.arange(len(clients)) - np.repeat(first, count)
+    return member, int(count.max(initial=1))
