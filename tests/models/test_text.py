@@ -1,0 +1,208 @@
+"""Models of item texts against NumPy, and adapters against a base that they are merged into."""
+
+import shutil
+import sys
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from fedjax_rec import models
+from fedjax_rec.models.text_tower import whitening
+from fedjax_rec.rows import Gathered, is_table
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "laws"))
+import tiny_bert
+
+ITEMS, WIDTH, MEMBERS, COMPONENTS = 20, 4, 3, 5
+RNG = np.random.default_rng(0)
+BATCH = {
+    "items": jnp.int32([3, 7, 3, 19, 0]),
+    "labels": jnp.float32([1, 0, 0, 1, 1]),
+    "users": jnp.int32([0, 2, 1, 1, 2]),
+    "mask": jnp.float32([1, 1, 1, 1, 0]),
+}
+# These tests compile for longer than they run.
+compiled = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def make(factory, folder=None, members=MEMBERS, **kwargs):
+    folder = folder or tiny_bert.folder()
+    return factory(
+        ITEMS, members, tiny_bert.titles(ITEMS), str(folder), components=COMPONENTS, width=WIDTH,
+        scale=0.5, **kwargs,
+    )  # fmt: skip
+
+
+def drawn(model, seed=0):
+    """(shared, private) with noise on all that is trained, so that nothing is zero."""
+    rng = np.random.default_rng(seed)
+    noisy = lambda x: x + 0.3 * rng.standard_normal(x.shape).astype(np.float32)
+    is_leaf = lambda x: type(x).__name__ == "Frozen"
+    shared, private = compiled(model.init)(jax.random.key(seed))
+    return jax.tree.map(lambda x: x if is_leaf(x) else noisy(x), (shared, private), is_leaf=is_leaf)
+
+
+def white(folder=None):
+    """[I, k], by the covariance matrix instead of the singular values of the embeddings."""
+    e = models.sentences(tiny_bert.titles(ITEMS), folder or tiny_bert.folder())
+    values, vectors = np.linalg.eigh(np.cov(e.T.astype(float), bias=True))
+    w = vectors[:, ::-1][:, :COMPONENTS] / np.sqrt(values[::-1][:COMPONENTS])
+    return (e - e.mean(0)) @ w
+
+
+def test_whitened_directions_are_the_principal_ones():
+    e = RNG.standard_normal((50, 7)).astype(np.float32) * [5, 4, 3, 2, 1, 0.5, 0.1] + 3
+    mean, w = whitening(e, 4)
+    x = (e - mean) @ w
+    np.testing.assert_allclose(x.mean(0), 0, atol=1e-5)
+    np.testing.assert_allclose(np.cov(x.T, bias=True), np.eye(4), atol=1e-4)
+    values, vectors = np.linalg.eigh(np.cov(e.T.astype(float), bias=True))
+    for i in range(4):
+        cosine = w[:, i] @ vectors[:, -1 - i] * np.sqrt(values[-1 - i])
+        np.testing.assert_allclose(abs(cosine), 1, rtol=1e-3)
+    with pytest.raises(ValueError, match=r"components=8\) of texts with 7 directions; use at most"):
+        whitening(e, 8)
+
+
+def gelu(x):
+    return x * 0.5 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
+@pytest.mark.parametrize(
+    ("factory", "layers"), [(models.text_tower, (6, 3)), (models.text_and_rows, ())]
+)
+def test_towers_score_by_the_formula(factory, layers):
+    model = make(factory, layers=layers)
+    shared, private = drawn(model)
+    x = np.asarray(shared["text"].value, float)
+    sizes = range(len(layers) + 1)
+    for i in sizes:
+        part = shared["project"]["layers"][str(i)]
+        x = (gelu(x) if i else x) @ np.asarray(part["kernel"]) + np.asarray(part["bias"])
+    if factory is models.text_and_rows:
+        x = x + np.asarray(shared["item"].values)
+    user = np.asarray(private["user"]) + np.asarray(shared["centre"])
+    score = compiled(lambda items, u: model.score(model.prepare(shared), private, items, u))
+    for u in range(MEMBERS):
+        expected = x @ user[u]
+        np.testing.assert_allclose(score(jnp.arange(ITEMS), u), expected, rtol=1e-4, atol=1e-5)
+    some = compiled(lambda items: model.score(shared, private, items, 1))(jnp.int32([4, 2]))
+    np.testing.assert_allclose(some, (x @ user[1])[[4, 2]], rtol=1e-4, atol=1e-5)
+    z = (x[BATCH["items"]] * user[BATCH["users"]]).sum(1)
+    y, mask = np.asarray(BATCH["labels"]), np.asarray(BATCH["mask"])
+    loss = (np.log1p(np.exp(z)) - y * z) * mask
+    loss_of = lambda *params: model.loss(*gathered(*params), BATCH, jax.random.key(0))
+    value = compiled(loss_of)(shared, private)
+    np.testing.assert_allclose(value, loss.sum() / mask.sum(), rtol=1e-4)
+
+
+def gathered(shared, private):
+    """As training hands them: tables by the rows of the batch."""
+    ids = BATCH["items"]
+    one = lambda t: Gathered((ids,), (t.values[ids],), t.fields) if is_table(t) else t
+    return jax.tree.map(one, shared, is_leaf=is_table), private
+
+
+def test_texts_are_whitened_and_rows_start_at_nothing():
+    tower, both = make(models.text_tower), make(models.text_and_rows)
+    shared, _ = compiled(tower.init)(jax.random.key(0))
+    text, expected = np.asarray(shared["text"].value), white()
+    # Up to the sign of each direction.
+    signs = np.sign((text * expected).sum(0))
+    np.testing.assert_allclose(text * signs, expected, rtol=1e-2, atol=1e-3)
+    with_rows, _ = compiled(both.init)(jax.random.key(0))
+    assert not np.asarray(with_rows["item"].values).any()
+    a, b = compiled(lambda a, b: (tower.prepare(a), both.prepare(b)))(shared, with_rows)
+    np.testing.assert_allclose(a["prepared"], b["prepared"], rtol=1e-6)
+
+
+def merged(folder, shared, scale, depth):
+    """The folder with s A B added to the kernels of the adapted layers, in `tmp`."""
+    tensors = tiny_bert.tensors()
+    first = tiny_bert.CONFIG["num_hidden_layers"] - depth
+    for name in ("query", "value"):
+        a, b = (np.asarray(shared["layers"][name][k]) for k in ("lora_a", "lora_b"))
+        for i in range(depth):
+            key = f"encoder.layer.{first + i}.attention.self.{name}.weight"
+            tensors[key] = tensors[key] + scale * (a[i] @ b[i]).T
+    save_file(tensors, str(folder / "model.safetensors"))
+    return folder
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_adapters_do_what_a_merged_base_does(tmp_path, depth):
+    model = make(models.text_encoder, trained_layers=depth, rank=2, alpha=3.0)
+    shared, private = drawn(model)
+    folder = shutil.copytree(tiny_bert.folder(), tmp_path / "merged")
+    changed = models.sentences(
+        tiny_bert.titles(ITEMS), merged(folder, shared, 3.0 / 2, depth), length=16
+    )
+    mean, w = (np.asarray(shared[k].value) for k in ("mean", "white"))
+    project = shared["project"]["layers"]["0"]
+    x = (changed - mean) @ w @ np.asarray(project["kernel"]) + np.asarray(project["bias"])
+    user = np.asarray(private["user"]) + np.asarray(shared["centre"])
+
+    @compiled
+    def measured(shared, private):
+        ready, items = model.prepare(shared), jnp.int32([5, 0])
+        return (
+            [model.score(ready, private, slice(None), u) for u in range(MEMBERS)],
+            model.score(shared, private, items, 1),
+            model.loss(shared, private, BATCH, jax.random.key(0)),
+        )
+
+    everything, some, value = measured(shared, private)
+    np.testing.assert_allclose(np.stack(everything), user @ x.T, rtol=2e-3, atol=2e-3)
+    np.testing.assert_allclose(some, x[[5, 0]] @ user[1], rtol=2e-3, atol=2e-3)
+    z = (x[BATCH["items"]] * user[BATCH["users"]]).sum(1)
+    loss = (np.logaddexp(0, z) - np.asarray(BATCH["labels"]) * z)[:4].mean()
+    np.testing.assert_allclose(value, loss, rtol=2e-3)
+
+
+def test_an_encoder_starts_where_the_tower_stands():
+    encoder, tower = make(models.text_encoder), make(models.text_tower)
+    shared, _ = compiled(encoder.init)(jax.random.key(0))
+    same, _ = compiled(tower.init)(jax.random.key(0))
+    for name in ("project", "centre"):
+        same[name] = shared[name]
+    a = compiled(encoder.prepare)(shared)["prepared"]
+    np.testing.assert_allclose(a, tower.prepare(same)["prepared"], rtol=1e-3, atol=1e-3)
+    names = {name: set(part) for name, part in shared["layers"].items()}
+    assert names["query"] == {"kernel", "bias", "lora_a", "lora_b"}
+    assert names["up"] == {"kernel", "bias"}
+
+
+def test_roles_of_the_adapters():
+    everyone = make(models.text_encoder, a="frozen", rank=2)
+    shared, private = jax.eval_shape(everyone.init, jax.random.key(0))
+    assert type(shared["layers"]["query"]["lora_a"]).__name__ == "Frozen"
+    assert shared["layers"]["query"]["lora_b"].shape == (1, 2, 12)
+    assert set(private) == {"user"} and everyone.prepare is not None
+    own = make(models.text_encoder, b="private", rank=2, members=1)
+    assert own.prepare is None
+    shared, private = drawn(own)
+    assert "lora_b" not in shared["layers"]["query"]
+    other = drawn(own, 1)[1]
+    other["user"] = private["user"]
+    score = compiled(lambda private: own.score(shared, private, slice(None), 0))
+    assert abs(np.asarray(score(private)) - np.asarray(score(other))).max() > 1e-3
+
+
+def test_bad_input_in_one_line(tmp_path):
+    titles, folder = tiny_bert.titles(ITEMS), tiny_bert.folder()
+    wrong = [
+        (lambda: models.text_tower(ITEMS), "text_tower needs titles, and the data does not"),
+        (lambda: models.text_encoder(5, 1, titles, folder), "20 titles for 5 items; give one"),
+        (lambda: make(models.text_encoder, trained_layers=4), r"=4\) of 3 layers; use at most 3"),
+        (lambda: make(models.text_encoder, targets="keys"), r"targets='keys'\) fits no linear"),
+        (lambda: make(models.text_encoder, b="own"), r"b='own'\) is unknown.*'private'"),
+        (lambda: make(models.text_tower, layers=(0,)), r"layers=0\) must be positive"),
+    ]
+    for call, message in wrong:
+        with pytest.raises(ValueError, match=message):
+            call()
