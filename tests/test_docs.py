@@ -16,6 +16,7 @@ from fedjax_rec.experiment import config
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))
+WITH_RUNS = ("README.md", "docs/configuration.md", "docs/item_texts.md")
 PAGES = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", *DOCS]
 # Pages that `fedjax-rec report` and `bench` write from finished runs.
 WRITTEN_BY_COMMANDS = {ROOT / "docs" / name for name in ("results.md", "benchmarks.md")}
@@ -105,14 +106,17 @@ def test_the_listed_defaults_are_those_of_the_code(read):
     assert read(text).plain == config.read(None).plain
 
 
-@pytest.mark.parametrize("line, text", blocks("docs/configuration.md", "yaml")[1:])
+@pytest.mark.parametrize(
+    "line, text",
+    blocks("docs/configuration.md", "yaml")[1:] + blocks("docs/item_texts.md", "yaml"),
+)
 def test_configurations_are_read(read, line, text):
     assert read(text).examples
 
 
 @pytest.mark.parametrize(
     "words",
-    [w for page in ("README.md", "docs/configuration.md") for w in commands(page) if w[1] == "run"],
+    [w for page in WITH_RUNS for w in commands(page) if w[1] == "run"],
     ids=" ".join,
 )
 def test_commands_are_read(words):
