@@ -311,12 +311,12 @@ MODELS = {
         "pointwise(4)",
     ),
     "text_encoder()": (
-        lambda n, m: models.text_encoder(n, m, **text(n), rank=2, width=8, scale=0.3),
+        lambda n, m: models.text_encoder(n, m, **text(n), rank=2, alpha=0.5, width=8, scale=0.3),
         "pointwise(4)",
     ),
     "text_encoder(private B)": (
         lambda n, m: models.text_encoder(
-            n, m, **text(n), trained_layers=2, rank=2, b="private", width=8, scale=0.3
+            n, m, **text(n), rank=2, alpha=0.1, b="private", width=8, scale=0.3
         ),
         "pointwise(4)",
     ),
