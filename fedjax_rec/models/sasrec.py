@@ -95,7 +95,8 @@ def positioned(rows: jax.Array, positions: jax.Array) -> jax.Array:
 def looking_back(real: jax.Array) -> jax.Array:
     """bool[..., L, L]: which places each place attends to, itself and the real ones before it."""
     length = real.shape[-1]
-    return jnp.tril(jnp.ones((length, length), bool)) & real[..., None, :]
+    back = jnp.tril(jnp.ones((length, length), bool))
+    return back & (real[..., None, :] | jnp.eye(length, dtype=bool))
 
 
 def sasrec(
