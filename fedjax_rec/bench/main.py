@@ -18,6 +18,7 @@ from rich.table import Table
 
 from .. import __version__, simulate
 from ..check import nearest
+from .clicks import clicks
 from .cohort import cohort
 from .compress import compress_all
 from .rounds import first_round, rounds
@@ -31,6 +32,7 @@ BENCHES: dict[str, Callable[[], Iterator[Row]]] = {
     "rounds-1m": partial(rounds, "ml-1m"),
     "first": first_round,
     "tables": tables,
+    "clicks": clicks,
     "cohort": cohort,
     "compress": compress_all,
     "strategies": strategies_100k,

@@ -34,6 +34,7 @@ from .graphs import (
 )
 from .inflight import Held, Staleness
 from .memory import memory_budget
+from .narrow import stochastic_step
 from .personal import (
     apfl,
     ditto,
@@ -86,6 +87,6 @@ __all__ = [
     "memory_budget", "metropolis", "mime", "mime_lite", "model_swapping", "nearest", "oort",
     "over_selected", "over_selection", "pairs", "per_fedavg", "periodic", "pfedme", "pfedrec",
     "power_of_choice", "power_sgd", "prune_fl", "pruning", "ptf_fedrec", "reptile", "ring",
-    "rolora", "scaffold", "scheduled_step", "selecting", "selective", "step", "torus",
-    "traced_clock",
+    "rolora", "scaffold", "scheduled_step", "selecting", "selective", "step", "stochastic_step",
+    "torus", "traced_clock",
 ]  # fmt: skip

@@ -20,6 +20,7 @@ import optax
 from .. import rows, trees
 from ..check import positive
 from ..types import PyTree, Server
+from . import narrow
 
 
 def step(learning_rate: float = 1.0) -> Server:
@@ -44,7 +45,7 @@ def _added(shared: PyTree, update: PyTree, rate) -> PyTree:
     def one(x, u):
         if not rows.is_table(x):
             return x + rate * u
-        return replace(x, values=rows.add_to(x.values, rows.scaled(u, jnp.float32(rate))))
+        return replace(x, values=narrow.add_to(x.values, rows.scaled(u, jnp.float32(rate))))
 
     after = jax.tree.map(one, trees.trainable(shared), update, is_leaf=rows.is_table)
     return trees.with_frozen(after, shared)

@@ -18,7 +18,7 @@ from adapted import adapted
 from flax import nnx
 
 from fedjax_rec import aggregate, clients, compress, models, strategies, trees
-from fedjax_rec.data import batches, part_of, query, sequences, support
+from fedjax_rec.data import batches, examples, part_of, query, sequences, support
 from fedjax_rec.models.prunable import parameters
 from fedjax_rec.types import Compressor, Server
 
@@ -233,6 +233,7 @@ def masking(server: Server) -> Server:
 SERVERS = {
     "step(1)": lambda: strategies.step(1.0),
     "step(0.5)": lambda: strategies.step(0.5),
+    "stochastic_step(1)": lambda: strategies.stochastic_step(1.0),
     "scheduled_step(falling)": lambda: strategies.scheduled_step(lambda t: 1.0 / (1 + t)),
     "from_optax(sgd)": lambda: strategies.from_optax(optax.sgd(1.0)),
     "from_optax(adam)": lambda: strategies.from_optax(optax.adam(1e-2)),
@@ -266,7 +267,8 @@ ITEM_LOSSES = {
     "full_softmax()": lambda: models.full_softmax(),
 }
 
-# name -> (model of (num_items, members), name in BATCHES that it trains on).
+SMALL_CLICKS = {"fields": 5, "dense": 3, "width": 4}
+# name -> (model of (num_items, members), name in BATCHES or EXAMPLES that it trains on).
 MODELS = {
     "fedmf(bce)": (lambda n, m: models.fedmf(n, m, width=8, scale=0.3), "pointwise(4)"),
     "fedmf(bpr)": (
@@ -347,7 +349,26 @@ MODELS = {
         lambda n, m: models.from_nnx(lambda rngs: Adapted(n, m, rngs)),
         "pointwise(4)",
     ),
+    "dlrm(rows_each)": (
+        lambda n, m: models.dlrm(n, bottom=(6,), top=(6,), **SMALL_CLICKS),
+        "examples()",
+    ),
+    "dcn(hashed)": (
+        lambda n, m: models.dcn(
+            n, rank=2, deep=(6,), embedding=models.hashed(60, hashes=2), **SMALL_CLICKS
+        ),
+        "examples()",
+    ),
+    "deepfm(quotient_remainder)": (
+        lambda n, m: models.deepfm(
+            n, deep=(6,), embedding=models.quotient_remainder(16), **SMALL_CLICKS
+        ),
+        "examples()",
+    ),
 }
+
+# Batches of labelled examples, as `worlds.clicks` holds them.
+EXAMPLES = {"examples()": examples}
 
 # name -> (batches, examples of a client with n interactions).
 BATCHES = {

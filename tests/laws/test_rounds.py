@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from registry import AGGREGATORS, BATCHES, COMPRESSORS, LOCAL, MODELS
-from worlds import KEY, USERS, close, compiled, federated, mean_loss, named, run, same
+from registry import AGGREGATORS, BATCHES, COMPRESSORS, EXAMPLES, LOCAL, MODELS
+from worlds import KEY, USERS, clicks, close, compiled, federated, mean_loss, named, run, same
 
 from fedjax_rec import clients, keys, models, rows, strategies, wire
 from fedjax_rec.data import batches
@@ -278,11 +278,15 @@ def test_every_model_learns_across_silos_and_steps(kind):
     # One of them on touched rows, which take longer to compile.
     data = named("compact silos" if kind == "fedmf(bpr)" else "silos")
     make, kind_of_batch = MODELS[kind]
+    if kind_of_batch in EXAMPLES:
+        data, examples = clicks(), EXAMPLES[kind_of_batch]()
+    else:
+        examples = BATCHES[kind_of_batch][0]()
     strategy = federated(
         data,
         make(data.num_items, data.members),
         clients.sgd(0.2 if kind == "fedmf(squared_error)" else 1.0),
-        BATCHES[kind_of_batch][0](),
+        examples,
         training={"steps": 3, "batch_size": 64},
     )
     step = compiled(strategy.round)

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_rec import clients, strategies
-from fedjax_rec.data import batches
+from fedjax_rec.data import batches, pack_examples
+from fedjax_rec.data import clicks as synthetic_clicks
 from fedjax_rec.data.interactions import Interactions
 from fedjax_rec.data.pack import Dataset, pack
 from fedjax_rec.data.partition import Partition
@@ -61,6 +62,12 @@ def named(name: str) -> Dataset:
         "compact silos": (USERS, 800, 6, 5),
     }
     return world(*sizes[name])
+
+
+@functools.cache
+def clicks() -> Dataset:
+    """12 clients with about 20 labelled examples of 5 ids below 300 and 3 features."""
+    return pack_examples(synthetic_clicks(12, 20, 300, fields=5, dense=3, strength=3.0))
 
 
 def federated(data, model, optimizer=None, kind=None, chunk=4, training=None, **assembly):
