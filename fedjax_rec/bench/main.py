@@ -18,6 +18,7 @@ from rich.table import Table
 
 from .. import __version__, simulate
 from ..check import nearest
+from .adapters import adapters
 from .clicks import clicks
 from .cohort import cohort
 from .compress import compress_all
@@ -36,6 +37,7 @@ BENCHES: dict[str, Callable[[], Iterator[Row]]] = {
     "cohort": cohort,
     "compress": compress_all,
     "strategies": strategies_100k,
+    "adapters": adapters,
     "fedjax-100k": partial(versus_fedjax, "ml-100k"),
     "fedjax-1m": partial(versus_fedjax, "ml-1m"),
 }

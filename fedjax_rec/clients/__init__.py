@@ -9,7 +9,7 @@ from .full_gradient import full_gradient
 from .keeping import keeping
 from .local import local_training
 from .maml import maml
-from .optimizers import Local, from_optax, groups, scheduled, sgd
+from .optimizers import Local, accumulated, from_optax, groups, scheduled, sgd
 from .pfedme import pfedme
 from .proximal import proximal
 from .ranks import of_rank
@@ -19,8 +19,8 @@ from .subspace import subspace
 from .turns import Passes
 
 __all__ = [
-    "Local", "Passes", "alternating", "anew", "apfl", "controlled", "ditto", "dynamic",
-    "fine_tuned", "from_optax", "full_gradient", "groups", "in_sequence", "keeping",
+    "Local", "Passes", "accumulated", "alternating", "anew", "apfl", "controlled", "ditto",
+    "dynamic", "fine_tuned", "from_optax", "full_gradient", "groups", "in_sequence", "keeping",
     "local_training", "maml", "of_rank", "pfedme", "proximal", "scheduled", "sgd", "submodel",
     "subspace",
 ]  # fmt: skip

@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ..check import nearest, positive
+from ..check import at_least, nearest, positive
 from ..rows import LocalTable, RowsGradient, is_table
-from ..types import PyTree, at_round
+from ..types import PyTree, Transform, at_round
 
 
 @dataclass(frozen=True)
@@ -140,6 +140,18 @@ def from_optax(transform: optax.GradientTransformation) -> Local:
         return state, params
 
     return Local(init, apply)
+
+
+def accumulated(optimizer: Transform, batches: int) -> Local:
+    """An optax `optimizer` that steps once every `batches` batches, on their mean gradient: what
+    one batch of that many times the size gives, in the memory of one.
+
+    Equal where a client's examples fill whole steps; a batch that is not full weighs like the
+    others, and gradients of a step that a round does not fill are dropped. Raises ValueError for
+    batches < 1.
+    """
+    at_least("accumulated", "batches", batches, 1)
+    return from_optax(optax.MultiSteps(optimizer, batches).gradient_transformation())
 
 
 def as_local(optimizer: Local | optax.GradientTransformation) -> Local:

@@ -303,3 +303,22 @@ def test_private_parameters_differ_between_clients_and_not_between_calls():
     a, b, c = (client.init(KEY, jnp.int32(i))["user"] for i in (0, 1, 0))
     assert (a != b).any()
     np.testing.assert_array_equal(a, c)
+
+
+@pytest.mark.parametrize("transform", [optax.sgd(0.5), optax.adam(0.1)], ids=["sgd", "adam"])
+def test_accumulated_small_batches_are_a_large_one(transform):
+    """Six examples in batches of 2, three to a step, and at once; two epochs."""
+    model, data = models.fedmf(ITEMS, width=WIDTH), listed([3, 8, 3, 21, 29, 0])
+    small = clients.accumulated(transform, 3)
+    a = trained(model, small, data, epochs=2, batch_size=2)
+    b = trained(model, transform, data, epochs=2, batch_size=6)
+    found, want = ((x[2], x[3].update, x[3].metrics["loss"]) for x in (a, b))
+    for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-5)
+    plain = trained(model, transform, data, epochs=2, batch_size=2)
+    assert np.abs(plain[2]["user"] - b[2]["user"]).max() > 1e-3
+
+
+def test_accumulated_needs_a_batch():
+    with pytest.raises(ValueError, match=r"accumulated\(batches=0\)"):
+        clients.accumulated(optax.sgd(0.1), 0)

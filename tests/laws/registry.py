@@ -251,6 +251,7 @@ LOCAL = {
     "sgd(0.5)": lambda: clients.sgd(0.5),
     "from_optax(momentum)": lambda: clients.from_optax(optax.sgd(0.1, momentum=0.9)),
     "from_optax(adam)": lambda: clients.from_optax(optax.adam(1e-2)),
+    "accumulated(sgd, 2)": lambda: clients.accumulated(optax.sgd(0.5), 2),
     "scheduled(sgd)": lambda: clients.scheduled(clients.sgd, optax.constant_schedule(0.5)),
     "alternating(sgd)": lambda: clients.alternating(clients.sgd(0.5), ("*/bias", "*/user")),
     "subspace(sgd, 4)": lambda: clients.subspace(clients.sgd(0.5), rank=4),
