@@ -1,0 +1,135 @@
+"""Prompts by hand: who is asked about what, in which words and tokens."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from fedjax_rec.data import from_arrays, yes_no_prompts
+from fedjax_rec.data.partition import by_hash
+from fedjax_rec.data.prompts import short_title
+from fedjax_rec.data.splits import TEST, TRAIN, VALIDATION, Split
+
+pytest.importorskip("tokenizers")
+USERS, EACH, ITEMS = 12, 15, 30
+HISTORY, LENGTH = 4, 13
+
+
+@pytest.fixture(scope="module")
+def ratings():
+    """User u rates 15 films, one each 100 seconds; at the same moment as everybody else."""
+    rng = np.random.default_rng(0)
+    users = np.repeat(np.arange(USERS), EACH)
+    items = np.concatenate([rng.permutation(ITEMS)[:EACH] for _ in range(USERS)])
+    times = np.tile(np.arange(EACH) * 100.0, USERS) + users
+    titles = pl.DataFrame(
+        {
+            "item_id": np.arange(ITEMS).astype(str),
+            "title": [f"film{i} (1990)" for i in range(ITEMS)],
+        }
+    )
+    values = rng.integers(1, 6, len(users)).astype(np.float32)
+    return from_arrays("films", users, items, times, values, item_features=titles)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A tokenizer of whole words."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = ["Liked", "Disliked", ":", ";", "?", "Would", "the", "user", "like", "Answer"]
+    words += [f"film{i}" for i in range(ITEMS)]
+    made = Tokenizer(models.WordLevel({w: i + 1 for i, w in enumerate(words)}, unk_token="?"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    place = tmp_path_factory.mktemp("words")
+    made.save(str(place / "tokenizer.json"))
+    return place, dict(enumerate(words, 1))
+
+
+@pytest.fixture(scope="module")
+def prompts(ratings, folder):
+    def make(**changes):
+        arguments = {
+            "shots": 8, "clients": 3, "history": HISTORY, "length": 60, "latest": 100,
+            "held_out": 6, **changes,
+        }  # fmt: skip
+        return yes_no_prompts(ratings, folder[0], **arguments)
+
+    return make
+
+
+def said(made, i, words) -> str:
+    row = made.fields["tokens"][i, : made.fields["length"][i]]
+    return " ".join(words[t] for t in row)
+
+
+def film(ratings, row) -> str:
+    return f"film{ratings.item_names[ratings.items[row]]}"
+
+
+def test_prompts_say_what_came_before_the_target(ratings, folder, prompts):
+    made, words = prompts(), folder[1]
+    want = {}
+    for row in range(len(ratings)):
+        user = ratings.users[row]
+        first = int(np.flatnonzero(ratings.users == user)[0])
+        before = range(max(first, row - HISTORY), row)
+        text = ""
+        for word, side in (("Liked", True), ("Disliked", False)):
+            films = [film(ratings, r) for r in before if (ratings.ratings[r] > 3) == side]
+            text += f"{word} : {' ; '.join(films)} " if films else ""
+        text += f"Would the user like {film(ratings, row)} ? Answer :"
+        want[text] = row
+    asked = [want[said(made, i, words)] for i in range(len(made))]
+    np.testing.assert_array_equal(made.fields["labels"], ratings.ratings[asked] > 3)
+    part = by_hash(3)(Split(ratings, np.zeros(len(ratings), np.int8)))
+    np.testing.assert_array_equal(made.client, part.client_of_user[ratings.users[asked]])
+    np.testing.assert_array_equal(made.fields["prompt"], np.arange(len(made)))
+    # In the order of time: to learn from, to choose by, to test on.
+    times = [ratings.times[np.array(asked)[made.part == p]] for p in (TRAIN, VALIDATION, TEST)]
+    assert times[0].max() <= times[1].min() and times[1].max() <= times[2].min()
+    assert np.bincount(made.client[made.part == TRAIN]).tolist() == [8, 8, 8]
+    assert [len(t) for t in times[1:]] == [6, 6]
+    padding = np.arange(made.fields["tokens"].shape[1]) >= made.fields["length"][:, None]
+    assert (made.fields["tokens"][padding] == 0).all()
+
+
+def test_seeds_draw_other_shots_and_test_on_the_same(prompts):
+    one, other, fewer = prompts(), prompts(seed=1), prompts(shots=3)
+    text = lambda made, part: {tuple(x) for x in made.fields["tokens"][made.part == part][:, :9]}
+    assert text(one, TEST) == text(other, TEST) == text(fewer, TEST)
+    assert text(one, TRAIN) != text(other, TRAIN)
+    assert text(fewer, TRAIN) < text(one, TRAIN)
+
+
+def test_long_prompts_lose_their_oldest_films(folder, prompts):
+    whole, cut = prompts(), prompts(length=LENGTH)
+    assert whole.fields["length"].max() > LENGTH >= cut.fields["length"].max()
+    for i in range(len(whole)):
+        films = [[w for w in said(m, i, folder[1]).split() if "film" in w] for m in (whole, cut)]
+        assert films[0][-1] == films[1][-1] and set(films[1]) <= set(films[0])
+        if whole.fields["length"][i] <= LENGTH:
+            assert films[0] == films[1]
+    with pytest.raises(ValueError, match="has no room"):
+        prompts(length=5)
+
+
+def test_what_cannot_be_asked_is_refused(ratings, prompts):
+    with pytest.raises(ValueError, match=r"shots=500\): client 0 has"):
+        prompts(shots=500)
+    with pytest.raises(ValueError, match="needs ratings and titles"):
+        yes_no_prompts(from_arrays("bare", [0, 0, 1], [0, 1, 1]), shots=1)
+
+
+@pytest.mark.parametrize(
+    ("line", "short"),
+    [
+        ("Godfather, The (1972)", "The Godfather"),
+        ("Toy Story (1995)", "Toy Story"),
+        ("Cité des enfants perdus, La (City of Lost Children, The) (1995)",
+         "La Cité des enfants perdus"),
+        ("(500) Days", "Days"),
+        ("(1995)", "(1995)"),
+    ],
+)  # fmt: skip
+def test_titles_are_short(line, short):
+    assert short_title(line) == short

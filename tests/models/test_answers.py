@@ -1,0 +1,156 @@
+"""Yes or no of a decoder, against its own logits; states of prompts, kept and computed."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from fedjax_rec import data, models, strategies, trees
+from fedjax_rec.models import prompt_states
+from fedjax_rec.models.llama import LlamaSize, llama
+from fedjax_rec.types import Cohort
+
+SIZE = LlamaSize(50, 24, 40, 4, 6, 2, 4)
+KEY, YES, NO = jax.random.key(0), 3, 4
+N, T = 40, 20
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiled_fast():
+    """These tests compile for longer than they run."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+def decoder(**changes):
+    return llama(nnx.Rngs(0), replace(SIZE, **changes))
+
+
+def prompts(seed=0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    tokens, length = rng.integers(0, 50, (N, T)), rng.integers(3, T + 1, N)
+    tokens[np.arange(T) >= length[:, None]] = 0
+    labels = (tokens[np.arange(N), length - 1] > 24).astype(np.float32)
+    fields = {"tokens": tokens, "length": length, "prompt": np.arange(N)}
+    return {name: x.astype(np.int32) for name, x in fields.items()} | {"labels": labels}
+
+
+def batch_of(fields):
+    return {**{k: jnp.asarray(v) for k, v in fields.items()}, "mask": jnp.ones(N)}
+
+
+def test_the_answer_is_the_difference_of_two_logits_at_the_last_token():
+    base, fields = decoder(), prompts()
+    whole = models.yes_no(base, (YES, NO))
+    shared, private = whole.init(KEY)
+    logits = nnx.jit(lambda m, t: m(t))(base, fields["tokens"])
+    last = np.asarray(logits)[np.arange(N), fields["length"] - 1]
+    want = last[:, YES] - last[:, NO]
+    z = jax.jit(whole.predict)(shared, private, batch_of(fields))
+    np.testing.assert_allclose(z, want, rtol=1e-3, atol=1e-5)
+    y = fields["labels"]
+    loss = np.where(y > 0, np.log1p(np.exp(-want)), np.log1p(np.exp(want))).mean()
+    got = jax.jit(whole.loss)(shared, private, batch_of(fields), KEY)
+    np.testing.assert_allclose(got, loss, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("layers", "tied"), [(1, True), (3, False)])
+def test_adapters_above_computed_states_are_adapters_of_the_whole(layers, tied):
+    """The same loss and gradient as adapters of the same layers in the whole decoder."""
+    base, fields = decoder(tied=tied), prompts()
+    whole, above = (
+        models.yes_no(base, (YES, NO), "*query|*down", rank=2),
+        models.yes_no_above(base, (YES, NO), fields, layers, "*query|*down", rank=2),
+    )
+    shared, private = whole.init(KEY)
+    rng = np.random.default_rng(1)
+    zero_below = lambda x: x.at[: SIZE.layers - layers].set(0.0)
+    of_whole = jax.tree.map(
+        lambda x: zero_below(jnp.float32(0.3 * rng.normal(size=x.shape))), trees.trainable(shared)
+    )
+    mine, cut = above.init(KEY)[0], SIZE.layers - layers
+    of_above = jax.tree.unflatten(
+        jax.tree.structure(trees.trainable(mine)), [x[cut:] for x in jax.tree.leaves(of_whole)]
+    )
+
+    def slope(model, trainable, source):
+        def loss(trainable):
+            full = trees.with_frozen(trainable, source)
+            return model.loss(full, private, batch_of(fields), KEY)
+
+        return jax.jit(jax.value_and_grad(loss))(trainable)
+
+    want, gradient = slope(whole, of_whole, shared)
+    got, other = slope(above, of_above, mine)
+    np.testing.assert_allclose(got, want, rtol=1e-3)
+    for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(other), strict=True):
+        scale = np.abs(a).max()
+        np.testing.assert_allclose(b, a[cut:], atol=0.02 * scale, rtol=0.02)
+    size = {x.shape for x in jax.tree.leaves(mine)}
+    assert (2, SIZE.width) in size and (SIZE.vocabulary, SIZE.width) not in size
+    assert prompt_states.divided(base, layers)[0].size.layers == cut
+
+
+def test_kept_states_are_read_again(tmp_path, monkeypatch):
+    base, fields = decoder(), prompts()
+    arguments = (base, fields["tokens"], fields["length"])
+    plain = prompt_states.states(*arguments)
+    want = nnx.jit(lambda m, t: m.hidden(t))(base, fields["tokens"])
+    real = np.arange(T) < fields["length"][:, None]
+    np.testing.assert_allclose(plain[real], np.asarray(want)[real], rtol=2e-3, atol=1e-4)
+    assert (plain[~real] == 0).all()
+    told = []
+    np.testing.assert_array_equal(prompt_states.states(*arguments, tmp_path, told.append), plain)
+    assert told[-1] == "40 of 40 prompts read" and len(list(tmp_path.iterdir())) == N
+    told.clear()
+    again = prompt_states.states(*arguments, tmp_path, told.append)
+    np.testing.assert_array_equal(again, plain)
+    assert told == []
+    # Another decoder has states of its own.
+    other = llama(nnx.Rngs(1), SIZE)
+    assert np.abs(prompt_states.states(other, *arguments[1:], tmp_path) - plain).max() > 0.01
+    with pytest.raises(ValueError, match="exceed float16"):
+        base.tokens[...] = base.tokens[...] * 1e8
+        prompt_states.states(*arguments)
+    with pytest.raises(ValueError, match=r"divided\(above=4\)"):
+        prompt_states.divided(base, 4)
+
+
+def test_clients_learn_the_answer_together():
+    """Four clients whose answer is whether the last token is above 24; base and states are one
+    copy for all of them, and only adapters travel."""
+    base, fields = decoder(), prompts(2)
+    client, part = np.arange(N) % 4, np.where(np.arange(N) % 10 == 0, 2, 0).astype(np.int8)
+    packed = data.pack_examples(data.Examples("prompts", fields, client, part))
+    model = models.yes_no_above(base, (YES, NO), fields, layers=2, rank=4)
+    strategy = strategies.fedavg(
+        model, data.examples(), optimizer=optax.adam(0.02), batch_size=9, epochs=2
+    )
+    state = strategy.init(KEY, 4)
+    step, cohort = jax.jit(strategy.round), Cohort(jnp.arange(4), packed.store)
+    losses = []
+    for _ in range(8):
+        state, info = step(KEY, state, cohort)
+        losses.append(float(info.metrics["loss"].mean()))
+    assert losses[-1] < 0.5 * losses[0]
+    adapters = trees.nbytes(trees.trainable(state.shared))
+    assert adapters == 4 * 2 * 4 * (24 + 24 + 24 + 8)
+    assert adapters <= int(info.bytes_up[0]) < adapters + 200
+
+
+def test_an_answer_is_one_token(tmp_path):
+    pytest.importorskip("tokenizers")
+    from tokenizers import Tokenizer, pre_tokenizers
+    from tokenizers.models import WordLevel
+
+    made = Tokenizer(WordLevel({"?": 0, "Yes": 1, "No": 2, "thanks": 3}, unk_token="?"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(ValueError, match=r"answers=' No thanks'\) has 2 tokens"):
+        models.tallrec(prompts(), str(tmp_path), answers=(" Yes", " No thanks"))
