@@ -265,7 +265,7 @@ def one_client(data, id: int):
 
 SLOW = {"gmf()", "mlp()", "fedmf(bce)"}  # NeuMF holds two of them, other tests train the third
 # SASRec stands for them; tests/models/test_sequential.py trains each.
-SLOW |= {"text_tower()", "text_encoder(private B)"}
+SLOW |= {"text_tower()", "text_and_rows()", "text_encoder(private B)"}
 SLOW |= {"sasrec(full_softmax)", "bert4rec(gbce)", "gru4rec()", "hstu()"}
 
 
