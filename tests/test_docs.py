@@ -82,7 +82,9 @@ def test_readme_example_runs(mylab, capsys, monkeypatch):
     assert int(round) == 5 and 0 < float(loss) < 0.7 and 0 <= float(quality) <= 1
 
 
-@pytest.mark.parametrize("page", ["docs/communication.md", "docs/strategies.md"])
+@pytest.mark.parametrize(
+    "page", ["docs/communication.md", "docs/large_tables.md", "docs/strategies.md"]
+)
 def test_examples_run(mylab, capsys, page):
     assert blocks(page, "python")
     execute(page, mylab)

@@ -28,7 +28,7 @@ def clicks(
     num_clients: int = 200,
     examples_per_client: float = 100,
     num_rows: int = 20_000,
-    fields: int = 26,
+    sparse: int = 26,
     dense: int = 13,
     exponent: float = 1.05,
     taste: float = 0.5,
@@ -47,9 +47,9 @@ def clicks(
     first-order part of z; crossed: of its pairs, about. `click_logits` gives z.
     Raises ValueError for sizes below 1, or fewer than 4 rows a field.
     """
-    for name, value in (("num_clients", num_clients), ("fields", fields), ("dense", dense)):
+    for name, value in (("num_clients", num_clients), ("sparse", sparse), ("dense", dense)):
         at_least("clicks", name, value, 1)
-    at_least("clicks", "num_rows", num_rows, 4 * fields)
+    at_least("clicks", "num_rows", num_rows, 4 * sparse)
     at_least("clicks", "examples_per_client", examples_per_client, 4)
     positive("clicks", "exponent", exponent)
     fraction("clicks", "taste", taste)
@@ -59,13 +59,13 @@ def clicks(
         np.arange(num_clients, dtype=np.int32), np.maximum(np.rint(size), 4).astype(int)
     )
     n = len(client)
-    ids = np.empty((n, fields), np.int32)
+    ids = np.empty((n, sparse), np.int32)
     offset = 0
-    for f, count in enumerate(field_sizes(num_rows, fields)):
+    for f, count in enumerate(field_sizes(num_rows, sparse)):
         law = _Law(exponent, int(count))
         # A favourite is the draw of its own number, the same each time; the first is the dearest.
         own = _Law(1.0, FAVOURITES).rank(rng.random(n)).astype(np.uint64)
-        own = _uniform((client.astype(np.uint64) * FAVOURITES + own) * fields + f, seed + 1)
+        own = _uniform((client.astype(np.uint64) * FAVOURITES + own) * sparse + f, seed + 1)
         drawn = np.where(rng.random(n) < taste, own, rng.random(n))
         ids[:, f] = offset + _scattered(law.rank(drawn), int(count))
         offset += int(count)

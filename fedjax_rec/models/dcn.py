@@ -48,7 +48,7 @@ class CrossAndDeep(nnx.Module):
 
 def dcn(
     num_items: int,
-    fields: int = 26,
+    sparse: int = 26,
     dense: int = 13,
     width: int = 16,
     layers: int = 2,
@@ -57,7 +57,7 @@ def dcn(
     scale: float = 0.1,
     embedding: Embedding | None = None,
 ) -> Model:
-    """Of examples with `fields` ids below `num_items` and `dense` features.
+    """Of examples with `sparse` ids below `num_items` and `dense` features.
 
     layers: crosses; rank: of their matrices, None for full ones. deep: widths of the deep layers.
     scale: standard deviation of the initial vectors. embedding: default `rows_each()`. Raises
@@ -65,6 +65,6 @@ def dcn(
     """
     if rank is not None:
         at_least("dcn", "rank", rank, 1)
-    sizes = {"fields": fields, "dense": dense, "layers": layers}
-    build = lambda rngs: CrossAndDeep(dense + fields * width, layers, rank, deep, rngs)
+    sizes = {"sparse": sparse, "dense": dense, "layers": layers}
+    build = lambda rngs: CrossAndDeep(dense + sparse * width, layers, rank, deep, rngs)
     return click_model("dcn", num_items, width, scale, embedding, sizes, build)

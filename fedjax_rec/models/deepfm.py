@@ -20,9 +20,9 @@ from .layers import linear
 
 
 class FactorsAndDeep(nnx.Module):
-    def __init__(self, dense, fields, width, deep, rngs):
+    def __init__(self, dense, sparse, width, deep, rngs):
         self.first = linear(rngs, dense, 1)
-        self.deep = Layers([dense + fields * width, *deep, 1], rngs, last=False)
+        self.deep = Layers([dense + sparse * width, *deep, 1], rngs, last=False)
 
     def __call__(self, e, x):
         weights, v = e[..., 0], e[..., 1:]
@@ -32,18 +32,18 @@ class FactorsAndDeep(nnx.Module):
 
 def deepfm(
     num_items: int,
-    fields: int = 26,
+    sparse: int = 26,
     dense: int = 13,
     width: int = 16,
     deep: Sequence[int] = (64,),
     scale: float = 0.1,
     embedding: Embedding | None = None,
 ) -> Model:
-    """Of examples with `fields` ids below `num_items` and `dense` features.
+    """Of examples with `sparse` ids below `num_items` and `dense` features.
 
     width: `D`; rows are one wider. deep: widths of hidden layers. scale: standard deviation of the
     initial rows. embedding: default `rows_each()`. Raises ValueError for sizes below 1.
     """
-    sizes = {"fields": fields, "dense": dense}
-    build = lambda rngs: FactorsAndDeep(dense, fields, width, deep, rngs)
+    sizes = {"sparse": sparse, "dense": dense}
+    build = lambda rngs: FactorsAndDeep(dense, sparse, width, deep, rngs)
     return click_model("deepfm", num_items, width + 1, scale, embedding, sizes, build)

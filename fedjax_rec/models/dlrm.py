@@ -20,9 +20,9 @@ from .embeddings import Embedding
 
 
 class Interaction(nnx.Module):
-    def __init__(self, dense, fields, width, bottom, top, rngs):
+    def __init__(self, dense, sparse, width, bottom, top, rngs):
         self.bottom = Layers([dense, *bottom, width], rngs)
-        pairs = (fields + 1) * fields // 2
+        pairs = (sparse + 1) * sparse // 2
         self.top = Layers([width + pairs, *top, 1], rngs, last=False)
 
     def __call__(self, e, x):
@@ -35,7 +35,7 @@ class Interaction(nnx.Module):
 
 def dlrm(
     num_items: int,
-    fields: int = 26,
+    sparse: int = 26,
     dense: int = 13,
     width: int = 16,
     bottom: Sequence[int] = (64,),
@@ -43,11 +43,11 @@ def dlrm(
     scale: float = 0.1,
     embedding: Embedding | None = None,
 ) -> Model:
-    """Of examples with `fields` ids below `num_items` and `dense` features.
+    """Of examples with `sparse` ids below `num_items` and `dense` features.
 
     bottom, top: widths of hidden layers. scale: standard deviation of the initial vectors.
     embedding: default `rows_each()`. Raises ValueError for sizes below 1.
     """
-    sizes = {"fields": fields, "dense": dense}
-    build = lambda rngs: Interaction(dense, fields, width, bottom, top, rngs)
+    sizes = {"sparse": sparse, "dense": dense}
+    build = lambda rngs: Interaction(dense, sparse, width, bottom, top, rngs)
     return click_model("dlrm", num_items, width, scale, embedding, sizes, build)

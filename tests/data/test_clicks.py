@@ -11,7 +11,7 @@ from fedjax_rec.data.clicks import _normal, _scattered, field_sizes
 
 @pytest.fixture(scope="module")
 def found():
-    return data.clicks(200, 100, 2000, fields=10, dense=4)
+    return data.clicks(200, 100, 2000, sparse=10, dense=4)
 
 
 def test_labels_are_drawn_from_the_truth(found):
@@ -61,7 +61,7 @@ def test_ids_are_scattered_one_to_one(count):
 
 
 def test_ids_follow_a_power_law():
-    ids = data.clicks(500, 100, 20_000, fields=1, dense=1, exponent=1.2, taste=0.0).fields["ids"]
+    ids = data.clicks(500, 100, 20_000, sparse=1, dense=1, exponent=1.2, taste=0.0).fields["ids"]
     counts = np.sort(np.bincount(ids[:, 0]))[::-1][:100].astype(float)
     # The law integrates rank^-1.2 over [r + 1, r + 2]; its head is a little flatter.
     slope = np.polyfit(np.log(np.arange(2, 102)), np.log(counts), 1)[0]
@@ -70,7 +70,7 @@ def test_ids_follow_a_power_law():
 
 def test_clients_repeat_their_own_ids():
     def own_share(taste):
-        found = data.clicks(50, 60, 5000, fields=3, dense=1, taste=taste, spread=0.0)
+        found = data.clicks(50, 60, 5000, sparse=3, dense=1, taste=taste, spread=0.0)
         ids, client = found.fields["ids"][:, 2], found.client
         return np.mean([len(np.unique(ids[client == k])) for k in range(50)]), len(np.unique(ids))
 
@@ -79,10 +79,10 @@ def test_clients_repeat_their_own_ids():
 
 
 def test_the_same_seed_gives_the_same_clicks(found):
-    again = data.clicks(200, 100, 2000, fields=10, dense=4)
+    again = data.clicks(200, 100, 2000, sparse=10, dense=4)
     for name, x in found.fields.items():
         np.testing.assert_array_equal(x, again.fields[name])
-    other = data.clicks(200, 100, 2000, fields=10, dense=4, seed=1)
+    other = data.clicks(200, 100, 2000, sparse=10, dense=4, seed=1)
     assert len(other) != len(found) or (other.fields["labels"] != found.fields["labels"]).any()
 
 

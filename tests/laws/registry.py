@@ -268,7 +268,7 @@ ITEM_LOSSES = {
     "full_softmax()": lambda: models.full_softmax(),
 }
 
-SMALL_CLICKS = {"fields": 5, "dense": 3, "width": 4}
+SMALL_CLICKS = {"sparse": 5, "dense": 3, "width": 4}
 # name -> (model of (num_items, members), name in BATCHES or EXAMPLES that it trains on).
 MODELS = {
     "fedmf(bce)": (lambda n, m: models.fedmf(n, m, width=8, scale=0.3), "pointwise(4)"),

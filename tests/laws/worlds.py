@@ -67,7 +67,7 @@ def named(name: str) -> Dataset:
 @functools.cache
 def clicks() -> Dataset:
     """12 clients with about 20 labelled examples of 5 ids below 300 and 3 features."""
-    return pack_examples(synthetic_clicks(12, 20, 300, fields=5, dense=3, strength=3.0))
+    return pack_examples(synthetic_clicks(12, 20, 300, sparse=5, dense=3, strength=3.0))
 
 
 def federated(data, model, optimizer=None, kind=None, chunk=4, training=None, **assembly):

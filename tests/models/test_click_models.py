@@ -11,7 +11,7 @@ from fedjax_rec import models
 from fedjax_rec.types import Model
 
 FIELDS, DENSE, WIDTH, IDS, B = 4, 3, 5, 30, 6
-SIZES = {"fields": FIELDS, "dense": DENSE, "width": WIDTH, "scale": 0.7}
+SIZES = {"sparse": FIELDS, "dense": DENSE, "width": WIDTH, "scale": 0.7}
 
 
 def relu(x):
