@@ -1,13 +1,18 @@
 """A configuration whose source gives labelled examples: a whole run, and what is refused."""
 
 import sys
+from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import yaml
 
 from fedjax_rec.experiment import config, run
 from fedjax_rec.experiment.config import ConfigError
+
+ROOT = Path(__file__).resolve().parents[2]
 
 CLICKS = """
 import jax.numpy as jnp
@@ -101,3 +106,18 @@ def test_a_run_learns_and_reports(read, tmp_path):
 def test_parts_made_for_interactions_are_refused(read, changes, complaint):
     with pytest.raises(ConfigError, match=complaint):
         run.prepare(read(changes))
+
+
+@pytest.mark.parametrize("model", ["dlrm", "dcn", "deepfm"])
+def test_click_configurations_are_read_and_take_an_embedding(model):
+    changes = "--data.source.num_clients 12 --data.source.num_rows 200"
+    table = "--model.embedding fedjax_rec.models.hashed --model.embedding.rows 50"
+    table += " --model.embedding.dtype bfloat16"
+    server = "--strategy.server fedjax_rec.strategies.stochastic_step --cohorts.size 5"
+    given = f"{changes} {table} {server}".split()
+    read = config.read(ROOT / "configs" / "large" / f"{model}_clicks.yaml", given)
+    made = run.prepare(read)
+    shared = jax.eval_shape(lambda: made.strategy.init(jax.random.key(0), 12)).shared
+    table = shared["table"]["table"].values
+    assert table.shape[0] == 50 and table.dtype == jnp.bfloat16
+    assert made.described["rows"] == 200
