@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from .bf16 import is_narrow, rows_at, wide
 from .fields import Field, name_of, through
 from .types import Array, PyTree, record
 
@@ -38,7 +39,7 @@ class Table:
     fields: tuple[Field, ...] = static(default=("items",))
 
     def __getitem__(self, ids) -> jax.Array:
-        return _wide(self.values[through(self.fields[0], ids)])
+        return _rows(self.values, through(self.fields[0], ids))
 
     @property
     def shape(self):
@@ -164,18 +165,19 @@ def localize(table: Table, ids: jax.Array) -> LocalTable:
     count = table.shape[0]
     ids = jnp.sort(ids)
     first = jnp.concatenate([jnp.ones(1, bool), ids[1:] != ids[:-1]])
-    values = _wide(table.values.at[ids].get(mode="clip"))
+    values = rows_at(table.values, ids, "clip")
     return LocalTable(values, ids, first & (ids < count), table.fields)
 
 
-def _wide(values: jax.Array) -> jax.Array:
-    return values.astype(jnp.promote_types(values.dtype, jnp.float32))
+def _rows(values: Any, ids) -> jax.Array:
+    plain = isinstance(ids, slice) or not is_narrow(values)
+    return wide(values[ids]) if plain else rows_at(values, ids)
 
 
 def whole(table: Table) -> LocalTable:
     """The whole of `table` with no row marked live yet: see `mark`."""
     count = table.shape[0]
-    return LocalTable(_wide(table.values), None, jnp.zeros(count, bool), table.fields)
+    return LocalTable(wide(table.values), None, jnp.zeros(count, bool), table.fields)
 
 
 def mark(local: LocalTable, ids: jax.Array, real: jax.Array) -> LocalTable:
@@ -191,7 +193,7 @@ def update_of(local: LocalTable, table: Table, before: LocalTable | None = None)
     copy; for a whole table the server's own serves."""
     if local.ids is None:
         return RowsUpdate(local.values, None, local.live, table.values, table.shape[0])
-    old = _wide(table.values.at[local.ids].get(mode="clip")) if before is None else before.values
+    old = rows_at(table.values, local.ids, "clip") if before is None else before.values
     return RowsUpdate(local.values - old, local.ids, local.live, None, table.shape[0])
 
 
@@ -201,10 +203,10 @@ def read(local: LocalTable, table: Table, ids) -> jax.Array:
         return local.values[ids]
     if isinstance(ids, slice):
         mine = jnp.where(local.live, local.ids, table.shape[0])
-        return _wide(table.values).at[mine].set(local.values, mode="drop")[ids]
+        return wide(table.values[:]).at[mine].set(local.values, mode="drop")[ids]
     slot = jnp.minimum(local.slots(ids), local.ids.shape[0] - 1)
     mine = local.ids[slot] == ids
-    return jnp.where(mine[..., None], local.values[slot], _wide(table.values[ids]))
+    return jnp.where(mine[..., None], local.values[slot], _rows(table.values, ids))
 
 
 def weighted_sum(weights: jax.Array, update: RowsUpdate) -> RowsUpdate:

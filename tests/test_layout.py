@@ -18,6 +18,7 @@ FLOORS = (
         *(
             "types",
             "trees",
+            "bf16",
             "fields",
             "rows",
             "factors",

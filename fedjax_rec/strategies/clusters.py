@@ -208,6 +208,10 @@ class _Chosen:
         return self.stack.shape[1:]
 
     @property
+    def dtype(self):
+        return self.stack.dtype
+
+    @property
     def at(self) -> Any:
         return _At(self)
 
@@ -229,6 +233,3 @@ class _Rows:
 
     def get(self, **kwargs) -> jax.Array:
         return self.chosen.stack.at[self.chosen.cluster, self.ids].get(**kwargs)
-
-    def set(self, values, **kwargs) -> jax.Array:
-        return self.chosen.stack[self.chosen.cluster].at[self.ids].set(values, **kwargs)

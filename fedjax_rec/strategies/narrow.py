@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import keys, rows, trees
+from ..bf16 import is_narrow, rows_at, with_rows
 from ..check import positive
 from ..compress.quantize import rounded_bits
 from ..types import Array, Server
@@ -37,7 +38,7 @@ def stochastic_step(learning_rate: float = 1.0, seed: int = 0) -> Server:
             if not rows.is_table(x):
                 return x + learning_rate * u
             u = rows.scaled(u, jnp.float32(learning_rate))
-            if x.values.dtype != jnp.bfloat16:
+            if not is_narrow(x.values):
                 return replace(x, values=add_to(x.values, u))
             key_of_table = jax.random.fold_in(key, next(number))
             return replace(x, values=add_to(x.values, u, stochastic(key_of_table)))
@@ -67,15 +68,14 @@ def add_to(table: jax.Array, update: rows.RowsUpdate, rounding: Rounding | None 
     Of a narrow table the sum of each row is float32 and is rounded once; rounding: default to the
     nearest. Repeated ids add up.
     """
-    if table.dtype == jnp.promote_types(table.dtype, jnp.float32):
+    if not is_narrow(table):
         return rows.add_to(table, update)
     rounding = rounding or (lambda x: x.astype(table.dtype))
     if update.ids is None:
         after = rounding(table.astype(jnp.float32) + update.values)
         return jnp.where(update.live[:, None], after, table)
     ids, total = summed(update)
-    after = rounding(table.at[ids].get(mode="clip").astype(jnp.float32) + total)
-    return table.at[ids].set(after, mode="drop")
+    return with_rows(table, ids, rounding(rows_at(table, ids, "clip") + total))
 
 
 def summed(update: rows.RowsUpdate) -> tuple[jax.Array, jax.Array]:

@@ -1,0 +1,46 @@
+"""Rows of bfloat16 tables, read as float32 and written back.
+
+XLA on CPU gathers from and scatters to bfloat16 by way of a float32 copy of the whole operand; the
+bits as integers it takes as they are.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def is_narrow(values: Any) -> bool:
+    return values.dtype == jnp.bfloat16
+
+
+def wide(values: jax.Array) -> jax.Array:
+    """`values` in float32, or as they are."""
+    return values.astype(jnp.float32) if is_narrow(values) else values
+
+
+def rows_at(values: Any, ids, mode: str | None = None) -> jax.Array:
+    """The rows `ids` int[...], bfloat16 as float32."""
+    return _by_bits(values, ids, mode) if is_narrow(values) else values.at[ids].get(mode=mode)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _by_bits(values, ids, mode):
+    bits = jax.lax.bitcast_convert_type(values, jnp.uint16).at[ids].get(mode=mode)
+    return jax.lax.bitcast_convert_type(bits.astype(jnp.uint32) << 16, jnp.float32)
+
+
+@_by_bits.defjvp
+def _by_bits_jvp(mode, primals, tangents):
+    values, ids = primals
+    return _by_bits(values, ids, mode), wide(tangents[0].at[ids].get(mode=mode))
+
+
+def with_rows(values: jax.Array, ids, rows: jax.Array) -> jax.Array:
+    """bfloat16 `values` with `rows`, of the same type, at `ids`; others than 0..I-1 are dropped."""
+    bits = lambda x: jax.lax.bitcast_convert_type(x, jnp.uint16)
+    after = bits(values).at[ids].set(bits(rows), mode="drop")
+    return jax.lax.bitcast_convert_type(after, values.dtype)
