@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import jax
 import jax.numpy as jnp
 
 from .. import factors, trees, wire
@@ -74,8 +75,12 @@ def rolora(
 
 def fedsa_lora(model: Model, examples: Batches, probe=None, **kwargs) -> Strategy:
     """A = sum p_k A_k, and B_k stays with its client (Guo et al., ICLR 2025). kwargs: as in
-    `fedavg`. Scores are of each client's own B_k, so the catalogue is encoded for each user."""
-    own = private_at(model, "*lora_b")
+    `fedavg`. Scores are of each client's own B_k, so items are encoded for each user; a model whose
+    B is private already is taken as it is, and may know to encode no more than it scores."""
+    private = jax.eval_shape(model.init, jax.random.key(0))[1]
+    paths = jax.tree_util.tree_leaves_with_path(private)
+    has_b = any(getattr(path[-1], "key", None) == factors.B for path, _ in paths)
+    own = model if has_b else private_at(model, "*lora_b")
     return replace(fedavg(own, examples, probe, **kwargs), model=own)
 
 

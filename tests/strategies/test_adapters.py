@@ -378,3 +378,10 @@ def test_what_the_rules_refuse():
         with pytest.raises(ValueError, match="quantised; keep the base in float32, or use fedit"):
             begin(name, changed(kernel=Frozen(small)))
     begin("flexlora", changed(kernel=Frozen(small)))
+
+
+def test_a_model_with_private_factors_is_taken_as_it_is():
+    own = models.private_at(model(3), "*lora_b")
+    assert strategies.fedsa_lora(own, pointwise(2)).model is own
+    moved = strategies.fedsa_lora(model(3), pointwise(2)).model
+    assert moved is not None and moved is not model(3)
