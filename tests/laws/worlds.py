@@ -2,7 +2,8 @@
 
 `whole`: 23 users, 40 items, up to 20 interactions, so local tables are whole tables.
 `compact`: 23 users, 400 items, up to 6 interactions, so clients train on touched rows.
-`silos`: the users over 5 clients, likewise. User 5 has no training interaction. Ratings are 1 to 5.
+`silos`: the users over 5 clients, likewise; `one`: all of them in one.
+User 5 has no training interaction. Ratings are 1 to 5.
 """
 
 import functools
@@ -60,6 +61,7 @@ def named(name: str) -> Dataset:
         "compact": (USERS, 400, 6),
         "silos": (USERS, 40, 12, 5),
         "compact silos": (USERS, 800, 6, 5),
+        "one": (USERS, 40, 12, 1),
     }
     return world(*sizes[name])
 

@@ -20,6 +20,17 @@ KEY = jax.random.key(3)
 RNG = np.random.default_rng(0)
 
 
+def compiled(f):
+    """Compiled without costly optimisations: these tests compile for longer than they run."""
+    return jax.jit(f, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def scores(model, shared, private, history, items=slice(None)):
+    """Of a user with that history."""
+    read = lambda s, p, h: model.score(s, model.read(s, p, h), items)
+    return compiled(read)(shared, private, jnp.int32(history))
+
+
 def batch_of(examples=4, length=LENGTH, negatives=3, items=ITEMS):
     """Sequences i, i + 1, i + 2, ... in a circle of items; of the first, two places are padding."""
     start = RNG.integers(0, items, examples)
@@ -56,6 +67,11 @@ MAKE = {
     ),
 }
 EVERY = pytest.mark.parametrize("name", MAKE)
+# Attention from both sides, and the layers of HSTU, compile for long.
+SLOW = pytest.mark.parametrize(
+    "name",
+    [pytest.param(k, marks=[pytest.mark.slow] if k in ("bert4rec", "hstu") else []) for k in MAKE],
+)
 
 
 # --- by hand
@@ -126,12 +142,10 @@ def test_scores_equal_the_formula(by_hand, size):
     shared, private = far_from_zero(model.init(KEY))
     history = np.array([7, 2, 11, 2, 5])[:size]
     padded = np.concatenate([np.full(LENGTH - size, -1), history])
-    private = model.read(shared, private, jnp.int32(padded))
     want = f64(shared["item"].values) @ by_hand(shared, history)
-    np.testing.assert_allclose(
-        model.score(shared, private, slice(None)), want, rtol=1e-3, atol=1e-4
-    )
-    some = model.score(shared, private, jnp.int32([4, 4, 9]))
+    got = scores(model, shared, private, padded)
+    np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-4)
+    some = scores(model, shared, private, padded, jnp.int32([4, 4, 9]))
     np.testing.assert_allclose(some, want[[4, 4, 9]], rtol=1e-3, atol=1e-4)
 
 
@@ -168,7 +182,8 @@ def states_of(name, batch):
     }[name]
     module = build(nnx.Rngs(0))
     nnx.update(module, far_from_zero(nnx.state(module)))
-    return module.states(module.item[...][batch["inputs"]], batch["real"] > 0)
+    rows_of = module.item[...][batch["inputs"]]
+    return compiled(lambda x, real: module.states(x, real))(rows_of, batch["real"] > 0)
 
 
 @pytest.mark.parametrize("name", ["sasrec", "hstu", "gru4rec"])
@@ -180,7 +195,7 @@ def test_later_items_change_no_earlier_state(name):
     assert (np.abs(a[:, 3:] - b[:, 3:]).max(-1) > 1e-3).all()
 
 
-@EVERY
+@SLOW
 def test_padding_touches_nothing(name):
     """What stands at padded places and in padded examples changes neither loss nor gradient."""
     model = MAKE[name]()
@@ -191,7 +206,7 @@ def test_padding_touches_nothing(name):
     for field in ("inputs", "targets"):
         other[field] = batch[field].at[0, :2].set(9).at[3].set(4)
     other["negatives"] = batch["negatives"].at[3].set(1)
-    grad = jax.jit(jax.value_and_grad(lambda s, b: model.loss(s, private, b, KEY)))
+    grad = compiled(jax.value_and_grad(lambda s, b: model.loss(s, private, b, KEY)))
     (a, of_a), (b, of_b) = grad(shared, batch), grad(shared, other)
     np.testing.assert_allclose(a, b, rtol=1e-5)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-6), of_a, of_b)
@@ -264,10 +279,8 @@ def test_gbce_is_bce_at_zero_and_calibrated_at_one():
         return (weight * jax.vmap(one)(targets, negatives)).sum()
 
     def minimum(t):
-        score, slope = jnp.zeros(items), jax.jit(jax.grad(lambda s: expected(s, t)))
-        for _ in range(2000):
-            score = score - 4.0 * slope(score)
-        return sigmoid(np.asarray(score))
+        descend = lambda _, score: score - 4.0 * jax.grad(lambda s: expected(s, t))(score)
+        return sigmoid(np.asarray(jax.lax.fori_loop(0, 1000, descend, jnp.full(items, 0.1))))
 
     np.testing.assert_allclose(minimum(1.0), share, atol=0.01)
     # Plain BCE: s(score) = p / (p + (1 - p) k / (I - 1)).
@@ -285,15 +298,15 @@ def test_a_loss_without_negatives_says_what_to_do():
 # --- training
 
 
-@EVERY
+@SLOW
 def test_every_model_learns_what_comes_next(name):
     """Items follow one another in a circle: all are as popular, and the next one is certain."""
     loss = {"sasrec": models.gbce(0.5), "gru4rec": models.sampled_softmax()}
-    model = MAKE[name](loss=loss.get(name, models.full_softmax()))
+    more = {"last": 0.7} if name == "bert4rec" else {}
+    model = MAKE[name](loss=loss.get(name, models.full_softmax()), **more)
     shared, private = model.init(KEY)
-    adam = optax.adam(0.02)
+    adam = optax.adam(0.01 if name == "bert4rec" else 0.02)
 
-    @jax.jit
     def step(carry, key):
         shared, state = carry
         of_batch, of_negatives, of_loss = jax.random.split(key, 3)
@@ -306,15 +319,15 @@ def test_every_model_learns_what_comes_next(name):
         change, state = adam.update(slope, state)
         return (optax.apply_updates(shared, change), state), loss
 
-    keys = jax.random.split(KEY, 150)
-    (shared, _), losses = jax.lax.scan(step, (shared, adam.init(shared)), keys)
+    start, of_steps = (shared, adam.init(shared)), jax.random.split(KEY, 150)
+    (shared, _), losses = compiled(lambda a, b: jax.lax.scan(step, a, b))(start, of_steps)
     assert losses[-10:].mean() < 0.6 * losses[:10].mean()
 
     def best(history):
         return model.score(shared, model.read(shared, private, history), slice(None)).argmax()
 
     history = (jnp.arange(ITEMS)[:, None] + jnp.arange(LENGTH)) % ITEMS
-    right = jax.vmap(best)(history) == (jnp.arange(ITEMS) + LENGTH) % ITEMS
+    right = compiled(jax.vmap(best))(history) == (jnp.arange(ITEMS) + LENGTH) % ITEMS
     assert right.mean() > 0.7  # chance is 1 / 12
 
 
@@ -323,10 +336,10 @@ def test_dropout_and_masking_are_for_training_alone(name):
     model = MAKE[name](dropout=0.5)
     shared, private = far_from_zero(model.init(KEY))
     batch = batch_of()
-    loss = jax.jit(lambda key: model.loss(shared, private, batch, key))
+    loss = compiled(lambda key: model.loss(shared, private, batch, key))
     assert len({float(loss(jax.random.key(i))) for i in range(4)}) == 4
-    history, quiet = jnp.int32([1, 2, 3, 4, 5]), MAKE[name]()
-    a, b = (m.score(shared, m.read(shared, private, history), slice(None)) for m in (model, quiet))
+    history, quiet = [1, 2, 3, 4, 5], MAKE[name]()
+    a, b = (scores(m, shared, private, history) for m in (model, quiet))
     np.testing.assert_array_equal(a, b)
 
 
@@ -371,7 +384,7 @@ def test_adapters_attach_to_a_frozen_backbone_and_train():
     dense = sorted(jax.tree_util.keystr(p) for p, _ in jax.tree.leaves_with_path(start))
     assert len(dense) == 5 and sum("lora" in name for name in dense) == 4
 
-    @jax.jit
+    @compiled
     def descend(some):
         loss = lambda s: model.loss(trees.with_frozen(s, shared), private, batch, KEY)
         value, slope = jax.value_and_grad(loss)(some)
