@@ -301,11 +301,11 @@ def test_a_loss_without_negatives_says_what_to_do():
 @SLOW
 def test_every_model_learns_what_comes_next(name):
     """Items follow one another in a circle: all are as popular, and the next one is certain."""
-    loss = {"sasrec": models.gbce(0.5), "gru4rec": models.sampled_softmax()}
+    loss = dict.fromkeys(("sasrec", "gru4rec"), models.sampled_softmax())
     more = {"last": 0.7} if name == "bert4rec" else {}
     model = MAKE[name](loss=loss.get(name, models.full_softmax()), **more)
     shared, private = model.init(KEY)
-    adam = optax.adam(0.01 if name == "bert4rec" else 0.02)
+    adam = optax.adam(0.02 if name == "gru4rec" else 0.01)
 
     def step(carry, key):
         shared, state = carry
