@@ -7,7 +7,7 @@ It is the call that the run begins with, so looking at it costs no second compil
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .. import trees
 from ..strategies.analysis import Chunk, peak_bytes
@@ -91,7 +91,7 @@ def forecast(compiled: Compiled, state: State) -> Forecast:
     shared = state.shared
     base = trees.nbytes(trees.frozen(shared))
     whole = trees.nbytes(shared)
-    kept = trees.nbytes((state.private, state.memory, state.server))
+    kept = trees.nbytes(replace(state, shared=()))
     data = max(0, stats.argument_size_in_bytes - whole - kept)
     peak = peak_bytes(stats)
     chunks = compiled.chunks or [Chunk(1)]
