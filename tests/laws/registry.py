@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import tiny_bert
+import tiny_llama
 from adapted import adapted
 from flax import nnx
 
@@ -337,6 +338,34 @@ MODELS = {
     ),
     "gru4rec()": (lambda n, m: models.gru4rec(n, m, width=8, hidden=6), "sequences(6, 4)"),
     "hstu()": (lambda n, m: models.hstu(n, m, width=8, length=6, layers=1), "sequences(6, 4)"),
+    "yes_no(2 layers)": (
+        lambda n, m: models.yes_no(tiny_llama.decoder(n + 1), (0, 1), rank=4),
+        "pointwise(4, as prompts)",
+    ),
+    "yes_no_above(1 layer)": (
+        lambda n, m: models.yes_no_above(
+            tiny_llama.decoder(n + 1), (0, 1), tiny_llama.prompts(n), 1, rank=4
+        ),
+        "pointwise(4, as prompts)",
+    ),
+    "tallrec()": (
+        lambda n, m: models.tallrec(
+            tiny_llama.prompts(n), tiny_llama.folder(), 1, rank=4, answers=(" 498", " 499")
+        ),
+        "pointwise(4, as prompts)",
+    ),
+    "after_titles()": (
+        lambda n, m: models.after_titles(
+            tiny_llama.decoder(n + 1), [n], np.arange(n)[:, None], 8, rank=4
+        ),
+        "sequences(6)",
+    ),
+    "next_title()": (
+        lambda n, m: models.next_title(
+            [str(i) for i in range(n)], tiny_llama.folder(), opening="499", most=15, rank=4
+        ),
+        "sequences(6)",
+    ),
     "frozen_at(lora, A)": (
         lambda n, m: models.frozen_at(adapted(n, m), "*lora_a"),
         "pointwise(4)",
@@ -374,6 +403,10 @@ EXAMPLES = {"examples()": examples}
 # name -> (batches, examples of a client with n interactions).
 BATCHES = {
     "pointwise(4)": (lambda: batches.pointwise(4), lambda n: 5 * n),
+    "pointwise(4, as prompts)": (
+        lambda: tiny_llama.as_prompts(batches.pointwise(4)),
+        lambda n: 5 * n,
+    ),
     "pointwise(0)": (lambda: batches.pointwise(0), lambda n: n),
     "pairwise(2)": (lambda: batches.pairwise(2), lambda n: 2 * n),
     "ratings()": (lambda: batches.ratings(), lambda n: n),

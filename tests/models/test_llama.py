@@ -5,8 +5,9 @@ Reference numbers of SmolLM2 are those of transformers 5.24.0 with torch 2.14.1 
 `TEXT`, and its greedy `generate`.
 """
 
-import json
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,9 @@ from fedjax_rec.models import adapters, generate, llama, load_llama
 from fedjax_rec.models.llama import LlamaSize
 from fedjax_rec.models.pretrained import ENDS, NAMES
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "laws"))
+import tiny_llama
+
 SIZE = LlamaSize(50, 24, 40, 3, 6, 2, 4, theta=100.0, tied=False)
 TIED = LlamaSize(50, 24, 40, 2, 3, 3, 8)
 TEXT = (
@@ -27,9 +31,16 @@ TEXT = (
     "Story was the first film made wholly by computers; it cost 30 million dollars and earned "
     "373 million."
 )
-
-
 forward = nnx.jit(lambda model, tokens: model(tokens))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiled_fast():
+    """These tests compile for longer than they run."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def tiny(size=SIZE, seed=0):
@@ -39,19 +50,6 @@ def tiny(size=SIZE, seed=0):
     for norm in (model.layers.before, model.layers.after, model.norm):
         norm.scale[...] = jnp.float32(draw.uniform(0.5, 1.5, norm.scale.shape))
     return model
-
-
-def arrays(model) -> dict[str, np.ndarray]:
-    """Its tensors by the names of a Hugging Face folder, as [out, in]."""
-    out = {ENDS["tokens"][0]: model.tokens[...], ENDS["norm"][0]: model.norm.scale[...]}
-    if model.head is not None:
-        out[ENDS["head"][0]] = model.head.kernel[...].T
-    for ours, (theirs, _) in NAMES.items():
-        part = getattr(model.layers, ours)
-        value = part.scale[...] if ours in ("before", "after") else part.kernel[...].swapaxes(1, 2)
-        for i, x in enumerate(value):
-            out[f"model.layers.{i}.{theirs}.weight"] = x
-    return {name: np.ascontiguousarray(np.asarray(x, np.float32)) for name, x in out.items()}
 
 
 def by_hand(size: LlamaSize, w: dict[str, np.ndarray], tokens) -> np.ndarray:
@@ -92,7 +90,7 @@ def by_hand(size: LlamaSize, w: dict[str, np.ndarray], tokens) -> np.ndarray:
 @pytest.mark.parametrize("size", [SIZE, TIED], ids=["grouped", "tied"])
 def test_logits_equal_the_formula(size):
     model, tokens, some = tiny(size), jnp.int32([7, 3, 3, 49, 0, 12, 7]), np.array([3, 41])
-    want = by_hand(size, arrays(model), np.asarray(tokens))
+    want = by_hand(size, tiny_llama.tensors(model), np.asarray(tokens))
     both = nnx.jit(lambda m, t: (m(t), m.logits(m.hidden(t), some)))(model, tokens)
     np.testing.assert_allclose(both[0], want, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(both[1], want[:, some], rtol=1e-3, atol=1e-4)
@@ -147,31 +145,10 @@ def test_adapters_attach_and_start_where_the_base_is():
     assert shapes == {(3, 24, 2), (3, 2, 24), (3, 2, 8)}
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """A Hugging Face folder of a tiny decoder."""
-    from safetensors.numpy import save_file
-
-    def write(model, **changes):
-        size = model.size
-        config = {
-            "model_type": "llama", "hidden_act": "silu", "vocab_size": size.vocabulary,
-            "hidden_size": size.width, "intermediate_size": size.inner,
-            "num_hidden_layers": size.layers, "num_attention_heads": size.heads,
-            "num_key_value_heads": size.key_heads, "head_dim": size.head_width,
-            "rope_theta": size.theta, "rms_norm_eps": size.eps, "tie_word_embeddings": size.tied,
-        }  # fmt: skip
-        (tmp_path / "config.json").write_text(json.dumps({**config, **changes}))
-        save_file(arrays(model), tmp_path / "model.safetensors")
-        return tmp_path
-
-    return write
-
-
 @pytest.mark.parametrize("size", [SIZE, TIED], ids=["grouped", "tied"])
-def test_a_hugging_face_folder_loads(folder, size):
+def test_a_hugging_face_folder_loads(tmp_path, size):
     model, tokens = tiny(size), jnp.int32([1, 40, 7])
-    place = folder(model)
+    place = tiny_llama.write(tmp_path, model)
     loaded = load_llama(place)
     assert loaded.size == size
     want = forward(model, tokens)
@@ -192,11 +169,11 @@ def test_a_hugging_face_folder_loads(folder, size):
         ({"num_attention_heads": 5}, "heads=5, key_heads=2"),
     ],
 )
-def test_what_is_no_llama_is_refused(folder, changes, complaint):
+def test_what_is_no_llama_is_refused(tmp_path, changes, complaint):
     with pytest.raises(ValueError, match=complaint):
-        load_llama(folder(tiny(), **changes))
+        load_llama(tiny_llama.write(tmp_path, tiny(), **changes))
     with pytest.raises(ValueError, match="dtype='int3'"):
-        load_llama(folder(tiny()), "int3")
+        load_llama(tmp_path, "int3")
 
 
 def test_a_gguf_file_loads(tmp_path):
@@ -215,7 +192,7 @@ def test_a_gguf_file_loads(tmp_path):
     for i in range(size.layers):
         for theirs, short in NAMES.values():
             renamed[f"model.layers.{i}.{theirs}.weight"] = f"blk.{i}.{short}.weight"
-    for name, x in arrays(model).items():
+    for name, x in tiny_llama.tensors(model).items():
         if "q_proj" in name or "k_proj" in name:
             heads = x.reshape(-1, 2, size.head_width // 2, size.width)
             x = np.ascontiguousarray(heads.swapaxes(1, 2).reshape(x.shape))
@@ -237,6 +214,7 @@ def test_a_gguf_file_loads(tmp_path):
 
 @pytest.fixture(scope="module")
 def smollm2():
+    jax.config.update("jax_disable_most_optimizations", False)
     pytest.importorskip("gguf")
     pytest.importorskip("tokenizers")
     try:

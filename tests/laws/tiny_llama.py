@@ -1,0 +1,77 @@
+"""A decoder of random weights, its Hugging Face folder, and items as prompts."""
+
+import functools
+import json
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from safetensors.numpy import save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from fedjax_rec.models import Llama, LlamaSize, llama
+from fedjax_rec.models.pretrained import ENDS, NAMES
+
+VOCABULARY = 500
+
+
+def decoder(vocabulary: int) -> Llama:
+    return llama(nnx.Rngs(0), LlamaSize(vocabulary, 16, 24, 2, 2, 1, 8))
+
+
+def tensors(model: Llama) -> dict[str, np.ndarray]:
+    """By the names of Hugging Face; kernels are [out, in]."""
+    out = {ENDS["tokens"][0]: model.tokens[...], ENDS["norm"][0]: model.norm.scale[...]}
+    if model.head is not None:
+        out[ENDS["head"][0]] = model.head.kernel[...].T
+    for ours, (theirs, _) in NAMES.items():
+        part = getattr(model.layers, ours)
+        value = part.scale[...] if ours in ("before", "after") else part.kernel[...].swapaxes(1, 2)
+        for i, x in enumerate(value):
+            out[f"model.layers.{i}.{theirs}.weight"] = x
+    return {name: np.ascontiguousarray(np.asarray(x, np.float32)) for name, x in out.items()}
+
+
+def write(place: Path, model: Llama, **changes) -> Path:
+    """The folder of `model`, with `changes` in its config.json."""
+    size = model.size
+    config = {
+        "model_type": "llama", "hidden_act": "silu", "vocab_size": size.vocabulary,
+        "hidden_size": size.width, "intermediate_size": size.inner,
+        "num_hidden_layers": size.layers, "num_attention_heads": size.heads,
+        "num_key_value_heads": size.key_heads, "head_dim": size.head_width,
+        "rope_theta": size.theta, "rms_norm_eps": size.eps, "tie_word_embeddings": size.tied,
+    }  # fmt: skip
+    (place / "config.json").write_text(json.dumps({**config, **changes}))
+    save_file(tensors(model), place / "model.safetensors")
+    return place
+
+
+@functools.cache
+def folder() -> str:
+    """Of a decoder whose words are the numbers below `VOCABULARY`."""
+    place = Path(tempfile.mkdtemp())
+    words = models.WordLevel({str(i): i for i in range(VOCABULARY)}, unk_token="0")
+    made = Tokenizer(words)
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.save(str(place / "tokenizer.json"))
+    return str(write(place, decoder(VOCABULARY)))
+
+
+def prompts(items: int) -> dict[str, np.ndarray]:
+    """Each item is a prompt: itself, and one token behind."""
+    tokens = np.stack([np.arange(items), np.full(items, items)], 1).astype(np.int32)
+    return {"tokens": tokens, "length": np.full(items, 2, np.int32), "prompt": np.arange(items)}
+
+
+def as_prompts(kind):
+    """Batches of items as batches of their prompts."""
+
+    def draw(seed, data, q):
+        batch, every = kind.draw(seed, data, q), prompts(data.store.num_items)
+        return {**batch, **{name: jnp.asarray(x)[batch["items"]] for name, x in every.items()}}
+
+    return replace(kind, draw=draw)
