@@ -50,7 +50,7 @@ def test_a_run_says_what_it_holds_and_compiles_its_round_once(place, capsys, cap
     assert capsys.readouterr().err == "" and len(losses(place / "tight")) == 3
 
 
-@pytest.mark.parametrize("by", ["option", "environment"])
+@pytest.mark.parametrize("by", ["option", pytest.param("environment", marks=pytest.mark.slow)])
 def test_what_cannot_fit_is_one_line_and_writes_nothing(place, capsys, monkeypatch, by):
     words = ["--memory_budget", "40KiB"] if by == "option" else []
     if not words:

@@ -149,6 +149,7 @@ def test_a_large_base_is_analysed_without_being_asked(monkeypatch):
     assert len(made) == 2 and chunk.each is not None
 
 
+@pytest.mark.slow  # that chunks change nothing is a law: tests/laws/test_rounds.py
 def test_rounds_in_chunks_by_a_budget_are_those_by_number():
     strategy, cohort = small(clients_per_chunk="1GiB")
     other, _ = small(clients_per_chunk=4)
