@@ -77,7 +77,8 @@ class Logistic(nnx.Module):
         return models.bce()(self.predict(batch), batch)
 
 
-@pytest.mark.parametrize("rows", [400, 30])  # touched rows, and tables that clients hold whole
+# Touched rows, and tables that clients hold whole.
+@pytest.mark.parametrize("rows", [400, pytest.param(30, marks=pytest.mark.slow)])
 def test_a_round_is_the_numpy_loop_over_clients(rows):
     given = found(rows=rows)
     store, rate = data.pack_examples(given).store, 0.5

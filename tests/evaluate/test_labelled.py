@@ -47,7 +47,7 @@ def test_nan_is_the_smallest_score():
     assert float(evaluate.auc_of_all(scores, labels)) == 0.5
 
 
-@pytest.mark.parametrize("tiles", [1, 3, 100])
+@pytest.mark.parametrize("tiles", [3, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 100))])
 def test_each_example_is_predicted_with_the_private_part_of_its_client(tiles):
     rng = np.random.default_rng(1)
     n, clients = 150, 7

@@ -161,7 +161,7 @@ def test_rows_of_bfloat16_train_in_float32_and_come_down_narrow():
     np.testing.assert_array_equal(info.bytes_up, info_wide.bytes_up)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_a_round_changes_a_large_table_in_place(dtype):
     """By XLA's memory analysis of a donated state: no second table of float32, and little beside
     it; of bfloat16 on a CPU one copy of its bits, not the float32 one that scatters make."""
