@@ -19,7 +19,7 @@ ROOMS = [
     (strategies, Server, registry.SERVERS),
     (clients, Local, registry.LOCAL),
     (models, Model, registry.MODELS),
-    (data, Batches, registry.BATCHES),
+    (data, Batches, registry.BATCHES | registry.EXAMPLES),
     (models, ItemLoss, registry.ITEM_LOSSES),
 ]
 # Its entries take a model, so that none is made here.
