@@ -81,7 +81,7 @@ def made(name, rank=3, chunk=4, ranks=(), sparse=False):
     uplink = compress.top_k(0.6) if sparse else None
     more = {"clients_per_chunk": chunk, "uplink": uplink}
     if name == "alone":
-        train = clients.local_training(model(rank), pointwise(2), clients.sgd(0.2), **training)
+        train = clients.local_training(model(rank), pointwise(2), clients.sgd(0.3), **training)
         more["uplink"] = compress.by_component(uplink)
         strategy = strategies.federated(
             clients.of_rank(train, ranks), lambda key: model(rank).init(key)[0], **more
@@ -89,7 +89,7 @@ def made(name, rank=3, chunk=4, ranks=(), sparse=False):
     else:
         more |= {"ranks": ranks} if ranks else {}
         rule = getattr(strategies, name)
-        optimizer = clients.sgd(0.2)
+        optimizer = clients.sgd(0.3)
         strategy = rule(model(rank), pointwise(2), optimizer=optimizer, **training, **more)
     return strategy, compiled(strategy.round)
 
