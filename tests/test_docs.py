@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))
 WITH_RUNS = ("README.md", "docs/configuration.md", "docs/item_texts.md")
 PAGES = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", *DOCS]
+EXECUTED = ["docs/communication.md", "docs/language_models.md", "docs/strategies.md"]
 # Pages that `fedjax-rec report` and `bench` write from finished runs.
 WRITTEN_BY_COMMANDS = {ROOT / "docs" / name for name in ("results.md", "benchmarks.md")}
 
