@@ -6,7 +6,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: help demo test slow check format results published compression strategies rounds benchmarks clean
+.PHONY: help demo test slow check format results published compression strategies rounds large benchmarks clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
@@ -33,7 +33,7 @@ format: .venv/.dev ## format, and fix what the linter can
 RUN := $(BIN)/fedjax-rec run --quiet
 PAGE := $(BIN)/fedjax-rec report --results docs/results.md
 
-results: published compression strategies rounds ## all runs behind docs/results.md (needs ml-1m in FEDJAX_REC_DATA)
+results: published compression strategies rounds large ## all runs behind docs/results.md (needs ml-1m in FEDJAX_REC_DATA)
 	@$(PAGE) --section "Published tables and compression" --targets docs/targets/published.yaml \
 	  runs/results runs/compression
 
@@ -99,6 +99,33 @@ rounds: .venv/.installed ## rounds to target, averaging against gradient sharing
 	  done; \
 	done
 	@$(PAGE) --section "Rounds to target" runs/rounds
+
+# What language models, sequences and clicks reach; texts against FedMF on items held out of training.
+COLD := --rounds 60 --evaluation.every 5 --data.split.init_args.split.class_path fedjax_rec.data.temporal_ratio \
+  --data.split.init_args.split.init_args.test 0.2
+SHOTS := zero_shot 16 64 256
+large: .venv/.installed ## large models: adapters, item texts, sequences, clicks (four hours; needs weights and ml-1m)
+	@$(BIN)/fedjax-rec data get minilm && $(BIN)/fedjax-rec data get smollm2
+	@for name in sasrec_ml1m sasrec_ml1m_federated dlrm_clicks dcn_clicks deepfm_clicks; do \
+	  $(RUN) configs/large/$$name.yaml --out runs/large/$$name-0 || exit; \
+	done
+	@$(RUN) configs/large/sasrec_ml1m.yaml --name sasrec_ml1m_bce --rounds 200 --evaluation.every 20 --examples.negatives 1 \
+	  --model.loss fedjax_rec.models.sampled_bce --examples.each true --out runs/large/sasrec_ml1m_bce-0
+	@for seed in 0 1 2; do \
+	  for file in configs/large/adapters_*.yaml configs/large/*_ml100k.yaml; do \
+	    $(RUN) $$file --seed $$seed --out runs/large/$$(basename $$file .yaml)-$$seed || exit; \
+	  done; \
+	  for side in cold warm; do for file in large/text_tower large/text_and_rows strategies/fedavg; do \
+	    name=$$(basename $$file)-$$side; \
+	    $(RUN) configs/$$file.yaml --seed $$seed --name $$name --out runs/large/$$name-$$seed $(COLD) \
+	      --data.split.class_path fedjax_rec.data.$${side}_items --data.split.init_args.seed $$seed || exit; \
+	  done; done; \
+	done
+	@for seed in 0 1; do for shots in $(SHOTS); do \
+	  $(RUN) configs/large/tallrec_$$shots.yaml --seed $$seed --data.source.init_args.seed $$seed \
+	    --out runs/large/tallrec_$$shots-$$seed || exit; \
+	done; done
+	@$(PAGE) --section "Large models" --targets docs/targets/large.yaml runs/large
 
 benchmarks: .venv/.installed ## measure, and write docs/benchmarks.md (10 minutes on a quiet machine)
 	@$(BIN)/fedjax-rec bench --markdown docs/benchmarks.md

@@ -57,8 +57,8 @@ class Run:
         return totals["bytes_up"] / (totals["rounds"] * clients.mean()) if clients.size else 0.0
 
     def setting(self) -> dict[str, Any]:
-        """The configuration without the keys that change no result, and without the seed."""
-        return {key: value for key, value in self.config.items() if key not in LABELS}
+        """The configuration without the keys that change no result, and without seeds."""
+        return _without_seeds({k: v for k, v in self.config.items() if k not in LABELS})
 
 
 @dataclass(frozen=True)
@@ -130,16 +130,30 @@ def find_runs(folders: Iterable[Path | str]) -> list[Run]:
     return list(found.values())
 
 
+def _without_seeds(value: Any) -> Any:
+    """`value` without inner keys `seed`, such as that of a split."""
+    if isinstance(value, list):
+        return [_without_seeds(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    return {key: _without_seeds(one) for key, one in value.items() if key != "seed"}
+
+
 def group(runs: Iterable[Run]) -> list[Group]:
-    """Group runs that differ only in `seed`; ordered by data, evaluation, negatives and model."""
-    kept: dict[str, dict[int, Run]] = {}
+    """Group runs that differ only in seeds; ordered by data, evaluation, negatives and model."""
+    kept: dict[str, dict[str, Run]] = {}
     repeats: dict[str, list[Run]] = {}
     for run in runs:
         key = json.dumps(run.setting(), sort_keys=True, default=str)
-        if kept.setdefault(key, {}).setdefault(run.summary["seed"], run) is not run:
+        whole = {k: v for k, v in run.config.items() if k not in LABELS}
+        same = json.dumps([run.summary["seed"], whole], sort_keys=True, default=str)
+        if kept.setdefault(key, {}).setdefault(same, run) is not run:
             repeats.setdefault(key, []).append(run)
     groups = [
-        Group(tuple(run for _, run in sorted(seeds.items())), tuple(repeats.get(key, ())))
+        Group(
+            tuple(sorted(seeds.values(), key=lambda run: run.summary["seed"])),
+            tuple(repeats.get(key, ())),
+        )
         for key, seeds in kept.items()
     ]
     return sorted(groups, key=lambda each: [each.field(key) for key in FIELDS])
