@@ -4,6 +4,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 import yaml
@@ -47,12 +48,20 @@ def arguments(make) -> dict:
     return free["kwargs"].cell_contents
 
 
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
+def shipped() -> list:
+    """Those that read the weights of a language model, where they are installed, take long."""
+    slow = lambda path: [pytest.mark.slow] if "smollm2" in path.read_text() else []
+    return [pytest.param(path, id=path.stem, marks=slow(path)) for path in SHIPPED]
+
+
+@pytest.mark.parametrize("path", shipped())
 def test_every_shipped_configuration_is_read_and_made(path):
     titles = [f"{first} {last}" for first in FIRST for last in LAST]
+    fields = {"tokens": np.ones((2, 3), np.int32), "length": np.int32([3, 2])}
+    late = {"titles": titles, "fields": {**fields, "prompt": np.arange(2)}}
     try:
         config = read(path)
-        model = config.make_model(num_items=len(titles), members=1, titles=titles)
+        model = config.make_model(num_items=len(titles), members=1, **late)
     except (FileNotFoundError, ConfigError) as error:
         if "run `fedjax-rec data get" in str(error):
             pytest.skip(str(error))
