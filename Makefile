@@ -109,7 +109,7 @@ large: .venv/.installed ## large models: adapters, item texts, sequences, clicks
 	@for name in sasrec_ml1m sasrec_ml1m_federated dlrm_clicks dcn_clicks deepfm_clicks; do \
 	  $(RUN) configs/large/$$name.yaml --out runs/large/$$name-0 || exit; \
 	done
-	@$(RUN) configs/large/sasrec_ml1m.yaml --name sasrec_ml1m_bce --rounds 200 --evaluation.every 20 --examples.negatives 1 \
+	@$(RUN) configs/large/sasrec_ml1m.yaml --name sasrec_ml1m_bce --rounds 120 --evaluation.every 20 --examples.negatives 1 \
 	  --model.loss fedjax_rec.models.sampled_bce --examples.each true --out runs/large/sasrec_ml1m_bce-0
 	@for seed in 0 1 2; do \
 	  for file in configs/large/adapters_*.yaml configs/large/*_ml100k.yaml; do \

@@ -8,12 +8,13 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from fedjax_rec import data
+from fedjax_rec import data, weights
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICKSTART = ROOT / "notebooks" / "00_quickstart.ipynb"
 COMMUNICATION = ROOT / "notebooks" / "01_communication.ipynb"
 STRATEGIES = ROOT / "notebooks" / "02_strategies.ipynb"
+LARGE_MODELS = ROOT / "notebooks" / "03_large_models.ipynb"
 
 
 def code(notebook) -> list:
@@ -137,8 +138,34 @@ def test_strategies_runs(monkeypatch):
     check_strategies(run(STRATEGIES, small, monkeypatch))
 
 
+def check_large_models(notebook) -> tuple[dict, dict]:
+    """What holds for any rounds; (sizes of the roles, the best round)."""
+    titles, sizes, best = results(notebook)
+    assert titles[0].startswith("Toy Story (1995)") and pictures(notebook) == 1
+    assert sizes["private"] == 32 and sizes["shared"] < 20_000 < sizes["frozen, numbers"]
+    assert best["KiB up, of a client"] == pytest.approx(4 * sizes["shared"] / 1024, rel=0.01)
+    assert len(re.findall(r"^    \S.* {2,}\S", printed(notebook), re.MULTILINE)) > 20
+    return sizes, best
+
+
+@pytest.mark.slow  # needs MiniLM and MovieLens-100K
+def test_large_models_runs(monkeypatch):
+    try:
+        weights.find("minilm")
+        data.load("ml-100k")
+    except (OSError, ValueError) as error:
+        pytest.skip(f"MiniLM or MovieLens-100K is not here: {error}")
+    notebook = run(LARGE_MODELS, {"rounds, every = 150, 15": "rounds, every = 4, 2"}, monkeypatch)
+    check_large_models(notebook)
+
+
+def test_committed_large_models_learned():
+    _, best = check_large_models(nbformat.read(LARGE_MODELS, as_version=4))
+    assert best["hr@10"] > 0.02  # by chance 0.006
+
+
 @pytest.mark.parametrize(
-    "path", [QUICKSTART, COMMUNICATION, STRATEGIES], ids=lambda path: path.stem
+    "path", [QUICKSTART, COMMUNICATION, STRATEGIES, LARGE_MODELS], ids=lambda path: path.stem
 )
 def test_committed_outputs_are_whole(path):
     notebook = nbformat.read(path, as_version=4)

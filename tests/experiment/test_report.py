@@ -400,7 +400,7 @@ def test_rounds_to_target_are_counted_on_validation(tmp_path):
     page, *_ = results([tmp_path], None, tmp_path / "out.md")
     text = page.read_text().split("## Rounds to target: ml-100k, full catalogue")[1]
     rows = {line["strategy"]: line for line in cells(text.split("## Settings")[0])}
-    assert next(iter(rows)) == "quick" and rows["low"]["rounds to target"] == "0 of 2 seeds"
+    assert next(iter(rows)) == "quick" and rows["low"]["rounds to 95%"] == "0 of 2 seeds"
     found = {n: group(find_runs([tmp_path / f"{n}-0", tmp_path / f"{n}-1"]))[0] for n in rows}
     column = lambda run: run.column("validation_hr@10")
     target = 0.95 * np.mean([column(run).max() for run in found["fedavg"].runs])
@@ -408,7 +408,7 @@ def test_rounds_to_target_are_counted_on_validation(tmp_path):
     for name in ("fedavg", "quick"):
         runs = found[name].runs
         first = [run.records[int(np.argmax(column(run) >= target))]["round"] for run in runs]
-        assert rows[name]["rounds to target"] == f"{np.mean(first):.0f}"
+        assert rows[name]["rounds to 95%"] == f"{np.mean(first):.0f}"
         totals = [run.summary["totals"] for run in runs]
         sent = np.mean([total["bytes_up"] / total["rounds"] for total in totals]) / 2**20
         assert rows[name]["MiB up to there"] == f"{np.mean(first) * sent:,.1f}"
