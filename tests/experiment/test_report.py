@@ -411,4 +411,4 @@ def test_rounds_to_target_are_counted_on_validation(tmp_path):
         assert rows[name]["rounds to 95%"] == f"{np.mean(first):.0f}"
         totals = [run.summary["totals"] for run in runs]
         sent = np.mean([total["bytes_up"] / total["rounds"] for total in totals]) / 2**20
-        assert rows[name]["MiB up to there"] == f"{np.mean(first) * sent:,.1f}"
+        assert rows[name]["MiB up to 95%"] == f"{np.mean(first) * sent:,.1f}"
