@@ -301,7 +301,8 @@ def test_every_model_learns_across_silos_and_steps(kind):
     assert np.mean(losses[-3:]) < np.mean(losses[:3]) - 0.003
 
 
-@pytest.mark.parametrize("optimizer", LOCAL)
+# `alternating` takes turns between arrays, of which FedMF has one; RoLoRA's laws train with it.
+@pytest.mark.parametrize("optimizer", [name for name in LOCAL if "alternating" not in name])
 def test_every_local_optimizer_learns(optimizer):
     """A single client whose server takes all of its change."""
     data = named("whole")
