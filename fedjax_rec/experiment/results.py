@@ -1,7 +1,7 @@
 """The page of results: every group of seeds held against its targets, with its settings.
 
 Written by `fedjax-rec report FOLDERS --results FILE [--section TITLE] [--targets FILE]`. Of runs
-that differ in the bytes of a client, quality against bytes is drawn too, with the targets as rings.
+with targets that differ in the bytes of a client, quality against bytes is drawn too.
 Runs beside one that is called `fedavg` are compared in rounds, see `convergence.py`.
 """
 
@@ -69,8 +69,10 @@ def results(
     text = [*provenance(groups), grid(columns, rows) + repeats(groups), *_notes(groups, mine)]
     drawn, below = [], "###" if section else "##"
     for (data, evaluation), members in sets_of(groups).items():
-        # Under other negatives other quality is reached: no axis for both.
-        if sizes(members) > 2 and len({each.field("negatives") for each in members}) == 1:
+        # Under other negatives other quality is reached: no axis for both. Without a target the
+        # runs were not made to be held against their bytes.
+        alike = len({each.field("negatives") for each in members}) == 1
+        if sizes(members) > 2 and alike and any(mine[id(each)] for each in members):
             from fedjax_rec.experiment import figures, tradeoff  # matplotlib is slow
 
             place = f"tradeoff_{data}" + (
