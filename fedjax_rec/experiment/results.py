@@ -1,7 +1,7 @@
 """The page of results: every group of seeds held against its targets, with its settings.
 
 Written by `fedjax-rec report FOLDERS --results FILE [--section TITLE] [--targets FILE]`. Of runs
-with targets that differ in the bytes of a client, quality against bytes is drawn too.
+that have a goal for the bytes of a client, quality against bytes is drawn too.
 Runs beside one that is called `fedavg` are compared in rounds, see `convergence.py`.
 """
 
@@ -69,10 +69,11 @@ def results(
     text = [*provenance(groups), grid(columns, rows) + repeats(groups), *_notes(groups, mine)]
     drawn, below = [], "###" if section else "##"
     for (data, evaluation), members in sets_of(groups).items():
-        # Under other negatives other quality is reached: no axis for both. Without a target the
-        # runs were not made to be held against their bytes.
+        # Under other negatives other quality is reached: no axis for both. Without a goal for bytes
+        # the runs were not made to be held against them.
         alike = len({each.field("negatives") for each in members}) == 1
-        if sizes(members) > 2 and alike and any(mine[id(each)] for each in members):
+        theirs = [target for each in members if (target := mine[id(each)])]
+        if sizes(members) > 2 and alike and any(KIB_UP in target.goals for target in theirs):
             from fedjax_rec.experiment import figures, tradeoff  # matplotlib is slow
 
             place = f"tradeoff_{data}" + (
