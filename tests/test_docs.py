@@ -20,7 +20,9 @@ WITH_RUNS = ("README.md", "docs/configuration.md", "docs/item_texts.md")
 PAGES = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", *DOCS]
 EXECUTED = ["docs/communication.md", "docs/language_models.md", "docs/strategies.md"]
 # Pages that `fedjax-rec report` and `bench` write from finished runs.
-WRITTEN_BY_COMMANDS = {ROOT / "docs" / name for name in ("results.md", "benchmarks.md")}
+WRITTEN_BY_COMMANDS = {
+    ROOT / "docs" / name for name in ("results.md", "benchmarks.md", "benchmarks_more.md")
+}
 
 
 def blocks(page: str, language: str) -> list[tuple[int, str]]:

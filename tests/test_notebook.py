@@ -96,6 +96,7 @@ def check_communication(notebook) -> tuple[dict, dict]:
     return own, audit
 
 
+@pytest.mark.slow
 def test_communication_runs(monkeypatch):
     small = {
         'data.implicit(data.load("ml-100k"))': "data.synthetic(60, 400, 12)",

@@ -36,6 +36,7 @@ def test_the_averaged_form_calls_every_client(data):
     assert sorted(seen)[:: 1 + bench.TIMES] == pytest.approx(want, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_every_goal_of_the_issue_stands_in_the_table():
     goals = {name: goal for name, (_, goal, _) in bench.COMPRESSORS.items()}
     assert goals["top_k(0.01)"] == 60 and goals["eden(4)"] == 25

@@ -71,6 +71,7 @@ def whole(models, j):
 SLOW = pytest.mark.slow
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("items", [60, pytest.param(10, marks=SLOW)], ids=["compact", "whole"])
 def test_a_round_is_a_loop_over_clients(items):
     store = packed(items)

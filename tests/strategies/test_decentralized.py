@@ -90,6 +90,7 @@ def test_chunks_order_and_padding_change_nothing(ds):
     assert not np.asarray(other.metrics["consensus"])[padded == USERS].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "exchange",
     [strategies.derangement(), strategies.gossip(strategies.complete()), strategies.average()],
@@ -173,6 +174,7 @@ def test_consensus_is_its_definition():
     np.testing.assert_allclose(mean["b"], 3.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["model_swapping", "gossip_sgd"])
 def test_recipes_learn_resume_and_trace_once(ds, recipe):
     model, _ = training(ds)

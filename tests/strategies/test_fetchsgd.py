@@ -35,6 +35,7 @@ def flat(tree):
     return np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
 
 
+@pytest.mark.slow
 def test_with_everything_kept_and_no_collision_it_is_federated_averaging(world):
     """All numbers taken from a sketch far wider than the model, without momentum."""
     model = models.gmf(world.num_items, width=2)

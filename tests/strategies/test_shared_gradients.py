@@ -166,6 +166,7 @@ def test_mime_lite_is_its_loop(name):
     check(state.shared["momentum"], m_q, m_x)
 
 
+@pytest.mark.slow
 def test_both_trips_are_counted_and_are_what_is_sent():
     """Up a gradient and a change, down the model and c, each at the rows that are touched."""
     problem = Problem("compact")

@@ -43,6 +43,7 @@ def changes(update, k: int) -> np.ndarray:
     return np.asarray(rows.to_dense(replace(one, origin=item.origin).delta()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["whole", "ids"])
 def test_every_room_sends_the_same(layout, monkeypatch):
     """An eighth, a third and all of the rows; the bytes, the memory and what arrives."""

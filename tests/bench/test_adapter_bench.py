@@ -26,6 +26,7 @@ def state():
     return replace(made, shared=trees.with_frozen(moved, made.shared))
 
 
+@pytest.mark.slow
 def test_the_loop_does_what_the_call_does(state):
     shared, losses = bench.one_call(WORLD, state, 2)()
     updates, one_by_one = bench.loop(WORLD, state)()
