@@ -19,7 +19,7 @@ from ..check import fraction
 from ..types import Model
 from .dropping import dropout, seeds
 from .layers import linear, stacked
-from .next_item import ItemLoss, item_table, sampled_softmax
+from .next_item import ItemLoss, item_table, sampled_softmax, score_rows
 from .roles import from_nnx
 from .sasrec import Block, check, norm, positioned
 
@@ -59,8 +59,7 @@ class BERT4Rec(nnx.Module):
         rows = jnp.concatenate([self.item[jnp.maximum(history, 0)], self.blank[...][None]])
         return self.states(rows, jnp.append(history >= 0, True))[-1]
 
-    def score(self, items, user, reading):
-        return self.item[items] @ reading
+    score = score_rows
 
 
 def bert4rec(

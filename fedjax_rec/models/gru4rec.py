@@ -19,7 +19,14 @@ from ..check import at_least, fraction, positive
 from ..types import Model
 from .dropping import dropout, seeds
 from .layers import linear
-from .next_item import ItemLoss, item_table, sampled_softmax
+from .next_item import (
+    ItemLoss,
+    item_table,
+    loss_of_next,
+    read_last,
+    sampled_softmax,
+    score_rows,
+)
 from .roles import from_nnx
 
 
@@ -62,18 +69,7 @@ class GRU4Rec(nnx.Module):
             x = dropout(place, layer(x, real), self.rate)
         return self.out(x)
 
-    def loss(self, batch, key):
-        real = batch["real"] * batch["mask"][:, None]
-        seed = jax.random.bits(key, (), jnp.uint32)
-        states = self.states(self.item[batch["inputs"]], real > 0, seed)
-        value = self.objective.value
-        return value(states, self.item, "targets", batch, real, self.num_items)
-
-    def read(self, history):
-        return self.states(self.item[jnp.maximum(history, 0)], history >= 0)[-1]
-
-    def score(self, items, user, reading):
-        return self.item[items] @ reading
+    loss, read, score = loss_of_next, read_last, score_rows
 
 
 def gru4rec(

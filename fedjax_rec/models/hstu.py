@@ -20,10 +20,10 @@ from flax import nnx
 
 from ..types import Model
 from .dropping import dropout, seeds
-from .layers import linear, stacked
-from .next_item import ItemLoss, item_table, sampled_softmax
+from .layers import linear
+from .next_item import ItemLoss, sampled_softmax
 from .roles import from_nnx
-from .sasrec import check, looking_back, norm, positioned
+from .sasrec import SASRec, check, norm
 
 
 class Layer(nnx.Module):
@@ -52,36 +52,6 @@ class Layer(nnx.Module):
         return x + self.out(dropout(drop, y, self.rate)), following
 
 
-class HSTU(nnx.Module):
-    def __init__(self, num_items, width, length, layers, heads, rate, loss, rngs):
-        draw = lambda *shape: 0.02 * jax.random.normal(rngs.params(), shape)
-        self.item = item_table(draw(num_items, width), loss, ("inputs", "targets"))
-        self.position = nnx.Param(draw(length, width))
-        self.layers = Layer(width, length, heads, rate, rngs, (layers,))
-        self.norm = norm(width)
-        self.rate, self.objective, self.num_items = rate, loss, num_items
-
-    def states(self, rows, real, seed=None):
-        """[..., L, D] of item rows [..., L, D] and bool[..., L]."""
-        first, rest = seeds(seed, 2)
-        x = dropout(first, positioned(rows, self.position[...]), self.rate)
-        x, _ = stacked(self.layers, (x, rest), looking_back(real))
-        return self.norm(x)
-
-    def loss(self, batch, key):
-        real = batch["real"] * batch["mask"][:, None]
-        seed = jax.random.bits(key, (), jnp.uint32)
-        states = self.states(self.item[batch["inputs"]], real > 0, seed)
-        value = self.objective.value
-        return value(states, self.item, "targets", batch, real, self.num_items)
-
-    def read(self, history):
-        return self.states(self.item[jnp.maximum(history, 0)], history >= 0)[-1]
-
-    def score(self, items, user, reading):
-        return self.item[items] @ reading
-
-
 def hstu(
     num_items: int,
     members: int = 1,
@@ -95,4 +65,5 @@ def hstu(
     """As `sasrec`, with the layers of HSTU. Raises ValueError as `sasrec`."""
     check("hstu", width, length, layers, heads, dropout)
     loss = loss or sampled_softmax()
-    return from_nnx(lambda rngs: HSTU(num_items, width, length, layers, heads, dropout, loss, rngs))
+    layer = lambda rngs: Layer(width, length, heads, dropout, rngs, (layers,))
+    return from_nnx(lambda rngs: SASRec(num_items, width, length, layer, dropout, loss, rngs))

@@ -48,6 +48,25 @@ def item_table(values: jax.Array, loss: ItemLoss, fields: tuple[str, ...]) -> nn
     return nnx.Param(values) if loss.whole else Rows(values, fields=(*fields, "negatives"))
 
 
+def loss_of_next(model, batch, key) -> jax.Array:
+    """Method `loss` of a model with `item`, `objective`, `num_items` and `states(rows, real,
+    seed)`, on `data.sequences`: each place predicts the next."""
+    real = batch["real"] * batch["mask"][:, None]
+    seed = jax.random.bits(key, (), jnp.uint32)
+    states = model.states(model.item[batch["inputs"]], real > 0, seed)
+    return model.objective.value(states, model.item, "targets", batch, real, model.num_items)
+
+
+def read_last(model, history) -> jax.Array:
+    """Its method `read`: [D], the state of the last place of int32[H]."""
+    return model.states(model.item[jnp.maximum(history, 0)], history >= 0)[-1]
+
+
+def score_rows(model, items, user, reading) -> jax.Array:
+    """Its method `score`: inner products of what was read with the rows of `items`."""
+    return model.item[items] @ reading
+
+
 def gbce(t: float = 0.75) -> ItemLoss:
     """BCE made to know how few negatives were drawn; at t = 0 it is `sampled_bce`, at t = 1 scores
     are calibrated. Raises ValueError outside 0 <= t <= 1."""

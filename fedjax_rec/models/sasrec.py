@@ -20,7 +20,14 @@ from ..check import at_least, fraction, positive
 from ..types import Model
 from .dropping import dropout, seeds
 from .layers import LayerNorm, attention, linear, stacked
-from .next_item import ItemLoss, item_table, sampled_softmax
+from .next_item import (
+    ItemLoss,
+    item_table,
+    loss_of_next,
+    read_last,
+    sampled_softmax,
+    score_rows,
+)
 from .roles import from_nnx
 
 
@@ -51,11 +58,13 @@ def norm(width: int, lead=()) -> LayerNorm:
 
 
 class SASRec(nnx.Module):
-    def __init__(self, num_items, width, length, layers, heads, rate, loss, rngs):
+    """layers(rngs): a stack of the layers that attend, see `layers.stacked`."""
+
+    def __init__(self, num_items, width, length, layers, rate, loss, rngs):
         draw = lambda *shape: 0.02 * jax.random.normal(rngs.params(), shape)
         self.item = item_table(draw(num_items, width), loss, ("inputs", "targets"))
         self.position = nnx.Param(draw(length, width))
-        self.layers = Block(width, width, heads, rate, jax.nn.relu, rngs, (layers,))
+        self.layers = layers(rngs)
         self.norm = norm(width)
         self.rate, self.objective, self.num_items = rate, loss, num_items
 
@@ -66,18 +75,7 @@ class SASRec(nnx.Module):
         x, _ = stacked(self.layers, (x, rest), looking_back(real))
         return self.norm(x)
 
-    def loss(self, batch, key):
-        real = batch["real"] * batch["mask"][:, None]
-        seed = jax.random.bits(key, (), jnp.uint32)
-        states = self.states(self.item[batch["inputs"]], real > 0, seed)
-        value = self.objective.value
-        return value(states, self.item, "targets", batch, real, self.num_items)
-
-    def read(self, history):
-        return self.states(self.item[jnp.maximum(history, 0)], history >= 0)[-1]
-
-    def score(self, items, user, reading):
-        return self.item[items] @ reading
+    loss, read, score = loss_of_next, read_last, score_rows
 
 
 def positioned(rows: jax.Array, positions: jax.Array) -> jax.Array:
@@ -117,9 +115,8 @@ def sasrec(
     """
     check("sasrec", width, length, layers, heads, dropout)
     loss = loss or sampled_softmax()
-    return from_nnx(
-        lambda rngs: SASRec(num_items, width, length, layers, heads, dropout, loss, rngs)
-    )
+    block = lambda rngs: Block(width, width, heads, dropout, jax.nn.relu, rngs, (layers,))
+    return from_nnx(lambda rngs: SASRec(num_items, width, length, block, dropout, loss, rngs))
 
 
 def check(where: str, width, length, layers, heads, dropout) -> None:

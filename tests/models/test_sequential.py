@@ -12,12 +12,22 @@ from fedjax_rec import models, rows, trees
 from fedjax_rec.models.adapters import freeze, linears, lora
 from fedjax_rec.models.dropping import dropout, seeds
 from fedjax_rec.models.gru4rec import GRU, GRU4Rec
-from fedjax_rec.models.hstu import HSTU
-from fedjax_rec.models.sasrec import SASRec
+from fedjax_rec.models.hstu import Layer
+from fedjax_rec.models.sasrec import Block, SASRec
 
 ITEMS, WIDTH, LENGTH = 12, 8, 5
 KEY = jax.random.key(3)
 RNG = np.random.default_rng(0)
+
+
+def sasrec(loss, rngs):
+    layers = lambda r: Block(WIDTH, WIDTH, 2, 0.0, jax.nn.relu, r, (2,))
+    return SASRec(ITEMS, WIDTH, LENGTH, layers, 0.0, loss, rngs)
+
+
+def hstu(loss, rngs):
+    layers = lambda r: Layer(WIDTH, LENGTH, 2, 0.0, r, (2,))
+    return SASRec(ITEMS, WIDTH, LENGTH, layers, 0.0, loss, rngs)
 
 
 def compiled(f):
@@ -176,8 +186,8 @@ def test_the_recurrent_layer_is_that_of_flax():
 def states_of(name, batch):
     """states(batch) of the model, far from zero."""
     build = {
-        "sasrec": lambda r: SASRec(ITEMS, WIDTH, LENGTH, 2, 2, 0.0, models.sampled_bce(), r),
-        "hstu": lambda r: HSTU(ITEMS, WIDTH, LENGTH, 2, 2, 0.0, models.sampled_bce(), r),
+        "sasrec": lambda r: sasrec(models.sampled_bce(), r),
+        "hstu": lambda r: hstu(models.sampled_bce(), r),
         "gru4rec": lambda r: GRU4Rec(ITEMS, WIDTH, 6, 1, 0.0, models.sampled_bce(), r),
     }[name]
     module = build(nnx.Rngs(0))
@@ -370,10 +380,10 @@ def test_items_are_rows_but_for_the_full_softmax(name):
 
 def test_adapters_attach_to_a_frozen_backbone_and_train():
     def build(rngs):
-        module = SASRec(ITEMS, WIDTH, LENGTH, 2, 2, 0.0, models.sampled_softmax(), rngs)
+        module = sasrec(models.sampled_softmax(), rngs)
         return lora(freeze(module), rngs, "layers.query|layers.value", rank=2)
 
-    module = SASRec(ITEMS, WIDTH, LENGTH, 2, 2, 0.0, models.sampled_softmax(), nnx.Rngs(0))
+    module = sasrec(models.sampled_softmax(), nnx.Rngs(0))
     names = ("down", "key", "out", "query", "up", "value")
     assert list(linears(module)) == [f"layers.{name}" for name in names]
     model = models.from_nnx(build)
