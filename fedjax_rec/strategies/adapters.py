@@ -19,8 +19,9 @@ aggregated is what arrives.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -31,10 +32,20 @@ from ..clients import Local, alternating, local_training, of_rank, sgd
 from ..compress import by_component
 from ..data import Batches
 from ..models import frozen_at, private_at, with_core
-from ..types import Client, Compressor, Model, Packet, Server, Strategy, Transform, at_round
+from ..types import (
+    Aggregator,
+    Client,
+    Compressor,
+    Model,
+    Packet,
+    Server,
+    Strategy,
+    Transform,
+    at_round,
+)
 from .downlink import downloaded
 from .federated import federated
-from .merging import averaged, choosing, merging, padded, restarted, truncated
+from .merging import Choice, averaged, choosing, merging, padded, restarted, truncated
 from .recipes import fedavg
 from .server import as_server, step
 
@@ -94,95 +105,71 @@ def fed_sb(
 
 
 def flora(
-    model: Model,
-    examples: Batches,
-    probe=None,
-    *,
-    ranks: Sequence[int] = (),
-    optimizer: Optimizer | None = None,
-    epochs: int = 1,
-    steps: int | None = None,
-    batch_size: int = 256,
-    uplink: Compressor | None = None,
-    server: Server | Transform | None = None,
-    **assembly,
+    model: Model, examples: Batches, probe=None, *, ranks: Sequence[int] = (), **kwargs
 ) -> Strategy:
     """W <- W + s sum p_k A_k B_k, then A is drawn anew and B = 0 (Wang et al., NeurIPS 2024).
 
     What the paper does by stacking the factors of all clients. ranks: of the clients, see
     `clients.of_rank`; default the model's. server: of what is no adapter. Clients get, after the
     first round, the change of the adapted kernels since the start, which serves whoever was away;
-    the new A comes as a seed. assembly: as in `federated`, without aggregator and downlink.
+    the new A comes as a seed. kwargs: as in `fedavg`, without aggregator and downlink.
     """
-    client = local_training(
-        model, examples, optimizer or sgd(0.1), epochs, steps, batch_size, probe
-    )
-    client, uplink = _of_ranks(client, uplink, ranks)
-    merge = merging(restarted, as_server(server or step(1.0)))
-    return _merged(model, _with_base(client, seeded=True), uplink, merge, **assembly)
+
+    def around(client, uplink):
+        client, uplink = _of_ranks(client, uplink, ranks)
+        return _with_base(client, seeded=True), uplink
+
+    return _merged(model, examples, probe, choice=restarted, around=around, **kwargs)
 
 
-def fedex_lora(
-    model: Model,
-    examples: Batches,
-    probe=None,
-    *,
-    optimizer: Optimizer | None = None,
-    epochs: int = 1,
-    steps: int | None = None,
-    batch_size: int = 256,
-    uplink: Compressor | None = None,
-    server: Server | Transform | None = None,
-    **assembly,
-) -> Strategy:
+def fedex_lora(model: Model, examples: Batches, probe=None, **kwargs) -> Strategy:
     """A = sum p_k A_k, B = sum p_k B_k, W <- W + s (sum p_k A_k B_k - A B) (Singhal et al., ACL
     2025).
 
     server: of the model's every trained part; W takes up what A B does not say, whatever it does.
     Clients get, after the first round, the change of the adapted kernels since the start beside the
-    adapters. assembly: as in `federated`, without aggregator and downlink.
+    adapters. kwargs: as in `fedavg`, without aggregator and downlink.
     """
-    client = local_training(
-        model, examples, optimizer or sgd(0.1), epochs, steps, batch_size, probe
-    )
-    merge = merging(averaged, as_server(server or step(1.0)))
-    return _merged(model, _with_base(client, seeded=False), uplink, merge, **assembly)
+    around = lambda client, uplink: (_with_base(client, seeded=False), uplink)
+    return _merged(model, examples, probe, choice=averaged, around=around, **kwargs)
 
 
 def flexlora(
-    model: Model,
-    examples: Batches,
-    probe=None,
-    *,
-    ranks: Sequence[int] = (),
-    optimizer: Optimizer | None = None,
-    epochs: int = 1,
-    steps: int | None = None,
-    batch_size: int = 256,
-    uplink: Compressor | None = None,
-    server: Server | Transform | None = None,
-    **assembly,
+    model: Model, examples: Batches, probe=None, *, ranks: Sequence[int] = (), **kwargs
 ) -> Strategy:
     """A B = sum_{i <= r} s_i u_i v_i of the singular values of sum p_k A_k B_k (Bai et al., NeurIPS
     2024); a client of rank r_k has the first r_k of them.
 
-    ranks, server: as in `flora`. assembly: as in `federated`, without aggregator.
+    ranks, server: as in `flora`. kwargs: as in `fedavg`, without aggregator.
     """
-    client = local_training(
-        model, examples, optimizer or sgd(0.1), epochs, steps, batch_size, probe
-    )
-    client, uplink = _of_ranks(client, uplink, ranks)
-    choose = choosing(truncated, as_server(server or step(1.0)))
-    start = lambda key: model.init(key)[0]
-    return federated(client, start, uplink, products(), choose, **assembly)
+    return _ruled(
+        model, examples, probe, aggregator=products(), rule=partial(choosing, truncated),
+        around=lambda client, uplink: _of_ranks(client, uplink, ranks), **kwargs,
+    )  # fmt: skip
 
 
 def hetlora(
+    model: Model, examples: Batches, probe=None, *, ranks: Sequence[int] = (), **kwargs
+) -> Strategy:
+    """A = sum p_k A_k, B = sum p_k B_k of factors padded with zeros, p_k = |A_k B_k|_F / sum_j |A_j
+    B_j|_F (Cho et al., EMNLP 2024), without the paper's pruning of ranks.
+
+    ranks, server: as in `flora`. kwargs: as in `fedavg`, without aggregator.
+    """
+    return _ruled(
+        model, examples, probe, aggregator=by_norm(), rule=partial(choosing, padded),
+        around=lambda client, uplink: (of_rank(client, ranks), by_component(uplink)), **kwargs,
+    )  # fmt: skip
+
+
+def _ruled(
     model: Model,
     examples: Batches,
     probe=None,
     *,
-    ranks: Sequence[int] = (),
+    aggregator: Aggregator,
+    rule: Callable[[Server], Server],
+    around: Callable[..., tuple[Client, Compressor | None]],
     optimizer: Optimizer | None = None,
     epochs: int = 1,
     steps: int | None = None,
@@ -191,18 +178,35 @@ def hetlora(
     server: Server | Transform | None = None,
     **assembly,
 ) -> Strategy:
-    """A = sum p_k A_k, B = sum p_k B_k of factors padded with zeros, p_k = |A_k B_k|_F / sum_j |A_j
-    B_j|_F (Cho et al., EMNLP 2024), without the paper's pruning of ranks.
-
-    ranks, server: as in `flora`. assembly: as in `federated`, without aggregator.
-    """
+    """Local training and uplink as `around` changes them, under `rule` of the server."""
     client = local_training(
         model, examples, optimizer or sgd(0.1), epochs, steps, batch_size, probe
     )
-    client, uplink = of_rank(client, ranks), by_component(uplink)
-    choose = choosing(padded, as_server(server or step(1.0)))
+    client, uplink = around(client, uplink)
     start = lambda key: model.init(key)[0]
-    return federated(client, start, uplink, by_norm(), choose, **assembly)
+    ruled = rule(as_server(server or step(1.0)))
+    return federated(client, start, uplink, aggregator, ruled, **assembly)
+
+
+def _merged(
+    model: Model,
+    examples: Batches,
+    probe=None,
+    *,
+    choice: Choice,
+    around: Callable[..., tuple[Client, Compressor | None]],
+    downlink: Compressor | None = None,
+    **kwargs,
+) -> Strategy:
+    if downlink is not None:
+        raise ValueError(
+            "downlink: broadcasts hold what is trained, and this rule changes the base as well; "
+            "use fedit, ffa_lora, rolora, flexlora or hetlora with a downlink."
+        )
+    return _ruled(
+        model, examples, probe, aggregator=products(), rule=partial(merging, choice),
+        around=around, **kwargs,
+    )  # fmt: skip
 
 
 def _of_ranks(client: Client, uplink: Compressor | None, ranks: Sequence[int]):
@@ -210,16 +214,6 @@ def _of_ranks(client: Client, uplink: Compressor | None, ranks: Sequence[int]):
     if not ranks:
         return client, uplink
     return of_rank(client, ranks), by_component(uplink)
-
-
-def _merged(model: Model, client: Client, uplink, server: Server, **assembly) -> Strategy:
-    if assembly.get("downlink") is not None:
-        raise ValueError(
-            "downlink: broadcasts hold what is trained, and this rule changes the base as well; "
-            "use fedit, ffa_lora, rolora, flexlora or hetlora with a downlink."
-        )
-    start = lambda key: model.init(key)[0]
-    return federated(client, start, uplink, products(), server, **assembly)
 
 
 def _with_base(client: Client, seeded: bool) -> Client:
