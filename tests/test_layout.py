@@ -13,23 +13,11 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "fedjax_rec"
 
+GROUND = (
+    "types trees bf16 fields rows factors overlap keys bases check wire files places wheels weights"
+)
 FLOORS = (
-    (
-        *(
-            "types",
-            "trees",
-            "bf16",
-            "fields",
-            "rows",
-            "factors",
-            "overlap",
-            "keys",
-            "bases",
-            "check",
-            "wire",
-        ),
-        *("places", "wheels", "weights"),
-    ),
+    tuple(GROUND.split()),
     ("data", "models", "clients", "compress", "aggregate", "evaluate"),
     ("strategies",),
     ("simulate",),

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from .. import __version__, simulate
 from ..check import nearest
+from ..files import whole
 from .adapters import adapters
 from .clicks import clicks
 from .cohort import cohort
@@ -119,7 +120,5 @@ def _page(rows: Sequence[Row], left_out: Sequence[str]) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}")
-    beside.write_text(text)
-    os.replace(beside, path)
+    with whole(path) as beside:
+        beside.write_text(text)

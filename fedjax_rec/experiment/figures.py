@@ -6,7 +6,6 @@ plain `matplotlib.figure.Figure`s: no display and no global state of pyplot is n
 """
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -21,6 +20,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from fedjax_rec.evaluate import by_activity, mean_and_interval
 from fedjax_rec.experiment.reading import Group, Run, caption, group, labels, read_run
 from fedjax_rec.experiment.report import MIB, title
+from fedjax_rec.files import whole
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 Dash = Literal["-"] | tuple[float, tuple[float, ...]]
@@ -132,15 +132,10 @@ def draw_all(folder: Path | str) -> list[Path]:
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write a whole PNG of 150 dpi or nothing: to a temporary name beside it, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    """Write a whole PNG of 150 dpi or nothing."""
+    with whole(path) as beside:
         # Without the software tag equal pictures are equal files.
-        figure.savefig(temporary, dpi=150, format="png", metadata={"Software": None})
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        figure.savefig(beside, dpi=150, format="png", metadata={"Software": None})
     return path
 
 

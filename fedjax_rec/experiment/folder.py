@@ -12,13 +12,13 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
+
+from ..files import whole
 
 # Keys that do not change what a run computes: a run may be resumed with others.
 FREE = ("rounds", "checkpoint_every", "audit", "name", "threads", "memory_budget")
@@ -111,16 +111,12 @@ class RunFolder:
         self._write("summary.json", (_json(summary, indent=2) + "\n").encode())
 
     def write_per_user(self, **arrays: np.ndarray) -> None:
-        beside = self.path / ".per_user.npz"
-        with _gone_on_failure(beside), open(beside, "wb") as file:
+        with whole(self.path / "per_user.npz") as beside, open(beside, "wb") as file:
             np.savez_compressed(file, allow_pickle=False, **arrays)
-        os.replace(beside, self.path / "per_user.npz")
 
     def _write(self, name: str, data: bytes) -> None:
-        beside = self.path / f".{name}"
-        with _gone_on_failure(beside):
+        with whole(self.path / name) as beside:
             beside.write_bytes(data)
-        os.replace(beside, self.path / name)
 
 
 def _json(value: Any, indent: int | None = None) -> str:
@@ -132,15 +128,6 @@ def _json(value: Any, indent: int | None = None) -> str:
         return None if isinstance(x, float) and not math.isfinite(x) else x
 
     return json.dumps(strict(value), indent=indent, allow_nan=False)
-
-
-@contextmanager
-def _gone_on_failure(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError:
-        path.unlink(missing_ok=True)
-        raise
 
 
 def _differences(a: Any, b: Any, path: str = "") -> set[str]:

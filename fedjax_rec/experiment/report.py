@@ -4,7 +4,6 @@ Every metric is the TEST value at the round that was best on validation (`best` 
 never the best test round.
 """
 
-import os
 import subprocess
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from rich.table import Table
 
 from fedjax_rec.experiment.reading import KIB_UP, RANKING, Group, Run, find_runs, group, number
+from fedjax_rec.files import whole
 
 MIB = 2**20
 
@@ -95,14 +95,9 @@ def title(metric: str) -> str:
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Write a whole file or nothing: to a temporary name beside it, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text.rstrip() + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write a whole file or nothing."""
+    with whole(path) as beside:
+        beside.write_text(text.rstrip() + "\n", encoding="utf-8")
     return path
 
 

@@ -25,4 +25,5 @@ def with_section(page: Path, title: str, lines: Sequence[str]) -> str:
     inside, found, after = rest.partition(last)
     if not found or "<!-- section: " in inside:
         raise ValueError(f"{page} lacks {last!r}; put it back where the section ends.")
-    return f"{before}{body}{after.lstrip(chr(10)) and chr(10) + after.lstrip(chr(10))}"
+    below = after.lstrip("\n")
+    return before + body + (f"\n{below}" if below else "")

@@ -4,7 +4,7 @@
   hr@10: [0.72, 0.02]            # value, tolerance: inside if |mean - value| <= tolerance
   ndcg@10: {at_least: 0.42}      # or at_most
   source: issue 2
-  note: printed below the table # optional
+  note: printed below the table # optional; a target may be a note alone
 """
 
 from collections.abc import Mapping
@@ -80,7 +80,7 @@ def _target(entry: Any, where: str) -> Target:
     if unknown:
         raise ValueError(f"{where}: match names {unknown[0]!r}; use {', '.join(FIELDS)}.")
     rest = {key: value for key, value in entry.items() if key not in ("match", "source", "note")}
-    if not rest:
+    if not rest and "note" not in entry:
         raise ValueError(f"{where} has no goal; write hr@10: [value, tolerance].")
     goals = {str(key): _goal(value, f"{where}: {key}") for key, value in rest.items()}
     said = (str(entry.get(key, "")) for key in ("source", "note"))

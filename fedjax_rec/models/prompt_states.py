@@ -12,7 +12,6 @@ share a batch. They may be kept in a folder, one file a prompt, for the next run
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from ..files import whole
 from .llama import Llama, some
 
 BATCH, ROUNDED = 16, 16  # prompts of a batch, and what their length is rounded up to
@@ -111,7 +111,5 @@ def _half(x: np.ndarray) -> np.ndarray:
 
 def _write(file: Path, x: np.ndarray) -> None:
     """Whole or not at all: another run may read it."""
-    scratch = file.with_suffix(f".{os.getpid()}")
-    with open(scratch, "wb") as out:
+    with whole(file) as beside, open(beside, "wb") as out:
         np.save(out, x)
-    os.replace(scratch, file)

@@ -244,6 +244,14 @@ def test_what_a_target_notes_stands_below_the_table(runs, tmp_path):
     assert ": It leaks.\n" in path.read_text()
 
 
+def test_a_target_may_be_a_note_alone(runs, tmp_path):
+    text = "- match: {data: ml-100k, negatives: paper}\n  source: here\n  note: It leaks."
+    [path] = results([runs], targets(tmp_path, text), tmp_path / "results.md")
+    noted = cells(path.read_text())[0]
+    assert (noted["target"], noted["source"], noted["verdict"]) == ("", "here", "")
+    assert ": It leaks.\n" in path.read_text()
+
+
 def test_results_hold_runs_against_targets(runs, tmp_path):
     values = {
         m: [best(runs / f"paper/seed{s}", m) for s in (1, 2, 3)] for m in ("hr@10", "ndcg@10")
