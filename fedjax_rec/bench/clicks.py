@@ -11,14 +11,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from .. import aggregate, clients, data, models, simulate, strategies
-from ..types import Cohort
 from .row import Row
 from .timing import Timing, repeat
+from .whole_round import whole_round
 
 CLIENTS, EACH, WIDTH = 4096, 16, 32
 
@@ -42,18 +40,8 @@ def measured(num_rows: int, uniform: bool = False, times: int = 5) -> tuple[Timi
         model, data.examples(), optimizer=clients.sgd(0.1), batch_size=EACH,
         aggregator=aggregate.mean(),
     )  # fmt: skip
-    ids = jnp.arange(CLIENTS, dtype=jnp.int32)
-    state = strategy.init(jax.random.key(0), CLIENTS)
-    one = jax.jit(lambda k, s, d: strategy.round(k, s, Cohort(ids, d)), donate_argnums=1)
-    compiled: Any = one.lower(jax.random.key(0), state, store).compile()
-
-    def call():
-        nonlocal state
-        state, info = compiled(jax.random.key(0), state, store)
-        return state.shared, info
-
-    timing = repeat(call, times)
-    return timing, compiled.memory_analysis(), len(np.unique(given.fields["ids"]))
+    call, memory = whole_round(strategy, store)
+    return repeat(call, times), memory, len(np.unique(given.fields["ids"]))
 
 
 def clicks() -> Iterator[Row]:

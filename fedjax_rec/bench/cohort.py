@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 
 from .. import aggregate, data, models, simulate, strategies
-from ..types import Cohort
 from .row import Row
 from .tables import store
 from .timing import repeat
+from .whole_round import whole_round
 
 CLIENTS, ITEMS, EACH, WIDTH, NEGATIVES = 10_240, 3_416, 100, 32, 4
 
@@ -41,15 +41,7 @@ def cohort() -> Iterator[Row]:
     held = store(CLIENTS, ITEMS, EACH)
     model = models.fedmf(ITEMS, width=WIDTH)
     strategy = strategies.fedmf(model, data.pointwise(NEGATIVES), aggregator=aggregate.mean())
-    ids = jnp.arange(CLIENTS, dtype=jnp.int32)
-    state = strategy.init(jax.random.key(0), CLIENTS)
-    one = jax.jit(lambda k, s, d: strategy.round(k, s, Cohort(ids, d)), donate_argnums=1)
-
-    def call():
-        nonlocal state
-        state, info = one(jax.random.key(0), state, held)
-        return state.shared, info
-
+    call, _ = whole_round(strategy, held)
     timing = repeat(call, 5)
     bandwidth = copy_bandwidth()
     moved = CLIENTS * EACH * (1 + NEGATIVES) * WIDTH * 4 * 2

@@ -8,17 +8,15 @@ over the bytes of the touched rows.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from .. import aggregate, data, models, simulate, strategies
 from ..data.negatives import exclusion
-from ..types import Cohort
 from .row import Row
 from .timing import Timing, repeat
+from .whole_round import whole_round
 
 WIDTH, NEGATIVES = 64, 4
 
@@ -43,19 +41,9 @@ def measured(clients: int, items: int, each: int, times: int = 9) -> tuple[Timin
     strategy = strategies.fedmf(
         model, data.pointwise(NEGATIVES), batch_size=64, aggregator=aggregate.mean()
     )
-    ids = jnp.arange(clients, dtype=jnp.int32)
-    state = strategy.init(jax.random.key(0), clients)
-    one = jax.jit(lambda k, s, d: strategy.round(k, s, Cohort(ids, d)), donate_argnums=1)
-    compiled: Any = one.lower(jax.random.key(0), state, held).compile()
-
-    def call():
-        nonlocal state
-        state, info = compiled(jax.random.key(0), state, held)
-        return state.shared, info
-
+    call, memory = whole_round(strategy, held)
     timing = repeat(call, times)
-    temporary = compiled.memory_analysis().temp_size_in_bytes
-    return timing, temporary, clients * each * (1 + NEGATIVES) * WIDTH * 4
+    return timing, memory.temp_size_in_bytes, clients * each * (1 + NEGATIVES) * WIDTH * 4
 
 
 def tables() -> Iterator[Row]:
