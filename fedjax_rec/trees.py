@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -83,3 +84,25 @@ def nbytes(tree: PyTree) -> int:
     """Bytes of all leaves, from shapes alone (arrays or `jax.ShapeDtypeStruct`)."""
 
     return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def named(tree: PyTree) -> dict[str, Any]:
+    """The leaves of `tree` by their key path, such as "['project'].kernel"."""
+    return {jax.tree_util.keystr(path): x for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def with_values(tree: PyTree, values: Mapping[str, Any]) -> PyTree:
+    """`tree` with the leaves that `values` has by key path; raises ValueError for one of another
+    shape."""
+
+    def leaf(path, x):
+        name = jax.tree_util.keystr(path)
+        value = values.get(name, x)
+        if value.shape != x.shape:
+            raise ValueError(
+                f"{name} is {list(x.shape)} and its value to start from {list(value.shape)}; use "
+                "the same sizes, users and items."
+            )
+        return value if value is x else jnp.asarray(value, x.dtype)
+
+    return jax.tree_util.tree_map_with_path(leaf, tree)

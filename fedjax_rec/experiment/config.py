@@ -122,6 +122,7 @@ class Config:
     audit: int
     threads: int
     memory_budget: str | int | None
+    start_from: str | None
     plain: dict[str, Any]
 
 
@@ -168,6 +169,7 @@ def read(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
         audit=made.audit,
         threads=made.threads,
         memory_budget=made.memory_budget,
+        start_from=made.start_from,
         plain=plain,
     )
 
@@ -197,6 +199,7 @@ def _parser(factories, paths) -> ArgumentParser:
     parser.add_argument("--audit", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--memory_budget", type=str | int | None, default=None)
+    parser.add_argument("--start_from", type=str | None, default=None)
     parser.add_class_arguments(Data, "data")
     parser.add_class_arguments(Evaluation, "evaluation")
     for part, factory in factories.items():

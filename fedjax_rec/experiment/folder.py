@@ -25,8 +25,9 @@ FREE = ("rounds", "checkpoint_every", "audit", "name", "threads", "memory_budget
 
 
 def fingerprint(plain: dict[str, Any]) -> str:
-    """Twelve digits that tell configurations apart which give different numbers."""
-    kept = {k: v for k, v in plain.items() if k not in FREE}
+    """Twelve digits that tell configurations apart which give different numbers; a key that is None
+    is as if it was not there."""
+    kept = {k: v for k, v in plain.items() if k not in FREE and v is not None}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from .. import data, simulate
 from ..types import Strategy
 from .config import Config, ConfigError
+from .start import start_from
 
 
 def prepare_examples(
@@ -41,7 +42,8 @@ def prepare_examples(
             f"model={config.plain['model']['class_path']} predicts no labelled examples; give it "
             "a method predict(batch) -> logits."
         )
-    strategy = config.make_strategy(model, config.examples, None)
+    model, started = start_from(config, model)
+    strategy = started(config.make_strategy(model, config.examples, None))
     if strategy.score is not None:
         raise ConfigError(
             f"strategy={config.plain['strategy']['class_path']} scores items in its own way and "

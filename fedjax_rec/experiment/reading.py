@@ -57,8 +57,12 @@ class Run:
         return totals["bytes_up"] / (totals["rounds"] * clients.mean()) if clients.size else 0.0
 
     def setting(self) -> dict[str, Any]:
-        """The configuration without the keys that change no result, and without seeds."""
-        return _without_seeds({k: v for k, v in self.config.items() if k not in LABELS})
+        """The configuration without the keys that change no result, and without seeds, also at the
+        end of the folder that it starts from."""
+        kept = {k: v for k, v in self.config.items() if k not in LABELS}
+        if kept.get("start_from"):
+            kept["start_from"] = kept["start_from"].removesuffix(f"-{self.summary['seed']}")
+        return _without_seeds(kept)
 
 
 @dataclass(frozen=True)

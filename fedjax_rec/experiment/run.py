@@ -28,6 +28,7 @@ from .config import Config, ConfigError, part
 from .folder import RunFolder
 from .labelled import prepare_examples
 from .progress import Bar
+from .start import start_from
 
 
 class Stopped(Exception):
@@ -81,7 +82,8 @@ def prepare(config: Config) -> Experiment:
     )
     own = config.evaluation.of == "personal"
     probe = evaluate.probe_clients(protocol, parts) if own else None
-    strategy = config.make_strategy(model, config.examples, probe)
+    model, started = start_from(config, model)
+    strategy = started(config.make_strategy(model, config.examples, probe))
     if own:
         measure = simulate.personal(protocol, parts)
     else:

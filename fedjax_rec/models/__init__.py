@@ -27,6 +27,7 @@ from .prunable import prunable
 from .rehomed import frozen_at, private_at, with_core
 from .roles import Frozen, Private, PrivateRows, Rows, from_nnx
 from .sasrec import sasrec
+from .started import started
 from .text_encoder import text_encoder
 from .text_tower import text_and_rows, text_tower
 
@@ -38,6 +39,6 @@ __all__ = [
     "gpfedrec_rows", "gru4rec", "guided", "hashed", "hstu", "in_dtype", "llama", "load_llama",
     "lora", "masked_mean", "mlp", "mutual", "neumf", "next_title", "pfedrec",
     "private_at", "prunable", "quantised", "quotient_remainder", "random_bert", "rows_each",
-    "sampled_bce", "sampled_softmax", "sasrec", "sentences", "squared_error", "tallrec",
+    "sampled_bce", "sampled_softmax", "sasrec", "sentences", "squared_error", "started", "tallrec",
     "text_and_rows", "text_encoder", "text_tower", "with_core", "yes_no", "yes_no_above",
 ]  # fmt: skip

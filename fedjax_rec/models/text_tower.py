@@ -103,6 +103,7 @@ def text_tower(
     members: int = 1,
     titles: Sequence[str] | None = None,
     weights: str = "minilm",
+    length: int = 128,
     components: int = 64,
     layers: Sequence[int] = (),
     width: int = 32,
@@ -111,13 +112,14 @@ def text_tower(
 ) -> Model:
     """Items by their text alone.
 
-    titles: I texts. weights: whose embeddings, see `bert.sentences`. components: of the whitened
-    embeddings. layers: widths inside the projector, () for a linear one. scale: deviation of the
-    first vectors of users and items. Raises ValueError without a text for each item.
+    titles: I texts. weights: whose embeddings, of the first `length` tokens, see `bert.sentences`.
+    components: of the whitened embeddings. layers: widths inside the projector, () for a linear
+    one. scale: deviation of the first vectors of users and items. Raises ValueError without a text
+    for each item.
     """
     return _tower(
-        "text_tower", num_items, members, titles, weights, components, layers, width, scale,
-        objective, item=False,
+        "text_tower", num_items, members, titles, weights, length, components, layers, width,
+        scale, objective, item=False,
     )  # fmt: skip
 
 
@@ -126,6 +128,7 @@ def text_and_rows(
     members: int = 1,
     titles: Sequence[str] | None = None,
     weights: str = "minilm",
+    length: int = 128,
     components: int = 64,
     layers: Sequence[int] = (),
     width: int = 32,
@@ -135,20 +138,31 @@ def text_and_rows(
     """Items by their text and a shared row [D] of their own, first zero. Arguments as of
     `text_tower`; an item that nobody trained on scores as there."""
     return _tower(
-        "text_and_rows", num_items, members, titles, weights, components, layers, width, scale,
-        objective, item=True,
+        "text_and_rows", num_items, members, titles, weights, length, components, layers, width,
+        scale, objective, item=True,
     )  # fmt: skip
 
 
 def _tower(
-    name, num_items, members, titles, weights, components, layers, width, scale, objective, item
+    name,
+    num_items,
+    members,
+    titles,
+    weights,
+    length,
+    components,
+    layers,
+    width,
+    scale,
+    objective,
+    item,
 ):
     texts = described(name, titles, num_items)
     positive(name, "width", width)
     positive(name, "scale", scale)
     for size in layers:
         positive(name, "layers", size)
-    embeddings, objective = sentences(texts, weights), objective or bce()
+    embeddings, objective = sentences(texts, weights, length), objective or bce()
     mean, matrix = whitening(embeddings, components)
     text = (embeddings - mean) @ matrix
     return from_nnx(

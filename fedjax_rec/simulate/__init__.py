@@ -1,7 +1,7 @@
 """Runs: cohorts, the loop, what is measured, audits of bytes, and checkpoints."""
 
 from .audit import audit
-from .checkpoint import Checkpoints, last_saved
+from .checkpoint import Checkpoints, Parameters, last_saved, parameters
 from .cohorts import Cohorts, available, dropout, fixed, full, poisson, uniform
 from .device import configure
 from .forecast import Forecast, forecast
@@ -15,6 +15,7 @@ __all__ = [
     "Diverged",
     "Forecast",
     "Measure",
+    "Parameters",
     "Program",
     "Progress",
     "aggregated",
@@ -28,6 +29,7 @@ __all__ = [
     "full",
     "last_saved",
     "on_examples",
+    "parameters",
     "personal",
     "poisson",
     "program",

@@ -8,19 +8,46 @@ checkpoint is whole or not there.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from ..trees import named
 from ..types import State
 
 
 def _named(state: State) -> dict:
     """The leaves by path, without the empty ones, which orbax does not save."""
-    leaves = jax.tree_util.tree_leaves_with_path(state)
-    return {jax.tree_util.keystr(path): x for path, x in leaves if x.size}
+    return {name: x for name, x in named(state).items() if x.size}
+
+
+class Parameters(NamedTuple):
+    """What a run has learned, by key path. shared: of the server's model. private: [N, ...]."""
+
+    shared: dict[str, np.ndarray]
+    private: dict[str, np.ndarray]
+
+
+def parameters(run: Path | str) -> Parameters:
+    """The parameters at the last checkpoint of a run folder, whatever configuration made it, for
+    `models.started` and `strategies.started`.
+
+    Raises FileNotFoundError where there is no checkpoint.
+    """
+    folder = Path(run).absolute() / "checkpoints"
+    step = last_saved(folder)
+    if not step:
+        raise FileNotFoundError(f"{run}: no run with a checkpoint; give the folder of a run.")
+    with ocp.CheckpointManager(folder) as manager:
+        items = ocp.args.Composite(state=ocp.args.StandardRestore())
+        found = manager.restore(step, args=items)["state"]
+    of = lambda part: {
+        name.removeprefix(part): np.asarray(x) for name, x in found.items() if name.startswith(part)
+    }
+    return Parameters(of(".shared"), of(".private"))
 
 
 def last_saved(folder: Path | str) -> int:

@@ -62,6 +62,7 @@ from .recipes import (
 from .selection import over_selected, over_selection, selecting, selective
 from .server import from_optax, scheduled_step, step
 from .shared_gradients import fedsgd, fsvrg, mime, mime_lite
+from .started import started
 from .two_trip import power_sgd
 from .user_graph import (
     Neighbours,
@@ -87,6 +88,6 @@ __all__ = [
     "memory_budget", "metropolis", "mime", "mime_lite", "model_swapping", "nearest", "oort",
     "over_selected", "over_selection", "pairs", "per_fedavg", "periodic", "pfedme", "pfedrec",
     "power_of_choice", "power_sgd", "prune_fl", "pruning", "ptf_fedrec", "reptile", "ring",
-    "rolora", "scaffold", "scheduled_step", "selecting", "selective", "step", "stochastic_step",
-    "torus", "traced_clock",
+    "rolora", "scaffold", "scheduled_step", "selecting", "selective", "started", "step",
+    "stochastic_step", "torus", "traced_clock",
 ]  # fmt: skip

@@ -307,3 +307,19 @@ def test_compressed_runs_resume_audit_and_count_both_ways(place, without_figures
     for record in found:
         assert record["bytes_up_per_client"] == record["bytes_up"] / 20
         assert record["bytes_down_per_client"] == record["bytes_down"] / 20
+
+
+def test_a_run_starts_from_another(place):
+    assert run(place, "first") == 0
+    start = "--start_from", str(place / "first")
+    assert run(place, "second", *start, "--rounds", "1") == 0
+    first, second = (records(place / name)[0] for name in ("first", "second"))
+    assert second["loss"] < first["loss"]
+    assert run(place, "second", "--rounds", "1") == 2, "another configuration"
+
+
+def test_a_start_that_is_no_run_is_named(place, capsys):
+    assert run(place, "nowhere", "--start_from", str(place / "missing")) == 2
+    line = capsys.readouterr().err.strip()
+    assert line.count("\n") == 0 and "start_from=" in line and "no run with a checkpoint" in line
+    assert not (place / "nowhere").exists()

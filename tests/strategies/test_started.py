@@ -1,0 +1,87 @@
+"""A run that begins where another ended: what both have is taken to the bit, the rest begins anew,
+and state that a strategy derives from the model follows."""
+
+import jax
+import numpy as np
+import pytest
+
+from fedjax_rec import clients, data, models, simulate, strategies, trees
+
+KEY = jax.random.key(0)
+
+
+@pytest.fixture(scope="module")
+def packed():
+    found = data.synthetic(num_users=12, num_items=20, interactions_per_user=6, seed=0)
+    return data.pack(data.leave_one_out()(found), evaluation_negatives=0)
+
+
+def federation(packed, start=None, maker=models.fedmf, recipe=strategies.fedavg):
+    model = maker(packed.num_items, width=4)
+    model = models.started(model, start.shared) if start else model
+    strategy = recipe(model, data.pointwise(2), optimizer=clients.sgd(0.5))
+    return strategies.started(strategy, start.private) if start else strategy
+
+
+@pytest.fixture(scope="module")
+def trained(packed, tmp_path_factory):
+    """(folder of a run, its last state)."""
+    strategy = federation(packed)
+    *_, last = simulate.simulate(strategy, packed.store, 3, KEY)
+    run = tmp_path_factory.mktemp("run")
+    checkpoints = simulate.Checkpoints(run / "checkpoints", "whatever")
+    checkpoints.save(3, last.state)
+    checkpoints.close()
+    return run, jax.device_get(last.state)
+
+
+def test_a_run_begins_with_what_another_learned(packed, trained):
+    run, last = trained
+    other = jax.random.key(9)
+    state = federation(packed, simulate.parameters(run)).init(other, packed.num_clients)
+    for part in ("shared", "private"):
+        found, wanted = (trees.named(getattr(x, part)) for x in (state, last))
+        assert found.keys() == wanted.keys()
+        for name, value in wanted.items():
+            np.testing.assert_array_equal(found[name], value, err_msg=name)
+    assert int(state.round) == 0
+
+
+def test_what_the_other_run_lacks_begins_anew(packed, trained):
+    run, last = trained
+    found = simulate.parameters(run)
+    start = found._replace(private={})
+    state = federation(packed, start).init(KEY, packed.num_clients)
+    fresh = federation(packed).init(KEY, packed.num_clients)
+    for name, value in trees.named(fresh.private).items():
+        np.testing.assert_array_equal(trees.named(state.private)[name], value)
+    for name, value in trees.named(last.shared).items():
+        np.testing.assert_array_equal(trees.named(state.shared)[name], value)
+
+
+def test_what_a_strategy_keeps_of_the_model_follows(packed, trained):
+    run, last = trained
+    swapping = federation(packed, simulate.parameters(run), recipe=strategies.model_swapping)
+    state = swapping.init(KEY, packed.num_clients)
+    table = trees.named(last.shared)
+    copies = [x for x in jax.tree.leaves(state) if x.shape[1:] == (packed.num_items, 4)]
+    assert copies, "each client has a model"
+    for copy in copies:
+        np.testing.assert_array_equal(copy[3], next(iter(table.values())))
+
+
+def test_other_shapes_and_strangers_are_refused(packed, trained):
+    found = simulate.parameters(trained[0])
+    wide = models.fedmf(packed.num_items, width=5)
+    with pytest.raises(ValueError, match=r"is \[20, 5\] and its value to start from \[20, 4\]"):
+        models.started(wide, found.shared)
+    with pytest.raises(ValueError, match=r"started\(values\) has .* and the model"):
+        models.started(wide, {"['nowhere']": np.zeros(3)})
+    fewer = federation(packed, found)
+    with pytest.raises(ValueError, match="the same sizes, users and items"):
+        fewer.init(KEY, packed.num_clients - 1)
+
+
+def test_a_folder_without_a_run(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no run with a checkpoint"):
+        simulate.parameters(tmp_path / "nothing")
