@@ -166,7 +166,7 @@ def as_local(optimizer: Local | optax.GradientTransformation) -> Local:
     )
 
 
-def groups(optimizers: Mapping[str, Local | optax.GradientTransformation]) -> Local:
+def groups(optimizers: Mapping[str, Local | Transform]) -> Local:
     """One optimizer for each group of parameters, all stepping on the same gradient.
 
     Names are `private`, `shared`, an attribute of the model (`item`, `readout`) or a path from
