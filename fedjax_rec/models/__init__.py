@@ -30,6 +30,7 @@ from .sasrec import sasrec
 from .started import started
 from .text_encoder import text_encoder
 from .text_tower import text_and_rows, text_tower
+from .unisrec import unisrec
 
 __all__ = [
     "BertSizes", "DoRA", "Embedding", "Frozen", "ItemLoss", "Llama", "LlamaSize", "LoRA",
@@ -40,5 +41,5 @@ __all__ = [
     "lora", "masked_mean", "mlp", "mutual", "neumf", "next_title", "pfedrec",
     "private_at", "prunable", "quantised", "quotient_remainder", "random_bert", "rows_each",
     "sampled_bce", "sampled_softmax", "sasrec", "sentences", "squared_error", "started", "tallrec",
-    "text_and_rows", "text_encoder", "text_tower", "with_core", "yes_no", "yes_no_above",
+    "text_and_rows", "text_encoder", "text_tower", "unisrec", "with_core", "yes_no", "yes_no_above",
 ]  # fmt: skip

@@ -23,7 +23,7 @@ from .dropping import dropout, seeds
 from .layers import linear
 from .next_item import ItemLoss, sampled_softmax
 from .roles import from_nnx
-from .sasrec import SASRec, check, norm
+from .sasrec import SASRec, check, drawn_items, norm
 
 
 class Layer(nnx.Module):
@@ -66,4 +66,7 @@ def hstu(
     check("hstu", width, length, layers, heads, dropout)
     loss = loss or sampled_softmax()
     layer = lambda rngs: Layer(width, length, heads, dropout, rngs, (layers,))
-    return from_nnx(lambda rngs: SASRec(num_items, width, length, layer, dropout, loss, rngs))
+    item = lambda rngs: drawn_items(num_items, width, loss, rngs)
+    return from_nnx(
+        lambda rngs: SASRec(item(rngs), num_items, width, length, layer, dropout, loss, rngs)
+    )

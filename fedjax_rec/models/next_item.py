@@ -62,9 +62,10 @@ def read_last(model, history) -> jax.Array:
     return model.states(model.item[jnp.maximum(history, 0)], history >= 0)[-1]
 
 
-def score_rows(model, items, user, reading) -> jax.Array:
-    """Its method `score`: inner products of what was read with the rows of `items`."""
-    return model.item[items] @ reading
+def score_rows(model, items, user, reading, prepared=None) -> jax.Array:
+    """Its method `score`: inner products of what was read with the rows of `items`; prepared: all
+    of them, where they are made of something."""
+    return (model.item if prepared is None else prepared)[items] @ reading
 
 
 def gbce(t: float = 0.75) -> ItemLoss:

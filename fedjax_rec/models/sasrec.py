@@ -58,15 +58,20 @@ def norm(width: int, lead=()) -> LayerNorm:
 
 
 class SASRec(nnx.Module):
-    """layers(rngs): a stack of the layers that attend, see `layers.stacked`."""
+    """item: what gives the rows of ids. layers(rngs): a stack of the layers that attend, see
+    `layers.stacked`."""
 
-    def __init__(self, num_items, width, length, layers, rate, loss, rngs):
-        draw = lambda *shape: 0.02 * jax.random.normal(rngs.params(), shape)
-        self.item = item_table(draw(num_items, width), loss, ("inputs", "targets"))
-        self.position = nnx.Param(draw(length, width))
+    def __init__(self, item, num_items, width, length, layers, rate, loss, rngs):
+        self.item = item
+        self.position = nnx.Param(0.02 * jax.random.normal(rngs.params(), (length, width)))
         self.layers = layers(rngs)
         self.norm = norm(width)
         self.rate, self.objective, self.num_items = rate, loss, num_items
+
+    @property
+    def prepare(self):
+        """None for a table, whose rows are at hand."""
+        return getattr(self.item, "all", None)
 
     def states(self, rows, real, seed=None):
         """[..., L, D] of item rows [..., L, D] and bool[..., L]."""
@@ -76,6 +81,12 @@ class SASRec(nnx.Module):
         return self.norm(x)
 
     loss, read, score = loss_of_next, read_last, score_rows
+
+
+def drawn_items(num_items: int, width: int, loss: ItemLoss, rngs) -> nnx.Param:
+    """A row [D] of its own for each item."""
+    values = 0.02 * jax.random.normal(rngs.params(), (num_items, width))
+    return item_table(values, loss, ("inputs", "targets"))
 
 
 def positioned(rows: jax.Array, positions: jax.Array) -> jax.Array:
@@ -116,7 +127,10 @@ def sasrec(
     check("sasrec", width, length, layers, heads, dropout)
     loss = loss or sampled_softmax()
     block = lambda rngs: Block(width, width, heads, dropout, jax.nn.relu, rngs, (layers,))
-    return from_nnx(lambda rngs: SASRec(num_items, width, length, block, dropout, loss, rngs))
+    item = lambda rngs: drawn_items(num_items, width, loss, rngs)
+    return from_nnx(
+        lambda rngs: SASRec(item(rngs), num_items, width, length, block, dropout, loss, rngs)
+    )
 
 
 def check(where: str, width, length, layers, heads, dropout) -> None:

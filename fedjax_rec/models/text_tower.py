@@ -157,17 +157,30 @@ def _tower(
     objective,
     item,
 ):
-    texts = described(name, titles, num_items)
     positive(name, "width", width)
     positive(name, "scale", scale)
     for size in layers:
         positive(name, "layers", size)
-    embeddings, objective = sentences(texts, weights, length), objective or bce()
-    mean, matrix = whitening(embeddings, components)
-    text = (embeddings - mean) @ matrix
+    text = whitened(name, titles, num_items, weights, length, components)
+    objective = objective or bce()
     return from_nnx(
         lambda rngs: TextTower(text, members, width, layers, scale, item, objective, rngs)
     )
+
+
+def whitened(
+    name: str,
+    titles: Sequence[str] | None,
+    num_items: int,
+    weights: str,
+    length: int,
+    components: int,
+) -> np.ndarray:
+    """float32[I, components] of the first `length` tokens of `titles`. Raises ValueError as
+    `described`."""
+    embeddings = sentences(described(name, titles, num_items), weights, length)
+    mean, matrix = whitening(embeddings, components)
+    return (embeddings - mean) @ matrix
 
 
 def described(name: str, titles: Sequence[str] | None, num_items: int) -> list[str]:

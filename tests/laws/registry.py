@@ -338,6 +338,10 @@ MODELS = {
     ),
     "gru4rec()": (lambda n, m: models.gru4rec(n, m, width=8, hidden=6), "sequences(6, 4)"),
     "hstu()": (lambda n, m: models.hstu(n, m, width=8, length=6, layers=1), "sequences(6, 4)"),
+    "unisrec()": (
+        lambda n, m: models.unisrec(n, m, **text(n), width=8, length=6, layers=1, dropout=0.1),
+        "sequences(6, 4)",
+    ),
     "yes_no(2 layers)": (
         lambda n, m: models.yes_no(tiny_llama.decoder(n + 1), (0, 1), rank=4),
         "pointwise(4, as prompts)",

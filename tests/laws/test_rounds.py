@@ -267,7 +267,7 @@ SLOW = {"gmf()", "mlp()", "fedmf(bce)"}  # NeuMF holds two of them, other tests 
 # SASRec stands for them; tests/models/test_sequential.py trains each.
 SLOW |= {"text_tower()", "text_and_rows()", "text_encoder(private B)"}
 SLOW |= {"yes_no(2 layers)", "tallrec()", "next_title()"}  # the others stand for them
-SLOW |= {"sasrec(full_softmax)", "bert4rec(gbce)", "gru4rec()", "hstu()"}
+SLOW |= {"sasrec(full_softmax)", "bert4rec(gbce)", "gru4rec()", "hstu()", "unisrec()"}
 SLOW |= {"dlrm(rows_each)", "dcn(hashed)"}  # of click models one is enough
 
 

@@ -13,7 +13,7 @@ from fedjax_rec.models.adapters import freeze, linears, lora
 from fedjax_rec.models.dropping import dropout, seeds
 from fedjax_rec.models.gru4rec import GRU, GRU4Rec
 from fedjax_rec.models.hstu import Layer
-from fedjax_rec.models.sasrec import Block, SASRec
+from fedjax_rec.models.sasrec import Block, SASRec, drawn_items
 
 ITEMS, WIDTH, LENGTH = 12, 8, 5
 KEY = jax.random.key(3)
@@ -22,12 +22,14 @@ RNG = np.random.default_rng(0)
 
 def sasrec(loss, rngs):
     layers = lambda r: Block(WIDTH, WIDTH, 2, 0.0, jax.nn.relu, r, (2,))
-    return SASRec(ITEMS, WIDTH, LENGTH, layers, 0.0, loss, rngs)
+    item = drawn_items(ITEMS, WIDTH, loss, rngs)
+    return SASRec(item, ITEMS, WIDTH, LENGTH, layers, 0.0, loss, rngs)
 
 
 def hstu(loss, rngs):
     layers = lambda r: Layer(WIDTH, LENGTH, 2, 0.0, r, (2,))
-    return SASRec(ITEMS, WIDTH, LENGTH, layers, 0.0, loss, rngs)
+    item = drawn_items(ITEMS, WIDTH, loss, rngs)
+    return SASRec(item, ITEMS, WIDTH, LENGTH, layers, 0.0, loss, rngs)
 
 
 def compiled(f):

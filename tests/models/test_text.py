@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "laws"))
 import tiny_bert
 
 ITEMS, WIDTH, MEMBERS, COMPONENTS = 20, 4, 3, 5
-RNG = np.random.default_rng(0)
+RNG, KEY = np.random.default_rng(0), jax.random.key(0)
 BATCH = {
     "items": jnp.int32([3, 7, 3, 19, 0]),
     "labels": jnp.float32([1, 0, 0, 1, 1]),
@@ -206,3 +207,35 @@ def test_bad_input_in_one_line(tmp_path):
     for call, message in wrong:
         with pytest.raises(ValueError, match=message):
             call()
+
+
+def test_unisrec_is_sasrec_whose_rows_are_projected_texts():
+    sizes = dict(width=WIDTH, length=5, layers=1, dropout=0.0)
+    folder, titles = str(tiny_bert.folder()), tiny_bert.titles(ITEMS)
+    texts = models.unisrec(ITEMS, 1, titles, folder, components=COMPONENTS, scale=0.5, **sizes)
+    table = models.sasrec(ITEMS, **sizes)
+    shared, _ = drawn(texts)
+    part = shared["item"]["project"]["layers"]["0"]
+    rows = np.asarray(shared["item"]["text"].value) @ part["kernel"] + part["bias"]
+    rest = {name: value for name, value in shared.items() if name != "item"}
+    like = table.init(jax.random.key(0))[0]
+    with_rows = {**rest, "item": replace(like["item"], values=jnp.float32(rows))}
+    history = jnp.int32([-1, 7, 7, 2, 19])
+
+    def scores(model, shared):
+        read = model.read(shared, {}, history)
+        return model.score(model.prepare(shared) if model.prepare else shared, read, slice(None), 0)
+
+    expected = compiled(partial(scores, table))(with_rows)
+    np.testing.assert_allclose(compiled(partial(scores, texts))(shared), expected, rtol=1e-4)
+    batch = {
+        "inputs": jnp.int32([[3, 7, 3, 19, 0]]),
+        "targets": jnp.int32([[7, 3, 19, 0, 4]]),
+        "negatives": jnp.int32([[1, 2, 8]]),
+        "real": jnp.ones((1, 5)),
+        "mask": jnp.ones(1),
+    }
+    ids = [batch[name] for name in ("inputs", "targets", "negatives")]
+    taken = Gathered(tuple(ids), tuple(jnp.float32(rows)[i] for i in ids), like["item"].fields)
+    loss = lambda model, shared: compiled(lambda: model.loss(shared, {}, batch, KEY))()
+    np.testing.assert_allclose(loss(texts, shared), loss(table, {**rest, "item": taken}), rtol=1e-5)
