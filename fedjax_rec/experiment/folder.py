@@ -1,8 +1,9 @@
 """A run folder: `config.yaml`, `metrics.jsonl`, `summary.json`, `per_user.npz`, `figures/`,
 `checkpoints/`.
 
-Files are replaced whole (written beside, then renamed). `metrics.jsonl` grows by whole lines, each
-forced to disk; what a kill left half-written is cut off on resuming.
+One process at a time runs in it. Files are replaced whole (written beside, then renamed).
+`metrics.jsonl` grows by whole lines, each forced to disk; what a kill left half-written is cut off
+on resuming.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from typing import Any
 
 import numpy as np
 import yaml
+from filelock import FileLock, Timeout
 
 from ..files import whole
 
+LOCK = ".lock"
 # Keys that do not change what a run computes: a run may be resumed with others.
 FREE = ("rounds", "checkpoint_every", "audit", "name", "threads", "memory_budget")
 
@@ -42,6 +45,7 @@ class RunFolder:
         self.plain = plain
         self.fingerprint = fingerprint(plain)
         self.overwrite = overwrite
+        self.lock = FileLock(self.path / LOCK, blocking=False)
         existing = self._existing()
         if existing is not None and not overwrite and fingerprint(existing) != self.fingerprint:
             different = sorted(_differences(existing, plain))
@@ -51,14 +55,27 @@ class RunFolder:
             )
 
     def begin(self) -> None:
-        """Makes the folder, cleared of an earlier run where `overwrite`, with its `config.yaml`."""
+        """Makes the folder, cleared of an earlier run where `overwrite`, with its `config.yaml`,
+        and holds it until `release`. Raises ValueError where another process does."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.lock.acquire()
+        except Timeout:
+            raise ValueError(
+                f"--out {self.path}: another process runs there; wait for it, or use another "
+                "folder."
+            ) from None
         if self.overwrite:
             for name in ("checkpoints", "figures"):
                 shutil.rmtree(self.path / name, ignore_errors=True)
             for name in ("metrics.jsonl", "summary.json", "per_user.npz"):
                 (self.path / name).unlink(missing_ok=True)
-        self.path.mkdir(parents=True, exist_ok=True)
         self._write("config.yaml", yaml.safe_dump(self.plain, sort_keys=False).encode())
+
+    def release(self) -> None:
+        """Leaves the folder to others; nothing where it was not held. A process that dies leaves it
+        too."""
+        self.lock.release()
 
     def _existing(self) -> dict | None:
         file = self.path / "config.yaml"
@@ -73,7 +90,7 @@ class RunFolder:
                 f"--out {self.path}: its config.yaml cannot be read; use another folder, or "
                 "--overwrite true."
             )
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        if self.path.exists() and (not self.path.is_dir() or _names(self.path) - {LOCK}):
             raise ValueError(
                 f"--out {self.path}: exists and is no run folder; use another folder or empty it."
             )
@@ -118,6 +135,10 @@ class RunFolder:
     def _write(self, name: str, data: bytes) -> None:
         with whole(self.path / name) as beside:
             beside.write_bytes(data)
+
+
+def _names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
 
 
 def _json(value: Any, indent: int | None = None) -> str:

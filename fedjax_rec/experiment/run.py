@@ -111,19 +111,22 @@ def run(config: Config, out: Path | str, overwrite: bool = False, show: bool = T
     Raises Stopped after Ctrl-C, with the state saved, and MemoryError, before anything is written,
     where it cannot fit.
     """
-    with strategies.memory_budget(config.memory_budget):
-        return _run(config, out, overwrite, show)
-
-
-def _run(config: Config, out: Path | str, overwrite: bool, show: bool) -> dict:
     folder = RunFolder(out, config.plain, overwrite)
+    try:
+        with strategies.memory_budget(config.memory_budget):
+            return _run(config, folder, show)
+    finally:
+        folder.release()
+
+
+def _run(config: Config, folder: RunFolder, show: bool) -> dict:
     experiment = prepare(config)
     strategy, store = experiment.strategy, experiment.dataset.store
     key = jax.random.key(config.seed)
     # What the parts say against each other or the memory, they say before anything is written.
     like = jax.eval_shape(lambda: strategy.init(key, store.num_clients))
     calls = simulate.program(strategy, store, key, config.cohorts, experiment.measure)
-    done = 0 if overwrite else simulate.last_saved(folder.checkpoints)
+    done = 0 if folder.overwrite else simulate.last_saved(folder.checkpoints)
     spent = _look_ahead(config, calls, like, store, done, show)
     folder.begin()
     protocol = experiment.measure.protocol

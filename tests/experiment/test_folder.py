@@ -20,6 +20,7 @@ def changed(**changes) -> dict:
 def begun(path, plain=PLAIN, overwrite=False) -> RunFolder:
     folder = RunFolder(path, plain, overwrite)
     folder.begin()
+    folder.release()
     return folder
 
 
@@ -50,7 +51,24 @@ def test_nothing_is_written_before_begin(tmp_path):
 def test_the_configuration_is_kept(tmp_path):
     begun(tmp_path / "a" / "b")
     assert yaml.safe_load((tmp_path / "a" / "b" / "config.yaml").read_text()) == PLAIN
-    assert sorted(p.name for p in (tmp_path / "a" / "b").iterdir()) == ["config.yaml"]
+    assert {p.name for p in (tmp_path / "a" / "b").iterdir()} - {".lock"} == {"config.yaml"}
+
+
+def test_one_process_at_a_time(tmp_path):
+    folder = RunFolder(tmp_path, PLAIN)
+    folder.begin()
+    folder.append(record(1))
+    with pytest.raises(ValueError, match="another process runs there; wait for it") as error:
+        RunFolder(tmp_path, PLAIN, overwrite=True).begin()
+    assert "\n" not in str(error.value)
+    assert folder.records(1) == [record(1)], "nothing was cleared"
+    folder.release()
+    begun(tmp_path)
+
+
+def test_a_folder_that_was_only_locked_is_empty(tmp_path):
+    (tmp_path / ".lock").touch()
+    begun(tmp_path)
 
 
 @pytest.mark.parametrize("key", ["rounds", "checkpoint_every", "audit", "name", "threads"])
@@ -83,7 +101,7 @@ def test_overwrite_clears_what_a_run_wrote_and_nothing_else(tmp_path):
     other = RunFolder(tmp_path, changed(seed=1), overwrite=True)
     assert folder.finished  # Still there: the new run has not begun.
     other.begin()
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["config.yaml", "notes.txt"]
+    assert {p.name for p in tmp_path.iterdir()} - {".lock"} == {"config.yaml", "notes.txt"}
     assert not other.finished and other.records(9) == []
 
 
