@@ -103,6 +103,8 @@ rounds: .venv/.installed ## rounds to target, averaging against gradient sharing
 # What language models, sequences and clicks reach; texts against FedMF on items held out of training.
 COLD := --rounds 60 --evaluation.every 5 --data.split.init_args.split.class_path fedjax_rec.data.temporal_ratio \
   --data.split.init_args.split.init_args.test 0.2
+BY_TEXT := fedmf,strategies/fedavg text_tower,large/text_tower text_and_rows,large/text_and_rows \
+  unisrec,large/unisrec_ml100k,--model.components=128,--model.projector=[]
 SHOTS := zero_shot 16 64 256
 large: .venv/.installed ## large models: adapters, item texts, sequences, clicks (four hours; needs weights and ml-1m)
 	@$(BIN)/fedjax-rec data get minilm && $(BIN)/fedjax-rec data get smollm2
@@ -112,13 +114,17 @@ large: .venv/.installed ## large models: adapters, item texts, sequences, clicks
 	@$(RUN) configs/large/sasrec_ml1m.yaml --name sasrec_ml1m_bce --rounds 120 --evaluation.every 20 --examples.negatives 1 \
 	  --model.loss fedjax_rec.models.sampled_bce --examples.each true --out runs/large/sasrec_ml1m_bce-0
 	@for seed in 0 1 2; do \
-	  for file in configs/large/adapters_*.yaml configs/large/*_ml100k.yaml; do \
+	  for file in configs/large/text_head.yaml configs/large/*_ml100k.yaml; do \
 	    $(RUN) $$file --seed $$seed --out runs/large/$$(basename $$file .yaml)-$$seed || exit; \
 	  done; \
-	  for side in cold warm; do for file in large/text_tower large/text_and_rows strategies/fedavg; do \
-	    name=$$(basename $$file)-$$side; \
+	  for file in configs/large/adapters_*.yaml; do \
+	    $(RUN) $$file --seed $$seed --start_from runs/large/text_head-$$seed \
+	      --out runs/large/$$(basename $$file .yaml)-$$seed || exit; \
+	  done; \
+	  for side in cold warm; do for run in $(BY_TEXT); do \
+	    set -- $$(echo $$run | tr ',=' '  '); name=$$1-$$side; file=$$2; shift 2; \
 	    $(RUN) configs/$$file.yaml --seed $$seed --name $$name --out runs/large/$$name-$$seed $(COLD) \
-	      --data.split.class_path fedjax_rec.data.$${side}_items --data.split.init_args.seed $$seed || exit; \
+	      --data.split.class_path fedjax_rec.data.$${side}_items --data.split.init_args.seed $$seed "$$@" || exit; \
 	  done; done; \
 	done
 	@for seed in 0 1; do for shots in $(SHOTS); do \

@@ -45,6 +45,7 @@ from .complaints import one_line
 from .factories import (
     DEFAULTS,
     ConfigError,
+    called,
     check_complete,
     check_made,
     find,
@@ -253,17 +254,21 @@ def _lengthen(raw: dict) -> None:
 
 
 def _parts_within(value: Any, inside: bool = False) -> Any:
-    """`value` with every factory that is named among `init_args` as `{class_path: name}`."""
+    """`value` with every factory that is named among `init_args` as `{class_path: name}`, but where
+    an argument is annotated as Callable: there the factory itself is wanted."""
     if inside and is_factory(value):
         return {"class_path": value}
     if isinstance(value, list):
         return [_parts_within(one, inside) for one in value]
-    if isinstance(value, dict):
-        within = {k: inside or k == "init_args" for k in value}
-        return {
-            k: v if k == "class_path" else _parts_within(v, within[k]) for k, v in value.items()
-        }
-    return value
+    if not isinstance(value, dict):
+        return value
+    within = {key: inside or key == "init_args" for key in value}
+    made = {k: v if k == "class_path" else _parts_within(v, within[k]) for k, v in value.items()}
+    arguments = value.get("init_args")
+    if isinstance(arguments, dict):
+        itself = called(value.get("class_path")) & arguments.keys()
+        made["init_args"] |= {k: arguments[k] for k in itself if is_factory(arguments[k])}
+    return made
 
 
 def _plain(value: Any) -> Any:

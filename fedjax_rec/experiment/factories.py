@@ -57,6 +57,15 @@ def is_factory(path: Any) -> bool:
     return callable(getattr(importlib.import_module(room), name, None))
 
 
+def called(path: Any) -> set[str]:
+    """Names of the arguments of the factory called `path` that are annotated as Callable; none
+    where it is no factory."""
+    if not is_factory(path):
+        return set()
+    known = inspect.signature(find(path, "")).parameters.values()
+    return {p.name for p in known if str(p.annotation).startswith("Callable")}
+
+
 def parameters(factory: Callable) -> list[str]:
     """Names of the arguments of `factory`, those included that it hands on by **kwargs."""
     parser = ArgumentParser(exit_on_error=False)

@@ -56,7 +56,7 @@ def shipped() -> list:
 
 @pytest.mark.parametrize("path", shipped())
 def test_every_shipped_configuration_is_read_and_made(path):
-    titles = [f"{first} {last}" for first in FIRST for last in LAST]
+    titles = [f"{a} {b} ({year})" for a in FIRST for b in LAST for year in (1977, 1987, 1995)]
     fields = {"tokens": np.ones((2, 3), np.int32), "length": np.int32([3, 2])}
     late = {"titles": titles, "fields": {**fields, "prompt": np.arange(2)}}
     try:
@@ -286,3 +286,23 @@ def test_what_is_made_is_of_the_library():
         read(None, ["--strategy.aggregator=fedjax_rec.aggregate.per_row"]).make_strategy
     )
     assert type(made["aggregator"]) is type(aggregate.per_row())
+
+
+def test_a_schedule_of_rates_is_written_with_the_name_of_its_optimizer(written):
+    linear = {"init_value": 1.0, "end_value": 0.1, "transition_steps": 10}
+    schedule = {"class_path": "optax.linear_schedule", "init_args": linear}
+    rates = {"make": "fedjax_rec.clients.sgd", "schedule": schedule}
+    optimizer = {"class_path": "fedjax_rec.clients.scheduled", "init_args": rates}
+    groups = {"class_path": "fedjax_rec.clients.groups", "init_args": {"optimizers": {
+        "item": {"class_path": "optax.adam", "init_args": {"learning_rate": 0.1}},
+        "private": optimizer,
+    }}}  # fmt: skip
+    of = lambda part: {"strategy": {
+        "class_path": "fedjax_rec.strategies.fedavg", "init_args": {"optimizer": part},
+    }}  # fmt: skip
+    made = arguments(read(written(yaml.safe_dump(of(optimizer)))).make_strategy)["optimizer"]
+    rate = lambda round: float(made.at(round, None).rate("private/user"))
+    assert rate(0) == 1.0 and rate(10) == pytest.approx(0.1)
+    both = arguments(read(written(yaml.safe_dump(of(groups)))).make_strategy)["optimizer"]
+    assert both.covers("shared/item") and both.covers("private/user")
+    assert both.rate("shared/item") is None, "Adam"
