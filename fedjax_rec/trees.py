@@ -91,18 +91,30 @@ def named(tree: PyTree) -> dict[str, Any]:
     return {jax.tree_util.keystr(path): x for path, x in jax.tree_util.tree_leaves_with_path(tree)}
 
 
-def with_values(tree: PyTree, values: Mapping[str, Any]) -> PyTree:
-    """`tree` with the leaves that `values` has by key path; raises ValueError for one of another
-    shape."""
+def with_values(tree: PyTree, values: Mapping[str, Any]) -> tuple[PyTree, list[str]]:
+    """(`tree` with the leaves that `values` has by key path, the names of these).
+
+    A value fits whether one of the two is frozen or not, and whether or not the one or the other
+    has more beside a "model". Raises ValueError for a value of another shape.
+    """
+    plain = {_plain(name): value for name, value in values.items()}
+    taken = []
 
     def leaf(path, x):
         name = jax.tree_util.keystr(path)
-        value = values.get(name, x)
+        value = plain.get(_plain(name))
+        if value is None:
+            return x
         if value.shape != x.shape:
             raise ValueError(
-                f"{name} is {list(x.shape)} and its value to start from {list(value.shape)}; use "
-                "the same sizes, users and items."
+                f"{name} is {list(x.shape)} and its value to start from {list(value.shape)}; give "
+                "both models the same sizes, users, items and texts."
             )
-        return value if value is x else jnp.asarray(value, x.dtype)
+        taken.append(name)
+        return jnp.asarray(value, x.dtype)
 
-    return jax.tree_util.tree_map_with_path(leaf, tree)
+    return jax.tree_util.tree_map_with_path(leaf, tree), taken
+
+
+def _plain(name: str) -> str:
+    return name.removeprefix("['model']").removesuffix(".value")

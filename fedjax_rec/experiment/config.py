@@ -255,7 +255,7 @@ def _lengthen(raw: dict) -> None:
 
 def _parts_within(value: Any, inside: bool = False) -> Any:
     """`value` with every factory that is named among `init_args` as `{class_path: name}`, but where
-    an argument is annotated as Callable: there the factory itself is wanted."""
+    an argument is annotated as Callable[..., X]: there the factory itself is wanted."""
     if inside and is_factory(value):
         return {"class_path": value}
     if isinstance(value, list):

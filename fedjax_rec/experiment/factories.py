@@ -6,7 +6,8 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Iterable
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentParser
 
@@ -58,12 +59,22 @@ def is_factory(path: Any) -> bool:
 
 
 def called(path: Any) -> set[str]:
-    """Names of the arguments of the factory called `path` that are annotated as Callable; none
-    where it is no factory."""
+    """Names of the arguments of the factory called `path` that want a factory themselves, annotated
+    as Callable[..., X]; none where it is no factory, or its annotations cannot be read."""
     if not is_factory(path):
         return set()
-    known = inspect.signature(find(path, "")).parameters.values()
-    return {p.name for p in known if str(p.annotation).startswith("Callable")}
+    factory = find(path, "")
+    try:
+        hints = get_type_hints(factory.__init__ if isinstance(factory, type) else factory)
+    except (NameError, TypeError, AttributeError):
+        return set()
+    return {name for name, hint in hints.items() if name != "return" and _is_of_factories(hint)}
+
+
+def _is_of_factories(hint: Any) -> bool:
+    choices = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    kinds = [(get_origin(one), get_args(one)[:1]) for one in choices if one is not NoneType]
+    return bool(kinds) and all(kind == (Callable, (...,)) for kind in kinds)
 
 
 def parameters(factory: Callable) -> list[str]:

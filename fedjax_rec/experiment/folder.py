@@ -1,5 +1,5 @@
 """A run folder: `config.yaml`, `metrics.jsonl`, `summary.json`, `per_user.npz`, `figures/`,
-`checkpoints/`.
+`checkpoints/`, and the `.lock` of the process that runs there.
 
 One process at a time runs in it. Files are replaced whole (written beside, then renamed).
 `metrics.jsonl` grows by whole lines, each forced to disk; what a kill left half-written is cut off
@@ -46,13 +46,7 @@ class RunFolder:
         self.fingerprint = fingerprint(plain)
         self.overwrite = overwrite
         self.lock = FileLock(self.path / LOCK, blocking=False)
-        existing = self._existing()
-        if existing is not None and not overwrite and fingerprint(existing) != self.fingerprint:
-            different = sorted(_differences(existing, plain))
-            raise ValueError(
-                f"--out {self.path}: holds a run of another configuration (different: "
-                f"{', '.join(different)}); use another folder, or --overwrite true."
-            )
+        self._check()
 
     def begin(self) -> None:
         """Makes the folder, cleared of an earlier run where `overwrite`, with its `config.yaml`,
@@ -65,6 +59,11 @@ class RunFolder:
                 f"--out {self.path}: another process runs there; wait for it, or use another "
                 "folder."
             ) from None
+        try:
+            self._check()  # another process may have run there since
+        except ValueError:
+            self.release()
+            raise
         if self.overwrite:
             for name in ("checkpoints", "figures"):
                 shutil.rmtree(self.path / name, ignore_errors=True)
@@ -73,9 +72,18 @@ class RunFolder:
         self._write("config.yaml", yaml.safe_dump(self.plain, sort_keys=False).encode())
 
     def release(self) -> None:
-        """Leaves the folder to others; nothing where it was not held. A process that dies leaves it
-        too."""
+        """Leaves the folder to others, as a process that dies does; nothing where it holds none."""
         self.lock.release()
+
+    def _check(self) -> None:
+        existing = self._existing()
+        if existing is None or self.overwrite or fingerprint(existing) == self.fingerprint:
+            return
+        different = sorted(_differences(existing, self.plain))
+        raise ValueError(
+            f"--out {self.path}: holds a run of another configuration (different: "
+            f"{', '.join(different)}); use another folder, or --overwrite true."
+        )
 
     def _existing(self) -> dict | None:
         file = self.path / "config.yaml"

@@ -42,7 +42,7 @@ def prepare_examples(
             f"model={config.plain['model']['class_path']} predicts no labelled examples; give it "
             "a method predict(batch) -> logits."
         )
-    model, started = start_from(config, model)
+    model, started = start_from(config, model, dataset.num_clients)
     strategy = started(config.make_strategy(model, config.examples, None))
     if strategy.score is not None:
         raise ConfigError(

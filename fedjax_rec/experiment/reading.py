@@ -59,9 +59,10 @@ class Run:
     def setting(self) -> dict[str, Any]:
         """The configuration without the keys that change no result, and without seeds, also at the
         end of the folder that it starts from."""
-        kept = {k: v for k, v in self.config.items() if k not in LABELS}
-        if kept.get("start_from"):
-            kept["start_from"] = kept["start_from"].removesuffix(f"-{self.summary['seed']}")
+        kept = {k: v for k, v in self.config.items() if k not in LABELS and v is not None}
+        if "start_from" in kept:
+            folder = str(Path(kept["start_from"]))
+            kept["start_from"] = folder.removesuffix(f"-{self.summary['seed']}")
         return _without_seeds(kept)
 
 
@@ -149,7 +150,7 @@ def group(runs: Iterable[Run]) -> list[Group]:
     repeats: dict[str, list[Run]] = {}
     for run in runs:
         key = json.dumps(run.setting(), sort_keys=True, default=str)
-        whole = {k: v for k, v in run.config.items() if k not in LABELS}
+        whole = {k: v for k, v in run.config.items() if k not in LABELS and v is not None}
         same = json.dumps([run.summary["seed"], whole], sort_keys=True, default=str)
         if kept.setdefault(key, {}).setdefault(same, run) is not run:
             repeats.setdefault(key, []).append(run)

@@ -1,7 +1,7 @@
 """One experiment: from a configuration to a finished run folder, resumable at any moment.
 
-The metrics of round r depend on the configuration and r alone, so a run that was stopped and goes
-on writes the same records as one that was not (but for `seconds`).
+The metrics of round r depend on r, the configuration and the run that its `start_from` names, so a
+run that was stopped and goes on writes the same records as one that was not (but for `seconds`).
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def prepare(config: Config) -> Experiment:
     )
     own = config.evaluation.of == "personal"
     probe = evaluate.probe_clients(protocol, parts) if own else None
-    model, started = start_from(config, model)
+    model, started = start_from(config, model, dataset.num_clients)
     strategy = started(config.make_strategy(model, config.examples, probe))
     if own:
         measure = simulate.personal(protocol, parts)

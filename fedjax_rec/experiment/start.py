@@ -4,19 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import jax
+
 from .. import models, simulate, strategies
 from ..types import Model, Strategy
 from .config import Config, ConfigError
 
 
-def start_from(config: Config, model: Model) -> tuple[Model, Callable[[Strategy], Strategy]]:
+def start_from(
+    config: Config, model: Model, num_clients: int
+) -> tuple[Model, Callable[[Strategy], Strategy]]:
     """The model, and what makes of a strategy the one to run. Raises ConfigError where there is no
-    such run, or its parameters do not fit."""
-    if config.start_from is None:
+    such run, or what it learned does not fit."""
+    folder = config.start_from
+    if folder is None:
         return model, lambda strategy: strategy
+
+    def told(error) -> ConfigError:
+        return ConfigError(f"start_from={folder}: {error}")
+
     try:
-        found = simulate.parameters(config.start_from)
+        found = simulate.parameters(folder)
         begun = models.started(model, found.shared)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"start_from={config.start_from}: {error}") from error
-    return begun, lambda strategy: strategies.started(strategy, found.private)
+        raise told(error) from error
+
+    def of(strategy: Strategy) -> Strategy:
+        try:
+            strategy = strategies.started(strategy, found.private)
+            jax.eval_shape(lambda: strategy.init(jax.random.key(0), num_clients))
+        except ValueError as error:
+            raise told(error) from error
+        return strategy
+
+    return begun, of

@@ -58,8 +58,8 @@ def norm(width: int, lead=()) -> LayerNorm:
 
 
 class SASRec(nnx.Module):
-    """item: what gives the rows of ids. layers(rngs): a stack of the layers that attend, see
-    `layers.stacked`."""
+    """item: a table [I, D], or a module indexed like one. layers(rngs): a stack of the layers that
+    attend, see `layers.stacked`."""
 
     def __init__(self, item, num_items, width, length, layers, rate, loss, rngs):
         self.item = item
@@ -71,7 +71,7 @@ class SASRec(nnx.Module):
     @property
     def prepare(self):
         """None for a table, whose rows are at hand."""
-        return getattr(self.item, "all", None)
+        return self.item.all if isinstance(self.item, nnx.Module) else None
 
     def states(self, rows, real, seed=None):
         """[..., L, D] of item rows [..., L, D] and bool[..., L]."""

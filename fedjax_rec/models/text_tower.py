@@ -117,10 +117,8 @@ def text_tower(
     one. scale: deviation of the first vectors of users and items. Raises ValueError without a text
     for each item.
     """
-    return _tower(
-        "text_tower", num_items, members, titles, weights, length, components, layers, width,
-        scale, objective, item=False,
-    )  # fmt: skip
+    text = whitened("text_tower", titles, num_items, weights, length, components)
+    return _tower("text_tower", text, members, layers, width, scale, objective, item=False)
 
 
 def text_and_rows(
@@ -137,31 +135,15 @@ def text_and_rows(
 ) -> Model:
     """Items by their text and a shared row [D] of their own, first zero. Arguments as of
     `text_tower`; an item that nobody trained on scores as there."""
-    return _tower(
-        "text_and_rows", num_items, members, titles, weights, length, components, layers, width,
-        scale, objective, item=True,
-    )  # fmt: skip
+    text = whitened("text_and_rows", titles, num_items, weights, length, components)
+    return _tower("text_and_rows", text, members, layers, width, scale, objective, item=True)
 
 
-def _tower(
-    name,
-    num_items,
-    members,
-    titles,
-    weights,
-    length,
-    components,
-    layers,
-    width,
-    scale,
-    objective,
-    item,
-):
+def _tower(name, text, members, layers, width, scale, objective, item):
     positive(name, "width", width)
     positive(name, "scale", scale)
     for size in layers:
         positive(name, "layers", size)
-    text = whitened(name, titles, num_items, weights, length, components)
     objective = objective or bce()
     return from_nnx(
         lambda rngs: TextTower(text, members, width, layers, scale, item, objective, rngs)

@@ -4,8 +4,9 @@
 
 e_i is the frozen, whitened embedding of the item's text, P a shared projector. Neither items nor
 users have parameters of their own: an item without interactions is ranked by its text, and a user
-who took no part in training by his history. The paper's projector is a mixture of experts for
-several domains at once; this one is that of `text_tower`, of one domain.
+who took no part in training by his history. The paper's is trained on several domains first, by
+contrast, through a mixture of experts with a learned whitening; this one is of one domain, with the
+projector and the whitening of `text_tower`.
 
 `I` items, `L` places, `D` width, `E` width of a whitened embedding.
 """
@@ -18,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ..check import positive
+from ..check import at_least, positive
 from ..types import Model
 from .next_item import ItemLoss, sampled_softmax
 from .roles import Frozen, from_nnx
@@ -65,6 +66,9 @@ def unisrec(
     """
     check("unisrec", width, length, layers, heads, dropout)
     positive("unisrec", "scale", scale)
+    at_least("unisrec", "tokens", tokens, 3)
+    for size in projector:
+        at_least("unisrec", "projector", size, 1)
     text = whitened("unisrec", titles, num_items, weights, tokens, components)
     loss = loss or sampled_softmax()
     block = lambda rngs: Block(width, width, heads, dropout, jax.nn.relu, rngs, (layers,))

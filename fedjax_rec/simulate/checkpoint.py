@@ -25,7 +25,8 @@ def _named(state: State) -> dict:
 
 
 class Parameters(NamedTuple):
-    """What a run has learned, by key path. shared: of the server's model. private: [N, ...]."""
+    """What a run has learned, by key path. shared: the server's part of the model, frozen values
+    too. private: what clients keep, [N, ...]."""
 
     shared: dict[str, np.ndarray]
     private: dict[str, np.ndarray]
@@ -41,7 +42,8 @@ def parameters(run: Path | str) -> Parameters:
     step = last_saved(folder)
     if not step:
         raise FileNotFoundError(f"{run}: no run with a checkpoint; give the folder of a run.")
-    with ocp.CheckpointManager(folder) as manager:
+    options = ocp.CheckpointManagerOptions(read_only=True)
+    with ocp.CheckpointManager(folder, options=options) as manager:
         items = ocp.args.Composite(state=ocp.args.StandardRestore())
         found = manager.restore(step, args=items)["state"]
     of = lambda part: {

@@ -12,14 +12,15 @@ from ..types import Strategy
 
 
 def started(strategy: Strategy, values: Mapping[str, Any]) -> Strategy:
-    """`strategy` whose clients' private parameters [N, ...] begin at `values`, where these have one
-    by key path, as `simulate.parameters(run).private` gives; others begin as they did.
+    """`strategy` whose clients begin with `values`, where what they keep [N, ...] has one by key
+    path, as `simulate.parameters(run).private` or `trees.named(state.private)` give; the rest
+    begins as it did, and values without a place are left aside.
 
     `init` raises ValueError where a value has another shape, as with other users.
     """
 
     def init(key, num_clients):
         state = strategy.init(key, num_clients)
-        return replace(state, private=with_values(state.private, values))
+        return replace(state, private=with_values(state.private, values)[0])
 
     return replace(strategy, init=init)

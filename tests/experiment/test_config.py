@@ -13,6 +13,7 @@ from small_data import MYLAB
 from fedjax_rec import aggregate, wire
 from fedjax_rec.data import Batches
 from fedjax_rec.experiment.config import ConfigError, read
+from fedjax_rec.experiment.factories import called
 from fedjax_rec.simulate import Cohorts
 from fedjax_rec.types import Aggregator, Compressor, Model, Strategy
 
@@ -306,3 +307,18 @@ def test_a_schedule_of_rates_is_written_with_the_name_of_its_optimizer(written):
     both = arguments(read(written(yaml.safe_dump(of(groups)))).make_strategy)["optimizer"]
     assert both.covers("shared/item") and both.covers("private/user")
     assert both.rate("shared/item") is None, "Adam"
+
+
+def test_which_arguments_want_a_factory_itself(tmp_path, monkeypatch):
+    """Also in a module whose annotations are no strings."""
+    lines = ("import typing as t, collections.abc as c",)
+    lines += ("Of = c.Callable[..., int]",)
+    lines += ("def f(a: Of, b: t.Callable[..., str], d: t.Optional[Of], e: int,",)
+    lines += ("      g: t.Union[Of, int], h, i: c.Callable[[int], int]) -> Of: pass",)
+    lines += ("class K:", "    def __init__(self, make: Of, n: int): pass")
+    (tmp_path / "annotated.py").write_text("\n".join(lines))
+    monkeypatch.syspath_prepend(tmp_path)
+    assert called("annotated.f") == {"a", "b", "d"}
+    assert called("annotated.K") == {"make"}
+    assert called("fedjax_rec.clients.scheduled") == {"make"}
+    assert called("optax.adam") == called("nowhere.f") == called(None) == set()

@@ -66,6 +66,14 @@ def test_one_process_at_a_time(tmp_path):
     begun(tmp_path)
 
 
+def test_what_ran_there_meanwhile_is_not_overwritten(tmp_path):
+    late = RunFolder(tmp_path / "a", changed(seed=1))
+    begun(tmp_path / "a").append(record(1))
+    with pytest.raises(ValueError, match="different: seed"):
+        late.begin()
+    assert begun(tmp_path / "a").records(1) == [record(1)]
+
+
 def test_a_folder_that_was_only_locked_is_empty(tmp_path):
     (tmp_path / ".lock").touch()
     begun(tmp_path)

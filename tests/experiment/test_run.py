@@ -323,3 +323,9 @@ def test_a_start_that_is_no_run_is_named(place, capsys):
     line = capsys.readouterr().err.strip()
     assert line.count("\n") == 0 and "start_from=" in line and "no run with a checkpoint" in line
     assert not (place / "nowhere").exists()
+    assert run(place, "first") == 0
+    start = "--start_from", str(place / "first")
+    assert run(place, "nowhere", *start, "--model.width", "5") == 2
+    line = capsys.readouterr().err.strip()
+    assert line.count("\n") == 0 and "start_from=" in line and "to start from [40, 4]" in line
+    assert not (place / "nowhere").exists()
