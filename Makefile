@@ -106,7 +106,7 @@ COLD := --rounds 60 --evaluation.every 5 --data.split.init_args.split.class_path
 BY_TEXT := fedmf,strategies/fedavg text_tower,large/text_tower text_and_rows,large/text_and_rows \
   unisrec,large/unisrec_ml100k,--model.components=128,--model.projector=[]
 SHOTS := zero_shot 16 64 256
-large: .venv/.installed ## large models: adapters, item texts, sequences, clicks (four hours; needs weights and ml-1m)
+large: .venv/.installed ## large models: adapters, item texts, sequences, clicks (six hours; needs weights and ml-1m)
 	@$(BIN)/fedjax-rec data get minilm && $(BIN)/fedjax-rec data get smollm2
 	@for name in sasrec_ml1m sasrec_ml1m_federated dlrm_clicks dcn_clicks deepfm_clicks; do \
 	  $(RUN) configs/large/$$name.yaml --out runs/large/$$name-0 || exit; \

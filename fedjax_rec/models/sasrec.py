@@ -71,7 +71,7 @@ class SASRec(nnx.Module):
     @property
     def prepare(self):
         """None for a table, whose rows are at hand."""
-        return self.item.all if isinstance(self.item, nnx.Module) else None
+        return None if isinstance(self.item, nnx.Variable) else self.item.all
 
     def states(self, rows, real, seed=None):
         """[..., L, D] of item rows [..., L, D] and bool[..., L]."""
