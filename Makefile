@@ -133,10 +133,11 @@ large: .venv/.installed ## large models: adapters, item texts, sequences, clicks
 	done; done
 	@$(PAGE) --section "Large models" --targets docs/targets/large.yaml runs/large
 
-benchmarks: .venv/.installed ## measure, and write both pages of docs/benchmarks (15 minutes on a quiet machine)
+benchmarks: .venv/.installed ## measure, and write the pages docs/benchmarks*.md (20 minutes on a quiet machine)
 	@$(BIN)/fedjax-rec bench rounds-100k rounds-1m first tables cohort compress fedjax-100k fedjax-1m \
 	  --markdown docs/benchmarks.md
 	@$(BIN)/fedjax-rec bench strategies adapters clicks --markdown docs/benchmarks_more.md
+	@NPROC=2 $(BIN)/fedjax-rec bench adapters --markdown docs/benchmarks_threads.md
 
 clean: ## remove caches and builds; .venv and runs stay
 	@rm -rf .pytest_cache .ruff_cache .hypothesis build dist

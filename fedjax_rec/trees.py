@@ -111,7 +111,7 @@ def with_values(tree: PyTree, values: Mapping[str, Any]) -> tuple[PyTree, list[s
                 "both models the same sizes, users, items and texts."
             )
         taken.append(name)
-        return jnp.asarray(value, x.dtype)
+        return jnp.array(value, x.dtype)  # a copy: a run is given its state, and takes it up
 
     return jax.tree_util.tree_map_with_path(leaf, tree), taken
 

@@ -21,7 +21,8 @@ PAGES = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", *DOCS]
 EXECUTED = ["docs/communication.md", "docs/language_models.md", "docs/strategies.md"]
 # Pages that `fedjax-rec report` and `bench` write from finished runs.
 WRITTEN_BY_COMMANDS = {
-    ROOT / "docs" / name for name in ("results.md", "benchmarks.md", "benchmarks_more.md")
+    ROOT / "docs" / name
+    for name in ("results.md", "benchmarks.md", "benchmarks_more.md", "benchmarks_threads.md")
 }
 
 

@@ -54,6 +54,16 @@ def test_a_run_begins_with_what_another_learned(packed, trained):
     assert int(state.round) == 0
 
 
+def test_what_it_begins_with_outlives_the_run(packed, trained):
+    values = jax.tree.map(jax.numpy.asarray, simulate.parameters(trained[0]))
+    strategy = federation(packed, values)
+    losses = []
+    for _ in range(2):
+        (progress,) = simulate.simulate(strategy, packed.store, 1, KEY)
+        losses.append(progress.metrics["loss"])
+    assert losses[0] == losses[1]
+
+
 def test_what_the_other_run_lacks_begins_anew(packed, trained):
     run, last = trained
     found = simulate.parameters(run)
