@@ -58,12 +58,11 @@ def program(
         draw = jax.random.fold_in(keys.stream(key, "cohort"), state.round)
         ids = draws.draw(draw, state.round, n)
         state, info = strategy.round(keys.stream(key, "round"), state, Cohort(ids, store))
-        total = info.weight.sum()
-        # Numbers of a client, by examples. Without any client there is nothing to diverge.
+        # Numbers of a client, by examples; where nobody counts, as when all are late, of all asked.
+        weight = jnp.where((info.weight > 0).any(), info.weight, (ids < n).astype(jnp.float32))
+        total = jnp.maximum(weight.sum(), 1.0)
         means = {
-            name: jnp.where(total > 0, (x * info.weight).sum() / jnp.maximum(total, 1.0), 0.0)
-            for name, x in info.metrics.items()
-            if x.ndim == 1
+            name: (x * weight).sum() / total for name, x in info.metrics.items() if x.ndim == 1
         }
         return state, (info, ids, means)
 

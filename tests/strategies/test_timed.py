@@ -136,6 +136,13 @@ def test_the_run_reports_the_seconds_of_the_round(data):
     assert last.metrics["clients"] == 12
 
 
+def test_the_run_reports_the_seconds_of_a_round_in_which_all_are_late(data):
+    last = resumes(federated(clock=CLOCK, deadline=0.05), data, 2)
+    assert last.metrics["late"] == 1 and last.metrics["clients"] == 0
+    assert last.metrics["simulated_time"] == pytest.approx(0.1)
+    assert last.metrics["loss"] > 0, "of those that trained in vain"
+
+
 def test_errors_name_the_argument_and_the_remedy(data):
     with pytest.raises(ValueError, match=r"federated\(deadline=3\) needs a clock; give clock="):
         federated(deadline=3)
