@@ -95,6 +95,7 @@ def test_examples_run(mylab, capsys, page):
     execute(page, mylab)
 
 
+@pytest.mark.slow  # half a minute
 def test_own_parts_train_and_are_named_in_a_configuration(mylab, read):
     execute("docs/extending.md", mylab)
     ((_, text),) = blocks("docs/extending.md", "yaml")

@@ -21,7 +21,7 @@ from flax import nnx
 from fedjax_rec import aggregate, clients, compress, models, strategies, trees
 from fedjax_rec.data import batches, examples, part_of, query, sequences, support
 from fedjax_rec.models.prunable import parameters
-from fedjax_rec.types import Compressor, Server
+from fedjax_rec.types import Compressor, Model, Server
 
 
 class Adapted(nnx.Module):
@@ -47,6 +47,11 @@ class Adapted(nnx.Module):
 def text(num_items: int) -> dict:
     """What a model that reads titles takes, with a tiny random BERT."""
     return dict(titles=tiny_bert.titles(num_items), weights=tiny_bert.folder(), components=6)
+
+
+def begun(model: Model) -> Model:
+    """`model`, that starts where another draw of it is."""
+    return models.started(model, trees.named(model.init(jax.random.key(5))[0]))
 
 
 def plain() -> Compressor:
@@ -379,6 +384,7 @@ MODELS = {
         "pointwise(4)",
     ),
     "with_core(lora)": (lambda n, m: models.with_core(adapted(n, m)), "pointwise(4)"),
+    "started(fedmf)": (lambda n, m: begun(models.fedmf(n, m, width=8, scale=0.3)), "pointwise(4)"),
     "from_nnx(every role)": (
         lambda n, m: models.from_nnx(lambda rngs: Adapted(n, m, rngs)),
         "pointwise(4)",

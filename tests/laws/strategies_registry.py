@@ -270,4 +270,9 @@ STRATEGIES = {
             "fed_sb()": {},
         }.items()
     },
+    "started(fedavg)": Recipe(
+        lambda m, e, **parts: strategies.started(
+            strategies.fedavg(m, e, optimizer=rate(), **SMALL, **parts), {}
+        )
+    ),
 }

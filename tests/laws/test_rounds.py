@@ -266,7 +266,8 @@ def one_client(data, id: int):
 SLOW = {"gmf()", "mlp()", "fedmf(bce)"}  # NeuMF holds two of them, other tests train the third
 # SASRec stands for them; tests/models/test_sequential.py trains each.
 SLOW |= {"text_tower()", "text_and_rows()", "text_encoder(private B)"}
-SLOW |= {"yes_no(2 layers)", "tallrec()", "next_title()"}  # the others stand for them
+SLOW |= {"yes_no(2 layers)", "yes_no_above(1 layer)", "tallrec()", "next_title()"}
+SLOW |= {"private_at(lora, B)", "with_core(lora)", "started(fedmf)"}  # the others stand for them
 SLOW |= {"sasrec(full_softmax)", "bert4rec(gbce)", "gru4rec()", "hstu()", "unisrec()"}
 GENTLE = {"fedmf(squared_error)", "unisrec()"}  # the others learn at rate 1
 SLOW |= {"dlrm(rows_each)", "dcn(hashed)"}  # of click models one is enough

@@ -127,6 +127,7 @@ def test_a_batch_of_padding_moves_nothing():
     assert all(not np.asarray(x).any() for x in jax.tree.leaves(gradient))
 
 
+@pytest.mark.slow
 def test_without_distillation_the_student_is_alone_and_as_many_bytes_travel(ds):
     """It trains and is sent as if there were no teacher."""
     alone, pair = averaging(mf(3)()), averaging(mutual(mf(5), mf(3), distillation=0.0))
