@@ -42,10 +42,8 @@ def parameters(run: Path | str) -> Parameters:
     step = last_saved(folder)
     if not step:
         raise FileNotFoundError(f"{run}: no run with a checkpoint; give the folder of a run.")
-    options = ocp.CheckpointManagerOptions(read_only=True)
-    with ocp.CheckpointManager(folder, options=options) as manager:
-        items = ocp.args.Composite(state=ocp.args.StandardRestore())
-        found = manager.restore(step, args=items)["state"]
+    with ocp.StandardCheckpointer() as reader:  # no manager, which would tidy up in the folder
+        found = reader.restore(folder / str(step) / "state")
     of = lambda part: {
         name.removeprefix(part): np.asarray(x) for name, x in found.items() if name.startswith(part)
     }
