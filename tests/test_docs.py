@@ -90,7 +90,13 @@ def test_readme_example_runs(mylab, capsys, monkeypatch):
     assert int(round) == 5 and 0 < float(loss) < 0.7 and 0 <= float(quality) <= 1
 
 
-@pytest.mark.parametrize("page", EXECUTED)
+# Ten seconds each, of parts that other tests train.
+LONG = {"docs/language_models.md", "docs/large_tables.md"}
+
+
+@pytest.mark.parametrize(
+    "page", [pytest.param(x, marks=[pytest.mark.slow] if x in LONG else []) for x in EXECUTED]
+)
 def test_examples_run(mylab, capsys, page):
     execute(page, mylab)
 

@@ -56,6 +56,7 @@ def run(path: Path, replace: dict[str, str], monkeypatch):
     return notebook
 
 
+@pytest.mark.slow
 def test_quickstart_runs(monkeypatch):
     try:
         data.load("ml-100k")

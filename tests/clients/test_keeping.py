@@ -69,6 +69,7 @@ def test_adam_counts_on_over_rounds():
     worlds.close(states[0].private, states[1].private, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_schedule_is_the_rate_of_its_round_in_one_compilation():
     problem, schedule = Problem("compact"), optax.linear_schedule(0.4, 0.1, 3)
     local = clients.scheduled(clients.sgd, schedule)

@@ -199,6 +199,7 @@ def test_what_was_trained_in_the_space_arrives_without_loss():
         assert off < 1e-5 if same else off > 0.1
 
 
+@pytest.mark.slow
 def test_rounds_in_the_space_are_lossless_at_a_fraction_of_the_bytes():
     """CoLR: the assembly gives client and uplink the same round, and with it the same space."""
     found = synthetic(num_users=6, num_items=30, interactions_per_user=5)

@@ -239,6 +239,7 @@ def test_factories_of_the_user_run(place, without_figures, monkeypatch):
     assert (summary["model"], summary["strategy"]) == ("mylab.my_model", "mylab.my_strategy")
 
 
+@pytest.mark.slow
 def test_own_models_and_sampled_negatives_and_ratings_run(place, without_figures):
     words = ["--rounds=2", "--evaluation.every=2", "--cohorts=full"]
     personal = ["--model=pfedrec", "--strategy=pfedrec", "--evaluation.of=personal"]

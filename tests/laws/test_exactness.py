@@ -148,7 +148,7 @@ OPTIMIZERS = {
 @pytest.mark.parametrize(
     ("name", "items"),
     [
-        ("sgd", 1_000),
+        pytest.param("sgd", 1_000, marks=pytest.mark.slow),
         pytest.param("momentum", 10_000, marks=pytest.mark.slow),
         ("adam", 100_000),
         pytest.param("sgd", 100_000, marks=pytest.mark.slow),

@@ -267,7 +267,13 @@ SLOW = {"gmf()", "mlp()", "fedmf(bce)"}  # NeuMF holds two of them, other tests 
 # SASRec stands for them; tests/models/test_sequential.py trains each.
 SLOW |= {"text_tower()", "text_and_rows()", "text_encoder(private B)"}
 SLOW |= {"yes_no(2 layers)", "yes_no_above(1 layer)", "tallrec()", "next_title()"}
-SLOW |= {"private_at(lora, B)", "with_core(lora)", "started(fedmf)"}  # the others stand for them
+SLOW |= {
+    "fedkd()",
+    "frozen_at(lora, A)",
+    "private_at(lora, B)",
+    "with_core(lora)",
+    "started(fedmf)",
+}  # the others stand for them
 SLOW |= {"sasrec(full_softmax)", "bert4rec(gbce)", "gru4rec()", "hstu()", "unisrec()"}
 GENTLE = {"fedmf(squared_error)", "unisrec()"}  # the others learn at rate 1
 SLOW |= {"dlrm(rows_each)", "dcn(hashed)"}  # of click models one is enough

@@ -170,7 +170,9 @@ def scaled(objective=None) -> Model:
 @pytest.mark.parametrize(
     "local, shared",
     [
-        (partial(models.neumf, ITEMS, width=4, layers=(5, 4)), mf(2)),
+        pytest.param(
+            partial(models.neumf, ITEMS, width=4, layers=(5, 4)), mf(2), marks=pytest.mark.slow
+        ),
         (scaled, partial(models.pfedrec, ITEMS, width=3)),
     ],
 )

@@ -236,6 +236,7 @@ def test_momentum_and_proximal_amounts_are_sums_of_what_gradients_weigh():
     np.testing.assert_allclose(_amount("x", 0.0, 0.1)(uploads), want, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_scaffold_sends_both_parts_and_a_compressor_sees_both():
     problem = Problem("compact")
     everyone = [np.arange(problem.clients)]

@@ -174,7 +174,9 @@ def test_scores_are_a_private_tower():
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("layout", ITEMS)
+@pytest.mark.parametrize(
+    "layout", ["dense", "whole", pytest.param("compact", marks=pytest.mark.slow)]
+)
 def test_a_round_is_a_loop_over_clients(layout):
     """In three chunks, of clients in any order, most places empty: none of that shows."""
     store, start = packed(layout).store, begun(layout)

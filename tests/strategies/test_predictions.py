@@ -204,6 +204,7 @@ def test_the_server_learns_from_all_that_it_hears():
     assert loss == 0 and not any(x.any() for x in leaves(none))
 
 
+@pytest.mark.slow
 def test_in_the_first_round_each_client_trains_alone(ds, step, begun):
     """As `local_training` without a server: nobody has been told anything."""
     after, info = run(step, begun, ds)

@@ -111,7 +111,7 @@ def test_fedsgd_sends_the_gradient_whatever_the_batches(name):
 
 
 @WORLDS
-@pytest.mark.parametrize("beta", [0.0, 0.6])
+@pytest.mark.parametrize("beta", [pytest.param(0.0, marks=pytest.mark.slow), 0.6])
 def test_fsvrg_and_mime_are_their_loop(name, beta):
     problem = Problem(name)
     cohorts = some_cohorts(problem)
