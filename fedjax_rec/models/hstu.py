@@ -22,8 +22,7 @@ from ..types import Model
 from .dropping import dropout, seeds
 from .layers import linear
 from .next_item import ItemLoss, sampled_softmax
-from .roles import from_nnx
-from .sasrec import SASRec, check, drawn_items, norm
+from .sasrec import check, norm, of_rows
 
 
 class Layer(nnx.Module):
@@ -66,7 +65,4 @@ def hstu(
     check("hstu", width, length, layers, heads, dropout)
     loss = loss or sampled_softmax()
     layer = lambda rngs: Layer(width, length, heads, dropout, rngs, (layers,))
-    item = lambda rngs: drawn_items(num_items, width, loss, rngs)
-    return from_nnx(
-        lambda rngs: SASRec(item(rngs), num_items, width, length, layer, dropout, loss, rngs)
-    )
+    return of_rows(num_items, width, length, layer, dropout, loss)

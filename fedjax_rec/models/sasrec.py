@@ -89,6 +89,16 @@ def drawn_items(num_items: int, width: int, loss: ItemLoss, rngs) -> nnx.Param:
     return item_table(values, loss, ("inputs", "targets"))
 
 
+def of_rows(num_items, width, length, layers, rate, loss: ItemLoss) -> Model:
+    """`SASRec` with a row for each item; layers(rngs): as there."""
+
+    def build(rngs):
+        item = drawn_items(num_items, width, loss, rngs)
+        return SASRec(item, num_items, width, length, layers, rate, loss, rngs)
+
+    return from_nnx(build)
+
+
 def positioned(rows: jax.Array, positions: jax.Array) -> jax.Array:
     """sqrt(D) rows + positions, counted from the right end. Raises ValueError for more rows than
     positions."""
@@ -127,10 +137,7 @@ def sasrec(
     check("sasrec", width, length, layers, heads, dropout)
     loss = loss or sampled_softmax()
     block = lambda rngs: Block(width, width, heads, dropout, jax.nn.relu, rngs, (layers,))
-    item = lambda rngs: drawn_items(num_items, width, loss, rngs)
-    return from_nnx(
-        lambda rngs: SASRec(item(rngs), num_items, width, length, block, dropout, loss, rngs)
-    )
+    return of_rows(num_items, width, length, block, dropout, loss)
 
 
 def check(where: str, width, length, layers, heads, dropout) -> None:
