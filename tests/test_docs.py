@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-import jax
 import pytest
 import yaml
+from compiling import fast
 
 from fedjax_rec.data.sources import find
 from fedjax_rec.experiment import config
@@ -60,10 +60,8 @@ def mylab(monkeypatch):
     """An empty module `mylab`; what runs in it is compiled fast rather than well."""
     module = ModuleType("mylab")
     monkeypatch.setitem(sys.modules, "mylab", module)
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield module
-    jax.config.update("jax_disable_most_optimizations", before)
+    with fast():
+        yield module
 
 
 @pytest.fixture

@@ -9,13 +9,7 @@ from small_data import write_config, write_folder
 
 from fedjax_rec.experiment.main import main
 
-
-@pytest.fixture(scope="module", autouse=True)
-def plain_programs():
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+pytestmark = pytest.mark.usefixtures("compiled_fast")
 
 
 @pytest.fixture

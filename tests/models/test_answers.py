@@ -19,13 +19,7 @@ KEY, YES, NO = jax.random.key(0), 3, 4
 N, T = 40, 20
 
 
-@pytest.fixture(autouse=True, scope="module")
-def compiled_fast():
-    """These tests compile for longer than they run."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+pytestmark = pytest.mark.usefixtures("compiled_fast")
 
 
 def decoder(**changes):

@@ -34,13 +34,7 @@ TEXT = (
 forward = nnx.jit(lambda model, tokens: model(tokens))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def compiled_fast():
-    """These tests compile for longer than they run."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+pytestmark = pytest.mark.usefixtures("compiled_fast")
 
 
 def tiny(size=SIZE, seed=0):

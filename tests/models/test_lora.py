@@ -23,12 +23,7 @@ KEY = jax.random.key(0)
 X = jax.random.normal(jax.random.key(1), (5, WIDTH))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compiled_fast():
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+pytestmark = pytest.mark.usefixtures("compiled_fast")
 
 
 def one_layer(adapt=models.lora, base=lambda module: module, **kwargs):

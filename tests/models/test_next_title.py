@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiling import fast
 from flax import nnx
 
 from fedjax_rec import models
@@ -38,11 +39,9 @@ def model():
 @pytest.fixture(scope="module")
 def start(model):
     """(shared, private, read, score of the whole catalogue), compiled once and not well."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    score = jax.jit(lambda shared, reading: model.score(shared, reading, slice(None)))
-    yield *jax.jit(model.init)(KEY), jax.jit(model.read), score
-    jax.config.update("jax_disable_most_optimizations", before)
+    with fast():
+        score = jax.jit(lambda shared, reading: model.score(shared, reading, slice(None)))
+        yield *jax.jit(model.init)(KEY), jax.jit(model.read), score
 
 
 @pytest.mark.parametrize("history", [[4, 30], [4, 30, 2, 36, 11, 5], []], ids=len)

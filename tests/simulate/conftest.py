@@ -1,12 +1,10 @@
 """These tests compile for longer than they run: they do without costly optimisations."""
 
-import jax
 import pytest
+from compiling import fast
 
 
 @pytest.fixture(autouse=True, scope="package")
-def plain_programs():
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+def compiled_fast():
+    with fast():
+        yield

@@ -5,13 +5,13 @@
 Client k touches the items 7 k + (0..5) mod 30, and counts its rounds in `private`.
 """
 
-import contextlib
 import functools
 from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from compiling import fast
 
 from fedjax_rec import data, rows, simulate
 from fedjax_rec.rows import Table
@@ -84,15 +84,6 @@ def run(strategy, store, cohorts, state=None, key=KEY):
     return state, infos
 
 
-@contextlib.contextmanager
-def plain_programs():
-    """What compiles inside does so without costly optimisations."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 def resumes(strategy, store, rounds, cohorts=None):
     """The last `Progress` of a run in two measurements, traced once, that goes on from the first to
     the same bits."""
@@ -103,7 +94,7 @@ def resumes(strategy, store, rounds, cohorts=None):
         return strategy.round(key, state, cohort)
 
     half, last = {"every": rounds // 2}, None
-    with plain_programs():
+    with fast():
         run = simulate.simulate(
             replace(strategy, round=counted), store, rounds, KEY, cohorts, **half
         )

@@ -65,12 +65,7 @@ def model(rank: int) -> Model:
     return Model(lambda key: (jax.tree.map(jnp.asarray, start), {}), loss, score)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compiled_fast():
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+pytestmark = pytest.mark.usefixtures("compiled_fast")
 
 
 @cache
