@@ -6,7 +6,7 @@ Every function follows one calling rule, the order of `jax.lax.scan`::
 
 Bundles are frozen dataclasses: a factory closes over its hyper-parameters and returns one;
 randomness and state are arguments. Records are pytrees. Everything is written for one client;
-`fedjax_rec.strategies.federated` does the one `vmap`.
+`fedjax_rec.rounds.federated` does the one `vmap`.
 
 Dimensions: `N` clients, `C` cohort, `c` clients of one chunk, `I` items, `D` width, `B` batch.
 """

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from compiling import fast
 
-from fedjax_rec.data.sources import find
+from fedjax_rec.data.sources.sources import find
 from fedjax_rec.experiment import config
 
 ROOT = Path(__file__).resolve().parents[1]

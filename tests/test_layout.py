@@ -13,14 +13,15 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "fedjax_rec"
 
-GROUND = (
-    "types trees bf16 fields rows factors overlap keys bases check wire files places wheels weights"
-)
+GROUND = "types trees rows factors keys bases check wire storage weights"
 FLOORS = (
     tuple(GROUND.split()),
     ("data", "models", "clients", "compress", "aggregate", "evaluate"),
+    ("servers",),
+    ("rounds",),
     ("strategies",),
     ("simulate",),
+    ("report",),
     ("experiment", "bench"),
 )
 FLOOR_OF = {room: height for height, floor in enumerate(FLOORS) for room in floor}

@@ -23,11 +23,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from .. import clients, data, models, simulate, strategies, trees
-from ..models.adapters import freeze, lora
-from ..models.bert import BertSizes, pooled, random_bert
-from ..models.layers import stacked
-from ..strategies.analysis import analysed, peak_bytes
-from ..strategies.federated import keys_and_sender
+from ..models.transformers.bert import BertSizes, pooled, random_bert
+from ..models.transformers.layers import stacked
+from ..models.transformers.lora import freeze, lora
+from ..rounds.federated import keys_and_sender
+from ..rounds.plan import analysed, peak_bytes
 from ..types import Client, Cohort, Model, State, Strategy
 from .row import Row
 from .tables import store

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import compress, simulate, trees, wire
-from ..data import sources
+from ..data.sources import sources
 from ..types import Compressor
 from . import fedjax
 from .row import Row

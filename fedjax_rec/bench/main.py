@@ -18,7 +18,7 @@ from rich.table import Table
 
 from .. import __version__, simulate
 from ..check import nearest
-from ..files import whole
+from ..storage import whole
 from .adapters import adapters
 from .clicks import clicks
 from .cohort import cohort

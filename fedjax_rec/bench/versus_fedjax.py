@@ -20,7 +20,7 @@ import numpy as np
 from flax import nnx
 
 from .. import clients, data, models, simulate, strategies
-from ..data import sources
+from ..data.sources import sources
 from ..data.splits import TRAIN
 from ..types import Cohort
 from . import fedjax

@@ -18,12 +18,12 @@ import jax.numpy as jnp
 
 from .. import rows
 from ..check import at_least, fraction
+from ..rows.update import put
 from ..types import Client, Model, PyTree, Transform, Upload
-from .corrections import put
+from .batches import Passes
 from .ditto import begun, ended, first_own, mixed
-from .local import change, kept, metrics_of, moving, several, train
 from .optimizers import Local
-from .turns import Passes
+from .training import change, kept, metrics_of, moving, several, train
 
 
 def apfl(

@@ -19,11 +19,11 @@ import jax
 import jax.numpy as jnp
 
 from .. import rows, trees
+from ..rows.update import as_update, here, put, zeros_for
 from ..types import Client, Model, Transform, Upload
-from .corrections import as_update, here, put, zeros_for
-from .local import Terms, change, first_private, kept, metrics_of, moving, several, train
+from .batches import Passes
 from .optimizers import Local, path_of
-from .turns import Passes
+from .training import Terms, change, first_private, kept, metrics_of, moving, several, train
 
 
 def controlled(

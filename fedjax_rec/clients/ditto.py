@@ -18,12 +18,12 @@ import jax.numpy as jnp
 
 from .. import rows, trees
 from ..check import at_least
-from ..fields import ids_of
+from ..rows.fields import ids_of
+from ..rows.update import put, zeros_for
 from ..types import Client, Model, PyTree, Transform, Upload
-from .corrections import put, zeros_for
-from .local import Trained, change, first_private, kept, metrics_of, moving, several, train
+from .batches import Passes
 from .optimizers import Local
-from .turns import Passes
+from .training import Trained, change, first_private, kept, metrics_of, moving, several, train
 
 
 def ditto(

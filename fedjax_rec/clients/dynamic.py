@@ -17,12 +17,12 @@ import jax.numpy as jnp
 
 from .. import rows
 from ..check import positive
+from ..rows.update import here, put, zeros_for
 from ..types import Client, Model, Transform, Upload
+from .batches import Passes
 from .control import score_of
-from .corrections import here, put, zeros_for
-from .local import Terms, change, first_private, kept, metrics_of, moving, several, train
 from .optimizers import Local
-from .turns import Passes
+from .training import Terms, change, first_private, kept, metrics_of, moving, several, train
 
 
 def dynamic(

@@ -15,12 +15,12 @@ import jax
 import jax.numpy as jnp
 
 from .. import rows, trees
+from ..rows.update import as_update
 from ..types import Array, Client, Model, PyTree, Transform, Upload
-from .corrections import as_update
+from .batches import Passes, localize, mark, turns_of
 from .gradient import value_and_gradient
-from .local import Trained, first_private, kept, metrics_of, moving
 from .optimizers import Local, as_local
-from .turns import Passes, localize, mark, turns_of
+from .training import Trained, first_private, kept, metrics_of, moving
 
 
 def full_gradient(

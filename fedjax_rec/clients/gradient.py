@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import rows, trees
-from ..fields import ids_of, name_of
+from ..rows.fields import ids_of, name_of
 from ..types import Model, PyTree
 from .optimizers import path_of
 

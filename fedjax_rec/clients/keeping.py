@@ -16,11 +16,11 @@ import jax.numpy as jnp
 import optax
 
 from .. import rows
+from ..rows.update import settled, zeros_for
 from ..types import Client, Model, PyTree, Upload
-from .corrections import settled, zeros_for
-from .local import change, first_private, kept, metrics_of, train
+from .batches import Passes
 from .optimizers import from_optax
-from .turns import Passes
+from .training import change, first_private, kept, metrics_of, train
 
 
 def keeping(

@@ -20,11 +20,11 @@ import jax.numpy as jnp
 
 from .. import rows
 from ..check import one_of, positive
+from ..rows.batch import back, of_batch
 from ..types import Client, Model, PyTree, Transform
-from .batch_rows import back, of_batch
-from .local import descent, first_private, moving, several
+from .batches import Passes
 from .optimizers import Local
-from .turns import Passes
+from .training import descent, first_private, moving, several
 
 
 def maml(

@@ -17,11 +17,11 @@ import jax.numpy as jnp
 
 from .. import rows
 from ..check import at_least, positive
+from ..rows.batch import back, of_batch, pulled
 from ..types import Client, Model, PyTree, Transform
-from .batch_rows import back, of_batch, pulled
-from .local import descent, first_private, moving, several
+from .batches import Passes
 from .optimizers import Local, as_local, covered, merge
-from .turns import Passes
+from .training import descent, first_private, moving, several
 
 
 def pfedme(

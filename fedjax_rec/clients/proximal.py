@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 from ..check import at_least
 from ..types import Client, Model, Transform
-from .local import Terms, descent, first_private, moving, several
+from .batches import Passes
 from .optimizers import Local
-from .turns import Passes
+from .training import Terms, descent, first_private, moving, several
 
 
 def proximal(

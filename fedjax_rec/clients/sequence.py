@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from .. import rows, trees, wire
 from ..types import Client, Packet, PyTree, Upload, at_round
-from .local import moving
+from .training import moving
 
 
 def in_sequence(clients: Sequence[Client]) -> Client:

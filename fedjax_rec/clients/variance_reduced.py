@@ -16,12 +16,12 @@ from collections.abc import Callable, Sequence
 import jax
 
 from .. import trees, wire
+from ..rows.update import as_update, here, minus, scaled
 from ..types import Client, Model, Packet, Transform, Upload
-from .corrections import as_update, here, minus, scaled
+from .batches import Passes
 from .full_gradient import mean_gradient
-from .local import Terms, change, first_private, kept, metrics_of, moving, several, train
 from .optimizers import Local
-from .turns import Passes
+from .training import Terms, change, first_private, kept, metrics_of, moving, several, train
 
 
 def variance_reduced(

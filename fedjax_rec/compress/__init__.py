@@ -2,7 +2,6 @@
 
 from .cast import cast, scaled_cast, stochastic_cast
 from .combine import chain, identity, partition, per_leaf, scheduled
-from .components import by_component
 from .eden import drive, eden, lloyd_max
 from .feedback import diana, ef21, error_feedback, momentum_correction
 from .leafwise import leafwise, nodewise
@@ -12,19 +11,12 @@ from .quantize import natural, qsgd, qsgd_elias, stochastic_uniform
 from .random_mask import random_k, random_mask
 from .rotate import rotate
 from .sketch import count_sketch
-from .sparsify import (
-    global_top_k,
-    sparse_ternary,
-    threshold,
-    top_k,
-    top_k_per_row,
-    warm_up_top_k,
-)
+from .sparsify import global_top_k, sparse_ternary, threshold, top_k, top_k_per_row, warm_up_top_k
 from .subspace import seeded_low_rank, seeded_projection
 from .ternary import scaled_sign, terngrad
 
 __all__ = [
-    "by_component", "cast", "chain", "columns", "count_sketch", "diana", "drive", "eden", "ef21",
+    "cast", "chain", "columns", "count_sketch", "diana", "drive", "eden", "ef21",
     "error_feedback", "global_top_k", "identity", "leafwise", "lloyd_max", "masked",
     "momentum_correction", "natural", "nodewise", "partition", "per_leaf", "power_sgd_one_shot",
     "qsgd", "qsgd_elias", "random_k", "random_mask", "rotate", "scaled_cast", "scaled_sign",

@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 
 from ..check import at_least, one_of
-from ..overlap import values_at
 from ..rows import RowsUpdate
+from ..rows.overlap import values_at
 from ..types import PyTree
 from ..wire import is_node
 from .leafwise import is_compressible, numbers, with_numbers

@@ -2,19 +2,19 @@
 
 from .batches import Batches, pairwise, pointwise, ratings
 from .cases import Cases
-from .clicks import click_logits, clicks
 from .cold_items import cold_items, warm_items
 from .examples import Examples, ExampleStore, HeldOut, describe_examples, examples, pack_examples
 from .interactions import Interactions, describe, from_arrays, implicit, k_core
-from .pack import ClientData, Dataset, Store, pack
 from .partition import Partition, by_attribute, by_hash, by_user, dirichlet
-from .prompts import yes_no_prompts
 from .sequences import sequences
-from .sources import load
+from .sources.clicks import click_logits, clicks
+from .sources.prompts import yes_no_prompts
+from .sources.sources import load
+from .sources.synthetic import synthetic
+from .sources.text import titles
 from .splits import Split, cold_users, global_time, leave_one_out, ratio, temporal_ratio
+from .store import ClientData, Dataset, Store, pack
 from .subsets import part_of, query, support
-from .synthetic import synthetic
-from .text import titles
 
 __all__ = [
     "Batches", "Cases", "ClientData", "Dataset", "ExampleStore", "Examples", "HeldOut",

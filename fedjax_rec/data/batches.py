@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from ..check import at_least
 from ..keys import mix
-from .pack import ClientData, Store
+from .store import ClientData, Store
 
 
 @dataclass(frozen=True)

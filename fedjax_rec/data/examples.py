@@ -23,8 +23,8 @@ import numpy as np
 from ..rows import static
 from ..types import Array, record
 from .batches import Batches
-from .pack import ClientData, Dataset
 from .splits import TEST, TRAIN, VALIDATION
+from .store import ClientData, Dataset
 
 LABELS = "labels"
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from ..check import at_least, one_of
 from ..keys import below, mix
 from .batches import Batches, bits_of
-from .pack import ClientData
+from .store import ClientData
 
 WINDOWS = ("random", "last")
 

@@ -28,18 +28,9 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_s
 from ..clients import Local
 from ..data import Batches
 from ..models import Embedding, ItemLoss
+from ..rounds.memory import bytes_of
 from ..simulate import Cohorts
-from ..strategies import (
-    Clock,
-    Exchange,
-    Graph,
-    Held,
-    Neighbours,
-    Similarity,
-    Staleness,
-    Utility,
-)
-from ..strategies.memory import bytes_of
+from ..strategies import Clock, Exchange, Graph, Held, Neighbours, Similarity, Staleness, Utility
 from ..types import Aggregator, Compressor, Model, Server, Strategy
 from .complaints import one_line
 from .factories import (

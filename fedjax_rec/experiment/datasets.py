@@ -8,7 +8,7 @@ from rich.console import Group
 from rich.table import Table
 
 from .. import data, weights
-from ..data.sources import get, known
+from ..data.sources.sources import get, known
 
 
 def catalogue() -> Group:

@@ -20,7 +20,7 @@ import numpy as np
 import yaml
 from filelock import FileLock, Timeout
 
-from ..files import whole
+from ..storage import whole
 
 LOCK = ".lock"
 # Keys that do not change what a run computes: a run may be resumed with others.

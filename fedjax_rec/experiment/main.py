@@ -93,10 +93,10 @@ def _run(words: Sequence[str]) -> int:
 
     from pathlib import Path
 
+    from ..report.reading import read_run
+    from ..report.tables import table
     from ..simulate import configure
     from . import config as configuration
-    from .reading import read_run
-    from .report import table
     from .run import run
 
     config = configuration.read(known.config, overrides)
@@ -147,9 +147,9 @@ def _report(words: Sequence[str]) -> int:
 
     from rich.console import Console
 
-    from .reading import find_runs
-    from .report import table, write_report
-    from .results import results
+    from ..report.reading import find_runs
+    from ..report.results import results
+    from ..report.tables import table, write_report
 
     if known.results:
         targets = Path(known.targets) if known.targets else None

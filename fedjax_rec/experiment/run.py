@@ -22,8 +22,8 @@ import jax
 import numpy as np
 
 from .. import __version__, data, evaluate, simulate, strategies
+from ..report import figures
 from ..types import Strategy
-from . import figures
 from .config import Config, ConfigError, part
 from .folder import RunFolder
 from .labelled import prepare_examples

@@ -1,36 +1,36 @@
 """Recommender models: flax.nnx modules whose variables say where they live, or plain functions."""
 
-from .adapters import DoRA, LoRA, dora, freeze, lora
-from .answers import tallrec, yes_no, yes_no_above
-from .base import base_nbytes, in_dtype, quantised
-from .bert import BertSizes, bert, random_bert, sentences
-from .bert4rec import bert4rec
-from .dcn import dcn
-from .deepfm import deepfm
-from .dlrm import dlrm
-from .embeddings import Embedding, hashed, quotient_remainder, rows_each
-from .fedrap import fedrap
-from .generate import generate
-from .gpfedrec import gpfedrec, gpfedrec_rows, guided
-from .gru4rec import gru4rec
-from .hstu import hstu
-from .llama import Llama, LlamaSize, llama
-from .mf import fedmf
-from .mutual import fedkd, mutual
-from .ncf import gmf, mlp, neumf
-from .next_item import ItemLoss, full_softmax, gbce, sampled_bce, sampled_softmax
-from .next_title import after_titles, next_title
+from .click.dcn import dcn
+from .click.deepfm import deepfm
+from .click.dlrm import dlrm
+from .click.embeddings import Embedding, hashed, quotient_remainder, rows_each
+from .factorization.fedkd import fedkd, mutual
+from .factorization.fedrap import fedrap
+from .factorization.gpfedrec import gpfedrec, gpfedrec_rows, guided
+from .factorization.mf import fedmf
+from .factorization.ncf import gmf, mlp, neumf
+from .factorization.pfedrec import pfedrec
 from .objectives import Objective, bce, bpr, masked_mean, squared_error
-from .pfedrec import pfedrec
-from .pretrained import load_llama
+from .placement import frozen_at, private_at, with_core
 from .prunable import prunable
-from .rehomed import frozen_at, private_at, with_core
 from .roles import Frozen, Private, PrivateRows, Rows, from_nnx
-from .sasrec import sasrec
+from .sequential.bert4rec import bert4rec
+from .sequential.gru4rec import gru4rec
+from .sequential.hstu import hstu
+from .sequential.next_item import ItemLoss, full_softmax, gbce, sampled_bce, sampled_softmax
+from .sequential.sasrec import sasrec
+from .sequential.unisrec import unisrec
 from .started import started
-from .text_encoder import text_encoder
-from .text_tower import text_and_rows, text_tower
-from .unisrec import unisrec
+from .text.answers import tallrec, yes_no, yes_no_above
+from .text.next_title import after_titles, next_title
+from .text.text_encoder import text_encoder
+from .text.text_tower import text_and_rows, text_tower
+from .transformers.bert import BertSizes, bert, random_bert, sentences
+from .transformers.generate import generate
+from .transformers.llama import Llama, LlamaSize, llama
+from .transformers.lora import DoRA, LoRA, dora, freeze, lora
+from .transformers.pretrained import load_llama
+from .transformers.quantise import base_nbytes, in_dtype, quantised
 
 __all__ = [
     "BertSizes", "DoRA", "Embedding", "Frozen", "ItemLoss", "Llama", "LlamaSize", "LoRA",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jax
 
-from ..data import sources
+from ..data.sources import sources
 
 
 def configure(threads: int = 1, cache: str | Path | None = "") -> None:

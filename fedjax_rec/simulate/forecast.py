@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from .. import trees
-from ..strategies.analysis import Chunk, peak_bytes
-from ..strategies.memory import allowed_bytes, device_bytes
+from ..rounds.memory import allowed_bytes, device_bytes
+from ..rounds.plan import Chunk, peak_bytes
 from ..types import State
 from .program import Compiled
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import keys
-from ..strategies.analysis import Chunk, chunks_chosen
+from ..rounds.plan import Chunk, chunks_chosen
 from ..types import Cohort, State, Strategy
 from .cohorts import Cohorts, full
 from .measure import Measure

@@ -1,5 +1,38 @@
 """Federated algorithms: the assembly, and recipes of a few lines."""
 
+from ..rounds.asynchronous import asynchronous
+from ..rounds.clock import Clock, lognormal_clock, traced_clock
+from ..rounds.decentralized import decentralized
+from ..rounds.exchange import Exchange, average, cycle, derangement, gossip, pairs, periodic
+from ..rounds.federated import federated
+from ..rounds.graph_guided import graph_guided
+from ..rounds.graphs import (
+    Graph,
+    complete,
+    contraction,
+    erdos_renyi,
+    exponential,
+    from_matrix,
+    metropolis,
+    ring,
+    torus,
+)
+from ..rounds.inflight import Held, Staleness
+from ..rounds.memory import memory_budget
+from ..rounds.selection import over_selection, selecting
+from ..rounds.two_trip import power_sgd
+from ..rounds.user_graph import (
+    Neighbours,
+    Similarity,
+    above_mean,
+    cosine_distance_as_released,
+    cosine_similarity,
+    nearest,
+)
+from ..rounds.utility import Utility, by_size, oort, power_of_choice
+from ..servers.adaptive import fed_adagrad, fed_adam, fed_avg_m, fed_lion, fed_yogi
+from ..servers.step import from_optax, scheduled_step, step
+from ..servers.stochastic import stochastic_step
 from .adapters import (
     fed_sb,
     fedex_lora,
@@ -11,30 +44,11 @@ from .adapters import (
     hetlora,
     rolora,
 )
-from .adaptive import fed_adagrad, fed_adam, fed_avg_m, fed_lion, fed_yogi
-from .asynchronous import asynchronous, fedasync, fedbuff
-from .clock import Clock, lognormal_clock, traced_clock
 from .corrected import feddyn, fednova, fedprox, scaffold
-from .decentralized import decentralized
-from .exchange import Exchange, average, cycle, derangement, gossip, pairs, periodic
-from .federated import federated
+from .fedbuff import fedasync, fedbuff
 from .fedrap import annealed_sgd, fedrap
 from .fetchsgd import fetch_sgd
-from .graph_guided import gpfedrec, graph_guided
-from .graphs import (
-    Graph,
-    complete,
-    contraction,
-    erdos_renyi,
-    exponential,
-    from_matrix,
-    metropolis,
-    ring,
-    torus,
-)
-from .inflight import Held, Staleness
-from .memory import memory_budget
-from .narrow import stochastic_step
+from .gpfedrec import gpfedrec
 from .personal import (
     apfl,
     ditto,
@@ -47,8 +61,8 @@ from .personal import (
     pfedme,
     reptile,
 )
-from .predictions import by_client, by_server, ptf_fedrec
 from .pruning import federated_dropout, prune_fl, pruning
+from .ptf_fedrec import by_client, by_server, ptf_fedrec
 from .recipes import (
     colr,
     fedavg,
@@ -59,20 +73,9 @@ from .recipes import (
     model_swapping,
     pfedrec,
 )
-from .selection import over_selected, over_selection, selecting, selective
-from .server import from_optax, scheduled_step, step
+from .selective import over_selected, selective
 from .shared_gradients import fedsgd, fsvrg, mime, mime_lite
 from .started import started
-from .two_trip import power_sgd
-from .user_graph import (
-    Neighbours,
-    Similarity,
-    above_mean,
-    cosine_distance_as_released,
-    cosine_similarity,
-    nearest,
-)
-from .utility import Utility, by_size, oort, power_of_choice
 
 __all__ = [
     "Clock", "Exchange", "Graph", "Held", "Neighbours", "Similarity", "Staleness", "Utility",

@@ -22,8 +22,8 @@ import jax.numpy as jnp
 
 from .. import keys, rows, trees, wire
 from ..check import at_least
-from ..clients.turns import Passes, turns_of
-from ..fields import ids_of, name_of, times
+from ..clients.batches import Passes, turns_of
+from ..rows.fields import ids_of, name_of, times
 from ..types import Aggregator, Array, Client, Compressor, Model, Packet, PyTree, Upload, at_round
 
 

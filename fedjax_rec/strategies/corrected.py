@@ -23,15 +23,15 @@ from ..aggregate import mean, normalized, uniform
 from ..aggregate.mean import weighted_sum
 from ..aggregate.parts import by_part, total
 from ..clients import Local, sgd
+from ..clients.batches import Passes
 from ..clients.control import controlled
-from ..clients.corrections import zeros_of
 from ..clients.dynamic import dynamic
 from ..clients.proximal import proximal
-from ..clients.turns import Passes
 from ..data import Batches
+from ..rounds.federated import federated
+from ..rows.update import zeros_of
+from ..servers import step as servers
 from ..types import Aggregator, Model, Server, Strategy, Transform, Upload
-from . import server as servers
-from .federated import federated
 from .recipes import fedavg
 
 

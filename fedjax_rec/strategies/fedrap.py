@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from ..aggregate import uniform
 from ..check import positive
 from ..clients import Local, groups, sgd
-from ..clients.corrections import scaled
 from ..data import Batches
+from ..rows.update import scaled
 from ..types import Aggregator, Model, Strategy
 from .recipes import fedavg
 

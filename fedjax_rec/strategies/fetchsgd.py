@@ -18,11 +18,11 @@ from ..check import at_least, positive
 from ..compress.remembered import nodes, values_of, with_values
 from ..compress.sketch import coordinates, estimate, hash_words, sketch
 from ..data import Batches
+from ..rounds.downlink import live_where_it_moves, whole_update
 from ..rows import RowsUpdate
+from ..servers.step import step
 from ..types import Compressor, Model, Packet, PyTree, Server, Strategy
-from .downlink import live_where_it_moves, whole_update
 from .recipes import fedavg
-from .server import step
 
 
 def fetch_sgd(

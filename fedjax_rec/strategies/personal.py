@@ -22,19 +22,19 @@ from collections.abc import Sequence
 from ..aggregate import mean, uniform
 from ..clients import Local, groups, local_training, sgd
 from ..clients.apfl import apfl as apfl_client
+from ..clients.batches import Passes
 from ..clients.ditto import ditto as ditto_client
 from ..clients.maml import maml
 from ..clients.pfedme import pfedme as pfedme_client
 from ..clients.proximal import proximal
 from ..clients.sequence import anew, fine_tuned, in_sequence
-from ..clients.turns import Passes
 from ..data import Batches
 from ..data.subsets import query, support
+from ..rounds.federated import federated
+from ..servers.step import step
 from ..types import Aggregator, Client, Compressor, Model, Strategy, Transform
 from .clusters import by_cluster, clustered, of_one_cluster, several_models
-from .federated import federated
 from .recipes import fedavg
-from .server import step
 
 Optimizer = Local | Sequence[Local] | Transform
 

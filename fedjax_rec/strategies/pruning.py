@@ -27,6 +27,8 @@ from ..clients.submodel import submodel
 from ..compress.mask import columns, masked
 from ..data import Batches
 from ..models.prunable import parameters, switched
+from ..rounds.federated import federated
+from ..servers.step import as_server, step
 from ..types import (
     Aggregator,
     Client,
@@ -38,8 +40,6 @@ from ..types import (
     Transform,
     at_round,
 )
-from .federated import federated
-from .server import as_server, step
 
 
 def pruning(server: Server | Transform, fraction: float = 0.3, every: int = 10) -> Server:

@@ -26,12 +26,12 @@ from ..aggregate import mean, per_row, uniform
 from ..clients import Local, Passes, groups, keeping, local_training, sgd, subspace
 from ..compress import chain, seeded_low_rank
 from ..data import Batches
+from ..rounds.clock import Clock
+from ..rounds.decentralized import decentralized
+from ..rounds.exchange import Exchange, average, derangement, gossip, periodic
+from ..rounds.federated import federated
+from ..rounds.graphs import ring
 from ..types import Aggregator, Compressor, Model, Server, Strategy, Transform
-from .clock import Clock
-from .decentralized import decentralized
-from .exchange import Exchange, average, derangement, gossip, periodic
-from .federated import federated
-from .graphs import ring
 
 
 def fedavg(

@@ -24,10 +24,12 @@ from ..aggregate import mean
 from ..aggregate.parts import by_part
 from ..check import fraction
 from ..clients import Local, full_gradient, sgd
-from ..clients.corrections import zeros_of
-from ..clients.turns import Passes
+from ..clients.batches import Passes
 from ..clients.variance_reduced import variance_reduced, with_momentum
 from ..data import Batches
+from ..rounds.federated import federated
+from ..rows.update import zeros_of
+from ..servers import step as servers
 from ..types import (
     Aggregator,
     Cohort,
@@ -40,8 +42,6 @@ from ..types import (
     Strategy,
     Transform,
 )
-from . import server as servers
-from .federated import federated
 
 
 def fedsgd(

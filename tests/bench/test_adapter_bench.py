@@ -10,7 +10,7 @@ import pytest
 from fedjax_rec import trees
 from fedjax_rec.bench import adapters as bench
 from fedjax_rec.bench.main import BENCHES
-from fedjax_rec.models.bert import BertSizes
+from fedjax_rec.models.transformers.bert import BertSizes
 
 SMALL = BertSizes(vocabulary=50, width=16, layers=2, heads=2, hidden=32, positions=8)
 WORLD = bench.World(SMALL, clients=5, batch=2, tokens=6, rank=2)

@@ -6,6 +6,7 @@ import optax
 import pytest
 
 from fedjax_rec import clients
+from fedjax_rec.strategies import adapters
 
 PARAMS = {"shared": {"a": jnp.ones(2), "b": jnp.ones(2), "c": jnp.ones(2)}, "private": {}}
 SLOPES = {"shared": {"a": jnp.full(2, 1.0), "b": jnp.full(2, 2.0), "c": jnp.full(2, 3.0)},
@@ -20,7 +21,7 @@ def step(local, active=True):
 
 @pytest.mark.parametrize(("round", "moved"), [(0, "b"), (1, "a"), (2, "b"), (5, "a")])
 def test_one_group_moves_and_what_is_in_none_always(round, moved):
-    local = clients.alternating(clients.sgd(RATE), ("shared/b", "*a"))
+    local = adapters.alternating(clients.sgd(RATE), ("shared/b", "*a"))
     now = local.at(jnp.int32(round), None)
     rest = {"a", "b"} - {moved}
     plain = step(clients.sgd(RATE))
@@ -32,12 +33,12 @@ def test_one_group_moves_and_what_is_in_none_always(round, moved):
 
 def test_schedules_within_follow_the_round():
     inner = clients.scheduled(optax.sgd, lambda round: 0.1 * (round + 1.0))
-    local = clients.alternating(inner, ("*b", "*a")).at(jnp.int32(3), None)
+    local = adapters.alternating(inner, ("*b", "*a")).at(jnp.int32(3), None)
     np.testing.assert_allclose(step(local)["a"], 1 - 0.4, rtol=1e-6)
 
 
 def test_refusals():
     with pytest.raises(ValueError, match="alternates nothing; give two patterns"):
-        clients.alternating(clients.sgd(RATE), ("*a",))
+        adapters.alternating(clients.sgd(RATE), ("*a",))
     with pytest.raises(ValueError, match="'lora' fits no parameter; there are shared/a"):
-        clients.alternating(clients.sgd(RATE), ("*a", "lora")).init(PARAMS)
+        adapters.alternating(clients.sgd(RATE), ("*a", "lora")).init(PARAMS)

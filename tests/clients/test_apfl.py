@@ -22,7 +22,7 @@ from alone import (
 
 from fedjax_rec import clients
 from fedjax_rec.clients.apfl import apfl
-from fedjax_rec.clients.turns import Passes
+from fedjax_rec.clients.batches import Passes
 
 RATE, ALPHA_RATE = 0.1, 0.02
 PASSES = Passes(epochs=2, batch_size=3)

@@ -21,8 +21,8 @@ from alone import (
 )
 
 from fedjax_rec import clients
+from fedjax_rec.clients.batches import Passes
 from fedjax_rec.clients.ditto import ditto
-from fedjax_rec.clients.turns import Passes
 
 RATE, LAM = 0.1, 0.7
 PASSES = Passes(epochs=2, batch_size=3)

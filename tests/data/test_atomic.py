@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fedjax_rec.data.atomic import read_atomic
+from fedjax_rec.data.sources.atomic import read_atomic
 
 SHARED = Path(os.environ.get("FEDJAX_REC_DATA") or Path(__file__).parents[3] / "shared" / "data")
 HEADER = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"

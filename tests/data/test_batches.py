@@ -8,9 +8,9 @@ import pytest
 from fedjax_rec import keys
 from fedjax_rec.data import batches
 from fedjax_rec.data.interactions import Interactions
-from fedjax_rec.data.pack import pack
 from fedjax_rec.data.partition import Partition
 from fedjax_rec.data.splits import TEST, TRAIN, Split
+from fedjax_rec.data.store import pack
 
 USERS, ITEMS = 9, 30
 

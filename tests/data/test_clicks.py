@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedjax_rec import data
-from fedjax_rec.data.clicks import _normal, _scattered, field_sizes
+from fedjax_rec.data.sources.clicks import _normal, _scattered, field_sizes
 
 
 @pytest.fixture(scope="module")

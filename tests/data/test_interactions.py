@@ -6,14 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedjax_rec.data.interactions import (
-    describe,
-    from_arrays,
-    implicit,
-    k_core,
-    offsets,
-    select,
-)
+from fedjax_rec.data.interactions import describe, from_arrays, implicit, k_core, offsets, select
 
 ROWS = st.lists(
     st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(0, 5), st.integers(0, 5)),

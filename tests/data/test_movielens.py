@@ -2,8 +2,8 @@
 
 import pytest
 
-from fedjax_rec.data.atomic import read_atomic
-from fedjax_rec.data.movielens import GENRES, read_movielens, tidy_atomic, title_and_year
+from fedjax_rec.data.sources.atomic import read_atomic
+from fedjax_rec.data.sources.movielens import GENRES, read_movielens, tidy_atomic, title_and_year
 
 
 def flags(*genres):

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from fedjax_rec.data.interactions import Interactions
 from fedjax_rec.data.negatives import POLICIES, Complement, Search, exclusion, sample_distinct
-from fedjax_rec.data.pack import pack
 from fedjax_rec.data.splits import TEST, TRAIN, UNUSED, VALIDATION, Split
+from fedjax_rec.data.store import pack
 
 BITS = jax.random.bits(jax.random.key(0), (4000,), jnp.uint32)
 pick = jax.jit(lambda draws, user, bits: draws.pick(user, bits))

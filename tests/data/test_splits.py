@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedjax_rec.data.atomic import read_atomic
 from fedjax_rec.data.interactions import from_arrays
+from fedjax_rec.data.sources.atomic import read_atomic
 from fedjax_rec.data.splits import (
     TEST,
     TRAIN,

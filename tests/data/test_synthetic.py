@@ -6,8 +6,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from fedjax_rec.data.sources.synthetic import _drop_repeats, _Law, synthetic, synthetic_truth
 from fedjax_rec.data.splits import leave_one_out
-from fedjax_rec.data.synthetic import _drop_repeats, _Law, synthetic, synthetic_truth
 
 SMALL = {"num_users": 300, "num_items": 400, "seed": 3}
 LARGE = {"num_users": 400, "num_items": 20_000, "seed": 3}  # by candidates

@@ -7,10 +7,10 @@ from matplotlib.text import Text
 from test_report import fake_run
 
 from fedjax_rec.evaluate import by_activity
-from fedjax_rec.experiment import figures
-from fedjax_rec.experiment.reading import PerUser, find_runs, group, labels, read_run
-from fedjax_rec.experiment.targets import Goal, Target
-from fedjax_rec.experiment.tradeoff import tradeoff
+from fedjax_rec.report import figures
+from fedjax_rec.report.reading import PerUser, find_runs, group, labels, read_run
+from fedjax_rec.report.targets import Goal, Target
+from fedjax_rec.report.tradeoff import tradeoff
 
 
 @pytest.fixture(scope="module")

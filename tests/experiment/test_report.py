@@ -8,9 +8,9 @@ import pytest
 import yaml
 from rich.console import Console
 
-from fedjax_rec.experiment.reading import find_runs, group, read_run
-from fedjax_rec.experiment.report import markdown, table, title, write_report
-from fedjax_rec.experiment.results import results
+from fedjax_rec.report.reading import find_runs, group, read_run
+from fedjax_rec.report.results import results
+from fedjax_rec.report.tables import markdown, table, title, write_report
 
 USERS, VECTOR = 400, 4 * 32
 

@@ -16,9 +16,9 @@ import pytest
 import yaml
 from small_data import MYLAB, write_config, write_folder
 
-from fedjax_rec.experiment import figures
 from fedjax_rec.experiment.folder import RunFolder
 from fedjax_rec.experiment.main import main
+from fedjax_rec.report import figures
 from fedjax_rec.simulate import Checkpoints
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from fedjax_rec import models
-from fedjax_rec.models import layers
+from fedjax_rec.models.transformers import layers
 from fedjax_rec.types import Model
 
 WORDS, WIDTH, DEPTH = 3, 6, 2

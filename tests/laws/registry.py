@@ -21,6 +21,7 @@ from flax import nnx
 from fedjax_rec import aggregate, clients, compress, models, strategies, trees
 from fedjax_rec.data import batches, examples, part_of, query, sequences, support
 from fedjax_rec.models.prunable import parameters
+from fedjax_rec.strategies import adapters
 from fedjax_rec.types import Compressor, Model, Server
 
 
@@ -114,7 +115,7 @@ COMPRESSORS = {
         largest=65504,
     ),
     "by_component(cast)": Law(
-        lambda: compress.by_component(compress.cast("float16")), error=2.0**-11, largest=65504
+        lambda: adapters.by_component(compress.cast("float16")), error=2.0**-11, largest=65504
     ),
     "per_leaf(cast)": Law(lambda: compress.per_leaf(compress.cast()), error=2.0**-8),
     "scheduled(scaled)": Law(
@@ -211,8 +212,8 @@ AGGREGATORS = {
     "uniform()": lambda: aggregate.uniform(),
     "per_row()": lambda: aggregate.per_row(),
     "total()": lambda: aggregate.total(),
-    "products()": lambda: aggregate.products(),
-    "by_norm()": lambda: aggregate.by_norm(),
+    "products()": lambda: adapters.products(),
+    "by_norm()": lambda: adapters.by_norm(),
     "normalized()": lambda: aggregate.normalized(),
     "normalized_per_row(0.9)": lambda: aggregate.normalized_per_row(momentum=0.9),
 }
@@ -259,7 +260,7 @@ LOCAL = {
     "from_optax(adam)": lambda: clients.from_optax(optax.adam(1e-2)),
     "accumulated(sgd, 2)": lambda: clients.accumulated(optax.sgd(0.5), 2),
     "scheduled(sgd)": lambda: clients.scheduled(clients.sgd, optax.constant_schedule(0.5)),
-    "alternating(sgd)": lambda: clients.alternating(clients.sgd(0.5), ("*/bias", "*/user")),
+    "alternating(sgd)": lambda: adapters.alternating(clients.sgd(0.5), ("*/bias", "*/user")),
     "subspace(sgd, 4)": lambda: clients.subspace(clients.sgd(0.5), rank=4),
     "groups(private, shared)": lambda: clients.groups(
         {"private": clients.sgd(0.5), "shared": optax.adam(1e-2)}

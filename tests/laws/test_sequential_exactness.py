@@ -10,7 +10,7 @@ import pytest
 from worlds import KEY, close, compiled, named, run
 
 from fedjax_rec import clients, keys, models, rows, strategies
-from fedjax_rec.clients.turns import turns_of
+from fedjax_rec.clients.batches import turns_of
 from fedjax_rec.data import sequences
 
 

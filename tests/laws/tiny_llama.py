@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from fedjax_rec.models import Llama, LlamaSize, llama
-from fedjax_rec.models.pretrained import ENDS, NAMES
+from fedjax_rec.models.transformers.pretrained import ENDS, NAMES
 
 VOCABULARY = 500
 

@@ -16,9 +16,9 @@ from fedjax_rec import clients, strategies
 from fedjax_rec.data import batches, pack_examples
 from fedjax_rec.data import clicks as synthetic_clicks
 from fedjax_rec.data.interactions import Interactions
-from fedjax_rec.data.pack import Dataset, pack
 from fedjax_rec.data.partition import Partition
 from fedjax_rec.data.splits import TEST, TRAIN, Split
+from fedjax_rec.data.store import Dataset, pack
 from fedjax_rec.types import Cohort, State, Strategy
 
 USERS = 23

@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 from fedjax_rec import weights
-from fedjax_rec.models.bert import (
+from fedjax_rec.models.transformers.bert import (
     BertSizes,
     bert,
     layers_of,
@@ -21,7 +21,7 @@ from fedjax_rec.models.bert import (
     random_bert,
     sentences,
 )
-from fedjax_rec.models.layers import stacked
+from fedjax_rec.models.transformers.layers import stacked
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "laws"))
 import tiny_bert

@@ -9,8 +9,8 @@ import pytest
 from flax import nnx
 
 from fedjax_rec import clients, data, models, rows, strategies
-from fedjax_rec.models.embeddings import Hashes
-from fedjax_rec.strategies import narrow
+from fedjax_rec.models.click.embeddings import Hashes
+from fedjax_rec.servers import stochastic as narrow
 from fedjax_rec.types import Cohort, Model
 
 KEY = jax.random.key(1)

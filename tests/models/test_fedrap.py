@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedjax_rec import data
-from fedjax_rec.models.fedrap import fedrap
+from fedjax_rec.models.factorization.fedrap import fedrap
 from fedjax_rec.strategies.fedrap import annealed_sgd
 from fedjax_rec.strategies.fedrap import fedrap as recipe
 from fedjax_rec.types import Cohort

@@ -16,9 +16,10 @@ import pytest
 from flax import nnx
 
 from fedjax_rec import weights
-from fedjax_rec.models import adapters, generate, llama, load_llama
-from fedjax_rec.models.llama import LlamaSize
-from fedjax_rec.models.pretrained import ENDS, NAMES
+from fedjax_rec.models import generate, llama, load_llama
+from fedjax_rec.models.transformers import lora as adapters
+from fedjax_rec.models.transformers.llama import LlamaSize
+from fedjax_rec.models.transformers.pretrained import ENDS, NAMES
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "laws"))
 import tiny_llama

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "laws"))
 from adapted import DEPTH, WIDTH, Block, adapted
 
 from fedjax_rec import models, trees
-from fedjax_rec.models import layers
+from fedjax_rec.models.transformers import layers
 from fedjax_rec.trees import Frozen
 from fedjax_rec.types import private_of
 

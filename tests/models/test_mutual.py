@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from fedjax_rec import aggregate, clients, data, models, rows, strategies, trees
-from fedjax_rec.models.mutual import divergence, fedkd, mutual
+from fedjax_rec.models.factorization.fedkd import divergence, fedkd, mutual
 from fedjax_rec.types import Cohort, Model
 
 KEY, USERS, ITEMS = jax.random.key(4), 15, 60

@@ -9,11 +9,11 @@ import pytest
 from flax import nnx
 
 from fedjax_rec import models, rows, trees
-from fedjax_rec.models.adapters import freeze, linears, lora
-from fedjax_rec.models.dropping import dropout, seeds
-from fedjax_rec.models.gru4rec import GRU, GRU4Rec
-from fedjax_rec.models.hstu import Layer
-from fedjax_rec.models.sasrec import Block, SASRec, drawn_items
+from fedjax_rec.models.sequential.gru4rec import GRU, GRU4Rec
+from fedjax_rec.models.sequential.hstu import Layer
+from fedjax_rec.models.sequential.sasrec import Block, SASRec, drawn_items
+from fedjax_rec.models.transformers.dropping import dropout, seeds
+from fedjax_rec.models.transformers.lora import freeze, linears, lora
 
 ITEMS, WIDTH, LENGTH = 12, 8, 5
 KEY = jax.random.key(3)

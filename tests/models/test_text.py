@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from fedjax_rec import models
-from fedjax_rec.models.text_tower import whitening
+from fedjax_rec.models.text.text_tower import whitening
 from fedjax_rec.rows import Gathered, is_table
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "laws"))

@@ -8,9 +8,9 @@ import pytest
 from crowd import KEY, crowd, walk
 
 from fedjax_rec import simulate, trees
+from fedjax_rec.rounds.plan import Chunk
 from fedjax_rec.simulate.forecast import Forecast, size
 from fedjax_rec.strategies import memory_budget
-from fedjax_rec.strategies.analysis import Chunk
 
 MIB = 2**20
 FITS = Forecast(

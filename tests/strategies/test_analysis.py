@@ -11,10 +11,11 @@ from pulling import OPTIONS, USERS, pulling, start, store
 
 from fedjax_rec import strategies
 from fedjax_rec.bench import adapters as bench
-from fedjax_rec.models.bert import BertSizes
-from fedjax_rec.strategies import analysis, memory
-from fedjax_rec.strategies.analysis import chunks_chosen, peak_bytes
-from fedjax_rec.strategies.memory import allowed_bytes, bytes_of, memory_budget
+from fedjax_rec.models.transformers.bert import BertSizes
+from fedjax_rec.rounds import memory
+from fedjax_rec.rounds import plan as analysis
+from fedjax_rec.rounds.memory import allowed_bytes, bytes_of, memory_budget
+from fedjax_rec.rounds.plan import chunks_chosen, peak_bytes
 from fedjax_rec.types import Cohort
 
 KEY = jax.random.key(0)

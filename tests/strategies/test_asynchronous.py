@@ -10,10 +10,11 @@ from pulling import ITEMS, KEY, USERS, change_of, close, pulling, resumes, run, 
 
 from fedjax_rec import aggregate, clients, compress, models, simulate, strategies
 from fedjax_rec import data as rooms
-from fedjax_rec.strategies import inflight, memory
-from fedjax_rec.strategies.asynchronous import asynchronous, fedasync, fedbuff
-from fedjax_rec.strategies.clock import Clock, traced_clock
-from fedjax_rec.strategies.downlink import whole_update
+from fedjax_rec.rounds import inflight, memory
+from fedjax_rec.rounds.asynchronous import asynchronous
+from fedjax_rec.rounds.clock import Clock, traced_clock
+from fedjax_rec.rounds.downlink import whole_update
+from fedjax_rec.strategies import fedasync, fedbuff
 from fedjax_rec.types import Aggregator
 
 SPEED = np.random.default_rng(0).uniform(1, 20, USERS).round(3)

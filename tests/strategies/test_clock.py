@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_rec.strategies.clock import lognormal_clock, traced_clock
+from fedjax_rec.rounds.clock import lognormal_clock, traced_clock
 
 KEY = jax.random.key(0)
 

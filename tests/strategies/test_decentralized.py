@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from fedjax_rec import clients, data, keys, models, rows, simulate, strategies, trees, wire
-from fedjax_rec.strategies import memory
-from fedjax_rec.strategies.decentralized import consensus, decentralized
+from fedjax_rec.rounds import memory
+from fedjax_rec.rounds.decentralized import consensus, decentralized
 from fedjax_rec.types import Client, Cohort, Packet, Upload
 
 KEY, USERS, ITEMS = jax.random.key(2), 15, 60

@@ -8,6 +8,7 @@ import pytest
 from fedjax_rec import clients, compress, models, rows, strategies, wire
 from fedjax_rec.data import batches, pack, synthetic
 from fedjax_rec.data.splits import leave_one_out
+from fedjax_rec.rounds import downlink
 from fedjax_rec.types import Cohort, Packet
 
 KEY = jax.random.key(0)
@@ -59,7 +60,7 @@ def coarse():
 
 def test_what_a_broadcast_leaves_out_is_sent_later(world):
     """The server stands still: what clients hold comes within 2^-t of it."""
-    broadcast = strategies.downlink.broadcasting(coarse())
+    broadcast = downlink.broadcasting(coarse())
     model = models.fedmf(world.num_items, width=4)
     shared = model.init(KEY)[0]
     moved = jax.tree.map(lambda x: x + 1.0, shared)

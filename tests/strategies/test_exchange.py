@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_rec.strategies import exchange, graphs
+from fedjax_rec.rounds import exchange, graphs
 
 N, KEY = 12, jax.random.key(5)
 GRAPHS = {

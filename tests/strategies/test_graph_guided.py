@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from fedjax_rec import clients, compress, data, keys, rows, trees, wire
-from fedjax_rec.strategies import memory, user_graph
-from fedjax_rec.strategies.downlink import downloaded, whole_update
+from fedjax_rec.rounds import memory, user_graph
+from fedjax_rec.rounds.downlink import downloaded, whole_update
 from fedjax_rec.types import Cohort, Packet
 
 # The modules, which have functions of the same name.
-models = importlib.import_module("fedjax_rec.models.gpfedrec")
-graph_guided = importlib.import_module("fedjax_rec.strategies.graph_guided")
+models = importlib.import_module("fedjax_rec.models.factorization.gpfedrec")
+graph_guided = importlib.import_module("fedjax_rec.rounds.graph_guided")
 
 KEY, USERS, WIDTH, STRENGTH = jax.random.key(5), 11, 3, 0.7
 HERE = [9, 2, USERS, 0, 5, 3] + [USERS] * 5

@@ -16,6 +16,7 @@ from worlds import KEY, USERS, compiled, named, same
 
 from fedjax_rec import clients, compress, models, strategies, wire
 from fedjax_rec.data import pointwise
+from fedjax_rec.strategies import adapters
 from fedjax_rec.trees import Frozen
 from fedjax_rec.types import Cohort, Model, Packet
 
@@ -77,9 +78,9 @@ def made(name, rank=3, chunk=4, ranks=(), sparse=False):
     more = {"clients_per_chunk": chunk, "uplink": uplink}
     if name == "alone":
         train = clients.local_training(model(rank), pointwise(2), clients.sgd(0.3), **training)
-        more["uplink"] = compress.by_component(uplink)
+        more["uplink"] = adapters.by_component(uplink)
         strategy = strategies.federated(
-            clients.of_rank(train, ranks), lambda key: model(rank).init(key)[0], **more
+            adapters.of_rank(train, ranks), lambda key: model(rank).init(key)[0], **more
         )
     else:
         more |= {"ranks": ranks} if ranks else {}

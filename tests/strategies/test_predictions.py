@@ -10,8 +10,9 @@ import optax
 import pytest
 
 from fedjax_rec import clients, data, keys, models, rows, wire
-from fedjax_rec.strategies import memory, soft_labels
-from fedjax_rec.strategies.predictions import by_client, by_server, ptf_fedrec
+from fedjax_rec.rounds import memory
+from fedjax_rec.strategies import soft_labels
+from fedjax_rec.strategies.ptf_fedrec import by_client, by_server, ptf_fedrec
 from fedjax_rec.types import Cohort, Model, Packet
 
 KEY, USERS, ITEMS, EMPTY = jax.random.key(2), 15, 60, 4

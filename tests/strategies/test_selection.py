@@ -10,9 +10,10 @@ from pulling import KEY, USERS, close, pulling, resumes, run, same, start, store
 
 from fedjax_rec import data as rooms
 from fedjax_rec import keys, models, simulate, strategies
-from fedjax_rec.strategies.clock import Clock, traced_clock
-from fedjax_rec.strategies.selection import over_selection, selecting, selective
-from fedjax_rec.strategies.utility import Utility, by_size, oort, power_of_choice
+from fedjax_rec.rounds.clock import Clock, traced_clock
+from fedjax_rec.rounds.selection import over_selection, selecting
+from fedjax_rec.rounds.utility import Utility, by_size, oort, power_of_choice
+from fedjax_rec.strategies import selective
 from fedjax_rec.types import Cohort, RoundInfo
 
 CANDIDATES = np.array([4, 12, USERS, 1, 9, 7, 14, 2])

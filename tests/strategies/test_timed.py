@@ -9,7 +9,7 @@ import pytest
 from pulling import KEY, USERS, close, pulling, resumes, run, same, start, store
 
 from fedjax_rec import compress, strategies
-from fedjax_rec.strategies.clock import Clock, lognormal_clock, traced_clock
+from fedjax_rec.rounds.clock import Clock, lognormal_clock, traced_clock
 
 # Examples over speed: clients 4, 9 and 14 are ten times as slow as the others.
 SPEED = np.where(np.arange(USERS) % 5 == 4, 1.0, 10.0)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from fedjax_rec import rows, wire
+from fedjax_rec.rounds import memory
+from fedjax_rec.rounds.two_trip import power_sgd
 from fedjax_rec.rows import RowsUpdate, Table
-from fedjax_rec.strategies import memory
-from fedjax_rec.strategies.two_trip import power_sgd
 from fedjax_rec.types import Client, Cohort, Upload, record
 
 KEY = jax.random.key(2)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fedjax_rec import compress, rows, wire
-from fedjax_rec.strategies import uplink
+from fedjax_rec.rounds import uplink
 from fedjax_rec.types import Compressor, Packet, Upload
 
 KEY = jax.random.key(3)

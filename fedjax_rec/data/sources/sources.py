@@ -1,0 +1,217 @@
+"""Where data sets lie, and how to get them: a known name or a folder in, `Interactions` out.
+
+A name is looked for in `$FEDJAX_REC_DATA/<name>/`, then in the user's cache
+`~/.cache/fedjax_rec/<name>/` (`$XDG_CACHE_HOME` moves it). A folder with `<name>.inter` is read as
+RecBole atomic files, one with `u.data`, `ratings.dat` or `ratings.csv` as official MovieLens files.
+Only ml-100k can be fetched: by the official archive or, where only a package index is reached, from
+the wheel of recbole 1.2.1; both give equal Interactions.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedjax_rec.data.interactions import Interactions
+from fedjax_rec.data.sources.atomic import read_atomic
+from fedjax_rec.data.sources.fetch import LICENCE, SITE, fetch_ml_100k
+from fedjax_rec.data.sources.movielens import RATINGS, read_movielens, tidy_atomic
+from fedjax_rec.data.sources.synthetic import synthetic
+from fedjax_rec.storage import cache, roots
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set known by name."""
+
+    users: int
+    items: int  # items with at least one rating
+    interactions: int
+    megabytes: float  # of the archive
+    archive: str  # file under SITE
+    unpacks_to: str  # the folder inside the archive
+
+
+SOURCES = {
+    "ml-100k": Source(943, 1_682, 100_000, 5, "ml-100k.zip", "ml-100k"),
+    "ml-1m": Source(6_040, 3_706, 1_000_209, 6, "ml-1m.zip", "ml-1m"),
+    "ml-10m": Source(69_878, 10_677, 10_000_054, 63, "ml-10m.zip", "ml-10M100K"),
+    "ml-20m": Source(138_493, 26_744, 20_000_263, 190, "ml-20m.zip", "ml-20m"),
+    "ml-25m": Source(162_541, 59_047, 25_000_095, 250, "ml-25m.zip", "ml-25m"),
+}
+
+
+def load(
+    source: str | Path,
+    folder: str | Path | None = None,
+    fetch: bool = True,
+    say: Callable[[str], Any] = print,
+) -> Interactions:
+    """Read a data set: a known name, a name under the searched folders, `synthetic`, or a path.
+
+    `folder` replaces the searched folders by one. A name that is absent and can be fetched is
+    fetched when `fetch` holds, its licence shown through `say`. Raises FileNotFoundError with the
+    remedy for data that is not there, and ValueError for an unknown name or bad content.
+    """
+    text = str(source)
+    if isinstance(source, Path) or os.sep in text or text[:1] in (".", "~"):
+        return read_folder(Path(source).expanduser())
+    if text == "synthetic":
+        return synthetic()
+    place = find(text, folder)
+    if place is None and holds(Path(text)) is not None:
+        return read_folder(Path(text))
+    if place is None:
+        if not fetch or text != "ml-100k" or folder is not None:
+            raise _absent(text, folder)
+        place = get(text, say)
+    return _check_sizes(place) if text == "ml-100k" else read_folder(place, text)
+
+
+def get(name: str, say: Callable[[str], Any] = print) -> Path:
+    """The folder that holds the data set, fetched into the cache if need be (ml-100k alone can be).
+
+    Shows the licence through `say`, checks checksums and leaves either the whole folder or nothing.
+    Raises FileNotFoundError with the remedy when the data is not there and cannot be fetched.
+    """
+    place = find(name)
+    if place is not None:
+        say(f"{name} is in {place}.")
+        return place
+    if name != "ml-100k":
+        raise _absent(name, None)
+    target = cache() / name
+    fetch_ml_100k(target, _check_sizes, say)
+    return target
+
+
+def known() -> list[dict[str, Any]]:
+    """One row a data set: name, users, items, interactions, megabytes, licence, present, where,
+    fetchable.
+
+    After the known names come the other atomic folders under `$FEDJAX_REC_DATA`, with unknown sizes
+    None.
+    """
+    rows = []
+    for name, source in SOURCES.items():
+        sizes = (source.users, source.items, source.interactions, source.megabytes)
+        rows.append(_row(name, sizes, LICENCE, find(name), name == "ml-100k"))
+    rows.append(
+        _row(
+            "synthetic", (1_000, 1_000, 20_000, 0), "made here, free", Path("made in memory"), False
+        )
+    )
+    for name in _named():
+        if name not in SOURCES:
+            rows.append(_row(name, (None,) * 4, "see its source", find(name), False))
+    return rows
+
+
+def find(name: str, folder: str | Path | None = None) -> Path | None:
+    """The folder that holds data set `name`, or None. `folder` replaces the searched ones."""
+    aliases = [name]
+    if name in SOURCES and SOURCES[name].unpacks_to != name:
+        aliases.append(SOURCES[name].unpacks_to)
+    for root in roots() if folder is None else [Path(folder).expanduser()]:
+        for alias in aliases:
+            place = holds(root / alias)
+            if place is not None:
+                return place
+    return None
+
+
+def holds(folder: Path) -> Path | None:
+    """`folder`, or the folder of the same name within (as archives unpack), if data lies there;
+    else None.
+    """
+    for place in (folder, folder / folder.name):
+        if _inter(place) or any((place / file).is_file() for file in RATINGS):
+            return place
+    return None
+
+
+def read_folder(folder: str | Path, name: str | None = None) -> Interactions:
+    """Read a folder of atomic or official files, told apart by what lies in it."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"data folder {folder} does not exist; check the path.")
+    place = holds(folder)
+    if place is None:
+        raise FileNotFoundError(
+            f"{folder} holds no data; put {folder.name}.inter (RecBole) or {', '.join(RATINGS)} "
+            "(MovieLens) there."
+        )
+    stem = _inter(place)
+    if stem is None:
+        return read_movielens(place, name or place.name)
+    interactions = read_atomic(place, stem)
+    return tidy_atomic(interactions) if stem == "ml-100k" else interactions
+
+
+def _inter(folder: Path) -> str | None:
+    """The stem of the folder's .inter file: the folder's own name, or else the only one there."""
+    stems = sorted(path.stem for path in folder.glob("*.inter"))
+    if folder.name in stems:
+        return folder.name
+    return stems[0] if len(stems) == 1 else None
+
+
+def _named() -> list[str]:
+    """Names of the folders with data among the searched ones."""
+    found = {
+        path.name for root in roots() if root.is_dir() for path in root.iterdir() if path.is_dir()
+    }
+    return sorted(name for name in found if not name.startswith(".") and find(name) is not None)
+
+
+def _absent(name: str, folder: str | Path | None) -> Exception:
+    searched = " or ".join(
+        str(root / name) for root in (roots() if folder is None else [Path(folder)])
+    )
+    if name == "ml-100k":
+        return FileNotFoundError(
+            f"ml-100k is not in {searched}; run `fedjax-rec data get ml-100k`."
+        )
+    if name in SOURCES:
+        return FileNotFoundError(
+            f"{name} is not in {searched}; download {SITE}{SOURCES[name].archive} "
+            f"({SOURCES[name].megabytes:g} MB) and unpack its files there."
+        )
+    names = [*SOURCES, "synthetic", *_named()]
+    near = difflib.get_close_matches(name.lower(), names, n=1)
+    hint = (
+        f"did you mean '{near[0]}'?"
+        if near
+        else f"use one of {', '.join(dict.fromkeys(names))} or a folder."
+    )
+    return ValueError(f"unknown data source '{name}' (not in {searched}); {hint}")
+
+
+def _row(
+    name: str, sizes: tuple[float | None, ...], licence: str, place: Path | None, fetchable: bool
+) -> dict[str, Any]:
+    keys = ("users", "items", "interactions", "megabytes")
+    return {
+        "name": name,
+        **dict(zip(keys, sizes, strict=True)),
+        "licence": licence,
+        "present": place is not None,
+        "where": "" if place is None else str(place),
+        "fetchable": fetchable,
+    }
+
+
+def _check_sizes(place: Path) -> Interactions:
+    """ml-100k as read from `place`; ValueError where it is not whole."""
+    source, interactions = SOURCES["ml-100k"], read_folder(place, "ml-100k")
+    found = (interactions.num_users, interactions.num_items, len(interactions))
+    if found != (source.users, source.items, source.interactions):
+        raise ValueError(
+            f"{place} holds {found[0]} users, {found[1]} items and {found[2]} interactions where "
+            "ml-100k has 943, 1682 and 100000; delete the folder and fetch it again."
+        )
+    return interactions

@@ -1,0 +1,1 @@
+"""Labelled examples with many categorical fields."""

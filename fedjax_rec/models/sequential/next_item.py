@@ -1,0 +1,136 @@
+"""Losses of predicting a place's item, from the state of the place and the rows of items.
+
+With s+ = h . q of the target, s_k of k negatives and I items:
+
+- `sampled_bce`      (-log s(s+) - sum_k log(1 - s(s_k))) / (k + 1)   (Kang & McAuley, ICDM 2018)
+- `gbce`             the same with s(s+)^beta,  beta = a (t (1 - 1/a) + 1/a),  a = k / (I - 1)
+                     (gSASRec, Petrov & Macdonald, RecSys 2023)
+- `sampled_softmax`  -s+ + log(e^{s+} + sum_k e^{s_k})
+- `full_softmax`     -s+ + log sum_i e^{s_i}
+
+The sampled ones read rows alone, which are then touched rows; `full_softmax` reads all items, so
+the table is a dense shared parameter that each client trains and uploads whole: for centralised or
+cross-silo training of small catalogues.
+
+`B` examples, `L` places, `D` width, `n` negatives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ...check import fraction, positive
+from ..objectives import masked_mean, softplus
+from ..roles import Rows
+from ..transformers.layers import MASKED
+
+
+@dataclass(frozen=True)
+class ItemLoss:
+    """value(states [B, L, D], item, targets, batch, counts [B, L], num_items) -> float[], the mean
+    over the places where `counts` is 1; `targets` is an id field of `batch`, `item` the table.
+
+    whole: whether it reads the whole table, which is then an `nnx.Param`.
+    """
+
+    value: Callable[..., jax.Array]
+    whole: bool = False
+
+
+def item_table(values: jax.Array, loss: ItemLoss, fields: tuple[str, ...]) -> nnx.Param:
+    """The variable of item rows [I, D] that `loss` can read; fields: of the batch, besides
+    `negatives`."""
+    return nnx.Param(values) if loss.whole else Rows(values, fields=(*fields, "negatives"))
+
+
+def loss_of_next(model, batch, key) -> jax.Array:
+    """Method `loss` of a model with `item`, `objective`, `num_items` and `states(rows, real,
+    seed)`, on `data.sequences`: each place predicts the next."""
+    real = batch["real"] * batch["mask"][:, None]
+    seed = jax.random.bits(key, (), jnp.uint32)
+    states = model.states(model.item[batch["inputs"]], real > 0, seed)
+    return model.objective.value(states, model.item, "targets", batch, real, model.num_items)
+
+
+def read_last(model, history) -> jax.Array:
+    """Its method `read`: [D], the state of the last place of int32[H]."""
+    return model.states(model.item[jnp.maximum(history, 0)], history >= 0)[-1]
+
+
+def score_rows(model, items, user, reading, prepared=None) -> jax.Array:
+    """Its method `score`: inner products of what was read with the rows of `items`; prepared: all
+    of them, where they are made of something."""
+    return (model.item if prepared is None else prepared)[items] @ reading
+
+
+def gbce(t: float = 0.75) -> ItemLoss:
+    """BCE made to know how few negatives were drawn; at t = 0 it is `sampled_bce`, at t = 1 scores
+    are calibrated. Raises ValueError outside 0 <= t <= 1."""
+    fraction("gbce", "t", t)
+
+    def value(states, item, targets, batch, counts, num_items):
+        up, down, there = _scores(states, item, targets, batch)
+        k = jnp.maximum(there.sum(-1), 1.0)
+        a = k / (num_items - 1)
+        beta = a * (t * (1 - 1 / a) + 1 / a)
+        total = beta * softplus(-up) + (there * softplus(down)).sum(-1)
+        return masked_mean(total / (k + 1), counts)
+
+    return ItemLoss(value)
+
+
+def sampled_bce() -> ItemLoss:
+    """Each negative counts as much as the target."""
+    return gbce(0.0)
+
+
+def sampled_softmax(temperature: float = 1.0) -> ItemLoss:
+    """Cross-entropy among the target and the negatives, of scores / temperature."""
+    positive("sampled_softmax", "temperature", temperature)
+
+    def value(states, item, targets, batch, counts, num_items):
+        up, down, there = _scores(states / temperature, item, targets, batch)
+        down = jnp.where(there > 0, down, MASKED)
+        top = jax.lax.stop_gradient(jnp.maximum(up, down.max(-1)))
+        rest = jnp.exp(down - top[..., None]).sum(-1)
+        return masked_mean(jnp.log(jnp.exp(up - top) + rest) + top - up, counts)
+
+    return ItemLoss(value)
+
+
+def full_softmax() -> ItemLoss:
+    """Cross-entropy among all items."""
+
+    def value(states, item, targets, batch, counts, num_items):
+        scores = states @ item[...].T
+        up = jnp.take_along_axis(scores, batch[targets][..., None], -1)[..., 0]
+        return masked_mean(jax.nn.logsumexp(scores, -1) - up, counts)
+
+    return ItemLoss(value, whole=True)
+
+
+def _scores(states, item, targets: str, batch: dict):
+    """(of the target [B, L], of negatives [B, L, k], which of them count [B, L, k]).
+
+    Negatives [B, n] are those of all examples: k = B n. What is no negative of a place is its own
+    target, and what a padded example drew.
+    """
+    if "negatives" not in batch:
+        raise ValueError(
+            "a sampled loss needs negatives; give sequences(negatives=128), or full_softmax()."
+        )
+    ids, wanted = batch["negatives"], batch[targets]
+    up = (states * item[wanted]).sum(-1)
+    rows = item[ids]
+    if ids.ndim == 3:
+        down = (rows * states[:, :, None]).sum(-1)
+        return up, down, (ids != wanted[..., None]).astype(up.dtype)
+    down = states @ rows.reshape(-1, rows.shape[-1]).T
+    drawn = jnp.repeat(batch["mask"] > 0, ids.shape[1])
+    there = drawn & (ids.reshape(-1) != wanted[..., None])
+    return up, down, there.astype(up.dtype)

@@ -1,0 +1,80 @@
+"""UniSRec: self-attention over the texts of a user's items (Hou et al., KDD 2022).
+
+    q_i = P(e_i),   score(next = i) = SASRec(q_{i_1}, ..., q_{i_T}) . q_i
+
+e_i is the frozen, whitened embedding of the item's text, P a shared projector. Neither items nor
+users have parameters of their own: an item without interactions is ranked by its text, and a user
+who took no part in training by his history. The paper's is trained on several domains first, by
+contrast, through a mixture of experts with a learned whitening; this one is of one domain, with the
+projector and the whitening of `text_tower`.
+
+`I` items, `L` places, `D` width, `E` width of a whitened embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ...check import at_least, positive
+from ...types import Model
+from ..roles import Frozen, from_nnx
+from ..text.text_tower import Projector, whitened
+from .next_item import ItemLoss, sampled_softmax
+from .sasrec import Block, SASRec, check
+
+
+class Texts(nnx.Module):
+    """Rows [..., D] of ids int[...] or all, made of text [I, E]."""
+
+    def __init__(self, text, project):
+        self.text, self.project = Frozen(jnp.asarray(text)), project
+
+    def __getitem__(self, ids):
+        return self.project(self.text[ids])
+
+    def all(self):
+        return self[...]
+
+
+def unisrec(
+    num_items: int,
+    members: int = 1,
+    titles: Sequence[str] | None = None,
+    weights: str = "minilm",
+    tokens: int = 128,
+    components: int = 128,
+    projector: Sequence[int] = (),
+    scale: float = 0.1,
+    width: int = 64,
+    length: int = 50,
+    layers: int = 2,
+    heads: int = 1,
+    dropout: float = 0.2,
+    loss: ItemLoss | None = None,
+) -> Model:
+    """Shared projector and layers; no private part and no row tables. Train it on
+    `data.sequences(length)`; it scores from the user's last `length` items.
+
+    titles: I texts, of which `tokens` tokens count. weights, components: of their embeddings, see
+    `text_tower`. projector: widths of its layers between, () for a linear one; scale: deviation of
+    what it first makes. width, length, layers, heads, dropout, loss: as of `sasrec`.
+    Raises ValueError without a text for each item, and as `sasrec`.
+    """
+    check("unisrec", width, length, layers, heads, dropout)
+    positive("unisrec", "scale", scale)
+    at_least("unisrec", "tokens", tokens, 3)
+    for size in projector:
+        at_least("unisrec", "projector", size, 1)
+    text = whitened("unisrec", titles, num_items, weights, tokens, components)
+    loss = loss or sampled_softmax()
+    block = lambda rngs: Block(width, width, heads, dropout, jax.nn.relu, rngs, (layers,))
+
+    def build(rngs):
+        item = Texts(text, Projector(rngs, text.shape[1], projector, width, scale))
+        return SASRec(item, num_items, width, length, block, dropout, loss, rngs)
+
+    return from_nnx(build)

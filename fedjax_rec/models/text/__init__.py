@@ -1,0 +1,1 @@
+"""Items by their text, and language models that recommend."""

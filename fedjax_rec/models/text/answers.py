@@ -1,0 +1,127 @@
+"""Recommendation by a language model that is asked: would the user like this, yes or no?
+
+    z = logit(" Yes" | prompt) - logit(" No" | prompt),   loss = log(1 + e^-z) for yes, ... for no
+
+(TALLRec, Bao et al., RecSys 2023: the base frozen, LoRA at query and value; there the loss runs
+over the whole vocabulary, here over the two answers that are compared). Adapters in the last layers
+alone train on states of the prompts that are computed once, see `prompt_states`.
+
+`B` prompts, `T` most tokens of one, `D` width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from ... import weights
+from ...types import Model
+from ..objectives import Objective, bce
+from ..roles import Frozen, from_nnx
+from ..transformers.llama import Llama
+from ..transformers.lora import freeze, lora
+from ..transformers.pretrained import load_llama
+from .prompt_states import divided, states
+
+
+class YesNo(nnx.Module):
+    """decoder: with adapters; answers: int[2], the tokens of yes and no.
+
+    states: float[n, T, D], what goes into the layers, by `batch["prompt"]` int32[B]; None where it
+    is the embedded `batch["tokens"]` int32[B, T]. `batch["length"]` int32[B] counts real tokens.
+    """
+
+    def __init__(self, decoder: Llama, answers, states=None, objective: Objective | None = None):
+        self.decoder, self.answers = decoder, tuple(answers)
+        self.states = None if states is None else Frozen(states)
+        self.objective = objective or bce()
+
+    def loss(self, batch, key):
+        return self.objective(self.predict(batch), batch)
+
+    def predict(self, batch):
+        """float32[B]: the logit of yes over no."""
+        if self.states is None:
+            x = self.decoder.embed(batch["tokens"])
+        else:
+            x = self.states[...][batch["prompt"]].astype(self.decoder.tokens.dtype)
+        x = self.decoder.last(x, batch["length"] - 1)
+        yes, no = jnp.moveaxis(self.decoder.logits(x, jnp.array(self.answers)), -1, 0)
+        return yes - no
+
+
+def yes_no(
+    decoder: Llama,
+    answers: tuple[int, int],
+    targets: str = "*query|*value",
+    rank: int = 8,
+    alpha: float = 16.0,
+) -> Model:
+    """`decoder` frozen, with LoRA at `targets` of all its layers, on prompts of tokens."""
+
+    def build(rngs):
+        return YesNo(adapted(decoder, rngs, targets, rank, alpha), answers)
+
+    return from_nnx(build)
+
+
+def yes_no_above(
+    decoder: Llama,
+    answers: tuple[int, int],
+    fields: Mapping[str, np.ndarray],
+    layers: int = 4,
+    targets: str = "*query|*value",
+    rank: int = 8,
+    alpha: float = 16.0,
+    keep: Path | None = None,
+) -> Model:
+    """`yes_no` with LoRA in the last `layers` alone, for the prompts of `fields`: `tokens`
+    int32[n, T], `length` int32[n] and `prompt`, 0 to n - 1. Of the rest of the decoder nothing but
+    the two answers is kept. keep: see `prompt_states.states`."""
+    below, above = divided(decoder, layers)
+    made = jnp.asarray(states(below, fields["tokens"], fields["length"], keep))
+    table = decoder.tokens[...] if decoder.head is None else decoder.head.kernel[...].T
+    two = table[jnp.array(answers)]
+    small = Llama(above.size, two, above.layers, above.norm.scale[...])
+
+    def build(rngs):
+        return YesNo(adapted(small, rngs, targets, rank, alpha), (0, 1), made)
+
+    return from_nnx(build)
+
+
+def tallrec(
+    fields: Mapping[str, np.ndarray],
+    source: str = "smollm2",
+    layers: int = 4,
+    targets: str = "*query|*value",
+    rank: int = 8,
+    alpha: float = 16.0,
+    answers: tuple[str, str] = (" Yes", " No"),
+    dtype: str = "float32",
+    keep: str | None = None,
+) -> Model:
+    """`yes_no_above` of known weights or a local folder, for the `fields` of the run's examples.
+
+    answers: a token each. keep: a folder for the states of prompts, which another run on some of
+    the same prompts then reads. Raises ValueError for an answer of several tokens.
+    """
+    made = weights.tokenizer(weights.find(source))
+    ids = [made.encode(answer, add_special_tokens=False).ids for answer in answers]
+    for answer, some in zip(answers, ids, strict=True):
+        if len(some) != 1:
+            raise ValueError(f"tallrec(answers={answer!r}) has {len(some)} tokens; use one of one.")
+    decoder, (yes, no) = load_llama(source, dtype), (one[0] for one in ids)
+    place = None if keep is None else Path(keep).expanduser()
+    return yes_no_above(decoder, (yes, no), fields, layers, targets, rank, alpha, place)
+
+
+def adapted(decoder: Llama, rngs, targets: str, rank: int, alpha: float) -> Llama:
+    """`decoder` with its arrays frozen, and LoRA at `targets`; the argument stays as it is."""
+    made = nnx.merge(*nnx.split(decoder))
+    lora(freeze(made), rngs, targets, rank, alpha)
+    return made

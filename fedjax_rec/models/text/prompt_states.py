@@ -1,0 +1,115 @@
+"""What frozen layers make of fixed prompts, computed once: the input of the layers above them.
+
+    x_L' = layer_L'(... layer_1(embed(prompt))),    for the layers 1 .. L' that no adapter touches
+
+Where only the last layers of a decoder are adapted, what goes into them is the same in every round
+and for every client. States are float16 [n, T, D], one copy for all clients; prompts of like length
+share a batch. They may be kept in a folder, one file a prompt, for the next run.
+
+`n` prompts, `T` most tokens of one, `D` width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from ...storage import whole
+from ..transformers.llama import Llama, some
+
+BATCH, ROUNDED = 16, 16  # prompts of a batch, and what their length is rounded up to
+
+
+def divided(decoder: Llama, above: int) -> tuple[Llama, Llama]:
+    """(below, above): the first layers and the last `above`, with the token table, norm and head.
+
+    Raises ValueError unless both have some.
+    """
+    size = decoder.size
+    if not 1 <= above < size.layers:
+        raise ValueError(
+            f"divided(above={above}) leaves nothing on one side; use 1 <= above < {size.layers}, "
+            "the number of layers."
+        )
+    cut = size.layers - above
+
+    def part(where: slice, layers: int) -> Llama:
+        sized, norm = replace(size, layers=layers), decoder.norm.scale[...]
+        return Llama(sized, decoder.tokens[...], some(decoder.layers, where), norm, decoder.head)
+
+    return part(slice(0, cut), cut), part(slice(cut, None), above)
+
+
+def states(
+    decoder: Llama,
+    tokens: np.ndarray,
+    sizes: np.ndarray,
+    keep: Path | None = None,
+    say: Callable[[str], object] | None = None,
+) -> np.ndarray:
+    """float16[n, T, D]: the prompts `tokens` int32[n, T], of which the first `sizes` int32[n] are
+    real, after all layers of `decoder`; zero behind.
+
+    keep: a folder that holds states of earlier calls, by the weights and the tokens, and gets these
+    too. say(text): told how far it is.
+    """
+    out = np.zeros((*tokens.shape, decoder.size.width), np.float16)
+    files = [None] * len(tokens)
+    if keep is not None:
+        keep.mkdir(parents=True, exist_ok=True)
+        print_of = fingerprint(decoder)
+        names = [
+            hashlib.sha256(print_of + np.int32(row[:n]).tobytes()).hexdigest()
+            for row, n in zip(tokens, sizes, strict=True)
+        ]
+        files = [keep / f"{name}.npy" for name in names]
+    missing = []
+    for i in np.argsort(sizes, kind="stable"):
+        file = files[i]
+        if file is not None and file.is_file():
+            out[i, : sizes[i]] = np.load(file)
+        else:
+            missing.append(i)
+    through = nnx.jit(lambda decoder, tokens: decoder.hidden(tokens))
+    for start in range(0, len(missing), BATCH):
+        some = missing[start : start + BATCH]
+        longest = -(-int(sizes[some].max()) // ROUNDED) * ROUNDED
+        batch = np.zeros((BATCH, longest), np.int32)
+        width = min(longest, tokens.shape[1])
+        batch[: len(some), :width] = tokens[some, :width]
+        made = np.asarray(through(decoder, jnp.asarray(batch)), np.float32)
+        for i, x in zip(some, made, strict=False):
+            out[i, : sizes[i]] = _half(x[: sizes[i]])
+            if files[i] is not None:
+                _write(files[i], out[i, : sizes[i]])
+        if say is not None:
+            say(f"{start + len(some)} of {len(missing)} prompts read")
+    return out
+
+
+def fingerprint(decoder: Llama) -> bytes:
+    """What tells one decoder from another: its sizes, and the numbers of some of its weights."""
+    parts = [decoder.tokens[...][:64], *jax.tree.leaves(nnx.state(decoder.layers))]
+    told = hashlib.sha256(repr(decoder.size).encode())
+    for x in parts:
+        told.update(np.asarray(x[-1], np.float32).tobytes())
+    return told.digest()
+
+
+def _half(x: np.ndarray) -> np.ndarray:
+    if np.abs(x).max() > np.finfo(np.float16).max:
+        raise ValueError("the states of a prompt exceed float16; adapt all layers of this decoder.")
+    return x.astype(np.float16)
+
+
+def _write(file: Path, x: np.ndarray) -> None:
+    """Whole or not at all: another run may read it."""
+    with whole(file) as beside, open(beside, "wb") as out:
+        np.save(out, x)

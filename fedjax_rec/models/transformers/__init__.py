@@ -1,0 +1,1 @@
+"""Transformers and their adapters: encoders, decoders, LoRA, quantised weights."""

@@ -1,0 +1,86 @@
+"""Greedy continuation with a cache of keys and values, all inside jit.
+
+    y_{t+1} = argmax p(. | prompt, y_1 .. y_t)
+
+The prompt goes through once; after that a step computes one token and reads the keys and values of
+those before it from the cache. Written for one prompt and mapped over a batch of them.
+
+`T` tokens of a prompt, `N` new ones, `S = T + N` places of the cache; see `llama` for the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from ...check import at_least
+from .layers import attention
+from .llama import Llama, angles_at
+
+
+def generate(model: Llama, prompts: Sequence[Sequence[int]], count: int, stop: int | None = None):
+    """lists of at most `count` tokens that continue `prompts`, token ids of any lengths.
+
+    stop: a token that ends a text; it is left out. Raises ValueError for an empty prompt.
+    """
+    at_least("generate", "count", count, 1)
+    lengths = np.array([len(p) for p in prompts], np.int32)
+    if not lengths.size or lengths.min() < 1:
+        raise ValueError("generate(prompts) has an empty prompt; give each at least one token.")
+    tokens = np.zeros((len(lengths), lengths.max()), np.int32)
+    for row, prompt in zip(tokens, prompts, strict=True):
+        row[: len(prompt)] = prompt
+    structure, variables = nnx.split(model)
+    made = np.asarray(_continued(structure, variables, tokens, lengths, count)).tolist()
+    return [row[: row.index(stop)] if stop in row else row for row in made]
+
+
+@partial(jax.jit, static_argnums=(0, 4))
+def _continued(structure, variables, tokens, lengths, count: int):
+    model = nnx.merge(structure, variables)
+    return jax.vmap(lambda t, n: continued(model, t, n, count))(tokens, lengths)
+
+
+def continued(model: Llama, tokens: jax.Array, length: jax.Array, count: int) -> jax.Array:
+    """int32[count]: the continuation of the first `length` of `tokens` int32[T], padded behind."""
+    places = jnp.arange(tokens.shape[0] + count)
+    size, dtype = model.size, model.tokens.dtype
+    empty = jnp.zeros((size.layers, places.size, size.key_heads, size.head_width), dtype)
+
+    def last(x, at):
+        return jnp.argmax(model.logits(x[at])).astype(jnp.int32)
+
+    x, cache = _through(model, model.embed(tokens), jnp.int32(0), (empty, empty))
+    first = last(x, length - 1)
+
+    def step(carry, t):
+        token, cache = carry
+        # The keys of padding stand at places that new tokens overwrite before they look there.
+        x, cache = _through(model, model.embed(token[None]), length + t, cache)
+        return (last(x, 0), cache), token
+
+    return jax.lax.scan(step, (first, cache), jnp.arange(count))[1]
+
+
+def _through(model: Llama, x, start, cache):
+    """(x, cache) after all layers: x [n, D] of the places from `start`, cache [L, S, K, d] twice,
+    with theirs written into it."""
+    places = start + jnp.arange(x.shape[0])
+    angles = angles_at(places, model.size)
+    mask = places[:, None] >= jnp.arange(cache[0].shape[1])
+    structure, variables = nnx.split(model.layers)
+
+    def one(x, layer):
+        variables, *held = layer
+        block = nnx.merge(structure, variables)
+        q, k, v = block.attended(x, angles)
+        write = jax.lax.dynamic_update_slice_in_dim
+        held = [write(old, new, start, 0) for old, new in zip(held, (k, v), strict=True)]
+        return block.finish(x, attention(q, *held, mask)), tuple(held)
+
+    return jax.lax.scan(one, x, (variables, *cache))

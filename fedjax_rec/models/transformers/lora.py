@@ -1,0 +1,145 @@
+"""Adapters: small trainable parts beside frozen linear layers, found by the name of the layer.
+
+    lora   y = x W + b + s (x A) B,   s = alpha / r, A [in, r], B [r, out] at first 0, W, b frozen
+    dora   y = x V m / |V| + b,       V = W + s A B, m [out] at first |W|, norms of columns
+
+(Hu et al., ICLR 2022; Liu et al., ICML 2024.) W is not touched and never merged: under a `vmap`
+over clients it stays one copy, and only A, B and m have a client axis. Which of A and B is shared,
+private or frozen is the variable type that they are given, or `models.frozen_at` and
+`models.private_at` of the model.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ...check import at_least, positive
+from ..roles import Frozen
+from .layers import Linear, weight
+
+
+class LoRA(nnx.Module):
+    """kernel: [..., in, out], bias: [..., out] or None, both as the `Linear` has them; lora_a:
+    [..., in, r]; lora_b: [..., r, out]; lora_scale: [...], frozen, so that whoever sees the
+    variables knows the product. dropout: of what goes into A, or None."""
+
+    def __init__(
+        self,
+        linear: Linear,
+        a: nnx.Variable,
+        b: nnx.Variable,
+        scale: float,
+        dropout: nnx.Dropout | None = None,
+    ):
+        self.kernel, self.bias = linear.kernel, linear.bias
+        self.lora_a, self.lora_b = a, b
+        self.lora_scale = Frozen(jnp.full(linear.kernel.shape[:-2], scale, jnp.float32))
+        self.dropout = dropout
+
+    def beside(self, x):
+        """s (x A) B."""
+        small = (x if self.dropout is None else self.dropout(x)) @ self.lora_a[...].astype(x.dtype)
+        return self.lora_scale[...].astype(x.dtype) * (small @ self.lora_b[...].astype(x.dtype))
+
+    def with_bias(self, y):
+        return y if self.bias is None else y + self.bias[...].astype(y.dtype)
+
+    def __call__(self, x):
+        return self.with_bias(x @ weight(self.kernel, x.dtype) + self.beside(x))
+
+
+class DoRA(LoRA):
+    """A `LoRA` with the norm of each column of its own, lora_m [..., out].
+
+    The norm of V is constant to the gradient, as the paper proposes, and comes from products with
+    A and B, so that V itself is never made.
+    """
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.lora_m = nnx.Param(jnp.sqrt(_columns(weight(self.kernel, jnp.float32))))
+
+    def __call__(self, x):
+        kernel = weight(self.kernel, x.dtype)
+        a, b, s = (v[...].astype(jnp.float32) for v in (self.lora_a, self.lora_b, self.lora_scale))
+        w = kernel.astype(jnp.float32)
+        mixed = ((a.mT @ w) * b).sum(-2) * 2 * s[..., None]
+        square = _columns(w) + mixed + s[..., None] ** 2 * ((a.mT @ a @ b) * b).sum(-2)
+        norm = jax.lax.stop_gradient(jnp.sqrt(jnp.maximum(square, 1e-12)))
+        times = (self.lora_m[...] / norm).astype(x.dtype)
+        return self.with_bias(times * (x @ kernel + self.beside(x)))
+
+
+def _columns(kernel: jax.Array) -> jax.Array:
+    """Squared norms of the columns, [..., out]."""
+    return (kernel * kernel).sum(-2)
+
+
+def freeze(module: nnx.Module) -> nnx.Module:
+    """`module` with every `nnx.Param` in it made `Frozen`; other variables stay what they are."""
+    for _, part in list(nnx.iter_modules(module)):
+        for name, value in list(vars(part).items()):
+            if type(value) is nnx.Param:
+                setattr(part, name, Frozen(value[...]))
+    return module
+
+
+def lora(
+    module: nnx.Module,
+    rngs: nnx.Rngs,
+    targets: str = "*query|*value",
+    rank: int = 8,
+    alpha: float = 16.0,
+    a: type[nnx.Variable] = nnx.Param,
+    b: type[nnx.Variable] = nnx.Param,
+    dropout: float = 0.0,
+    layer: type[LoRA] = LoRA,
+) -> nnx.Module:
+    """`module` with LoRA at the linear layers whose dotted path fits one of the patterns `targets`,
+    separated by `|`, as in `layers.*.query|head`.
+
+    a, b: what A and B are, e.g. `models.Frozen` or `models.Private`. dropout: the share of what
+    goes into A that is left out in training. layer: `LoRA` or `DoRA`. Raises ValueError for
+    rank < 1, for a dropout outside [0, 1), and where no layer fits.
+    """
+    at_least("lora", "rank", rank, 1)
+    positive("lora", "alpha", alpha)
+    if not 0 <= dropout < 1:
+        raise ValueError(f"lora(dropout={dropout}) leaves nothing; use 0 <= dropout < 1.")
+    found = linears(module)
+    chosen = [path for path in found if any(fnmatch.fnmatch(path, t) for t in targets.split("|"))]
+    if not chosen:
+        raise ValueError(
+            f"lora(targets={targets!r}) fits no linear layer; the model has {', '.join(found)}."
+        )
+    for path in chosen:
+        holder, name = found[path]
+        old = getattr(holder, name)
+        *lead, inputs, outputs = old.kernel.shape
+        start = inputs**-0.5 * jax.random.normal(rngs.params(), (*lead, inputs, rank))
+        pair = a(start), b(jnp.zeros((*lead, rank, outputs)))
+        drop = nnx.Dropout(dropout, rngs=rngs) if dropout else None
+        setattr(holder, name, layer(old, *pair, alpha / rank, drop))
+    return module
+
+
+def dora(
+    module: nnx.Module, rngs: nnx.Rngs, targets: str = "*query|*value", **kwargs
+) -> nnx.Module:
+    """`lora` with layers that are `DoRA`; kwargs: as in `lora`. Rules of aggregation that look at
+    the product A B, which is not all of the weight here, refuse it."""
+    return lora(module, rngs, targets, layer=DoRA, **kwargs)
+
+
+def linears(module: nnx.Module) -> dict[str, tuple[nnx.Module, str]]:
+    """{"layers.query": (holder, "query")}: where the linear layers of `module` hang."""
+    found = {}
+    for path, part in nnx.iter_modules(module):
+        for name, value in vars(part).items():
+            if isinstance(value, Linear):
+                found[".".join(map(str, (*path, name)))] = (part, name)
+    return dict(sorted(found.items()))

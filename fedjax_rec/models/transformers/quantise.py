@@ -1,0 +1,85 @@
+"""The frozen base of a model in fewer bits: bf16, or int8, int4 and nf4 by `qwix`.
+
+QLoRA (Dettmers et al., NeurIPS 2023) is a base in nf4 with adapters beside it:
+
+    models.lora(models.quantised(models.freeze(module), "nf4"), rngs)
+
+The base is one copy for all clients of a `vmap`, and a layer's numbers are made anew where it is
+used. What is trained stays in float32.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ... import trees
+from ...check import at_least, one_of
+from ...types import PyTree
+from ..roles import Frozen
+from .layers import Linear
+
+QTYPES = ("int8", "int4", "nf4")
+
+
+def in_dtype(module: nnx.Module, dtype: str = "bfloat16") -> nnx.Module:
+    """`module` with its frozen floats in `dtype`; what is trained stays as it is."""
+    one_of("in_dtype", "dtype", dtype, ("float32", "bfloat16", "float16"))
+    for _, variable in nnx.to_flat_state(nnx.state(module, Frozen)):
+        value: Any = variable.get_value()
+        if not hasattr(value, "qvalue") and jnp.issubdtype(value.dtype, jnp.floating):
+            variable.set_value(value.astype(dtype))
+    return module
+
+
+def quantised(module: nnx.Module, qtype: str = "nf4", tile: int = 64) -> nnx.Module:
+    """`module` with the frozen kernels of its linear layers as `qwix.QArray`s.
+
+    qtype: int8, int4 or nf4. tile: inputs that share a scale, float32, with each output having its
+    own; all inputs where `tile` does not divide them. Before `models.lora` or after. Needs
+    `pip install 'fedjax-rec[quant]'`. Raises ValueError where no frozen kernel is found.
+    """
+    one_of("quantised", "qtype", qtype, QTYPES)
+    at_least("quantised", "tile", tile, 1)
+    try:
+        import qwix
+    except ImportError:
+        raise ValueError(
+            f"quantised(qtype={qtype!r}) needs qwix; pip install 'fedjax-rec[quant]'."
+        ) from None
+    kernels = [
+        variable
+        for _, part in nnx.iter_modules(module)
+        if isinstance(variable := getattr(part, "kernel", None), Frozen)
+    ]
+    if not kernels:
+        raise ValueError(
+            "quantised(module) finds no frozen kernel; give it models.freeze(module) of a model "
+            f"that is made of models.layers.{Linear.__name__}."
+        )
+    for variable in kernels:
+        value = variable.get_value()
+        *lead, inputs, _ = range(value.ndim)
+        size = value.shape[inputs]
+        variable.set_value(
+            qwix.quantize(
+                value.astype(jnp.float32),
+                qtype,
+                channelwise_axes=(*lead, value.ndim - 1),
+                tiled_axes={inputs: tile if size % tile == 0 else size},
+            )
+        )
+    return module
+
+
+def base_nbytes(shared: PyTree) -> int:
+    """Bytes of the frozen leaves of `shared`, numbers of four bits counted as half a byte."""
+
+    def of(x) -> int:
+        bits = jnp.iinfo(x.dtype).bits if "int" in str(x.dtype) else 8 * x.dtype.itemsize
+        return -(-x.size * bits // 8)
+
+    return sum(of(x) for x in jax.tree.leaves(trees.frozen(shared)))

@@ -1,0 +1,156 @@
+"""The page of results: every group of seeds held against its targets, with its settings.
+
+Written by `fedjax-rec report FOLDERS --results FILE [--section TITLE] [--targets FILE]`. Of runs
+that have a goal for the bytes of a client, quality against bytes is drawn too.
+Runs beside one that is called `fedavg` are compared in rounds, see `convergence.py`.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fedjax_rec.report.convergence import convergence, has_reference
+from fedjax_rec.report.reading import FIELDS, KIB_UP, RANKING, Group, find_runs, group
+from fedjax_rec.report.sections import with_section
+from fedjax_rec.report.tables import (
+    grid,
+    header,
+    provenance,
+    repeats,
+    row,
+    sets_of,
+    shown_metrics,
+    sizes,
+    title,
+    write_text,
+)
+from fedjax_rec.report.targets import Target, read_targets
+
+
+def results(
+    folders: Iterable[Path | str],
+    targets: Path | str | None,
+    out: Path | str,
+    section: str | None = None,
+) -> list[Path]:
+    """Write the table of results against targets, with each row's settings, to the file `out`.
+
+    Args:
+        folders: finished runs are searched at and under them.
+        targets: YAML file, see `targets.py`; None leaves out the columns of targets.
+        out: the markdown file; its figures go to `images/` beside it. A target without a run is
+            listed as not run.
+        section: the title of the only part of the page that is written; None writes all of it.
+
+    Returns:
+        The files written, `out` first.
+
+    Raises:
+        ValueError: a target is malformed, or two match the same runs.
+    """
+    out, groups = Path(out), group(find_runs(folders))
+    wanted = [] if targets is None else read_targets(targets)
+    mine = {id(each): _target(each, wanted, targets) for each in groups}
+    goals = (metric for target in wanted for metric in target.goals if metric != KIB_UP)
+    shown = tuple(dict.fromkeys([*shown_metrics(groups, RANKING), *goals]))
+    columns = [*header(shown), *(["target", "source", "verdict"] if wanted else [])]
+    rows = [
+        [*row(each, shown), *(_verdicts(each, mine[id(each)]) if wanted else [])] for each in groups
+    ]
+    for target in wanted:
+        if target not in mine.values():
+            match = {**dict.fromkeys(FIELDS, ""), **target.match}
+            model = " / ".join(filter(None, (match["model"], match["strategy"])))
+            known = [match["name"], match["data"], model, match["negatives"], match["evaluation"]]
+            blank = [""] * (len(header(shown)) - len(known))
+            rows.append([*known, *blank, _goals(target), target.source, "not run"])
+    text = [*provenance(groups), grid(columns, rows) + repeats(groups), *_notes(groups, mine)]
+    drawn, below = [], "###" if section else "##"
+    for (data, evaluation), members in sets_of(groups).items():
+        # Under other negatives other quality is reached: no axis for both. Without a goal for bytes
+        # the runs were not made to be held against them.
+        alike = len({each.field("negatives") for each in members}) == 1
+        theirs = [target for each in members if (target := mine[id(each)])]
+        if sizes(members) > 2 and alike and any(KIB_UP in target.goals for target in theirs):
+            from fedjax_rec.report import figures, tradeoff  # matplotlib is slow
+
+            place = f"tradeoff_{data}" + (
+                f"_{section.replace(' ', '_').lower()}" if section else ""
+            )
+            path = out.parent / "images" / f"{place}.png"
+            aims = [(each, target) for each in members if (target := mine[id(each)])]
+            runs = [run for each in members for run in each.runs]
+            drawn.append(figures.save(tradeoff.tradeoff(runs, targets=aims), path))
+            text += [f"Quality against bytes on {data}, {evaluation}; rings are targets:", ""]
+            text += [f"![quality against bytes]({path.relative_to(out.parent).as_posix()})", ""]
+    for (data, evaluation), members in sets_of(groups).items():
+        if has_reference(members):
+            text += [f"{below} Rounds to target: {data}, {evaluation}", "", *convergence(members)]
+    text += [f"{below} Settings", "", *_settings(groups)]
+    if section:
+        page = with_section(out, section, text)
+    else:
+        page = "\n".join(["# Results", "", *text])
+    return [write_text(out, page), *drawn]
+
+
+def _notes(groups: Sequence[Group], mine: Mapping[int, Target | None]) -> list[str]:
+    """What targets say of their rows, each once."""
+    text = {}
+    for each in groups:
+        target = mine[id(each)]
+        if target is not None and target.note:
+            text.setdefault(target.note, []).append(f"`{each.field('name')}`")
+    return [line for note, names in text.items() for line in (f"{', '.join(names)}: {note}", "")]
+
+
+def _settings(groups: Sequence[Group]) -> list[str]:
+    """Each row's configuration: whole, or what differs from the first row on the same data."""
+    text, first = [], {}
+    for place, each in enumerate(groups, start=1):
+        setting, data = each.runs[0].setting(), each.field("data")
+        like, base = first.setdefault(data, (place, setting))
+        said = "" if like == place else f": as row {like}, but"
+        if said:
+            old, new = _flat(base), _flat(setting)
+            setting = {key: value for key, value in new.items() if old.get(key, base) != value}
+            setting |= {key: "absent" for key in old if key not in new}
+        written = yaml.safe_dump(setting, sort_keys=False).rstrip()
+        name = ", ".join(each.field(key) for key in ("name", "data", "negatives"))
+        text += [f"<details><summary>Row {place}: {name}{said}</summary>", ""]
+        text += ["```yaml", written, "```", "", "</details>", ""]
+    return text
+
+
+def _flat(setting: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """{"strategy.init_args.epochs": 1}: dotted keys, as the command line takes them."""
+    found: dict[str, Any] = {}
+    for key, value in setting.items():
+        inner = isinstance(value, Mapping) and value
+        found |= _flat(value, f"{above}{key}.") if inner else {f"{above}{key}": value}
+    return found
+
+
+def _goals(target: Target) -> str:
+    return "<br>".join(f"{title(metric)} {goal.text}" for metric, goal in target.goals.items())
+
+
+def _target(each: Group, wanted: Sequence[Target], path: Path | str | None) -> Target | None:
+    """The one target of a group, or None."""
+    mine = [place for place, target in enumerate(wanted, start=1) if target.fits(each)]
+    if len(mine) > 1:
+        raise ValueError(
+            f"{path}: targets {mine[0]} and {mine[1]} both match {each.runs[0].folder}; "
+            "narrow `match`."
+        )
+    return wanted[mine[0] - 1] if mine else None
+
+
+def _verdicts(each: Group, target: Target | None) -> list[str]:
+    """The cells target, source and verdict of one group."""
+    if target is None:
+        return ["none", "", ""]
+    verdicts = [f"{title(m)} {g.verdict(each.best(m))}" for m, g in target.goals.items()]
+    return [_goals(target), target.source, "<br>".join(verdicts)]

@@ -1,0 +1,193 @@
+"""Tables of finished runs: seeds as mean +- sample standard deviation.
+
+Every metric is the TEST value at the round that was best on validation (`best` in `summary.json`),
+never the best test round.
+"""
+
+import subprocess
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.table import Table
+
+from fedjax_rec.report.reading import KIB_UP, RANKING, Group, Run, find_runs, group, number
+from fedjax_rec.storage import whole
+
+MIB = 2**20
+
+
+def table(runs: Sequence[Run], metrics: Sequence[str] = RANKING) -> Table:
+    """One row per run for the terminal: test metrics at the best validation round."""
+    shown = _union(run.names(metrics) for run in runs)
+    page = Table(title="test metrics at the best validation round", title_style="dim")
+    page.add_column("run")
+    for name in ("seed", "rounds", "best round", *map(title, shown), "MiB up", "seconds"):
+        page.add_column(name, justify="right")
+    for run in runs:
+        totals, best = run.summary["totals"], run.summary["best"]
+        page.add_row(
+            str(run.summary["name"]),
+            *(str(value) for value in (run.summary["seed"], totals["rounds"], best["round"])),
+            *(spread([number(best.get(metric))]) for metric in shown),
+            *(f"{value:,.1f}" for value in (totals["bytes_up"] / MIB, totals["seconds"])),
+        )
+    return page
+
+
+def markdown(groups: Sequence[Group], metrics: Sequence[str] = RANKING) -> str:
+    """A markdown table, one row per group; notes below it name the runs left out as repeats."""
+    shown = shown_metrics(groups, metrics)
+    return grid(header(shown), [row(each, shown) for each in groups]) + repeats(groups)
+
+
+def write_report(folders: Iterable[Path | str], out: Path | str) -> list[Path]:
+    """Write `report.md` and its figures for all finished runs under the folders.
+
+    Runs on different data or under different evaluations share no axes: each such set has its own
+    section, with learning curves and quality against uplink bytes: as they grow, and of one client
+    in a round where settings differ in it.
+
+    Returns:
+        The files written, `report.md` first.
+    """
+    # They import this module, and matplotlib is slow.
+    from fedjax_rec.report import figures, tradeoff
+
+    out, groups = Path(out), group(find_runs(folders))
+    sets = sets_of(groups)
+    drawn, text = [], ["# Runs", "", *provenance(groups)]
+    for place, ((data, evaluation), members) in enumerate(sets.items(), start=1):
+        runs = [run for each in members for run in each.runs]
+        text += [f"## {data}, {evaluation}", "", markdown(members)]
+        pictures = [("learning_curve", figures.learning_curve)]
+        if any(run.summary["totals"]["bytes_up"] for run in runs):
+            pictures.append(("quality_bytes", figures.quality_against_bytes))
+        if sizes(members) > 2:
+            pictures.append(("tradeoff", tradeoff.tradeoff))
+        for name, draw in pictures:
+            path = out / "figures" / (f"{name}_{place}.png" if len(sets) > 1 else f"{name}.png")
+            drawn.append(figures.save(draw(runs), path))
+            text += [f"![{name.replace('_', ' ')}]({path.relative_to(out).as_posix()})", ""]
+    return [write_text(out / "report.md", "\n".join(text)), *drawn]
+
+
+def sets_of(groups: Iterable[Group]) -> dict[tuple[str, str], list[Group]]:
+    """(data, evaluation) -> the groups that share them, and so may share axes."""
+    sets: dict[tuple[str, str], list[Group]] = {}
+    for each in groups:
+        sets.setdefault((each.field("data"), each.field("evaluation")), []).append(each)
+    return sets
+
+
+def sizes(groups: Iterable[Group]) -> int:
+    """How many different uploads of a client there are among the groups."""
+    return len({round(each.runs[0].bytes_per_client(), -1) for each in groups})
+
+
+def title(metric: str) -> str:
+    """A metric's name as papers print it: `hr@10` is HR@10, `recall@20` is Recall@20."""
+    if metric == KIB_UP:
+        return "KiB up"
+    base, at, k = metric.partition("@")
+    long = {"recall", "precision", "loss", "accuracy"}
+    return (base.capitalize() if base in long else base.upper()) + at + k
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a whole file or nothing."""
+    with whole(path) as beside:
+        beside.write_text(text.rstrip() + "\n", encoding="utf-8")
+    return path
+
+
+def _union(names: Iterable[Iterable[str]]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for each in names for name in each))
+
+
+def shown_metrics(groups: Sequence[Group], metrics: Sequence[str]) -> tuple[str, ...]:
+    return _union(run.names(metrics) for each in groups for run in each.runs)
+
+
+def header(metrics: Sequence[str]) -> list[str]:
+    left = ["run", "data", "model / strategy", "negatives", "evaluation", "rounds", "seeds"]
+    right = ["best round", "KiB up per client and round", "MiB up", "seconds"]
+    return [*left, *map(title, metrics), *right]
+
+
+def row(each: Group, metrics: Sequence[str]) -> list[str]:
+    totals = [run.summary["totals"] for run in each.runs]
+    rounds = sorted({total["rounds"] for total in totals})
+    best = [str(run.summary["best"]["round"]) for run in each.runs]
+    return [
+        each.field("name"),
+        each.field("data"),
+        f"{last_part(each.field('model'))} / {last_part(each.field('strategy'))}",
+        each.field("negatives"),
+        each.field("evaluation"),
+        ", ".join(map(str, rounds)),
+        ", ".join(str(run.summary["seed"]) for run in each.runs),
+        *(spread(each.best(metric)) for metric in metrics),
+        ", ".join(best),
+        f"{each.best(KIB_UP).mean():,.1f}",
+        f"{np.mean([total['bytes_up'] for total in totals]) / MIB:,.1f}",
+        f"{np.mean([total['seconds'] for total in totals]):,.1f}",
+    ]
+
+
+def spread(values: Sequence[float] | np.ndarray) -> str:
+    """Mean ± sample standard deviation; n/a where a value is missing."""
+    values = np.asarray(values, np.float64)
+    if np.isnan(values).any():
+        return "n/a"
+    deviation = f" ± {values.std(ddof=1):.4f}" if values.size > 1 else ""
+    return f"{values.mean():.4f}{deviation}"
+
+
+def grid(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(
+        "| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |\n" for line in lines
+    )
+
+
+def repeats(groups: Iterable[Group]) -> str:
+    runs = [run for each in groups for run in each.repeats]
+    return "".join(
+        f"\n`{run.folder}` repeats seed {run.summary['seed']} and is left out.\n" for run in runs
+    )
+
+
+def last_part(name: str) -> str:
+    return name.rsplit(".", maxsplit=1)[-1]
+
+
+def provenance(groups: Sequence[Group]) -> list[str]:
+    """What wrote the page, and what the runs were made with; ends with an empty line."""
+    runs = [run for each in groups for run in each.runs]
+    made: dict[str, list[str]] = {}
+    for run in runs:
+        for key, value in (run.summary.get("versions") or {}).items():
+            made.setdefault(key, []).append(str(value))
+        made.setdefault("device", []).append(str(run.summary.get("device", "unknown")))
+    with_ = "; ".join(f"{key} {', '.join(sorted(set(values)))}" for key, values in made.items())
+    return [
+        f"Written by `fedjax-rec report` at commit {_commit()} from {len(runs)} run folders; "
+        "do not edit by hand.",
+        f"The runs were made with: {with_}.",
+        "Metrics are test values at the best validation round, mean ± sample standard deviation "
+        "over the seeds; bytes and seconds are means over the seeds.",
+        "",
+    ]
+
+
+def _commit() -> str:
+    """Commit of the checkout this package runs from, `-dirty` if changed; unknown if installed."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return "unknown"
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

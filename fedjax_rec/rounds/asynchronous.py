@@ -1,0 +1,199 @@
+"""Asynchronous rounds over a simulated clock: a server step as soon as K uploads have come.
+
+    M clients are at work; the K of them that are done first started from versions t_k <= t:
+    x_{t+1} = x_t + eta * aggregate_k( s(t - t_k) * u_k ),   s: the weight of what is stale
+
+Recipes: `strategies.fedbuff`, `strategies.fedasync`.
+
+What a client sends depends only on the model at its start, so those who start together are trained
+in one vmapped call, as in `federated`, and their uploads are held until the clock says so. A round
+is one server step: of the cohort, C = K clients, those start that are not at work already, as long
+as fewer than M are; then the next uploads arrive, so many that M - K clients stay at work, and the
+time is that of the last of them. That is K with M at work; none while the first M start, when time
+stands still; and fewer than K by those of the cohort that were at work already. A client that is
+done is replaced at the server step, not before.
+
+s multiplies the update, not its weight in the mean, which for K = 1 would divide it away.
+
+`N` clients, `C` cohort, `M` concurrency.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .. import keys, rows, trees
+from ..aggregate import mean
+from ..check import at_least
+from ..servers.step import as_server, step
+from ..types import (
+    Aggregator,
+    Client,
+    Cohort,
+    Compressor,
+    RoundInfo,
+    Server,
+    State,
+    Strategy,
+    Transform,
+)
+from .clock import Clock
+from .cohort import at, over_chunks, put
+from .federated import at_work, federated, vmapped
+from .inflight import (
+    Held,
+    Staleness,
+    arriving,
+    changes,
+    constant,
+    empty,
+    laid_out,
+    landed,
+    places_of,
+    reserved,
+    starters,
+    summary_of,
+)
+from .memory import refuse_too_large
+from .plan import chunk_size
+from .selection import of_cohort
+from .timed import check_clients
+
+
+def asynchronous(
+    client: Client,
+    init_shared: Callable,
+    clock: Clock,
+    concurrency: int,
+    uplink: Compressor | None = None,
+    aggregator: Aggregator | None = None,
+    server: Server | Transform | None = None,
+    staleness: Staleness | None = None,
+    clients_per_chunk: int | None = None,
+    held: Held | None = None,
+    held_rows: int | None = None,
+) -> Strategy:
+    """A strategy in which nobody waits for the slowest.
+
+    client, init_shared, uplink, aggregator, server, clients_per_chunk: as in `federated`.
+    concurrency: `M`, at least the cohort. staleness: default `constant()`. held: what is in flight,
+        default `changes()`. held_rows: rows of a table that are held of an upload, at least what
+        a client may touch; default whole tables, M I D numbers.
+    Where nobody of the cohort can start, up to K uploads arrive, whoever stays at work.
+    RoundInfo: metrics, weight and bytes_down are of the clients that start, 0 of those that do not;
+    bytes_up of the uploads that arrive, the first in the first place. Metrics are those of the
+    client, `client_seconds`, and, the same for all, `simulated_seconds` since the last server step,
+    `simulated_time` since the start, `arrived`, how many uploads did, and their mean `staleness`.
+    With M = K and a clock that gives all the same time, rounds are those of `federated`.
+    Raises ValueError for M < 1, M above N or below C, and too few `held_rows`; MemoryError where
+    the uploads in flight cannot fit.
+    """
+    at_least("asynchronous", "concurrency", concurrency, 1)
+    if held_rows is not None:
+        at_least("asynchronous", "held_rows", held_rows, 1)
+    aggregator, optimizer = aggregator or mean(), as_server(server or step(1.0))
+    stale, held = staleness or constant(), held or changes()
+    assembly = federated(client, init_shared, uplink, aggregator, optimizer, clients_per_chunk)
+
+    def fresh(key, num_clients) -> State:
+        state = assembly.init(key, num_clients)
+        flight = empty(key, state.shared, uplink, held, concurrency, held_rows, num_clients)
+        more = {"flight": flight, "version": jnp.int32(0), "clock": jnp.float32(0)}
+        return replace(state, server={**state.server, **more})
+
+    def init(key, num_clients: int) -> State:
+        if concurrency > num_clients:
+            raise ValueError(
+                f"asynchronous(concurrency={concurrency}) is more than the {num_clients} clients "
+                f"there are; use concurrency <= {num_clients}."
+            )
+        outline: Any = jax.eval_shape(lambda k: fresh(k, num_clients), key)
+        refuse_too_large(
+            "uploads in flight", trees.nbytes(outline.server["flight"]), concurrency,
+            "use a lower concurrency, or held_rows=... where clients touch few rows of a table",
+        )  # fmt: skip
+        return fresh(key, num_clients)
+
+    def start(key, state: State, flight, cohort: Cohort):
+        """(private, memory, flight, RoundInfo) after all of the cohort have trained and sent."""
+        model, nobody = trees.trainable(state.shared), cohort.data.num_clients
+        clock_key = keys.stream(jax.random.fold_in(key, state.round), "clock")
+        train, encode_keys, sender = at_work(client, uplink, key, state.round, state.shared)
+        everyone, nbytes = vmapped(train, state.private, cohort)
+        c = chunk_size(clients_per_chunk, nbytes, cohort.ids.shape[0])
+
+        def chunk(carry, ids):
+            private, memory, flight = carry
+            here, upload, down = everyone(ids, private)
+            kept, upload, up = sender.chunk(encode_keys(ids), at(memory, ids), upload)
+            weight = jnp.where(ids < nobody, upload.weight, 0.0)
+            took = clock.seconds(clock_key, ids, weight, down, up)
+            hold = jax.vmap(
+                lambda update: held.hold(model, laid_out(update, held_rows)),
+                in_axes=(rows.map_axes(upload.update),),
+            )
+            sent = {"seconds": took, "weight": weight, "bytes": up, "held": hold(upload.update)}
+            sent["steps"] = upload.metrics.get("steps", jnp.zeros_like(weight))
+            places = places_of(flight, ids, nobody)
+            flight = {**flight, **{k: put(flight[k], places, x) for k, x in sent.items()}}
+            info = RoundInfo({**upload.metrics, "client_seconds": took}, weight, up, down)
+            return (put(private, ids, here), put(memory, ids, kept), flight), ((), info)
+
+        begin = state.private, state.memory, flight
+        carry, _, info = over_chunks(chunk, begin, cohort, c)
+        return *carry, info
+
+    def round(key, state: State, cohort: Cohort) -> tuple[State, RoundInfo]:
+        check_clients(clock, cohort)
+        count, nobody = cohort.ids.shape[0], cohort.data.num_clients
+        if count > concurrency:
+            raise ValueError(
+                f"asynchronous(concurrency={concurrency}) is below the cohort of {count}, whose "
+                f"number of uploads makes a server step; use concurrency >= {count}."
+            )
+        of_round, before = jax.random.fold_in(key, state.round), state.server
+        ids = starters(keys.stream(of_round, "start"), before["flight"], cohort)
+        flight = reserved(before["flight"], ids, before["version"], nobody)
+        private, memory, flight, info = start(key, state, flight, Cohort(ids, cohort.data))
+
+        places, there = arriving(flight, count, nobody)
+        due = (flight["ids"] < nobody).sum() - (concurrency - count)
+        there &= jnp.arange(count) < jnp.where((ids == nobody).all(), count, due)
+        some = there.any()
+        took = jnp.where(there, flight["seconds"][places], 0.0).max()
+        tau = jnp.where(there, before["version"] - flight["version"][places], 0)
+        tau = tau.astype(jnp.float32)
+
+        def stepped():
+            model = trees.trainable(state.shared)
+            nbytes = trees.nbytes(flight["held"]) // concurrency
+            c = chunk_size(clients_per_chunk, nbytes, count)
+            weight = jnp.where(there, flight["weight"][places], 0.0)
+            summary = summary_of(
+                aggregator, lambda x: held.release(model, x), flight, info.metrics, places,
+                weight, stale.weight(tau), c,
+            )  # fmt: skip
+            aggregate_key = keys.stream(of_round, "aggregate")
+            finished, update = aggregator.finish(aggregate_key, before["aggregator"], summary)
+            return finished, *optimizer.apply(before["optimizer"], state.shared, update)
+
+        same = lambda: (before["aggregator"], before["optimizer"], state.shared)
+        finished, moved, shared = jax.lax.cond(some, stepped, same)
+        now = before["clock"] + took
+        states = {"aggregator": finished, "optimizer": moved, "clock": now}
+        states["flight"] = landed(flight, places, there, took, nobody)
+        states["version"] = before["version"] + some
+
+        everybody = {"simulated_seconds": took, "simulated_time": now, "arrived": there.sum()}
+        everybody["staleness"] = tau.sum() / jnp.maximum(there.sum(), 1)
+        alike = {k: jnp.full(count, x, jnp.float32) for k, x in everybody.items()}
+        info = of_cohort(replace(info, metrics={**info.metrics, **alike}), ids, cohort)
+        info = replace(info, bytes_up=jnp.where(there, flight["bytes"][places], jnp.uint32(0)))
+        return State(shared, private, memory, states, state.round + 1), info
+
+    return Strategy(init, round, assembly.packets, client.score)

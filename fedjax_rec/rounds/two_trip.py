@@ -1,0 +1,233 @@
+"""PowerSGD with a server: one low-rank factorization of the mean update, in two trips up.
+
+    M_k = u_k + e_k;   up: P_k = M_k Q;   down: P = orth(mean_k P_k)
+                       up: Q_k = M_k^T P;   x <- x + P Q^T,  Q = mean_k Q_k
+    e_k <- M_k - P Q_k^T
+
+(Vogels et al., NeurIPS 2019, algorithms 1 and 2.) The product P Q^T is P P^T of the *mean* matrix,
+which one trip cannot give: `compress.power_sgd_one_shot` factorizes each client's own. Q is kept by
+the server and starts the next round.
+
+A client knows of a table only the rows that it touched, so it takes P Q_k^T off these alone; what
+P Q^T adds to its other rows, the server remembers and takes off as one more worker would:
+
+    E <- E + mean_k rows_k(P Q_k^T) - P Q^T,   P_k and Q_k of the server: E Q, E^T P
+
+so that nothing is lost: the sum of all updates is what was applied and what is remembered.
+
+All updates of a cohort are held between the trips: the round is not in chunks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .. import keys, rows, trees, wire
+from ..bases import orthonormal, product
+from ..check import at_least
+from ..compress.leafwise import numbers, with_numbers
+from ..compress.lowrank import is_reducible, restarted, start
+from ..compress.remembered import nodes, remembered, values_of, with_values
+from ..rows import RowsUpdate
+from ..servers.step import as_server, step
+from ..types import Client, Cohort, Packet, RoundInfo, Server, State, Strategy, Transform, at_round
+from .downlink import downloaded, live_where_it_moves, whole_update
+from .memory import refuse_too_large
+
+
+def power_sgd(
+    client: Client,
+    init_shared: Callable,
+    rank: int,
+    server: Server | Transform | None = None,
+    remember_rows: int | None = None,
+    dtype: str = "float32",
+) -> Strategy:
+    """PowerSGD of the clients' updates, averaged by examples, with error feedback.
+
+    client, init_shared, server: as in `federated`. Vectors and scalars, and what has no more than
+    `rank` columns, travel whole in the first trip. remember_rows, dtype: of the errors that clients
+    keep, as in `compress.error_feedback`.
+    Wire: up 32 r (n + D) bits a matrix in two messages, n the touched rows, and the ids of those;
+    down 32 r n bits besides the model.
+    Raises ValueError for rank < 1; MemoryError where the errors of N clients, or the updates of a
+    cohort, cannot fit.
+    """
+    at_least("power_sgd", "rank", rank, 1)
+    optimizer = as_server(server or step(1.0))
+    errors = remembered("power_sgd", remember_rows, dtype)
+
+    def fresh(key, num_clients) -> State:
+        shared = init_shared(keys.stream(key, "shared"))
+        everyone = jnp.arange(num_clients)
+        private = jax.vmap(lambda i: client.init(keys.stream(key, "private"), i))(everyone)
+        like = whole_update(shared)
+        memory = jax.vmap(lambda i: errors.init(like))(everyone)
+        found = nodes(like)
+        states = {
+            "warm": [start(_width(n), rank) if is_reducible(n, rank) else () for n in found],
+            "error": [jnp.zeros_like(n.values) if _shares_rows(n, rank) else () for n in found],
+            "optimizer": optimizer.init(shared),
+        }
+        return State(shared, private, memory, states, jnp.int32(0))
+
+    def init(key, num_clients: int) -> State:
+        outline = jax.eval_shape(lambda k: fresh(k, num_clients), key)
+        remedy = "use fewer clients, power_sgd(remember_rows=...) or dtype='bfloat16'"
+        for what, held in (("private state", outline.private), ("error memory", outline.memory)):
+            refuse_too_large(what, trees.nbytes(held), num_clients, remedy)
+        return jax.jit(fresh, static_argnums=1)(key, num_clients)
+
+    def first_trip(key, state: State, cohort: Cohort):
+        """Of every client: what it keeps, M_k, its first message, and the bytes that it got."""
+        client_key = keys.stream(jax.random.fold_in(key, state.round), "clients")
+        worker = at_round(client, state.round, state.shared)
+
+        def one(id, private, memory, data):
+            train_key, _ = jax.random.split(keys.for_client(client_key, id))
+            private, upload = worker.update(train_key, private, state.shared, data)
+            down = wire.nbytes(downloaded(trees.trainable(state.shared), upload.update))
+            update = rows.map_tables(lambda u: u.delta(), upload.update)
+            owed = trees.add(values_of(update), errors.recall(memory, update))
+            whole = with_values(update, owed)
+            sent = [
+                with_numbers(node, product(numbers(node)[0], q))
+                if is_reducible(node, rank)
+                else node
+                for node, q in zip(nodes(whole), state.server["warm"], strict=True)
+            ]
+            return private, replace(upload, update=whole), sent, down
+
+        at = lambda tree: jax.tree.map(lambda x: x.at[cohort.ids].get(mode="clip"), tree)
+        memory = at(state.memory)
+        arguments = cohort.ids, at(state.private), memory, cohort.data.take(cohort.ids)
+        play = jax.vmap(one, in_axes=(0, 0, 0, cohort.data.axes()))
+        held = jax.eval_shape(play, *arguments)[1].update
+        refuse_too_large(
+            "updates between the trips", 4 * trees.nbytes(held), cohort.ids.shape[0],
+            "use smaller cohorts, or federated(uplink=power_sgd_one_shot(...)), which has chunks",
+        )  # fmt: skip
+        return memory, *play(*arguments)
+
+    def broadcast(state: State, weights, sent):
+        """Of every node: P, or the mean where the node travelled whole."""
+        means = []
+        for node, q, error in zip(sent, state.server["warm"], state.server["error"], strict=True):
+            mean = _mean(weights, node)
+            if not _is_empty(error):
+                mean = mean + product(error, q)
+            if not _is_empty(q):
+                flat = orthonormal(mean.reshape(-1, rank))
+                mean = flat.reshape(mean.shape)
+            means.append(mean)
+        return means
+
+    def second_trip(update, lefts):
+        """Of one client: its second message, P Q_k^T of every node, and what it got before."""
+        sent, applied, received = [], [], []
+        for node, left in zip(nodes(update), lefts, strict=True):
+            x, real = numbers(node)
+            if not is_reducible(node, rank):
+                applied.append(x)
+                continue
+            if isinstance(node, RowsUpdate) and node.ids is not None:
+                left = left.at[node.ids].get(mode="clip")
+            left = jnp.where(real, left, 0)
+            right = product(x.reshape(-1, x.shape[-1]).T, left.reshape(-1, rank))
+            sent.append(right)
+            applied.append(product(left, right.T))
+            # The server knows the ids from the first trip.
+            got = wire.Live(left, node.live) if isinstance(node, RowsUpdate) else left
+            received.append(got)
+        return sent, applied, received
+
+    def play(key, state: State, cohort: Cohort):
+        memory, private, upload, sent, down = first_trip(key, state, cohort)
+        real = cohort.ids < cohort.data.num_clients
+        weight = jnp.where(real, upload.weight, 0.0)
+        lefts = broadcast(state, weight / jnp.maximum(weight.sum(), 1e-30), sent)
+        rights, applied, received = jax.vmap(second_trip, (0, None))(upload.update, lefts)
+        upload = replace(upload, weight=weight)
+        return memory, private, upload, down, lefts, (sent, rights), applied, received
+
+    def round(key, state: State, cohort: Cohort) -> tuple[State, RoundInfo]:
+        memory, private, upload, down, lefts, trips, applied, received = play(key, state, cohort)
+        weights = upload.weight / jnp.maximum(upload.weight.sum(), 1e-30)
+        up = sum(_bytes(sent) for sent in trips if sent)
+        down = down + (_bytes(received) if received else 0)
+
+        def stored(weight, memory, update, applied):
+            left = trees.subtract(values_of(update), applied)
+            return trees.select(weight > 0, errors.store(memory, update, left), memory)
+
+        memory = jax.vmap(stored)(upload.weight, memory, upload.update, applied)
+        like = whole_update(state.shared)
+        warm, kept, values, rights = [], [], [], iter(trips[1])
+        parts = zip(
+            nodes(like), nodes(upload.update), lefts, applied, state.server["warm"],
+            state.server["error"], strict=True,
+        )  # fmt: skip
+        for node, batch, left, back, q, error in parts:
+            if _is_empty(q):
+                change = left
+            else:
+                flat = left.reshape(-1, rank)
+                right = jnp.tensordot(weights, next(rights), 1, precision="highest")
+                if not _is_empty(error):
+                    right = right + product(error.T, flat)
+                change = product(flat, right.T).reshape(numbers(node)[0].shape)
+                q = restarted(right, q)
+            if not _is_empty(error):
+                error = error + _mean(weights, with_numbers(batch, back)) - change
+            warm.append(q)
+            kept.append(error)
+            values.append(change)
+        update = live_where_it_moves(with_values(like, values))
+        moved, shared = optimizer.apply(state.server["optimizer"], state.shared, update)
+
+        def put(tree, new):
+            return jax.tree.map(lambda x, y: x.at[cohort.ids].set(y, mode="drop"), tree, new)
+
+        real = cohort.ids < cohort.data.num_clients
+        seen = upload.metrics, upload.weight, up, down
+        seen = jax.tree.map(lambda x: jnp.where(trees.leading(real, x), x, jnp.zeros_like(x)), seen)
+        states = {"warm": warm, "error": kept, "optimizer": moved}
+        private, memory = put(state.private, private), put(state.memory, memory)
+        return State(shared, private, memory, states, state.round + 1), RoundInfo(*seen)
+
+    def packets(key, state: State, cohort: Cohort):
+        """Both trips as one message, which is a header of 3 bytes or so less than two."""
+        packet = Packet(*play(key, state, cohort)[5])
+        return packet, _bytes(packet)
+
+    return Strategy(init, round, packets, client.score)
+
+
+def _width(node) -> int:
+    return numbers(node)[0].shape[-1]
+
+
+def _shares_rows(node, rank: int) -> bool:
+    """Whether clients hold a part of the rows of a matrix."""
+    return isinstance(node, RowsUpdate) and is_reducible(node, rank)
+
+
+def _is_empty(x: Any) -> bool:
+    return isinstance(x, tuple)
+
+
+def _mean(weights: jax.Array, node) -> jax.Array:
+    """sum_k weights[k] * node_k, rows as whole tables."""
+    if isinstance(node, RowsUpdate):
+        return rows.to_dense(rows.weighted_sum(weights, node))
+    return trees.weighted_sum(weights, node)
+
+
+def _bytes(packets) -> jax.Array:
+    """uint32[C]: of one message a client."""
+    return jax.vmap(wire.nbytes)(packets)

@@ -1,0 +1,109 @@
+"""What the server does with the aggregated update.
+
+`step(eta)`:        x <- x + eta * update, on the touched rows alone; `scheduled_step` by the round
+`from_optax(tx)`:   any optax transform on the pseudo-gradient -update (Reddi et al., ICLR 2021)
+
+`from_optax(optax.sgd(eta))` and `step(eta)` are the same; the first costs every row of every table,
+as a stateful optimizer must, and the second only the rows that the round touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from .. import rows, trees
+from ..check import positive
+from ..types import PyTree, Server
+from . import stochastic as narrow
+
+
+def step(learning_rate: float = 1.0) -> Server:
+    """Adds `learning_rate` times the update: federated averaging at 1."""
+    positive("step", "learning_rate", learning_rate)
+    add = lambda shared, update: _added(shared, update, learning_rate)
+    return Server(lambda shared: (), lambda state, shared, update: (state, add(shared, update)))
+
+
+def scheduled_step(schedule: Any) -> Server:
+    """`step(schedule(t))` in round t = 0, 1, ..., compiled once; an optax schedule."""
+
+    def apply(state, shared, update):
+        return state + 1, _added(shared, update, schedule(state))
+
+    return Server(lambda shared: jnp.int32(0), apply)
+
+
+def _added(shared: PyTree, update: PyTree, rate) -> PyTree:
+    """`shared` plus `rate` times the update, on the rows that it touches."""
+
+    def one(x, u):
+        if not rows.is_table(x):
+            return x + rate * u
+        return replace(x, values=narrow.add_to(x.values, rows.scaled(u, jnp.float32(rate))))
+
+    after = jax.tree.map(one, trees.trainable(shared), update, is_leaf=rows.is_table)
+    return trees.with_frozen(after, shared)
+
+
+def from_optax(transform: optax.GradientTransformation) -> Server:
+    """`transform` on -update, over all of the trainable part of `shared`."""
+
+    def init(shared):
+        return transform.init(rows.dense(trees.trainable(shared)))
+
+    def apply(state, shared, update):
+        before = trees.trainable(shared)
+        params = rows.dense(before)
+        gradient = jax.tree.map(
+            lambda u: -rows.to_dense(u) if rows.is_table(u) else jnp.negative(u),
+            update,
+            is_leaf=rows.is_table,
+        )
+        change, state = transform.update(gradient, state, params)
+        params = optax.apply_updates(params, change)
+        return state, trees.with_frozen(with_values(before, params), shared)
+
+    return Server(init, apply)
+
+
+def with_values(tree: PyTree, values: PyTree) -> PyTree:
+    """`tree` with other numbers; values: an array a leaf, as of `rows.dense(tree)`."""
+    return jax.tree.map(
+        lambda x, new: replace(x, values=new) if rows.is_table(x) else new,
+        tree,
+        values,
+        is_leaf=rows.is_table,
+    )
+
+
+def by_part(servers: Mapping[str, Server]) -> Server:
+    """One server for each entry of a `shared` that is a dict, by name; other entries stay."""
+
+    def init(shared):
+        return {name: server.init(shared[name]) for name, server in servers.items()}
+
+    def apply(state, shared, update):
+        states, after = {}, dict(shared)
+        for name, server in servers.items():
+            states[name], after[name] = server.apply(state[name], shared[name], update[name])
+        return states, after
+
+    return Server(init, apply)
+
+
+def as_server(server: Server | optax.GradientTransformation) -> Server:
+    """`server`, wrapped by `from_optax` where it is an optax transform."""
+    if isinstance(server, Server):
+        return server
+    if isinstance(server, optax.GradientTransformation):
+        return from_optax(server)
+    raise TypeError(
+        f"server={server!r} is no server optimizer; give strategies.step() or an optax transform "
+        "such as optax.adam(1e-2)."
+    )

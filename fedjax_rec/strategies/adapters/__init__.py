@@ -1,0 +1,22 @@
+"""Rules by which adapters of many clients become one, and the parts that they are made of."""
+
+from .alternating import alternating
+from .components import by_component
+from .products import by_norm, products
+from .ranks import of_rank
+from .rules import (
+    fed_sb,
+    fedex_lora,
+    fedit,
+    fedsa_lora,
+    ffa_lora,
+    flexlora,
+    flora,
+    hetlora,
+    rolora,
+)
+
+__all__ = [
+    "alternating", "by_component", "by_norm", "fed_sb", "fedex_lora", "fedit", "fedsa_lora",
+    "ffa_lora", "flexlora", "flora", "hetlora", "of_rank", "products", "rolora",
+]  # fmt: skip

@@ -1,0 +1,141 @@
+"""What the server makes of adapters whose product is averaged: factors, and what goes to the base.
+
+With A, B as the round began and `aggregate.products`, the mean of what clients trained is
+
+    P = sum_k p_k A_k B_k = A H B + A mean(dB) + mean(dA) B + sum_k p_k dA_k dB_k
+
+(H the shares that hold each component, 1 where all ranks are alike). A rule chooses the factors
+A', B' that go on. `merging` puts what they do not say into the frozen kernel,
+
+    W <- W + s (P - A' B'),
+
+so that W + s A' B' is the mean of the clients' weights to the last rounding, whatever the rule
+chose. `choosing` leaves W as it is. All else in the model moves by the server within. A round
+without clients changes nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from ... import factors, trees
+from ...factors import KERNEL, SCALE, A, B, product
+from ...trees import Frozen
+from ...types import PyTree, Server
+from .products import Products
+
+# choice(layer, update, stepped, key) -> (A', B'): the layer as it was, what was aggregated, and the
+# layer after the server within.
+Choice = Callable[..., tuple[jax.Array, jax.Array]]
+
+
+def merging(choice: Choice, server: Server) -> Server:
+    """Raises ValueError, when the state is made, where the model has no pair of shared factors,
+    and where a kernel is quantised and nothing can be added to it."""
+
+    def one(layer, update, stepped, key):
+        a, b = choice(layer, update, stepped, key)
+        kernel, scale = layer[KERNEL].value, layer[SCALE].value
+        rest = mean_product(layer, update) - product(a, b)
+        moved = kernel + (jnp.asarray(scale)[..., None, None] * rest)
+        return {A: a, B: b, KERNEL: Frozen(moved.astype(kernel.dtype))}
+
+    return _by_pair(one, server, _can_merge)
+
+
+def choosing(choice: Choice, server: Server) -> Server:
+    """Raises ValueError as `merging`, but takes any kernel."""
+
+    def one(layer, update, stepped, key):
+        a, b = choice(layer, update, stepped, key)
+        return {A: a, B: b}
+
+    return _by_pair(one, server, _has_pairs)
+
+
+def averaged(layer, update, stepped, key):
+    """A' and B' as the server within moved them."""
+    return stepped[A], stepped[B]
+
+
+def restarted(layer, update, stepped, key):
+    """A' drawn anew as by `models.lora`, B' = 0."""
+    a = layer[A]
+    return a.shape[-2] ** -0.5 * jax.random.normal(key, a.shape, a.dtype), jnp.zeros_like(layer[B])
+
+
+def truncated(layer, update, stepped, key):
+    """A' B' nearest to P among the products of this rank, with |A'_i| = |B'_i|, the largest first:
+    the first r_k components are nearest to P among the products of rank r_k (Eckart and Young)."""
+    u, s, v = jnp.linalg.svd(mean_product(layer, update), full_matrices=False)
+    rank = layer[A].shape[-1]
+    root = jnp.sqrt(s[..., :rank])
+    return u[..., :rank] * root[..., None, :], root[..., :, None] * v[..., :rank, :]
+
+
+def padded(layer, update, stepped, key):
+    """The means of factors that are zero beyond the rank of their client."""
+    held = _said(update).held
+    return layer[A] * held + update[A], layer[B] * held[:, None] + update[B]
+
+
+def mean_product(layer: dict, update: dict) -> jax.Array:
+    """P [..., in, out], of a layer with a pair and its aggregated update."""
+    a, b, said = layer[A], layer[B], _said(update)
+    both = product(a * said.held, b) + product(a, update[B]) + product(update[A], b)
+    return both + said.product
+
+
+def _said(update: dict) -> Products:
+    return update[KERNEL].value
+
+
+def _by_pair(one: Callable, server: Server, check: Callable) -> Server:
+    def init(shared):
+        check(shared)
+        return server.init(shared)
+
+    def apply(state, shared, update):
+        moved, stepped = server.apply(state, shared, trees.trainable(update))
+        number = itertools.count()
+
+        def of_layer(stepped, layer, update):
+            said = _said(update)
+            key = jax.random.fold_in(said.key, next(number))
+            changed = one(layer, update, stepped, key)
+            before = {name: layer[name] for name in changed}
+            anyone = said.held.max() > 0
+            return {**stepped, **trees.select(anyone, changed, before)}
+
+        return moved, factors.map_pairs(of_layer, stepped, shared, update)
+
+    return Server(init, apply)
+
+
+def _has_pairs(shared: PyTree) -> list[dict]:
+    layers = factors.pairs(shared)
+    if not layers:
+        raise ValueError(
+            "This aggregation of adapters finds no layer with shared lora_a and lora_b; "
+            "make the model with models.lora(module, a=nnx.Param, b=nnx.Param)."
+        )
+    if any("lora_m" in layer for layer in layers):
+        raise ValueError(
+            "This aggregation needs layers that mean W + s A B, and those of models.dora do not; "
+            "use models.lora, or strategies.fedit."
+        )
+    return layers
+
+
+def _can_merge(shared: PyTree) -> None:
+    for layer in _has_pairs(shared):
+        kernel = layer[KERNEL].value
+        if not hasattr(kernel, "dtype") or hasattr(kernel, "qvalue"):
+            raise ValueError(
+                "This aggregation merges adapters into the base, which is quantised; keep the "
+                "base in float32, or use fedit, ffa_lora, rolora, flexlora or fed_sb."
+            )

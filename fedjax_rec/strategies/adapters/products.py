@@ -1,0 +1,117 @@
+"""Means of adapters of which the product counts, not the factors.
+
+- `products()`  beside the mean, of each pair  M = sum_k p_k dA_k dB_k,  p_k = n_k / sum_k n_k
+- `by_norm()`   pairs weighted by |A_k B_k|_F, the rest by examples (HetLoRA, Cho et al., EMNLP
+                2024)
+
+With A and B as the round began, sum_k p_k A_k B_k = A B + A mean(dB) + mean(dA) B + M: a sum over
+clients of what they upload, which adds up over chunks, and dense, so that it takes no room for the
+number of clients. The average of factors leaves out M - mean(dA) mean(dB). The servers of
+`strategies.merging` make of it what their rule says.
+
+Clients of rank r_k below that of the pair say so in `metrics["rank"]`, see `clients.of_rank`: their
+components are the first r_k, and the others are zero. `held` [r] is the weight of those that have
+each component.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ... import factors, trees
+from ...aggregate.mean import mean
+from ...types import Aggregator, Array, Upload, record
+
+
+@record
+class Products:
+    """What an aggregated update says at the kernel of a pair.
+
+    product: [..., in, out], sum_k p_k dA_k dB_k, or None. held: float[r], the share of the clients,
+    by weight, that have each component; 0 in all where nobody took part. key: of the round.
+    """
+
+    product: Any
+    held: Array
+    key: Any = None
+
+
+def products() -> Aggregator:
+    """The mean by examples, and at the kernel of each pair its `Products`."""
+
+    def reduce(uploads: Upload):
+        def one(summed, layer):
+            there = _has_components(uploads, layer[factors.A].shape[-1])
+            a = layer[factors.A] * trees.leading(uploads.weight, layer[factors.A])
+            total = jnp.einsum(
+                "k...ir,k...ro->...io", a, layer[factors.B], precision="highest",
+            )  # fmt: skip
+            return factors.with_product(summed, Products(total, uploads.weight @ there))
+
+        summary = mean().reduce(uploads)
+        return {**summary, "update": factors.map_pairs(one, summary["update"], uploads.update)}
+
+    return Aggregator(lambda shared: (), reduce, _finish)
+
+
+def by_norm() -> Aggregator:
+    """Factors averaged with weights |A_k B_k|_F / sum_j |A_j B_j|_F, over all layers of a client;
+    other leaves by examples. At the kernel of each pair is its `Products`, without the product.
+
+    Reads `metrics["norm"]`. Raises ValueError where there are adapters and no norm.
+    """
+
+    def reduce(uploads: Upload):
+        by_examples = mean().reduce(uploads)
+        if not factors.pairs(uploads.update):
+            return {**by_examples, "norm": jnp.float32(0)}
+        if "norm" not in uploads.metrics:
+            raise ValueError(
+                "by_norm() needs metrics['norm'] of each client; wrap it in clients.of_rank()."
+            )
+        norm = jnp.where(uploads.weight > 0, uploads.metrics["norm"], 0.0)
+        by_norms = mean().reduce(replace(uploads, weight=norm))
+
+        def one(summed, other, layer):
+            held = norm @ _has_components(uploads, layer[factors.A].shape[-1])
+            pair = {name: other[name] for name in (factors.A, factors.B)}
+            return factors.with_product({**summed, **pair}, Products(None, held))
+
+        update = factors.map_pairs(one, by_examples["update"], by_norms["update"], uploads.update)
+        return {**by_examples, "update": update, "norm": norm.sum()}
+
+    def finish(key, state, summary):
+        # Pairs are sums by norm: put them on the scale of the others first.
+        weight, norm = summary["weight"], summary["norm"]
+        times = jnp.where(norm > 0, weight / jnp.where(norm > 0, norm, 1.0), 0.0)
+
+        def one(layer):
+            mine = {name: layer[name] for name in (factors.A, factors.B, factors.KERNEL)}
+            return {**layer, **jax.tree.map(lambda x: x * times, mine)}
+
+        update = factors.map_pairs(one, summary["update"])
+        return _finish(key, state, {"update": update, "weight": weight})
+
+    return Aggregator(lambda shared: (), reduce, finish)
+
+
+def _finish(key, state, summary):
+    state, update = mean().finish(key, state, summary)
+
+    def one(layer):
+        said: Products = layer[factors.KERNEL].value
+        return factors.with_product(layer, replace(said, key=key))
+
+    return state, factors.map_pairs(one, update)
+
+
+def _has_components(uploads: Upload, rank: int) -> jax.Array:
+    """float32[c, r]: 1 where a client has a component."""
+    clients = uploads.weight.shape[0]
+    if "rank" not in uploads.metrics:
+        return jnp.ones((clients, rank))
+    return (jnp.arange(rank) < uploads.metrics["rank"][:, None]).astype(jnp.float32)

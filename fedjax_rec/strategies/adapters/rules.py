@@ -1,0 +1,241 @@
+"""Nine ways to aggregate adapters W + s A B, A [in, r], B [r, out], of clients k of weight p_k.
+
+| recipe | after a round | mean of the products |
+|---|---|---|
+| `fedit`      | A = sum p_k A_k, B = sum p_k B_k | inexact |
+| `ffa_lora`   | A as it began, B = sum p_k B_k | exact |
+| `rolora`     | B in even rounds, A in odd ones | exact in each round |
+| `fedsa_lora` | A = sum p_k A_k, every client its own B_k | - |
+| `flora`      | W += s sum p_k A_k B_k, A drawn anew, B = 0 | exact |
+| `fedex_lora` | as `fedit`, W += s (sum p_k A_k B_k - A B) | exact |
+| `flexlora`   | A B = the first r singular values of sum p_k A_k B_k | the best of rank r |
+| `hetlora`    | as `fedit`, padded with zeros, p_k as the norm of A_k B_k | inexact |
+| `fed_sb`     | A, B as they began, R = sum p_k R_k in A R B | exact |
+
+All take one model with adapters (`models.lora`, A and B shared), what an example is, and a probe.
+What is not an adapter is averaged by examples. Uplink compressors compose with every rule: what is
+aggregated is what arrives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from ... import factors, trees, wire
+from ...clients import Local, local_training, sgd
+from ...data import Batches
+from ...models import frozen_at, private_at, with_core
+from ...rounds.downlink import downloaded
+from ...rounds.federated import federated
+from ...servers.step import as_server, step
+from ...types import (
+    Aggregator,
+    Client,
+    Compressor,
+    Model,
+    Packet,
+    Server,
+    Strategy,
+    Transform,
+    at_round,
+)
+from ..recipes import fedavg
+from .alternating import alternating
+from .components import by_component
+from .merging import Choice, averaged, choosing, merging, padded, restarted, truncated
+from .products import by_norm, products
+from .ranks import of_rank
+
+Optimizer = Local | Sequence[Local] | Transform
+
+
+def fedit(model: Model, examples: Batches, probe=None, **kwargs) -> Strategy:
+    """A = sum p_k A_k, B = sum p_k B_k: `fedavg` (Zhang et al., "Towards building the federated
+    GPT", ICASSP 2024). kwargs: as in `fedavg`."""
+    return fedavg(model, examples, probe, **kwargs)
+
+
+def ffa_lora(model: Model, examples: Batches, probe=None, **kwargs) -> Strategy:
+    """B = sum p_k B_k with A frozen: half of the bytes (Sun et al., ICLR 2024). kwargs: as in
+    `fedavg`."""
+    fixed = frozen_at(model, "*lora_a")
+    return replace(fedavg(fixed, examples, probe, **kwargs), model=fixed)
+
+
+def rolora(
+    model: Model,
+    examples: Batches,
+    probe=None,
+    *,
+    optimizer: Local | Transform | None = None,
+    uplink: Compressor | None = None,
+    **kwargs,
+) -> Strategy:
+    """B = sum p_k B_k in rounds 0, 2, ..., A = sum p_k A_k in rounds 1, 3, ... (Chen et al., 2025).
+
+    Clients send the factor of the round alone. They get both, since who was away missed one.
+    kwargs: as in `fedavg`.
+    """
+    optimizer = alternating(optimizer or sgd(0.1))
+    uplink = by_component(uplink)
+    return fedavg(model, examples, probe, optimizer=optimizer, uplink=uplink, **kwargs)
+
+
+def fedsa_lora(model: Model, examples: Batches, probe=None, **kwargs) -> Strategy:
+    """A = sum p_k A_k, and B_k stays with its client (Guo et al., ICLR 2025). kwargs: as in
+    `fedavg`. Scores are of each client's own B_k, so items are encoded for each user; a model whose
+    B is private already is taken as it is, and may know to encode no more than it scores."""
+    private = jax.eval_shape(model.init, jax.random.key(0))[1]
+    paths = jax.tree_util.tree_leaves_with_path(private)
+    has_b = any(getattr(path[-1], "key", None) == factors.B for path, _ in paths)
+    own = model if has_b else private_at(model, "*lora_b")
+    return replace(fedavg(own, examples, probe, **kwargs), model=own)
+
+
+def fed_sb(
+    model: Model, examples: Batches, probe=None, *, scale: float = 1.0, **kwargs
+) -> Strategy:
+    """R = sum p_k R_k [r, r] in A R B, with A and B as `models.with_core(model, scale)` makes them
+    (Singhal et al., 2025). kwargs: as in `fedavg`."""
+    small = with_core(model, scale)
+    return replace(fedavg(small, examples, probe, **kwargs), model=small)
+
+
+def flora(
+    model: Model, examples: Batches, probe=None, *, ranks: Sequence[int] = (), **kwargs
+) -> Strategy:
+    """W <- W + s sum p_k A_k B_k, then A is drawn anew and B = 0 (Wang et al., NeurIPS 2024).
+
+    What the paper does by stacking the factors of all clients. ranks: of the clients, see
+    `clients.of_rank`; default the model's. server: of what is no adapter. Clients get, after the
+    first round, the change of the adapted kernels since the start, which serves whoever was away;
+    the new A comes as a seed. kwargs: as in `fedavg`, without aggregator and downlink.
+    """
+
+    def around(client, uplink):
+        client, uplink = _of_ranks(client, uplink, ranks)
+        return _with_base(client, seeded=True), uplink
+
+    return _merged(model, examples, probe, choice=restarted, around=around, **kwargs)
+
+
+def fedex_lora(model: Model, examples: Batches, probe=None, **kwargs) -> Strategy:
+    """A = sum p_k A_k, B = sum p_k B_k, W <- W + s (sum p_k A_k B_k - A B) (Singhal et al., ACL
+    2025).
+
+    server: of the model's every trained part; W takes up what A B does not say, whatever it does.
+    Clients get, after the first round, the change of the adapted kernels since the start beside the
+    adapters. kwargs: as in `fedavg`, without aggregator and downlink.
+    """
+    around = lambda client, uplink: (_with_base(client, seeded=False), uplink)
+    return _merged(model, examples, probe, choice=averaged, around=around, **kwargs)
+
+
+def flexlora(
+    model: Model, examples: Batches, probe=None, *, ranks: Sequence[int] = (), **kwargs
+) -> Strategy:
+    """A B = sum_{i <= r} s_i u_i v_i of the singular values of sum p_k A_k B_k (Bai et al., NeurIPS
+    2024); a client of rank r_k has the first r_k of them.
+
+    ranks, server: as in `flora`. kwargs: as in `fedavg`, without aggregator.
+    """
+    return _ruled(
+        model, examples, probe, aggregator=products(), rule=partial(choosing, truncated),
+        around=lambda client, uplink: _of_ranks(client, uplink, ranks), **kwargs,
+    )  # fmt: skip
+
+
+def hetlora(
+    model: Model, examples: Batches, probe=None, *, ranks: Sequence[int] = (), **kwargs
+) -> Strategy:
+    """A = sum p_k A_k, B = sum p_k B_k of factors padded with zeros, p_k = |A_k B_k|_F / sum_j |A_j
+    B_j|_F (Cho et al., EMNLP 2024), without the paper's pruning of ranks.
+
+    ranks, server: as in `flora`. kwargs: as in `fedavg`, without aggregator.
+    """
+    return _ruled(
+        model, examples, probe, aggregator=by_norm(), rule=partial(choosing, padded),
+        around=lambda client, uplink: (of_rank(client, ranks), by_component(uplink)), **kwargs,
+    )  # fmt: skip
+
+
+def _ruled(
+    model: Model,
+    examples: Batches,
+    probe=None,
+    *,
+    aggregator: Aggregator,
+    rule: Callable[[Server], Server],
+    around: Callable[..., tuple[Client, Compressor | None]],
+    optimizer: Optimizer | None = None,
+    epochs: int = 1,
+    steps: int | None = None,
+    batch_size: int = 256,
+    uplink: Compressor | None = None,
+    server: Server | Transform | None = None,
+    **assembly,
+) -> Strategy:
+    """Local training and uplink as `around` changes them, under `rule` of the server."""
+    client = local_training(
+        model, examples, optimizer or sgd(0.1), epochs, steps, batch_size, probe
+    )
+    client, uplink = around(client, uplink)
+    start = lambda key: model.init(key)[0]
+    ruled = rule(as_server(server or step(1.0)))
+    return federated(client, start, uplink, aggregator, ruled, **assembly)
+
+
+def _merged(
+    model: Model,
+    examples: Batches,
+    probe=None,
+    *,
+    choice: Choice,
+    around: Callable[..., tuple[Client, Compressor | None]],
+    downlink: Compressor | None = None,
+    **kwargs,
+) -> Strategy:
+    if downlink is not None:
+        raise ValueError(
+            "downlink: broadcasts hold what is trained, and this rule changes the base as well; "
+            "use fedit, ffa_lora, rolora, flexlora or hetlora with a downlink."
+        )
+    return _ruled(
+        model, examples, probe, aggregator=products(), rule=partial(merging, choice),
+        around=around, **kwargs,
+    )  # fmt: skip
+
+
+def _of_ranks(client: Client, uplink: Compressor | None, ranks: Sequence[int]):
+    """Client and uplink where clients differ in rank; as they are where all have the model's."""
+    if not ranks:
+        return client, uplink
+    return of_rank(client, ranks), by_component(uplink)
+
+
+def _with_base(client: Client, seeded: bool) -> Client:
+    """`client`, which gets the adapted kernels as well, once they have changed. seeded: its factors
+    come as a seed of four bytes."""
+
+    def at(round, shared):
+        now = at_round(client, round, shared)
+
+        def update(key, private, shared, data):
+            private, upload = now.update(key, private, shared, data)
+            got, sent = trees.trainable(shared), upload.update
+            if seeded:
+                got, sent = (factors.map_pairs(lambda pair: {}, x) for x in (got, sent))
+            seed = jnp.zeros(1, jnp.uint32) if seeded else ()
+            body = downloaded(got, sent).body
+            kernels = [pair[factors.KERNEL].value for pair in factors.pairs(shared)]
+            first, later = (wire.nbytes(Packet((body, seed, k))) for k in ([], kernels))
+            return private, replace(upload, down=jnp.where(round > 0, later, first))
+
+        return replace(now, update=update, at=None)
+
+    return replace(client, at=at)

@@ -1,0 +1,282 @@
+"""PTF-FedRec: clients and server share predictions on items, and never parameters.
+
+Client k trains a model of its own on its examples and on the soft labels that the server sent. It
+uploads s(score_k(i)), s the logistic function, on some of the items that it trained on:
+
+    n+ = floor(beta_k P_k) of its P_k positives,   n- = floor(gamma_k n+) of its negatives,
+
+with beta_k and gamma_k drawn anew each round, so that the share of positives tells nothing; and
+the floor(lambda n+) highest predictions of its positives trade places with those of its negatives.
+The server trains a model of its own on all (user, item, prediction) of the round, which holds a
+private part for each user, and sends each client of the round its predictions on `sent` items that
+the client did not upload: a share mu of those that clients uploaded most often so far, of which it
+knows most, and for the rest those that it scores highest.
+
+Yuan et al., "Hide your model: a parameter transmission-free federated recommender system", ICDE
+2024, and the released code, from which this differs so: the server's model there is NGCF or
+LightGCN, which this library does not have, and here any `Model`; negatives are drawn anew each
+round, and uploaded without repetition; soft labels replace those of the round before instead of
+adding up, and may be more than the client has positives; clients' optimizers start afresh each
+round, the server's does not.
+
+`N` clients of one user each, `C` cohort, `c` clients a chunk, `I` items, `L` most uploaded items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from .. import keys, rows, trees, wire
+from ..check import at_least, fraction, one_of
+from ..clients import Local, local_training
+from ..data import Batches
+from ..rounds.cohort import at, over_chunks, put
+from ..rounds.decentralized import moved
+from ..rounds.memory import refuse_too_large
+from ..rounds.plan import chunk_size
+from ..types import (
+    Cohort,
+    Model,
+    Packet,
+    PyTree,
+    RoundInfo,
+    State,
+    Strategy,
+    Transform,
+    at_round,
+    private_of,
+)
+from .soft_labels import Lesson, answers, learned, lessons, listed, selected, swapped, taught
+
+SMALLER = "use fewer clients or a smaller width"
+
+
+def ptf_fedrec(
+    model: Model,
+    examples: Batches,
+    probe=None,
+    *,
+    server_model: Model | None = None,
+    optimizer: Local | Sequence[Local] | Transform | None = None,
+    epochs: int = 5,
+    batch_size: int = 256,
+    server_optimizer: Transform | None = None,
+    server_epochs: int = 2,
+    server_batch_size: int = 1024,
+    beta: tuple[float, float] = (0.1, 1.0),
+    gamma: tuple[float, float] = (1.0, 4.0),
+    swap: float = 0.1,
+    sent: int = 30,
+    confident: float = 0.5,
+    scored_by: str = "client",
+    clients_per_chunk: int | None = None,
+) -> Strategy:
+    """Predictions up, predictions down; defaults are those of the release.
+
+    model: of each client, all of it private, with scores that are logits (`bce()`), as those of
+        `server_model`: a model of one user (`members=1`), of which the server holds the shared part
+        and N private parts; None for one like `model`. examples: `data.pointwise()`.
+    optimizer: of clients, default Adam at 0.01; server_optimizer: Adam at 0.001.
+    beta, gamma: bounds between which the client's are uniform. swap: lambda. confident: mu.
+    scored_by: whose model serves a user and is measured: the `client`'s own, or the `server`'s,
+        whose quality the paper reports. A probe looks at the client's.
+
+    State: shared {"server": its model, "frozen": what no client trains}; private, leaves [N, ...],
+    {"shared", "private": the client's model, "told": soft labels, "id": what the server calls it}.
+    Clients outside the cohort and those without examples keep theirs to the bit.
+    Metrics: those of the client, and `server_loss`, the mean over the server's training.
+    Bytes: ids and float32 predictions, see `wire`. Raises ValueError for shares outside [0, 1],
+    bounds that are none, clients of several users, and models that cannot take part; MemoryError
+    where N models cannot fit.
+    """
+    where = "ptf_fedrec"
+    serving: Model = server_model or model
+    for name, value in (("swap", swap), ("confident", confident), ("beta", max(beta))):
+        fraction(where, name, value)
+    for name, (low, high) in (("beta", beta), ("gamma", gamma)):
+        if not 0 <= low <= high:
+            raise ValueError(f"{where}({name}={low, high}) bounds nothing; give 0 <= low <= high.")
+    one_of(where, "scored_by", scored_by, ("client", "server"))
+    at_least(where, "sent", sent, 1)
+    for name, value in (("server_epochs", server_epochs), ("server_batch_size", server_batch_size)):
+        at_least(where, name, value, 1)
+    table, num_items = _of_items(model, serving, examples, sent)
+    descent: Transform = server_optimizer or optax.adam(1e-3)
+    frequent = round(confident * sent)
+    look = None if probe is None else lambda score, lesson: probe(score, lesson.own)
+    client = local_training(
+        model, taught(examples, sent), optimizer or optax.adam(1e-2), epochs,
+        batch_size=batch_size, probe=look,
+    )  # fmt: skip
+    fit = partial(learned, serving, descent, server_epochs, server_batch_size)
+
+    def fresh(key, num_clients) -> State:
+        everyone = jnp.arange(num_clients, dtype=jnp.int32)
+        begin = keys.stream(key, "shared")
+        own = jax.vmap(lambda i: trees.trainable(model.init(keys.for_client(begin, i))[0]))
+        private = jax.vmap(partial(client.init, keys.stream(key, "private")))
+        common = keys.stream(key, "server")
+        begins = lambda i: private_of(serving, keys.for_client(common, i), common)
+        server = {
+            "shared": serving.init(common)[0],
+            "private": jax.vmap(begins)(everyone),
+        }
+        nothing = jnp.full((num_clients, sent), num_items, jnp.int32)
+        told = {"items": nothing, "labels": jnp.zeros(nothing.shape)}
+        mine = {"shared": own(everyone), "private": private(everyone), "told": told, "id": everyone}
+        trained = {**server, "shared": trees.trainable(server["shared"])}
+        states = {"optimizer": descent.init(trained), "updates": jnp.zeros(num_items, jnp.int32)}
+        shared = {"server": server, "frozen": trees.frozen(model.init(begin)[0])}
+        return State(shared, mine, (), states, jnp.int32(0))
+
+    def init(key, num_clients: int) -> State:
+        outline = jax.eval_shape(lambda k: fresh(k, num_clients), key)
+        refuse_too_large("models", trees.nbytes(outline.private), num_clients, SMALLER)
+        return jax.jit(fresh, static_argnums=1)(key, num_clients)
+
+    def at_work(key, state: State, store):
+        """(id, private, lesson, positive) -> (private, Upload, predictions) of one client."""
+        if store.owners is not None:
+            raise ValueError(
+                f"{where}: clients hold several users; make each user a client (data.by_user)."
+            )
+        client_key = keys.stream(jax.random.fold_in(key, state.round), "clients")
+        worker = at_round(client, state.round, state.shared)
+        most = max(1, int(swap * store.longest)) if swap else 0
+
+        def work(id, held, lesson, positive):
+            train_key, choice = jax.random.split(keys.for_client(client_key, id))
+            whole = trees.with_frozen(held["shared"], state.shared["frozen"])
+            private, upload = worker.update(train_key, held["private"], whole, lesson)
+            own = moved(held["shared"], upload.update)
+            held = {**held, "shared": own, "private": private}
+            scores = by_client(model)(state.shared, held, slice(None), 0)
+            seen = _touched(upload.update, table, num_items)
+            chosen = selected(choice, positive & seen, ~positive & seen, beta, gamma)
+            values = swapped(jax.nn.sigmoid(scores), *chosen, swap, most)
+            live = chosen[0] | chosen[1]
+            return held, upload, rows.RowsUpdate(values[:, None], None, live, None, num_items)
+
+        return work
+
+    def a_round(key, state: State, cohort: Cohort) -> tuple[State, RoundInfo]:
+        store, ids, of_round = cohort.data, cohort.ids, jax.random.fold_in(key, state.round)
+        work, prepare = at_work(key, state, store), partial(lessons, examples, num_items)
+        model_bytes = trees.nbytes(state.private["shared"]) // store.num_clients
+        c = chunk_size(clients_per_chunk, model_bytes, ids.shape[0])
+        length = min(num_items, int(store.longest * (1 + max(gamma[1], 1))) + 1)
+
+        def chunk(private, ids):
+            held = at(private, ids)
+            lesson, positive = prepare(store.take(ids), held["told"])
+            axes = (0, 0, Lesson(store.axes(), 0, 0, 0, None), 0)
+            here, upload, sends = jax.vmap(work, axes)(ids, held, lesson, positive)
+            there = (ids < store.num_clients) & (upload.weight > 0)
+            up = jax.vmap(lambda u: wire.nbytes(Packet(u)))(sends)
+            heard = jax.vmap(lambda u: listed(u, length))(sends)
+            weight = jnp.where(there, upload.weight, 0.0)
+            heard = (*heard[:2], jnp.where(there, heard[2], 0))
+            private = put(private, jnp.where(there, ids, store.num_clients), here)
+            return private, ((), (upload.metrics, weight, jnp.where(there, up, 0), heard))
+
+        private, _, seen = over_chunks(chunk, state.private, cohort, c)
+        metrics, weight, up, (items, labels, counts) = seen
+        # By client, so that the order of the cohort does not matter.
+        order = jnp.argsort(ids)
+        heard = tuple(x[order] for x in (ids, items, labels, counts))
+        server, moments, loss = fit(
+            keys.stream(of_round, "server"),
+            state.shared["server"],
+            state.server["optimizer"],
+            heard,
+        )
+        real = jnp.arange(items.shape[1]) < counts[:, None]
+        updates = state.server["updates"].at[jnp.where(real, items, num_items)].add(1, mode="drop")
+
+        def answer(heard):
+            id, items, real = heard
+            mine = at(server["private"], id)
+            scores = serving.score(server["shared"], mine, slice(None), 0)
+            uploaded = jnp.zeros(num_items, bool)
+            uploaded = uploaded.at[jnp.where(real, items, num_items)].set(True, mode="drop")
+            told, message = answers(scores, uploaded, updates, sent, frequent)
+            return told, wire.nbytes(Packet(message))
+
+        told, down = jax.lax.map(answer, (ids, items, real), batch_size=c)
+        there = weight > 0
+        private["told"] = put(private["told"], jnp.where(there, ids, store.num_clients), told)
+        metrics = {**metrics, "server_loss": jnp.where(there, loss, 0.0)}
+        info = RoundInfo(metrics, weight, up, jnp.where(there, down, 0))
+        shared = {**state.shared, "server": server}
+        states = {"optimizer": moments, "updates": updates}
+        return State(shared, private, (), states, state.round + 1), info
+
+    def packets(key, state: State, cohort: Cohort):
+        store, ids = cohort.data, cohort.ids
+        held = at(state.private, ids)
+        lesson, positive = lessons(examples, num_items, store.take(ids), held["told"])
+        axes = (0, 0, Lesson(store.axes(), 0, 0, 0, None), 0)
+        packet = Packet(jax.vmap(at_work(key, state, store), axes)(ids, held, lesson, positive)[2])
+        return packet, jax.vmap(wire.nbytes)(packet)
+
+    score = by_client(model) if scored_by == "client" else by_server(serving)
+    return Strategy(init, a_round, packets, score)
+
+
+def by_client(model: Model) -> Callable:
+    """`Strategy.score` of `ptf_fedrec` with a client's own model."""
+
+    def score(shared, private, items, user=0):
+        whole = trees.with_frozen(private["shared"], shared["frozen"])
+        return model.score(whole, private["private"], items, user)
+
+    return score
+
+
+def by_server(model: Model) -> Callable:
+    """`Strategy.score` of `ptf_fedrec` with the server's model and its part for the client."""
+
+    def score(shared, private, items, user=0):
+        mine = jax.tree.map(lambda x: x[private["id"]], shared["server"]["private"])
+        return model.score(shared["server"]["shared"], mine, items, user)
+
+    return score
+
+
+def _of_items(model: Model, server: Model, examples: Batches, sent: int) -> tuple[int, int]:
+    """(which of the tables of `model` is of items, how many items there are)."""
+    shared = jax.eval_shape(model.init, jax.random.key(0))[0]
+    found = [i for i, t in enumerate(rows.tables(shared)) if t.fields == ("items",)]
+    if not found:
+        raise ValueError("ptf_fedrec(model) needs shared item rows; use models.neumf or another.")
+    if rows.tables(jax.eval_shape(server.init, jax.random.key(0))[1]):
+        raise ValueError(
+            "ptf_fedrec(server_model) has a table for each user; use one such as models.neumf."
+        )
+    if examples.ids != {"items": 1}:
+        raise ValueError("ptf_fedrec(examples) needs single items; use data.pointwise().")
+    num_items = rows.tables(shared)[found[0]].shape[0]
+    theirs = [t.shape[0] for t in rows.tables(jax.eval_shape(server.init, jax.random.key(0))[0])]
+    if any(n != num_items for n in theirs):
+        raise ValueError(
+            f"ptf_fedrec(server_model) has tables of {theirs} rows for {num_items} items; give it "
+            f"num_items={num_items}."
+        )
+    if sent > num_items:
+        raise ValueError(f"ptf_fedrec(sent={sent}) of {num_items} items; send no more than those.")
+    return found[0], num_items
+
+
+def _touched(update: PyTree, table: int, num_items: int) -> jax.Array:
+    """bool[I]: the items that the client trained on."""
+    leaves = jax.tree.leaves(update, is_leaf=rows.is_table)
+    found = [x for x in leaves if rows.is_table(x)][table]
+    if found.ids is None:
+        return found.live
+    ids = jnp.where(found.live, found.ids, num_items)
+    return jnp.zeros(num_items, bool).at[ids].set(True, mode="drop")
