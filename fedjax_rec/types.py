@@ -1,4 +1,4 @@
-"""The five bundles of functions that a run is made of, and the records that flow between them.
+"""The bundles of functions that a run is made of, and the records that flow between them.
 
 Every function follows one calling rule, the order of `jax.lax.scan`::
 
@@ -14,7 +14,7 @@ Dimensions: `N` clients, `C` cohort, `c` clients of one chunk, `I` items, `D` wi
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, dataclass_transform
 
 import jax
@@ -28,34 +28,76 @@ Transform = Any
 
 
 @dataclass(frozen=True)
+class Ranking:
+    """How a model scores items for a user.
+
+    score(shared, private, catalogue, context, items, user) -> float[len(items)]: higher is better.
+        `items` is int[n], or `slice(None)` for the whole catalogue; `user` is the index of the user
+        inside the client (0 where a client is one user).
+    catalogue(shared, private) -> pytree: what scoring needs of the whole catalogue, such as the
+        encoded texts of items; made once for all users where it does not depend on `private`.
+    context(shared, private, history) -> pytree: what scoring needs of the user's history, int32[H],
+        the last items in time, -1 before the first; None where there is none.
+    """
+
+    score: Callable[..., jax.Array]
+    catalogue: Callable[..., PyTree] = lambda shared, private: ()
+    context: Callable[..., PyTree] = lambda shared, private, history: ()
+
+    @staticmethod
+    def of(score: Callable[..., jax.Array]) -> Ranking:
+        """The ranking of score(shared, private, items, user), which needs nothing else."""
+        return Ranking(
+            lambda shared, private, _, __, items, user: score(shared, private, items, user)
+        )
+
+
+@dataclass(frozen=True)
 class Model:
     """A recommender as pure functions.
 
-    init(key) -> (shared, private): the server's pytree, and the private pytree of one client.
-        Tables of `shared` that clients touch row by row are `rows.Table` nodes; leaves that are
-        never trained are inside `trees.Frozen` nodes.
+    init(key, common=None) -> (shared, private): the server's pytree, and the private pytree of one
+        client. `key` is the client's own, `common` everybody's, from which comes what starts alike
+        on all clients; None where there is one key for all. Tables of `shared` that clients touch
+        row by row are `rows.Table` nodes; leaves that are never trained are inside `trees.Frozen`.
     loss(shared, private, batch, key) -> float: mean loss over the valid examples of one batch,
         a dict of arrays [B, ...]. `batch["mask"]` is 1 for real examples and 0 for padding.
-    score(shared, private, items, user) -> float[len(items)]: higher is better. `items` is int[n],
-        or `slice(None)` for the whole catalogue; `user` is the index of the user inside the
-        client (0 where a client is one user).
-    start(key, common) -> private: of one client, where some of it is the same for all: `key` is
-        the client's, `common` everybody's. None for `init(key)[1]`.
-    prepare(shared) -> shared: with what scoring needs of the whole catalogue added, made once for
-        all users, such as the encoded texts of items; None where there is nothing of the kind.
-    read(shared, private, history) -> private: with what scoring needs of the user's history,
-        int32[H], the last items in time, -1 before the first; None where scores do not ask for it.
+    ranking: how it scores items; None where it scores none.
     predict(shared, private, batch) -> float[B]: the logit that each labelled example is positive,
         where an example is no (user, item) pair, see `data.Examples`; else None.
     """
 
     init: Callable[..., tuple[PyTree, PyTree]]
     loss: Callable[..., jax.Array]
-    score: Callable[..., jax.Array]
-    start: Callable[..., PyTree] | None = None
-    prepare: Callable[..., PyTree] | None = None
-    read: Callable[..., PyTree] | None = None
+    ranking: Ranking | None = None
     predict: Callable[..., jax.Array] | None = None
+
+    def through(self, view: Callable, init: Callable | None = None) -> Model:
+        """The model every function of which sees `view(shared, private) -> (shared, private)`.
+
+        init: of the model that is seen through, where its parameters lie elsewhere than the inner
+            model's; None keeps that of the inner model.
+        """
+
+        def behind(function: Callable) -> Callable:
+            return lambda shared, private, *rest: function(*view(shared, private), *rest)
+
+        ranking = self.ranking and Ranking(
+            behind(self.ranking.score), behind(self.ranking.catalogue), behind(self.ranking.context)
+        )
+        predict = self.predict and behind(self.predict)
+        return Model(init or self.init, behind(self.loss), ranking, predict)
+
+    def score(self, shared, private, items, user=0, history=None) -> jax.Array:
+        """float[len(items)]: scores of one user, for which catalogue and context are made here."""
+        if self.ranking is None:
+            raise ValueError(
+                "model.score: the model predicts labelled examples and scores no items; measure "
+                "it with evaluation.candidates: examples, or give it a ranking."
+            )
+        catalogue = self.ranking.catalogue(shared, private)
+        context = self.ranking.context(shared, private, history)
+        return self.ranking.score(shared, private, catalogue, context, items, user)
 
 
 @dataclass(frozen=True)
@@ -63,18 +105,29 @@ class Client:
     """Local work of one client.
 
     init(key, client) -> private: what the client keeps between rounds.
-    update(key, private, shared, data) -> (private, Upload): `shared` is the server's pytree,
-        never copied; `data` is the client's slice of `Cohort.data`.
-    at(round, shared) -> Client: the same client in round `round`, where its work depends on what
-        everybody knows of the round; else None.
-    score(shared, private, items, user) -> float[len(items)]: how it scores with its own `private`
-        and the server's `shared`, where these are not those of the model; else None.
+    update(key, private, shared, data, now) -> (private, Upload): `shared` is the server's pytree,
+        never copied; `data` is the client's slice of `Cohort.data`; `now` is what everybody knows
+        of the round.
     """
 
     init: Callable[..., PyTree]
     update: Callable[..., tuple[PyTree, Upload]]
-    at: Callable[..., Client] | None = None
-    score: Callable[..., jax.Array] | None = None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What happens to an upload on its way from a client to the sum, written for one client.
+
+    init(update) -> memory: what a client keeps between rounds; `update` is of the whole model.
+    send(key, memory, upload, now) -> (memory, upload): at the client, of which `now.client` is the
+        id and `now.cohort` who else takes part. A client's memory changes only where its upload
+        weighs something and is not rejected.
+    receive(key, update, now) -> update: at the server, on what the aggregator made of all uploads.
+    """
+
+    send: Callable[..., tuple[PyTree, Upload]]
+    init: Callable[..., PyTree] = lambda update: ()
+    receive: Callable[..., PyTree] = lambda key, update, now: update
 
 
 @dataclass(frozen=True)
@@ -83,17 +136,17 @@ class Compressor:
 
     init(update) -> memory: what a client (or the server) keeps between rounds, e.g. its error.
         `update` is of the whole model: its tables with all of their rows.
-    encode(key, memory, update) -> (memory, Packet).
-    decode(packet, like) -> update: `like` gives the structure, shapes and dtypes.
-    at(round, shared) -> Compressor: the same compressor in round `round`, where it depends on
-        what both ends know of the round (a schedule, a shared seed, a mask of the model); else
-        None. Its memory and its packets keep their shapes.
+    encode(key, memory, update, now) -> (memory, Packet).
+    decode(packet, like, now) -> update: `like` gives the structure, shapes and dtypes.
+        Both ends know `now`: a schedule, a shared seed or a mask of the model comes from it.
+    linear: whether `decode` is linear in the packet's body, all else equal on all clients, so that
+        a weighted sum of bodies decodes to the weighted sum of updates.
     """
 
     init: Callable[..., PyTree]
     encode: Callable[..., tuple[PyTree, Packet]]
     decode: Callable[..., PyTree]
-    at: Callable[..., Compressor] | None = None
+    linear: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,17 +154,21 @@ class Aggregator:
     """How uploads become one update.
 
     init(shared) -> state.
-    reduce(uploads) -> summary: of one chunk, every leaf with a leading axis [c, ...]. Padded
-        clients have weight 0 and must not count.
-    finish(key, state, summary) -> (state, update): from the combined summary of all chunks.
-    additive: True where summaries of chunks add up; False where they have to be stacked
-        (a median), in which case `finish` sees a leading axis [chunks, ...].
+    reduce(state, uploads, now) -> summary: of one chunk, every leaf with a leading axis [c, ...];
+        `now.client` has their ids, int32[c]. Padded clients have weight 0 and must not count.
+    finish(key, state, summary, now) -> (state, update, verdicts): from the summary of all chunks.
+        verdicts: None, or float32[n], one for each upload in the order of the stacked summary, and
+        0 for those that were rejected: their clients keep memory and private state as they were.
+    additive: True where summaries of chunks add up; False where they are stacked (a median), in
+        which case `finish` sees the leading axis [n, ...] of all clients, those of all chunks one
+        after another; or a dict of either, by the parts of a summary. Lists of rows with ids are
+        never added: those of all chunks stand one after another.
     """
 
     init: Callable[..., PyTree]
     reduce: Callable[..., PyTree]
-    finish: Callable[..., tuple[PyTree, PyTree]]
-    additive: bool = True
+    finish: Callable[..., tuple[PyTree, PyTree, Array | None]]
+    additive: bool | dict[str, bool] = True
 
 
 @dataclass(frozen=True)
@@ -130,20 +187,20 @@ class Strategy:
     """One whole federated algorithm.
 
     init(key, num_clients) -> State.
-    round(key, State, Cohort) -> (State, RoundInfo).
+    round(key, State, Cohort, chunk=None) -> (State, RoundInfo): in chunks of `chunk` clients; None
+        for what the strategy was asked for, or a rule of thumb.
+    model: what scores `State.shared` and one client's slice of `State.private`.
     packets(key, State, Cohort) -> (Packet, bytes_up): what the cohort would send in this round,
         with leading axes [C, ...], for audits of real bytes; None where nothing is sent up.
-    score: as of `Client`, with `State.shared` and one client's slice of `State.private`; None where
-        the model's own serves.
-    model: the model that scores, where it is another than the one the strategy was made of, since
-        parameters live elsewhere; else None.
+    clients_per_chunk: what was asked for: a number, the bytes that a round may take, such as
+        "2GiB", or None; see `rounds.plan`.
     """
 
     init: Callable[..., State]
     round: Callable[..., tuple[State, RoundInfo]]
+    model: Model
     packets: Callable[..., tuple[Packet, jax.Array]] | None = None
-    score: Callable[..., jax.Array] | None = None
-    model: Model | None = None
+    clients_per_chunk: int | str | None = None
 
 
 @dataclass_transform(frozen_default=True)
@@ -158,7 +215,10 @@ class Upload:
 
     update: after - before, structured as the trainable part of `shared`.
     weight: float[], the number of examples it stands for; 0 marks padding.
-    metrics: dict of arrays about this client; `loss` is the mean over its round.
+    metrics: dict of arrays about this client that the simulator sees and nobody sends; `loss` is
+        the mean over its round.
+    aux: dict of arrays that the protocol needs beside the update, such as `steps` or `rank`: sent,
+        billed with the packet, seen by stages and aggregators.
     down: uint32[], the bytes that came down, where that is something else than the dense leaves of
         `shared` and the rows in `update`; else None.
     """
@@ -166,6 +226,7 @@ class Upload:
     update: PyTree
     weight: Array
     metrics: Any
+    aux: Any = field(default_factory=dict)
     down: Any = None
 
 
@@ -188,14 +249,16 @@ class Cohort:
     data: PyTree
 
 
-def private_of(model: Model, key, common) -> PyTree:
-    """The private part that a client starts with: `key` is its own, `common` everybody's."""
-    return model.init(key)[1] if model.start is None else model.start(key, common)
+@record
+class Now:
+    """What everybody knows of a round. round: int32[]. shared: the server's model at its start.
+    client: int32[], the client whose turn it is, and cohort: int32[C], the ids of all that take
+    part, where there are such."""
 
-
-def at_round(part, round, shared):
-    """`part`, a Client or Compressor, as it is in this round."""
-    return part if part.at is None else part.at(round, shared)
+    round: Array
+    shared: PyTree
+    client: Any = None
+    cohort: Any = None
 
 
 @record
@@ -220,9 +283,12 @@ class RoundInfo:
     metrics: leaves [C, ...], as in `Upload`. weight: float[C].
     bytes_up, bytes_down: uint32[C], the bytes of the packets that the client sent and got;
     sum them on the host as Python ints, since 2^32 is soon passed.
+    verdicts: float32[C], what the aggregator made of each upload, 0 for those that it rejected; or
+    None where it takes all.
     """
 
     metrics: dict[str, Array]
     weight: Array
     bytes_up: Array
     bytes_down: Array
+    verdicts: Any = None
