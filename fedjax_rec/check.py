@@ -16,6 +16,11 @@ def at_least(where: str, name: str, value, low) -> None:
         raise ValueError(f"{where}({name}={value}) is too small; use {name} >= {low}.")
 
 
+def below(where: str, name: str, value, high) -> None:
+    if not value < high:
+        raise ValueError(f"{where}({name}={value}) is too large; use {name} < {high}.")
+
+
 def fraction(where: str, name: str, value) -> None:
     if not 0 <= value <= 1:
         raise ValueError(f"{where}({name}={value}) is no fraction; use 0 <= {name} <= 1.")
