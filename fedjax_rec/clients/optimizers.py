@@ -74,7 +74,10 @@ def sgd(learning_rate: float) -> Local:
         ValueError: for learning_rate <= 0.
     """
     positive("sgd", "learning_rate", learning_rate)
+    return _sgd(learning_rate)
 
+
+def _sgd(learning_rate) -> Local:
     def apply(state, params, gradients, active, now):
         # The gradient of a batch of padding is zero only where the loss masks all its terms.
         rate = jnp.where(active, learning_rate, 0.0)
@@ -113,18 +116,18 @@ def scheduled(make: Callable[..., Local | optax.GradientTransformation], schedul
         >>> slower = clients.scheduled(clients.sgd, optax.linear_schedule(1.0, 0.1, 100))
     """
     positive("scheduled", "schedule(0)", schedule(0))
+    factory = _sgd if make is sgd else make  # a rate may fall to 0
 
-    def of(now) -> Local:
-        return as_local(make(jnp.asarray(schedule(now.round), jnp.float32)))
+    def of(round) -> Local:
+        return as_local(factory(jnp.asarray(schedule(round), jnp.float32)))
 
     def init(params, now):
-        return of(now).init(params, now)
+        return of(now.round).init(params, now)
 
     def apply(state, params, gradients, active, now):
-        return of(now).apply(state, params, gradients, active, now)
+        return of(now.round).apply(state, params, gradients, active, now)
 
-    covers = as_local(make(schedule(0))).covers
-    return Local(init, apply, covers, lambda path, now: of(now).rate(path, now))
+    return Local(init, apply, of(0).covers, lambda path, now: of(now.round).rate(path, now))
 
 
 def from_optax(transform: optax.GradientTransformation) -> Local:
@@ -262,12 +265,8 @@ def groups(optimizers: Mapping[str, Local | Transform]) -> Local:
             params = merge(changed, params)
         return states, params
 
-    def covers(path):
-        name = owner(path)
-        return name is not None and parts[name].covers(path)
-
     def rate(path, now):
         name = owner(path)
         return None if name is None else parts[name].rate(path, now)
 
-    return Local(init, apply, covers, rate)
+    return Local(init, apply, lambda path: owner(path) is not None, rate)

@@ -70,10 +70,12 @@ def annealed_sgd(learning_rate: float, batch_decay: float, round_decay: float) -
     Raises:
         ValueError: for learning_rate <= 0, and outside 0 < decay <= 1.
     """
-    descent = sgd(learning_rate)
+    positive("annealed_sgd", "learning_rate", learning_rate)
     for name, value in (("batch_decay", batch_decay), ("round_decay", round_decay)):
         if not holds(value, lambda x: (x > 0) & (x <= 1)):
             raise ValueError(f"annealed_sgd({name}={value}) is no decay; use 0 < {name} <= 1.")
+
+    descent = sgd(learning_rate)
 
     def first(params, now):
         return jnp.float32(round_decay) ** jnp.asarray(now.round, jnp.float32)
