@@ -9,9 +9,10 @@
 | frozen | `Frozen` | one copy, broadcast into the `vmap` | once |
 
 The module has `loss(batch, key) -> float[]` and one or both of `score(items, user) -> float[n]`
-and, of labelled examples, `predict(batch) -> float[B]`. It may have two more, which become the catalogue and the context of
-`types.Ranking`: `prepare() -> pytree`, made once for all users and handed to `score` as `prepared`,
-and `read(history) -> pytree`, made once for a user and handed to it as `reading`; None is none.
+and, of labelled examples, `predict(batch) -> float[B]`. It may have two more, which become the
+catalogue and the context of its `types.Ranking`: `prepare() -> pytree`, made once for all users and
+handed to `score` as `prepared`, and `read(history) -> pytree`, made once for a user and handed to
+it as `reading`; None is none.
 """
 
 from __future__ import annotations

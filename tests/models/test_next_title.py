@@ -40,7 +40,8 @@ def model():
 def start(model):
     """(shared, private, read, score of the whole catalogue), compiled once and not well."""
     with fast():
-        score = jax.jit(lambda *parts: model.ranking.score(*parts[:2], (), parts[2], slice(None), 0))
+        rank = model.ranking.score
+        score = jax.jit(lambda s, p, reading: rank(s, p, (), reading, slice(None), 0))
         yield *jax.jit(model.init)(KEY), jax.jit(model.ranking.context), score
 
 

@@ -44,7 +44,8 @@ def mutual(
         any factory whose loss is what its objective makes of the scores, as all of this library
         but `prunable` and a penalised `fedrap`.
     distillation: w >= 0. objective: l, `bce()` (default) or `bpr()`, whose scores are logits.
-    scored_by: who scores and predicts, `teacher`, as in FedKD, or `student`, whose tables have seen everybody's items.
+    scored_by: who scores and predicts: `teacher`, as in FedKD, or `student`, whose tables have seen
+        everybody's items.
 
     private: {"teacher": its shared and private part, "student": the student's private part}; item
     tables of the teacher are private tables, of which a step costs the rows of its batch, memory
