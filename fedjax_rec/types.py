@@ -88,16 +88,33 @@ class Model:
         predict = self.predict and behind(self.predict)
         return Model(init or self.init, behind(self.loss), ranking, predict)
 
+    def scorer(self, shared, private, catalogue=None) -> Callable:
+        """scorer(history=None) -> score(items, user=0) of one client: the catalogue is made here,
+        once, where it is not at hand, and the context of each history where that is given."""
+        ranking = self.ranked()
+        if catalogue is None:
+            catalogue = ranking.catalogue(shared, private)
+
+        def reading(history=None):
+            context = ranking.context(shared, private, history)
+            return lambda items, user=0: ranking.score(
+                shared, private, catalogue, context, items, user
+            )
+
+        return reading
+
     def score(self, shared, private, items, user=0, history=None) -> jax.Array:
         """float[len(items)]: scores of one user, for which catalogue and context are made here."""
+        return self.scorer(shared, private)(history)(items, user)
+
+    def ranked(self) -> Ranking:
+        """`ranking`. Raises ValueError where there is none."""
         if self.ranking is None:
             raise ValueError(
                 "model.score: the model predicts labelled examples and scores no items; measure "
                 "it with evaluation.candidates: examples, or give it a ranking."
             )
-        catalogue = self.ranking.catalogue(shared, private)
-        context = self.ranking.context(shared, private, history)
-        return self.ranking.score(shared, private, catalogue, context, items, user)
+        return self.ranking
 
 
 @dataclass(frozen=True)
