@@ -58,7 +58,7 @@ def uplink_of(
     shared: the server's model, and linear: whether the aggregator sums nodes of updates, see
     `Aggregator.linear`; where it does, what decodes linearly is decoded after the sum.
     """
-    late = compressor if linear and compressor and _decodes_late(compressor, shared) else None
+    late = _decoded_late(compressor, shared) if linear and compressor is not None else None
 
     def init(update):
         memory = () if compressor is None else compressor.init(update)
@@ -103,7 +103,7 @@ def uplink_of(
         if compressor is None:
             return memory, after, wire.nbytes(billed(Packet(after.update), after))
         nbytes = wire.nbytes(billed(packet, after))
-        back = packet.body if late else compressor.decode(packet, update, now)
+        back = packet.body if late is not None else compressor.decode(packet, update, now)
         arrived = _restored(back, after.update)
         return memory, replace(after, update=arrived), nbytes
 
@@ -129,9 +129,10 @@ def uplink_of(
         return jax.lax.switch(index, [branch(share) for share in SHARES])
 
     def receive(key, update, now):
-        if late:
+        if late is not None and compressor is not None:
             update = rows.map_tables(lambda u: u.delta(), update)
-            update = late.decode(Packet(update), _as_wide(update, now.shared), now)
+            summed = replace(late, body=update)
+            update = compressor.decode(summed, _as_wide(update, now.shared), now)
         for i, stage in enumerate(stages):
             update = stage.receive(keys.stream(key, f"stage {i}"), update, now)
         return update
@@ -139,11 +140,11 @@ def uplink_of(
     return Uplink(init, one, chunk, receive)
 
 
-def _decodes_late(compressor: Compressor, shared: PyTree) -> bool:
-    """Whether sums of bodies decode to sums of updates: decoding is linear, the packet has nothing
-    beside its body, and each table travels as rows of its own."""
+def _decoded_late(compressor: Compressor, shared: PyTree) -> Packet | None:
+    """The outline of a packet, where sums of bodies decode to sums of updates: decoding is linear,
+    there is nothing beside the body, and each table travels as rows of its own; else None."""
     if not compressor.linear:
-        return False
+        return None
     like = rows.map_tables(lambda u: _compact(u, u.live.shape[0]), whole_update(shared))
     now = Now(jnp.int32(0), shared, jnp.int32(0))
 
@@ -152,9 +153,9 @@ def _decodes_late(compressor: Compressor, shared: PyTree) -> bool:
 
     sent = jax.eval_shape(packet, jax.random.key(0))
     if jax.tree.leaves((sent.side, sent.known)):
-        return False
+        return None
     kinds = [list(map(rows.is_table, _leaves(tree))) for tree in (sent.body, like)]
-    return kinds[0] == kinds[1]
+    return sent if kinds[0] == kinds[1] else None
 
 
 def _as_wide(update: PyTree, shared: PyTree) -> PyTree:
