@@ -36,6 +36,12 @@ def at_least(where: str, name: str, value, low) -> None:
         raise ValueError(f"{where}({name}={value}) is too small; use {name} >= {low}.")
 
 
+def below(where: str, name: str, value, high) -> None:
+    """Raises ValueError unless value < high."""
+    if not holds(value, lambda x: x < high):
+        raise ValueError(f"{where}({name}={value}) is too large; use {name} < {high}.")
+
+
 def fraction(where: str, name: str, value) -> None:
     """Raises ValueError unless 0 <= value <= 1."""
     if not holds(value, lambda x: (x >= 0) & (x <= 1)):

@@ -88,16 +88,33 @@ class Model:
         predict = self.predict and behind(self.predict)
         return Model(init or self.init, behind(self.loss), ranking, predict)
 
+    def scorer(self, shared, private, catalogue=None) -> Callable:
+        """scorer(history=None) -> score(items, user=0) of one client: the catalogue is made here,
+        once, where it is not at hand, and the context of each history where that is given."""
+        ranking = self.ranked()
+        if catalogue is None:
+            catalogue = ranking.catalogue(shared, private)
+
+        def reading(history=None):
+            context = ranking.context(shared, private, history)
+            return lambda items, user=0: ranking.score(
+                shared, private, catalogue, context, items, user
+            )
+
+        return reading
+
     def score(self, shared, private, items, user=0, history=None) -> jax.Array:
         """float[len(items)]: scores of one user, for which catalogue and context are made here."""
+        return self.scorer(shared, private)(history)(items, user)
+
+    def ranked(self) -> Ranking:
+        """`ranking`. Raises ValueError where there is none."""
         if self.ranking is None:
             raise ValueError(
                 "model.score: the model predicts labelled examples and scores no items; measure "
                 "it with evaluation.candidates: examples, or give it a ranking."
             )
-        catalogue = self.ranking.catalogue(shared, private)
-        context = self.ranking.context(shared, private, history)
-        return self.ranking.score(shared, private, catalogue, context, items, user)
+        return self.ranking
 
 
 @dataclass(frozen=True)
@@ -156,6 +173,7 @@ class Aggregator:
     init(shared) -> state.
     reduce(state, uploads, now) -> summary: of one chunk, every leaf with a leading axis [c, ...];
         `now.client` has their ids, int32[c]. Padded clients have weight 0 and must not count.
+        Tables have their `origin` taken off already unless the aggregator is additive.
     finish(key, state, summary, now) -> (state, update, verdicts): from the summary of all chunks.
         verdicts: None, or float32[n], one for each upload in the order of the stacked summary, and
         0 for those that were rejected: their clients keep memory and private state as they were.
@@ -163,12 +181,15 @@ class Aggregator:
         which case `finish` sees the leading axis [n, ...] of all clients, those of all chunks one
         after another; or a dict of either, by the parts of a summary. Lists of rows with ids are
         never added: those of all chunks stand one after another.
+    linear: whether each row of a table, and each dense leaf, of the update is a sum of the clients'
+        own, whose weights do not depend on what the updates say.
     """
 
     init: Callable[..., PyTree]
     reduce: Callable[..., PyTree]
     finish: Callable[..., tuple[PyTree, PyTree, Array | None]]
-    additive: bool | dict[str, bool] = True
+    additive: Any = True
+    linear: bool = False
 
 
 @dataclass(frozen=True)
@@ -194,6 +215,8 @@ class Strategy:
         with leading axes [C, ...], for audits of real bytes; None where nothing is sent up.
     clients_per_chunk: what was asked for: a number, the bytes that a round may take, such as
         "2GiB", or None; see `rounds.plan`.
+    chunk(key, State, Cohort) -> int: the clients of a chunk where `round` is not told, from shapes
+        alone; None where the round is not in chunks.
     """
 
     init: Callable[..., State]
@@ -201,6 +224,7 @@ class Strategy:
     model: Model
     packets: Callable[..., tuple[Packet, jax.Array]] | None = None
     clients_per_chunk: int | str | None = None
+    chunk: Callable[..., int] | None = None
 
 
 @dataclass_transform(frozen_default=True)

@@ -2,28 +2,15 @@
 
 For one user (`jax.vmap` over users):
 
-    ranking = ranks_without(scores, targets, seen)
-    values = evaluate_user(metrics(["hr@10", "ndcg@10"]), *ranking)  # float32[M], NaN: no target
+    found = ranks(scores, targets, excluded)
+    values = evaluate_user(metrics(["hr@10", "ndcg@10"]), *found)  # float32[M], NaN: no target
 """
 
 from fedjax_rec.evaluate.distribution import (
-    bootstrap_interval,
     by_activity,
-    by_popularity,
-    gini_index,
-    jain_index,
     mean_and_interval,
     quantiles,
     worst_share,
-)
-from fedjax_rec.evaluate.explicit import (
-    ErrorSum,
-    absolute_error,
-    mae,
-    mean_error,
-    rmse,
-    root_mean_error,
-    squared_error,
 )
 from fedjax_rec.evaluate.labelled import (
     auc_by_group,
@@ -53,33 +40,25 @@ from fedjax_rec.evaluate.protocol import (
     rating_error,
     sampled,
 )
-from fedjax_rec.evaluate.ranks import Ranking, ranks, ranks_without, sampled_ranks
+from fedjax_rec.evaluate.ranks import Ranks, ranks, sampled_ranks
 
 __all__ = [
-    "ErrorSum",
     "Metric",
     "Protocol",
-    "Ranking",
-    "absolute_error",
+    "Ranks",
     "auc",
     "auc_by_group",
     "auc_of_all",
     "beside",
-    "bootstrap_interval",
     "by_activity",
-    "by_popularity",
     "evaluate_examples",
     "evaluate_user",
     "evaluate_users",
     "full_catalogue",
-    "gini_index",
     "hit_ratio",
-    "jain_index",
     "labelled",
-    "mae",
     "mean_and_interval",
     "mean_average_precision",
-    "mean_error",
     "metrics",
     "mrr",
     "ndcg",
@@ -88,13 +67,9 @@ __all__ = [
     "probe_clients",
     "quantiles",
     "ranks",
-    "ranks_without",
     "rating_error",
     "recall",
-    "rmse",
-    "root_mean_error",
     "sampled",
     "sampled_ranks",
-    "squared_error",
     "worst_share",
 ]

@@ -1,11 +1,9 @@
-"""How a metric spreads over users: intervals, quantiles, groups, the worst off, inequality.
+"""How a metric spreads over users: intervals, quantiles, groups, the worst off.
 
 Host-side NumPy. The input is one value per user, float[N]; NaN marks a user without held-out
 items and is left out everywhere. Results are plain floats, ready for JSON.
 
-    95% interval   mean +- 1.96 s / sqrt(n)                       (normal), or bootstrap percentiles
-    Jain's index   (sum v)^2 / (n sum v^2), in [1/n, 1], 1 when all users fare alike (Jain 1984)
-    Gini index     mean |v_i - v_j| / (2 mean v), in [0, 1 - 1/n], 0 when all fare alike
+    95% interval   mean +- 1.96 s / sqrt(n)
 """
 
 from collections.abc import Sequence
@@ -35,35 +33,6 @@ def mean_and_interval(values: Any, level: float = 0.95) -> dict[str, float]:
     z = NormalDist().inv_cdf(0.5 + level / 2)
     half = z * float(known.std(ddof=1)) / known.size**0.5
     return {"mean": center, "low": center - half, "high": center + half, "users": float(known.size)}
-
-
-def bootstrap_interval(
-    values: Any, level: float = 0.95, resamples: int = 1000, seed: int = 0
-) -> dict[str, float]:
-    """Mean over users with a percentile bootstrap interval (Efron 1979), users resampled.
-
-    Use it for few users or very skewed values; `mean_and_interval` is the same for many.
-
-    Returns:
-        `mean`, `low`, `high`, `users`.
-
-    Raises:
-        ValueError: values holds no user, level is not in (0, 1), or resamples is below 1.
-    """
-    known = _known("bootstrap_interval", values)
-    _check_share("bootstrap_interval", "level", level)
-    if resamples < 1:
-        raise ValueError(f"bootstrap_interval(resamples={resamples}) draws nothing; use 1000.")
-    draw = np.random.default_rng(seed)
-    # One resample at a time keeps memory at N, not N * resamples.
-    means = [known[draw.integers(known.size, size=known.size)].mean() for _ in range(resamples)]
-    low, high = np.quantile(means, [0.5 - level / 2, 0.5 + level / 2])
-    return {
-        "mean": float(known.mean()),
-        "low": float(low),
-        "high": float(high),
-        "users": float(known.size),
-    }
 
 
 def quantiles(values: Any, q: Sequence[float] = (0.1, 0.25, 0.5, 0.75, 0.9)) -> dict[str, float]:
@@ -98,38 +67,6 @@ def by_activity(values: Any, counts: Any, groups: int = 4) -> dict[str, dict[str
     return _grouped("by_activity", values, "counts", np.asarray(counts, np.float64), groups)
 
 
-def by_popularity(
-    values: Any, targets: Any, popularity: Any, groups: int = 4
-) -> dict[str, dict[str, float]]:
-    """Means over groups of users of equal size, by how popular their held-out items are.
-
-    Args:
-        values: float[N], one value per user.
-        targets: int[N] or int[N, R], the held-out items, padded with -1; with several, the mean
-            of their popularity counts. A user without any is left out.
-        popularity: float[I], training interactions of each item.
-        groups: number of groups, from the least to the most popular held-out items.
-
-    Returns:
-        `{"q1": {"low", "high", "users", "mean"}, ...}`; low and high are the popularity covered.
-
-    Raises:
-        ValueError: lengths differ, a target is no item, or there are fewer users than groups.
-    """
-    held, weight = np.asarray(targets), np.asarray(popularity, np.float64)
-    held = held[:, None] if held.ndim == 1 else held
-    if held.size and held.max() >= weight.size:
-        raise ValueError(
-            f"by_popularity(targets) names item {held.max()}; popularity covers only "
-            f"{weight.size} items: use the popularity of the whole catalogue."
-        )
-    valid = held >= 0
-    total = np.where(valid, weight[np.where(valid, held, 0)], 0.0).sum(axis=1)
-    number = valid.sum(axis=1)
-    of_user = np.where(number > 0, total / np.maximum(number, 1), np.nan)
-    return _grouped("by_popularity", values, "targets", of_user, groups)
-
-
 def worst_share(values: Any, share: float = 0.1) -> float:
     """Mean over the worst-served share of users (the worst decile by default, at least one user).
 
@@ -141,23 +78,6 @@ def worst_share(values: Any, share: float = 0.1) -> float:
     # Rounded first: 0.1 * 30 is a little above 3 in floating point.
     count = max(1, int(np.ceil(round(share * known.size, 9))))
     return float(known[:count].mean())
-
-
-def jain_index(values: Any) -> float:
-    """Jain's fairness index of nonnegative values; 1 when all users fare alike, all at 0 too."""
-    known = _known("jain_index", values)
-    squares = float(np.square(known).sum())
-    return 1.0 if squares == 0 else float(known.sum()) ** 2 / (known.size * squares)
-
-
-def gini_index(values: Any) -> float:
-    """Gini index of nonnegative values; 0 when all users fare alike, all at 0 too."""
-    known = np.sort(_known("gini_index", values))
-    total = float(known.sum())
-    if total == 0:
-        return 0.0
-    place = np.arange(1, known.size + 1)
-    return float(((2 * place - known.size - 1) * known).sum() / (known.size * total))
 
 
 def _known(function: str, values: Any) -> Floats:

@@ -19,9 +19,9 @@ import jax
 import jax.numpy as jnp
 
 from ..check import at_least
-from ..types import Array, Model, PyTree, record
+from ..types import Array, Model, PyTree, Ranking, record
 from .metrics import Metric, evaluate_user
-from .ranks import Ranking, ranks, sampled_ranks
+from .ranks import ranks, sampled_ranks
 
 _TILE = 256
 
@@ -107,8 +107,8 @@ def sampled(metrics: Sequence[Metric]) -> Protocol:
         size = case.targets.shape[0]
         items = jnp.concatenate([jnp.maximum(case.targets, 0), case.negatives])
         scores = score(items, case.member)
-        ranking: Ranking = sampled_ranks(scores[:size], scores[size:], case.targets >= 0)
-        return evaluate_user(metrics, *ranking)
+        ranked = sampled_ranks(scores[:size], scores[size:], case.targets >= 0)
+        return evaluate_user(metrics, *ranked)
 
     return _ranking(metrics, measure, "sampled negatives")
 
@@ -174,8 +174,9 @@ def evaluate_users(
 ) -> jax.Array:
     """float32[U, M]: the aggregated model with each client's private part, on all users of `cases`.
 
-    private: leaves [N, ...]. What `model.prepare` makes is made once. Users go through in chunks,
-    so that scores take c * I numbers.
+    private: leaves [N, ...]. The model's catalogue is made once, unless it depends on what clients
+    keep. Users go through in chunks, so that scores take c * I numbers. Raises ValueError for a
+    model without a ranking.
     """
     at_least("evaluate_users", "users_per_chunk", users_per_chunk, 1)
     total = cases.users.shape[0]
@@ -184,13 +185,11 @@ def evaluate_users(
     order = jnp.argsort(-cases.seen_count, stable=True).astype(jnp.int32)
     padded = jnp.concatenate([order, jnp.full(-total % c, order[-1])]).reshape(-1, c)
 
-    ready = shared if model.prepare is None else model.prepare(shared)
+    catalogue = catalogue_of_all(model.ranked(), shared, private)
 
     def one(client, case):
         mine = jax.tree.map(lambda x: x[client], private)
-        if model.read is not None:
-            mine = model.read(ready, mine, case.history)
-        return protocol.measure(lambda items, user: model.score(ready, mine, items, user), case)
+        return protocol.measure(model.scorer(shared, mine, catalogue)(case.history), case)
 
     def chunk(rows):
         case = case_of(cases, rows, cases.seen_count[rows].max())
@@ -200,11 +199,28 @@ def evaluate_users(
     return jnp.zeros_like(values).at[order].set(values)
 
 
+def catalogue_of_all(ranking: Ranking, shared: PyTree, private: PyTree) -> PyTree | None:
+    """The catalogue of `ranking` that serves all clients; None where it depends on what they keep,
+    private: leaves [N, ...]."""
+
+    def of_client(client):
+        return ranking.catalogue(shared, jax.tree.map(lambda x: x[client], private))
+
+    # vmap refuses to give a result once for all where it depends on the client.
+    alike = jax.vmap(of_client, out_axes=None)
+    try:
+        jax.eval_shape(alike, jnp.zeros(1, jnp.int32))
+    except ValueError:
+        return None
+    return of_client(0)
+
+
 def probe_clients(protocol: Protocol, parts: dict):
     """A probe for `clients.local_training`: the client's own model right after training, which is
     how PFedRec is evaluated. parts: name -> `data.Cases`, of clients that are one user each.
 
-    Metrics are float32[M] per part, NaN where the client has nothing held out.
+    probe(scorer, data) -> metrics, with scorer(history) -> score(items, user) as of `Model.scorer`:
+    float32[M] per part, NaN where the client has nothing held out.
     """
     for name, cases in parts.items():
         if cases.users.shape[0] != len(set(cases.clients.tolist())):
@@ -213,13 +229,14 @@ def probe_clients(protocol: Protocol, parts: dict):
                 "model, or make each user a client."
             )
 
-    def probe(score, data):
+    def probe(scorer, data):
         out = {}
         for name, cases in parts.items():
             row = cases.rows.at[data.id].get(mode="clip")
             # By the time of the test a client has seen its training items and one of validation.
             case = case_of(cases, jnp.maximum(row, 0), data.longest + cases.targets.shape[1])
-            out[name] = jnp.where(row >= 0, protocol.measure(score, case), jnp.nan)
+            values = protocol.measure(scorer(case.history), case)
+            out[name] = jnp.where(row >= 0, values, jnp.nan)
         return out
 
     return probe

@@ -28,7 +28,7 @@ from jax import Array
 _BIN_FROM_TARGETS = 16
 
 
-class Ranking(NamedTuple):
+class Ranks(NamedTuple):
     """Ranks of one user's relevant items.
 
     Attributes:
@@ -40,7 +40,7 @@ class Ranking(NamedTuple):
     candidates: Array
 
 
-def ranks(scores: Array, targets: Array, excluded: Array | None = None) -> Ranking:
+def ranks(scores: Array, targets: Array, excluded: Array | None = None) -> Ranks:
     """Rank the relevant items of one user among the whole catalogue.
 
     Args:
@@ -51,7 +51,7 @@ def ranks(scores: Array, targets: Array, excluded: Array | None = None) -> Ranki
             A relevant item is ranked even where it is marked excluded.
 
     Returns:
-        `Ranking` with int32[R] ranks (0 for padding) and the number of candidates.
+        `Ranks` with int32[R] ranks (0 for padding) and the number of candidates.
     """
     num_items = scores.shape[0]
     scores = _comparable(scores)
@@ -65,36 +65,7 @@ def ranks(scores: Array, targets: Array, excluded: Array | None = None) -> Ranki
         candidates = jnp.sum(candidate, dtype=jnp.int32)
     thresholds = scores[targets]
     at_least = _count_at_least(scores, thresholds, candidate)
-    return Ranking(_settle_ties(at_least, thresholds, targets, valid), candidates)
-
-
-def ranks_without(scores: Array, targets: Array, seen: Array) -> Ranking:
-    """Rank the relevant items among the catalogue less a short list of seen items.
-
-    Equal to `ranks` with the mask of `seen`, without building a mask per user:
-    #{all j : s_j >= s_t} - #{seen j : s_j >= s_t}.
-
-    Args:
-        scores: float[I], one score per item.
-        targets: int32[R], ids of the relevant items, padded with -1.
-        seen: int32[S], ids of the seen items, padded with -1 or I. They must be distinct: an id
-            given twice would be subtracted twice. Relevant items in it are ranked all the same.
-
-    Returns:
-        `Ranking` with int32[R] ranks (0 for padding) and the number of candidates.
-    """
-    num_items = scores.shape[0]
-    scores = _comparable(scores)
-    targets, valid = _distinct(jnp.asarray(targets), num_items)
-    relevant = jnp.where(valid, targets, num_items)
-    seen = jnp.asarray(seen)
-    filtered = (seen >= 0) & (seen < num_items) & ~jnp.isin(seen, relevant)
-    seen_scores = scores[jnp.clip(seen, 0, num_items - 1)]
-    thresholds = scores[targets]
-    at_least = _count_at_least(scores, thresholds, None)
-    at_least -= _count_at_least(seen_scores, thresholds, filtered)
-    candidates = num_items - jnp.sum(filtered, dtype=jnp.int32)
-    return Ranking(_settle_ties(at_least, thresholds, targets, valid), candidates)
+    return Ranks(_settle_ties(at_least, thresholds, targets, valid), candidates)
 
 
 def sampled_ranks(
@@ -102,7 +73,7 @@ def sampled_ranks(
     negative_scores: Array,
     target_mask: Array | None = None,
     negative_mask: Array | None = None,
-) -> Ranking:
+) -> Ranks:
     """Rank relevant items among sampled negatives, ties against the relevant ones.
 
     Args:
@@ -112,7 +83,7 @@ def sampled_ranks(
         negative_mask: bool[n], False marks padding; None means no padding.
 
     Returns:
-        `Ranking` with int32[R] ranks (0 for padding) and the number of candidates.
+        `Ranks` with int32[R] ranks (0 for padding) and the number of candidates.
     """
     num_targets, num_negatives = target_scores.shape[0], negative_scores.shape[0]
     thresholds, negatives = _comparable(target_scores), _comparable(negative_scores)
@@ -124,7 +95,7 @@ def sampled_ranks(
         candidates += num_negatives
     else:
         candidates += jnp.sum(negative_mask, dtype=jnp.int32)
-    return Ranking(_settle_ties(at_least, thresholds, jnp.arange(num_targets), valid), candidates)
+    return Ranks(_settle_ties(at_least, thresholds, jnp.arange(num_targets), valid), candidates)
 
 
 def _comparable(scores: Array) -> Array:

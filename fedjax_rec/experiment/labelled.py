@@ -37,20 +37,24 @@ def prepare_examples(
     model = config.make_model(
         num_items=dataset.num_items, members=dataset.members, titles=None, fields=found.fields
     )
-    if model.predict is None:
-        raise ConfigError(
-            f"model={config.plain['model']['class_path']} predicts no labelled examples; give it "
-            "a method predict(batch) -> logits."
-        )
     model, started = start_from(config, model, dataset.num_clients)
     strategy = started(config.make_strategy(model, config.examples, None))
-    if strategy.score is not None:
-        raise ConfigError(
-            f"strategy={config.plain['strategy']['class_path']} scores items in its own way and "
-            "predicts no labelled examples; use one that scores with the model."
+    if strategy.model.predict is None:
+        raise unmeasured(
+            config, model.predict, "predicts no labelled examples", "predict(batch) -> logits"
         )
     config.cohorts.size(dataset.num_clients)
-    return dataset, strategy, simulate.on_examples(model, parts, wanted.users_per_chunk)
+    return dataset, strategy, simulate.on_examples(strategy.model, parts, wanted.users_per_chunk)
+
+
+def unmeasured(config: Config, of_model, what: str, method: str) -> ConfigError:
+    """That the strategy's model cannot be measured. of_model: what the model it was given has for
+    it, None where that has nothing either."""
+    if of_model is None:
+        name = config.plain["model"]["class_path"]
+        return ConfigError(f"model={name} {what}; give it a method {method}.")
+    name = config.plain["strategy"]["class_path"]
+    return ConfigError(f"strategy={name} makes a model that {what}; use another strategy.")
 
 
 def _check_batches(batches: data.Batches, store) -> None:

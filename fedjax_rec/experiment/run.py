@@ -26,7 +26,7 @@ from ..report import figures
 from ..types import Strategy
 from .config import Config, ConfigError, part
 from .folder import RunFolder
-from .labelled import prepare_examples
+from .labelled import prepare_examples, unmeasured
 from .progress import Bar
 from .start import start_from
 
@@ -84,12 +84,14 @@ def prepare(config: Config) -> Experiment:
     probe = evaluate.probe_clients(protocol, parts) if own else None
     model, started = start_from(config, model, dataset.num_clients)
     strategy = started(config.make_strategy(model, config.examples, probe))
+    if strategy.model.ranking is None:
+        raise unmeasured(config, model.ranking, "scores no items", "score(items, user) -> scores")
     if own:
         measure = simulate.personal(protocol, parts)
     else:
-        model = strategy.model or model
-        scorer = dataclasses.replace(model, score=strategy.score or model.score)
-        measure = simulate.aggregated(scorer, protocol, parts, config.evaluation.users_per_chunk)
+        measure = simulate.aggregated(
+            strategy.model, protocol, parts, config.evaluation.users_per_chunk
+        )
     config.cohorts.size(dataset.num_clients)
     return Experiment(data.describe(found), dataset, strategy, measure)
 

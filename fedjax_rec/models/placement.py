@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from .. import factors, rows
 from ..check import positive
 from ..trees import Frozen, is_frozen
-from ..types import Model, PyTree, private_of
+from ..types import Model, PyTree
 
 
 def frozen_at(model: Model, targets: str) -> Model:
@@ -28,8 +28,8 @@ def frozen_at(model: Model, targets: str) -> Model:
     separated by `|`, as in `*lora_a|head.*`. Raises ValueError where a pattern fits none."""
     chosen = _chosen("frozen_at", model, targets)
 
-    def init(key):
-        shared, private = model.init(key)
+    def init(key, common=None):
+        shared, private = model.init(key, common)
         return _map_paths(lambda path, x: Frozen(x) if path in chosen else x, shared), private
 
     return replace(model, init=init)
@@ -43,28 +43,17 @@ def private_at(model: Model, targets: str) -> Model:
     """
     chosen = _chosen("private_at", model, targets)
 
-    def init(key):
-        return _moved(*model.init(key), chosen)
+    def init(key, common=None):
+        shared, private = model.init(key, common)
+        alike = shared if common is None else model.init(common)[0]
+        mine, rest = _taken(alike, chosen)
+        return rest, _merged(private, mine)
 
-    def start(key, common):
-        mine = _moved(model.init(common)[0], {}, chosen)[1]
-        return _merged(private_of(model, key, common), mine)
-
-    def back(function: Callable) -> Callable:
-        def called(shared, private, *args):
-            mine, own = _taken(private, chosen)
-            return function(_merged(shared, mine), own, *args)
-
-        return called
-
-    def read(shared, private, history):
+    def view(shared, private):
         mine, own = _taken(private, chosen)
-        assert model.read is not None
-        return _merged(model.read(_merged(shared, mine), own, history), mine)
+        return _merged(shared, mine), own
 
-    return Model(
-        init, back(model.loss), back(model.score), start, None, read if model.read else None
-    )
+    return model.through(view, init)
 
 
 def with_core(model: Model, scale: float = 1.0) -> Model:
@@ -79,8 +68,8 @@ def with_core(model: Model, scale: float = 1.0) -> Model:
     if not factors.pairs(jax.eval_shape(model.init, jax.random.key(0))[0]):
         raise ValueError("with_core(model) finds no adapter; make the model with models.lora.")
 
-    def init(key):
-        shared, private = model.init(key)
+    def init(key, common=None):
+        shared, private = model.init(key, common)
 
         def one(layer):
             a, b = layer[factors.A], layer[factors.B]
@@ -109,23 +98,7 @@ def with_core(model: Model, scale: float = 1.0) -> Model:
         is_leaf = lambda x: has_core(x) or rows.is_table(x) or is_frozen(x)
         return jax.tree.map(one, shared, is_leaf=is_leaf)
 
-    def given(function: Callable | None) -> Callable | None:
-        if function is None:
-            return None
-        return lambda shared, *args: function(whole(shared), *args)
-
-    def prepare(shared):
-        assert model.prepare is not None
-        made = model.prepare(whole(shared))
-        return {**shared, **{name: made[name] for name in made.keys() - shared.keys()}}
-
-    def start(key, common):
-        return private_of(model, key, common)
-
-    return Model(
-        init, given(model.loss), given(model.score), start,  # pyright: ignore[reportArgumentType]
-        prepare if model.prepare else None, given(model.read),
-    )  # fmt: skip
+    return model.through(lambda shared, private: (whole(shared), private), init)
 
 
 def _map_paths(one: Callable, shared: PyTree) -> PyTree:
@@ -158,11 +131,6 @@ def _chosen(where: str, model: Model, targets: str) -> set[str]:
     if where == "private_at" and any(rows.is_table(found[path]) for path in chosen):
         raise ValueError(f"private_at(targets={targets!r}) fits a row table; use PrivateRows.")
     return chosen
-
-
-def _moved(shared: dict, private: dict, chosen: set[str]) -> tuple[dict, dict]:
-    mine, rest = _taken(shared, chosen)
-    return rest, _merged(private, mine)
 
 
 def _taken(tree: dict, chosen: set[str], before: str = "") -> tuple[dict, dict]:

@@ -20,7 +20,7 @@ from ..types import Array, Model, PyTree
 
 
 def prunable(model: Model) -> Model:
-    """`model` with a mask, at first of ones: the same losses, scores and gradients.
+    """`model` with a mask, at first of ones: the same losses, scores, predictions and gradients.
 
     Its `shared` is `{"model": ..., "mask": Frozen({path: mask})}`: what `model` shares, and a mask
     for each trained leaf of it, by its path in `shared`, such as `model/item`. A mask is bool of
@@ -28,18 +28,12 @@ def prunable(model: Model) -> Model:
     Private parameters have no mask, and frozen ones keep their values.
     """
 
-    def init(key):
-        inner, private = model.init(key)
+    def init(key, common=None):
+        inner, private = model.init(key, common)
         mask = {path: jnp.ones(x.shape, bool) for path, x in parameters({"model": inner}).items()}
         return {"model": inner, "mask": trees.Frozen(mask)}, private
 
-    def loss(shared, private, batch, key):
-        return model.loss(switched(shared), private, batch, key)
-
-    def score(shared, private, items, user=0):
-        return model.score(switched(shared), private, items, user)
-
-    return Model(init, loss, score, model.start)
+    return model.through(lambda shared, private: (switched(shared), private), init)
 
 
 def parameters(shared: PyTree) -> dict[str, Any]:

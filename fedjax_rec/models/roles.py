@@ -9,9 +9,10 @@
 | frozen | `Frozen` | one copy, broadcast into the `vmap` | once |
 
 The module has `loss(batch, key) -> float[]` and one or both of `score(items, user) -> float[n]`
-and, of labelled examples, `predict(batch) -> float[B]`. It may have two more, see `Model`:
-`prepare() -> pytree`, made once for all users and handed to `score` as `prepared`, and
-`read(history) -> pytree`, made once for a user and handed to it as `reading`; None is none.
+and, of labelled examples, `predict(batch) -> float[B]`. It may have two more, which become the
+catalogue and the context of its `types.Ranking`: `prepare() -> pytree`, made once for all users and
+handed to `score` as `prepared`, and `read(history) -> pytree`, made once for a user and handed to
+it as `reading`; None is none.
 """
 
 from __future__ import annotations
@@ -24,9 +25,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from .. import rows, trees
-from ..types import Model
-
-PREPARED, READING = "prepared", "reading"
+from ..types import Model, Ranking
 
 
 class Rows(nnx.Param):
@@ -51,6 +50,7 @@ def from_nnx(build: Callable[[nnx.Rngs], nnx.Module]) -> Model:
     """The `Model` of the module that `build(rngs)` makes.
 
     What is drawn from `rngs.common()` starts alike on all clients; the rest differs by client.
+    `init(key)` draws both from one key.
 
     `shared` is the nested dict of the module's attributes with `Param`, `Rows` and `Frozen`
     variables, `private` that of its `Private` ones. Raises TypeError for other variable types
@@ -72,8 +72,8 @@ def from_nnx(build: Callable[[nnx.Rngs], nnx.Module]) -> Model:
             "score(items, user), or predict(batch) for labelled examples."
         )
 
-    def parts(rngs):
-        module = build(rngs)
+    def init(key, common=None):
+        module = build(nnx.Rngs(key) if common is None else nnx.Rngs(key, common=common))
         shared: dict = {}
         private: dict = {}
         for path, variable in nnx.to_flat_state(nnx.state(module)):
@@ -92,12 +92,6 @@ def from_nnx(build: Callable[[nnx.Rngs], nnx.Module]) -> Model:
             else:
                 _put(shared, path, value)
         return shared, private
-
-    def init(key):
-        return parts(nnx.Rngs(key))
-
-    def start(key, common):
-        return parts(nnx.Rngs(key, common=common))[1]
 
     structure, state = nnx.split(outline)
 
@@ -121,49 +115,37 @@ def from_nnx(build: Callable[[nnx.Rngs], nnx.Module]) -> Model:
         module.train()
         return module.loss(batch, key)
 
-    def score(shared, private, items, user=0):
-        if not scores:
-            raise ValueError(
-                f"{type(outline).__name__} predicts labelled examples and scores no items; measure "
-                "it with evaluation.candidates: examples, or give it score(items, user)."
-            )
+    def measured(shared, private) -> Any:
         module = assembled(shared, private, jax.random.key(0))
         module.eval()
-        more = {}
-        if prepares:
-            more["prepared"] = shared[PREPARED] if PREPARED in shared else module.prepare()
-        if reads:
-            if READING not in private:
-                raise ValueError(
-                    f"{type(outline).__name__} scores from a history; measure it on cases that "
-                    "hold one, as pack(history=...) makes them."
-                )
-            more["reading"] = private[READING]
-        return module.score(items, user, **more)
-
-    def prepare(shared):
-        nothing = trees.zeros_like(jax.eval_shape(init, jax.random.key(0))[1])
-        module = assembled(shared, nothing, jax.random.key(0))
-        module.eval()
-        return {**shared, PREPARED: module.prepare()}
-
-    def read(shared, private, history):
-        module = assembled(shared, private, jax.random.key(0))
-        module.eval()
-        return {**private, READING: module.read(history)}
-
-    def predict(shared, private, batch):
-        module = assembled(shared, private, jax.random.key(0))
-        module.eval()
-        return module.predict(batch)
+        return module
 
     prepares, reads = (getattr(outline, n, None) is not None for n in ("prepare", "read"))
-    optional = (
-        prepare if prepares else None,
-        read if reads else None,
-        predict if predicts else None,
-    )
-    return Model(init, loss, score, start, *optional)
+
+    def score(shared, private, catalogue, context, items, user):
+        more = {"prepared": catalogue} if prepares else {}
+        if reads:
+            more["reading"] = context
+        return measured(shared, private).score(items, user, **more)
+
+    def catalogue(shared, private):
+        return measured(shared, private).prepare() if prepares else ()
+
+    def context(shared, private, history):
+        if not reads:
+            return ()
+        if history is None:
+            raise ValueError(
+                f"{type(outline).__name__} scores from a history; measure it on cases that "
+                "hold one, as pack(history=...) makes them."
+            )
+        return measured(shared, private).read(history)
+
+    def predict(shared, private, batch):
+        return measured(shared, private).predict(batch)
+
+    ranking = Ranking(score, catalogue, context) if scores else None
+    return Model(init, loss, ranking, predict if predicts else None)
 
 
 def _put(tree: dict, path, value) -> None:

@@ -41,8 +41,8 @@ def started(model: Model, values: Mapping[str, Any]) -> Model:
             "anew; use a run of another rule."
         )
 
-    def init(key):
-        shared, private = model.init(key)
+    def init(key, common=None):
+        shared, private = model.init(key, common)
         return with_values(shared, values)[0], private
 
     return replace(model, init=init)

@@ -16,7 +16,7 @@ from ..clients import Local, groups, sgd
 from ..data import Batches
 from ..rows.update import scaled
 from ..types import Aggregator, Model, Strategy
-from .recipes import fedavg
+from .fedavg import fedavg
 
 
 def fedrap(

@@ -16,7 +16,7 @@ import numpy as np
 from fedjax_rec import keys, rows
 from fedjax_rec.data.batches import Batches
 from fedjax_rec.trees import Frozen
-from fedjax_rec.types import Model, record
+from fedjax_rec.types import Model, Ranking, record
 
 KEY = jax.random.key(2)
 ITEMS = np.int32([3, 1, 3, 2, 4, 0, 2])
@@ -58,7 +58,7 @@ EXAMPLES = Batches(
 
 
 def factorization(items: int, width: int = 2) -> Model:
-    def init(key):
+    def init(key, common=None):
         a, b = jax.random.split(key)
         shared = {
             "base": Frozen(jnp.float32(BASE)),
@@ -74,7 +74,7 @@ def factorization(items: int, width: int = 2) -> Model:
     def score(shared, private, items, user=0):
         return shared["item"][items] @ private["user"] + shared["bias"] + shared["base"].value
 
-    return Model(init, loss, score)
+    return Model(init, loss, Ranking.of(score))
 
 
 def numbers(shared, private) -> dict[str, np.ndarray]:

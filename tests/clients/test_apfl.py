@@ -28,8 +28,8 @@ RATE, ALPHA_RATE = 0.1, 0.02
 PASSES = Passes(epochs=2, batch_size=3)
 
 
-def probe(score, data):
-    return {"all": score(slice(None))}
+def probe(scorer, data):
+    return {"all": scorer()(slice(None))}
 
 
 def mixed(alpha, v, w):

@@ -28,8 +28,8 @@ RATE, LAM = 0.1, 0.7
 PASSES = Passes(epochs=2, batch_size=3)
 
 
-def probe(score, data):
-    return {"all": score(slice(None))}
+def probe(scorer, data):
+    return {"all": scorer()(slice(None))}
 
 
 def reference(v: dict, w: dict) -> dict:

@@ -13,7 +13,7 @@ from fedjax_rec import clients, keys, models, rows
 from fedjax_rec.clients.optimizers import as_local
 from fedjax_rec.data.batches import Batches
 from fedjax_rec.rows import LocalTable, RowsGradient
-from fedjax_rec.types import Model, record
+from fedjax_rec.types import record
 
 ITEMS, WIDTH = 30, 4
 KEY = jax.random.key(2)
@@ -254,7 +254,7 @@ def noisy(loss):
 def test_waiting_changes_nothing_whatever_the_loss(change):
     """Else a client's result depends on who shares its chunk."""
     model = models.fedmf(ITEMS, width=WIDTH)
-    model = Model(model.init, change(model.loss), model.score)
+    model = replace(model, loss=change(model.loss))
     _, alone, waiting = short_client(model, clients.sgd(0.5), 4)
     for x, y in zip(alone, waiting, strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
@@ -279,7 +279,8 @@ def test_the_probe_scores_with_the_clients_own_rows(items):
     model = models.fedmf(items, width=WIDTH)
     data = listed([3, 1, 3, 4, 0, 0, 2])
 
-    def probe(score, data):
+    def probe(scorer, data):
+        score = scorer()
         return {"all": score(slice(None)), "some": score(jnp.int32([4, 1]), 0)}
 
     shared, _, after, upload = trained(model, clients.sgd(0.5), data, probe=probe, batch_size=8)
@@ -292,12 +293,12 @@ def test_the_probe_scores_with_the_clients_own_rows(items):
 def test_a_table_of_a_field_the_batches_lack_is_named():
     model = models.fedmf(ITEMS)
 
-    def init(key):
-        shared, private = model.init(key)
+    def init(key, common=None):
+        shared, private = model.init(key, common)
         return {"item": replace(shared["item"], fields=("sessions",))}, private
 
     with pytest.raises(ValueError, match=r"batch\['sessions'\].*they have 'items'"):
-        trained(Model(init, model.loss, model.score), clients.sgd(0.1))
+        trained(replace(model, init=init), clients.sgd(0.1))
 
 
 def test_private_parameters_differ_between_clients_and_not_between_calls():

@@ -30,8 +30,8 @@ from fedjax_rec.types import Packet, Upload
 HEAD, BODY = 0.2, 0.1
 
 
-def probe(score, data):
-    return {"all": score(slice(None))}
+def probe(scorer, data):
+    return {"all": scorer()(slice(None))}
 
 
 def training(model, optimizer, epochs=1, **kwargs):

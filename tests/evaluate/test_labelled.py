@@ -62,7 +62,7 @@ def test_each_example_is_predicted_with_the_private_part_of_its_client(tiles):
         assert set(batch) == {"x", "labels", "mask"}
         return shared * batch["x"] + private
 
-    model = Model(lambda key: None, lambda *_: None, lambda *_: None, predict=predict)
+    model = Model(lambda key, common=None: None, lambda *_: None, predict=predict)
     of_clients, over_all = evaluate.evaluate_examples(model, 2.0, jnp.asarray(own), held, tiles)
     where = np.flatnonzero(part == TEST)
     logits, labels = 2 * fields["x"] + own[client], fields["labels"]
@@ -83,4 +83,4 @@ def test_each_example_is_predicted_with_the_private_part_of_its_client(tiles):
 
 def test_a_model_without_predict_is_refused():
     with pytest.raises(ValueError, match="give it predict"):
-        evaluate.predict_examples(Model(*[lambda *_: None] * 3), None, None, None)
+        evaluate.predict_examples(Model(*[lambda *_: None] * 2), None, None, None)

@@ -9,7 +9,7 @@ import pytest
 
 from fedjax_rec import evaluate
 from fedjax_rec.data import Cases
-from fedjax_rec.types import Model
+from fedjax_rec.types import Model, Ranking
 
 USERS, ITEMS, WIDTH = 11, 320, 5
 METRICS = ["hr@3", "ndcg@3", "recall@5", "mrr", "auc"]
@@ -52,9 +52,9 @@ class World:
         padded[:USERS] = self.user
         self.private = jnp.asarray(padded.reshape(-1, members, WIDTH))
         self.model = Model(
-            lambda key: None,
+            lambda key, common=None: None,
             lambda *_: None,
-            lambda shared, private, items, user: shared[items] @ private[user],
+            Ranking.of(lambda shared, private, items, user: shared[items] @ private[user]),
         )
 
     def values(self, protocol, cases=None, **kwargs):
@@ -183,10 +183,8 @@ def test_a_probe_sees_what_evaluate_users_sees(world):
         probe = evaluate.probe_clients(protocol, {"test": Cases(**{**fields, "rows": rows})})
 
         def one(client, probe=probe):
-            def score(items, user):
-                return jnp.asarray(world.item)[items] @ world.private[client][user]
-
-            return probe(score, SimpleNamespace(id=client, longest=300))["test"]
+            scorer = world.model.scorer(jnp.asarray(world.item), world.private[client])
+            return probe(scorer, SimpleNamespace(id=client, longest=300))["test"]
 
         values = np.array(jax.jit(jax.vmap(one))(jnp.arange(USERS)))
         want = world.values(protocol)

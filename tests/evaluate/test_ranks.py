@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedjax_rec.evaluate import ranks, ranks_without, sampled_ranks
+from fedjax_rec.evaluate import ranks, sampled_ranks
 
 
 def looped(scores, targets, excluded):
@@ -42,19 +42,17 @@ def users(draw):
     return np.float32(scores), np.int32(targets), np.array(excluded)
 
 
-jitted, jitted_without, jitted_sampled = map(jax.jit, (ranks, ranks_without, sampled_ranks))
+jitted, jitted_sampled = map(jax.jit, (ranks, sampled_ranks))
 
 
 @settings(max_examples=100, deadline=None)
 @given(users())
-def test_both_variants_equal_the_definition(user):
+def test_ranks_equal_the_definition(user):
     scores, targets, excluded = user
     want, candidates = looped(scores, targets, excluded)
-    seen = np.where(excluded, np.arange(scores.size), -1).astype(np.int32)
-    padded = np.concatenate([seen, np.int32([scores.size, -1])])
-    for ranking in (jitted(scores, targets, excluded), jitted_without(scores, targets, padded)):
-        np.testing.assert_array_equal(ranking.ranks, want)
-        assert int(ranking.candidates) == candidates
+    ranking = jitted(scores, targets, excluded)
+    np.testing.assert_array_equal(ranking.ranks, want)
+    assert int(ranking.candidates) == candidates
 
 
 @settings(max_examples=60, deadline=None)
@@ -116,14 +114,11 @@ def test_vmap_agrees_with_a_loop_over_users(num_targets):
     scores = draw.integers(0, 30, (5, 200)).astype(np.float32)
     targets = draw.integers(-1, 200, (5, num_targets)).astype(np.int32)
     excluded = draw.random((5, 200)) < 0.3
-    seen = np.where(excluded, np.arange(200), 200).astype(np.int32)
     masked = jax.jit(jax.vmap(ranks))(scores, targets, excluded)
-    listed = jax.jit(jax.vmap(ranks_without))(scores, targets, seen)
     for user in range(5):
         want, candidates = looped(scores[user], targets[user], excluded[user])
-        for ranking in (masked, listed):
-            np.testing.assert_array_equal(ranking.ranks[user], want)
-            assert int(ranking.candidates[user]) == candidates
+        np.testing.assert_array_equal(masked.ranks[user], want)
+        assert int(masked.candidates[user]) == candidates
 
 
 def test_large_catalogue_of_distinct_scores_gives_the_sorted_position():

@@ -11,15 +11,18 @@ import yaml
 
 from fedjax_rec.experiment import config, run
 from fedjax_rec.experiment.config import ConfigError
+from fedjax_rec.types import Cohort
 
 ROOT = Path(__file__).resolve().parents[2]
 
 CLICKS = """
+from dataclasses import replace
+
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from fedjax_rec import data, models
-from fedjax_rec.types import Model
+from fedjax_rec import data, models, strategies
+from fedjax_rec.types import Model, Strategy
 
 
 def clicks(n: int = 600) -> data.Examples:
@@ -44,7 +47,20 @@ class Sum(nnx.Module):
 
 def model(num_items: int) -> Model:
     return models.from_nnx(lambda rngs: Sum(num_items))
+
+
+def blind(model, examples, probe) -> Strategy:
+    made = strategies.fedavg(model, examples, probe)
+    return replace(made, model=replace(made.model, predict=None))
 """
+
+CLUSTERS = {
+    "class_path": "fedjax_rec.strategies.ifca",
+    "init_args": {
+        "clusters": 2,
+        "optimizer": {"class_path": "optax.sgd", "init_args": {"learning_rate": 1.0}},
+    },
+}
 
 
 @pytest.fixture
@@ -94,18 +110,32 @@ def test_a_run_learns_and_reports(read, tmp_path):
         ({"evaluation": {"candidates": "examples", "of": "personal"}}, "use aggregated"),
         ({"examples": {"class_path": "fedjax_rec.data.pointwise"}}, "use examples: "),
         ({"model": {"class_path": "fedjax_rec.models.fedmf"}}, "predicts no labelled examples"),
-        (
-            {"strategy": {"class_path": "fedjax_rec.strategies.ifca",
-                          "init_args": {"clusters": 2, "optimizer": {"class_path": "optax.sgd",
-                          "init_args": {"learning_rate": 1.0}}}}},
-            "scores items in its own way",
-        ),
+        ({"strategy": {"class_path": "ourlab.blind"}}, "blind makes a model that predicts no lab"),
         ({"data": {"source": "synthetic"}}, "needs labelled examples"),
+        (
+            {
+                "data": {"source": "synthetic"},
+                "examples": {"class_path": "fedjax_rec.data.pointwise"},
+                "evaluation": {},
+            },
+            r"model=ourlab.model scores no items; give it a method score\(items, user\)",
+        ),
     ],
-)  # fmt: skip
+)
 def test_parts_made_for_interactions_are_refused(read, changes, complaint):
     with pytest.raises(ConfigError, match=complaint):
         run.prepare(read(changes))
+
+
+def test_a_strategy_of_several_models_predicts_by_that_of_the_client(read):
+    """Clients that have trained stand in a cluster each, whose model predicts their examples."""
+    made = run.prepare(read({"strategy": CLUSTERS}))
+    key, store = jax.random.key(0), made.dataset.store
+    state = made.strategy.init(key, store.num_clients)
+    cohort = Cohort(jnp.arange(store.num_clients), store)
+    state, info = jax.jit(made.strategy.round)(key, state, cohort)
+    of_clients, over_all = made.measure.values(state, info, cohort.ids)
+    assert of_clients["test"].shape[1] == 3 and np.isfinite(over_all["test"]).all()
 
 
 @pytest.mark.parametrize("model", ["dlrm", "dcn", "deepfm"])

@@ -125,12 +125,12 @@ def touched_and_whole(data, model: Model, ids, **kwargs):
     """(state, info) of one round, with row tables and with tables as plain arrays, which each
     client copies, trains and uploads whole."""
 
-    def init(key):
-        shared, private = model.init(key)
+    def init(key, common=None):
+        shared, private = model.init(key, common)
         return rows.dense(shared), private
 
     start = federated(data, model, **kwargs).init(KEY, data.num_clients)
-    dense = Model(init, model.loss, model.score)
+    dense = replace(model, init=init)
     whole = replace(start, shared=rows.dense(start.shared))
     return (
         run(federated(data, model, **kwargs), data, ids, state=start),

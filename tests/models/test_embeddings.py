@@ -106,9 +106,8 @@ def trained_whole(model: Model) -> Model:
     table = jax.eval_shape(model.init, KEY)[0]["embedding"]["table"]
     back = lambda shared: {"embedding": {"table": rows.Table(shared["table"], table.fields)}}
     return Model(
-        lambda key: ({"table": model.init(key)[0]["embedding"]["table"].values}, {}),
+        lambda key, common=None: ({"table": model.init(key)[0]["embedding"]["table"].values}, {}),
         lambda shared, private, batch, key: model.loss(back(shared), private, batch, key),
-        model.score,
     )
 
 

@@ -63,7 +63,7 @@ def test_scores_and_losses_are_those_of_the_paper(batch):
 def test_all_clients_start_alike():
     model = fedrap(20, 2, WIDTH)
     a, b = jax.device_get(
-        fast(lambda key: [model.start(key, KEY) for key in jax.random.split(key)])(KEY)
+        fast(lambda key: [model.init(key, KEY)[1] for key in jax.random.split(key)])(KEY)
     )
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         np.testing.assert_array_equal(x, y)

@@ -17,7 +17,6 @@ from adapted import DEPTH, WIDTH, Block, adapted
 from fedjax_rec import models, trees
 from fedjax_rec.models.transformers import layers
 from fedjax_rec.trees import Frozen
-from fedjax_rec.types import private_of
 
 KEY = jax.random.key(0)
 X = jax.random.normal(jax.random.key(1), (5, WIDTH))
@@ -176,7 +175,7 @@ def test_frozen_and_private_parameters_are_the_same_model():
     shared, private = model.init(KEY)
     shared["layers"]["out"]["lora_b"] += 0.3
     want = scores_of(model, shared, private)
-    same = replace(model, init=lambda key: (shared, private))
+    same = replace(model, init=lambda key, common=None: (shared, private))
 
     fixed = models.frozen_at(same, "*lora_a|head.*")
     held, _ = fixed.init(KEY)
@@ -187,9 +186,9 @@ def test_frozen_and_private_parameters_are_the_same_model():
     own = models.private_at(same, "layers.*.lora_b")
     rest, mine = own.init(KEY)
     assert set(mine["layers"]) == {"out", "query"} and "user" in mine
-    assert "lora_b" not in rest["layers"]["out"] and own.prepare is None
+    assert "lora_b" not in rest["layers"]["out"]
     np.testing.assert_allclose(scores_of(own, rest, mine), want, atol=1e-6)
-    a, b = (private_of(own, jax.random.key(i), KEY) for i in (5, 6))
+    a, b = (own.init(jax.random.key(i), KEY)[1] for i in (5, 6))
     np.testing.assert_array_equal(a["layers"]["out"]["lora_b"], b["layers"]["out"]["lora_b"])
 
 
@@ -216,11 +215,6 @@ def test_a_core_is_a_product_between_singular_vectors():
     whole = {**shared, "layers": {**shared["layers"], "out": whole}}
     np.testing.assert_allclose(
         scores_of(small, moved, private), scores_of(small, whole, private), atol=1e-5
-    )
-    assert small.prepare is not None
-    ready = small.prepare(moved)
-    np.testing.assert_allclose(
-        scores_of(small, ready, private), scores_of(small, moved, private), atol=1e-6
     )
 
 

@@ -220,7 +220,7 @@ def test_they_move_towards_each_other():
 
 def test_teachers_start_alike_but_for_what_is_the_clients():
     model = mutual(mf(4), mf(2))
-    one, other = (model.start(jax.random.key(k), KEY)["teacher"] for k in (1, 2))
+    one, other = (model.init(jax.random.key(k), KEY)[1]["teacher"] for k in (1, 2))
     item = np.asarray(one["shared"]["item"].values)
     np.testing.assert_array_equal(item, other["shared"]["item"].values)
     assert item.std() > 0.9 and (one["private"]["user"] != other["private"]["user"]).all()

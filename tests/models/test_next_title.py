@@ -40,8 +40,9 @@ def model():
 def start(model):
     """(shared, private, read, score of the whole catalogue), compiled once and not well."""
     with fast():
-        score = jax.jit(lambda shared, reading: model.score(shared, reading, slice(None)))
-        yield *jax.jit(model.init)(KEY), jax.jit(model.read), score
+        rank = model.ranking.score
+        score = jax.jit(lambda s, p, reading: rank(s, p, (), reading, slice(None), 0))
+        yield *jax.jit(model.init)(KEY), jax.jit(model.ranking.context), score
 
 
 @pytest.mark.parametrize("history", [[4, 30], [4, 30, 2, 36, 11, 5], []], ids=len)
@@ -53,10 +54,10 @@ def test_a_score_is_the_mean_log_likelihood_of_the_title(model, start, history):
     for title in TITLES:
         p = chances(before + title)
         want.append(np.mean([p[len(before) + j - 1, token] for j, token in enumerate(title)]))
-    got = score(shared, reading)
+    got = score(shared, private, reading)
     np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-4)
     if history == [4, 30]:
-        few = model.score(shared, reading, jnp.int32([30, 1, 1]))
+        few = model.ranking.score(shared, private, (), reading, jnp.int32([30, 1, 1]), 0)
         np.testing.assert_allclose(few, got[np.array([30, 1, 1])], rtol=1e-5)
 
 

@@ -58,7 +58,7 @@ def test_a_mask_of_ones_changes_nothing():
     for items in (slice(None), jnp.int32([4, 4, 9])):
         a, b = model.score(shared, private, items), plain.score(want, own, items, 0)
         np.testing.assert_array_equal(a, b)
-    started = model.start(KEY, KEY)
+    started = model.init(KEY, KEY)[1]
     assert jax.tree.structure(started) == jax.tree.structure(private)
 
 
@@ -147,4 +147,4 @@ def test_frozen_values_have_no_mask():
 
 def models_of(shared):
     total = lambda s, *rest: s["base"].value.sum() + s["w"].sum()
-    return Model(lambda key: (shared, ()), total, total)
+    return Model(lambda key, common=None: (shared, ()), total)

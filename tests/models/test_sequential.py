@@ -39,8 +39,8 @@ def compiled(f):
 
 def scores(model, shared, private, history, items=slice(None)):
     """Of a user with that history."""
-    read = lambda s, p, h: model.score(s, model.read(s, p, h), items)
-    return compiled(read)(shared, private, jnp.int32(history))
+    score = lambda s, p, h: model.score(s, p, items, history=h)
+    return compiled(score)(shared, private, jnp.int32(history))
 
 
 def batch_of(examples=4, length=LENGTH, negatives=3, items=ITEMS):
@@ -336,7 +336,7 @@ def test_every_model_learns_what_comes_next(name):
     assert losses[-10:].mean() < 0.6 * losses[:10].mean()
 
     def best(history):
-        return model.score(shared, model.read(shared, private, history), slice(None)).argmax()
+        return model.score(shared, private, slice(None), history=history).argmax()
 
     history = (jnp.arange(ITEMS)[:, None] + jnp.arange(LENGTH)) % ITEMS
     right = compiled(jax.vmap(best))(history) == (jnp.arange(ITEMS) + LENGTH) % ITEMS

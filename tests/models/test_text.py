@@ -88,7 +88,7 @@ def test_towers_score_by_the_formula(factory, layers):
     if factory is models.text_and_rows:
         x = x + np.asarray(shared["item"].values)
     user = np.asarray(private["user"]) + np.asarray(shared["centre"])
-    score = compiled(lambda items, u: model.score(model.prepare(shared), private, items, u))
+    score = compiled(lambda items, u: model.score(shared, private, items, u))
     for u in range(MEMBERS):
         expected = x @ user[u]
         np.testing.assert_allclose(score(jnp.arange(ITEMS), u), expected, rtol=1e-4, atol=1e-5)
@@ -118,8 +118,12 @@ def test_texts_are_whitened_and_rows_start_at_nothing():
     np.testing.assert_allclose(text * signs, expected, rtol=1e-2, atol=1e-3)
     with_rows, _ = compiled(both.init)(jax.random.key(0))
     assert not np.asarray(with_rows["item"].values).any()
-    a, b = compiled(lambda a, b: (tower.prepare(a), both.prepare(b)))(shared, with_rows)
-    np.testing.assert_allclose(a["prepared"], b["prepared"], rtol=1e-6)
+    np.testing.assert_allclose(catalogue(tower, shared), catalogue(both, with_rows), rtol=1e-6)
+
+
+def catalogue(model, shared):
+    """What the model makes of its texts once for all."""
+    return compiled(model.ranking.catalogue)(shared, {"user": jnp.zeros((MEMBERS, WIDTH))})
 
 
 def merged(folder, shared, scale, depth):
@@ -150,10 +154,10 @@ def test_adapters_do_what_a_merged_base_does(tmp_path, depth):
 
     @compiled
     def measured(shared, private):
-        ready, items = model.prepare(shared), jnp.int32([5, 0])
+        score = model.scorer(shared, private)()
         return (
-            [model.score(ready, private, slice(None), u) for u in range(MEMBERS)],
-            model.score(shared, private, items, 1),
+            [score(slice(None), u) for u in range(MEMBERS)],
+            score(jnp.int32([5, 0]), 1),
             model.loss(shared, private, BATCH, jax.random.key(0)),
         )
 
@@ -171,8 +175,8 @@ def test_an_encoder_starts_where_the_tower_stands():
     same, _ = compiled(tower.init)(jax.random.key(0))
     for name in ("project", "centre"):
         same[name] = shared[name]
-    a = compiled(encoder.prepare)(shared)["prepared"]
-    np.testing.assert_allclose(a, tower.prepare(same)["prepared"], rtol=1e-3, atol=1e-3)
+    a, b = catalogue(encoder, shared), catalogue(tower, same)
+    np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
     names = {name: set(part) for name, part in shared["layers"].items()}
     assert names["query"] > {"kernel", "bias", "lora_a", "lora_b"}
     assert names["up"] == {"kernel", "bias"}
@@ -183,10 +187,11 @@ def test_roles_of_the_adapters():
     shared, private = jax.eval_shape(everyone.init, jax.random.key(0))
     assert type(shared["layers"]["query"]["lora_a"]).__name__ == "Frozen"
     assert shared["layers"]["query"]["lora_b"].shape == (1, 2, 12)
-    assert set(private) == {"user"} and everyone.prepare is not None
+    assert set(private) == {"user"}
+    assert jax.eval_shape(everyone.ranking.catalogue, shared, private).shape == (ITEMS, WIDTH)
     own = make(models.text_encoder, b="private", rank=2, members=1)
-    assert own.prepare is None
     shared, private = drawn(own)
+    assert own.ranking.catalogue(shared, private) == ()
     assert "lora_b" not in shared["layers"]["query"]
     other = drawn(own, 1)[1]
     other["user"] = private["user"]
@@ -223,8 +228,7 @@ def test_unisrec_is_sasrec_whose_rows_are_projected_texts():
     history = jnp.int32([-1, 7, 7, 2, 19])
 
     def scores(model, shared):
-        read = model.read(shared, {}, history)
-        return model.score(model.prepare(shared) if model.prepare else shared, read, slice(None), 0)
+        return model.score(shared, {}, slice(None), history=history)
 
     expected = compiled(partial(scores, table))(with_rows)
     np.testing.assert_allclose(compiled(partial(scores, texts))(shared), expected, rtol=1e-4)

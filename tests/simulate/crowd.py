@@ -11,7 +11,7 @@ import numpy as np
 from fedjax_rec import clients, data, models, strategies
 from fedjax_rec.evaluate import Protocol
 from fedjax_rec.simulate import Measure
-from fedjax_rec.types import RoundInfo, State, Strategy, record
+from fedjax_rec.types import Model, RoundInfo, State, Strategy, record
 
 N = 9
 KEY = jax.random.key(5)
@@ -40,7 +40,7 @@ def walk(traces: list | None = None, wrong_from: int = 10**6, spoil: str = "loss
         shared = {"x": jax.random.normal(key, (3,)), "steps": jnp.int32(0)}
         return State(shared, {"seen": jnp.zeros(num_clients)}, (), {"m": jnp.ones(2)}, jnp.int32(0))
 
-    def round(key, state, cohort):
+    def round(key, state, cohort, chunk=None):
         if traces is not None:
             traces.append(1)
         real = cohort.ids < cohort.data.num_clients
@@ -58,7 +58,8 @@ def walk(traces: list | None = None, wrong_from: int = 10**6, spoil: str = "loss
         up = jnp.where(real, cohort.ids + 1, 0).astype(jnp.uint32)
         return after, RoundInfo({"loss": loss}, real.astype(jnp.float32), up, 2 * up)
 
-    return Strategy(init, round)
+    walker = Model(lambda key, common=None: ({}, {}), lambda *_: jnp.float32(0))
+    return Strategy(init, round, walker)
 
 
 def gauge() -> Measure:
@@ -91,12 +92,12 @@ def packed(users=10, items=20, seed=0, implicit=True, **kwargs) -> data.Dataset:
 
 
 def factorization(dataset: data.Dataset, probe=None, rate: float = 0.5, **kwargs):
-    """(model, strategy) of FedMF, width 4, batches of 8."""
+    """A strategy of FedMF, width 4, batches of 8."""
     model = models.fedmf(dataset.num_items, dataset.members, width=4, scale=1.0)
     client = clients.local_training(
         model, data.pointwise(2), clients.sgd(rate), batch_size=8, probe=probe
     )
-    return model, strategies.federated(client, lambda key: model.init(key)[0], **kwargs)
+    return strategies.federated(client, lambda key: model.init(key)[0], **kwargs)
 
 
 def same(a, b) -> None:

@@ -54,7 +54,7 @@ def test_a_state_without_extras(opened):
 
 def test_a_real_state_comes_back_from_its_shapes_alone(opened):
     data = packed(users=4)
-    _, strategy = factorization(data)
+    strategy = factorization(data)
     state = strategy.init(KEY, 4)
     opened().save(0, state)
     like = jax.eval_shape(lambda: strategy.init(KEY, 4))

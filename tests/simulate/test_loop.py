@@ -178,9 +178,9 @@ def test_errors_come_before_anything_runs(kwargs, told):
 def test_matrix_factorization_resumes_to_the_same_bits():
     """A real strategy with private state: 4 rounds, against 2 and 2 in blocks of two."""
     data = packed(users=6)
-    model, strategy = factorization(data)
+    strategy = factorization(data)
     protocol = evaluate.full_catalogue(evaluate.metrics(["hr@3"]), data.num_items)
-    measure = aggregated(model, protocol, {"test": data.test})
+    measure = aggregated(strategy.model, protocol, {"test": data.test})
     kwargs = {"cohorts": cohorts.uniform(3), "measure": measure, "every": 2}
     (a, b) = [
         (copy(p.state), without_time(p.metrics))

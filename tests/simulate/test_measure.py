@@ -29,14 +29,14 @@ def rounds(strategy, data, measure, ids=None):
 @pytest.mark.parametrize("candidates", ["full", "sampled"])
 def test_aggregated_is_the_model_of_the_server_in_numpy(candidates):
     data = packed()
-    model, strategy = factorization(data)
+    strategy = factorization(data)
     metrics = evaluate.metrics(["hr@2", "mrr"])
     protocol = (
         evaluate.full_catalogue(metrics, data.num_items)
         if candidates == "full"
         else evaluate.sampled(metrics)
     )
-    measure = simulate.aggregated(model, protocol, parts(data), users_per_chunk=4)
+    measure = simulate.aggregated(strategy.model, protocol, parts(data), users_per_chunk=4)
     values, after = rounds(strategy, data, measure)
     scores = np.asarray(after.private["user"])[:, 0] @ np.asarray(after.shared["item"].values).T
     train = [
@@ -63,9 +63,9 @@ def test_own_models_are_the_aggregated_one_where_nobody_learns():
     metrics = evaluate.metrics(["hr@3", "ndcg@3", "mrr", "auc"])
     protocol = evaluate.full_catalogue(metrics, data.num_items)
     probe = evaluate.probe_clients(protocol, parts(data))
-    model, strategy = factorization(data, probe, rate=1e-30, clients_per_chunk=3)
+    strategy = factorization(data, probe, rate=1e-30, clients_per_chunk=3)
     own, _ = rounds(strategy, data, simulate.personal(protocol, parts(data)))
-    served, _ = rounds(strategy, data, simulate.aggregated(model, protocol, parts(data)))
+    served, _ = rounds(strategy, data, simulate.aggregated(strategy.model, protocol, parts(data)))
     for name in own:
         np.testing.assert_allclose(own[name], served[name], rtol=1e-6)
 
@@ -75,9 +75,9 @@ def test_a_lone_client_is_the_server():
     data = packed(users=6)
     protocol = evaluate.full_catalogue(evaluate.metrics(["mrr", "auc"]), data.num_items)
     probe = evaluate.probe_clients(protocol, {"test": data.test})
-    model, strategy = factorization(data, probe)
+    strategy = factorization(data, probe)
     own = simulate.personal(protocol, {"test": data.test})
-    served = simulate.aggregated(model, protocol, {"test": data.test})
+    served = simulate.aggregated(strategy.model, protocol, {"test": data.test})
     both_of = {"own": own, "served": served}
     both = simulate.Measure(
         lambda *args: ({n: m.values(*args)[0]["test"] for n, m in both_of.items()}, {}),
@@ -93,7 +93,7 @@ def test_own_models_of_clients_out_of_the_cohort_are_nan():
     data = packed(users=8)
     protocol = evaluate.sampled(evaluate.metrics(["mrr"]))
     probe = evaluate.probe_clients(protocol, parts(data))
-    _, strategy = factorization(data, probe)
+    strategy = factorization(data, probe)
     values, _ = rounds(strategy, data, simulate.personal(protocol, parts(data)), ids=[6, 8, 1, 8])
     for one in values.values():
         assert np.flatnonzero(~np.isnan(one[:, 0])).tolist() == [1, 6]
@@ -102,8 +102,8 @@ def test_own_models_of_clients_out_of_the_cohort_are_nan():
 def test_ratings_have_one_rmse_over_all_users():
     data = packed(implicit=False)
     protocol = evaluate.rating_error()
-    model, strategy = factorization(data)
-    measure = simulate.aggregated(model, protocol, {"test": data.test})
+    strategy = factorization(data)
+    measure = simulate.aggregated(strategy.model, protocol, {"test": data.test})
     values, after = rounds(strategy, data, measure)
     scores = np.asarray(after.private["user"])[:, 0] @ np.asarray(after.shared["item"].values).T
     targets = np.asarray(data.test.targets)[:, 0]

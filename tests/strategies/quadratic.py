@@ -14,7 +14,7 @@ import numpy as np
 
 from fedjax_rec import rows
 from fedjax_rec.data.batches import Batches
-from fedjax_rec.types import Model
+from fedjax_rec.types import Model, Ranking
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "laws"))
 import worlds
@@ -38,7 +38,7 @@ class Problem:
         self.start = draw.normal(size=(self.items, WIDTH)).astype(np.float32)
 
     def model(self) -> Model:
-        def init(key):
+        def init(key, common=None):
             return {"item": rows.Table(jnp.asarray(self.start)), "x": jnp.zeros(WIDTH)}, {}
 
         def loss(shared, private, batch, key):
@@ -46,7 +46,8 @@ class Problem:
             far = far + 0.5 * (batch["a"] * (shared["x"] - batch["b"]) ** 2).sum(-1)
             return (batch["mask"] * far).sum() / jnp.maximum(batch["mask"].sum(), 1)
 
-        return Model(init, loss, lambda shared, private, items, user=0: shared["item"][items][:, 0])
+        score = lambda shared, private, items, user: shared["item"][items][:, 0]
+        return Model(init, loss, Ranking.of(score))
 
     def examples(self) -> Batches:
         target, curve, goal = map(jnp.asarray, (self.target, self.curve, self.goal))

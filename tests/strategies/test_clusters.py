@@ -9,7 +9,7 @@ import pytest
 
 from fedjax_rec import aggregate, clients, compress, data, keys, rows, strategies, trees, wire
 from fedjax_rec.strategies.clusters import by_cluster, clustered, of_one_cluster, several_models
-from fedjax_rec.types import Cohort, Model, Packet, Upload
+from fedjax_rec.types import Cohort, Model, Packet, Ranking, Upload
 
 KEY, USERS, WIDTH, K = jax.random.key(2), 9, 2, 3
 OPTIONS = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
@@ -19,7 +19,7 @@ EXAMPLES = data.pointwise(3)
 def factorization(items: int) -> Model:
     """(q_i . p + b - y)^2 with a frozen base, in few operations."""
 
-    def init(key):
+    def init(key, common=None):
         a, b = jax.random.split(key)
         base = trees.Frozen(jnp.float32(0.1))
         item = rows.Table(jax.random.normal(a, (items, WIDTH)))
@@ -34,11 +34,11 @@ def factorization(items: int) -> Model:
         error = score(shared, private, batch["items"]) - batch["labels"]
         return (batch["mask"] * error**2).sum() / jnp.maximum(batch["mask"].sum(), 1.0)
 
-    return Model(init, loss, score)
+    return Model(init, loss, Ranking.of(score))
 
 
-def probe(score, data):
-    return {"all": score(slice(None)), "some": score(jnp.int32([3, 1]))}
+def probe(scorer, data):
+    return {"all": scorer()(slice(None)), "some": scorer()(jnp.int32([3, 1]))}
 
 
 def packed(items):
@@ -134,7 +134,7 @@ def test_a_round_is_a_loop_over_clients(items):
     j = int(private["cluster"])
     mine = whole(after.shared["clusters"], j)
     np.testing.assert_allclose(
-        strategy.score(after.shared, private, jnp.int32([2, 9])),
+        strategy.model.score(after.shared, private, jnp.int32([2, 9])),
         model.score(mine, private["model"], jnp.int32([2, 9])),
         rtol=1e-5,
     )
@@ -205,7 +205,7 @@ def test_clients_of_two_kinds_part():
         longest=items,
     )
 
-    def init(key):
+    def init(key, common=None):
         return {"item": rows.Table(0.1 * jax.random.normal(key, (items, 1)))}, {}
 
     def score(shared, private, items, user=0):
@@ -215,7 +215,7 @@ def test_clients_of_two_kinds_part():
         error = score(shared, private, batch["items"]) - batch["labels"]
         return (batch["mask"] * error**2).sum() / jnp.maximum(batch["mask"].sum(), 1.0)
 
-    model = Model(init, loss, score)
+    model = Model(init, loss, Ranking.of(score))
     inner = clients.local_training(model, data.ratings(), clients.sgd(1.0), batch_size=items)
     strategy = strategies.federated(
         clustered(inner, model, data.ratings(), batch_size=items), several_models(model, 2),
@@ -230,7 +230,7 @@ def test_clients_of_two_kinds_part():
     assert float(info.metrics["loss"].max()) < 1e-3
     for k in (0, 1):
         private = jax.tree.map(lambda x, k=k: x[k], state.private)
-        scores = strategy.score(state.shared, private, slice(None))
+        scores = strategy.model.score(state.shared, private, slice(None))
         np.testing.assert_allclose(scores, labels[k], atol=0.02)
 
 

@@ -149,7 +149,7 @@ def vectors(curve, goal) -> tuple[Model, Batches]:
         same = lambda x: jnp.broadcast_to(x[data.id], (q.size, x.shape[1]))
         return {"a": same(curve), "b": same(goal)}
 
-    model = Model(lambda key: ({"x": jnp.zeros(curve.shape[1])}, {}), loss, lambda *a: jnp.zeros(1))
+    model = Model(lambda key, common=None: ({"x": jnp.zeros(curve.shape[1])}, {}), loss)
     examples = Batches(lambda data: data.length, lambda store: store.longest, draw, {})
     return model, examples
 
@@ -258,7 +258,8 @@ def test_scores_are_of_the_model_inside():
         state = strategy.init(worlds.KEY, users.num_clients)
         private = jax.tree.map(lambda x: x[3], state.private)
         want = model.score(state.shared["model"], private["model"], slice(None), 0)
-        np.testing.assert_array_equal(strategy.score(state.shared, private, slice(None), 0), want)
+        got = strategy.model.score(state.shared, private, slice(None), 0)
+        np.testing.assert_array_equal(got, want)
 
 
 @pytest.mark.parametrize(

@@ -160,7 +160,7 @@ def test_scores_are_a_private_tower():
     def seen(key):
         shared, private = model.init(key)
         private = {**private, "user": jax.random.normal(key, (2, WIDTH))}
-        start = [model.start(jax.random.key(i), key) for i in (1, 2)]
+        start = [model.init(jax.random.key(i), key)[1] for i in (1, 2)]
         return shared, private, model.score(shared, private, slice(None), 1), start
 
     shared, private, scores, start = jax.device_get(seen(KEY))

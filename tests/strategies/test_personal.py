@@ -44,8 +44,8 @@ def packed(items):
     return replace(store, length=store.length.at[4].set(0))
 
 
-def probe(score, data):
-    return {"all": score(slice(None))}
+def probe(scorer, data):
+    return {"all": scorer()(slice(None))}
 
 
 @pytest.mark.parametrize(

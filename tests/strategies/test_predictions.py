@@ -13,7 +13,7 @@ from fedjax_rec import clients, data, keys, models, rows, wire
 from fedjax_rec.rounds import memory
 from fedjax_rec.strategies import soft_labels
 from fedjax_rec.strategies.ptf_fedrec import by_client, by_server, ptf_fedrec
-from fedjax_rec.types import Cohort, Model, Packet
+from fedjax_rec.types import Cohort, Model, Packet, Ranking
 
 KEY, USERS, ITEMS, EMPTY = jax.random.key(2), 15, 60, 4
 OPTIONS = {"xla_backend_optimization_level": 0}
@@ -172,14 +172,15 @@ def test_a_lesson_is_the_clients_examples_and_what_it_is_told_of_others(ds):
 def counting() -> Model:
     """A loss that is linear, so that a descent of any order ends in the same place."""
 
-    def init(key):
+    def init(key, common=None):
         return {"item": rows.Table(jnp.zeros((ITEMS, 1)))}, {"user": jnp.zeros(1)}
 
     def loss(shared, private, batch, key):
         each = batch["labels"] * (shared["item"][batch["items"]][:, 0] + 2 * private["user"][0])
         return models.masked_mean(each, batch["mask"])
 
-    return Model(init, loss, lambda shared, private, items, user: shared["item"][items][:, 0])
+    score = lambda shared, private, items, user: shared["item"][items][:, 0]
+    return Model(init, loss, Ranking.of(score))
 
 
 def test_the_server_learns_from_all_that_it_hears():
@@ -327,9 +328,9 @@ def test_a_probe_looks_at_the_clients_model(ds, begun):
     """With the client's own data; what it says is a metric of the client."""
     model, seen = models.fedmf(ITEMS, width=4), []
 
-    def probe(score, mine):
+    def probe(scorer, mine):
         seen.append((mine.id.shape, mine.length.shape))
-        return {"best": score(slice(None)).max()}
+        return {"best": scorer()(slice(None)).max()}
 
     strategy = ptf_fedrec(
         model, data.pointwise(2), probe, server_model=models.gmf(ITEMS, width=5), sent=7,
@@ -344,11 +345,11 @@ def test_either_side_scores(ds, step, begun):
     state, items = run(step, begun, ds)[0], jnp.int32([4, 7])
     mine = jax.tree.map(lambda x: x[6], state.private)
     want = mine["shared"]["item"].values[items] @ mine["private"]["user"][0]
-    np.testing.assert_allclose(recipe().score(state.shared, mine, items, 0), want, rtol=1e-5)
+    np.testing.assert_allclose(recipe().model.score(state.shared, mine, items, 0), want, rtol=1e-5)
     server = state.shared["server"]
     his = jax.tree.map(lambda x: x[6], server["private"])
     want = models.gmf(ITEMS, width=5).score(server["shared"], his, items, 0)
-    got = recipe(scored_by="server").score(state.shared, mine, items, 0)
+    got = recipe(scored_by="server").model.score(state.shared, mine, items, 0)
     np.testing.assert_allclose(got, want, rtol=1e-5)
 
 

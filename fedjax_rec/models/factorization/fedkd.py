@@ -19,13 +19,14 @@ growing share of the energy: give the strategy `uplink=compress.truncated_svd(..
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import jax
 
 from ... import trees
 from ...check import at_least, one_of, positive
-from ...types import Model, private_of
+from ...types import Model
 from ..objectives import Objective, bce, masked_mean, softplus
 from .mf import fedmf
 
@@ -43,7 +44,8 @@ def mutual(
         any factory whose loss is what its objective makes of the scores, as all of this library
         but `prunable` and a penalised `fedrap`.
     distillation: w >= 0. objective: l, `bce()` (default) or `bpr()`, whose scores are logits.
-    scored_by: `teacher`, as in FedKD, or `student`, whose tables have seen everybody's items.
+    scored_by: who scores and predicts: `teacher`, as in FedKD, or `student`, whose tables have seen
+        everybody's items.
 
     private: {"teacher": its shared and private part, "student": the student's private part}; item
     tables of the teacher are private tables, of which a step costs the rows of its batch, memory
@@ -57,19 +59,17 @@ def mutual(
     # With this objective the loss of a model is the vector of its scores.
     teacher, student = local(objective=_scores), shared(objective=_scores)
 
-    def init(key):
-        from_teacher, from_student = jax.random.split(key)
-        large, own = teacher.init(from_teacher)
-        small, mine = student.init(from_student)
+    def init(key, common=None):
+        own_key, mine_key = jax.random.split(key)
+        # What all have alike of either model, and the shared part of the teacher.
+        split = (None, None, None) if common is None else jax.random.split(common, 3)
+        everybody, of_teacher, of_student = split
+        large, own = teacher.init(own_key, of_teacher)
+        small, mine = student.init(mine_key, of_student)
+        if everybody is not None:
+            large = teacher.init(everybody)[0]
         private = {"teacher": {"shared": trees.trainable(large), "private": own}, "student": mine}
         return {"student": small, "frozen": trees.frozen(large)}, private
-
-    def start(key, common):
-        own, mine = jax.random.split(key)
-        everybody, first, second = jax.random.split(common, 3)
-        large = trees.trainable(teacher.init(everybody)[0])
-        kept = {"shared": large, "private": private_of(teacher, own, first)}
-        return {"teacher": kept, "student": private_of(student, mine, second)}
 
     def parts(shared, private):
         kept = private["teacher"]
@@ -87,12 +87,9 @@ def mutual(
         between = divergence(_logits(t), _logits(s)) + divergence(_logits(s), _logits(t))
         return task + share * masked_mean(between, batch["mask"])
 
-    def score(shared, private, items, user=0):
-        of_teacher, of_student = parts(shared, private)
-        model, own = (teacher, of_teacher) if scored_by == "teacher" else (student, of_student)
-        return model.score(*own, items, user)
-
-    return Model(init, loss, score, start)
+    measured, which = (teacher, 0) if scored_by == "teacher" else (student, 1)
+    seen = measured.through(lambda shared, private: parts(shared, private)[which], init)
+    return replace(seen, loss=loss)
 
 
 def fedkd(

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -108,12 +109,12 @@ def guided(model: Model, strength: float) -> Model:
     leaves without frozen ones, tables as arrays, which `init` sets to the model itself. Of a row
     table, the sum over the distinct rows of the batch is divided by all of the table's entries: the
     pull on a row is that of the mean over the whole table, whatever the batch. A plain array is
-    pulled whole. Scores are those of `model`. Raises ValueError for strength < 0.
+    pulled whole. Scores and predictions are those of `model`. Raises ValueError for strength < 0.
     """
     at_least("guided", "strength", strength, 0)
 
-    def init(key):
-        shared, private = model.init(key)
+    def init(key, common=None):
+        shared, private = model.init(key, common)
         return {"model": shared, "target": trees.Frozen(target_of(shared))}, private
 
     def loss(shared, private, batch, key):
@@ -123,10 +124,8 @@ def guided(model: Model, strength: float) -> Model:
             jax.tree.leaves(pulls)
         )
 
-    def score(shared, private, items, user=0):
-        return model.score(shared["model"], private, items, user)
-
-    return Model(init, loss, score, model.start)
+    seen = model.through(lambda shared, private: (shared["model"], private), init)
+    return replace(seen, loss=loss)
 
 
 def target_of(shared: PyTree) -> PyTree:
