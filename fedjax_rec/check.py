@@ -9,13 +9,13 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable
 
-import jax
 import numpy as np
+from jax import core
 
 
 def is_traced(value) -> bool:
     """Whether `value` is known only when the compiled program runs."""
-    return isinstance(value, jax.core.Tracer)
+    return isinstance(value, core.Tracer)
 
 
 def holds(value, condition: Callable[[np.ndarray], bool | np.ndarray]) -> bool:

@@ -255,4 +255,4 @@ def metrics_of(trained: Trained, probe: Probe | None, model: Model, shared: PyTr
     if probe is None:
         return metrics
     own, private = own_model(trained, shared), kept(trained)
-    return metrics | probe(lambda history=None: model.scorer(own, private, history), data)
+    return metrics | probe(model.scorer(own, private), data)

@@ -71,7 +71,7 @@ def plan(strategy: Strategy, key, state, cohort) -> Chunk:
     of_chunks = lambda c: analysed(partial(strategy.round, chunk=c), key, state, cohort)
     one, two = (peak_bytes(of_chunks(c)) for c in (1, 2))
     fixed, each = one - max(two - one, 1), max(two - one, 1)
-    if isinstance(asked, str) and fixed + each > told:
+    if isinstance(asked, str) and told is not None and fixed + each > told:
         raise MemoryError(
             f"clients_per_chunk={asked!r}: a round of one client at a time takes "
             f"{(fixed + each) / 2**20:.1f} MiB; allow it more."

@@ -58,7 +58,7 @@ def uplink_of(
     shared: the server's model, and linear: whether the aggregator sums nodes of updates, see
     `Aggregator.linear`; where it does, what decodes linearly is decoded after the sum.
     """
-    late = linear and compressor is not None and _decodes_late(compressor, shared)
+    late = compressor if linear and compressor and _decodes_late(compressor, shared) else None
 
     def init(update):
         memory = () if compressor is None else compressor.init(update)
@@ -131,7 +131,7 @@ def uplink_of(
     def receive(key, update, now):
         if late:
             update = rows.map_tables(lambda u: u.delta(), update)
-            update = compressor.decode(Packet(update), _as_wide(update, now.shared), now)
+            update = late.decode(Packet(update), _as_wide(update, now.shared), now)
         for i, stage in enumerate(stages):
             update = stage.receive(keys.stream(key, f"stage {i}"), update, now)
         return update

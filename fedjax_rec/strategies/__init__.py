@@ -55,7 +55,7 @@ from .fedprox import fedprox, proximal
 from .fedrap import annealed_sgd, fedrap
 from .fedsgd import fedsgd, full_gradient
 from .fetchsgd import fetch_sgd
-from .gossip import gossip_sgd, model_swapping
+from .gossip_sgd import gossip_sgd, model_swapping
 from .gpfedrec import gpfedrec
 from .ifca import ifca
 from .mime import fsvrg, mime, mime_lite

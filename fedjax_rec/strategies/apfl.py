@@ -166,7 +166,7 @@ def _both(optimizer: Local, rate: float | None) -> Local:
                 state[name], side(params, name), side(gradients, name), active, now
             )
         alpha = params["private"]["alpha"]
-        if alpha is not None:
+        if alpha is not None and rate is not None:
             step = jnp.where(state["fresh"] & active, rate, 0.0) * gradients["private"]["alpha"]
             alpha = jnp.clip(alpha - step, 0.0, 1.0)
         shared, private = ({n: p[kind] for n, p in parts.items()} for kind in ("shared", "private"))

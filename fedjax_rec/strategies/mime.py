@@ -221,7 +221,8 @@ def variance_reduced(
             if beta is None:
                 return Terms(push=c)
             m = here(shared["momentum"].value, start["shared"])
-            return Terms(push=jax.tree.map(lambda c, m: (1 - beta) * c + beta * m, c, m))
+            share: Any = beta
+            return Terms(push=jax.tree.map(lambda c, m: (1 - share) * c + share * m, c, m))
 
         return terms
 

@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import pytest
-
 from rounds import FIRST
 
 from fedjax_rec import compress

@@ -5,7 +5,6 @@ public factory of a room stands in none of them. Values are thunks, so that coll
 models and local optimizers take what they need to know of the data.
 """
 
-from collections.abc import Callable
 from functools import partial
 
 import jax
