@@ -4,6 +4,7 @@ A sweep compiles once for all values then. Factories are found by their annotati
 this page does not know how to build fail the test; those whose number sets a shape say so.
 """
 
+import importlib
 import inspect
 
 import chex
@@ -19,10 +20,11 @@ from fedjax_rec import compress, rows
 from fedjax_rec.clients import optimizers
 from fedjax_rec.rows import LocalTable, RowsGradient, RowsUpdate, Table
 from fedjax_rec.servers import adaptive, step, stochastic
-from fedjax_rec.strategies import fedrap
 from fedjax_rec.types import Compressor, Server
 
 KEY = jax.random.key(5)
+# The room has the recipe of that name.
+fedrap = importlib.import_module("fedjax_rec.strategies.fedrap")
 ROOMS = (compress, optimizers, fedrap, adaptive, step, stochastic)
 
 # Float arguments of each factory, with two values; `others` are what it takes beside them.
