@@ -37,7 +37,8 @@ def at_least(where: str, name: str, value, low) -> None:
 
 
 def below(where: str, name: str, value, high) -> None:
-    if not value < high:
+    """Raises ValueError unless value < high."""
+    if not holds(value, lambda x: x < high):
         raise ValueError(f"{where}({name}={value}) is too large; use {name} < {high}.")
 
 

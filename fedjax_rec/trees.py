@@ -56,6 +56,17 @@ def zeros_like(tree: PyTree) -> PyTree:
     return jax.tree.map(jnp.zeros_like, tree)
 
 
+def typed_as(tree: PyTree, like: PyTree) -> PyTree:
+    """`tree` with its floats in the types of `like`: a traced number is float32, and widens what a
+    number of the program leaves narrow."""
+
+    def one(x, old):
+        floating = jnp.issubdtype(jnp.result_type(old), jnp.floating)
+        return jnp.asarray(x, jnp.result_type(old)) if floating else x
+
+    return jax.tree.map(one, tree, like)
+
+
 def leading(mask: jax.Array, x: jax.Array) -> jax.Array:
     """`mask` [c] in the shape in which it broadcasts against x [c, ...]."""
     return mask.reshape(mask.shape + (1,) * (x.ndim - 1))

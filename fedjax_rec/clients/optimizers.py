@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from .. import trees
 from ..check import at_least, nearest, positive
 from ..rows import LocalTable, RowsGradient, is_table
 from ..types import PyTree, Transform
@@ -84,7 +85,7 @@ def _sgd(learning_rate) -> Local:
 
         def one(p, g):
             if not isinstance(p, LocalTable):
-                return p - rate * g
+                return (p - rate * g).astype(p.dtype)
             drift = None if p.drift is None else p.drift.after(active)
             times = -rate if drift is None else -rate / drift.scale
             step = p.values if g.dense is None else p.values - rate * g.dense
@@ -163,7 +164,7 @@ def from_optax(transform: optax.GradientTransformation) -> Local:
         updates, after = transform.update(gradients, state, arrays(params))
         keep = lambda new, old: jnp.where(active, new, old)
         stepped = jax.tree.map(keep, optax.apply_updates(arrays(params), updates), arrays(params))
-        state = jax.tree.map(keep, after, state)
+        state = jax.tree.map(keep, trees.typed_as(after, state), state)
         params = jax.tree.map(
             lambda p, v: replace(p, values=v) if isinstance(p, LocalTable) else v,
             params,

@@ -22,12 +22,21 @@ DTYPES = ("bfloat16", "float16", "float8_e4m3fn", "float8_e5m2")
 
 
 def cast(dtype: str = "bfloat16") -> Compressor:
-    """Every float as `dtype`: bfloat16, float16, float8_e4m3fn or float8_e5m2.
+    """Sends every float as `dtype`.
 
     Biased by rounding: relative errors of at most 2^-8, 2^-11, 2^-4 and 2^-3 for magnitudes within
     1e-38..3e38, 6e-5..65504, 2^-6..448 and 6e-5..57344. Smaller ones are rounded to multiples of
     the least number (2^-9 for e4m3fn), so small updates become 0: use `scaled_cast`.
-    Wire: 16 d or 8 d bits. Raises ValueError for other types.
+    Wire: 16 d or 8 d bits.
+
+    Args:
+        dtype: bfloat16, float16, float8_e4m3fn or float8_e5m2.
+
+    Returns:
+        A `Compressor` without memory.
+
+    Raises:
+        ValueError: for other types.
     """
     one_of("cast", "dtype", dtype, DTYPES)
     return leafwise(
@@ -37,12 +46,21 @@ def cast(dtype: str = "bfloat16") -> Compressor:
 
 
 def scaled_cast(dtype: str = "float8_e4m3fn") -> Compressor:
-    """Every float as `dtype`, times what takes the largest of the node to the largest of `dtype`.
+    """Sends floats as `dtype`, times what takes the largest of the node to the largest of `dtype`.
 
     Relative errors as in `cast`, and below 4e-5 (e4m3fn) or 2e-9 (float16, e5m2) of the largest an
     absolute error of at most 2.2e-6 or 1e-10 of it. The largest itself is exact. A contraction:
     |C(x) - x|^2 <= e^2 |x|^2 with e the relative error, and d 5e-12 |x|^2 more for e4m3fn.
-    Wire: 16 d + 32 or 8 d + 32 bits. Raises ValueError for other types.
+    Wire: 16 d + 32 or 8 d + 32 bits.
+
+    Args:
+        dtype: as in `cast`.
+
+    Returns:
+        A `Compressor` without memory.
+
+    Raises:
+        ValueError: for other types.
     """
     one_of("scaled_cast", "dtype", dtype, DTYPES)
     # Of bfloat16 the range is that of float32: 1, so that its products stay within.
@@ -59,9 +77,12 @@ def scaled_cast(dtype: str = "float8_e4m3fn") -> Compressor:
 
 
 def stochastic_cast() -> Compressor:
-    """Every float as bfloat16, stochastically rounded.
+    """Sends every float as bfloat16, stochastically rounded.
 
     Unbiased, unlike `cast`; omega = 2^-16, relative errors below 2^-7. Wire: 16 d bits.
+
+    Returns:
+        A `Compressor` without memory.
     """
 
     def encode_leaf(key, x, real):

@@ -40,22 +40,6 @@ def identity() -> Compressor:
     return Compressor(lambda update: (), encode, lambda packet, like, now: packet.body, True)
 
 
-def adds_up(compressor: Compressor, packet: Packet) -> bool:
-    """Whether the bodies of many clients may be summed first, and their sum decoded once.
-
-    So it is where `compressor` is linear and its packets hold nothing but a body, since a seed or
-    the ids of rows beside it are each client's own.
-
-    Args:
-        compressor: what made the packet.
-        packet: one packet of the update in question, or its outline (`jax.eval_shape`).
-
-    Returns:
-        A bool, known before anything runs.
-    """
-    return compressor.linear and not jax.tree.leaves((packet.side, packet.known))
-
-
 def chain(first: Compressor, second: Compressor, *more: Compressor) -> Compressor:
     """Compresses with each stage the body of the packet of the one before.
 

@@ -25,11 +25,21 @@ from .rotate import rotate
 
 
 def drive(times: int = 2, block: int = 4096) -> Compressor:
-    """One bit a coordinate: the signs of the rotated update, and S = |x|^2 / |Rx|_1 per block.
+    """Sends the signs of the rotated update, and S = |x|^2 / |Rx|_1 of each block.
 
     Unbiased and of omega = pi/2 - 1 as B grows, see `eden`, of which it is the case of one bit.
     Wire: D + 32 bits a block of B, D the coordinates padded to whole blocks; a seed of 32 bits,
-    and of a table the ids of its touched rows. Raises ValueError as `rotate`.
+    and of a table the ids of its touched rows.
+
+    Args:
+        times: turns of the rotation, as in `rotate`.
+        block: B, a power of two.
+
+    Returns:
+        A `Compressor` that remembers nothing.
+
+    Raises:
+        ValueError: as `rotate`.
     """
     return eden(1, True, times, block)
 
@@ -37,17 +47,31 @@ def drive(times: int = 2, block: int = 4096) -> Compressor:
 def eden(
     bits: int = 4, unbiased: bool = True, times: int = 2, block: int | None = None
 ) -> Compressor:
-    """`bits` bits a rotated coordinate, 1 to 4, and one float32 a block.
+    """Sends a few bits a rotated coordinate, and one float32 a block.
 
-    unbiased: E C(x) = x as B grows, and <C(x), x> = |x|^2 always; omega = .5708, .1331, .0358,
-        .00959 for 1 to 4 bits. In blocks of 128, of three numbers, the bias was .5% of |x|.
-        False, for use inside `error_feedback`: the scale of least error,
-        .3634, .1175, .0345, .0095 |x|^2 at random and less than |x|^2 always; biased.
-    block: None for the smallest whose scales cost less than 1% of the bits, 4,096 / bits: less is
-        then lost to the padding of the last block, which matters for clients with few rows.
     Wire: bits * D + 32 bits a block, D the coordinates padded to whole blocks; a seed of 32 bits,
     and of a table the ids of its touched rows.
-    Raises ValueError for other `bits`, and as `rotate`.
+
+    Args:
+        bits: 1 to 4.
+        unbiased: E C(x) = x as B grows, and <C(x), x> = |x|^2 always; omega = .5708, .1331, .0358,
+            .00959 for 1 to 4 bits. In blocks of 128, of three numbers, the bias was .5% of |x|.
+            False, for use inside `error_feedback`: the scale of least error,
+            .3634, .1175, .0345, .0095 |x|^2 at random and less than |x|^2 always; biased.
+        times: turns of the rotation, as in `rotate`.
+        block: B; None for the smallest whose scales cost less than 1% of the bits, 4,096 / bits:
+            less is then lost to the padding of the last block, which matters for clients with few
+            rows.
+
+    Returns:
+        A `Compressor` that remembers nothing.
+
+    Raises:
+        ValueError: for other `bits`, and as `rotate`.
+
+    Example:
+        >>> from fedjax_rec import compress
+        >>> uplink = compress.error_feedback(compress.eden(2, unbiased=False))
     """
     _check("eden", bits)
     if block is None:
@@ -56,13 +80,23 @@ def eden(
 
 
 def lloyd_max(bits: int = 4, unbiased: bool = True) -> Compressor:
-    """The quantizer of `eden`, for nodes that look Gaussian already.
+    """Quantizes as `eden`, nodes that look Gaussian already.
 
     One float32 scale for each entry of a `Live` node of blocks, such as a rotation leaves; for any
     other node, a table included, one scale in all, since rows are short.
-    Deterministic, so biased on what was not rotated at random; with `unbiased` it keeps
-    <C(x), x> = |x|^2, else |C(x) - x|^2 < |x|^2, (1 - 1/B) |x|^2 at worst for one bit.
-    Wire: bits a coordinate + 32 a scale. Raises ValueError unless 1 <= bits <= 4.
+    Deterministic, so biased on what was not rotated at random.
+    Wire: bits a coordinate + 32 a scale.
+
+    Args:
+        bits: 1 to 4.
+        unbiased: keeps <C(x), x> = |x|^2; else |C(x) - x|^2 < |x|^2, (1 - 1/B) |x|^2 at worst for
+            one bit.
+
+    Returns:
+        A `Compressor` that remembers nothing.
+
+    Raises:
+        ValueError: unless 1 <= bits <= 4.
     """
     _check("lloyd_max", bits)
     thresholds, centroids = normal_levels(bits)

@@ -28,13 +28,22 @@ from .leafwise import nodewise, numbers, with_numbers
 
 
 def truncated_svd(rank: int) -> Compressor:
-    """The nearest matrix of rank `rank`, from the eigenvectors of the smaller Gram matrix.
+    """Sends the nearest matrix of rank `rank`, from the eigenvectors of the smaller Gram matrix.
 
     Contraction: |C(x) - x|^2 = sum_{i > r} sigma_i^2 <= (1 - r / min(n, D)) |x|^2. Singular values
     below 3e-4 of the largest are lost in the rounding of the Gram matrix. Costs n D min(n, D), and
     min(n, D)^3 for the eigenvectors: meant for widths up to some hundreds.
     Wire: 32 r (n + D) bits, n the touched rows, and the ids of those: more than the rows take
-    where n < r D / (D - r). Raises ValueError for rank < 1.
+    where n < r D / (D - r).
+
+    Args:
+        rank: r.
+
+    Returns:
+        A `Compressor` without memory, biased.
+
+    Raises:
+        ValueError: for rank < 1.
     """
     at_least("truncated_svd", "rank", rank, 1)
 
@@ -54,14 +63,23 @@ def truncated_svd(rank: int) -> Compressor:
 
 
 def power_sgd_one_shot(rank: int, iterations: int = 1) -> Compressor:
-    """Power iteration on each client's own matrix, from where its last round ended.
+    """Iterates a power on each client's own matrix, from where its last round ended.
 
     Not the PowerSGD of the paper: that one multiplies the *mean* matrix of all clients, in two
     trips up, see `strategies.power_sgd`. Here each client sends a P and Q of its own in one.
     Contraction: C(x) is an orthogonal projection of x, so the error is at most |x|^2; it comes
-    near the best of rank r as the client's Q learns. Memory: Q, D r numbers a matrix.
+    near the best of rank r as the client's Q learns.
     Wire: 32 r (n + D) bits, n the touched rows, and the ids of those.
-    Raises ValueError for rank or iterations < 1.
+
+    Args:
+        rank: r.
+        iterations: of the power, in a round.
+
+    Returns:
+        A `Compressor`, biased, whose memory is Q, D r numbers a matrix.
+
+    Raises:
+        ValueError: for rank or iterations < 1.
     """
     at_least("power_sgd_one_shot", "rank", rank, 1)
     at_least("power_sgd_one_shot", "iterations", iterations, 1)

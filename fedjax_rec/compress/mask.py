@@ -27,7 +27,13 @@ def masked() -> Compressor:
     matrix costs 32 bits a kept coordinate, a table besides the ids of its rows. Vectors and
     scalars, nodes without a mask and models without any are sent whole; so is `wire.Live`.
     Dense matrices go on as `Live` vectors, tables as `Live` vectors of their rows' coordinates.
-    In a chain it comes first. Raises ValueError where a mask is of another shape than its node.
+    In a chain it comes first.
+
+    Returns:
+        A linear `Compressor` without memory.
+
+    Raises:
+        ValueError: in a round, where a mask is of another shape than its node.
     """
 
     def kept(mask, path, node, rows=None):
@@ -92,12 +98,20 @@ def _mask_of(shared) -> dict:
 
 
 def columns(fraction: float) -> Compressor:
-    """The k = ceil(fraction * D) columns of largest norm of every matrix and table.
+    """Sends the k = ceil(fraction * D) columns of largest norm of every matrix and table.
 
     Contraction: |C(x) - x|^2 <= (1 - k/D) |x|^2, for each node; lossless where no more than k
     columns differ from zero, as after `clients.submodel`. A matrix [n, D] costs 32 n k + D bits, a
     table that for its touched rows, and their ids. Vectors and scalars are sent whole.
-    Raises ValueError outside 0 < fraction <= 1.
+
+    Args:
+        fraction: of the columns. It sets shapes, so it cannot be traced.
+
+    Returns:
+        A linear `Compressor` without memory.
+
+    Raises:
+        ValueError: outside 0 < fraction <= 1.
     """
     check_room("columns", "fraction", fraction)
 

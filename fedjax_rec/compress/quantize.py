@@ -36,7 +36,15 @@ def stochastic_uniform(levels: int = 16) -> Compressor:
     Unbiased; E |C(x) - x|^2 = sum (u - x)(x - l) exactly, so omega <= d / (2 (levels - 1)^2), and
     every coordinate is off by less than (max - min) / (levels - 1). Both extremes are exact.
     Wire: d ceil(log2 levels) + 64 bits (5 coordinates in a byte for 3 levels).
-    Raises ValueError unless 2 <= levels <= 65536.
+
+    Args:
+        levels: K.
+
+    Returns:
+        A `Compressor` without memory.
+
+    Raises:
+        ValueError: unless 2 <= levels <= 65536.
     """
     _grid("stochastic_uniform", levels, 2, SYMBOLS)
     top = levels - 1
@@ -65,7 +73,16 @@ def qsgd(levels: int) -> Compressor:
 
     Unbiased; omega = min(d / s^2, sqrt(d) / s), so s should be near sqrt(d) or above. With
     s = 2^(b-1) - 1 the 2 s + 1 symbols fit b bits: 7 for four bits, 127 for eight.
-    Wire: 32 + d ceil(log2(2 s + 1)) bits. Raises ValueError unless 1 <= levels <= 32767.
+    Wire: 32 + d ceil(log2(2 s + 1)) bits.
+
+    Args:
+        levels: s.
+
+    Returns:
+        A `Compressor` without memory.
+
+    Raises:
+        ValueError: unless 1 <= levels <= 32767.
     """
     _grid("qsgd", levels, 1, (SYMBOLS - 1) // 2)
 
@@ -80,13 +97,20 @@ def qsgd(levels: int) -> Compressor:
 
 
 def qsgd_elias(levels: int | None = None) -> Compressor:
-    """`qsgd` with multiples of 1/s in Elias gamma code, which makes the many zeros cheap.
+    """Rounds as `qsgd`, and sends multiples of 1/s in Elias gamma code: the many zeros are cheap.
 
-    Unbiased; omega = min(d / s^2, sqrt(d) / s). levels: s, or None for sqrt(d) of each node,
-    rounded up, d counting what is real: then omega <= 1, and a coordinate of many normal numbers
-    costs 2.92 bits.
     Wire: 32 bits, and a coordinate of k/s costs 2 floor(log2(|k| + 1)) + 1 bits, and one for the
-    sign where k != 0. Raises ValueError unless levels is None or 1 <= levels <= 65536.
+    sign where k != 0.
+
+    Args:
+        levels: s, or None for sqrt(d) of each node, rounded up, d counting what is real: then
+            omega <= 1, and a coordinate of many normal numbers costs 2.92 bits.
+
+    Returns:
+        An unbiased `Compressor` without memory.
+
+    Raises:
+        ValueError: unless levels is None or 1 <= levels <= 65536.
     """
     if levels is not None:
         _grid("qsgd_elias", levels, 1, SYMBOLS)
@@ -109,6 +133,9 @@ def natural() -> Compressor:
     Unbiased; omega = 1/8 (at 4/3 of a power of two; .0817 for normal numbers). Below 2^-126 the
     neighbours are 0 and 2^-126; from 2^127 on it rounds down, and is biased.
     Wire: 9 d bits. Exponents of one node are alike: the entropy of normal numbers is 3.6 bits.
+
+    Returns:
+        A `Compressor` without memory.
     """
 
     def encode_leaf(key, x, real):

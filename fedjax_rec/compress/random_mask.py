@@ -22,12 +22,20 @@ from .select import array_of, capacity, check_fraction, check_room, count_kept, 
 
 
 def random_k(fraction: float = 0.1) -> Compressor:
-    """k = ceil(fraction * n) of the n real coordinates of each node, times n / k.
+    """Sends k = ceil(fraction * n) of the n real coordinates of each node, times n / k.
 
     Unbiased with omega = n/k - 1 exactly, whatever the node. The set is a pseudo-random permutation
     of the coordinates, cut off at k.
     Wire: 32 k bits, a seed of 32, and of a table the ids of its touched rows.
-    Raises ValueError outside 0 < fraction <= 1.
+
+    Args:
+        fraction: of the coordinates. It sets shapes, so it cannot be traced.
+
+    Returns:
+        A `Compressor` without memory, linear for one seed.
+
+    Raises:
+        ValueError: outside 0 < fraction <= 1.
     """
     check_room("random_k", "fraction", fraction)
 
@@ -68,12 +76,21 @@ def random_k(fraction: float = 0.1) -> Compressor:
 
 
 def random_mask(fraction: float = 0.1) -> Compressor:
-    """Every real coordinate with probability p = fraction, times 1 / p.
+    """Sends every real coordinate with probability p = fraction, times 1 / p.
 
     Unbiased with omega = 1/p - 1 exactly, whatever the node. A hash of each coordinate says whether
     it is sent; nothing is gathered, so this is quicker than `random_k`, and how many are sent
     varies by sqrt(n p (1 - p)). Wire: about 32 n p bits, a seed of 32, and of a table the ids of
-    its touched rows. Raises ValueError outside 0 < fraction <= 1.
+    its touched rows.
+
+    Args:
+        fraction: p, in steps of 2^-31; it may be traced.
+
+    Returns:
+        A `Compressor` without memory, linear for one seed.
+
+    Raises:
+        ValueError: outside 0 < fraction <= 1.
     """
     check_fraction("random_mask", "fraction", fraction)
 

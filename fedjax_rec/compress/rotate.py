@@ -27,17 +27,29 @@ from .leafwise import nodewise, numbers, touched
 
 
 def rotate(times: int = 2, block: int = 1024) -> Compressor:
-    """A stage for `chain`: its body is `Live` blocks [n, B] of rotated coordinates.
+    """Rotates, as a stage for `chain`: its body is `Live` blocks [n, B] of rotated coordinates.
 
-    B is `block`, or the next power of two of a node that has fewer coordinates. The last block is
-    padded with zeros, which are rotated and sent like the others: B / 2 coordinates on average, so
-    large blocks are for large updates, and a quantizer with a scale a block likes them not too
-    small. Every client and node has a rotation of its own, from its key; if it were shared, errors
-    of clients would not average out.
+    The last block is padded with zeros, which are rotated and sent like the others: B / 2
+    coordinates on average, so large blocks are for large updates, and a quantizer with a scale a
+    block likes them not too small. Every client and node has a rotation of its own, from its key;
+    if it were shared, errors of clients would not average out.
     Lossless up to rounding (1e-6; that of the update's dtype), orthonormal: unbiased, and what
     follows is as unbiased and as exact in the norm as it is without.
     Wire: 32 bits a coordinate and a seed of 32; of a table the ids of its touched rows.
-    Raises ValueError unless 1 <= times <= 32 and `block` is a power of two.
+
+    Args:
+        times: turns.
+        block: B, or the next power of two of a node that has fewer coordinates.
+
+    Returns:
+        A `Compressor` without memory, linear for one seed.
+
+    Raises:
+        ValueError: unless 1 <= times <= 32 and `block` is a power of two.
+
+    Example:
+        >>> from fedjax_rec import compress
+        >>> two_bits = compress.chain(compress.rotate(), compress.stochastic_uniform(4))
     """
     if not 1 <= times <= 32:
         raise ValueError(f"rotate(times={times}) must be 1 to 32; use 2.")

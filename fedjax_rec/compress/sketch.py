@@ -30,13 +30,23 @@ TILE = 4096
 
 
 def count_sketch(rows: int = 5, columns: int = 1024, seed: int = 0) -> Compressor:
-    """A sketch of each node, with the same hashes for all clients and new ones in every round.
+    """Sends a sketch of each node, with hashes that all clients share, new in every round.
 
     Unbiased over rounds, or seeds, for an odd number of rows; the error is large, d |x|^2 / c over
     d coordinates for one row: it is the mean of many clients, or `strategies.fetch_sgd`, that
     makes a sketch useful. A node of at most rows * columns numbers is sent as it is.
     Wire: 32 * rows * columns bits a node, and of a table the ids of its touched rows.
-    Raises ValueError for rows or columns < 1.
+
+    Args:
+        rows: of the sketch. Up to two decode linearly; the median of more does not.
+        columns: c.
+        seed: of the hashes.
+
+    Returns:
+        A `Compressor` without memory.
+
+    Raises:
+        ValueError: for rows or columns < 1.
     """
     at_least("count_sketch", "rows", rows, 1)
     at_least("count_sketch", "columns", columns, 1)

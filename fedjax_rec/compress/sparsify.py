@@ -33,13 +33,29 @@ from .ternary import scaled_sign
 
 
 def top_k(fraction: float = 0.01, keep: float | None = None) -> Compressor:
-    """Of each node the ceil(fraction * n) coordinates of largest magnitude, n the real ones.
+    """Sends of each node the ceil(fraction * n) coordinates of largest magnitude, n the real ones.
 
     Contraction: |C(x) - x|^2 <= (1 - fraction) |x|^2. Of equal ones the first are kept; NaN is
-    never sent. keep: None, or a float or traced float32[] up to `fraction`, which then is only the
-    room: `scheduled(lambda keep: top_k(0.25, keep), optax.exponential_decay(0.25, 100, 0.1))`.
-    Wire: about k (32 + log2(d / k) + 1.5) bits, numbers and Rice-coded gaps; d = I * D of a table.
-    Raises ValueError outside 0 < fraction <= 1, and for a table of 2^31 coordinates or more.
+    never sent. Wire: about k (32 + log2(d / k) + 1.5) bits, numbers and Rice-coded gaps; d = I * D
+    of a table.
+
+    Args:
+        fraction: of the coordinates. It sets shapes, so it cannot be traced.
+        keep: None for `fraction`; or the share that is sent, up to `fraction`, which then is only
+            the room. It may be traced, and follow a schedule.
+
+    Returns:
+        A `Compressor` without memory, biased: for use inside `error_feedback`.
+
+    Raises:
+        ValueError: outside 0 < fraction <= 1 and, in a round, for a table of 2^31 coordinates or
+            more.
+
+    Example:
+        >>> import optax
+        >>> from fedjax_rec import compress
+        >>> falling = optax.exponential_decay(0.25, 100, 0.1)
+        >>> uplink = compress.scheduled(lambda keep: compress.top_k(0.25, keep), falling)
     """
     select.check_room("top_k", "fraction", fraction)
 
@@ -52,10 +68,20 @@ def top_k(fraction: float = 0.01, keep: float | None = None) -> Compressor:
 
 
 def warm_up_top_k(start: float = 0.25, end: float = 0.001, rounds: int = 4) -> Compressor:
-    """`top_k(start)` in round 0, `top_k(end)` from round `rounds` on, exponentially in between.
+    """Sends as `top_k(start)` at first, `top_k(end)` from round `rounds` on, exponentially between.
 
-    What changes fast in the first rounds is sent more often. For use inside `error_feedback`.
-    Raises ValueError outside 0 < end <= start <= 1 and for rounds < 1.
+    What changes fast in the first rounds is sent more often.
+
+    Args:
+        start: the share of round 0, for which there is room: it cannot be traced.
+        end: the share in the end, which may be.
+        rounds: how long it takes.
+
+    Returns:
+        A `Compressor` without memory, biased: for use inside `error_feedback`.
+
+    Raises:
+        ValueError: outside 0 < end <= start <= 1 and for rounds < 1.
     """
     select.check_room("warm_up_top_k", "start", start)
     if not holds(end, lambda x: (x > 0) & (x <= start)):
@@ -66,10 +92,20 @@ def warm_up_top_k(start: float = 0.25, end: float = 0.001, rounds: int = 4) -> C
 
 
 def threshold(tau: float, at_most: float = 0.1) -> Compressor:
-    """The coordinates of magnitude above tau; of each node the ceil(at_most * n) largest of them.
+    """Sends the coordinates of magnitude above tau, of each node the ceil(at_most * n) largest.
 
     Error: |C(x) - x|^2 <= n tau^2 where there are not more of them than that. Wire: as `top_k`,
-    with as many as there are. Raises ValueError for tau < 0 and outside 0 < at_most <= 1.
+    with as many as there are.
+
+    Args:
+        tau: which may be traced.
+        at_most: the room, a share of the coordinates. It cannot be traced.
+
+    Returns:
+        A `Compressor` without memory, biased: for use inside `error_feedback`.
+
+    Raises:
+        ValueError: for tau < 0 and outside 0 < at_most <= 1.
     """
     at_least("threshold", "tau", tau, 0)
     select.check_room("threshold", "at_most", at_most)
@@ -84,10 +120,18 @@ def threshold(tau: float, at_most: float = 0.1) -> Compressor:
 
 
 def sparse_ternary(fraction: float = 0.01) -> Compressor:
-    """The ceil(fraction * n) largest as +-mu, mu the mean magnitude of those that are sent.
+    """Sends the ceil(fraction * n) largest as +-mu, mu the mean magnitude of those that are sent.
 
     Wire: about k (1 + log2(d / k) + 1.5) + 32 bits: a sign is one bit, since no zero is sent.
-    Raises ValueError as `top_k`.
+
+    Args:
+        fraction: as in `top_k`.
+
+    Returns:
+        A `Compressor` without memory, biased: for use inside `error_feedback`.
+
+    Raises:
+        ValueError: as `top_k`.
     """
     return chain(top_k(fraction), scaled_sign())
 
@@ -113,10 +157,19 @@ def _entries(node):
 
 
 def global_top_k(fraction: float = 0.01) -> Compressor:
-    """The ceil(fraction * n) largest of the n real coordinates of the whole update.
+    """Sends the ceil(fraction * n) largest of the n real coordinates of the whole update.
 
     Contraction of the update: |C(x) - x|^2 <= (1 - fraction) |x|^2; of one node there may be
-    nothing. Wire: as `top_k`. Raises ValueError as `top_k`.
+    nothing. Wire: as `top_k`.
+
+    Args:
+        fraction: as in `top_k`.
+
+    Returns:
+        A `Compressor` without memory, biased: for use inside `error_feedback`.
+
+    Raises:
+        ValueError: as `top_k`.
     """
     select.check_room("global_top_k", "fraction", fraction)
     what = f"global_top_k(fraction={fraction})"
@@ -145,12 +198,21 @@ def global_top_k(fraction: float = 0.01) -> Compressor:
 
 
 def top_k_per_row(k: int) -> Compressor:
-    """Of each row the k columns of largest magnitude: rows of k numbers, and which columns.
+    """Sends of each row the k columns of largest magnitude: rows of k numbers, and which columns.
 
     The rows of a table are the touched ones, of a dense array [..., D] all its leading axes; a
     vector is one row. Rows of at most k columns are sent as they are.
     Contraction: |C(x) - x|^2 <= (1 - k/D) |x|^2. Wire: k (32 + ceil(log2 D)) bits a row, and the
-    ids of touched rows. Raises ValueError for k < 1.
+    ids of touched rows.
+
+    Args:
+        k: how many of each row.
+
+    Returns:
+        A `Compressor` without memory, biased: for use inside `error_feedback`.
+
+    Raises:
+        ValueError: for k < 1.
     """
     at_least("top_k_per_row", "k", k, 1)
 

@@ -24,21 +24,47 @@ from .leafwise import nodewise, numbers, with_numbers
 
 
 def seeded_projection(rank: int, seed: int = 0) -> Compressor:
-    """Decodes to M A^T A. Unbiased over rounds, or seeds: E[A^T A] = I; omega = D/r - 1 exactly.
+    """Sends B = M A^T, which decodes to M A^T A.
 
-    Wire: 32 r n bits, n the touched rows, and the ids of those. Raises ValueError for rank < 1.
+    Unbiased over rounds, or seeds: E[A^T A] = I; omega = D/r - 1 exactly.
+    Wire: 32 r n bits, n the touched rows, and the ids of those.
+
+    Args:
+        rank: r, the rows of A.
+        seed: of all A.
+
+    Returns:
+        A linear `Compressor` without memory.
+
+    Raises:
+        ValueError: for rank < 1.
     """
     at_least("seeded_projection", "rank", rank, 1)
     return _seeded(rank, seed, lambda width: 1.0)
 
 
 def seeded_low_rank(rank: int, seed: int = 0) -> Compressor:
-    """The orthogonal projection of every row on the row space of A, of dimension r.
+    """Projects every row orthogonally on the row space of A, of dimension r.
 
-    Lossless for what was trained there (`clients.subspace(optimizer, rank, seed)`). Of any other
-    update a contraction in the mean over rounds, E|C(x) - x|^2 = (1 - r/D) |x|^2, and never an
-    error of more than |x|^2. Biased: what it loses is lost unless inside `error_feedback`.
-    Wire: 32 r n bits, n the touched rows, and the ids of those. Raises ValueError for rank < 1.
+    Lossless for what was trained there. Of any other update a contraction in the mean over rounds,
+    E|C(x) - x|^2 = (1 - r/D) |x|^2, and never an error of more than |x|^2. Biased: what it loses is
+    lost unless inside `error_feedback`.
+    Wire: 32 r n bits, n the touched rows, and the ids of those.
+
+    Args:
+        rank: r, the rows of A.
+        seed: of all A; that of the client.
+
+    Returns:
+        A linear `Compressor` without memory.
+
+    Raises:
+        ValueError: for rank < 1.
+
+    Example:
+        >>> from fedjax_rec import clients, compress
+        >>> uplink = compress.seeded_low_rank(8, seed=7)
+        >>> optimizer = clients.subspace(clients.sgd(0.5), 8, seed=7)
     """
     at_least("seeded_low_rank", "rank", rank, 1)
     # Rows of A are orthogonal, of length sqrt(D / r): (A A^T)^-1 is a factor.

@@ -21,10 +21,18 @@ def terngrad(clip: float | None = None) -> Compressor:
     """Rounds every coordinate to 0 or to the largest magnitude s of the node, with its sign.
 
     Unbiased; E |C(x) - x|^2 = s |x|_1 - |x|^2 exactly, omega <= (sqrt(d) - 1) / 2.
-    clip: None, or cut coordinates to `clip` standard deviations first, 2.5 in the paper, which
-    makes s small and the result biased. Deviations are taken about 0, not about the mean, so that
-    a node of equal numbers is not cut to nothing.
-    Wire: 32 + 8 ceil(d / 5) bits. Raises ValueError for clip <= 0.
+    Wire: 32 + 8 ceil(d / 5) bits.
+
+    Args:
+        clip: None, or cut coordinates to `clip` standard deviations first, 2.5 in the paper, which
+            makes s small and the result biased. Deviations are taken about 0, not about the mean,
+            so that a node of equal numbers is not cut to nothing. It may be traced.
+
+    Returns:
+        A `Compressor` without memory.
+
+    Raises:
+        ValueError: for clip <= 0.
     """
     if clip is not None:
         positive("terngrad", "clip", clip)
@@ -46,11 +54,14 @@ def terngrad(clip: float | None = None) -> Compressor:
 
 
 def scaled_sign() -> Compressor:
-    """The sign of every coordinate, times the mean magnitude of the node; the sign of 0 is +.
+    """Sends the sign of every coordinate, times the mean magnitude of the node; the sign of 0 is +.
 
     Biased, for use inside `error_feedback`: |C(x) - x|^2 = (1 - |x|_1^2 / (d |x|^2)) |x|^2, a
     contraction by 1 - 1/d at worst, .3634 for normal numbers. Of the multiples of sign(x) it is
     the nearest to x. Wire: d + 32 bits.
+
+    Returns:
+        A `Compressor` without memory.
     """
 
     def encode_leaf(key, x, real):

@@ -140,10 +140,8 @@ def _adaptive(where: str, second: Callable, learning_rate, beta1, tau) -> Server
         return {"m": zeros, "v": jax.tree.map(lambda x: jnp.full_like(x, tau**2), params)}
 
     def update(updates, state, params=None):
-        # A traced rate is float32, and state keeps the type of the model.
-        first = lambda m, g: (beta1 * m - (1 - beta1) * g).astype(m.dtype)
-        m = jax.tree.map(first, state["m"], updates)
-        v = jax.tree.map(lambda v, g: second(v, g * g).astype(v.dtype), state["v"], updates)
+        m = jax.tree.map(lambda m, g: beta1 * m - (1 - beta1) * g, state["m"], updates)
+        v = jax.tree.map(lambda v, g: second(v, g * g), state["v"], updates)
         change = jax.tree.map(lambda m, v: learning_rate * m / (jnp.sqrt(v) + tau), m, v)
         return change, {"m": m, "v": v}
 

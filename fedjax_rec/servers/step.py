@@ -89,9 +89,10 @@ def from_optax(transform: optax.GradientTransformation) -> Server:
             update,
             is_leaf=rows.is_table,
         )
-        change, state = transform.update(gradient, state, params)
+        change, after = transform.update(gradient, state, params)
         params = optax.apply_updates(params, change)
-        return state, trees.with_frozen(with_values(before, params), shared)
+        after = trees.typed_as(after, state)
+        return after, trees.with_frozen(with_values(before, params), shared)
 
     return Server(init, apply)
 

@@ -93,7 +93,7 @@ def test_compressors_nest_in_a_configuration(written):
     made = arguments(config.make_strategy)
     update = {"item": jnp.ones((9, 4))}
     uplink = made["uplink"]
-    _, packet = uplink.encode(jax.random.key(0), uplink.init(update), update)
+    _, packet = uplink.encode(jax.random.key(0), uplink.init(update), update, now())
     assert isinstance(packet.body["item"].values, wire.Codes)
     with pytest.raises(ValueError, match="nothing is left for 'rows'"):
         made["downlink"].init(update)

@@ -197,22 +197,6 @@ def test_others_do_not(name):
     assert off_linear(lambda p: this.decode(p, x), packet) > 0.1
 
 
-def test_bodies_are_summed_where_nothing_beside_them_is_a_client_s_own():
-    x = update()
-    dense, rows = {"kernel": x["kernel"]}, {"item": x["item"]}
-
-    def summed(compressor, x):
-        encode = lambda key, x: compressor.encode(key, compressor.init(x), x, FIRST)[1]
-        return compress.adds_up(compressor, jax.eval_shape(encode, KEY, x))
-
-    for lossless in (compress.identity(), compress.seeded_low_rank(2)):
-        assert summed(lossless, dense) and summed(lossless, rows)
-    assert summed(compress.masked(), dense) and not summed(compress.masked(), rows)
-    assert not summed(compress.rotate(), dense)  # a seed of the client's own
-    assert not summed(compress.truncated_svd(2), dense)
-    assert not summed(compress.ef21(compress.identity()), dense)
-
-
 def error(before, after, whole: bool) -> list[tuple[float, float]]:
     """(|C(x) - x|^2, |x|^2) of every node, or of all of them together; in float64."""
     pairs = []

@@ -12,23 +12,28 @@ from fedjax_rec import aggregate, clients, compress, data, models, strategies
 from fedjax_rec.clients import Local
 from fedjax_rec.data import Batches
 from fedjax_rec.models import ItemLoss
+from fedjax_rec.strategies import adapters
 from fedjax_rec.types import Aggregator, Compressor, Model, Server, Strategy
 
 ROOMS = [
-    (compress, Compressor, COMPRESSORS),
-    (aggregate, Aggregator, registry.AGGREGATORS),
-    (strategies, Server, registry.SERVERS),
-    (clients, Local, registry.LOCAL),
-    (models, Model, registry.MODELS),
-    (data, Batches, registry.BATCHES | registry.EXAMPLES),
-    (models, ItemLoss, registry.ITEM_LOSSES),
+    ((compress, adapters), Compressor, COMPRESSORS),
+    ((aggregate, adapters), Aggregator, registry.AGGREGATORS),
+    ((strategies,), Server, registry.SERVERS),
+    ((clients, adapters), Local, registry.LOCAL),
+    ((models,), Model, registry.MODELS),
+    ((data,), Batches, registry.BATCHES | registry.EXAMPLES),
+    ((models,), ItemLoss, registry.ITEM_LOSSES),
 ]
 # Its entries take a model, so that none is made here.
-RECIPES = (strategies, Strategy, STRATEGIES)
+RECIPES = ((strategies,), Strategy, STRATEGIES)
 
 
-def factories(room, kind) -> set[str]:
-    """Names of the public functions of `room` that return a `kind`."""
+def factories(rooms, kind) -> set[str]:
+    """Names of the public functions of `rooms` that return a `kind`."""
+    return set().union(*(_factories(room, kind) for room in rooms))
+
+
+def _factories(room, kind) -> set[str]:
     names = getattr(room, "__all__", None) or [
         name
         for name, value in vars(room).items()
@@ -44,12 +49,12 @@ def factories(room, kind) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("room", "kind", "table"), [*ROOMS, RECIPES], ids=lambda x: getattr(x, "__name__", "")
+    ("rooms", "kind", "table"), [*ROOMS, RECIPES], ids=lambda x: getattr(x, "__name__", "")
 )
-def test_every_public_factory_is_registered(room, kind, table):
+def test_every_public_factory_is_registered(rooms, kind, table):
     registered = {name.split("(")[0] for name in table}
-    shipped = factories(room, kind)
-    assert shipped, f"{room.__name__} has no factory of {kind.__name__}"
+    shipped = factories(rooms, kind)
+    assert shipped, f"no factory of {kind.__name__} is left"
     assert shipped - registered == set(), (
         f"add them to the registries in tests/laws ({kind.__name__})"
     )
@@ -68,8 +73,10 @@ def test_every_objective_is_registered():
         assert f"fedmf({name})" in registry.MODELS
 
 
-@pytest.mark.parametrize(("room", "kind", "table"), ROOMS, ids=lambda x: getattr(x, "__name__", ""))
-def test_entries_make_what_they_say(room, kind, table):
+@pytest.mark.parametrize(
+    ("rooms", "kind", "table"), ROOMS, ids=lambda x: getattr(x, "__name__", "")
+)
+def test_entries_make_what_they_say(rooms, kind, table):
     for entry in table.values():
         make = entry[0] if isinstance(entry, tuple) else getattr(entry, "make", entry)
         made = make(12, 1) if kind is Model else make()

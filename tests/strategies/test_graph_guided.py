@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rounds import FIRST
 
 from fedjax_rec import clients, compress, data, keys, rows, trees, wire
 from fedjax_rec.rounds import memory, user_graph
@@ -241,7 +242,7 @@ def test_bytes_are_what_is_sent_and_models_kept_as_they_arrive():
     for k in range(USERS):
         packet = jax.tree.map(lambda x, k=k: x[k], packets)
         assert len(wire.to_bytes(packet)) == info.bytes_up[k]
-        update = cast.decode(packet, whole_update(start.shared))
+        update = cast.decode(packet, whole_update(start.shared), FIRST)
         arrived = item(start.shared) + np.asarray(rows.to_dense(update["item"]))
         np.testing.assert_allclose(models_of(after)[k], arrived, atol=1e-5)
         # Down come those rows of the model and of the target that it uploads the change of.

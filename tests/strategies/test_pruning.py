@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 from fedjax_rec.clients.submodel import submodel
+from rounds import FIRST, now
 
 from fedjax_rec import compress, data, models, strategies, wire
 from fedjax_rec.clients import local_training, sgd
@@ -218,7 +219,7 @@ def message(mask, rows: np.ndarray) -> int:
         "halves": {"0": {"item": RowsUpdate(jnp.zeros((ITEMS, WIDTH)), None, live, None, ITEMS)}}
     }
     model["readout"] = {"bias": jnp.zeros(1), "kernel": jnp.zeros((WIDTH, 1))}
-    _, packet = masked().at(0, {"mask": Frozen(mask)}).encode(KEY, (), {"model": model})
+    _, packet = masked().encode(KEY, (), {"model": model}, now(shared={"mask": Frozen(mask)}))
     sent = len(wire.to_bytes(packet))
     kept = item[rows].sum() + mask["model/readout/kernel"].sum() + 1
     assert 4 * kept < sent < 4 * kept + len(rows) + 24
@@ -340,9 +341,11 @@ def test_columns_that_a_client_left_out_are_not_in_its_upload(compact):
     compressor = columns(0.3)
 
     def one(key, own):
-        update = map_tables(lambda u: u.delta(), client.update(key, private, shared, own)[1].update)
-        _, packet = compressor.encode(key, compressor.init(update), update)
-        return update, compressor.decode(packet, update)
+        update = map_tables(
+            lambda u: u.delta(), client.update(key, private, shared, own, FIRST)[1].update
+        )
+        _, packet = compressor.encode(key, compressor.init(update), update, FIRST)
+        return update, compressor.decode(packet, update, FIRST)
 
     store, ids = compact.store, jnp.arange(USERS)
     every = jax.vmap(one, in_axes=(0, store.axes()))
