@@ -214,7 +214,7 @@ def shapes(jaxpr, name: str) -> set:
 def test_a_catalogue_is_made_once_for_all_unless_it_is_the_clients_own(world, own):
     made_of = lambda shared, private: shared + private[0] if own else shared
     model, table = squared(made_of), jnp.asarray(world.item)
-    found = catalogue_of_all(model.ranking, table, world.private)
+    found = catalogue_of_all(model, table, world.private)
     assert (found is None) == own
     if not own:
         np.testing.assert_array_equal(found, world.item**2)
@@ -233,12 +233,12 @@ def test_a_catalogue_is_made_once_for_all_unless_it_is_the_clients_own(world, ow
 
 def test_a_catalogue_of_nothing_and_clients_that_keep_nothing(world):
     table = jnp.asarray(world.item)
-    assert catalogue_of_all(world.model.ranking, table, world.private) == ()
-    assert catalogue_of_all(world.model.ranking, table, {}) == ()
-    alike = squared(lambda shared, private: shared).ranking
+    assert catalogue_of_all(world.model, table, world.private) == ()
+    assert catalogue_of_all(world.model, table, {}) == ()
+    alike = squared(lambda shared, private: shared)
     np.testing.assert_array_equal(catalogue_of_all(alike, table, {"none": {}}), table**2)
     # Its shape depends on what a client keeps, and its values do not.
-    sized = Ranking(alike.score, lambda shared, private: shared[: private.shape[0]])
+    sized = squared(lambda shared, private: shared[: private.shape[0]])
     assert catalogue_of_all(sized, table, world.private).shape == (1, WIDTH)
 
 

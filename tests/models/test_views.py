@@ -201,7 +201,7 @@ def test_of_two_models_the_one_that_is_asked_scores_and_predicts(who, kind):
     # Embeddings of the teacher's are its client's own.
     if kind is Texts:
         stacked = jax.tree.map(lambda x: jnp.stack([x, x]), private)
-        assert (catalogue_of_all(both.ranking, shared, stacked) is None) == (who == "teacher")
+        assert (catalogue_of_all(both, shared, stacked) is None) == (who == "teacher")
 
 
 @pytest.mark.parametrize("name", VIEWS)
@@ -209,7 +209,7 @@ def test_a_catalogue_is_made_once_unless_clients_keep_what_it_is_made_of(name):
     outer = VIEWS[name][0](made(Texts))
     shared, private = outer.init(KEY)
     stacked = jax.tree.map(lambda x: jnp.stack([x, x + 1]), private)
-    found = catalogue_of_all(outer.ranking, shared, stacked)
+    found = catalogue_of_all(outer, shared, stacked)
     assert (found is None) == (name == "private_at")
     if found is not None:
         same(found, outer.ranking.catalogue(shared, private))
