@@ -1,24 +1,59 @@
-"""Argument checks whose messages name the argument, the value and the remedy."""
+"""Argument checks whose messages name the argument, the value and the remedy.
+
+Numbers are checked where they are known. A traced one, of a sweep under `jit` or `vmap`, passes:
+what it will be is not known while the program is made. `static` is for those that may not be.
+"""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+
+import numpy as np
+from jax import core
+
+
+def is_traced(value) -> bool:
+    """Whether `value` is known only when the compiled program runs."""
+    return isinstance(value, core.Tracer)
+
+
+def holds(value, condition: Callable[[np.ndarray], bool | np.ndarray]) -> bool:
+    """Whether a number, or every one of an array, meets `condition`; a traced one always does."""
+    # In NumPy, since under `jit` a comparison of concrete jax arrays is traced like all else.
+    return is_traced(value) or bool(np.all(condition(np.asarray(value))))
 
 
 def positive(where: str, name: str, value) -> None:
-    if not value > 0:
+    """Raises ValueError unless value > 0."""
+    if not holds(value, lambda x: x > 0):
         raise ValueError(f"{where}({name}={value}) must be positive; use {name} > 0.")
 
 
 def at_least(where: str, name: str, value, low) -> None:
-    if not value >= low:
+    """Raises ValueError unless value >= low."""
+    if not holds(value, lambda x: x >= low):
         raise ValueError(f"{where}({name}={value}) is too small; use {name} >= {low}.")
 
 
+def below(where: str, name: str, value, high) -> None:
+    if not value < high:
+        raise ValueError(f"{where}({name}={value}) is too large; use {name} < {high}.")
+
+
 def fraction(where: str, name: str, value) -> None:
-    if not 0 <= value <= 1:
+    """Raises ValueError unless 0 <= value <= 1."""
+    if not holds(value, lambda x: (x >= 0) & (x <= 1)):
         raise ValueError(f"{where}({name}={value}) is no fraction; use 0 <= {name} <= 1.")
+
+
+def static(where: str, name: str, value) -> None:
+    """Raises ValueError for a traced value of an argument that shapes depend on."""
+    if is_traced(value):
+        raise ValueError(
+            f"{where}({name}={value}) sets the shape of arrays, so it cannot be traced; give a "
+            f"number for {name}, and a compilation of its own to each value of a sweep."
+        )
 
 
 def one_of(where: str, name: str, value, choices: Iterable[str]) -> None:

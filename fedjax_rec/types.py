@@ -160,6 +160,7 @@ class Aggregator:
     init(shared) -> state.
     reduce(state, uploads, now) -> summary: of one chunk, every leaf with a leading axis [c, ...];
         `now.client` has their ids, int32[c]. Padded clients have weight 0 and must not count.
+        Tables have their `origin` taken off already unless the aggregator is additive.
     finish(key, state, summary, now) -> (state, update, verdicts): from the summary of all chunks.
         verdicts: None, or float32[n], one for each upload in the order of the stacked summary, and
         0 for those that were rejected: their clients keep memory and private state as they were.
@@ -167,12 +168,15 @@ class Aggregator:
         which case `finish` sees the leading axis [n, ...] of all clients, those of all chunks one
         after another; or a dict of either, by the parts of a summary. Lists of rows with ids are
         never added: those of all chunks stand one after another.
+    linear: whether each row of a table, and each dense leaf, of the update is a sum of the clients'
+        own, whose weights do not depend on what the updates say.
     """
 
     init: Callable[..., PyTree]
     reduce: Callable[..., PyTree]
     finish: Callable[..., tuple[PyTree, PyTree, Array | None]]
-    additive: bool | dict[str, bool] = True
+    additive: Any = True
+    linear: bool = False
 
 
 @dataclass(frozen=True)
@@ -198,6 +202,8 @@ class Strategy:
         with leading axes [C, ...], for audits of real bytes; None where nothing is sent up.
     clients_per_chunk: what was asked for: a number, the bytes that a round may take, such as
         "2GiB", or None; see `rounds.plan`.
+    chunk(key, State, Cohort) -> int: the clients of a chunk where `round` is not told, from shapes
+        alone; None where the round is not in chunks.
     """
 
     init: Callable[..., State]
@@ -205,6 +211,7 @@ class Strategy:
     model: Model
     packets: Callable[..., tuple[Packet, jax.Array]] | None = None
     clients_per_chunk: int | str | None = None
+    chunk: Callable[..., int] | None = None
 
 
 @dataclass_transform(frozen_default=True)

@@ -44,17 +44,17 @@ def linear(
 ) -> Aggregator:
     """sum_k w_k t_k u_k / sum_k w_k, with w = weigh(weights) and t = times(uploads), 1 for None."""
 
-    def reduce(uploads: Upload):
+    def reduce(state, uploads: Upload, now):
         weights = weigh(uploads.weight)
         factors = weights if times is None else weights * times(uploads)
         return {"update": weighted_sum(factors, uploads.update), "weight": weights.sum()}
 
-    def finish(key, state, summary):
+    def finish(key, state, summary, now):
         total = summary["weight"]
         factor = jnp.where(total > 0, 1.0 / jnp.where(total > 0, total, 1.0), 0.0)
-        return state, scaled(summary["update"], factor)
+        return state, scaled(summary["update"], factor), None
 
-    return Aggregator(lambda shared: (), reduce, finish, additive=True)
+    return Aggregator(lambda shared: (), reduce, finish, linear=True)
 
 
 def mean() -> Aggregator:
@@ -79,7 +79,7 @@ def per_row() -> Aggregator:
 def row_wise(times: Callable[[Upload], jax.Array] | None = None) -> Aggregator:
     """`per_row` of t_k u_k, with t = times(uploads), 1 for None."""
 
-    def reduce(uploads: Upload):
+    def reduce(state, uploads: Upload, now):
         there = (uploads.weight > 0).astype(jnp.float32)
         factor = 1.0 if times is None else times(uploads)
         update = jax.tree.map(
@@ -98,7 +98,7 @@ def row_wise(times: Callable[[Upload], jax.Array] | None = None) -> Aggregator:
         )
         return {"update": update, "weight": uploads.weight.sum(), "touched": touched}
 
-    def finish(key, state, summary):
+    def finish(key, state, summary, now):
         total = summary["weight"]
         factor = jnp.where(total > 0, 1.0 / jnp.where(total > 0, total, 1.0), 0.0)
 
@@ -111,6 +111,6 @@ def row_wise(times: Callable[[Upload], jax.Array] | None = None) -> Aggregator:
             return rows.scaled(x, share[:, None])
 
         update = jax.tree.map(one, summary["update"], summary["touched"], is_leaf=rows.is_table)
-        return state, update
+        return state, update, None
 
-    return Aggregator(lambda shared: (), reduce, finish, additive=True)
+    return Aggregator(lambda shared: (), reduce, finish, linear=True)

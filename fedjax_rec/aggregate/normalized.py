@@ -12,67 +12,76 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 
-from ..check import fraction
+from ..check import below, fraction
 from ..types import Aggregator, Upload
 from .mean import linear, row_wise, scaled
 
 
-def normalized(momentum: float = 0.0, proximal: float = 0.0) -> Aggregator:
+def normalized(momentum: float | None = None, proximal: float | None = None) -> Aggregator:
     """`mean()` of u_k / a_k, times tau_eff.
 
-    Clients must report `steps` among their metrics, as `clients.local_training` does. A fixed point
-    of the round is one of sum_k p_k f_k to first order in the step, however unequal the steps are.
-    momentum: of the local SGD. proximal: eta mu of FedProx; at most one of the two.
-    Raises ValueError outside 0 <= momentum < 1 and 0 <= proximal <= 1, and where both are given.
+    Clients must send their `steps`, `clients.reporting(client, ["steps"])`. A fixed point of the
+    round is one of sum_k p_k f_k to first order in the step, however unequal the steps are.
+
+    Args:
+        momentum: of the local SGD; None for none.
+        proximal: eta mu of FedProx; None for none. At most one of the two.
+
+    Raises:
+        ValueError: outside 0 <= momentum < 1 and 0 <= proximal <= 1, and where both are given.
     """
     amount = _amount("normalized", momentum, proximal)
     return _times_effective(linear(lambda weight: weight, lambda u: 1 / amount(u)), amount)
 
 
-def normalized_per_row(momentum: float = 0.0, proximal: float = 0.0) -> Aggregator:
+def normalized_per_row(momentum: float | None = None, proximal: float | None = None) -> Aggregator:
     """`per_row()` of u_k / a_k, times tau_eff; otherwise as `normalized`."""
     amount = _amount("normalized_per_row", momentum, proximal)
     return _times_effective(row_wise(lambda u: 1 / amount(u)), amount)
 
 
-def _amount(where: str, momentum: float, proximal: float) -> Callable[[Upload], jax.Array]:
+def _amount(where: str, momentum: float | None, proximal: float | None):
     """float[c]: a_k of every client of a chunk; 1 of those that took no step."""
-    fraction(where, "momentum", momentum)
-    fraction(where, "proximal", proximal)
-    if momentum == 1 or (momentum and proximal):
+    if momentum is not None and proximal is not None:
         raise ValueError(
-            f"{where}(momentum={momentum}, proximal={proximal}) is not known; use momentum < 1, "
-            "or proximal, not both."
+            f"{where}(momentum={momentum}, proximal={proximal}) is not known; give one of the two."
         )
+    if momentum is not None:
+        fraction(where, "momentum", momentum)
+        below(where, "momentum", momentum, 1)
+    if proximal is not None:
+        fraction(where, "proximal", proximal)
 
     def amount(uploads: Upload):
-        if "steps" not in uploads.metrics:
+        if "steps" not in uploads.aux:
             raise ValueError(
-                f"{where}() needs the steps of every client; let the client report "
-                'metrics["steps"], as clients.local_training does.'
+                f"{where}() needs the steps of every client; let clients send them, "
+                'clients.reporting(client, ["steps"]).'
             )
-        steps = a = uploads.metrics["steps"]
-        if momentum:
+        steps = a = uploads.aux["steps"]
+        if momentum is not None:
             a = (steps - momentum * (1 - momentum**steps) / (1 - momentum)) / (1 - momentum)
-        if proximal:
-            a = (1 - (1 - proximal) ** steps) / proximal
+        if proximal is not None:
+            # (1 - (1 - s)^tau) / s, which at s = 0 is tau.
+            least = jnp.maximum(proximal, 1e-12)
+            a = jnp.where(proximal > 0, (1 - (1 - proximal) ** steps) / least, steps)
         return jnp.where(steps > 0, a, 1.0)
 
     return amount
 
 
 def _times_effective(aggregator: Aggregator, amount: Callable) -> Aggregator:
-    def reduce(uploads: Upload):
+    def reduce(state, uploads: Upload, now):
         together = (uploads.weight * amount(uploads)).sum()
         weight = uploads.weight.sum()
-        return {"mean": aggregator.reduce(uploads), "amount": together, "weight": weight}
+        inner = aggregator.reduce(state, uploads, now)
+        return {"mean": inner, "amount": together, "weight": weight}
 
-    def finish(key, state, summary):
-        state, update = aggregator.finish(key, state, summary["mean"])
+    def finish(key, state, summary, now):
+        state, update, verdicts = aggregator.finish(key, state, summary["mean"], now)
         effective = summary["amount"] / jnp.maximum(summary["weight"], 1e-30)
-        return state, scaled(update, effective)
+        return state, scaled(update, effective), verdicts
 
-    return Aggregator(aggregator.init, reduce, finish, additive=True)
+    return Aggregator(aggregator.init, reduce, finish, linear=True)

@@ -26,9 +26,9 @@ from .. import clients, data, models, simulate, strategies, trees
 from ..models.transformers.bert import BertSizes, pooled, random_bert
 from ..models.transformers.layers import stacked
 from ..models.transformers.lora import freeze, lora
-from ..rounds.federated import keys_and_sender
+from ..rounds.cohort import client_keys
 from ..rounds.plan import analysed, peak_bytes
-from ..types import Client, Cohort, Model, State, Strategy
+from ..types import Client, Cohort, Model, Now, State, Strategy
 from .row import Row
 from .tables import store
 
@@ -157,11 +157,12 @@ def one_call(world: World, state: State, clients_per_chunk: int | None = None) -
 def loop(world: World, state: State) -> Callable[[], Any]:
     """The same clients one after another, () -> (their updates, losses)."""
     cohort, client = world.cohort(), world.client()
-    update = jax.jit(lambda key, shared, mine: client.update(key, {}, shared, mine)[1])
+    now = Now(state.round, state.shared)
+    update = jax.jit(lambda key, shared, mine: client.update(key, {}, shared, mine, now)[1])
     taken = [cohort.data.take(jnp.int32([i])) for i in range(world.clients)]
     mine = [replace(t, id=t.id[0], start=t.start[0], length=t.length[0]) for t in taken]
-    keys_of, _ = keys_and_sender(None, jax.random.key(0), state.round, state.shared)
-    keys = [keys_of(jnp.int32(i))[0] for i in range(world.clients)]
+    of_clients = client_keys(jax.random.key(0), state.round)
+    keys = [of_clients.train(jnp.int32(i)) for i in range(world.clients)]
 
     def call():
         updates, losses = [], []

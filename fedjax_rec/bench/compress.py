@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from .. import compress, simulate, trees, wire
 from ..data.sources import sources
-from ..types import Compressor
+from ..types import Compressor, Now
 from . import fedjax
 from .row import Row
 from .timing import Timing, repeat
@@ -123,12 +123,12 @@ def averaged(compressor: Compressor, data: jax.Array) -> Timing:
 
 def _one(compressor: Compressor, data: jax.Array) -> Callable:
     """(key, x) -> what arrives of x, the memory, and the bytes of one client."""
-    memory = compressor.init(data[0])
+    memory, now = compressor.init(data[0]), Now(jnp.int32(0), ())
 
     def one(inputs):
         key, x = inputs
-        kept, packet = compressor.encode(key, memory, x)
-        return compressor.decode(packet, x), kept, wire.nbytes(packet)
+        kept, packet = compressor.encode(key, memory, x, now)
+        return compressor.decode(packet, x, now), kept, wire.nbytes(packet)
 
     return one
 

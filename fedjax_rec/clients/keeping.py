@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from .. import rows
-from ..rows.update import settled, zeros_for
+from ..rows.update import settled, zeros_of
 from ..types import Client, Model, PyTree, Upload
 from .batches import Passes
 from .optimizers import from_optax
@@ -39,17 +39,12 @@ def keeping(
             f"keeping(transform={transform!r}) has no state that can be kept; give an optax "
             "transform such as optax.sgd(0.1, momentum=0.9)."
         )
-    first, plain = first_private(model), from_optax(transform)
+    plain = from_optax(transform)
 
-    def init(key, client):
-        private = first(key, client)
-        whole = {"shared": rows.dense(zeros_for(model)), "private": rows.dense(private)}
-        return {"model": private, "optimizer": transform.init(whole)}
-
-    def update(key, private, shared, data):
+    def update(key, private, shared, data, now):
         state = private["optimizer"]
-        local = replace(plain, init=lambda params: _at(transform, state, params))
-        trained = train(model, batches, [local], passes, key, private["model"], shared, data)
+        local = replace(plain, init=lambda params, now: _at(transform, state, params))
+        trained = train(model, batches, [local], passes, key, private["model"], shared, data, now)
         # Momentum moves every row of a whole local table.
         still = settled(trained.params["shared"], trained.start["shared"])
         trained = replace(trained, params={**trained.params, "shared": still})
@@ -58,12 +53,18 @@ def keeping(
         own = {"model": kept(trained), "optimizer": after}
         return own, Upload(change(trained, shared), trained.count, metrics)
 
-    def score(shared, private, items, user=0):
-        # What the model read of the user's history lies beside these two.
-        more = {name: x for name, x in private.items() if name not in ("model", "optimizer")}
-        return model.score(shared, {**private["model"], **more}, items, user)
+    return Client(first_private(kept_beside(model, transform)), update)
 
-    return Client(init, update, score=score)
+
+def kept_beside(model: Model, transform: optax.GradientTransformation) -> Model:
+    """`model` of clients that keep {"model": ..., "optimizer": state}."""
+
+    def init(key, common=None):
+        shared, private = model.init(key, common)
+        whole = {"shared": rows.dense(zeros_of(shared)), "private": rows.dense(private)}
+        return shared, {"model": private, "optimizer": transform.init(whole)}
+
+    return model.through(lambda shared, private: (shared, private["model"]), init)
 
 
 def _rows_of(params: PyTree) -> PyTree:

@@ -51,24 +51,26 @@ class Drift:
         return replace(self, scale=scale, shift=shift)
 
 
-def drifting(table: LocalTable, x, mu: float, push, rate) -> LocalTable:
+def drifting(table: LocalTable, x, mu, push, rate) -> LocalTable:
     """`table`, which holds x, with mu (y - x) and `push` (d [L, D], or None) from now on.
 
     x: where its rows can be read, the table of the server or a copy. rate: eta.
     """
     one, zero = jnp.float32(1.0), jnp.float32(0.0)
     pushed = None if push is None else rate * push
-    if not mu:
+    if mu is None:
         return replace(table, drift=Drift(None, pushed, one, one, zero))
     drift = Drift(x, pushed, jnp.float32(1 - rate * mu), one, zero)
     return replace(table, values=jnp.zeros_like(table.values), drift=drift)
 
 
-def is_lazy(mu: float, rate, turns: int) -> bool:
-    """Whether v stays in range: for mu = 0 always, else for a rate known before tracing."""
-    if not mu:
+def is_lazy(mu, rate, turns: int) -> bool:
+    """Whether v stays in range: without a pull (mu is None) always, else for mu and a rate that are
+    known before tracing. Otherwise the terms are added in each step, which gives the same numbers.
+    """
+    if mu is None:
         return rate is not None
-    known = isinstance(rate, (int, float))
+    known = isinstance(rate, (int, float)) and isinstance(mu, (int, float))
     return known and rate * mu < 1 and (1 - rate * mu) ** turns > LEAST_SCALE
 
 

@@ -17,25 +17,26 @@ import optax
 
 from ..check import at_least, nearest, positive
 from ..rows import LocalTable, RowsGradient, is_table
-from ..types import PyTree, Transform, at_round
+from ..types import PyTree, Transform
 
 
 @dataclass(frozen=True)
 class Local:
-    """init(params) -> state; apply(state, params, gradients, active) -> (state, params).
+    """How a client steps on the gradients of its batches.
 
-    covers(path) -> bool: whether the leaf at `path`, e.g. "shared/item", is trained.
-    active: bool[], False for a batch of padding, which must change nothing.
-    at(round, shared) -> Local: the same optimizer in round `round`, where it depends on what
-        everybody knows of the round; else None. Its state keeps its shapes.
-    rate(path) -> eta where its step on that leaf is p <- p - eta g, else None.
+    init(params, now) -> state: of one client's round, whose `types.Now` is `now`.
+    apply(state, params, gradients, active, now) -> (state, params): one batch. active: bool[],
+        False for a batch of padding, which must change nothing.
+    covers(path) -> bool: whether the leaf at `path`, such as "shared/item", is trained, in
+        whatever round.
+    rate(path, now) -> eta where its step on that leaf is p <- p - eta g, else None. Which of the
+        two depends on the path alone.
     """
 
     init: Callable[..., PyTree]
     apply: Callable[..., tuple[PyTree, PyTree]]
     covers: Callable[[str], bool] = lambda path: True
-    at: Callable[..., Local] | None = None
-    rate: Callable[[str], Any] = lambda path: None
+    rate: Callable[..., Any] = lambda path, now: None
 
 
 def path_of(path) -> str:
@@ -61,30 +62,23 @@ def merge(changed: PyTree, params: PyTree) -> PyTree:
 
 
 def sgd(learning_rate: float) -> Local:
-    """p <- p - learning_rate * g. A table costs the rows of the batch, not its size."""
+    """Steps p <- p - learning_rate * g. A table costs the rows of the batch, not its size.
+
+    Args:
+        learning_rate: which may be traced.
+
+    Returns:
+        A `Local` without state, which has a rate on every leaf.
+
+    Raises:
+        ValueError: for learning_rate <= 0.
+    """
     positive("sgd", "learning_rate", learning_rate)
     return _sgd(learning_rate)
 
 
-def scheduled(make: Callable[..., Local | optax.GradientTransformation], schedule: Any) -> Local:
-    """`make(schedule(round))` in every round, compiled once: `scheduled(sgd, optax.linear_schedule(
-    1.0, 0.1, 100))`.
-
-    make: a factory of a float32[] that may be traced, such as `sgd` or `optax.adam`.
-    schedule(round) -> float32[]. Raises ValueError where its first value is not positive.
-    """
-    positive("scheduled", "schedule(0)", float(schedule(0)))
-    factory = _sgd if make is sgd else make
-
-    def at(round, shared):
-        return as_local(factory(jnp.asarray(schedule(round), jnp.float32)))
-
-    first = as_local(factory(float(schedule(0))))
-    return replace(first, at=at)
-
-
 def _sgd(learning_rate) -> Local:
-    def apply(state, params, gradients, active):
+    def apply(state, params, gradients, active, now):
         # The gradient of a batch of padding is zero only where the loss masks all its terms.
         rate = jnp.where(active, learning_rate, 0.0)
 
@@ -100,14 +94,53 @@ def _sgd(learning_rate) -> Local:
         is_leaf = lambda x: isinstance(x, LocalTable)
         return state, jax.tree.map(one, params, gradients, is_leaf=is_leaf)
 
-    return Local(lambda params: (), apply, rate=lambda path: learning_rate)
+    return Local(lambda params, now: (), apply, rate=lambda path, now: learning_rate)
+
+
+def scheduled(make: Callable[..., Local | optax.GradientTransformation], schedule: Any) -> Local:
+    """Trains in every round with `make(schedule(round))`, compiled once for all rounds.
+
+    Args:
+        make: a factory of a float32[] that may be traced, such as `sgd` or `optax.adam`.
+        schedule: schedule(round) -> float32[].
+
+    Returns:
+        A `Local` with the state of `make(schedule(0))`.
+
+    Raises:
+        ValueError: where the first value of the schedule is not positive.
+
+    Example:
+        >>> import optax
+        >>> from fedjax_rec import clients
+        >>> slower = clients.scheduled(clients.sgd, optax.linear_schedule(1.0, 0.1, 100))
+    """
+    positive("scheduled", "schedule(0)", schedule(0))
+    factory = _sgd if make is sgd else make  # a rate may fall to 0
+
+    def of(round) -> Local:
+        return as_local(factory(jnp.asarray(schedule(round), jnp.float32)))
+
+    def init(params, now):
+        return of(now.round).init(params, now)
+
+    def apply(state, params, gradients, active, now):
+        return of(now.round).apply(state, params, gradients, active, now)
+
+    return Local(init, apply, of(0).covers, lambda path, now: of(now.round).rate(path, now))
 
 
 def from_optax(transform: optax.GradientTransformation) -> Local:
-    """Any optax transform; each step costs the client's whole local tables.
+    """Steps with any optax transform; each step costs the client's whole local tables.
 
     On the touched rows it is what it would be on the whole table, as long as it leaves rows with
     zero gradient and zero state where they are (weight decay does not).
+
+    Args:
+        transform: such as `optax.adam(1e-3)`; it starts afresh in every round.
+
+    Returns:
+        A `Local` whose state is that of `transform`.
     """
 
     def arrays(params):
@@ -121,10 +154,10 @@ def from_optax(transform: optax.GradientTransformation) -> Local:
             return start.at[g.slots].add(g.values, mode="promise_in_bounds")
         return g
 
-    def init(params):
+    def init(params, now):
         return transform.init(arrays(params))
 
-    def apply(state, params, gradients, active):
+    def apply(state, params, gradients, active, now):
         is_leaf = lambda x: isinstance(x, LocalTable)
         gradients = jax.tree.map(whole, params, gradients, is_leaf=is_leaf)
         updates, after = transform.update(gradients, state, arrays(params))
@@ -143,12 +176,21 @@ def from_optax(transform: optax.GradientTransformation) -> Local:
 
 
 def accumulated(optimizer: Transform, batches: int) -> Local:
-    """An optax `optimizer` that steps once every `batches` batches, on their mean gradient: what
-    one batch of that many times the size gives, in the memory of one.
+    """Steps once every `batches` batches, on their mean gradient: what one batch of that many times
+    the size gives, in the memory of one.
 
     Equal where a client's examples fill whole steps; a batch that is not full weighs like the
-    others, and gradients of a step that a round does not fill are dropped. Raises ValueError for
-    batches < 1.
+    others, and gradients of a step that a round does not fill are dropped.
+
+    Args:
+        optimizer: an optax transform.
+        batches: how many make a step.
+
+    Returns:
+        A `Local` with the state of `optimizer` and one sum of gradients.
+
+    Raises:
+        ValueError: for batches < 1.
     """
     at_least("accumulated", "batches", batches, 1)
     return from_optax(optax.MultiSteps(optimizer, batches).gradient_transformation())
@@ -167,11 +209,23 @@ def as_local(optimizer: Local | optax.GradientTransformation) -> Local:
 
 
 def groups(optimizers: Mapping[str, Local | Transform]) -> Local:
-    """One optimizer for each group of parameters, all stepping on the same gradient.
+    """Gives each group of parameters an optimizer, all stepping on the same gradient.
 
-    Names are `private`, `shared`, an attribute of the model (`item`, `readout`) or a path from
-    either (`shared/item`). The first name that matches a leaf takes it; a leaf that none matches
-    is not trained. Raises ValueError where a name matches nothing.
+    Args:
+        optimizers: name of a group -> its optimizer. Names are `private`, `shared`, an attribute of
+            the model (`item`, `readout`) or a path from either (`shared/item`). The first name that
+            matches a leaf takes it; a leaf that none matches is not trained.
+
+    Returns:
+        A `Local` with one state a group.
+
+    Raises:
+        ValueError: for no groups and, when a client starts, where a name matches nothing.
+
+    Example:
+        >>> import optax
+        >>> from fedjax_rec import clients
+        >>> both = clients.groups({"private": optax.adam(1e-3), "shared": clients.sgd(0.1)})
     """
     if not optimizers:
         raise ValueError("groups(optimizers={}) trains nothing; name at least one group.")
@@ -191,7 +245,7 @@ def groups(optimizers: Mapping[str, Local | Transform]) -> Local:
             is_leaf=lambda x: x is None or is_table(x),
         )
 
-    def init(params):
+    def init(params, now):
         leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=is_table)
         paths = [path_of(path) for path, _ in leaves]
         for name in parts:
@@ -200,23 +254,19 @@ def groups(optimizers: Mapping[str, Local | Transform]) -> Local:
                     f"groups({name!r}: ...) matches no parameter{nearest(name, paths)}; "
                     f"there are {', '.join(paths)}."
                 )
-        return {name: local.init(part(params, name)) for name, local in parts.items()}
+        return {name: local.init(part(params, name), now) for name, local in parts.items()}
 
-    def apply(state, params, gradients, active):
+    def apply(state, params, gradients, active, now):
         states = {}
         for name, local in parts.items():
             states[name], changed = local.apply(
-                state[name], part(params, name), part(gradients, name), active
+                state[name], part(params, name), part(gradients, name), active, now
             )
             params = merge(changed, params)
         return states, params
 
-    def at(round, shared):
-        return groups({name: at_round(local, round, shared) for name, local in parts.items()})
-
-    def rate(path):
+    def rate(path, now):
         name = owner(path)
-        return None if name is None else parts[name].rate(path)
+        return None if name is None else parts[name].rate(path, now)
 
-    moves = any(local.at is not None for local in parts.values())
-    return Local(init, apply, lambda path: owner(path) is not None, at if moves else None, rate)
+    return Local(init, apply, lambda path: owner(path) is not None, rate)

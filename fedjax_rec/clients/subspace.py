@@ -17,33 +17,47 @@ import optax
 from ..bases import product, random_rows
 from ..check import at_least
 from ..rows import RowsGradient, is_table
-from ..types import PyTree, at_round
+from ..types import PyTree
 from .optimizers import Local, as_local, path_of
 
 
 def subspace(optimizer: Local | optax.GradientTransformation, rank: int, seed: int = 0) -> Local:
-    """`optimizer` on gradients that are multiplied from the right by A^T A, new in every round.
+    """Steps on gradients that are multiplied from the right by A^T A, new in every round.
 
-    Of the tables and matrices of `shared` that are wider than `rank`; the other leaves are trained
-    as ever. For SGD, with or without momentum, the change lies in the row space of A and is exactly
-    that of training B. An optimizer that scales each coordinate (Adam) leaves the space.
-    Raises ValueError for rank < 1.
+    So it does with the tables and matrices of `shared` that are wider than `rank`; the other leaves
+    are trained as ever. For SGD, with or without momentum, the change lies in the row space of A
+    and is exactly that of training B. An optimizer that scales each coordinate (Adam) leaves the
+    space.
+
+    Args:
+        optimizer: what steps on those gradients.
+        rank: r, the rows of A.
+        seed: of all A; that of the compressor.
+
+    Returns:
+        A `Local` with A beside the state of `optimizer`.
+
+    Raises:
+        ValueError: for rank < 1.
+
+    Example:
+        >>> from fedjax_rec import clients, compress
+        >>> optimizer = clients.subspace(clients.sgd(0.5), rank=8, seed=7)
+        >>> uplink = compress.seeded_low_rank(rank=8, seed=7)  # the same A
     """
     at_least("subspace", "rank", rank, 1)
-    return _subspace(as_local(optimizer), rank, seed, 0)
+    inner = as_local(optimizer)
 
-
-def _subspace(inner: Local, rank: int, seed: int, round) -> Local:
-    def spaces(params: PyTree) -> dict[str, jax.Array]:
+    def spaces(params: PyTree, now) -> dict[str, jax.Array]:
         """Path of a leaf -> A, for the leaves that are trained in it."""
         found = {}
         for path, leaf in jax.tree_util.tree_leaves_with_path(params, is_leaf=is_table):
             name, x = path_of(path), leaf.values if is_table(leaf) else leaf
             if name.split("/")[0] == "shared" and x.ndim > 1 and x.shape[-1] > rank:
-                found[name] = random_rows(seed, round, x.shape[-1], rank)
+                found[name] = random_rows(seed, now.round, x.shape[-1], rank)
         return found
 
-    def apply(state, params, gradients, active):
+    def apply(state, params, gradients, active, now):
         def one(path, g):
             a = state["spaces"].get(path_of(path))
             if a is None:
@@ -54,15 +68,14 @@ def _subspace(inner: Local, rank: int, seed: int, round) -> Local:
             return _projected(g, a)
 
         within = jax.tree_util.tree_map_with_path(one, gradients, is_leaf=is_table)
-        after, params = inner.apply(state["inner"], params, within, active)
+        after, params = inner.apply(state["inner"], params, within, active, now)
         return {**state, "inner": after}, params
 
     return Local(
         # A is in the state, so that it is made once a round and not once a batch.
-        lambda params: {"inner": inner.init(params), "spaces": spaces(params)},
+        lambda params, now: {"inner": inner.init(params, now), "spaces": spaces(params, now)},
         apply,
         inner.covers,
-        lambda round, shared: _subspace(at_round(inner, round, shared), rank, seed, round),
     )
 
 

@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from .. import keys, rows, trees, types
+from .. import keys, rows, trees
 from ..rows.update import settled, with_term
-from ..types import Array, Client, Model, PyTree, Upload, at_round
+from ..types import Array, Client, Model, Now, PyTree, Upload
 from .batches import Passes, localize, mark, turns_of
 from .gradient import value_and_gradient
 from .lazy import arrived, drifting, is_lazy
@@ -35,10 +35,11 @@ class Terms:
     """What is added to the gradient of the shared part in every step, on every row of its tables
     that the client touches in the round: pull (p - start) + push.
 
-    push: an array a leaf, [L, D] of a table, as `corrections.here` gives it; or None.
+    pull: None for none. push: an array a leaf, [L, D] of a table, as `rows.update.here` gives it;
+    or None.
     """
 
-    pull: float = 0.0
+    pull: Any = None
     push: PyTree = None
 
 
@@ -74,16 +75,14 @@ def local_training(
     optimizer: a local optimizer or optax transform; or a sequence of them, each taking a step on
         a gradient of its own in every batch (alternating updates, as PFedRec's).
     epochs: passes over the client's examples; or `steps`: batches, whatever the client's size.
-    probe(score, data) -> metrics: looks at the client's model after training, before it is
-        gone; `score(items, user)` scores with its own rows.
+    probe(scorer, data) -> metrics: looks at the client's model after training, before it is
+        gone; scorer(history) -> score(items, user), with its own rows.
     The upload weighs the client's examples; `metrics` are `loss`, the mean over the round, `steps`,
     and what the probe says. Raises ValueError for numbers below 1.
     """
     passes, optimizers = Passes(epochs, steps, batch_size), several(optimizer)
 
-    make = lambda now: local_training(model, batches, now, epochs, steps, batch_size, probe)
-    update = descent(model, batches, optimizers, passes, probe)
-    return Client(first_private(model), update, moving(optimizers, make))
+    return Client(first_private(model), descent(model, batches, optimizers, passes, probe))
 
 
 def descent(
@@ -97,9 +96,9 @@ def descent(
 ) -> Callable[..., tuple[PyTree, Upload]]:
     """`Client.update` that uploads what `train` changed and keeps the private parameters."""
 
-    def update(key, private, shared, data):
+    def update(key, private, shared, data, now):
         trained = train(
-            model, batches, optimizers, passes, key, private, shared, data, direction, terms
+            model, batches, optimizers, passes, key, private, shared, data, now, direction, terms
         )
         metrics = metrics_of(trained, probe, model, shared, data)
         return kept(trained), Upload(change(trained, shared), trained.count, metrics)
@@ -109,7 +108,7 @@ def descent(
 
 def first_private(model: Model) -> Callable:
     """init(key, client) -> private, as of `Client`."""
-    return lambda key, client: types.private_of(model, keys.for_client(key, client), key)
+    return lambda key, client: model.init(keys.for_client(key, client), key)[1]
 
 
 def several(optimizer: Local | optax.GradientTransformation | Sequence) -> list[Local]:
@@ -118,14 +117,6 @@ def several(optimizer: Local | optax.GradientTransformation | Sequence) -> list[
     one = isinstance(optimizer, optax.GradientTransformation)
     listed: Any = optimizer if isinstance(optimizer, Sequence) and not one else [optimizer]
     return [as_local(o) for o in listed]
-
-
-def moving(parts: Sequence, make: Callable[[list], Client]) -> Callable | None:
-    """`at` of a Client that `make` makes of parts (local optimizers or clients), if any of them
-    depends on the round."""
-    if all(part.at is None for part in parts):
-        return None
-    return lambda round, shared: make([at_round(part, round, shared) for part in parts])
 
 
 def train(
@@ -137,6 +128,7 @@ def train(
     private: PyTree,
     shared: PyTree,
     data,
+    now: Now,
     direction: Callable[[PyTree], Direction] | None = None,
     terms: Callable[[PyTree], Terms] | None = None,
 ) -> Trained:
@@ -152,7 +144,7 @@ def train(
     follow = _along if direction is None else direction(start)
     begin = start
     if terms is not None:
-        begin, follow = drifted(start, shared, terms(start), follow, optimizers, turns, passes)
+        begin, follow = drifted(start, shared, terms(start), follow, optimizers, turns, passes, now)
 
     def turn(t, carry):
         states, params, total, seen, taken = carry
@@ -167,14 +159,14 @@ def train(
                 return value_and_gradient(model, o.covers, params, shared, batch, loss_key)
 
             value, gradients = follow(gradient, params, batch)
-            state, changed = o.apply(state, covered(o, params), gradients, size > 0)
+            state, changed = o.apply(state, covered(o, params), gradients, size > 0, now)
             params = merge(changed, params)
             values.append(value)
             after.append(state)
         return tuple(after), params, total + values[0] * size, seen + size, taken + (size > 0)
 
     zero = jnp.float32(0)
-    first = tuple(o.init(start) for o in optimizers), begin, zero, zero, zero
+    first = tuple(o.init(start, now) for o in optimizers), begin, zero, zero, zero
     states, params, total, seen, taken = jax.lax.fori_loop(0, turns.turns, turn, first)
     if terms is not None:
         there = rows.map_tables(arrived, params["shared"])
@@ -183,13 +175,13 @@ def train(
     return Trained(start, params, loss, count, taken, states)
 
 
-def drifted(start, shared, terms: Terms, follow: Direction, optimizers, turns, passes: Passes):
+def drifted(start, shared, terms: Terms, follow: Direction, optimizers, turns, passes, now: Now):
     """(start, direction) under `terms`: tables whose optimizer has a rate drift, which costs the
     rows of a batch; to other leaves the terms are added in every step."""
     longest = passes.steps or passes.epochs * -(-turns.most // passes.batch_size)
 
     def rate_of(path):
-        rates = [o.rate(path) for o in optimizers if o.covers(path)]
+        rates = [o.rate(path, now) for o in optimizers if o.covers(path)]
         return rates[0] if len(rates) == 1 else None
 
     def begin(path, mine, x, push):
@@ -214,7 +206,7 @@ def drifted(start, shared, terms: Terms, follow: Direction, optimizers, turns, p
                 return g
             now, x = (v.values if rows.is_table(v) else v for v in (now, x))
             term = 0.0 if push is None else push
-            term = term + terms.pull * (now - x) if terms.pull else term
+            term = term if terms.pull is None else term + terms.pull * (now - x)
             return with_term(g, term)
 
         with_terms = jax.tree.map(
@@ -263,4 +255,4 @@ def metrics_of(trained: Trained, probe: Probe | None, model: Model, shared: PyTr
     if probe is None:
         return metrics
     own, private = own_model(trained, shared), kept(trained)
-    return metrics | probe(lambda items, user=0: model.score(own, private, items, user), data)
+    return metrics | probe(model.scorer(own, private), data)

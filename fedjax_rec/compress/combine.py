@@ -4,7 +4,7 @@
 - `chain(a, b)`        b compresses what a left in the body of its packet
 - `partition(rules)`   each part of a model its own way, by role or by path
 - `per_leaf(a)`        a on every leaf by itself, where a looks at the whole update
-- `scheduled(make, value)`   a compressor whose parameter depends on the round
+- `scheduled(make, schedule)`   a compressor whose parameter depends on the round
 
 A compressor maps an update to a packet and back. What ships is the packet, and its bytes are
 counted by `wire.nbytes`, so a compressor never reports a size of its own.
@@ -14,58 +14,83 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 
 from .. import trees
-from ..types import Compressor, Packet, PyTree, at_round
+from ..types import Compressor, Now, Packet, PyTree
 from ..wire import is_node
 from .remembered import remembers_updates
 
+# Of which memory is made: packets have the same shapes in all rounds.
+FIRST = Now(0, ())
+
 
 def identity() -> Compressor:
-    """Sends the update as it is. Lossless; touched rows and dense leaves at full precision."""
+    """Sends the update as it is: touched rows and dense leaves at full precision.
 
-    def encode(key, memory, update):
+    Returns:
+        A lossless, linear `Compressor` without memory.
+    """
+
+    def encode(key, memory, update, now):
         return memory, Packet(update)
 
-    return Compressor(lambda update: (), encode, lambda packet, like: packet.body)
+    return Compressor(lambda update: (), encode, lambda packet, like, now: packet.body, True)
 
 
-def composed(make: Callable[..., Compressor], *parts: Compressor) -> Compressor:
-    """`make(*parts)`, which in round t is made of the parts as they are in round t."""
-    if all(part.at is None for part in parts):
-        return make(*parts)
-    return replace(
-        make(*parts),
-        at=lambda round, shared: make(*(at_round(part, round, shared) for part in parts)),
-    )
+def adds_up(compressor: Compressor, packet: Packet) -> bool:
+    """Whether the bodies of many clients may be summed first, and their sum decoded once.
+
+    So it is where `compressor` is linear and its packets hold nothing but a body, since a seed or
+    the ids of rows beside it are each client's own.
+
+    Args:
+        compressor: what made the packet.
+        packet: one packet of the update in question, or its outline (`jax.eval_shape`).
+
+    Returns:
+        A bool, known before anything runs.
+    """
+    return compressor.linear and not jax.tree.leaves((packet.side, packet.known))
 
 
 def chain(first: Compressor, second: Compressor, *more: Compressor) -> Compressor:
-    """Each stage compresses the body of the packet of the one before: `chain(rotate(), natural())`.
+    """Compresses with each stage the body of the packet of the one before.
 
     Sides of all stages are sent. Unbiased where all stages are; their errors compound,
-    1 + omega = prod_i (1 + omega_i). Error memory belongs around a chain, not inside.
-    Raises ValueError, when memory is made, where a stage after the first has some.
+    1 + omega = prod_i (1 + omega_i). Linear where all stages are. Error memory belongs around a
+    chain, not inside.
+
+    Args:
+        first: the stage that gets the update.
+        second: the stage that gets the body of the first.
+        more: those that follow.
+
+    Returns:
+        A `Compressor` whose memory has one entry a stage.
+
+    Raises:
+        ValueError: when memory is made, where a stage after the first remembers updates.
+
+    Example:
+        >>> from fedjax_rec import compress
+        >>> few_levels = compress.chain(compress.rotate(), compress.stochastic_uniform(4))
     """
-    return composed(_chain, first, second, *more)
+    stages = (first, second, *more)
 
-
-def _chain(*stages: Compressor) -> Compressor:
-    def given(update) -> list:
+    def given(update, now) -> list:
         """What every stage gets: the update, then bodies of zeros."""
         seen = [update]
         for stage in stages[:-1]:
-            memory = jax.eval_shape(stage.init, seen[-1])
-            packet = jax.eval_shape(stage.encode, jax.random.key(0), memory, seen[-1])[1]
+            encode = lambda key, x, stage=stage: stage.encode(key, stage.init(x), x, now)
+            packet = jax.eval_shape(encode, jax.random.key(0), seen[-1])[1]
             seen.append(trees.zeros_like(packet.body))
         return seen
 
     def init(update):
-        memories = [stage.init(x) for stage, x in zip(stages, given(update), strict=True)]
+        memories = [stage.init(x) for stage, x in zip(stages, given(update, FIRST), strict=True)]
         if any(remembers_updates(memory) for memory in memories[1:]):
             raise ValueError(
                 "chain(...): a stage after the first has error memory, but what it gets differs "
@@ -73,35 +98,45 @@ def _chain(*stages: Compressor) -> Compressor:
             )
         return memories
 
-    def encode(key, memory, update):
+    def encode(key, memory, update, now):
         memories, sides, known, body = [], [], [], update
         for i, (stage, kept) in enumerate(zip(stages, memory, strict=True)):
-            kept, packet = stage.encode(jax.random.fold_in(key, i), kept, body)
+            kept, packet = stage.encode(jax.random.fold_in(key, i), kept, body, now)
             body = packet.body
             memories.append(kept)
             sides.append(packet.side)
             known.append(packet.known)
         return memories, Packet(body, sides, known)
 
-    def decode(packet, like):
+    def decode(packet, like, now):
         body = packet.body
-        parts = zip(stages, packet.side, packet.known, given(like), strict=True)
+        parts = zip(stages, packet.side, packet.known, given(like, now), strict=True)
         for stage, side, known, x in reversed(list(parts)):
-            body = stage.decode(Packet(body, side, known), x)
+            body = stage.decode(Packet(body, side, known), x, now)
         return body
 
-    return Compressor(init, encode, decode)
+    return Compressor(init, encode, decode, all(stage.linear for stage in stages))
 
 
 def partition(rules: Mapping[str, Compressor]) -> Compressor:
-    """Each part of a model its own way: `partition({"rows": eden(4), "layers/.*": cast()})`.
+    """Compresses each part of a model its own way. Linear where all parts are.
 
-    rules: what a part is called -> its compressor. `rows` are all tables, `dense` all other
-        leaves, anything else a regular expression that must match a leaf's whole path, such as
-        `item` or `layers/0/kernel`. The first rule that fits counts; what none fits is sent as it
-        is.
-    Raises ValueError for a rule that is no regular expression and, when memory is made, for one
-    that nothing of the model is left for.
+    Args:
+        rules: what a part is called -> its compressor. `rows` are all tables, `dense` all other
+            leaves, anything else a regular expression that must match a leaf's whole path, such as
+            `item` or `layers/0/kernel`. The first rule that fits counts; what none fits is sent as
+            it is.
+
+    Returns:
+        A `Compressor` whose memory has one entry a rule.
+
+    Raises:
+        ValueError: for no rules, for one that is no regular expression and, when memory is made,
+            for one that nothing of the model is left for.
+
+    Example:
+        >>> from fedjax_rec import compress
+        >>> parts = compress.partition({"rows": compress.eden(4), "layers/.*": compress.cast()})
     """
     if not rules:
         raise ValueError("partition(rules={}) says nothing; give names and compressors.")
@@ -113,10 +148,8 @@ def partition(rules: Mapping[str, Compressor]) -> Compressor:
                 f"partition(rules): {name!r} is no regular expression ({error}); use `rows`, "
                 "`dense` or a path, with special signs escaped."
             ) from None
-    return composed(lambda *parts: _partition(tuple(rules), parts), *rules.values())
+    names, parts = tuple(rules), tuple(rules.values())
 
-
-def _partition(names: tuple[str, ...], parts: tuple[Compressor, ...]) -> Compressor:
     def divided(update):
         """The nodes of every rule, and those of none, each as {path: node}."""
         found: list[dict] = [{} for _ in range(len(names) + 1)]
@@ -145,10 +178,10 @@ def _partition(names: tuple[str, ...], parts: tuple[Compressor, ...]) -> Compres
     def init(update):
         return [part.init(held) for part, held in zip(parts, divided(update), strict=False)]
 
-    def encode(key, memory, update):
+    def encode(key, memory, update, now):
         *mine, rest = divided(update)
         sent = [
-            part.encode(jax.random.fold_in(key, i), kept, held)
+            part.encode(jax.random.fold_in(key, i), kept, held, now)
             for i, (part, kept, held) in enumerate(zip(parts, memory, mine, strict=True))
         ]
         packets = [packet for _, packet in sent]
@@ -156,61 +189,79 @@ def _partition(names: tuple[str, ...], parts: tuple[Compressor, ...]) -> Compres
         packet = Packet(body, [p.side for p in packets], [p.known for p in packets])
         return [kept for kept, _ in sent], packet
 
-    def decode(packet, like):
+    def decode(packet, like, now):
         found = divided(like)
         back = [
-            part.decode(Packet(body, side, known), held)
+            part.decode(Packet(body, side, known), held, now)
             for part, body, side, known, held in zip(
                 parts, packet.body, packet.side, packet.known, found, strict=False
             )
         ]
         return joined([*back, packet.body[-1]], like)
 
-    return Compressor(init, encode, decode)
+    return Compressor(init, encode, decode, all(part.linear for part in parts))
 
 
 def per_leaf(compressor: Compressor) -> Compressor:
-    """`compressor` on each node by itself: `per_leaf(global_top_k(0.01))` is `top_k(0.01)`.
+    """Applies `compressor` to each node by itself: `per_leaf(global_top_k(0.01))` is `top_k(0.01)`.
 
-    A leaf has no path there, so `partition` and `masked` belong outside.
+    Args:
+        compressor: one that looks at a whole update. A leaf has no path there, so `partition` and
+            `masked` belong outside.
+
+    Returns:
+        A `Compressor` whose memory has one entry a node; linear where `compressor` is.
     """
-    return composed(_per_leaf, compressor)
 
-
-def _per_leaf(compressor: Compressor) -> Compressor:
     def split(tree: PyTree) -> list:
         return jax.tree.leaves(tree, is_leaf=is_node)
 
     def init(update):
         return [compressor.init(node) for node in split(update)]
 
-    def encode(key, memory, update):
+    def encode(key, memory, update, now):
         sent = [
-            compressor.encode(jax.random.fold_in(key, i), kept, node)
+            compressor.encode(jax.random.fold_in(key, i), kept, node, now)
             for i, (kept, node) in enumerate(zip(memory, split(update), strict=True))
         ]
         packets = [packet for _, packet in sent]
         fields = ([getattr(p, f) for p in packets] for f in ("body", "side", "known"))
         return [kept for kept, _ in sent], Packet(*fields)
 
-    def decode(packet, like):
+    def decode(packet, like, now):
         leaves, structure = jax.tree.flatten(like, is_leaf=is_node)
         parts = zip(packet.body, packet.side, packet.known, leaves, strict=True)
-        return structure.unflatten(compressor.decode(Packet(*p), node) for *p, node in parts)
+        return structure.unflatten(compressor.decode(Packet(*p), node, now) for *p, node in parts)
 
-    return Compressor(init, encode, decode)
+    return Compressor(init, encode, decode, compressor.linear)
 
 
 def scheduled(make: Callable[..., Compressor], schedule: Callable) -> Compressor:
-    """`make(schedule(round))` in every round, e.g. a sparsity that grows.
+    """Compresses with `make(schedule(round))` in every round, such as a sparsity that grows.
 
-    make: a factory of a traced float32[]; memory and packets must have the same shapes for all
-        values (`top_k(fraction, keep=...)` has room for `fraction` and sends `keep`).
-    schedule(round) -> float32[], such as `optax.exponential_decay(...)`.
+    Args:
+        make: a factory of a traced float32[]; memory and packets must have the same shapes for all
+            values (`top_k(fraction, keep=...)` has room for `fraction` and sends `keep`).
+        schedule: schedule(round) -> float32[], such as `optax.exponential_decay(...)`.
+
+    Returns:
+        A `Compressor` with the memory of `make(schedule(0))`, compiled once for all rounds.
+
+    Example:
+        >>> import optax
+        >>> from fedjax_rec import compress
+        >>> falling = optax.exponential_decay(0.25, 100, 0.1)
+        >>> sparser = compress.scheduled(lambda keep: compress.top_k(0.25, keep), falling)
     """
-    first = make(jnp.asarray(schedule(0), jnp.float32))
 
-    def at(round, shared):
-        return at_round(make(jnp.asarray(schedule(round), jnp.float32)), round, shared)
+    def of(round) -> Compressor:
+        return make(jnp.asarray(schedule(round), jnp.float32))
 
-    return replace(first, at=at)
+    def encode(key, memory, update, now):
+        return of(now.round).encode(key, memory, update, now)
+
+    def decode(packet, like, now):
+        return of(now.round).decode(packet, like, now)
+
+    first = of(0)
+    return Compressor(first.init, encode, decode, first.linear)

@@ -68,7 +68,7 @@ def lloyd_max(bits: int = 4, unbiased: bool = True) -> Compressor:
     thresholds, centroids = normal_levels(bits)
     half = len(centroids)
 
-    def encode_node(key, memory, node):
+    def encode_node(key, memory, node, now):
         x, real = numbers(node)
         x = x.astype(jnp.float32)
         axes = tuple(range(1 if _has_blocks(node) else 0, x.ndim))
@@ -89,7 +89,7 @@ def lloyd_max(bits: int = 4, unbiased: bool = True) -> Compressor:
         side = Live(scale.reshape(-1), node.live) if _has_blocks(node) else scale.reshape(())
         return memory, with_numbers(node, Codes(symbols, 2 * half)), side
 
-    def decode_node(body, side, node):
+    def decode_node(body, side, node, now):
         if not is_node(node):
             return _decoded(body, side, centroids).astype(node.dtype)
         each = lambda entries: jnp.asarray(entries).reshape(-1, *[1] * (node.values.ndim - 1))

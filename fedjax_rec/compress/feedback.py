@@ -22,10 +22,10 @@ import jax
 import jax.numpy as jnp
 
 from .. import trees
+from ..check import holds
 from ..rows import RowsUpdate
 from ..types import Compressor, Packet
 from ..wire import Live, is_node
-from .combine import composed
 from .leafwise import in_place, is_compressible, touched
 from .remembered import Remembered, aligned, nodes, remembered, values_of, with_values
 
@@ -36,27 +36,36 @@ def error_feedback(
     """Adds to every update what earlier packets left out.
 
     The sum of what was sent is the sum of the updates less the last error, which for a contraction
-    with |C(x) - x|^2 <= (1 - d) |x|^2 stays below 4 (1 - d) max |x|^2 / d^2. Use it with biased
-    compressors: top-k, sign, low rank; inside it, the scale of least error.
-    rows: remember so many rows of each table, those of largest norm; None for all. dtype: of the
-    memory, float32 or bfloat16. Raises ValueError for rows < 1.
+    with |C(x) - x|^2 <= (1 - d) |x|^2 stays below 4 (1 - d) max |x|^2 / d^2.
+
+    Args:
+        compressor: a biased one, such as top-k, sign or low rank, with the scale of least error.
+        rows: remember so many rows of each table, those of largest norm; None for all.
+        dtype: of the memory, float32 or bfloat16.
+
+    Returns:
+        A `Compressor` with a memory of the size of the model, or of `rows` rows a table.
+
+    Raises:
+        ValueError: for rows < 1 and other types.
+
+    Example:
+        >>> from fedjax_rec import compress
+        >>> uplink = compress.error_feedback(compress.top_k(0.01), rows=200, dtype="bfloat16")
     """
-    memory = remembered("error_feedback", rows, dtype)
-    return composed(lambda inner: _error_feedback(inner, memory), compressor)
+    errors = remembered("error_feedback", rows, dtype)
 
-
-def _error_feedback(inner: Compressor, errors: Remembered) -> Compressor:
     def init(update):
-        return {"error": errors.init(update), "inner": inner.init(update)}
+        return {"error": errors.init(update), "inner": compressor.init(update)}
 
-    def encode(key, memory, update):
+    def encode(key, memory, update, now):
         owed = trees.add(values_of(update), errors.recall(memory["error"], update))
         whole = with_values(update, owed)
-        kept, packet = inner.encode(key, memory["inner"], whole)
-        left = trees.subtract(owed, aligned(inner.decode(packet, whole), whole))
+        kept, packet = compressor.encode(key, memory["inner"], whole, now)
+        left = trees.subtract(owed, aligned(compressor.decode(packet, whole, now), whole))
         return {"error": errors.store(memory["error"], update, left), "inner": kept}, packet
 
-    return Compressor(init, encode, inner.decode)
+    return Compressor(init, encode, compressor.decode, compressor.linear)
 
 
 def momentum_correction(
@@ -65,32 +74,40 @@ def momentum_correction(
     rows: int | None = None,
     dtype: str = "float32",
 ) -> Compressor:
-    """Error feedback on a local momentum, which is forgotten where it was sent.
+    """Corrects errors on a local momentum, which is forgotten where it was sent.
 
     In place of a momentum of the server: one coordinate that waits ten rounds then counts as if
-    it had been sent in each of them. rows, dtype: as in `error_feedback`.
-    Raises ValueError outside 0 <= momentum < 1.
+    it had been sent in each of them.
+
+    Args:
+        compressor: a sparse one; what it sends as 0 counts as not sent.
+        momentum: m, which may be traced.
+        rows: as in `error_feedback`, of errors and of momentum.
+        dtype: as in `error_feedback`.
+
+    Returns:
+        A `Compressor` with twice the memory of `error_feedback`.
+
+    Raises:
+        ValueError: outside 0 <= momentum < 1, and as `error_feedback`.
     """
-    if not 0 <= momentum < 1:
+    if not holds(momentum, lambda x: (x >= 0) & (x < 1)):
         raise ValueError(
             f"momentum_correction(momentum={momentum}) grows without end; use 0 <= momentum < 1."
         )
-    memory = remembered("momentum_correction", rows, dtype)
-    return composed(lambda inner: _momentum_correction(inner, momentum, memory), compressor)
+    kept = remembered("momentum_correction", rows, dtype)
 
-
-def _momentum_correction(inner: Compressor, momentum: float, kept: Remembered) -> Compressor:
     def init(update):
         blank = kept.init(update)
-        return {"error": blank, "velocity": blank, "inner": inner.init(update)}
+        return {"error": blank, "velocity": blank, "inner": compressor.init(update)}
 
-    def encode(key, memory, update):
+    def encode(key, memory, update, now):
         before = kept.recall(memory["velocity"], update)
         velocity = trees.add(values_of(update), trees.scale(before, momentum))
         owed = trees.add(velocity, kept.recall(memory["error"], update))
         whole = with_values(update, owed)
-        inside, packet = inner.encode(key, memory["inner"], whole)
-        back = aligned(inner.decode(packet, whole), whole)
+        inside, packet = compressor.encode(key, memory["inner"], whole, now)
+        back = aligned(compressor.decode(packet, whole, now), whole)
         rest = jax.tree.map(lambda v, sent: jnp.where(sent != 0, 0, v), velocity, back)
         memory = {
             "error": kept.store(memory["error"], update, trees.subtract(owed, back)),
@@ -99,18 +116,27 @@ def _momentum_correction(inner: Compressor, momentum: float, kept: Remembered) -
         }
         return memory, packet
 
-    return Compressor(init, encode, inner.decode)
+    return Compressor(init, encode, compressor.decode, compressor.linear)
 
 
 def ef21(compressor: Compressor, rows: int | None = None, dtype: str = "float32") -> Compressor:
     """Sends the compressed change of what the server knows of this client.
 
     Converges with any contraction, and needs no bound on how clients differ. Server and client
-    both hold h; in a simulation that is one copy. rows, dtype: as in `error_feedback`; where rows
-    are forgotten, both ends forget them.
+    both hold h; in a simulation that is one copy.
+
+    Args:
+        compressor: any contraction.
+        rows: as in `error_feedback`; where rows are forgotten, both ends forget them.
+        dtype: as in `error_feedback`.
+
+    Returns:
+        A `Compressor` that decodes to h + c.
+
+    Raises:
+        ValueError: as `error_feedback`.
     """
-    memory = remembered("ef21", rows, dtype)
-    return composed(lambda inner: _differences(inner, 1.0, memory), compressor)
+    return _differences(compressor, 1.0, remembered("ef21", rows, dtype))
 
 
 def diana(
@@ -121,24 +147,34 @@ def diana(
 ) -> Compressor:
     """Sends the compressed difference to a shift h that learns the mean update of the client.
 
-    Unbiased where the compressor is; the noise vanishes as h learns. rate: at most 1/(1 + omega).
-    rows, dtype: as in `ef21`. Raises ValueError outside 0 < rate <= 1.
+    Unbiased where the compressor is; the noise vanishes as h learns.
+
+    Args:
+        compressor: an unbiased one, of variance omega |x|^2.
+        rate: a, at most 1 / (1 + omega); it may be traced.
+        rows: as in `ef21`.
+        dtype: as in `error_feedback`.
+
+    Returns:
+        A `Compressor` that decodes to h + c.
+
+    Raises:
+        ValueError: outside 0 < rate <= 1, and as `error_feedback`.
     """
-    if not 0 < rate <= 1:
+    if not holds(rate, lambda x: (x > 0) & (x <= 1)):
         raise ValueError(f"diana(rate={rate}) does not learn; use 0 < rate <= 1 / (1 + omega).")
-    memory = remembered("diana", rows, dtype)
-    return composed(lambda inner: _differences(inner, rate, memory), compressor)
+    return _differences(compressor, rate, remembered("diana", rows, dtype))
 
 
-def _differences(inner: Compressor, rate: float, shifts: Remembered) -> Compressor:
+def _differences(inner: Compressor, rate, shifts: Remembered) -> Compressor:
     def init(update):
         return {"shift": shifts.init(update), "inner": inner.init(update)}
 
-    def encode(key, memory, update):
+    def encode(key, memory, update, now):
         shift = shifts.recall(memory["shift"], update)
         change = with_values(update, trees.subtract(values_of(update), shift))
-        kept, packet = inner.encode(key, memory["inner"], change)
-        back = aligned(inner.decode(packet, change), change)
+        kept, packet = inner.encode(key, memory["inner"], change, now)
+        back = aligned(inner.decode(packet, change, now), change)
         learned = trees.add(shift, trees.scale(back, rate))
         memory = {"shift": shifts.store(memory["shift"], update, learned), "inner": kept}
         # The receiver adds h to every row that was touched, so it is told which these are.
@@ -146,9 +182,9 @@ def _differences(inner: Compressor, rate: float, shifts: Remembered) -> Compress
         known = (packet.known, with_values(update, shift))
         return memory, Packet(packet.body, side, known)
 
-    def decode(packet, like):
+    def decode(packet, like, now):
         (side, places), (known, shift) = packet.side, packet.known
-        back = inner.decode(Packet(packet.body, side, known), like)
+        back = inner.decode(Packet(packet.body, side, known), like, now)
         place = iter(places)
         where = jax.tree.map(
             lambda node: _blank(node, next(place)) if is_compressible(node) else node,

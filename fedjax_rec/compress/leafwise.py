@@ -65,13 +65,36 @@ def is_compressible(node) -> bool:
     return numeric and values.size > 0
 
 
-def nodewise(init_node: Callable, encode_node: Callable, decode_node: Callable) -> Compressor:
-    """A compressor that treats every node of an update on its own.
+def nodewise(
+    init_node: Callable, encode_node: Callable, decode_node: Callable, linear: bool = False
+) -> Compressor:
+    """Makes a compressor that treats every node of an update on its own.
 
-    init_node(node) -> memory of that node. encode_node(key, memory, node) -> (memory, body, side).
-    decode_node(body, side, node) -> node, in the layout of `node`: rows of the whole table where
-        its `ids` are None, else rows with sorted ids, padding last.
-    What arrives may hold fewer rows than `node`: exactly those that were sent.
+    What arrives may hold fewer rows than the node that was encoded: exactly those that were sent.
+
+    Args:
+        init_node: init_node(node) -> memory of that node.
+        encode_node: encode_node(key, memory, node, now) -> (memory, body, side).
+        decode_node: decode_node(body, side, node, now) -> node, in the layout of `node`: rows of
+            the whole table where its `ids` are None, else rows with sorted ids, padding last.
+        linear: whether decode_node is linear in the body, as of `types.Compressor`.
+
+    Returns:
+        A `Compressor` with one entry of memory and side a node.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from fedjax_rec.types import Now
+        >>> halves = nodewise(
+        ...     lambda node: (),
+        ...     lambda key, memory, node, now: (memory, node / 2, ()),
+        ...     lambda body, side, node, now: body * 2,
+        ...     linear=True,
+        ... )
+        >>> now, update = Now(jnp.int32(0), ()), {"bias": jnp.ones(3)}
+        >>> _, packet = halves.encode(jax.random.key(0), halves.init(update), update, now)
+        >>> halves.decode(packet, update, now)["bias"].tolist()
+        [1.0, 1.0, 1.0]
     """
 
     def split(update):
@@ -81,12 +104,12 @@ def nodewise(init_node: Callable, encode_node: Callable, decode_node: Callable) 
     def init(update):
         return [init_node(x) if is_compressible(x) else () for x in split(update)[0]]
 
-    def encode(key, memory, update):
+    def encode(key, memory, update, now):
         leaves, structure = split(update)
         memories, bodies, sides = [], [], []
         for i, (kept, node) in enumerate(zip(memory, leaves, strict=True)):
             if is_compressible(node):
-                kept, body, side = encode_node(jax.random.fold_in(key, i), kept, node)
+                kept, body, side = encode_node(jax.random.fold_in(key, i), kept, node, now)
             else:
                 body, side = node, ()
             memories.append(kept)
@@ -94,36 +117,52 @@ def nodewise(init_node: Callable, encode_node: Callable, decode_node: Callable) 
             sides.append(side)
         return memories, Packet(structure.unflatten(bodies), sides)
 
-    def decode(packet, like):
+    def decode(packet, like, now):
         leaves, structure = split(like)
         bodies = structure.flatten_up_to(packet.body)
         return structure.unflatten(
-            decode_node(body, side, node) if is_compressible(node) else body
+            decode_node(body, side, node, now) if is_compressible(node) else body
             for body, side, node in zip(bodies, packet.side, leaves, strict=True)
         )
 
-    return Compressor(init, encode, decode)
+    return Compressor(init, encode, decode, linear)
 
 
-def leafwise(encode_leaf: Callable, decode_leaf: Callable) -> Compressor:
-    """A memoryless compressor that treats the array of every node on its own.
+def leafwise(encode_leaf: Callable, decode_leaf: Callable, linear: bool = False) -> Compressor:
+    """Makes a memoryless compressor that treats the array of every node on its own.
 
-    encode_leaf(key, x, real) -> (body, side): `real` is a bool mask that broadcasts against x, of
-        the coordinates that exist; the others are 0. `body` is an array or `wire.Codes` with the
-        leading axis of x; `side` a pytree of arrays, e.g. a scale.
-    decode_leaf(body, side, like) -> x: of the body's shape and the dtype of `like`.
-    Rows that were not touched are zero before and after, and are never sent.
+    Rows that were not touched are zero before and after, and are never sent. What depends on the
+    round is made with `nodewise`, or with `scheduled` around a factory.
+
+    Args:
+        encode_leaf: encode_leaf(key, x, real) -> (body, side). `real` is a bool mask that
+            broadcasts against x, of the coordinates that exist; the others are 0. `body` is an
+            array or `wire.Codes` with the leading axis of x; `side` a pytree of arrays, such as a
+            scale.
+        decode_leaf: decode_leaf(body, side, like) -> x, of the body's shape and the dtype of
+            `like`.
+        linear: whether decode_leaf is linear in the body, as of `types.Compressor`.
+
+    Returns:
+        A `Compressor` without memory.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> short = leafwise(
+        ...     lambda key, x, real: (x.astype(jnp.float16), ()),
+        ...     lambda body, side, like: body.astype(like.dtype),
+        ... )
     """
 
-    def encode_node(key, memory, node):
+    def encode_node(key, memory, node, now):
         body, side = encode_leaf(key, *numbers(node))
         return memory, with_numbers(node, body), side
 
-    def decode_node(body, side, node):
+    def decode_node(body, side, node, now):
         if not is_node(node):
             return decode_leaf(body, side, node)
         values = decode_leaf(body.values, side, node.values)
         real = jnp.asarray(body.live).reshape(-1, *[1] * (values.ndim - 1))
         return replace(body, values=jnp.where(real, values, 0))
 
-    return nodewise(lambda node: (), encode_node, decode_node)
+    return nodewise(lambda node: (), encode_node, decode_node, linear)

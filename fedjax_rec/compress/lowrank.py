@@ -38,7 +38,7 @@ def truncated_svd(rank: int) -> Compressor:
     """
     at_least("truncated_svd", "rank", rank, 1)
 
-    def encode_node(key, memory, node):
+    def encode_node(key, memory, node, now):
         if not is_reducible(node, rank):
             return memory, node, ()
         m, scale = matrix(node)
@@ -70,7 +70,7 @@ def power_sgd_one_shot(rank: int, iterations: int = 1) -> Compressor:
         shape = numbers(node)[0].shape
         return start(shape[-1], rank) if len(shape) > 1 and shape[-1] > rank else ()
 
-    def encode_node(key, warm, node):
+    def encode_node(key, warm, node, now):
         if not is_reducible(node, rank):
             return warm, node, ()
         m, scale = matrix(node)
@@ -129,7 +129,7 @@ def _leading(gram: jax.Array, rank: int) -> jax.Array:
 def _multiplied(rank: int) -> Callable:
     """Decoding of a node: P Q^T, in the layout of P."""
 
-    def decode_node(body, side, node):
+    def decode_node(body, side, node, now):
         if not is_reducible(node, rank):
             return body
         left, right = body

@@ -17,6 +17,7 @@ from ..rows import RowsUpdate
 from ..types import Compressor, Packet
 from ..wire import Live, is_node
 from .leafwise import in_place, is_compressible, nodewise, numbers, with_numbers
+from .select import check_room
 
 
 def masked() -> Compressor:
@@ -28,15 +29,8 @@ def masked() -> Compressor:
     Dense matrices go on as `Live` vectors, tables as `Live` vectors of their rows' coordinates.
     In a chain it comes first. Raises ValueError where a mask is of another shape than its node.
     """
-    return replace(_masked({}), at=lambda round, shared: _masked(_mask_of(shared)))
 
-
-def _mask_of(shared) -> dict:
-    return shared["mask"].value if isinstance(shared, dict) and "mask" in shared else {}
-
-
-def _masked(mask: dict) -> Compressor:
-    def kept(path, node, rows=None):
+    def kept(mask, path, node, rows=None):
         """bool of the shape of the node's numbers: what of it is sent. None for all of it."""
         array = node.values if isinstance(node, RowsUpdate) else node
         if is_node(array) or isinstance(node, Live) or array.ndim < 2 or not is_compressible(node):
@@ -58,12 +52,12 @@ def _masked(mask: dict) -> Compressor:
     def split(update):
         return jax.tree.flatten_with_path(update, is_leaf=is_node)
 
-    def encode(key, memory, update):
-        leaves, structure = split(update)
+    def encode(key, memory, update, now):
+        mask, (leaves, structure) = _mask_of(now.shared), split(update)
         bodies, sides = [], []
         for path, node in leaves:
             is_rows = isinstance(node, RowsUpdate)
-            sent = kept(path, node, node if is_rows else None)
+            sent = kept(mask, path, node, node if is_rows else None)
             if sent is None:
                 bodies.append(node)
                 sides.append(())
@@ -74,14 +68,14 @@ def _masked(mask: dict) -> Compressor:
             sides.append(replace(node, values=nothing) if is_rows else ())
         return memory, Packet(structure.unflatten(bodies), sides)
 
-    def decode(packet, like):
-        leaves, structure = split(like)
+    def decode(packet, like, now):
+        mask, (leaves, structure) = _mask_of(now.shared), split(like)
         found = []
         for (path, node), body, side in zip(
             leaves, structure.flatten_up_to(packet.body), packet.side, strict=True
         ):
             is_rows = isinstance(node, RowsUpdate)
-            sent = kept(path, node, side if is_rows else None)
+            sent = kept(mask, path, node, side if is_rows else None)
             if sent is None:
                 found.append(body)
                 continue
@@ -89,7 +83,12 @@ def _masked(mask: dict) -> Compressor:
             found.append(replace(side, values=values) if is_rows else values)
         return structure.unflatten(found)
 
-    return Compressor(lambda update: (), encode, decode)
+    return Compressor(lambda update: (), encode, decode, linear=True)
+
+
+def _mask_of(shared) -> dict:
+    """Path of a leaf -> bool of its shape, of a model from `models.prunable`."""
+    return shared["mask"].value if isinstance(shared, dict) and "mask" in shared else {}
 
 
 def columns(fraction: float) -> Compressor:
@@ -100,10 +99,9 @@ def columns(fraction: float) -> Compressor:
     table that for its touched rows, and their ids. Vectors and scalars are sent whole.
     Raises ValueError outside 0 < fraction <= 1.
     """
-    if not 0 < fraction <= 1:
-        raise ValueError(f"columns(fraction={fraction}) keeps nothing; use 0 < fraction <= 1.")
+    check_room("columns", "fraction", fraction)
 
-    def encode_node(key, memory, node):
+    def encode_node(key, memory, node, now):
         x, _ = numbers(node)
         if x.ndim < 2:
             return memory, node, ()
@@ -113,14 +111,14 @@ def columns(fraction: float) -> Compressor:
         chosen = jnp.zeros(width, bool).at[best].set(True)
         return memory, with_numbers(node, x[..., jnp.sort(best)]), chosen
 
-    def decode_node(body, side, node):
+    def decode_node(body, side, node, now):
         x, _ = numbers(body)
         if x.ndim < 2:
             return body
         place = jnp.clip(jnp.cumsum(side) - 1, 0, x.shape[-1] - 1)
         return with_numbers(body, jnp.where(side, x[..., place], 0))
 
-    return nodewise(lambda node: (), encode_node, decode_node)
+    return nodewise(lambda node: (), encode_node, decode_node, linear=True)
 
 
 def _square_norms(x: jax.Array) -> jax.Array:

@@ -18,7 +18,7 @@ from ..rows import RowsUpdate
 from ..types import Compressor
 from ..wire import Live
 from .leafwise import count_real, in_place, nodewise, numbers, touched, with_numbers
-from .select import array_of, capacity, check_fraction, count_kept, rows_of
+from .select import array_of, capacity, check_fraction, check_room, count_kept, rows_of
 
 
 def random_k(fraction: float = 0.1) -> Compressor:
@@ -29,7 +29,7 @@ def random_k(fraction: float = 0.1) -> Compressor:
     Wire: 32 k bits, a seed of 32, and of a table the ids of its touched rows.
     Raises ValueError outside 0 < fraction <= 1.
     """
-    check_fraction("random_k", "fraction", fraction)
+    check_room("random_k", "fraction", fraction)
 
     def places(seed, node, room: int):
         """(int32[room], bool[room], n / k): where in the array of `node` the set is."""
@@ -48,13 +48,13 @@ def random_k(fraction: float = 0.1) -> Compressor:
             where = row.at[where // width].get(mode="clip") * width + where % width
         return where, live, n / jnp.maximum(k, 1)
 
-    def encode_node(key, memory, node):
+    def encode_node(key, memory, node, now):
         seed, x = keys.words(key, 1), numbers(node)[0].reshape(-1)
         where, live, _ = places(seed, node, capacity(fraction, x.size))
         values = jnp.where(live, x.at[where].get(mode="clip"), 0)
         return memory, Live(values, live), (seed, touched(node))
 
-    def decode_node(body, side, node):
+    def decode_node(body, side, node, now):
         seed, there = side
         node = _blank(there, node)
         x = numbers(node)[0]
@@ -64,7 +64,7 @@ def random_k(fraction: float = 0.1) -> Compressor:
         flat = flat.at[jnp.where(live, where, x.size)].set(values, mode="drop")
         return with_numbers(node, flat.reshape(x.shape))
 
-    return nodewise(lambda node: (), encode_node, decode_node)
+    return nodewise(lambda node: (), encode_node, decode_node, linear=True)
 
 
 def random_mask(fraction: float = 0.1) -> Compressor:
@@ -76,11 +76,14 @@ def random_mask(fraction: float = 0.1) -> Compressor:
     its touched rows. Raises ValueError outside 0 < fraction <= 1.
     """
     check_fraction("random_mask", "fraction", fraction)
-    below = max(0, min(round(fraction * 2**32), 2**32) - 1)
-    scale = 2.0**32 / (below + 1)
+
+    def chances():
+        """float32[]: of 2^31 hashes those that are sent, at least one; exact, p may be traced."""
+        return jnp.maximum(jnp.round(jnp.float32(fraction) * 2.0**31), 1.0)
 
     def mask(seed, node):
         """bool[d], which coordinates in the array of `node` are sent."""
+        last = chances().astype(jnp.uint32) * 2 - 1  # for p = 1 it is -1, the last of all
         x, real = numbers(node)
         rows = rows_of(node)
         where = jnp.arange(x.size, dtype=jnp.uint32)
@@ -88,23 +91,23 @@ def random_mask(fraction: float = 0.1) -> Compressor:
             width = x.size // max(1, x.shape[0])
             columns = jnp.arange(width, dtype=jnp.uint32)
             where = rows.astype(jnp.uint32)[:, None] * jnp.uint32(width) + columns
-        drawn = keys.mix(where.reshape(x.shape) + seed[0]) <= jnp.uint32(below)
+        drawn = keys.mix(where.reshape(x.shape) + seed[0]) <= last
         return (drawn & real).reshape(-1)
 
-    def encode_node(key, memory, node):
+    def encode_node(key, memory, node, now):
         seed, x = keys.words(key, 1), numbers(node)[0].reshape(-1)
         sent = mask(seed, node)
         return memory, Live(jnp.where(sent, x, 0), sent), (seed, touched(node))
 
-    def decode_node(body, side, node):
+    def decode_node(body, side, node, now):
         seed, there = side
         node = _blank(there, node)
         sent = mask(jnp.asarray(seed), node)
-        flat = in_place(numbers(body)[0] * scale, sent)
+        flat = in_place(numbers(body)[0] * (2.0**31 / chances()), sent)
         x = numbers(node)[0]
         return with_numbers(node, flat.astype(x.dtype).reshape(x.shape))
 
-    return nodewise(lambda node: (), encode_node, decode_node)
+    return nodewise(lambda node: (), encode_node, decode_node, linear=True)
 
 
 def _blank(there, node):

@@ -47,7 +47,7 @@ def rotate(times: int = 2, block: int = 1024) -> Compressor:
             f"rotate(block={block}) is no power of two; use {1 << block.bit_length() - 1}."
         )
 
-    def encode_node(key, memory, node):
+    def encode_node(key, memory, node, now):
         x, _ = numbers(node)
         width = min(block, 1 << (x.size - 1).bit_length())
         rows, count = _together(x, node)
@@ -59,14 +59,14 @@ def rotate(times: int = 2, block: int = 1024) -> Compressor:
         live = jnp.arange(y.shape[0]) < -(-count // width)
         return memory, Live(y.astype(x.dtype), live), (seed, touched(node))
 
-    def decode_node(body, side, node):
+    def decode_node(body, side, node, now):
         seed, touched = side
         y = jnp.asarray(body.values, jnp.float32)
         for turn in reversed(range(times)):
             y = _signed(hadamard(y), seed, turn)
         return _apart(y.reshape(-1), touched, node)
 
-    return nodewise(lambda node: (), encode_node, decode_node)
+    return nodewise(lambda node: (), encode_node, decode_node, linear=True)
 
 
 def _signed(blocks: jax.Array, seed: jax.Array, turn: int) -> jax.Array:

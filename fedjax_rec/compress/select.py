@@ -21,6 +21,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from ..check import holds, static
 from ..rows import RowsUpdate
 from ..wire import Live, is_node
 from .leafwise import count_real, numbers
@@ -33,9 +34,15 @@ ALMOST = 1 - 2**-20
 
 def check_fraction(where: str, name: str, value) -> None:
     """Raises ValueError outside 0 < value <= 1."""
-    if not 0 < value <= 1:
-        nothing = "keeps nothing" if value <= 0 else "is more than all"
+    if not holds(value, lambda x: (x > 0) & (x <= 1)):
+        nothing = "is more than all" if value > 1 else "keeps nothing"
         raise ValueError(f"{where}({name}={value}) {nothing}; use 0 < {name} <= 1.")
+
+
+def check_room(where: str, name: str, value) -> None:
+    """`check_fraction` of one that says how much room there is, which cannot be traced."""
+    static(where, name, value)
+    check_fraction(where, name, value)
 
 
 def capacity(fraction: float, size: int) -> int:

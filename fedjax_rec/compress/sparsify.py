@@ -21,9 +21,8 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from ..check import at_least
+from ..check import at_least, holds
 from ..rows import RowsUpdate
 from ..types import Compressor, Packet
 from ..wire import Codes, Live, is_node
@@ -33,7 +32,7 @@ from .leafwise import is_compressible, nodewise, numbers, touched, with_numbers
 from .ternary import scaled_sign
 
 
-def top_k(fraction: float = 0.01, keep=None) -> Compressor:
+def top_k(fraction: float = 0.01, keep: float | None = None) -> Compressor:
     """Of each node the ceil(fraction * n) coordinates of largest magnitude, n the real ones.
 
     Contraction: |C(x) - x|^2 <= (1 - fraction) |x|^2. Of equal ones the first are kept; NaN is
@@ -42,7 +41,7 @@ def top_k(fraction: float = 0.01, keep=None) -> Compressor:
     Wire: about k (32 + log2(d / k) + 1.5) bits, numbers and Rice-coded gaps; d = I * D of a table.
     Raises ValueError outside 0 < fraction <= 1, and for a table of 2^31 coordinates or more.
     """
-    select.check_fraction("top_k", "fraction", fraction)
+    select.check_room("top_k", "fraction", fraction)
 
     def choose(node):
         room = select.capacity(fraction, select.array_of(node).size)
@@ -58,12 +57,12 @@ def warm_up_top_k(start: float = 0.25, end: float = 0.001, rounds: int = 4) -> C
     What changes fast in the first rounds is sent more often. For use inside `error_feedback`.
     Raises ValueError outside 0 < end <= start <= 1 and for rounds < 1.
     """
-    select.check_fraction("warm_up_top_k", "start", start)
-    if not 0 < end <= start:
+    select.check_room("warm_up_top_k", "start", start)
+    if not holds(end, lambda x: (x > 0) & (x <= start)):
         raise ValueError(f"warm_up_top_k(end={end}) must be positive and at most start={start}.")
     at_least("warm_up_top_k", "rounds", rounds, 1)
-    schedule = optax.exponential_decay(start, rounds, end / start, end_value=end)
-    return scheduled(lambda keep: top_k(start, keep), schedule)
+    falling = lambda round: start * jnp.power(end / start, round / rounds)
+    return scheduled(lambda keep: top_k(start, keep), lambda t: jnp.maximum(falling(t), end))
 
 
 def threshold(tau: float, at_most: float = 0.1) -> Compressor:
@@ -73,7 +72,7 @@ def threshold(tau: float, at_most: float = 0.1) -> Compressor:
     with as many as there are. Raises ValueError for tau < 0 and outside 0 < at_most <= 1.
     """
     at_least("threshold", "tau", tau, 0)
-    select.check_fraction("threshold", "at_most", at_most)
+    select.check_room("threshold", "at_most", at_most)
 
     def choose(node):
         x = numbers(node)[0]
@@ -96,12 +95,16 @@ def sparse_ternary(fraction: float = 0.01) -> Compressor:
 def _chosen(what: str, choose) -> Compressor:
     """A compressor from choose(node) -> (key int32[d], k, room)."""
 
-    def encode_node(key, memory, node):
+    def encode_node(key, memory, node, now):
         ranks, k, room = choose(node)
         where, live = select.largest(ranks.reshape(-1), k, room)
         return memory, select.picked(node, where, live, what), _entries(node)
 
-    return nodewise(lambda node: (), encode_node, select.placed)
+    return nodewise(lambda node: (), encode_node, _placed)
+
+
+def _placed(chosen, entries, node, now):
+    return select.placed(chosen, entries, node)
 
 
 def _entries(node):
@@ -115,11 +118,11 @@ def global_top_k(fraction: float = 0.01) -> Compressor:
     Contraction of the update: |C(x) - x|^2 <= (1 - fraction) |x|^2; of one node there may be
     nothing. Wire: as `top_k`. Raises ValueError as `top_k`.
     """
-    select.check_fraction("global_top_k", "fraction", fraction)
+    select.check_room("global_top_k", "fraction", fraction)
     what = f"global_top_k(fraction={fraction})"
-    leafwise = nodewise(lambda node: (), lambda key, memory, node: (), select.placed)
+    whole = nodewise(lambda node: (), lambda key, memory, node, now: (), _placed)
 
-    def encode(key, memory, update):
+    def encode(key, memory, update, now):
         leaves, structure = jax.tree.flatten(update, is_leaf=is_node)
         mine = [leaf for leaf in leaves if is_compressible(leaf)]
         if not mine:
@@ -138,7 +141,7 @@ def global_top_k(fraction: float = 0.01) -> Compressor:
         side = [_entries(leaf) if is_compressible(leaf) else () for leaf in leaves]
         return memory, Packet(structure.unflatten(body), side)
 
-    return replace(leafwise, encode=encode)
+    return replace(whole, encode=encode)
 
 
 def top_k_per_row(k: int) -> Compressor:
@@ -155,7 +158,7 @@ def top_k_per_row(k: int) -> Compressor:
         x = select.array_of(node)
         return x.ndim > (1 if is_node(node) else 0) and x.shape[-1] > k
 
-    def encode_node(key, memory, node):
+    def encode_node(key, memory, node, now):
         if not is_reducible(node):
             return memory, node, ()
         x = numbers(node)[0]
@@ -171,7 +174,7 @@ def top_k_per_row(k: int) -> Compressor:
             side = Live(side, node.live)
         return memory, with_numbers(node, values), side
 
-    def decode_node(body, side, node):
+    def decode_node(body, side, node, now):
         if not is_reducible(node):
             return body
         values, width = numbers(body)[0], select.array_of(node).shape[-1]

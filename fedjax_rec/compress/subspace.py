@@ -14,7 +14,6 @@ last. Vectors and scalars are sent as they are, and so is what has a width of at
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import jax.numpy as jnp
 
@@ -30,7 +29,7 @@ def seeded_projection(rank: int, seed: int = 0) -> Compressor:
     Wire: 32 r n bits, n the touched rows, and the ids of those. Raises ValueError for rank < 1.
     """
     at_least("seeded_projection", "rank", rank, 1)
-    return _seeded(rank, seed, lambda width: 1.0, 0)
+    return _seeded(rank, seed, lambda width: 1.0)
 
 
 def seeded_low_rank(rank: int, seed: int = 0) -> Compressor:
@@ -43,34 +42,31 @@ def seeded_low_rank(rank: int, seed: int = 0) -> Compressor:
     """
     at_least("seeded_low_rank", "rank", rank, 1)
     # Rows of A are orthogonal, of length sqrt(D / r): (A A^T)^-1 is a factor.
-    return _seeded(rank, seed, lambda width: rank / width, 0)
+    return _seeded(rank, seed, lambda width: rank / width)
 
 
-def _seeded(rank: int, seed: int, factor: Callable[[int], float], round) -> Compressor:
-    def known(node):
-        """A, or None where the node is sent as it is."""
+def _seeded(rank: int, seed: int, factor: Callable[[int], float]) -> Compressor:
+    def known(node, now):
+        """A of this round, or None where the node is sent as it is."""
         x = numbers(node)[0]
         if x.ndim < 2 or x.shape[-1] <= rank:
             return None
-        return random_rows(seed, round, x.shape[-1], rank)
+        return random_rows(seed, now.round, x.shape[-1], rank)
 
     def multiplied(x, a, dtype):
         return product(x.astype(jnp.float32), a).astype(dtype)
 
-    def encode_node(key, memory, node):
-        a = known(node)
+    def encode_node(key, memory, node, now):
+        a = known(node, now)
         if a is None:
             return memory, node, ()
         x = numbers(node)[0]
         return memory, with_numbers(node, multiplied(x, factor(x.shape[-1]) * a.T, x.dtype)), ()
 
-    def decode_node(body, side, node):
-        a = known(node)
+    def decode_node(body, side, node, now):
+        a = known(node, now)
         if a is None:
             return body
         return with_numbers(body, multiplied(numbers(body)[0], a, numbers(node)[0].dtype))
 
-    return replace(
-        nodewise(lambda node: (), encode_node, decode_node),
-        at=lambda round, shared: _seeded(rank, seed, factor, round),
-    )
+    return nodewise(lambda node: (), encode_node, decode_node, linear=True)

@@ -20,14 +20,13 @@ s multiplies the update, not its weight in the mean, which for K = 1 would divid
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from .. import keys, rows, trees
+from .. import keys, trees
 from ..aggregate import mean
 from ..check import at_least
 from ..servers.step import as_server, step
@@ -36,6 +35,7 @@ from ..types import (
     Client,
     Cohort,
     Compressor,
+    Model,
     RoundInfo,
     Server,
     State,
@@ -43,8 +43,16 @@ from ..types import (
     Transform,
 )
 from .clock import Clock
-from .cohort import at, over_chunks, put
-from .federated import at_work, federated, vmapped
+from .cohort import (
+    at,
+    chunk_of,
+    in_chunks,
+    now_of,
+    over_clients,
+    put,
+    vmapped,
+)
+from .federated import at_work, federated
 from .inflight import (
     Held,
     Staleness,
@@ -60,14 +68,14 @@ from .inflight import (
     summary_of,
 )
 from .memory import refuse_too_large
-from .plan import chunk_size
 from .selection import of_cohort
 from .timed import check_clients
+from .uplink import uplink_of
 
 
 def asynchronous(
     client: Client,
-    init_shared: Callable,
+    model: Model,
     clock: Clock,
     concurrency: int,
     uplink: Compressor | None = None,
@@ -80,7 +88,7 @@ def asynchronous(
 ) -> Strategy:
     """A strategy in which nobody waits for the slowest.
 
-    client, init_shared, uplink, aggregator, server, clients_per_chunk: as in `federated`.
+    client, model, uplink, aggregator, server, clients_per_chunk: as in `federated`.
     concurrency: `M`, at least the cohort. staleness: default `constant()`. held: what is in flight,
         default `changes()`. held_rows: rows of a table that are held of an upload, at least what
         a client may touch; default whole tables, M I D numbers.
@@ -98,7 +106,7 @@ def asynchronous(
         at_least("asynchronous", "held_rows", held_rows, 1)
     aggregator, optimizer = aggregator or mean(), as_server(server or step(1.0))
     stale, held = staleness or constant(), held or changes()
-    assembly = federated(client, init_shared, uplink, aggregator, optimizer, clients_per_chunk)
+    assembly = federated(client, model, uplink, aggregator, optimizer, clients_per_chunk)
 
     def fresh(key, num_clients) -> State:
         state = assembly.init(key, num_clients)
@@ -119,36 +127,43 @@ def asynchronous(
         )  # fmt: skip
         return fresh(key, num_clients)
 
-    def start(key, state: State, flight, cohort: Cohort):
-        """(private, memory, flight, RoundInfo) after all of the cohort have trained and sent."""
-        model, nobody = trees.trainable(state.shared), cohort.data.num_clients
-        clock_key = keys.stream(jax.random.fold_in(key, state.round), "clock")
-        train, encode_keys, sender = at_work(client, uplink, key, state.round, state.shared)
-        everyone, nbytes = vmapped(train, state.private, cohort)
-        c = chunk_size(clients_per_chunk, nbytes, cohort.ids.shape[0])
+    rule: Any = assembly.chunk
+    sender = uplink_of(uplink)
 
-        def chunk(carry, ids):
+    def start(key, state: State, flight, cohort: Cohort, chunk: int | None):
+        """(private, memory, flight, RoundInfo, names of what clients send beside their updates)
+        after all of the cohort have trained and sent."""
+        before, nobody = trees.trainable(state.shared), cohort.data.num_clients
+        clock_key = keys.stream(jax.random.fold_in(key, state.round), "clock")
+        train, of_clients, now = at_work(client, key, state.round, state.shared, cohort)
+        everyone = over_clients(train, state.private, cohort)
+        outline = jax.eval_shape(everyone, cohort.ids[:1], state.private)[1]
+        _check_aux(outline.aux)
+        c = min(chunk, cohort.ids.size) if chunk else rule(key, state, cohort)
+
+        def played(carry, ids):
             private, memory, flight = carry
             here, upload, down = everyone(ids, private)
-            kept, upload, up = sender.chunk(encode_keys(ids), at(memory, ids), upload)
+            kept, upload, up = sender.chunk(
+                ids, of_clients.encode(ids), at(memory, ids), upload, now
+            )
             weight = jnp.where(ids < nobody, upload.weight, 0.0)
             took = clock.seconds(clock_key, ids, weight, down, up)
-            hold = jax.vmap(
-                lambda update: held.hold(model, laid_out(update, held_rows)),
-                in_axes=(rows.map_axes(upload.update),),
+            hold = vmapped(
+                lambda update: held.hold(before, laid_out(update, held_rows)), upload.update
             )
             sent = {"seconds": took, "weight": weight, "bytes": up, "held": hold(upload.update)}
-            sent["steps"] = upload.metrics.get("steps", jnp.zeros_like(weight))
+            sent["steps"] = upload.aux.get("steps", jnp.zeros_like(weight))
             places = places_of(flight, ids, nobody)
             flight = {**flight, **{k: put(flight[k], places, x) for k, x in sent.items()}}
             info = RoundInfo({**upload.metrics, "client_seconds": took}, weight, up, down)
             return (put(private, ids, here), put(memory, ids, kept), flight), ((), info)
 
         begin = state.private, state.memory, flight
-        carry, _, info = over_chunks(chunk, begin, cohort, c)
-        return *carry, info
+        carry, _, info, _ = in_chunks(played, begin, cohort, c)
+        return *carry, info, tuple(outline.aux)
 
-    def round(key, state: State, cohort: Cohort) -> tuple[State, RoundInfo]:
+    def round(key, state: State, cohort: Cohort, chunk: int | None = None):
         check_clients(clock, cohort)
         count, nobody = cohort.ids.shape[0], cohort.data.num_clients
         if count > concurrency:
@@ -159,7 +174,8 @@ def asynchronous(
         of_round, before = jax.random.fold_in(key, state.round), state.server
         ids = starters(keys.stream(of_round, "start"), before["flight"], cohort)
         flight = reserved(before["flight"], ids, before["version"], nobody)
-        private, memory, flight, info = start(key, state, flight, Cohort(ids, cohort.data))
+        starting = Cohort(ids, cohort.data)
+        private, memory, flight, info, aux = start(key, state, flight, starting, chunk)
 
         places, there = arriving(flight, count, nobody)
         due = (flight["ids"] < nobody).sum() - (concurrency - count)
@@ -170,16 +186,18 @@ def asynchronous(
         tau = tau.astype(jnp.float32)
 
         def stepped():
-            model = trees.trainable(state.shared)
+            latest, now = trees.trainable(state.shared), now_of(state.round, state.shared, cohort)
             nbytes = trees.nbytes(flight["held"]) // concurrency
-            c = chunk_size(clients_per_chunk, nbytes, count)
+            c = chunk_of(chunk or clients_per_chunk, nbytes, cohort)
             weight = jnp.where(there, flight["weight"][places], 0.0)
             summary = summary_of(
-                aggregator, lambda x: held.release(model, x), flight, info.metrics, places,
-                weight, stale.weight(tau), c,
+                aggregator, before["aggregator"], now(None), lambda x: held.release(latest, x),
+                flight, aux, places, weight, stale.weight(tau), c,
             )  # fmt: skip
             aggregate_key = keys.stream(of_round, "aggregate")
-            finished, update = aggregator.finish(aggregate_key, before["aggregator"], summary)
+            finished, update, _ = aggregator.finish(
+                aggregate_key, before["aggregator"], summary, now(None)
+            )
             return finished, *optimizer.apply(before["optimizer"], state.shared, update)
 
         same = lambda: (before["aggregator"], before["optimizer"], state.shared)
@@ -196,4 +214,14 @@ def asynchronous(
         info = replace(info, bytes_up=jnp.where(there, flight["bytes"][places], jnp.uint32(0)))
         return State(shared, private, memory, states, state.round + 1), info
 
-    return Strategy(init, round, assembly.packets, client.score)
+    return Strategy(init, round, model, assembly.packets, clients_per_chunk, rule)
+
+
+def _check_aux(aux) -> None:
+    """Raises ValueError where clients send what a buffer of uploads does not hold."""
+    more = sorted(set(aux) - {"steps"})
+    if more:
+        raise ValueError(
+            f"asynchronous(client) sends {more[0]!r} beside its update, which uploads in flight do "
+            "not hold; use a client that sends `steps` or nothing."
+        )

@@ -1,41 +1,173 @@
-"""A cohort in chunks of clients: sorted by size, scanned, and put back in its order.
+"""The clients of a round at work: the one place that plays them, for every engine.
 
-Clients of like length share a chunk, so the loop inside it runs as long as its longest client and
-pads almost nothing, and one compiled loop serves them all.
+    sort the cohort by size;  for each chunk of c clients:  one vmapped call;  put back in its order
+
+What a client does is written for one; `over_clients` is the one `vmap`. What a chunk needs is small
+and is used again by the next, which on a CPU keeps it in cache. Clients of like length share a
+chunk, so the loop inside it runs as long as its longest client and pads almost nothing, and one
+compiled loop serves them all. Where summaries add, chunked and unchunked rounds are equal.
+
+Dimensions: `N` clients, `C` cohort, `c` clients a chunk, `n` uploads of all chunks, padding
+included.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from .. import trees
-from ..types import Cohort, PyTree
+from .. import keys, rows, trees, wire
+from ..types import Client, Cohort, Now, Packet, PyTree, State
+from .memory import clients_that_fit, refuse_too_large
+
+SMALLER = "use fewer clients, a smaller width, or group users into clients (data.by_hash)"
 
 
-def over_chunks(
-    step: Callable, carry: PyTree, cohort: Cohort, clients_per_chunk: int
-) -> tuple[PyTree, PyTree, PyTree]:
-    """(carry, stacks, seen) of step(carry, ids int32[c]) -> (carry, (stack, seen)) for each chunk.
+def beginning(
+    fresh: Callable[..., State], held: Callable[[State], Mapping[str, tuple[PyTree, str]]]
+) -> Callable[..., State]:
+    """`Strategy.init` of fresh(key, num_clients) -> State, in one compiled call.
+
+    held(outline of the state) -> {what: (what all clients hold of it, remedy)}. Raises MemoryError,
+    before anything runs, where that cannot fit.
+    """
+
+    def init(key, num_clients: int) -> State:
+        outline = jax.eval_shape(lambda k: fresh(k, num_clients), key)
+        for what, (tree, remedy) in held(outline).items():
+            refuse_too_large(what, trees.nbytes(tree), num_clients, remedy)
+        return jax.jit(fresh, static_argnums=1)(key, num_clients)
+
+    return init
+
+
+def everybody(one: Callable, num_clients: int) -> PyTree:
+    """one(id) of all clients, leaves [N, ...]."""
+    ids = jnp.arange(num_clients, dtype=jnp.int32)
+    return vmapped(one, ids)(ids)
+
+
+def first_private(client: Client, key, num_clients: int) -> PyTree:
+    """What all clients keep at the start, leaves [N, ...]."""
+    of_client = keys.stream(key, "private")
+    return everybody(lambda id: client.init(of_client, id), num_clients)
+
+
+def copies(one: PyTree, num_clients: int) -> PyTree:
+    """`one` for each client, leaves [N, ...]."""
+    return everybody(lambda id: one, num_clients)
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Of a round. train(id), encode(id): the keys of one client, or of ids int32[c]."""
+
+    train: Callable
+    encode: Callable
+
+
+def client_keys(key, round) -> Keys:
+    """The keys of the clients of a round."""
+    of_round = keys.stream(jax.random.fold_in(key, round), "clients")
+
+    def part(number: int) -> Callable:
+        one = lambda id: jax.random.split(keys.for_client(of_round, id))[number]
+        return lambda ids: vmapped(one, ids)(ids) if jnp.ndim(ids) else one(ids)
+
+    return Keys(part(0), part(1))
+
+
+def now_of(round, shared: PyTree, cohort: Cohort) -> Callable[..., Now]:
+    """id -> what that client knows of the round."""
+    return lambda id: Now(round, shared, id, cohort.ids)
+
+
+def vmapped(each: Callable, *args: PyTree, axes: tuple | None = None) -> Callable[..., Any]:
+    """each(*args) of the clients of a chunk in one call, for arguments like these [c, ...].
+
+    The server's own tables, in the `origin` of updates, pass through every client unchanged: they
+    have no client axis, in arguments and results. axes: of the arguments, where they are others.
+    """
+    axes = axes or tuple(map(rows.map_axes, args))
+    outline = jax.eval_shape(jax.vmap(each, in_axes=axes), *args)
+    return jax.vmap(each, in_axes=axes, out_axes=rows.map_axes(outline))
+
+
+def over_clients(each: Callable, held: PyTree, cohort: Cohort, slices: Callable | None = None):
+    """(ids int32[c], held) -> each(id, mine, data) of those clients, leaves [c, ...].
+
+    held: leaves [N, ...], of which `mine` is the client's slice, any of padding; or what
+    slices(held, ids) makes a slice of.
+    """
+    data, of = cohort.data, slices or at
+    args = lambda ids, held: (ids, of(held, ids), data.take(ids))
+    outline = jax.eval_shape(args, cohort.ids[:1], held)
+    every = vmapped(each, *outline, axes=(0, 0, data.axes()))
+    return lambda ids, held: every(*args(ids, held))
+
+
+def chunk_of(asked: int | str | None, nbytes: int, cohort: Cohort) -> int:
+    """`c`: as asked, or so many as fit by a rule of thumb, of `nbytes` of local parameters each.
+    Budgets, such as "2GiB", are for `plan`."""
+    size = cohort.ids.shape[0]
+    return min(asked if isinstance(asked, int) else clients_that_fit(nbytes, size), size)
+
+
+def rule_of_thumb(asked: int | str | None, each_of: Callable) -> Callable[..., int]:
+    """`Strategy.chunk` by the local parameters of a client.
+
+    each_of(key, state, cohort) -> each(id, private, data) -> (private, Upload, ...) of one client.
+    """
+
+    def chunk(key, state: State, cohort: Cohort) -> int:
+        def one(key, state, cohort):
+            data, ids = cohort.data, cohort.ids[:1]
+            args = ids, at(state.private, ids), data.take(ids)
+            return jax.vmap(each_of(key, state, cohort), (0, 0, data.axes()))(*args)[1].update
+
+        return chunk_of(asked, local_bytes(jax.eval_shape(one, key, state, cohort)), cohort)
+
+    return chunk
+
+
+def in_chunks(
+    step: Callable, carry: PyTree, cohort: Cohort, c: int
+) -> tuple[PyTree, PyTree, PyTree, Callable]:
+    """(carry, stacks, seen, in_order) of step(carry, ids int32[c]) -> (carry, (stack, seen)) for
+    each chunk.
 
     stacks: leaves [chunks, ...]. seen: leaves [C, ...], of leaves [c, ...] of each chunk, in the
-    order of `cohort.ids`; of padded clients 0.
+    order of `cohort.ids`; of padded clients 0. in_order([n, ...]) -> [C, ...] does the same.
     """
     size, store = cohort.ids.shape[0], cohort.data
-    c = min(clients_per_chunk, size)
     order = jnp.argsort(-store.sizes(cohort.ids), stable=True)
     fill = jnp.full(-size % c, store.num_clients, jnp.int32)
     ids = jnp.concatenate([cohort.ids[order], fill])
 
     def in_order(x):
-        x = x.reshape(-1, *x.shape[2:])[:size]
+        x = x[:size]
         real = trees.leading(cohort.ids < store.num_clients, x)
         return jnp.where(real, jnp.zeros_like(x).at[order].set(x), jnp.zeros_like(x))
 
     carry, (stacks, seen) = jax.lax.scan(step, carry, ids.reshape(-1, c))
-    return carry, stacks, jax.tree.map(in_order, seen)
+    flat = lambda x: in_order(x.reshape(-1, *x.shape[2:]))
+    return carry, stacks, jax.tree.map(flat, seen), in_order
+
+
+def audited(
+    each: Callable, held: PyTree, cohort: Cohort, slices: Callable | None = None
+) -> tuple[Packet, jax.Array]:
+    """`Strategy.packets` of each(id, mine, data) -> Packet: all of the cohort, leaves [C, ...]."""
+
+    def one(id, mine, data):
+        packet = each(id, mine, data)
+        return packet, wire.nbytes(packet)
+
+    return over_clients(one, held, cohort, slices)(cohort.ids, held)
 
 
 def at(tree: PyTree, ids: jax.Array) -> PyTree:
@@ -46,3 +178,44 @@ def at(tree: PyTree, ids: jax.Array) -> PyTree:
 def put(tree: PyTree, ids: jax.Array, new: PyTree) -> PyTree:
     """`tree` with the slices `ids` replaced; padding vanishes."""
     return jax.tree.map(lambda x, y: x.at[ids].set(y, mode="drop"), tree, new)
+
+
+def local_bytes(update: PyTree) -> int:
+    """Bytes of the local parameters of a client that uploads an update of this outline [c, ...]."""
+    leaves = jax.tree.leaves(update, is_leaf=rows.is_table)
+    some = [x.values if rows.is_table(x) else x for x in leaves]
+    return sum(trees.nbytes(x) // x.shape[0] for x in some)
+
+
+def divide(summary: PyTree, additive: bool | dict[str, bool]) -> tuple[PyTree, PyTree]:
+    """(what adds up over chunks, what is stacked): rows with ids are listed, not added."""
+    if isinstance(additive, dict):
+        both = {name: divide(summary[name], adds) for name, adds in additive.items()}
+        return tuple({name: pair[i] for name, pair in both.items()} for i in range(2))  # pyright: ignore
+
+    def adds(x):
+        return additive and not (rows.is_table(x) and x.ids is not None)
+
+    def keep(want):
+        chosen = lambda x: x if adds(x) == want else None
+        return jax.tree.map(chosen, summary, is_leaf=rows.is_table)
+
+    return keep(True), keep(False)
+
+
+def combine(a: PyTree | None, b: PyTree) -> PyTree:
+    """What adds up, of two chunks; None for nothing yet."""
+    if a is None:
+        return b
+    return jax.tree.map(lambda x, y: x | y if x.dtype == bool else x + y, a, b)
+
+
+def join(total: PyTree, stacks: PyTree) -> PyTree:
+    """The summary of all chunks: what is stacked, one chunk after another."""
+
+    def one(t, s):
+        if t is not None:
+            return t
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), s)
+
+    return jax.tree.map(one, total, stacks, is_leaf=lambda x: x is None or rows.is_table(x))

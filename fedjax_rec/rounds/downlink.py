@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from .. import rows, trees, wire
 from ..compress.remembered import remembers_updates
-from ..types import Compressor, Packet, PyTree, at_round
+from ..types import Compressor, Now, Packet, PyTree
 
 
 @dataclass(frozen=True)
@@ -63,10 +63,10 @@ def broadcasting(compressor: Compressor) -> Broadcast:
         return state["owed"].at[ids].get(mode="fill", fill_value=0)
 
     def send(key, state, shared, round, ids):
-        sender = at_round(compressor, round, shared)
+        now = Now(round, shared)
         change = difference(trees.trainable(shared), state["known"])
-        memory, packet = sender.encode(key, state["memory"], change)
-        back = sender.decode(packet, change)
+        memory, packet = compressor.encode(key, state["memory"], change, now)
+        back = compressor.decode(packet, change, now)
         whole = _whole(shared)
         owed = state["owed"].at[ids].set(jnp.uint32(0), mode="drop")
         return {

@@ -15,48 +15,49 @@ of the method, and more than training costs where clients are small.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 
 from .. import keys, rows, trees, wire
-from ..check import at_least
 from ..servers.step import with_values
-from ..types import (
-    Client,
-    Cohort,
-    Compressor,
-    Packet,
-    PyTree,
-    RoundInfo,
-    State,
-    Strategy,
-    Upload,
-    at_round,
+from ..types import Client, Cohort, Compressor, Model, Packet, PyTree, RoundInfo, State, Strategy
+from .cohort import (
+    SMALLER,
+    at,
+    audited,
+    beginning,
+    chunk_of,
+    client_keys,
+    copies,
+    everybody,
+    first_private,
+    in_chunks,
+    now_of,
+    over_clients,
+    put,
+    vmapped,
 )
-from .cohort import at, over_chunks, put
 from .decentralized import moved
 from .downlink import downloaded, whole_update
-from .federated import SMALLER, keys_and_sender
-from .memory import refuse_too_large
-from .plan import chunk_size
+from .plan import checked
+from .uplink import uplink_of
 from .user_graph import Neighbours, Similarity, above_mean, cosine_similarity
 
 
 def graph_guided(
     client: Client,
-    init_shared: Callable,
+    model: Model,
     similarity: Similarity | None = None,
     neighbours: Neighbours | None = None,
     uplink: Compressor | None = None,
-    clients_per_chunk: int | None = None,
+    clients_per_chunk: int | str | None = None,
 ) -> Strategy:
     """A strategy of clients that are guided by their neighbours' models.
 
     client: trains a `models.guided` model, whose `shared` is {"model": Q, "target": Frozen(T_k)}.
-    init_shared(key) -> the inner model's pytree, Q of the first round, which is every T_k then.
+    model: the inner one, whose pytree is Q of the first round, and every T_k then; it scores.
     similarity: default `cosine_similarity()`. neighbours: default `above_mean()`.
     uplink, clients_per_chunk: as in `federated`; the server keeps models as they arrive.
     The graph is of all clients that ever reported, by their last models; to a client that has not,
@@ -67,54 +68,50 @@ def graph_guided(
     Raises MemoryError, before anything runs, where N models, similarities or private states cannot
     fit.
     """
-    if clients_per_chunk is not None:
-        at_least("graph_guided", "clients_per_chunk", clients_per_chunk, 1)
+    checked("graph_guided", clients_per_chunk)
     similarity, neighbours = similarity or cosine_similarity(), neighbours or above_mean()
+    sender = uplink_of(uplink)
 
     def fresh(key, num_clients) -> State:
-        shared = init_shared(keys.stream(key, "shared"))
-        everyone = jnp.arange(num_clients)
-        private = jax.vmap(lambda i: client.init(keys.stream(key, "private"), i))(everyone)
-        memory = ()
+        shared = model.init(keys.stream(key, "shared"))[0]
+        memory, like = (), whole_update(shared)
         if uplink is not None:
-            like, remember = whole_update(shared), uplink.init
-            memory = jax.vmap(lambda i: remember(like))(everyone)
-        copies = lambda x: jnp.broadcast_to(x, (num_clients, *x.shape))
+            memory = everybody(lambda id: sender.init(like), num_clients)
         server = {
-            "models": jax.tree.map(copies, trees.trainable(shared)),
+            "models": copies(trees.trainable(shared), num_clients),
             "similarity": jnp.zeros((num_clients, num_clients)),
             "known": jnp.zeros(num_clients, bool),
         }
+        private = first_private(client, key, num_clients)
         return State(shared, private, memory, server, jnp.int32(0))
 
-    def init(key, num_clients: int) -> State:
-        outline = jax.eval_shape(lambda k: fresh(k, num_clients), key)
-        # A round holds the models of before and after, and the targets of its cohort.
-        held = {
-            "private state": outline.private,
-            "compressor memory": outline.memory,
-            "what the server keeps": [outline.server] * 3,
-        }
-        for what, state in held.items():
-            refuse_too_large(what, trees.nbytes(state), num_clients, SMALLER)
-        return jax.jit(fresh, static_argnums=1)(key, num_clients)
+    # A round holds the models of before and after, and the targets of its cohort.
+    held = lambda state: {
+        "private state": (state.private, SMALLER),
+        "compressor memory": (state.memory, SMALLER),
+        "what the server keeps": ([state.server] * 3, SMALLER),
+    }
 
-    def at_work(key, state: State, ids):
-        """(train, encode keys, sender, targets, neighbours) of this round for the cohort `ids`."""
-        worker = at_round(client, state.round, state.shared)
-        keys_of, sender = keys_and_sender(uplink, key, state.round, state.shared)
-        shared, known = trees.trainable(state.shared), state.server["known"]
+    def guides(state: State, ids):
+        """(targets, how many models each is made of) of the cohort `ids`."""
+        known = state.server["known"]
         weights = at(neighbours.weigh(state.server["similarity"], known), ids)
         targets = jax.tree.map(
             lambda mean, q: jnp.where(trees.leading(at(known, ids), mean), mean, q),
             mixed(weights, state.server["models"]),
-            rows.dense(shared),
+            rows.dense(trees.trainable(state.shared)),
         )
+        return targets, (weights > 0).sum(1).astype(jnp.float32)
 
-        def train(id, private, target, data):
-            train_key, _ = keys_of(id)
+    def at_work(key, state: State, cohort: Cohort):
+        """(train, of_clients, now, slices) of this round; train(id, (private, target), data)."""
+        shared = trees.trainable(state.shared)
+        of_clients, now = client_keys(key, state.round), now_of(state.round, state.shared, cohort)
+
+        def train(id, mine, data):
+            private, target = mine
             given = {"model": state.shared, "target": trees.Frozen(target)}
-            private, upload = worker.update(train_key, private, given, data)
+            private, upload = client.update(of_clients.train(id), private, given, data, now(id))
             update, down = upload.update["model"], upload.down
             if down is None:
                 # Of the target, what is there of the model.
@@ -122,39 +119,41 @@ def graph_guided(
                 down = wire.nbytes(Packet({"model": got, "target": got}))
             return private, replace(upload, update=update, down=None), down
 
-        encode_keys = jax.vmap(lambda id: keys_of(id)[1])
-        return train, encode_keys, sender, targets, (weights > 0).sum(1).astype(jnp.float32)
+        n = cohort.data.num_clients
+        place = jnp.zeros(n, jnp.int32).at[cohort.ids].set(jnp.arange(cohort.ids.size), mode="drop")
 
-    def round(key, state: State, cohort: Cohort) -> tuple[State, RoundInfo]:
-        store, size, n = cohort.data, cohort.ids.shape[0], cohort.data.num_clients
-        train, encode_keys, sender, targets, degree = at_work(key, state, cohort.ids)
-        shared, server = trees.trainable(state.shared), state.server
-        place = jnp.zeros(n, jnp.int32).at[cohort.ids].set(jnp.arange(size), mode="drop")
-        axes = (0, 0, 0, store.axes())
-        mine = lambda private, ids: (ids, at(private, ids), at(targets, at(place, ids)))
-        outline = jax.eval_shape(
-            lambda ids: jax.vmap(train, in_axes=axes)(*mine(state.private, ids), store.take(ids)),
-            cohort.ids[:1],
-        )[1].update
-        c = chunk_size(clients_per_chunk, 2 * trees.nbytes(shared), size)
-        update_axes = rows.map_axes(outline)
+        def slices(held, ids):
+            private, targets = held
+            return at(private, ids), at(targets, at(place, ids))
 
-        def chunk(carry, ids):
+        return train, of_clients, now, slices
+
+    def rule(key, state: State, cohort: Cohort) -> int:
+        nbytes = 2 * trees.nbytes(trees.trainable(state.shared))
+        return chunk_of(clients_per_chunk, nbytes, cohort)
+
+    def round(key, state: State, cohort: Cohort, chunk: int | None = None):
+        n, server, shared = cohort.data.num_clients, state.server, trees.trainable(state.shared)
+        train, of_clients, now, slices = at_work(key, state, cohort)
+        targets, degree = guides(state, cohort.ids)
+        everyone = over_clients(train, (state.private, targets), cohort, slices)
+        c = min(chunk, cohort.ids.size) if chunk else rule(key, state, cohort)
+
+        def played(carry, ids):
             private, memory, models = carry
-            here, upload, down = jax.vmap(
-                train, in_axes=axes, out_axes=(0, Upload(update_axes, 0, 0), 0)
-            )(*mine(private, ids), store.take(ids))
-            kept, upload, up = sender.chunk(encode_keys(ids), at(memory, ids), upload)
-            arrived = jax.vmap(moved, in_axes=(None, rows.map_axes(upload.update)))(
-                shared, upload.update
+            here, upload, down = everyone(ids, (private, targets))
+            kept, upload, up = sender.chunk(
+                ids, of_clients.encode(ids), at(memory, ids), upload, now
             )
+            arrive = lambda update: moved(shared, update)
+            arrived = vmapped(arrive, upload.update)(upload.update)
             weight = jnp.where(ids < n, upload.weight, 0.0)
             models = put(models, jnp.where(weight > 0, ids, n), arrived)
             private, memory = put(private, ids, here), put(memory, ids, kept)
             return (private, memory, models), ((), (upload.metrics, weight, up, down))
 
-        start = state.private, state.memory, server["models"]
-        (private, memory, models), _, seen = over_chunks(chunk, start, cohort, c)
+        begin = state.private, state.memory, server["models"]
+        (private, memory, models), _, seen, _ = in_chunks(played, begin, cohort, c)
         metrics, weight, up, down = seen
         metrics = {**metrics, "neighbours": jnp.where(weight > 0, degree, 0.0)}
         info = RoundInfo(metrics, weight, up, down)
@@ -173,17 +172,18 @@ def graph_guided(
         return State(q, private, memory, states, state.round + 1), info
 
     def packets(key, state: State, cohort: Cohort):
-        train, encode_keys, sender, targets, _ = at_work(key, state, cohort.ids)
+        train, of_clients, now, slices = at_work(key, state, cohort)
 
-        def one(id, key, private, memory, target, data):
-            packet = sender.one(key, memory, train(id, private, target, data)[1])[1]
-            return packet, wire.nbytes(packet)
+        def one(id, mine, data):
+            trained, memory = mine
+            upload = train(id, trained, data)[1]
+            return sender.one(of_clients.encode(id), memory, upload, now(id))[1]
 
-        ids, axes = cohort.ids, (0, 0, 0, 0, 0, cohort.data.axes())
-        held = at(state.private, ids), at(state.memory, ids), targets
-        return jax.vmap(one, in_axes=axes)(ids, encode_keys(ids), *held, cohort.data.take(ids))
+        held = (state.private, guides(state, cohort.ids)[0]), state.memory
+        both = lambda held, ids: (slices(held[0], ids), at(held[1], ids))
+        return audited(one, held, cohort, both)
 
-    return Strategy(init, round, packets, client.score)
+    return Strategy(beginning(fresh, held), round, model, packets, clients_per_chunk, rule)
 
 
 def mixed(weights: jax.Array, models: PyTree) -> PyTree:

@@ -26,10 +26,9 @@ import jax.numpy as jnp
 from .. import keys, rows, trees
 from ..check import at_least
 from ..rows.overlap import values_at
-from ..types import Aggregator, Cohort, Compressor, PyTree, Upload, at_round
-from .cohort import at
+from ..types import Aggregator, Cohort, Compressor, Now, PyTree, Upload
+from .cohort import at, combine, divide, join, vmapped
 from .downlink import whole_update
-from .federated import combine, divide, join
 
 
 @dataclass(frozen=True)
@@ -107,8 +106,9 @@ def empty(key, shared, uplink: Compressor | None, held: Held, places: int, room,
     def one():
         update = like = whole_update(shared)
         if uplink is not None:
-            now = at_round(uplink, jnp.int32(0), shared)
-            update = now.decode(now.encode(key, now.init(like), like)[1], like)
+            now = Now(jnp.int32(0), shared, jnp.int32(0))
+            packet = uplink.encode(key, uplink.init(like), like, now)[1]
+            update = uplink.decode(packet, like, now)
         return held.hold(trees.trainable(shared), _outlined(update, room))
 
     outline = jax.eval_shape(one)
@@ -212,12 +212,13 @@ def arriving(flight: PyTree, count: int, nobody: int) -> tuple[jax.Array, jax.Ar
 
 
 def summary_of(
-    aggregator: Aggregator, release: Callable, flight: PyTree, told, places, weight, share, chunk
-) -> PyTree:
+    aggregator: Aggregator, state, now: Now, release: Callable, flight: PyTree, aux, places,
+    weight, share, chunk,
+) -> PyTree:  # fmt: skip
     """The aggregator's summary of share[k] * release(held) of the uploads at `places`, all [K].
 
     In chunks of `chunk`, which stay in cache. weight: float[K], 0 of those that do not count.
-    told: the names of the clients' metrics, of which an aggregator may ask for `steps`.
+    state: of the aggregator. aux: names of what clients send beside their updates, `steps` or none.
     """
     fill = (0, -places.shape[0] % chunk)
     chunks = [jnp.pad(x, fill).reshape(-1, chunk) for x in (places, weight, share)]
@@ -228,15 +229,16 @@ def summary_of(
 
     def add(total, part):
         places, weight, share = part
-        come = at({k: flight[k] for k in ("held", "steps")}, places)
-        known = {"steps": come["steps"]} if "steps" in told else {}
-        uploads = Upload(jax.vmap(one)(come["held"], share), weight, known)
-        adds, stacks = divide(aggregator.reduce(uploads), aggregator.additive)
+        come = at({k: flight[k] for k in ("held", "steps", "ids")}, places)
+        arrived = vmapped(one, come["held"], share)(come["held"], share)
+        uploads = Upload(arrived, weight, {}, {name: come[name] for name in aux})
+        of_clients = replace(now, client=come["ids"])
+        adds, stacks = divide(aggregator.reduce(state, uploads, of_clients), aggregator.additive)
         return combine(total, adds), stacks
 
     first = [x[0] for x in chunks]
     zero = trees.zeros_like(jax.eval_shape(lambda part: add(None, part)[0], first))
-    return join(*jax.lax.scan(add, zero, chunks), aggregator.additive)
+    return join(*jax.lax.scan(add, zero, chunks))
 
 
 def landed(flight: PyTree, places, there, took, nobody: int) -> PyTree:

@@ -6,25 +6,25 @@ of a round in chunks of c clients, and all else equal: the model, the state of a
 the cohort sends are in `fixed`; local parameters, gradients and activations in `each`. Both come
 from compiling the round for one client a chunk and for two, for the analysis of its buffers only.
 
-This is done for models with a large part that all clients read, such as a language model, whose
+It is chosen before the round is traced, so that a whole run can be a traced function. The analysis
+is done for models with a large part that all clients read, such as a language model, whose
 activations dwarf what a client trains, and wherever a budget is set. Small models go by
 `memory.clients_that_fit`, which costs nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
 
 from .. import rows, trees
 from ..check import at_least
-from ..types import PyTree
-from .memory import CPU_CHUNK_CLIENTS, allowed_bytes, bytes_of, clients_that_fit, told_bytes
+from ..types import PyTree, Strategy
+from .memory import CPU_CHUNK_CLIENTS, allowed_bytes, bytes_of, told_bytes
 
 # Dense parts of the model, frozen ones included, from which it counts as large.
 LARGE = 16 * 2**20
@@ -43,25 +43,6 @@ class Chunk:
     each: int | None = None
 
 
-_listening: ContextVar[list[Chunk] | None] = ContextVar("chunks chosen", default=None)
-
-
-@contextmanager
-def chunks_chosen() -> Iterator[list[Chunk]]:
-    """The list of the choices made in what is traced within."""
-    seen: list[Chunk] = []
-    before = _listening.set(seen)
-    try:
-        yield seen
-    finally:
-        _listening.reset(before)
-
-
-def chunk_size(asked: int | None, nbytes: int, cohort: int) -> int:
-    """Clients of a chunk: as asked, or by `nbytes` of local parameters of a client."""
-    return _note(Chunk(min(asked or clients_that_fit(nbytes, cohort), cohort)))
-
-
 def checked(where: str, asked: int | str | None) -> None:
     """Raises ValueError where `clients_per_chunk` is neither a number of clients nor a budget."""
     if isinstance(asked, str):
@@ -70,43 +51,35 @@ def checked(where: str, asked: int | str | None) -> None:
         at_least(where, "clients_per_chunk", asked, 1)
 
 
-def choosing(asked: int | str | None, round_of: Callable[[int], Callable]) -> Callable[..., int]:
-    """choose(nbytes, key, State, Cohort) -> clients of a chunk.
+def plan(strategy: Strategy, key, state, cohort) -> Chunk:
+    """How many clients of a cohort train at once, before anything of the round is traced.
 
-    asked: the number, the bytes that a round may take, e.g. "2GiB", or None for what is allowed.
-    round_of(c)(key, State, Cohort) -> (State, RoundInfo), in chunks of c clients; nbytes: of the
-    local parameters of a client. The analysis is made once for inputs of the same shapes. Raises
-    MemoryError where not even one client fits what was asked for.
+    Arguments are those of `Strategy.round`, or their outlines. What the strategy was asked for
+    (`clients_per_chunk`) or else what a run may take (`memory_budget`) decides; where neither is
+    set and the model is small, the strategy's own rule of thumb. Raises MemoryError where not even
+    one client fits what was asked for.
     """
-    known: dict = {}
-
-    def choose(nbytes: int, key, state, cohort) -> int:
-        size = cohort.ids.shape[0]
-        if isinstance(asked, int):
-            return chunk_size(asked, nbytes, size)
-        told = bytes_of("clients_per_chunk", asked) if asked else told_bytes()
-        large = base_bytes(state.shared) >= LARGE
-        if size == 1 or (told is None and not large):
-            return chunk_size(None, nbytes, size)
-        outline = jax.tree.map(_outline, (key, state, cohort))
-        leaves, structure = jax.tree.flatten(outline)
-        shapes = structure, tuple((x.shape, x.dtype) for x in leaves)
-        if shapes not in known:
-            one, two = (peak_bytes(analysed(round_of(c), *outline)) for c in (1, 2))
-            known[shapes] = one - max(two - one, 1), max(two - one, 1)
-        fixed, each = known[shapes]
-        if asked and fixed + each > told:
-            raise MemoryError(
-                f"clients_per_chunk={asked!r}: a round of one client at a time takes "
-                f"{(fixed + each) / 2**20:.1f} MiB; allow it more."
-            )
-        fit = min(size, ((told or allowed_bytes()) - fixed) // each)
-        if jax.default_backend() == "cpu":
-            fast = CPU_WORKING_BYTES // each if large else clients_that_fit(nbytes, size)
-            fit = min(fit, CPU_CHUNK_CLIENTS, fast)
-        return _note(Chunk(max(1, fit), fixed, each))
-
-    return choose
+    key, state, cohort = jax.tree.map(_outline, (key, state, cohort))
+    size, asked = cohort.ids.shape[0], strategy.clients_per_chunk
+    if strategy.chunk is None:
+        return Chunk(size)
+    thumb = strategy.chunk(key, state, cohort)
+    told = bytes_of("clients_per_chunk", asked) if isinstance(asked, str) else told_bytes()
+    large = base_bytes(state.shared) >= LARGE
+    if isinstance(asked, int) or size == 1 or (told is None and not large):
+        return Chunk(thumb)
+    of_chunks = lambda c: analysed(partial(strategy.round, chunk=c), key, state, cohort)
+    one, two = (peak_bytes(of_chunks(c)) for c in (1, 2))
+    fixed, each = one - max(two - one, 1), max(two - one, 1)
+    if isinstance(asked, str) and told is not None and fixed + each > told:
+        raise MemoryError(
+            f"clients_per_chunk={asked!r}: a round of one client at a time takes "
+            f"{(fixed + each) / 2**20:.1f} MiB; allow it more."
+        )
+    fit = min(size, ((told or allowed_bytes()) - fixed) // each)
+    if jax.default_backend() == "cpu":
+        fit = min(fit, CPU_CHUNK_CLIENTS, CPU_WORKING_BYTES // each if large else thumb)
+    return Chunk(max(1, fit), fixed, each)
 
 
 def base_bytes(shared: PyTree) -> int:
@@ -133,10 +106,3 @@ def peak_bytes(stats: Any) -> int:
 
 def _outline(x) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape, x.dtype)
-
-
-def _note(chunk: Chunk) -> int:
-    seen = _listening.get()
-    if seen is not None:
-        seen.append(chunk)
-    return chunk.clients

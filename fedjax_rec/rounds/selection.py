@@ -37,7 +37,7 @@ def selecting(strategy: Strategy, utility: Utility, clients: int) -> Strategy:
     def init(key, num_clients: int) -> State:
         return _around(strategy.init(key, num_clients), utility.init(num_clients))
 
-    def round(key, state: State, cohort: Cohort) -> tuple[State, RoundInfo]:
+    def round(key, state: State, cohort: Cohort, chunk: int | None = None):
         _check_places("selecting", clients, cohort)
         draw = keys.stream(jax.random.fold_in(key, state.round), "selection")
         known = state.server["selection"]
@@ -46,7 +46,7 @@ def selecting(strategy: Strategy, utility: Utility, clients: int) -> Strategy:
         lot = jax.vmap(jax.random.uniform)(keys.for_client(lot_key, cohort.ids))
         ids = _first(clients, cohort, lot, -value)
         inner = keys.stream(key, "strategy")
-        after, info = strategy.round(inner, _inside(state), Cohort(ids, cohort.data))
+        after, info = strategy.round(inner, _inside(state), Cohort(ids, cohort.data), chunk)
         known = utility.observe(known, state.round, ids, info)
         return _around(after, known), of_cohort(info, ids, cohort)
 
@@ -55,7 +55,16 @@ def selecting(strategy: Strategy, utility: Utility, clients: int) -> Strategy:
     def packets(key, state: State, cohort: Cohort):
         return sends(keys.stream(key, "strategy"), _inside(state), cohort)
 
-    return Strategy(init, round, packets if sends else None, strategy.score, strategy.model)
+    rule: Any = strategy.chunk
+
+    def chosen(key, state: State, cohort: Cohort) -> int:
+        ids = jax.eval_shape(lambda ids: ids[:clients], cohort.ids)
+        return rule(key, _inside(state), Cohort(ids, cohort.data))
+
+    return replace(
+        strategy, init=init, round=round, packets=packets if sends else None,
+        chunk=chosen if rule else None,
+    )  # fmt: skip
 
 
 def over_selection(strategy: Strategy, clients: int) -> Strategy:
@@ -71,9 +80,9 @@ def over_selection(strategy: Strategy, clients: int) -> Strategy:
     """
     at_least("over_selection", "clients", clients, 1)
 
-    def round(key, state: State, cohort: Cohort) -> tuple[State, RoundInfo]:
+    def round(key, state: State, cohort: Cohort, chunk: int | None = None):
         _check_places("over_selection", clients, cohort)
-        outlook = strategy.round(key, state, cohort)[1]
+        outlook = strategy.round(key, state, cohort, chunk)[1]
         if "client_seconds" not in outlook.metrics:
             raise ValueError(
                 "over_selection(strategy) knows no times; give the strategy a clock, "
@@ -82,7 +91,7 @@ def over_selection(strategy: Strategy, clients: int) -> Strategy:
         seconds = outlook.metrics["client_seconds"]
         first = jnp.where(cohort.data.sizes(cohort.ids) > 0, seconds, jnp.inf)
         ids = _first(clients, cohort, cohort.ids, first)
-        state, info = strategy.round(key, state, Cohort(ids, cohort.data))
+        state, info = strategy.round(key, state, Cohort(ids, cohort.data), chunk)
         return state, replace(of_cohort(info, ids, cohort), bytes_down=outlook.bytes_down)
 
     return replace(strategy, round=round)

@@ -20,7 +20,6 @@ All updates of a cohort are held between the trips: the round is not in chunks.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -35,14 +34,16 @@ from ..compress.lowrank import is_reducible, restarted, start
 from ..compress.remembered import nodes, remembered, values_of, with_values
 from ..rows import RowsUpdate
 from ..servers.step import as_server, step
-from ..types import Client, Cohort, Packet, RoundInfo, Server, State, Strategy, Transform, at_round
-from .downlink import downloaded, live_where_it_moves, whole_update
+from ..types import Client, Cohort, Model, Packet, RoundInfo, Server, State, Strategy, Transform
+from .cohort import SMALLER, at, beginning, everybody, first_private, over_clients, put, vmapped
+from .downlink import live_where_it_moves, whole_update
+from .federated import at_work
 from .memory import refuse_too_large
 
 
 def power_sgd(
     client: Client,
-    init_shared: Callable,
+    model: Model,
     rank: int,
     server: Server | Transform | None = None,
     remember_rows: int | None = None,
@@ -50,7 +51,7 @@ def power_sgd(
 ) -> Strategy:
     """PowerSGD of the clients' updates, averaged by examples, with error feedback.
 
-    client, init_shared, server: as in `federated`. Vectors and scalars, and what has no more than
+    client, model, server: as in `federated`. Vectors and scalars, and what has no more than
     `rank` columns, travel whole in the first trip. remember_rows, dtype: of the errors that clients
     keep, as in `compress.error_feedback`.
     Wire: up 32 r (n + D) bits a matrix in two messages, n the touched rows, and the ids of those;
@@ -63,35 +64,30 @@ def power_sgd(
     errors = remembered("power_sgd", remember_rows, dtype)
 
     def fresh(key, num_clients) -> State:
-        shared = init_shared(keys.stream(key, "shared"))
-        everyone = jnp.arange(num_clients)
-        private = jax.vmap(lambda i: client.init(keys.stream(key, "private"), i))(everyone)
+        shared = model.init(keys.stream(key, "shared"))[0]
         like = whole_update(shared)
-        memory = jax.vmap(lambda i: errors.init(like))(everyone)
+        memory = everybody(lambda id: errors.init(like), num_clients)
         found = nodes(like)
         states = {
             "warm": [start(_width(n), rank) if is_reducible(n, rank) else () for n in found],
             "error": [jnp.zeros_like(n.values) if _shares_rows(n, rank) else () for n in found],
             "optimizer": optimizer.init(shared),
         }
-        return State(shared, private, memory, states, jnp.int32(0))
+        return State(shared, first_private(client, key, num_clients), memory, states, jnp.int32(0))
 
-    def init(key, num_clients: int) -> State:
-        outline = jax.eval_shape(lambda k: fresh(k, num_clients), key)
-        remedy = "use fewer clients, power_sgd(remember_rows=...) or dtype='bfloat16'"
-        for what, held in (("private state", outline.private), ("error memory", outline.memory)):
-            refuse_too_large(what, trees.nbytes(held), num_clients, remedy)
-        return jax.jit(fresh, static_argnums=1)(key, num_clients)
+    less = "use fewer clients, power_sgd(remember_rows=...) or dtype='bfloat16'"
+    held = lambda state: {
+        "private state": (state.private, SMALLER),
+        "error memory": (state.memory, less),
+    }
 
     def first_trip(key, state: State, cohort: Cohort):
         """Of every client: what it keeps, M_k, its first message, and the bytes that it got."""
-        client_key = keys.stream(jax.random.fold_in(key, state.round), "clients")
-        worker = at_round(client, state.round, state.shared)
+        train, _, _ = at_work(client, key, state.round, state.shared, cohort)
 
-        def one(id, private, memory, data):
-            train_key, _ = jax.random.split(keys.for_client(client_key, id))
-            private, upload = worker.update(train_key, private, state.shared, data)
-            down = wire.nbytes(downloaded(trees.trainable(state.shared), upload.update))
+        def one(id, mine, data):
+            private, memory = mine
+            private, upload, down = train(id, private, data)
             update = rows.map_tables(lambda u: u.delta(), upload.update)
             owed = trees.add(values_of(update), errors.recall(memory, update))
             whole = with_values(update, owed)
@@ -103,16 +99,14 @@ def power_sgd(
             ]
             return private, replace(upload, update=whole), sent, down
 
-        at = lambda tree: jax.tree.map(lambda x: x.at[cohort.ids].get(mode="clip"), tree)
-        memory = at(state.memory)
-        arguments = cohort.ids, at(state.private), memory, cohort.data.take(cohort.ids)
-        play = jax.vmap(one, in_axes=(0, 0, 0, cohort.data.axes()))
-        held = jax.eval_shape(play, *arguments)[1].update
+        kept = state.private, state.memory
+        play = over_clients(one, kept, cohort)
+        outline = jax.eval_shape(play, cohort.ids, kept)[1].update
         refuse_too_large(
-            "updates between the trips", 4 * trees.nbytes(held), cohort.ids.shape[0],
+            "updates between the trips", 4 * trees.nbytes(outline), cohort.ids.shape[0],
             "use smaller cohorts, or federated(uplink=power_sgd_one_shot(...)), which has chunks",
         )  # fmt: skip
-        return memory, *play(*arguments)
+        return at(state.memory, cohort.ids), *play(cohort.ids, kept)
 
     def broadcast(state: State, weights, sent):
         """Of every node: P, or the mean where the node travelled whole."""
@@ -151,11 +145,12 @@ def power_sgd(
         real = cohort.ids < cohort.data.num_clients
         weight = jnp.where(real, upload.weight, 0.0)
         lefts = broadcast(state, weight / jnp.maximum(weight.sum(), 1e-30), sent)
-        rights, applied, received = jax.vmap(second_trip, (0, None))(upload.update, lefts)
+        second = vmapped(lambda update: second_trip(update, lefts), upload.update)
+        rights, applied, received = second(upload.update)
         upload = replace(upload, weight=weight)
         return memory, private, upload, down, lefts, (sent, rights), applied, received
 
-    def round(key, state: State, cohort: Cohort) -> tuple[State, RoundInfo]:
+    def round(key, state: State, cohort: Cohort, chunk: int | None = None):
         memory, private, upload, down, lefts, trips, applied, received = play(key, state, cohort)
         weights = upload.weight / jnp.maximum(upload.weight.sum(), 1e-30)
         up = sum(_bytes(sent) for sent in trips if sent)
@@ -165,7 +160,8 @@ def power_sgd(
             left = trees.subtract(values_of(update), applied)
             return trees.select(weight > 0, errors.store(memory, update, left), memory)
 
-        memory = jax.vmap(stored)(upload.weight, memory, upload.update, applied)
+        args = upload.weight, memory, upload.update, applied
+        memory = vmapped(stored, *args)(*args)
         like = whole_update(state.shared)
         warm, kept, values, rights = [], [], [], iter(trips[1])
         parts = zip(
@@ -190,14 +186,12 @@ def power_sgd(
         update = live_where_it_moves(with_values(like, values))
         moved, shared = optimizer.apply(state.server["optimizer"], state.shared, update)
 
-        def put(tree, new):
-            return jax.tree.map(lambda x, y: x.at[cohort.ids].set(y, mode="drop"), tree, new)
-
         real = cohort.ids < cohort.data.num_clients
         seen = upload.metrics, upload.weight, up, down
         seen = jax.tree.map(lambda x: jnp.where(trees.leading(real, x), x, jnp.zeros_like(x)), seen)
         states = {"warm": warm, "error": kept, "optimizer": moved}
-        private, memory = put(state.private, private), put(state.memory, memory)
+        private = put(state.private, cohort.ids, private)
+        memory = put(state.memory, cohort.ids, memory)
         return State(shared, private, memory, states, state.round + 1), RoundInfo(*seen)
 
     def packets(key, state: State, cohort: Cohort):
@@ -205,7 +199,7 @@ def power_sgd(
         packet = Packet(*play(key, state, cohort)[5])
         return packet, _bytes(packet)
 
-    return Strategy(init, round, packets, client.score)
+    return Strategy(beginning(fresh, held), round, model, packets)
 
 
 def _width(node) -> int:
@@ -230,4 +224,4 @@ def _mean(weights: jax.Array, node) -> jax.Array:
 
 def _bytes(packets) -> jax.Array:
     """uint32[C]: of one message a client."""
-    return jax.vmap(wire.nbytes)(packets)
+    return vmapped(wire.nbytes, packets)(packets)

@@ -252,10 +252,10 @@ def clients_per_row(weights: jax.Array, update: RowsUpdate) -> jax.Array:
 
 
 def map_axes(update: PyTree) -> PyTree:
-    """`vmap` axes of an update tree: 0 everywhere but for `origin`, which no client copies."""
+    """`vmap` axes of a tree with updates: 0 everywhere but for `origin`, which no client copies."""
 
     def one(u):
-        if not is_table(u):
+        if not isinstance(u, RowsUpdate):
             return 0
         ids, factor = (None if x is None else 0 for x in (u.ids, u.factor))
         return RowsUpdate(0, ids, 0, None, u.size, factor)

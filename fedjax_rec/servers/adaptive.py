@@ -28,15 +28,43 @@ from .step import from_optax
 
 
 def fed_adagrad(learning_rate: float = 0.1, beta1: float = 0.0, tau: float = 1e-3) -> Server:
-    """Steps shrink where much has been learned. Raises ValueError as `fed_adam`."""
+    """Takes steps that shrink where much has been learned.
+
+    Args:
+        learning_rate: eta.
+        beta1: what m keeps of itself in a round.
+        tau: how small an update counts. All three may be traced.
+
+    Returns:
+        A `Server` with m and v, each of the size of the model.
+
+    Raises:
+        ValueError: unless learning_rate and tau are positive and 0 <= beta1 <= 1.
+    """
     return _adaptive("fed_adagrad", lambda v, square: v + square, learning_rate, beta1, tau)
 
 
 def fed_adam(
     learning_rate: float = 0.01, beta1: float = 0.9, beta2: float = 0.99, tau: float = 1e-3
 ) -> Server:
-    """Steps of like size everywhere. Raises ValueError unless learning_rate and tau are positive,
-    and outside 0 <= beta <= 1."""
+    """Takes steps of like size everywhere.
+
+    Args:
+        learning_rate: eta.
+        beta1: what m keeps of itself in a round.
+        beta2: what v keeps of itself in a round.
+        tau: how small an update counts. All four may be traced.
+
+    Returns:
+        A `Server` with m and v, each of the size of the model.
+
+    Raises:
+        ValueError: unless learning_rate and tau are positive, and outside 0 <= beta <= 1.
+
+    Example:
+        >>> from fedjax_rec import strategies
+        >>> server = strategies.fed_adam(0.03)
+    """
     fraction("fed_adam", "beta2", beta2)
     second = lambda v, square: beta2 * v + (1 - beta2) * square
     return _adaptive("fed_adam", second, learning_rate, beta1, tau)
@@ -45,32 +73,64 @@ def fed_adam(
 def fed_yogi(
     learning_rate: float = 0.01, beta1: float = 0.9, beta2: float = 0.99, tau: float = 1e-3
 ) -> Server:
-    """`fed_adam` whose v forgets at the pace of what comes, not of what it holds. Raises ValueError
-    as `fed_adam`."""
+    """Steps as `fed_adam`, with a v that forgets at the pace of what comes, not of what it holds.
+
+    Args:
+        learning_rate: as in `fed_adam`, like all that follow.
+        beta1: of m.
+        beta2: of v.
+        tau: how small an update counts.
+
+    Returns:
+        A `Server` with m and v, each of the size of the model.
+
+    Raises:
+        ValueError: as `fed_adam`.
+    """
     fraction("fed_yogi", "beta2", beta2)
     second = lambda v, square: v - (1 - beta2) * square * jnp.sign(v - square)
     return _adaptive("fed_yogi", second, learning_rate, beta1, tau)
 
 
 def fed_avg_m(learning_rate: float = 1.0, momentum: float = 0.9) -> Server:
-    """Federated averaging with momentum; at 0 it is `step(learning_rate)`. Raises ValueError unless
-    learning_rate is positive, and outside 0 <= momentum <= 1."""
+    """Averages with momentum; at 0 it is `step(learning_rate)`.
+
+    Args:
+        learning_rate: eta, which may be traced.
+        momentum: b, likewise.
+
+    Returns:
+        A `Server` with m, of the size of the model.
+
+    Raises:
+        ValueError: unless learning_rate is positive, and outside 0 <= momentum <= 1.
+    """
     positive("fed_avg_m", "learning_rate", learning_rate)
     fraction("fed_avg_m", "momentum", momentum)
     return from_optax(optax.sgd(learning_rate, momentum))
 
 
 def fed_lion(learning_rate: float = 1e-3, beta1: float = 0.9, beta2: float = 0.99) -> Server:
-    """Every coordinate moves by the same amount. Raises ValueError as `fed_adam`."""
+    """Moves every coordinate by the same amount.
+
+    Args:
+        learning_rate: eta, that amount; it may be traced.
+        beta1: how much of the sign is that of m.
+        beta2: what m keeps of itself in a round.
+
+    Returns:
+        A `Server` with m, of the size of the model.
+
+    Raises:
+        ValueError: unless learning_rate is positive, and outside 0 <= beta <= 1.
+    """
     positive("fed_lion", "learning_rate", learning_rate)
     for name, beta in (("beta1", beta1), ("beta2", beta2)):
         fraction("fed_lion", name, beta)
     return from_optax(optax.lion(learning_rate, beta1, beta2, weight_decay=0.0))
 
 
-def _adaptive(
-    where: str, second: Callable, learning_rate: float, beta1: float, tau: float
-) -> Server:
+def _adaptive(where: str, second: Callable, learning_rate, beta1, tau) -> Server:
     for name, value in (("learning_rate", learning_rate), ("tau", tau)):
         positive(where, name, value)
     fraction(where, "beta1", beta1)
@@ -80,8 +140,10 @@ def _adaptive(
         return {"m": zeros, "v": jax.tree.map(lambda x: jnp.full_like(x, tau**2), params)}
 
     def update(updates, state, params=None):
-        m = jax.tree.map(lambda m, g: beta1 * m - (1 - beta1) * g, state["m"], updates)
-        v = jax.tree.map(lambda v, g: second(v, g * g), state["v"], updates)
+        # A traced rate is float32, and state keeps the type of the model.
+        first = lambda m, g: (beta1 * m - (1 - beta1) * g).astype(m.dtype)
+        m = jax.tree.map(first, state["m"], updates)
+        v = jax.tree.map(lambda v, g: second(v, g * g).astype(v.dtype), state["v"], updates)
         change = jax.tree.map(lambda m, v: learning_rate * m / (jnp.sqrt(v) + tau), m, v)
         return change, {"m": m, "v": v}
 

@@ -24,14 +24,31 @@ from . import stochastic as narrow
 
 
 def step(learning_rate: float = 1.0) -> Server:
-    """Adds `learning_rate` times the update: federated averaging at 1."""
+    """Adds `learning_rate` times the update: federated averaging at 1.
+
+    Args:
+        learning_rate: eta, which may be traced.
+
+    Returns:
+        A `Server` without state, which touches the rows of the update alone.
+
+    Raises:
+        ValueError: for learning_rate <= 0.
+    """
     positive("step", "learning_rate", learning_rate)
     add = lambda shared, update: _added(shared, update, learning_rate)
     return Server(lambda shared: (), lambda state, shared, update: (state, add(shared, update)))
 
 
 def scheduled_step(schedule: Any) -> Server:
-    """`step(schedule(t))` in round t = 0, 1, ..., compiled once; an optax schedule."""
+    """Adds schedule(t) times the update in round t = 0, 1, ..., compiled once.
+
+    Args:
+        schedule: schedule(round) -> float32[], such as `optax.linear_schedule(1.0, 0.1, 100)`.
+
+    Returns:
+        A `Server` whose state is the number of the round.
+    """
 
     def apply(state, shared, update):
         return state + 1, _added(shared, update, schedule(state))
@@ -40,11 +57,11 @@ def scheduled_step(schedule: Any) -> Server:
 
 
 def _added(shared: PyTree, update: PyTree, rate) -> PyTree:
-    """`shared` plus `rate` times the update, on the rows that it touches."""
+    """`shared` plus `rate` times the update, on the rows that it touches; types stay."""
 
     def one(x, u):
         if not rows.is_table(x):
-            return x + rate * u
+            return (x + rate * u).astype(x.dtype)
         return replace(x, values=narrow.add_to(x.values, rows.scaled(u, jnp.float32(rate))))
 
     after = jax.tree.map(one, trees.trainable(shared), update, is_leaf=rows.is_table)
@@ -52,7 +69,14 @@ def _added(shared: PyTree, update: PyTree, rate) -> PyTree:
 
 
 def from_optax(transform: optax.GradientTransformation) -> Server:
-    """`transform` on -update, over all of the trainable part of `shared`."""
+    """Steps with `transform` on -update, over all of the trainable part of `shared`.
+
+    Args:
+        transform: such as `optax.adam(1e-2)`.
+
+    Returns:
+        A `Server` whose state is that of `transform`, of every row of every table.
+    """
 
     def init(shared):
         return transform.init(rows.dense(trees.trainable(shared)))
@@ -83,7 +107,14 @@ def with_values(tree: PyTree, values: PyTree) -> PyTree:
 
 
 def by_part(servers: Mapping[str, Server]) -> Server:
-    """One server for each entry of a `shared` that is a dict, by name; other entries stay."""
+    """Gives each entry of a `shared` that is a dict a server of its own; other entries stay.
+
+    Args:
+        servers: name of an entry -> its server.
+
+    Returns:
+        A `Server` with one state an entry.
+    """
 
     def init(shared):
         return {name: server.init(shared[name]) for name, server in servers.items()}

@@ -26,8 +26,18 @@ Rounding = Callable[[jax.Array], jax.Array]
 
 
 def stochastic_step(learning_rate: float = 1.0, seed: int = 0) -> Server:
-    """`step(learning_rate)` that rounds rows of bfloat16 tables stochastically; everything of
-    another type it treats as `step` does. seed: of the rounding, a stream a round and table."""
+    """Steps as `step(learning_rate)`, and rounds rows of bfloat16 tables stochastically.
+
+    Args:
+        learning_rate: eta, which may be traced.
+        seed: of the rounding, a stream a round and table.
+
+    Returns:
+        A `Server` whose state is the number of the round.
+
+    Raises:
+        ValueError: for learning_rate <= 0.
+    """
     positive("stochastic_step", "learning_rate", learning_rate)
 
     def apply(count, shared, update):
@@ -36,7 +46,7 @@ def stochastic_step(learning_rate: float = 1.0, seed: int = 0) -> Server:
 
         def one(x, u):
             if not rows.is_table(x):
-                return x + learning_rate * u
+                return (x + learning_rate * u).astype(x.dtype)
             u = rows.scaled(u, jnp.float32(learning_rate))
             if not is_narrow(x.values):
                 return replace(x, values=add_to(x.values, u))

@@ -94,11 +94,9 @@ def forecast(compiled: Compiled, state: State) -> Forecast:
     kept = trees.nbytes(replace(state, shared=()))
     data = max(0, stats.argument_size_in_bytes - whole - kept)
     peak = peak_bytes(stats)
-    chunks = compiled.chunks or [Chunk(1)]
-    chunk = max(chunks, key=lambda c: c.clients)
     work = peak - stats.argument_size_in_bytes
     return Forecast(
-        base, whole - base, kept, data, work, peak, chunk, allowed_bytes(), device_bytes()
+        base, whole - base, kept, data, work, peak, compiled.chunk, allowed_bytes(), device_bytes()
     )
 
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import keys
-from ..rounds.plan import Chunk, chunks_chosen
+from ..rounds.plan import Chunk, plan
 from ..types import Cohort, State, Strategy
 from .cohorts import Cohorts, full
 from .measure import Measure
@@ -25,10 +25,10 @@ from .measure import Measure
 @dataclass(frozen=True)
 class Compiled:
     """call(state, store) -> (state, (seen, bytes_up, bytes_down, means, values)), state given up.
-    chunks: of clients, as the strategy chose them."""
+    chunk: the clients that train at once."""
 
     call: Any
-    chunks: list[Chunk]
+    chunk: Chunk
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,11 @@ def program(
     draws = cohorts or full()
     draws.size(store.num_clients)
 
-    def one_round(state, store):
+    def one_round(state, store, chunk):
         n = store.num_clients
         draw = jax.random.fold_in(keys.stream(key, "cohort"), state.round)
         ids = draws.draw(draw, state.round, n)
-        state, info = strategy.round(keys.stream(key, "round"), state, Cohort(ids, store))
+        state, info = strategy.round(keys.stream(key, "round"), state, Cohort(ids, store), chunk)
         # Numbers of a client, by examples; where nobody counts, as when all are late, of all asked.
         weight = jnp.where((info.weight > 0).any(), info.weight, (ids < n).astype(jnp.float32))
         total = jnp.maximum(weight.sum(), 1.0)
@@ -66,9 +66,9 @@ def program(
         }
         return state, (info, ids, means)
 
-    def measured(state, store, rounds):
+    def measured(state, store, rounds, chunk):
         state, (info, ids, of_clients) = jax.lax.scan(
-            lambda s, _: one_round(s, store), state, None, length=rounds
+            lambda s, _: one_round(s, store, chunk), state, None, length=rounds
         )
         last = jax.tree.map(lambda x: x[-1], info)
         values, means = ({}, {}) if measure is None else measure.values(state, last, ids[-1])
@@ -76,17 +76,28 @@ def program(
         seen = {**of_clients, "clients": (info.weight > 0).sum(1), "finite": finite}
         return state, (seen, info.bytes_up, info.bytes_down, means, values)
 
-    def block(state, store, times, rounds):
-        return jax.lax.scan(lambda s, _: measured(s, store, rounds), state, None, length=times)
+    def block(state, store, times, rounds, chunk):
+        one = lambda s, _: measured(s, store, rounds, chunk)
+        return jax.lax.scan(one, state, None, length=times)
 
-    jitted: Any = jax.jit(block, static_argnames=("times", "rounds"), donate_argnames="state")
+    jitted: Any = jax.jit(
+        block, static_argnames=("times", "rounds", "chunk"), donate_argnames="state"
+    )
     made: dict[tuple[int, int], Compiled] = {}
+    planned: list[Chunk] = []
+
+    def chunk_for(state, store) -> Chunk:
+        """Chosen once, before anything is traced."""
+        if not planned:
+            ids = jax.ShapeDtypeStruct((draws.size(store.num_clients),), jnp.int32)
+            planned.append(plan(strategy, keys.stream(key, "round"), state, Cohort(ids, store)))
+        return planned[0]
 
     def compiled(state: State, store, times: int, rounds: int) -> Compiled:
         if (times, rounds) not in made:
-            with chunks_chosen() as chunks:
-                lowered = jitted.lower(state, store, times=times, rounds=rounds)
-            made[times, rounds] = Compiled(lowered.compile(), chunks)
+            chunk = chunk_for(state, store)
+            lowered = jitted.lower(state, store, times=times, rounds=rounds, chunk=chunk.clients)
+            made[times, rounds] = Compiled(lowered.compile(), chunk)
         return made[times, rounds]
 
     return Program(compiled)

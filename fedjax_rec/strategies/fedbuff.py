@@ -47,7 +47,7 @@ def fedbuff(
         model, examples, optimizer or sgd(0.1), epochs, steps, batch_size, probe
     )
     return asynchronous(
-        client, lambda key: model.init(key)[0], clock or lognormal_clock(epochs=epochs),
+        client, model, clock or lognormal_clock(epochs=epochs),
         concurrency, staleness=staleness or polynomial(), **kwargs,
     )  # fmt: skip
 

@@ -11,12 +11,12 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from ..aggregate import uniform
-from ..check import positive
+from ..check import holds, positive
 from ..clients import Local, groups, sgd
 from ..data import Batches
 from ..rows.update import scaled
 from ..types import Aggregator, Model, Strategy
-from .recipes import fedavg
+from .fedavg import fedavg
 
 
 def fedrap(
@@ -56,26 +56,32 @@ def fedrap(
 
 
 def annealed_sgd(learning_rate: float, batch_decay: float, round_decay: float) -> Local:
-    """p <- p - learning_rate * batch_decay^t * round_decay^r * g, at batch t of the client's own in
-    round r, both from 0; batches of padding do not count.
+    """Steps p <- p - learning_rate * batch_decay^t * round_decay^r * g, at batch t of the client's
+    own in round r, both from 0; batches of padding do not count.
 
-    Raises ValueError for decays outside 0 < decay <= 1.
+    Args:
+        learning_rate: at the first batch of the first round. All three may be traced.
+        batch_decay: a, what a batch leaves of it.
+        round_decay: b, what a round leaves of it.
+
+    Returns:
+        A `Local` whose state is the factor of the next batch.
+
+    Raises:
+        ValueError: for learning_rate <= 0, and outside 0 < decay <= 1.
     """
     positive("annealed_sgd", "learning_rate", learning_rate)
     for name, value in (("batch_decay", batch_decay), ("round_decay", round_decay)):
-        if not 0 < value <= 1:
+        if not holds(value, lambda x: (x > 0) & (x <= 1)):
             raise ValueError(f"annealed_sgd({name}={value}) is no decay; use 0 < {name} <= 1.")
-    return _annealed(learning_rate, batch_decay, round_decay, 0)
 
-
-def _annealed(learning_rate: float, batch_decay: float, round_decay: float, round) -> Local:
     descent = sgd(learning_rate)
 
-    def apply(state, params, gradients, active):
-        # State is the factor of this batch.
-        _, params = descent.apply((), params, scaled(gradients, state), active)
+    def first(params, now):
+        return jnp.float32(round_decay) ** jnp.asarray(now.round, jnp.float32)
+
+    def apply(state, params, gradients, active, now):
+        _, params = descent.apply((), params, scaled(gradients, state), active, now)
         return jnp.where(active, state * batch_decay, state), params
 
-    first = lambda params: jnp.float32(round_decay) ** jnp.asarray(round, jnp.float32)
-    at = lambda round, shared: _annealed(learning_rate, batch_decay, round_decay, round)
-    return Local(first, apply, at=at)
+    return Local(first, apply)

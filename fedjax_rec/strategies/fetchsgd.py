@@ -22,7 +22,7 @@ from ..rounds.downlink import live_where_it_moves, whole_update
 from ..rows import RowsUpdate
 from ..servers.step import step
 from ..types import Compressor, Model, Packet, PyTree, Server, Strategy
-from .recipes import fedavg
+from .fedavg import fedavg
 
 
 def fetch_sgd(
@@ -62,13 +62,13 @@ def sketching(rows: int, columns: int, seed: int) -> Compressor:
     """One sketch of all nodes of an update together. What is decoded is the sketch itself: the
     server unsketches the mean."""
 
-    def encode(key, memory, update):
+    def encode(key, memory, update, now):
         where = _places(update)
         x = [v.reshape(-1).astype(jnp.float32) for v in values_of(update)]
         words = hash_words(seed, 0, rows)
         return memory, Packet(sketch(jnp.concatenate(x), where, words, columns))
 
-    return Compressor(lambda update: (), encode, lambda packet, like: packet.body)
+    return Compressor(lambda update: (), encode, lambda packet, like, now: packet.body)
 
 
 def unsketching(

@@ -56,6 +56,4 @@ def gpfedrec(
     client = local_training(
         guided(model, strength), examples, optimizer, epochs, None, batch_size, probe
     )
-    return graph_guided(
-        client, lambda key: model.init(key)[0], similarity, neighbours, uplink, clients_per_chunk
-    )
+    return graph_guided(client, model, similarity, neighbours, uplink, clients_per_chunk)

@@ -8,6 +8,10 @@
 PruneFL adjusts its mask by importance for the time it takes: the squared gradient of a coordinate
 over the seconds that its layer costs. Here the mask is adjusted by magnitude, to a fixed fraction,
 and coordinates come back through a round in which the whole model is trained.
+
+Federated dropout:  k = ceil(fraction * D) of D columns of every matrix, drawn by every client for
+each round; the loss sees D/k * x in these columns and 0 in the others. A column of an embedding is
+one of its D features, one of a layer's matrix is a unit; a unit's bias is left out with it.
 """
 
 from __future__ import annotations
@@ -23,12 +27,12 @@ import jax.numpy as jnp
 from .. import keys, rows, trees, wire
 from ..check import at_least
 from ..clients import Local, local_training, sgd
-from ..clients.submodel import submodel
 from ..compress.mask import columns, masked
 from ..data import Batches
 from ..models.prunable import parameters, switched
 from ..rounds.federated import federated
 from ..servers.step import as_server, step
+from ..trees import Frozen
 from ..types import (
     Aggregator,
     Client,
@@ -38,8 +42,96 @@ from ..types import (
     Server,
     Strategy,
     Transform,
-    at_round,
 )
+
+
+def prune_fl(
+    model: Model,
+    examples: Batches,
+    probe=None,
+    *,
+    fraction: float = 0.3,
+    every: int = 10,
+    optimizer: Local | Sequence[Local] | Transform | None = None,
+    epochs: int = 1,
+    steps: int | None = None,
+    batch_size: int = 256,
+    uplink: Compressor | None = None,
+    aggregator: Aggregator | None = None,
+    server: Server | Transform | None = None,
+    clients_per_chunk: int | str | None = None,
+) -> Strategy:
+    """Federated averaging of a model from `models.prunable` with the server `pruning`.
+
+    uplink: default `compress.masked()`; to compress what it sends, `chain(masked(), ...)`.
+    server: the one that `pruning` wraps. Others as in `fedavg`.
+    A client gets the kept values of the dense leaves and of the rows that it touches; and in its
+    first pruned round after an adjustment the new mask of all matrices, a bit a coordinate. Whole
+    rounds need no mask: all know the round.
+    """
+    client = _client(model, examples, probe, optimizer, epochs, steps, batch_size)
+    assembled = _counting_down(
+        client, masked(), model, "prune_fl", uplink or masked(), aggregator,
+        pruning(server or step(1.0), fraction, every), clients_per_chunk,
+    )  # fmt: skip
+    send: Any = assembled.packets
+    rule: Any = assembled.chunk
+    inside = lambda state: replace(state, server=state.server["rounds"])
+
+    def init(key, num_clients):
+        state = assembled.init(key, num_clients)
+        # Which adjustment's mask each client holds; the first is 1.
+        held = jnp.zeros(num_clients, jnp.int32)
+        return replace(state, server={"rounds": state.server, "held": held})
+
+    def round(key, state, cohort, chunk: int | None = None):
+        held, ids = state.server["held"], cohort.ids
+        after, info = assembled.round(key, inside(state), cohort, chunk)
+        latest = state.round // every
+        pruned = (latest > 0) & (state.round % every != every - 1)
+        wanted = pruned & (held.at[ids].get(mode="clip") < latest) & (ids < held.shape[0])
+        matrices = [m for m in state.shared["mask"].value.values() if m.ndim > 1]
+        down = info.bytes_down + jnp.where(wanted, wire.nbytes(Packet(matrices)), 0)
+        held = held.at[jnp.where(wanted, ids, held.shape[0])].set(latest, mode="drop")
+        after = replace(after, server={"rounds": after.server, "held": held})
+        return after, replace(info, bytes_down=down)
+
+    def packets(key, state, cohort):
+        return send(key, inside(state), cohort)
+
+    return replace(
+        assembled, init=init, round=round, packets=packets,
+        chunk=lambda key, state, cohort: rule(key, inside(state), cohort),
+    )  # fmt: skip
+
+
+def federated_dropout(
+    model: Model,
+    examples: Batches,
+    probe=None,
+    *,
+    fraction: float = 0.5,
+    optimizer: Local | Sequence[Local] | Transform | None = None,
+    epochs: int = 1,
+    steps: int | None = None,
+    batch_size: int = 256,
+    uplink: Compressor | None = None,
+    aggregator: Aggregator | None = None,
+    server: Server | Transform | None = None,
+    clients_per_chunk: int | str | None = None,
+) -> Strategy:
+    """Federated averaging of a model from `models.prunable`, of which each client of a round gets,
+    trains and sends a random part of the columns: see `submodel`.
+
+    uplink: default `compress.columns(fraction)`, which is lossless here. Others as in `fedavg`.
+    Both ways a bit for each column of each matrix says which they are.
+    """
+    client = _client(model, examples, probe, optimizer, epochs, steps, batch_size)
+    part = columns(fraction)
+    return _counting_down(
+        submodel(client, fraction), part, model, "federated_dropout", uplink or part, aggregator,
+        server, clients_per_chunk,
+    )  # fmt: skip
 
 
 def pruning(server: Server | Transform, fraction: float = 0.3, every: int = 10) -> Server:
@@ -104,88 +196,50 @@ def _largest(weights, fraction: float) -> jax.Array:
     return (above | (equal & (jnp.cumsum(equal) <= room))).reshape(x.shape)
 
 
-def prune_fl(
-    model: Model,
-    examples: Batches,
-    probe=None,
-    *,
-    fraction: float = 0.3,
-    every: int = 10,
-    optimizer: Local | Sequence[Local] | Transform | None = None,
-    epochs: int = 1,
-    steps: int | None = None,
-    batch_size: int = 256,
-    uplink: Compressor | None = None,
-    aggregator: Aggregator | None = None,
-    server: Server | Transform | None = None,
-    clients_per_chunk: int | None = None,
-) -> Strategy:
-    """Federated averaging of a model from `models.prunable` with the server `pruning`.
+def submodel(client: Client, fraction: float) -> Client:
+    """`client`, of a model from `models.prunable`, on a submodel that is drawn anew every round.
 
-    uplink: default `compress.masked()`; to compress what it sends, `chain(masked(), ...)`.
-    server: the one that `pruning` wraps. Others as in `fedavg`.
-    A client gets the kept values of the dense leaves and of the rows that it touches; and in its
-    first pruned round after an adjustment the new mask of all matrices, a bit a coordinate. Whole
-    rounds need no mask: all know the round.
+    The factor D/k is that of inverted dropout: what the loss sees is the whole model on average,
+    and the gradient, D/k times as large, makes up for the clients that left a column out and whose
+    zeros enter the mean. With an optimizer that leaves alone what has no gradient (SGD, Adam; not
+    weight decay) the upload is zero in the columns that were left out: send it by
+    `compress.columns(fraction)`, which loses nothing. Private parameters stay whole, and so does
+    a matrix of one column, such as the read-out of `models.neumf`.
+
+    The submodel takes the place of the model's mask: not to be used with `strategies.pruning`.
+    Raises ValueError outside 0 < fraction <= 1, and where the model has no mask.
     """
-    client = _client(model, examples, probe, optimizer, epochs, steps, batch_size)
-    assembled = _counting_down(
-        client, masked(), model, "prune_fl", uplink or masked(), aggregator,
-        pruning(server or step(1.0), fraction, every), clients_per_chunk,
-    )  # fmt: skip
-    send: Any = assembled.packets
+    if not 0 < fraction <= 1:
+        raise ValueError(f"submodel(fraction={fraction}) trains nothing; use 0 < fraction <= 1.")
 
-    def init(key, num_clients):
-        state = assembled.init(key, num_clients)
-        # Which adjustment's mask each client holds; the first is 1.
-        held = jnp.zeros(num_clients, jnp.int32)
-        return replace(state, server={"rounds": state.server, "held": held})
+    def update(key, private, shared, data, now):
+        if not (isinstance(shared, dict) and isinstance(shared.get("mask"), Frozen)):
+            raise ValueError(
+                "submodel(client): the model has no mask; make it with models.prunable(model)."
+            )
+        draw_key, key = jax.random.split(key)
+        mask = _drawn(draw_key, shared["mask"].value, fraction)
+        return client.update(key, private, {**shared, "mask": Frozen(mask)}, data, now)
 
-    def round(key, state, cohort):
-        held, ids = state.server["held"], cohort.ids
-        after, info = assembled.round(key, replace(state, server=state.server["rounds"]), cohort)
-        latest = state.round // every
-        pruned = (latest > 0) & (state.round % every != every - 1)
-        wanted = pruned & (held.at[ids].get(mode="clip") < latest) & (ids < held.shape[0])
-        matrices = [m for m in state.shared["mask"].value.values() if m.ndim > 1]
-        down = info.bytes_down + jnp.where(wanted, wire.nbytes(Packet(matrices)), 0)
-        held = held.at[jnp.where(wanted, ids, held.shape[0])].set(latest, mode="drop")
-        after = replace(after, server={"rounds": after.server, "held": held})
-        return after, replace(info, bytes_down=down)
-
-    def packets(key, state, cohort):
-        return send(key, replace(state, server=state.server["rounds"]), cohort)
-
-    return Strategy(init, round, packets, assembled.score)
+    return Client(client.init, update)
 
 
-def federated_dropout(
-    model: Model,
-    examples: Batches,
-    probe=None,
-    *,
-    fraction: float = 0.5,
-    optimizer: Local | Sequence[Local] | Transform | None = None,
-    epochs: int = 1,
-    steps: int | None = None,
-    batch_size: int = 256,
-    uplink: Compressor | None = None,
-    aggregator: Aggregator | None = None,
-    server: Server | Transform | None = None,
-    clients_per_chunk: int | None = None,
-) -> Strategy:
-    """Federated averaging of a model from `models.prunable`, of which each client of a round gets,
-    trains and sends a random part of the columns: see `clients.submodel`.
-
-    uplink: default `compress.columns(fraction)`, which is lossless here. Others as in `fedavg`.
-    Both ways a bit for each column of each matrix says which they are.
-    """
-    client = _client(model, examples, probe, optimizer, epochs, steps, batch_size)
-    part = columns(fraction)
-    return _counting_down(
-        submodel(client, fraction), part, model, "federated_dropout", uplink or part, aggregator,
-        server, clients_per_chunk,
-    )  # fmt: skip
+def _drawn(key: jax.Array, mask: dict, fraction: float) -> dict:
+    """A factor for each column, float32[D], of every matrix, and of its bias if it has one."""
+    factors, beside = {}, {}
+    for path in sorted(mask):
+        if mask[path].ndim < 2:
+            continue
+        width = mask[path].shape[-1]
+        kept = max(1, math.ceil(fraction * width - 1e-9))
+        chosen = jax.random.permutation(keys.stream(key, path), width) < kept
+        factors[path] = jnp.where(chosen, width / kept, 0.0)
+        beside.setdefault((path.rpartition("/")[0], width), factors[path])
+    for path, of_vector in mask.items():
+        if of_vector.ndim < 2:
+            place = (path.rpartition("/")[0], of_vector.size)
+            factors[path] = beside.get(place, of_vector) if of_vector.ndim else of_vector
+    return factors
 
 
 def _client(model, examples, probe, optimizer, epochs, steps, batch_size) -> Client:
@@ -199,24 +253,19 @@ def _counting_down(client, down, model, where, uplink, aggregator, server, chunk
     """
 
     def counted(client: Client) -> Client:
-        def update(key, private, shared, data):
-            private, upload = client.update(key, private, shared, data)
+        def update(key, private, shared, data, now):
+            private, upload = client.update(key, private, shared, data, now)
             # Shapes and rows of what came down are those of what goes up.
             touched = rows.map_tables(lambda u: replace(u, origin=None), upload.update)
-            part = at_round(down, 0, shared)
-            _, packet = part.encode(keys.stream(key, "down"), part.init(touched), touched)
+            known = replace(now, shared=shared)
+            down_key = keys.stream(key, "down")
+            _, packet = down.encode(down_key, down.init(touched), touched, known)
             return private, replace(upload, down=wire.nbytes(packet))
 
-        at = client.at
-        later = None if at is None else lambda round, shared: counted(at(round, shared))
-        return Client(client.init, update, later, client.score)
+        return Client(client.init, update)
 
-    def init_shared(key):
-        shared = model.init(key)[0]
-        _check_prunable(where, shared)
-        return shared
-
-    return federated(counted(client), init_shared, uplink, aggregator, server, chunk)
+    _check_prunable(where, jax.eval_shape(model.init, jax.random.key(0))[0])
+    return federated(counted(client), model, uplink, aggregator, server, chunk)
 
 
 def _check_prunable(where: str, shared) -> None:

@@ -24,7 +24,8 @@ round, the server's does not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from functools import partial
 
 import jax
@@ -35,10 +36,20 @@ from .. import keys, rows, trees, wire
 from ..check import at_least, fraction, one_of
 from ..clients import Local, local_training
 from ..data import Batches
-from ..rounds.cohort import at, over_chunks, put
+from ..rounds.cohort import (
+    at,
+    beginning,
+    chunk_of,
+    client_keys,
+    everybody,
+    first_private,
+    in_chunks,
+    now_of,
+    put,
+    vmapped,
+)
 from ..rounds.decentralized import moved
-from ..rounds.memory import refuse_too_large
-from ..rounds.plan import chunk_size
+from ..rounds.plan import checked
 from ..types import (
     Cohort,
     Model,
@@ -48,8 +59,6 @@ from ..types import (
     State,
     Strategy,
     Transform,
-    at_round,
-    private_of,
 )
 from .soft_labels import Lesson, answers, learned, lessons, listed, selected, swapped, taught
 
@@ -74,7 +83,7 @@ def ptf_fedrec(
     sent: int = 30,
     confident: float = 0.5,
     scored_by: str = "client",
-    clients_per_chunk: int | None = None,
+    clients_per_chunk: int | str | None = None,
 ) -> Strategy:
     """Predictions up, predictions down; defaults are those of the release.
 
@@ -107,8 +116,9 @@ def ptf_fedrec(
         at_least(where, name, value, 1)
     table, num_items = _of_items(model, serving, examples, sent)
     descent: Transform = server_optimizer or optax.adam(1e-3)
-    frequent = round(confident * sent)
-    look = None if probe is None else lambda score, lesson: probe(score, lesson.own)
+    frequent = math.floor(confident * sent + 0.5)
+    checked(where, clients_per_chunk)
+    look = None if probe is None else lambda scorer, lesson: probe(scorer, lesson.own)
     client = local_training(
         model, taught(examples, sent), optimizer or optax.adam(1e-2), epochs,
         batch_size=batch_size, probe=look,
@@ -116,46 +126,47 @@ def ptf_fedrec(
     fit = partial(learned, serving, descent, server_epochs, server_batch_size)
 
     def fresh(key, num_clients) -> State:
-        everyone = jnp.arange(num_clients, dtype=jnp.int32)
-        begin = keys.stream(key, "shared")
-        own = jax.vmap(lambda i: trees.trainable(model.init(keys.for_client(begin, i))[0]))
-        private = jax.vmap(partial(client.init, keys.stream(key, "private")))
-        common = keys.stream(key, "server")
-        begins = lambda i: private_of(serving, keys.for_client(common, i), common)
+        begin, common = keys.stream(key, "shared"), keys.stream(key, "server")
+        own = lambda i: trees.trainable(model.init(keys.for_client(begin, i))[0])
+        begins = lambda i: serving.init(keys.for_client(common, i), common)[1]
         server = {
             "shared": serving.init(common)[0],
-            "private": jax.vmap(begins)(everyone),
+            "private": everybody(begins, num_clients),
         }
         nothing = jnp.full((num_clients, sent), num_items, jnp.int32)
         told = {"items": nothing, "labels": jnp.zeros(nothing.shape)}
-        mine = {"shared": own(everyone), "private": private(everyone), "told": told, "id": everyone}
+        mine = {
+            "shared": everybody(own, num_clients),
+            "private": first_private(client, key, num_clients),
+            "told": told,
+            "id": jnp.arange(num_clients, dtype=jnp.int32),
+        }
         trained = {**server, "shared": trees.trainable(server["shared"])}
         states = {"optimizer": descent.init(trained), "updates": jnp.zeros(num_items, jnp.int32)}
         shared = {"server": server, "frozen": trees.frozen(model.init(begin)[0])}
         return State(shared, mine, (), states, jnp.int32(0))
 
-    def init(key, num_clients: int) -> State:
-        outline = jax.eval_shape(lambda k: fresh(k, num_clients), key)
-        refuse_too_large("models", trees.nbytes(outline.private), num_clients, SMALLER)
-        return jax.jit(fresh, static_argnums=1)(key, num_clients)
+    held = lambda state: {"models": (state.private, SMALLER)}
 
-    def at_work(key, state: State, store):
+    def at_work(key, state: State, cohort: Cohort):
         """(id, private, lesson, positive) -> (private, Upload, predictions) of one client."""
+        store = cohort.data
         if store.owners is not None:
             raise ValueError(
                 f"{where}: clients hold several users; make each user a client (data.by_user)."
             )
-        client_key = keys.stream(jax.random.fold_in(key, state.round), "clients")
-        worker = at_round(client, state.round, state.shared)
+        of_clients, now = client_keys(key, state.round), now_of(state.round, state.shared, cohort)
         most = max(1, int(swap * store.longest)) if swap else 0
 
         def work(id, held, lesson, positive):
-            train_key, choice = jax.random.split(keys.for_client(client_key, id))
+            choice = of_clients.encode(id)
             whole = trees.with_frozen(held["shared"], state.shared["frozen"])
-            private, upload = worker.update(train_key, held["private"], whole, lesson)
+            private, upload = client.update(
+                of_clients.train(id), held["private"], whole, lesson, now(id)
+            )
             own = moved(held["shared"], upload.update)
             held = {**held, "shared": own, "private": private}
-            scores = by_client(model)(state.shared, held, slice(None), 0)
+            scores = by_client(model).score(state.shared, held, slice(None))
             seen = _touched(upload.update, table, num_items)
             chosen = selected(choice, positive & seen, ~positive & seen, beta, gamma)
             values = swapped(jax.nn.sigmoid(scores), *chosen, swap, most)
@@ -164,27 +175,26 @@ def ptf_fedrec(
 
         return work
 
-    def a_round(key, state: State, cohort: Cohort) -> tuple[State, RoundInfo]:
+    def round(key, state: State, cohort: Cohort, chunk: int | None = None):
         store, ids, of_round = cohort.data, cohort.ids, jax.random.fold_in(key, state.round)
-        work, prepare = at_work(key, state, store), partial(lessons, examples, num_items)
-        model_bytes = trees.nbytes(state.private["shared"]) // store.num_clients
-        c = chunk_size(clients_per_chunk, model_bytes, ids.shape[0])
+        work, prepare = at_work(key, state, cohort), partial(lessons, examples, num_items)
+        c = min(chunk, ids.size) if chunk else rule(key, state, cohort)
         length = min(num_items, int(store.longest * (1 + max(gamma[1], 1))) + 1)
 
-        def chunk(private, ids):
+        def played(private, ids):
             held = at(private, ids)
             lesson, positive = prepare(store.take(ids), held["told"])
-            axes = (0, 0, Lesson(store.axes(), 0, 0, 0, None), 0)
-            here, upload, sends = jax.vmap(work, axes)(ids, held, lesson, positive)
+            args = ids, held, lesson, positive
+            here, upload, sends = vmapped(work, *args, axes=axes(store))(*args)
             there = (ids < store.num_clients) & (upload.weight > 0)
-            up = jax.vmap(lambda u: wire.nbytes(Packet(u)))(sends)
-            heard = jax.vmap(lambda u: listed(u, length))(sends)
+            up = vmapped(lambda u: wire.nbytes(Packet(u)), sends)(sends)
+            heard = vmapped(lambda u: listed(u, length), sends)(sends)
             weight = jnp.where(there, upload.weight, 0.0)
             heard = (*heard[:2], jnp.where(there, heard[2], 0))
             private = put(private, jnp.where(there, ids, store.num_clients), here)
             return private, ((), (upload.metrics, weight, jnp.where(there, up, 0), heard))
 
-        private, _, seen = over_chunks(chunk, state.private, cohort, c)
+        private, _, seen, _ = in_chunks(played, state.private, cohort, c)
         metrics, weight, up, (items, labels, counts) = seen
         # By client, so that the order of the cohort does not matter.
         order = jnp.argsort(ids)
@@ -201,7 +211,7 @@ def ptf_fedrec(
         def answer(heard):
             id, items, real = heard
             mine = at(server["private"], id)
-            scores = serving.score(server["shared"], mine, slice(None), 0)
+            scores = serving.score(server["shared"], mine, slice(None))
             uploaded = jnp.zeros(num_items, bool)
             uploaded = uploaded.at[jnp.where(real, items, num_items)].set(True, mode="drop")
             told, message = answers(scores, uploaded, updates, sent, frequent)
@@ -216,36 +226,42 @@ def ptf_fedrec(
         states = {"optimizer": moments, "updates": updates}
         return State(shared, private, (), states, state.round + 1), info
 
+    def rule(key, state: State, cohort: Cohort) -> int:
+        model_bytes = trees.nbytes(state.private["shared"]) // cohort.data.num_clients
+        return chunk_of(clients_per_chunk, model_bytes, cohort)
+
+    def axes(store):
+        return 0, 0, Lesson(store.axes(), 0, 0, 0, None), 0
+
     def packets(key, state: State, cohort: Cohort):
         store, ids = cohort.data, cohort.ids
         held = at(state.private, ids)
         lesson, positive = lessons(examples, num_items, store.take(ids), held["told"])
-        axes = (0, 0, Lesson(store.axes(), 0, 0, 0, None), 0)
-        packet = Packet(jax.vmap(at_work(key, state, store), axes)(ids, held, lesson, positive)[2])
-        return packet, jax.vmap(wire.nbytes)(packet)
+        args = ids, held, lesson, positive
+        packet = Packet(vmapped(at_work(key, state, cohort), *args, axes=axes(store))(*args)[2])
+        return packet, vmapped(wire.nbytes, packet)(packet)
 
-    score = by_client(model) if scored_by == "client" else by_server(serving)
-    return Strategy(init, a_round, packets, score)
-
-
-def by_client(model: Model) -> Callable:
-    """`Strategy.score` of `ptf_fedrec` with a client's own model."""
-
-    def score(shared, private, items, user=0):
-        whole = trees.with_frozen(private["shared"], shared["frozen"])
-        return model.score(whole, private["private"], items, user)
-
-    return score
+    scores = by_client(model) if scored_by == "client" else by_server(serving)
+    return Strategy(beginning(fresh, held), round, scores, packets, clients_per_chunk, rule)
 
 
-def by_server(model: Model) -> Callable:
-    """`Strategy.score` of `ptf_fedrec` with the server's model and its part for the client."""
+def by_client(model: Model) -> Model:
+    """What scores in `ptf_fedrec` with a client's own model."""
 
-    def score(shared, private, items, user=0):
+    def view(shared, private):
+        return trees.with_frozen(private["shared"], shared["frozen"]), private["private"]
+
+    return model.through(view)
+
+
+def by_server(model: Model) -> Model:
+    """What scores in `ptf_fedrec` with the server's model and its part for the client."""
+
+    def view(shared, private):
         mine = jax.tree.map(lambda x: x[private["id"]], shared["server"]["private"])
-        return model.score(shared["server"]["shared"], mine, items, user)
+        return shared["server"]["shared"], mine
 
-    return score
+    return model.through(view)
 
 
 def _of_items(model: Model, server: Model, examples: Batches, sent: int) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from ..rounds.clock import Clock, lognormal_clock
 from ..rounds.selection import over_selection, selecting
 from ..rounds.utility import Utility, by_size, power_of_choice
 from ..types import Model, Strategy
-from .recipes import fedavg
+from .fedavg import fedavg
 
 
 def selective(

@@ -1,6 +1,6 @@
 """Knowledge as predictions: what clients and a server say of items, and how either learns from it.
 
-Written for one client; `strategies.predictions` puts them together. An upload is the mask of the
+Written for one client; `strategies.ptf_fedrec` puts them together. An upload is the mask of the
 items that it speaks of and the predictions for all items, of which the others are not sent.
 
 `I` items, `L` most uploaded items, `C` clients, `B` batch.
@@ -14,6 +14,7 @@ import optax
 
 from .. import keys, rows, trees
 from ..data import Batches, ClientData
+from ..rounds.cohort import vmapped
 from ..types import Array, Model, PyTree, Transform, record
 
 
@@ -70,9 +71,8 @@ def lessons(examples: Batches, num_items: int, data: ClientData, told: PyTree):
         length = jnp.where(data.length > 0, examples.count(data) + keep.sum(), 0)
         return items[order], labels[order], length, positive
 
-    items, labels, length, positive = jax.vmap(one, (axes, 0, 0))(
-        data, told["items"], told["labels"]
-    )
+    args = data, told["items"], told["labels"]
+    items, labels, length, positive = vmapped(one, *args, axes=(axes, 0, 0))(*args)
     return Lesson(data, items, labels, length, length.max()), positive
 
 

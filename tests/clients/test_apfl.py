@@ -19,9 +19,9 @@ from alone import (
     step,
     updated,
 )
+from fedjax_rec.clients.apfl import apfl
 
 from fedjax_rec import clients
-from fedjax_rec.clients.apfl import apfl
 from fedjax_rec.clients.batches import Passes
 
 RATE, ALPHA_RATE = 0.1, 0.02

@@ -19,10 +19,10 @@ from alone import (
     step,
     updated,
 )
+from fedjax_rec.clients.ditto import ditto
 
 from fedjax_rec import clients
 from fedjax_rec.clients.batches import Passes
-from fedjax_rec.clients.ditto import ditto
 
 RATE, LAM = 0.1, 0.7
 PASSES = Passes(epochs=2, batch_size=3)

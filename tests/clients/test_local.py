@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from rounds import FIRST
 
 from fedjax_rec import clients, keys, models, rows
 from fedjax_rec.clients.optimizers import as_local
@@ -170,7 +171,7 @@ def params():
 
 def test_sgd_adds_up_repeated_rows():
     before, gradients = params()
-    _, after = clients.sgd(0.1).apply((), before, gradients, True)
+    _, after = clients.sgd(0.1).apply((), before, gradients, True, FIRST)
     np.testing.assert_allclose(after["item"].values[:, 0], [1, 0.8, 1, 0.9, 1], rtol=1e-6)
     np.testing.assert_allclose(after["w"], 0.8, rtol=1e-6)
 
@@ -179,12 +180,12 @@ def test_sgd_adds_up_repeated_rows():
 def test_from_optax_equals_optax_on_dense_arrays(transform):
     before, gradients = params()
     local = clients.from_optax(transform)
-    state = local.init(before)
+    state = local.init(before, FIRST)
     dense = {"item": before["item"].values, "w": before["w"]}
     whole = {"item": jnp.zeros((5, 2)).at[jnp.int32([1, 3, 1])].add(1.0), "w": gradients["w"]}
     reference = transform.init(dense)
     for _ in range(3):
-        state, before = local.apply(state, before, gradients, jnp.bool_(True))
+        state, before = local.apply(state, before, gradients, jnp.bool_(True), FIRST)
         updates, reference = transform.update(whole, reference, dense)
         dense = optax.apply_updates(dense, updates)
     np.testing.assert_allclose(before["item"].values, dense["item"], rtol=1e-6)
@@ -195,9 +196,10 @@ def test_from_optax_equals_optax_on_dense_arrays(transform):
 def test_a_batch_of_padding_changes_nothing_under_optax(transform):
     before, gradients = params()
     local = clients.from_optax(transform)
-    state, before = local.apply(local.init(before), before, gradients, jnp.bool_(True))
+    state = local.init(before, FIRST)
+    state, before = local.apply(state, before, gradients, jnp.bool_(True), FIRST)
     zero = jax.tree.map(lambda x: x * 0, gradients)
-    kept, after = local.apply(state, before, zero, jnp.bool_(False))
+    kept, after = local.apply(state, before, zero, jnp.bool_(False), FIRST)
     for a, b in zip(jax.tree.leaves((state, before)), jax.tree.leaves((kept, after)), strict=True):
         np.testing.assert_array_equal(a, b)
 

@@ -21,9 +21,9 @@ from alone import (
     step,
     updated,
 )
+from fedjax_rec.clients.sequence import anew, downloads, fine_tuned, in_sequence
 
 from fedjax_rec import clients, keys, rows, wire
-from fedjax_rec.clients.sequence import anew, downloads, fine_tuned, in_sequence
 from fedjax_rec.rows import RowsUpdate
 from fedjax_rec.types import Packet, Upload
 

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fedjax_rec.clients.submodel import _drawn, submodel
 
 from fedjax_rec import models
-from fedjax_rec.clients.submodel import _drawn, submodel
 from fedjax_rec.models.prunable import prunable
 from fedjax_rec.rows import Table
 from fedjax_rec.trees import Frozen

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rounds import FIRST
 
 from fedjax_rec import wire
 from fedjax_rec.compress.cast import DTYPES, cast, scaled_cast, stochastic_cast
@@ -19,12 +20,12 @@ NORMAL = rng.normal(size=20000).astype(np.float32)
 
 
 def packet_of(compressor, x, key=KEY):
-    return compressor.encode(key, compressor.init(x), x)[1]
+    return compressor.encode(key, compressor.init(x), x, FIRST)[1]
 
 
 def back(compressor, x, key=KEY):
     x = jnp.asarray(x, jnp.float32)
-    return np.asarray(compressor.decode(packet_of(compressor, x, key), x))
+    return np.asarray(compressor.decode(packet_of(compressor, x, key), x, FIRST))
 
 
 @EVERY
@@ -78,8 +79,8 @@ def test_rows_and_sizes(make, dtype):
     assert int(wire.nbytes(packet)) == len(sent)
     assert len(sent) == pytest.approx(width * 1500, abs=40)
     arrived = jax.tree.map(jnp.asarray, wire.from_bytes(sent, packet))
-    there = make(dtype).decode(arrived, jax.tree.map(jnp.zeros_like, x))
-    here = make(dtype).decode(packet, jax.tree.map(jnp.zeros_like, x))
+    there = make(dtype).decode(arrived, jax.tree.map(jnp.zeros_like, x), FIRST)
+    here = make(dtype).decode(packet, jax.tree.map(jnp.zeros_like, x), FIRST)
     np.testing.assert_array_equal(there["rows"].values, here["rows"].values[live])
     np.testing.assert_array_equal(there["bias"], here["bias"])
     alone = back(make(dtype), values[live])
@@ -93,7 +94,7 @@ def test_stochastic_cast_has_the_right_mean_and_variance():
     compressor = stochastic_cast()
 
     def one(key):
-        return compressor.decode(packet_of(compressor, jnp.asarray(x), key), jnp.asarray(x))
+        return compressor.decode(packet_of(compressor, jnp.asarray(x), key), jnp.asarray(x), FIRST)
 
     sent = np.float64(jax.jit(jax.vmap(one))(jax.random.split(KEY, 4000)))
     assert (np.float64(sent) == np.float64(jnp.bfloat16(sent))).all()

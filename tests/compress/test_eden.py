@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rounds import FIRST
 
 from fedjax_rec import wire
 from fedjax_rec.compress.combine import chain
@@ -28,7 +29,7 @@ def normal(*shape, seed=0):
 def decoded(make, *arguments):
     """(keys [n], x) -> [n, ...]: what arrives of x under each key."""
     this = make(*arguments)
-    one = lambda key, x: this.decode(this.encode(key, this.init(x), x)[1], x)
+    one = lambda key, x: this.decode(this.encode(key, this.init(x), x, FIRST)[1], x, FIRST)
     return jax.jit(lambda keys, x: jax.lax.map(lambda key: one(key, x), keys, batch_size=64))
 
 
@@ -82,7 +83,7 @@ def test_drive_is_the_signs_and_one_scale():
     np.testing.assert_allclose(
         error(decoded(drive, 2, 1024)(keys(64), x), x).mean(), 0.5708, rtol=0.04
     )
-    encode = jax.jit(lambda x: rotate(2, 1024).encode(KEY, [()], x)[1])
+    encode = jax.jit(lambda x: rotate(2, 1024).encode(KEY, [()], x, FIRST)[1])
     y = np.asarray(encode(x).body.values)
     body = Live(jnp.asarray(y), jnp.ones(3, bool))
     back = decoded(lloyd_max, 1)(keys(1), body).values[0]
@@ -201,7 +202,7 @@ def test_bytes_are_those_of_the_formula(bits):
     """bits * D + 32, within 1%, whatever the number of blocks."""
     x = jnp.zeros(2**17)
     this = eden(bits)
-    packet = jax.eval_shape(lambda: this.encode(KEY, this.init(x), x)[1])
+    packet = jax.eval_shape(lambda: this.encode(KEY, this.init(x), x, FIRST)[1])
     packet = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), packet)
     packet.body.live[:] = True
     scales = packet.side[1][0]
@@ -229,7 +230,10 @@ def table(count, layout):
 def test_touched_rows_alone_are_quantized_and_arrive(layout):
     """At 4 bits each, padded to a block; what is decoded from the bytes is what was simulated."""
     this = eden(4, block=256)
-    encode, decode = jax.jit(lambda x: this.encode(KEY, [[()], [()]], x)[1]), jax.jit(this.decode)
+    encode, decode = (
+        jax.jit(lambda x: this.encode(KEY, [[()], [()]], x, FIRST)[1]),
+        jax.jit(lambda packet, like: this.decode(packet, like, FIRST)),
+    )
     for count in (0, 1, 70):
         x = table(count, layout)
         packet = encode(x)
@@ -256,8 +260,8 @@ def test_one_more_stage_sees_the_body():
     )
     sparse = RowsUpdate(sparse.values * sparse.live[:, None], *(sparse.ids, sparse.live), None, 500)
     this = chain(rotate(1, 64), rotate(1, 64), lloyd_max(4))
-    packet = jax.jit(lambda x: this.encode(KEY, [[()], [()], [()]], x)[1])(sparse)
-    back = jax.jit(this.decode)(packet, sparse)
+    packet = jax.jit(lambda x: this.encode(KEY, [[()], [()], [()]], x, FIRST)[1])(sparse)
+    back = jax.jit(this.decode)(packet, sparse, FIRST)
     assert packet.body.values.levels == 16 and (back.live == sparse.live).all()
     assert error(back.values[:, 0], sparse.values[:, 0]) < 2 * UNBIASED[4]
 
@@ -267,8 +271,8 @@ def test_inside_error_feedback_nothing_is_lost():
     encode, decode = jax.jit(this.encode), jax.jit(this.decode)
     memory, sent = this.init(x), 0.0
     for key in keys(20):
-        memory, packet = encode(key, memory, x)
-        sent = sent + decode(packet, x)
+        memory, packet = encode(key, memory, x, FIRST)
+        sent = sent + decode(packet, x, FIRST)
     # Each update is lost at .36; of the mean of twenty, what is owed is a twentieth of one.
     assert error(np.asarray(sent) / 20, x) < 0.01
     np.testing.assert_allclose(sent + memory["error"][0], 20 * x, rtol=1e-4, atol=1e-4)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rounds import FIRST
 
 from fedjax_rec import compress, wire
 from fedjax_rec.bases import orthonormal
@@ -43,8 +44,8 @@ def off(x, back) -> float:
 def sent(compressor, update, memory=None):
     """(memory, packet, what is decoded of it)."""
     memory = compressor.init(update) if memory is None else memory
-    memory, packet = compressor.encode(KEY, memory, update)
-    return memory, packet, compressor.decode(packet, blank(update))
+    memory, packet = compressor.encode(KEY, memory, update, FIRST)
+    return memory, packet, compressor.decode(packet, blank(update), FIRST)
 
 
 def gathered(x, ids, size, slots) -> RowsUpdate:
@@ -77,8 +78,8 @@ def test_power_iteration_reaches_the_anchors():
     def rounds(x):
         memory, backs = compressor.init(x), []
         for _ in range(3):
-            memory, packet = compressor.encode(KEY, memory, x)
-            backs.append(compressor.decode(packet, x))
+            memory, packet = compressor.encode(KEY, memory, x, FIRST)
+            backs.append(compressor.decode(packet, x, FIRST))
         return backs
 
     xs = np.stack([harmonic(seed, 128) for seed in range(60)])
@@ -239,7 +240,7 @@ def test_what_arrives_decodes_to_the_same(make, touched):
     data = wire.to_bytes(packet)
     assert len(data) == int(wire.nbytes(packet))
     arrived = jax.tree.map(jnp.asarray, wire.from_bytes(data, packet))
-    received = jax.jit(compressor.decode, compiler_options=FAST)(arrived, blank(update))
+    received = jax.jit(compressor.decode, compiler_options=FAST)(arrived, blank(update), FIRST)
     np.testing.assert_allclose(received["dense"], back["dense"], atol=1e-6)
     for name in ("few", "whole"):
         np.testing.assert_allclose(to_dense(received[name]), to_dense(back[name]), atol=1e-6)
@@ -256,8 +257,8 @@ def test_factors_can_be_compressed_further_and_error_feedback_loses_nothing():
     encode, decode = jax.jit(compressor.encode), jax.jit(compressor.decode)
     for _ in range(30):
         x = jnp.float32(base + 0.1 * rng.normal(size=base.shape))
-        memory, packet = encode(KEY, memory, x)
-        total, arrived = total + x, arrived + decode(packet, x)
+        memory, packet = encode(KEY, memory, x, FIRST)
+        total, arrived = total + x, arrived + decode(packet, x, FIRST)
         errors.append(np.abs(total - arrived).max())
         np.testing.assert_allclose(arrived + memory["error"][0], total, atol=1e-3)
     assert max(errors[15:]) < 3 * max(errors[:15])  # the error does not grow with the rounds

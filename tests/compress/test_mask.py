@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rounds import FIRST, now
 
 from fedjax_rec import compress, wire
 from fedjax_rec.compress.mask import columns, masked
 from fedjax_rec.rows import RowsUpdate, to_dense
 from fedjax_rec.trees import Frozen
-from fedjax_rec.types import Packet
+from fedjax_rec.types import Now, Packet
 from fedjax_rec.wire import Live, is_node
 
 ITEMS, WIDTH, SLOTS = 50, 16, 20
@@ -84,8 +85,9 @@ def arrived(packet):
     return jax.tree.map(jnp.asarray, wire.from_bytes(wire.to_bytes(packet), packet))
 
 
-def at(mask):
-    return masked().at(0, {"model": (), "mask": Frozen(mask)})
+def under(mask) -> Now:
+    """A round of a model with that mask."""
+    return now(shared={"model": (), "mask": Frozen(mask)})
 
 
 LAYOUTS = pytest.mark.parametrize("layout", ["whole", "ids"])
@@ -95,19 +97,19 @@ LAYOUTS = pytest.mark.parametrize("layout", ["whole", "ids"])
 @pytest.mark.parametrize("touched", [0, 1, 9])
 def test_kept_coordinates_come_back_and_no_others(layout, touched):
     mask, x = some_mask(), update(layout, touched)
-    compressor = at(mask)
-    _, packet = compressor.encode(KEY, compressor.init(x), x)
-    back = compressor.decode(packet, blank(x))
+    compressor, known = masked(), under(mask)
+    _, packet = compressor.encode(KEY, compressor.init(x), x, known)
+    back = compressor.decode(packet, blank(x), known)
     assert_same(back, pruned(x, mask))
     assert (back["item"].ids is None) == (layout == "whole")
     np.testing.assert_array_equal(back["item"].live, x["item"].live)
-    assert_same(compressor.decode(arrived(packet), blank(x)), pruned(x, mask))
+    assert_same(compressor.decode(arrived(packet), blank(x), known), pruned(x, mask))
 
 
 @LAYOUTS
 def test_a_kept_coordinate_costs_32_bits_and_no_index(layout):
     mask, x = some_mask(), update(layout)
-    _, packet = at(mask).encode(KEY, (), x)
+    _, packet = masked().encode(KEY, (), x, under(mask))
     sent = len(wire.to_bytes(packet))
     assert int(wire.nbytes(packet)) == sent
     ids = np.arange(ITEMS) if layout == "whole" else np.asarray(x["item"].ids)
@@ -121,34 +123,34 @@ def test_large_updates_cost_what_the_formula_says():
     rng = np.random.default_rng(0)
     x = {"kernel": jnp.float32(rng.normal(size=(512, 256)))}
     mask = {"kernel": jnp.asarray(rng.random((512, 256)) < 0.1)}
-    sent = int(wire.nbytes(at(mask).encode(KEY, (), x)[1]))
+    sent = int(wire.nbytes(masked().encode(KEY, (), x, under(mask))[1]))
     assert sent == pytest.approx(4 * int(mask["kernel"].sum()), rel=0.01)
 
 
 @LAYOUTS
 def test_a_model_without_a_mask_is_sent_whole(layout):
     x = update(layout)
-    for compressor in (masked(), masked().at(0, {"item": 1}), at({})):
-        _, packet = compressor.encode(KEY, (), x)
-        assert_same(compressor.decode(packet, blank(x)), x)
-        assert_same(compressor.decode(arrived(packet), blank(x)), x)
+    for known in (FIRST, now(shared={"item": 1}), under({})):
+        _, packet = masked().encode(KEY, (), x, known)
+        assert_same(masked().decode(packet, blank(x), known), x)
+        assert_same(masked().decode(arrived(packet), blank(x), known), x)
 
 
 def test_packets_have_the_same_shapes_in_every_round():
     x = update()
-    shape = lambda c: jax.tree.map(jnp.shape, c.encode(KEY, (), x)[1])
-    assert shape(masked()) == shape(at(some_mask())) == shape(at(some_mask(1.0)))
+    shape = lambda known: jax.tree.map(jnp.shape, masked().encode(KEY, (), x, known)[1])
+    assert shape(FIRST) == shape(under(some_mask())) == shape(under(some_mask(1.0)))
 
 
 def test_what_is_kept_can_be_compressed_further():
     mask, x = some_mask(), update()
-    chain = compress.chain(masked(), compress.cast()).at(0, {"mask": Frozen(mask)})
-    _, packet = chain.encode(KEY, chain.init(x), x)
+    chain, known = compress.chain(masked(), compress.cast()), under(mask)
+    _, packet = chain.encode(KEY, chain.init(x), x, known)
     for seen in (packet, arrived(packet)):
-        back, want = chain.decode(seen, blank(x)), pruned(x, mask)
+        back, want = chain.decode(seen, blank(x), known), pruned(x, mask)
         for name in want:
             np.testing.assert_allclose(dense(back[name]), dense(want[name]), rtol=2.0**-8)
-    full = int(wire.nbytes(at(mask).encode(KEY, (), x)[1]))
+    full = int(wire.nbytes(masked().encode(KEY, (), x, under(mask))[1]))
     assert int(wire.nbytes(packet)) < 0.6 * full
 
 
@@ -158,10 +160,9 @@ def test_parts_of_a_model_and_error_feedback_find_their_masks():
         compress.partition({"item|kernel": masked()}),
         compress.error_feedback(masked()),
     ):
-        now = compressor.at(0, {"mask": Frozen(mask)})
         zero = {**x, "item": table("whole", 0)}
-        _, packet = now.encode(KEY, now.init(zero), x)
-        assert_same(now.decode(packet, blank(x)), pruned(x, mask))
+        _, packet = compressor.encode(KEY, compressor.init(zero), x, under(mask))
+        assert_same(compressor.decode(packet, blank(x), under(mask)), pruned(x, mask))
 
 
 def test_clients_together_are_as_each_alone():
@@ -170,19 +171,19 @@ def test_clients_together_are_as_each_alone():
     stacked = jax.tree.map(lambda *v: jnp.stack(v), *several)
 
     def one(x):
-        _, packet = at(mask).encode(KEY, (), x)
-        return at(mask).decode(packet, x), wire.nbytes(packet)
+        _, packet = masked().encode(KEY, (), x, under(mask))
+        return masked().decode(packet, x, under(mask)), wire.nbytes(packet)
 
     back, sent = jax.jit(jax.vmap(one))(stacked)
     for i, x in enumerate(several):
         assert_same(jax.tree.map(lambda v, i=i: v[i], back), pruned(x, mask))
-        assert int(sent[i]) == len(wire.to_bytes(at(mask).encode(KEY, (), x)[1]))
+        assert int(sent[i]) == len(wire.to_bytes(masked().encode(KEY, (), x, under(mask))[1]))
 
 
 def test_a_mask_of_another_shape_is_refused():
-    chain = compress.chain(columns(0.5), masked()).at(0, {"mask": Frozen(some_mask())})
+    chain = compress.chain(columns(0.5), masked())
     with pytest.raises(ValueError, match=r"mask of shape .* put masked\(\) first in the chain"):
-        chain.encode(KEY, chain.init(update()), update())
+        chain.encode(KEY, chain.init(update()), update(), under(some_mask()))
 
 
 def largest_columns(x: np.ndarray, fraction: float) -> np.ndarray:
@@ -197,9 +198,9 @@ def largest_columns(x: np.ndarray, fraction: float) -> np.ndarray:
 def test_columns_are_those_of_largest_norm(layout, fraction):
     x = update(layout)
     compressor = columns(fraction)
-    _, packet = compressor.encode(KEY, compressor.init(x), x)
+    _, packet = compressor.encode(KEY, compressor.init(x), x, FIRST)
     for seen in (packet, arrived(packet)):
-        back = compressor.decode(seen, blank(x))
+        back = compressor.decode(seen, blank(x), FIRST)
         for name in x:
             given = dense(x[name])
             want = largest_columns(given, fraction) if given.ndim > 1 else given
@@ -217,18 +218,18 @@ def test_columns_of_blocks_and_of_stacked_matrices():
         "stack": jnp.float32(rng.normal(size=(2, 3, 8))),
     }
     compressor = columns(0.25)
-    _, packet = compressor.encode(KEY, compressor.init(x), x)
-    back = compressor.decode(packet, blank(x))
+    _, packet = compressor.encode(KEY, compressor.init(x), x, FIRST)
+    back = compressor.decode(packet, blank(x), FIRST)
     for name in x:
         np.testing.assert_array_equal(dense(back[name]), largest_columns(dense(x[name]), 0.25))
-    received = compressor.decode(arrived(packet), blank(x))["blocks"].values
+    received = compressor.decode(arrived(packet), blank(x), FIRST)["blocks"].values
     np.testing.assert_array_equal(received, back["blocks"].values[:4])
 
 
 def test_columns_cost_what_the_formula_says():
     x = {"kernel": jnp.float32(np.random.default_rng(0).normal(size=(512, 256)))}
     compressor = columns(0.2)
-    sent = wire.nbytes(compressor.encode(KEY, compressor.init(x), x)[1])
+    sent = wire.nbytes(compressor.encode(KEY, compressor.init(x), x, FIRST)[1])
     assert 8 * int(sent) == pytest.approx(32 * 512 * math.ceil(0.2 * 256) + 256, rel=0.001)
 
 
@@ -255,8 +256,8 @@ def spike(shape):
 def test_columns_contract(layout, draw):
     x = update(layout, draw=draw)
     compressor = columns(0.3)
-    _, packet = compressor.encode(KEY, compressor.init(x), x)
-    back = compressor.decode(packet, x)
+    _, packet = compressor.encode(KEY, compressor.init(x), x, FIRST)
+    back = compressor.decode(packet, x, FIRST)
     for name, width in (("item", WIDTH), ("kernel", 10), ("bias", None)):
         before, after = (dense(t[name]).astype(np.float64) for t in (x, back))
         share = 1.0 if width is None else math.ceil(round(0.3 * width, 9)) / width
@@ -272,8 +273,8 @@ def test_few_columns_that_differ_from_zero_lose_nothing():
     item = RowsUpdate(item.values * few, item.ids, item.live, None, ITEMS)
     x = {"item": item}
     compressor = columns(0.25)
-    _, packet = compressor.encode(KEY, compressor.init(x), x)
-    assert_same(compressor.decode(packet, blank(x)), x)
+    _, packet = compressor.encode(KEY, compressor.init(x), x, FIRST)
+    assert_same(compressor.decode(packet, blank(x), FIRST), x)
 
 
 def test_what_is_no_number_does_not_hide_the_other_columns():
@@ -281,7 +282,7 @@ def test_what_is_no_number_does_not_hide_the_other_columns():
     x[0, 2], x[1, 3], x[:, 5] = np.nan, np.inf, 3.0
     compressor = columns(0.5)
     update = {"kernel": jnp.asarray(x)}
-    _, packet = compressor.encode(KEY, compressor.init(update), update)
+    _, packet = compressor.encode(KEY, compressor.init(update), update, FIRST)
     assert packet.side[0].sum() == 3
 
 
@@ -291,10 +292,10 @@ def test_one_trace_a_shape():
     @jax.jit
     def whole(key, mask, x):
         traces.append(1)
-        compressor = compress.chain(at(mask), columns(0.5))
-        _, packet = compressor.encode(key, compressor.init(x), x)
+        compressor = compress.chain(masked(), columns(0.5))
+        _, packet = compressor.encode(key, compressor.init(x), x, under(mask))
         assert isinstance(packet, Packet)
-        return compressor.decode(packet, x)
+        return compressor.decode(packet, x, under(mask))
 
     for seed in range(3):
         whole(jax.random.key(seed), some_mask(0.2 * seed), update("ids", seed + 1, seed))
@@ -309,6 +310,6 @@ def test_fractions_outside_are_refused(fraction):
 
 def test_nodes_of_a_packet_are_known():
     """The body of `masked` is `Live` for a matrix and a table, and the array itself for others."""
-    _, packet = at(some_mask()).encode(KEY, (), update())
+    _, packet = masked().encode(KEY, (), update(), under(some_mask()))
     assert isinstance(packet.body["kernel"], Live) and isinstance(packet.body["item"], Live)
     assert not is_node(packet.body["bias"]) and not is_node(packet.body["scale"])

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rounds import FIRST
 
 from fedjax_rec import wire
 from fedjax_rec.compress.quantize import (
@@ -88,11 +89,11 @@ def compiled(name):
     compressor = MADE[name]
 
     def encode(key, x):
-        packet = compressor.encode(key, compressor.init(x), x)[1]
+        packet = compressor.encode(key, compressor.init(x), x, FIRST)[1]
         return packet, wire.nbytes(packet)
 
-    options = {"compiler_options": FAST}
-    return jax.jit(encode, **options), jax.jit(compressor.decode, **options)
+    decode = lambda packet, like: compressor.decode(packet, like, FIRST)
+    return tuple(jax.jit(end, compiler_options=FAST) for end in (encode, decode))
 
 
 def samples(name, x, count, seed=1):
@@ -100,7 +101,7 @@ def samples(name, x, count, seed=1):
     compressor = MADE[name]
 
     def one(key):
-        return compressor.decode(compressor.encode(key, compressor.init(x), x)[1], x)
+        return compressor.decode(compressor.encode(key, compressor.init(x), x, FIRST)[1], x, FIRST)
 
     every = jax.jit(jax.vmap(one), compiler_options=FAST)
     return np.asarray(every(jax.random.split(jax.random.key(seed), count)), np.float64)
@@ -215,7 +216,7 @@ def test_uniform_anchor():
 def test_both_ends_of_the_uniform_grid_are_exact(levels):
     """Also as XLA compiles it with all optimisations: what is 0 beside a spike stays 0."""
     compressor = stochastic_uniform(levels)
-    trip = jax.jit(lambda x: compressor.decode(compressor.encode(KEY, [()], x)[1], x))
+    trip = jax.jit(lambda x: compressor.decode(compressor.encode(KEY, [()], x, FIRST)[1], x, FIRST))
     for x in (np.eye(50)[7] * -3.3, NORMAL[:50] + 100, np.full(50, 0.7), np.full(50, -1e30)):
         back = np.asarray(trip(jnp.float32(x)))
         for end in (np.argmin(x), np.argmax(x)):
@@ -382,7 +383,7 @@ def test_clients_are_independent_and_keep_their_precision(name):
     compressor = MADE[name]
 
     def one(key, x):
-        return compressor.decode(compressor.encode(key, [()], x)[1], x)
+        return compressor.decode(compressor.encode(key, [()], x, FIRST)[1], x, FIRST)
 
     every = jax.jit(jax.vmap(one), compiler_options=FAST)
     x, keys = jnp.float16(NORMAL[:60].reshape(3, 4, 5)), jax.random.split(KEY, 3)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rounds import FIRST
 
 from fedjax_rec import wire
 from fedjax_rec.compress import chain, stochastic_uniform
@@ -62,14 +63,14 @@ def through(compressor, x, key=KEY):
 
     @fast
     def both(key, x):
-        packet = compressor.encode(key, compressor.init(x), x)[1]
-        return packet, compressor.decode(packet, x), wire.nbytes(packet)
+        packet = compressor.encode(key, compressor.init(x), x, FIRST)[1]
+        return packet, compressor.decode(packet, x, FIRST), wire.nbytes(packet)
 
     packet, back, size = both(key, x)
     data = wire.to_bytes(packet)
     assert len(data) == int(size)
     arrived = jax.tree.map(jnp.asarray, wire.from_bytes(data, packet))
-    received = fast(compressor.decode)(arrived, jax.tree.map(jnp.zeros_like, x))
+    received = fast(compressor.decode)(arrived, jax.tree.map(jnp.zeros_like, x), FIRST)
     for name in x:
         np.testing.assert_allclose(dense(back[name]), dense(received[name]), rtol=1e-6)
     return back, packet
@@ -111,8 +112,8 @@ def samples(make, fraction: float, count: int = 4000):
     @jax.jit
     @jax.vmap
     def one(key):
-        packet = compressor.encode(key, compressor.init(x), x)[1]
-        return compressor.decode(packet, x).values[np.asarray(x.live)]
+        packet = compressor.encode(key, compressor.init(x), x, FIRST)[1]
+        return compressor.decode(packet, x, FIRST).values[np.asarray(x.live)]
 
     keys = jax.random.split(jax.random.key(1), count)
     live = np.asarray(x.live)
@@ -153,7 +154,7 @@ def test_anchor_of_random_k():
     @jax.jit
     @jax.vmap
     def error(key, x):
-        back = compressor.decode(compressor.encode(key, compressor.init(x), x)[1], x)
+        back = compressor.decode(compressor.encode(key, compressor.init(x), x, FIRST)[1], x, FIRST)
         return ((back - x) ** 2).sum() / (x**2).sum()
 
     keys = jax.random.split(KEY, 1000)

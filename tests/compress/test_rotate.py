@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rounds import FIRST
 
 from fedjax_rec import wire
 from fedjax_rec.compress.rotate import rotate
@@ -64,8 +65,8 @@ NODES = {
 def compiled(times, block):
     this = rotate(times, block)
     return (
-        jax.jit(lambda key, node: this.encode(key, this.init(node), node)[1]),
-        jax.jit(this.decode),
+        jax.jit(lambda key, node: this.encode(key, this.init(node), node, FIRST)[1]),
+        jax.jit(lambda packet, like: this.decode(packet, like, FIRST)),
     )
 
 
@@ -137,11 +138,11 @@ def test_is_orthonormal_and_every_key_another():
 def test_clients_have_rotations_of_their_own_under_vmap():
     this, node = rotate(2, 64), jnp.asarray(normal(150))
     keys = jax.random.split(KEY, 6)
-    packets = jax.jit(jax.vmap(lambda key: this.encode(key, this.init(node), node)[1]))(keys)
+    packets = jax.jit(jax.vmap(lambda key: this.encode(key, this.init(node), node, FIRST)[1]))(keys)
     y = np.asarray(packets.body.values).reshape(6, -1)
     cosines = y @ y.T / (y[0] @ y[0])
     assert np.abs(cosines - np.eye(6)).max() < 5 / np.sqrt(150)
-    back = jax.vmap(this.decode, in_axes=(0, None))(packets, node)
+    back = jax.vmap(lambda packet: this.decode(packet, node, FIRST))(packets)
     np.testing.assert_allclose(back, np.broadcast_to(node, (6, 150)), atol=3e-6)
 
 
@@ -183,7 +184,7 @@ def test_memory_is_that_of_a_few_copies():
     this, x = rotate(2, 1024), jnp.zeros((8, 2**16))
 
     def both(key, x):
-        return this.decode(this.encode(key, this.init(x), x)[1], x)
+        return this.decode(this.encode(key, this.init(x), x, FIRST)[1], x, FIRST)
 
     compiled = jax.jit(jax.vmap(both)).lower(jax.random.split(KEY, 8), x).compile()
     assert compiled.memory_analysis().temp_size_in_bytes <= 3 * x.nbytes
@@ -200,8 +201,8 @@ def test_keeps_the_dtype_of_the_update():
 
 def test_integers_are_sent_as_they_are():
     node = {"count": jnp.arange(3), "empty": jnp.zeros((0, 4))}
-    packet = rotate().encode(KEY, rotate().init(node), node)[1]
-    assert rotate().decode(packet, node)["count"].tolist() == [0, 1, 2]
+    packet = rotate().encode(KEY, rotate().init(node), node, FIRST)[1]
+    assert rotate().decode(packet, node, FIRST)["count"].tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rounds import FIRST, now
 
 from fedjax_rec import wire
 from fedjax_rec.compress.sketch import coordinates, count_sketch, estimate, hash_words, sketch
 from fedjax_rec.rows import RowsUpdate, to_dense
-from fedjax_rec.types import at_round
 from fedjax_rec.wire import Live
 
 KEY = jax.random.key(8)
@@ -20,9 +20,8 @@ blank = functools.partial(jax.tree.map, jnp.zeros_like)
 
 def one_trip(compressor, update, round=0):
     """(packet, what is decoded of it)."""
-    compressor = at_round(compressor, round, {})
-    packet = compressor.encode(KEY, compressor.init(update), update)[1]
-    return packet, compressor.decode(packet, blank(update))
+    packet = compressor.encode(KEY, compressor.init(update), update, now(round))[1]
+    return packet, compressor.decode(packet, blank(update), now(round))
 
 
 sent = jax.jit(one_trip, static_argnums=0, compiler_options=FAST)
@@ -154,7 +153,7 @@ def test_few_coordinates_in_many_columns_come_back():
     assert len(data) == pytest.approx(3 * 4 * 5 * 1100, rel=0.01)
     arrived = jax.tree.map(jnp.asarray, wire.from_bytes(data, packet))
     decode = jax.jit(count_sketch(5, 1100).decode, compiler_options=FAST)
-    received = decode(arrived, blank(update))
+    received = decode(arrived, blank(update), FIRST)
     for name in ("item", "whole"):
         np.testing.assert_allclose(to_dense(received[name]), to_dense(back[name]), atol=1e-6)
     np.testing.assert_allclose(received["blocks"].values, back["blocks"].values[5:6], atol=1e-6)

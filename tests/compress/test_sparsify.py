@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from rounds import FIRST, now
 
 from fedjax_rec import wire
 from fedjax_rec.compress import chain, error_feedback, scheduled, select, stochastic_uniform
@@ -20,7 +21,6 @@ from fedjax_rec.compress.sparsify import (
     warm_up_top_k,
 )
 from fedjax_rec.rows import RowsUpdate, to_dense
-from fedjax_rec.types import at_round
 from fedjax_rec.wire import Live, is_node
 
 KEY = jax.random.key(0)
@@ -83,14 +83,14 @@ def through(compressor, x, key=KEY):
 
     @fast
     def both(key, x):
-        packet = compressor.encode(key, compressor.init(x), x)[1]
-        return packet, compressor.decode(packet, x), wire.nbytes(packet)
+        packet = compressor.encode(key, compressor.init(x), x, FIRST)[1]
+        return packet, compressor.decode(packet, x, FIRST), wire.nbytes(packet)
 
     packet, back, size = both(key, x)
     data = wire.to_bytes(packet)
     assert len(data) == int(size)
     arrived = jax.tree.map(jnp.asarray, wire.from_bytes(data, packet))
-    received = fast(compressor.decode)(arrived, jax.tree.map(jnp.zeros_like, x))
+    received = fast(compressor.decode)(arrived, jax.tree.map(jnp.zeros_like, x), FIRST)
     pairs = zip(*(jax.tree.leaves(t, is_leaf=is_node) for t in (back, received)), strict=True)
     for here, there in pairs:
         np.testing.assert_allclose(dense(here), dense(there), rtol=1e-6)
@@ -256,7 +256,7 @@ def test_threshold_sends_what_is_above_and_not_too_much():
     assert float(((back - x) ** 2).sum()) <= 3000 * 2.0**2
     back, _ = through(threshold(1.0, at_most=0.1), x)
     np.testing.assert_array_equal(back, largest(np.asarray(x), 300))
-    packet = fast(threshold(9.0).encode)(KEY, [()], x)[1]
+    packet = fast(threshold(9.0).encode)(KEY, [()], x, FIRST)[1]
     assert not packet.body.live.any() and len(wire.to_bytes(packet)) < 16
 
 
@@ -268,9 +268,8 @@ def test_a_schedule_changes_how_much_is_sent_and_no_shape():
 
         @fast
         def sent(round, compressor=compressor):
-            now = at_round(compressor, round, {})
-            packet = now.encode(KEY, now.init(x), x)[1]
-            return packet.body, now.decode(packet, x)
+            packet = compressor.encode(KEY, compressor.init(x), x, now(round))[1]
+            return packet.body, compressor.decode(packet, x, now(round))
 
         for round, k in enumerate(counts):
             body, back = sent(round)
@@ -294,8 +293,8 @@ def test_error_feedback_sends_everything_in_the_end():
     memory, total = compressor.init(x), 0.0
     step, decode = fast(compressor.encode), fast(compressor.decode)
     for _ in range(60):
-        memory, packet = step(KEY, memory, x)
-        total = total + decode(packet, x)
+        memory, packet = step(KEY, memory, x, FIRST)
+        total = total + decode(packet, x, FIRST)
     np.testing.assert_allclose(total + memory["error"][0], 60 * x, rtol=1e-3, atol=1e-4)
     assert float(jnp.abs(total - 60 * x).max()) < 0.5
 
@@ -308,8 +307,8 @@ def test_clients_with_different_numbers_of_rows_at_once():
     @fast
     @jax.vmap
     def both(x):
-        packet = compressor.encode(KEY, compressor.init(x), x)[1]
-        return compressor.decode(packet, x), packet.body.live.sum()
+        packet = compressor.encode(KEY, compressor.init(x), x, FIRST)[1]
+        return compressor.decode(packet, x, FIRST), packet.body.live.sum()
 
     back, counts = both(jax.tree.map(lambda *leaves: jnp.stack(leaves), *xs))
     assert counts.tolist() == [math.ceil(0.25 * n * WIDTH) for n in sizes]
@@ -339,8 +338,8 @@ def test_a_table_of_more_coordinates_than_int32_is_refused():
     x = RowsUpdate(shape(8, 64), ids, live, None, 2**25)
     for compressor in (top_k(0.1), global_top_k(0.1)):
         with pytest.raises(ValueError, match=r"33554432 x 64 .* use top_k_per_row"):
-            jax.eval_shape(lambda x, c=compressor: c.encode(KEY, c.init(x), x)[1], x)
-    jax.eval_shape(lambda x: top_k_per_row(2).encode(KEY, [()], x)[1], x)
+            jax.eval_shape(lambda x, c=compressor: c.encode(KEY, c.init(x), x, FIRST)[1], x)
+    jax.eval_shape(lambda x: top_k_per_row(2).encode(KEY, [()], x, FIRST)[1], x)
 
 
 @pytest.mark.parametrize(

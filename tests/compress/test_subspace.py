@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from rounds import FIRST, now
 
 from fedjax_rec import clients, models, strategies, wire
 from fedjax_rec.bases import random_rows
@@ -15,7 +16,7 @@ from fedjax_rec.compress.subspace import seeded_low_rank, seeded_projection
 from fedjax_rec.data import batches, pack, synthetic
 from fedjax_rec.data.splits import leave_one_out
 from fedjax_rec.rows import LocalTable, RowsGradient, RowsUpdate, to_dense
-from fedjax_rec.types import Cohort, at_round
+from fedjax_rec.types import Cohort
 from fedjax_rec.wire import Live
 
 KEY = jax.random.key(6)
@@ -26,9 +27,8 @@ blank = functools.partial(jax.tree.map, jnp.zeros_like)
 
 def one_trip(compressor, update, round=0):
     """(packet, what is decoded of it)."""
-    compressor = at_round(compressor, round, {})
-    packet = compressor.encode(KEY, compressor.init(update), update)[1]
-    return packet, compressor.decode(packet, blank(update))
+    packet = compressor.encode(KEY, compressor.init(update), update, now(round))[1]
+    return packet, compressor.decode(packet, blank(update), now(round))
 
 
 sent = jax.jit(one_trip, static_argnums=0, compiler_options=FAST)
@@ -116,7 +116,7 @@ def test_rows_and_entries_in_every_layout(make):
     data = wire.to_bytes(packet)
     assert len(data) == int(wire.nbytes(packet))
     arrived = jax.tree.map(jnp.asarray, wire.from_bytes(data, packet))
-    received = jax.jit(make(RANK).decode, compiler_options=FAST)(arrived, blank(update))
+    received = jax.jit(make(RANK).decode, compiler_options=FAST)(arrived, blank(update), FIRST)
     for name in ("whole", "few"):
         np.testing.assert_allclose(to_dense(received[name]), to_dense(back[name]), atol=1e-5)
     np.testing.assert_allclose(received["blocks"].values, back["blocks"].values[:5], atol=1e-5)
@@ -153,8 +153,8 @@ def trained(optimizer, round, steps=3):
         },
         "private": draw(5, D, seed=4),
     }
-    local = at_round(optimizer, round, {})
-    state, after = local.init(params), params
+    local = clients.optimizers.as_local(optimizer)
+    state, after = local.init(params, now(round)), params
     for t in range(steps):
         gradients = {
             "shared": {
@@ -164,7 +164,7 @@ def trained(optimizer, round, steps=3):
             },
             "private": draw(5, D, seed=40 + t),
         }
-        state, after = local.apply(state, after, gradients, jnp.bool_(True))
+        state, after = local.apply(state, after, gradients, jnp.bool_(True), now(round))
     return params, after
 
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rounds import FIRST
 
 from fedjax_rec.compress.feedback import error_feedback
 from fedjax_rec.compress.ternary import scaled_sign, terngrad
@@ -17,7 +18,7 @@ NORMAL = np.random.default_rng(1).normal(size=65536).astype(np.float32)
 
 def sent(compressor, x, key=KEY):
     x = jnp.asarray(x, jnp.float32)
-    back = compressor.decode(compressor.encode(key, compressor.init(x), x)[1], x)
+    back = compressor.decode(compressor.encode(key, compressor.init(x), x, FIRST)[1], x, FIRST)
     return np.asarray(back, np.float64)
 
 
@@ -86,8 +87,8 @@ def test_error_feedback_sends_in_the_end_what_signs_leave_out():
     memory, total = compressor.init(x), 0.0
     encode = jax.jit(compressor.encode)
     for t in range(60):
-        memory, packet = encode(jax.random.fold_in(KEY, t), memory, x)
-        total = total + np.asarray(compressor.decode(packet, x), np.float64)
+        memory, packet = encode(jax.random.fold_in(KEY, t), memory, x, FIRST)
+        total = total + np.asarray(compressor.decode(packet, x, FIRST), np.float64)
     assert off(x, total / 60) < 0.02 < off(x, sent(scaled_sign(), x))
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 import yaml
+from rounds import now
 from small_data import MYLAB
 
 from fedjax_rec import aggregate, wire
@@ -302,11 +303,11 @@ def test_a_schedule_of_rates_is_written_with_the_name_of_its_optimizer(written):
         "class_path": "fedjax_rec.strategies.fedavg", "init_args": {"optimizer": part},
     }}  # fmt: skip
     made = arguments(read(written(yaml.safe_dump(of(optimizer)))).make_strategy)["optimizer"]
-    rate = lambda round: float(made.at(round, None).rate("private/user"))
+    rate = lambda round: float(made.rate("private/user", now(round)))
     assert rate(0) == 1.0 and rate(10) == pytest.approx(0.1)
     both = arguments(read(written(yaml.safe_dump(of(groups)))).make_strategy)["optimizer"]
     assert both.covers("shared/item") and both.covers("private/user")
-    assert both.rate("shared/item") is None, "Adam"
+    assert both.rate("shared/item", now()) is None, "Adam"
 
 
 def test_which_arguments_want_a_factory_itself(tmp_path, monkeypatch):

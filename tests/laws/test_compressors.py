@@ -1,19 +1,21 @@
 """Laws of every compressor: round trip, bytes, arrival, vmap, untouched rows, claims, one trace."""
 
 import functools
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from registry import COMPRESSORS, Law
+from compressors_registry import COMPRESSORS, Law
+from rounds import FIRST, now
 from updates import ADVERSARIAL, flat, model_of, update
 from worlds import compiled as fast
 from worlds import same
 
-from fedjax_rec import compress, wire
+from fedjax_rec import compress, trees, wire
 from fedjax_rec.rows import RowsUpdate
-from fedjax_rec.types import at_round
+from fedjax_rec.types import Packet
 from fedjax_rec.wire import is_node
 
 KEY = jax.random.key(3)
@@ -25,15 +27,15 @@ class Compiled:
 
     def __init__(self, law: Law):
         self.law = law
-        self.compressor = at_round(law.make(), 0, {})
+        self.compressor = law.make()
         self.traces = 0
         self.memory = self.compressor.init(model_of(update()))
         self.encode = fast(self._encode)
-        self.decode = fast(self.compressor.decode)
+        self.decode = fast(lambda packet, like: self.compressor.decode(packet, like, FIRST))
 
-    def _encode(self, key, memory, x):
+    def _encode(self, key, memory, x, now=FIRST):
         self.traces += 1
-        memory, packet = self.compressor.encode(key, memory, x)
+        memory, packet = self.compressor.encode(key, memory, x, now)
         return memory, packet, wire.nbytes(packet)
 
     def back(self, x, key=KEY):
@@ -84,7 +86,7 @@ def test_what_arrives_decodes_to_the_same_update(name, touched):
     this, x = compiled(name), update(touched)
     _, packet, _ = this.encode(KEY, this.memory, x)
     arrived = wire.from_bytes(wire.to_bytes(packet), packet)
-    received = this.compressor.decode(jax.tree.map(jnp.asarray, arrived), blank(x))
+    received = this.compressor.decode(jax.tree.map(jnp.asarray, arrived), blank(x), FIRST)
     for a, b in zip(flat(received), flat(this.decode(packet, x)), strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6 * max(1e-30, np.abs(b).max()))
     same(this.decode(packet, blank(x)), this.decode(packet, x))
@@ -100,7 +102,7 @@ def test_vmap_agrees_with_one_client_at_a_time(name):
     def together(keys, stacked):
         def whole(key, x):
             memory, packet, sent = this._encode(key, this.memory, x)
-            return memory, this.compressor.decode(packet, x), sent
+            return memory, this.compressor.decode(packet, x, FIRST), sent
 
         return jax.vmap(whole)(keys, stacked)
 
@@ -137,11 +139,78 @@ def test_an_update_of_zeros_comes_back_as_zeros(name):
 @NAMES
 def test_encoding_is_one_trace_and_a_function_of_its_key(name):
     this = compiled(name)
-    same(*(this.encode(KEY, this.memory, update()) for _ in range(2)))
+    same(*(this.encode(KEY, this.memory, update(), FIRST) for _ in range(2)))
     before = this.traces
     for seed in range(3):
-        this.encode(jax.random.key(seed), this.memory, update(seed + 1, seed))
+        this.encode(jax.random.key(seed), this.memory, update(seed + 1, seed), now(seed))
     assert this.traces == before
+
+
+def refilled(packet: Packet, seed: int) -> Packet:
+    """`packet` with other numbers in its body, where there are some; all else stays."""
+    rng = np.random.default_rng(seed)
+
+    def one(node):
+        x = node.values if is_node(node) else node
+        if is_node(x) or not jnp.issubdtype(x.dtype, jnp.floating):
+            return node
+        drawn = jnp.asarray(rng.normal(size=x.shape), x.dtype)
+        if not is_node(node):
+            return drawn
+        return replace(node, values=jnp.where(trees.leading(node.live, x), drawn, 0))
+
+    return replace(packet, body=jax.tree.map(one, packet.body, is_leaf=is_node))
+
+
+def off_linear(decode, packet: Packet) -> float:
+    """How far decode(sum_k w_k body_k) is from sum_k w_k decode(body_k), of bodies of one side."""
+    weights, bodies = (0.5, 3.0, -1.25), [refilled(packet, k) for k in range(3)]
+
+    def summed(*nodes):
+        if not is_node(nodes[0]):
+            return sum(w * x for w, x in zip(weights, nodes, strict=True)).astype(nodes[0].dtype)
+        return replace(nodes[0], values=summed(*(node.values for node in nodes)))
+
+    body = jax.tree.map(summed, *(p.body for p in bodies), is_leaf=is_node)
+    together = flat(decode(replace(packet, body=body)))
+    alone = [flat(decode(p)) for p in bodies]
+    wanted = [
+        sum(w * x for w, x in zip(weights, xs, strict=True)) for xs in zip(*alone, strict=True)
+    ]
+    return max(np.abs(a - b).max(initial=0) for a, b in zip(together, wanted, strict=True))
+
+
+@NAMES
+def test_linear_compressors_decode_sums(name):
+    this, law = compiled(name), COMPRESSORS[name]
+    assert this.compressor.linear == law.linear
+    if law.linear:
+        x = update()
+        packet = this.encode(KEY, this.memory, x)[1]
+        assert off_linear(lambda p: this.decode(p, x), packet) < 1e-4
+
+
+@pytest.mark.parametrize("name", ["count_sketch(3, 20)", "truncated_svd(2)"])
+def test_others_do_not(name):
+    this, x = compiled(name), update()
+    packet = this.encode(KEY, this.memory, x)[1]
+    assert off_linear(lambda p: this.decode(p, x), packet) > 0.1
+
+
+def test_bodies_are_summed_where_nothing_beside_them_is_a_client_s_own():
+    x = update()
+    dense, rows = {"kernel": x["kernel"]}, {"item": x["item"]}
+
+    def summed(compressor, x):
+        encode = lambda key, x: compressor.encode(key, compressor.init(x), x, FIRST)[1]
+        return compress.adds_up(compressor, jax.eval_shape(encode, KEY, x))
+
+    for lossless in (compress.identity(), compress.seeded_low_rank(2)):
+        assert summed(lossless, dense) and summed(lossless, rows)
+    assert summed(compress.masked(), dense) and not summed(compress.masked(), rows)
+    assert not summed(compress.rotate(), dense)  # a seed of the client's own
+    assert not summed(compress.truncated_svd(2), dense)
+    assert not summed(compress.ef21(compress.identity()), dense)
 
 
 def error(before, after, whole: bool) -> list[tuple[float, float]]:
@@ -174,8 +243,8 @@ def many(this: Compiled, x):
     """[SAMPLES, ...] decoded updates under as many keys, every node flat."""
 
     def one(key):
-        packet = this.compressor.encode(key, this.memory, x)[1]
-        back = this.compressor.decode(packet, x)
+        packet = this.compressor.encode(key, this.memory, x, FIRST)[1]
+        back = this.compressor.decode(packet, x, FIRST)
         return [
             node.values if is_node(node) else node
             for node in jax.tree.leaves(back, is_leaf=is_node)
@@ -234,9 +303,9 @@ def rounds(compressor, inner_memory=None, times=6):
     total, sent = [0.0] * 6, [0.0] * 6
     for t in range(times):
         x = update(touched=3 + t, seed=t)
-        memory, packet = encode(jax.random.fold_in(KEY, t), memory, x)
+        memory, packet = encode(jax.random.fold_in(KEY, t), memory, x, now(t))
         total = [a + b for a, b in zip(total, flat(x), strict=True)]
-        sent = [a + b for a, b in zip(sent, flat(decode(packet, x)), strict=True)]
+        sent = [a + b for a, b in zip(sent, flat(decode(packet, x, now(t))), strict=True)]
     return total, sent, memory
 
 
@@ -269,7 +338,7 @@ def test_error_feedback_loses_nothing():
 def test_few_remembered_rows_are_those_of_largest_error():
     x = update(touched=9)
     compressor = compress.error_feedback(coarse(), rows=4)
-    memory, _ = compressor.encode(KEY, compressor.init(model_of(x)), x)
+    memory, _ = compressor.encode(KEY, compressor.init(model_of(x)), x, FIRST)
     for part, index in (("item", 2), ("tail", 4)):
         kept = memory["error"][index]
         whole = flat({part: x[part]})[0] * 0.5
@@ -295,8 +364,8 @@ def test_what_is_remembered_of_other_rows_is_not_sent(make):
     encode, decode = fast(compressor.encode), fast(compressor.decode)
     for t in range(4):
         x = update(touched=4, seed=t)
-        memory, packet = encode(KEY, memory, x)
-        back = decode(packet, x)
+        memory, packet = encode(KEY, memory, x, now(t))
+        back = decode(packet, x, now(t))
         for part in ("item", "tail"):
             assert not np.asarray(back[part].values)[~np.asarray(back[part].live)].any()
 
@@ -311,14 +380,11 @@ def test_a_schedule_keeps_what_depends_on_the_round_inside():
     """A chain of a seeded basis and a scheduled sparsity has the basis of its round."""
     make = lambda keep: compress.chain(compress.seeded_low_rank(2, 5), compress.top_k(1.0, keep))
     x = {"kernel": update()["kernel"]}
-    both = [
-        at_round(part, 3, {}) for part in (compress.scheduled(make, lambda round: 1.0), make(1.0))
-    ]
-    packets = [part.encode(KEY, part.init(x), x)[1] for part in both]
+    both = compress.scheduled(make, lambda round: 1.0), make(1.0)
+    packets = [part.encode(KEY, part.init(x), x, now(3))[1] for part in both]
     for a, b in zip(jax.tree.leaves(packets[0]), jax.tree.leaves(packets[1]), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
-    others = at_round(make(1.0), 4, {})
-    body = others.encode(KEY, others.init(x), x)[1].body["kernel"].values
+    body = both[1].encode(KEY, both[1].init(x), x, now(4))[1].body["kernel"].values
     assert np.abs(body - packets[0].body["kernel"].values).max() > 0.1
 
 
@@ -335,7 +401,7 @@ def test_ef21_and_diana_learn_a_constant_update():
         memory, encode = compressor.init(model_of(x)), fast(compressor.encode)
         decode, gaps = fast(compressor.decode), []
         for _ in range(8):
-            memory, packet = encode(KEY, memory, x)
-            back = decode(packet, x)
+            memory, packet = encode(KEY, memory, x, FIRST)
+            back = decode(packet, x, FIRST)
             gaps.append(max(np.abs(a - b).max() for a, b in zip(flat(x), flat(back), strict=True)))
         assert gaps[0] > 0.5 and gaps[-1] < 0.05 * gaps[0]

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from registry import AGGREGATORS, BATCHES, COMPRESSORS, EXAMPLES, LOCAL, MODELS
+from compressors_registry import COMPRESSORS
+from registry import AGGREGATORS, BATCHES, EXAMPLES, LOCAL, MODELS
 from worlds import KEY, USERS, clicks, close, compiled, federated, mean_loss, named, run, same
 
 from fedjax_rec import clients, keys, models, rows, strategies, wire

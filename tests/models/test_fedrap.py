@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rounds import now
 
 from fedjax_rec import data
 from fedjax_rec.models.factorization.fedrap import fedrap
@@ -131,11 +132,10 @@ def test_rounds_are_a_loop_over_clients(items):
 
 def test_batches_of_padding_do_not_anneal():
     local = annealed_sgd(1.0, 0.5, 0.25)
-    local = local.at(jnp.int32(2), None)
     params, gradients = {"x": jnp.zeros(())}, {"x": -jnp.ones(())}
-    state, seen = local.init(params), []
+    state, seen = local.init(params, now(2)), []
     for active in (True, False, True):
-        state, params = local.apply(state, params, gradients, jnp.asarray(active))
+        state, params = local.apply(state, params, gradients, jnp.asarray(active), now(2))
         seen.append(float(params["x"]))
     np.testing.assert_allclose(seen, [0.0625, 0.0625, 0.0625 + 0.03125])
 

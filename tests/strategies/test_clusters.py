@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fedjax_rec.strategies.clusters import by_cluster, clustered, of_one_cluster, several_models
 
 from fedjax_rec import aggregate, clients, compress, data, keys, rows, strategies, trees, wire
-from fedjax_rec.strategies.clusters import by_cluster, clustered, of_one_cluster, several_models
 from fedjax_rec.types import Cohort, Model, Packet, Ranking, Upload
 
 KEY, USERS, WIDTH, K = jax.random.key(2), 9, 2, 3

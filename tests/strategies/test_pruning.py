@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from fedjax_rec.clients.submodel import submodel
 
 from fedjax_rec import compress, data, models, strategies, wire
 from fedjax_rec.clients import local_training, sgd
-from fedjax_rec.clients.submodel import submodel
 from fedjax_rec.compress.mask import columns, masked
 from fedjax_rec.models.prunable import parameters, prunable
 from fedjax_rec.rows import RowsUpdate, Table, map_tables

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,22 +23,35 @@ from ...rows import LocalTable, is_table
 def alternating(
     optimizer: Local | optax.GradientTransformation, groups: Sequence[str] = ("*lora_b", "*lora_a")
 ) -> Local:
-    """`optimizer`, under which leaves whose path, `shared/layers/query/lora_a`, fits the pattern
-    groups[i] move in rounds i, i + n, i + 2 n, ... alone, of n groups.
+    """Trains the leaves of group i of n in rounds i, i + n, i + 2 n, ... alone.
 
-    The gradient of a leaf at rest is computed all the same. Raises ValueError for fewer than two
-    groups, and where a group fits no parameter that is an array.
+    The gradient of a leaf at rest is computed all the same.
+
+    Args:
+        optimizer: what steps.
+        groups: one pattern a group, which the path of a leaf, such as
+            `shared/layers/query/lora_a`, fits; the first that fits counts.
+
+    Returns:
+        A `Local` with the state of `optimizer`; leaves of no group move in every round.
+
+    Raises:
+        ValueError: for fewer than two groups and, when a client starts, where a group fits no
+            parameter that is an array.
+
+    Example:
+        >>> from fedjax_rec import clients
+        >>> from fedjax_rec.strategies import adapters
+        >>> optimizer = adapters.alternating(clients.sgd(0.1), ("*lora_b", "*lora_a"))
     """
     if isinstance(groups, str) or len(groups) < 2:
         raise ValueError(f"alternating(groups={groups!r}) alternates nothing; give two patterns.")
-    return _alternating(as_local(optimizer), tuple(groups), 0)
+    inner, groups = as_local(optimizer), tuple(groups)
 
-
-def _alternating(inner: Local, groups: tuple[str, ...], round: Any) -> Local:
     def fits(path) -> int | None:
         return next((i for i, g in enumerate(groups) if fnmatch.fnmatch(path, g)), None)
 
-    def init(params):
+    def init(params, now):
         leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=is_table)
         paths = [path_of(path) for path, x in leaves if not is_table(x)]
         for i, group in enumerate(groups):
@@ -49,22 +60,18 @@ def _alternating(inner: Local, groups: tuple[str, ...], round: Any) -> Local:
                     f"alternating(groups={groups}): {group!r} fits no parameter; "
                     f"there are {', '.join(paths)}."
                 )
-        return inner.init(params)
+        return inner.init(params, now)
 
-    def apply(state, params, gradients, active):
-        state, after = inner.apply(state, params, gradients, active)
+    def apply(state, params, gradients, active, now):
+        state, after = inner.apply(state, params, gradients, active, now)
 
         def one(path, old, new):
             group = fits(path_of(path))
             if old is None or group is None or isinstance(old, LocalTable):
                 return new
-            return jnp.where(round % len(groups) == group, new, old)
+            return jnp.where(now.round % len(groups) == group, new, old)
 
         is_leaf = lambda x: x is None or is_table(x)
         return state, jax.tree_util.tree_map_with_path(one, params, after, is_leaf=is_leaf)
 
-    def at(round, shared):
-        later = inner if inner.at is None else inner.at(round, shared)
-        return replace(_alternating(later, groups, round), at=None)
-
-    return Local(init, apply, inner.covers, at)
+    return Local(init, apply, inner.covers)

@@ -9,27 +9,36 @@ its arrays have room for (HetLoRA, FLoRA, FlexLoRA), and a round that leaves A a
 from __future__ import annotations
 
 from ... import factors
-from ...compress.combine import composed, identity
+from ...compress.combine import identity
 from ...types import Compressor
 
 
 def by_component(inner: Compressor | None = None) -> Compressor:
-    """`inner`, default `identity()`, on an update whose adapters are rows.
+    """Compresses an update whose adapters are rows, one a component.
 
     Components without any change are zero on arrival, and cost their share of the row ids alone.
-    Error memory of `inner` is kept a component.
+
+    Args:
+        inner: what is done with those rows; None for `identity()`. Its error memory is kept a
+            component.
+
+    Returns:
+        A `Compressor` with the memory of `inner`; linear where that is.
+
+    Example:
+        >>> from fedjax_rec import compress
+        >>> from fedjax_rec.strategies import adapters
+        >>> uplink = adapters.by_component(compress.cast())
     """
-    return composed(_by_component, inner or identity())
+    within = inner or identity()
 
-
-def _by_component(inner: Compressor) -> Compressor:
     def rows(update):
         return factors.as_rows(update, lambda x: (x != 0).any(-1))
 
-    def encode(key, memory, update):
-        return inner.encode(key, memory, rows(update))
+    def encode(key, memory, update, now):
+        return within.encode(key, memory, rows(update), now)
 
-    def decode(packet, like):
-        return factors.from_rows(inner.decode(packet, rows(like)), like)
+    def decode(packet, like, now):
+        return factors.from_rows(within.decode(packet, rows(like), now), like)
 
-    return Compressor(lambda update: inner.init(rows(update)), encode, decode)
+    return Compressor(lambda update: within.init(rows(update)), encode, decode, within.linear)

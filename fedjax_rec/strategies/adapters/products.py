@@ -9,7 +9,7 @@ clients of what they upload, which adds up over chunks, and dense, so that it ta
 number of clients. The average of factors leaves out M - mean(dA) mean(dB). The servers of
 `strategies.merging` make of it what their rule says.
 
-Clients of rank r_k below that of the pair say so in `metrics["rank"]`, see `clients.of_rank`: their
+Clients of rank r_k below that of the pair say so in `aux["rank"]`, see `clients.of_rank`: their
 components are the first r_k, and the others are zero. `held` [r] is the weight of those that have
 each component.
 """
@@ -43,7 +43,7 @@ class Products:
 def products() -> Aggregator:
     """The mean by examples, and at the kernel of each pair its `Products`."""
 
-    def reduce(uploads: Upload):
+    def reduce(state, uploads: Upload, now):
         def one(summed, layer):
             there = _has_components(uploads, layer[factors.A].shape[-1])
             a = layer[factors.A] * trees.leading(uploads.weight, layer[factors.A])
@@ -52,7 +52,7 @@ def products() -> Aggregator:
             )  # fmt: skip
             return factors.with_product(summed, Products(total, uploads.weight @ there))
 
-        summary = mean().reduce(uploads)
+        summary = mean().reduce(state, uploads, now)
         return {**summary, "update": factors.map_pairs(one, summary["update"], uploads.update)}
 
     return Aggregator(lambda shared: (), reduce, _finish)
@@ -62,19 +62,19 @@ def by_norm() -> Aggregator:
     """Factors averaged with weights |A_k B_k|_F / sum_j |A_j B_j|_F, over all layers of a client;
     other leaves by examples. At the kernel of each pair is its `Products`, without the product.
 
-    Reads `metrics["norm"]`. Raises ValueError where there are adapters and no norm.
+    Reads `aux["norm"]`. Raises ValueError where there are adapters and no norm.
     """
 
-    def reduce(uploads: Upload):
-        by_examples = mean().reduce(uploads)
+    def reduce(state, uploads: Upload, now):
+        by_examples = mean().reduce(state, uploads, now)
         if not factors.pairs(uploads.update):
             return {**by_examples, "norm": jnp.float32(0)}
-        if "norm" not in uploads.metrics:
+        if "norm" not in uploads.aux:
             raise ValueError(
-                "by_norm() needs metrics['norm'] of each client; wrap it in clients.of_rank()."
+                "by_norm() needs aux['norm'] of each client; wrap it in clients.of_rank()."
             )
-        norm = jnp.where(uploads.weight > 0, uploads.metrics["norm"], 0.0)
-        by_norms = mean().reduce(replace(uploads, weight=norm))
+        norm = jnp.where(uploads.weight > 0, uploads.aux["norm"], 0.0)
+        by_norms = mean().reduce(state, replace(uploads, weight=norm), now)
 
         def one(summed, other, layer):
             held = norm @ _has_components(uploads, layer[factors.A].shape[-1])
@@ -84,7 +84,7 @@ def by_norm() -> Aggregator:
         update = factors.map_pairs(one, by_examples["update"], by_norms["update"], uploads.update)
         return {**by_examples, "update": update, "norm": norm.sum()}
 
-    def finish(key, state, summary):
+    def finish(key, state, summary, now):
         # Pairs are sums by norm: put them on the scale of the others first.
         weight, norm = summary["weight"], summary["norm"]
         times = jnp.where(norm > 0, weight / jnp.where(norm > 0, norm, 1.0), 0.0)
@@ -94,24 +94,24 @@ def by_norm() -> Aggregator:
             return {**layer, **jax.tree.map(lambda x: x * times, mine)}
 
         update = factors.map_pairs(one, summary["update"])
-        return _finish(key, state, {"update": update, "weight": weight})
+        return _finish(key, state, {"update": update, "weight": weight}, now)
 
     return Aggregator(lambda shared: (), reduce, finish)
 
 
-def _finish(key, state, summary):
-    state, update = mean().finish(key, state, summary)
+def _finish(key, state, summary, now):
+    state, update, verdicts = mean().finish(key, state, summary, now)
 
     def one(layer):
         said: Products = layer[factors.KERNEL].value
         return factors.with_product(layer, replace(said, key=key))
 
-    return state, factors.map_pairs(one, update)
+    return state, factors.map_pairs(one, update), verdicts
 
 
 def _has_components(uploads: Upload, rank: int) -> jax.Array:
     """float32[c, r]: 1 where a client has a component."""
     clients = uploads.weight.shape[0]
-    if "rank" not in uploads.metrics:
+    if "rank" not in uploads.aux:
         return jnp.ones((clients, rank))
-    return (jnp.arange(rank) < uploads.metrics["rank"][:, None]).astype(jnp.float32)
+    return (jnp.arange(rank) < uploads.aux["rank"][:, None]).astype(jnp.float32)

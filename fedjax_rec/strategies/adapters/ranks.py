@@ -23,14 +23,14 @@ def of_rank(client: Client, ranks: Sequence[int] = ()) -> Client:
     all of them where `ranks` is empty.
 
     It downloads these alone, and uploads no change of the others: send what it uploads by
-    `compress.by_component`. Its metrics have `rank` and `norm`, |A_k B_k|_F after the round over
-    all layers. Its optimizer must leave alone what has no gradient (SGD, Adam).
+    `compress.by_component`. It sends its `rank` and `norm`, |A_k B_k|_F after the round over all
+    layers, beside the update. Its optimizer must leave alone what has no gradient (SGD, Adam).
     Raises ValueError for a rank below 1, and, in the round, for one above that of the model.
     """
     for rank in ranks:
         at_least("of_rank", "ranks", rank, 1)
 
-    def update(key, private, shared, data):
+    def update(key, private, shared, data, now):
         most = factors.rank(shared)
         if not most or max(ranks, default=0) > most:
             raise ValueError(
@@ -39,14 +39,15 @@ def of_rank(client: Client, ranks: Sequence[int] = ()) -> Client:
             )
         held = jnp.asarray(ranks or [most], jnp.int32)[data.id % max(1, len(ranks))]
         mine = factors.map_pairs(lambda layer: factors.cut(layer, held), shared)
-        private, upload = client.update(key, private, mine, data)
+        private, upload = client.update(key, private, mine, data, now)
         norm = jnp.sqrt(sum(map(_squared_norm, factors.pairs(mine), factors.pairs(upload.update))))
-        metrics = {**upload.metrics, "rank": held.astype(jnp.float32), "norm": norm}
-        return private, replace(upload, metrics=metrics, down=_down(upload, shared, held))
+        said = {"rank": held.astype(jnp.float32), "norm": norm}
+        return private, replace(
+            upload, metrics=upload.metrics | said, aux=upload.aux | said,
+            down=_down(upload, shared, held),
+        )  # fmt: skip
 
-    at = client.at
-    later = None if at is None else lambda round, shared: of_rank(at(round, shared), ranks)
-    return Client(client.init, update, later, client.score)
+    return Client(client.init, update)
 
 
 def _squared_norm(layer: dict, change: dict) -> jax.Array:

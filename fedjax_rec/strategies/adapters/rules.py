@@ -42,9 +42,8 @@ from ...types import (
     Server,
     Strategy,
     Transform,
-    at_round,
 )
-from ..recipes import fedavg
+from ..fedavg import fedavg
 from .alternating import alternating
 from .components import by_component
 from .merging import Choice, averaged, choosing, merging, padded, restarted, truncated
@@ -64,7 +63,7 @@ def ffa_lora(model: Model, examples: Batches, probe=None, **kwargs) -> Strategy:
     """B = sum p_k B_k with A frozen: half of the bytes (Sun et al., ICLR 2024). kwargs: as in
     `fedavg`."""
     fixed = frozen_at(model, "*lora_a")
-    return replace(fedavg(fixed, examples, probe, **kwargs), model=fixed)
+    return fedavg(fixed, examples, probe, **kwargs)
 
 
 def rolora(
@@ -94,7 +93,7 @@ def fedsa_lora(model: Model, examples: Batches, probe=None, **kwargs) -> Strateg
     paths = jax.tree_util.tree_leaves_with_path(private)
     has_b = any(getattr(path[-1], "key", None) == factors.B for path, _ in paths)
     own = model if has_b else private_at(model, "*lora_b")
-    return replace(fedavg(own, examples, probe, **kwargs), model=own)
+    return fedavg(own, examples, probe, **kwargs)
 
 
 def fed_sb(
@@ -102,8 +101,7 @@ def fed_sb(
 ) -> Strategy:
     """R = sum p_k R_k [r, r] in A R B, with A and B as `models.with_core(model, scale)` makes them
     (Singhal et al., 2025). kwargs: as in `fedavg`."""
-    small = with_core(model, scale)
-    return replace(fedavg(small, examples, probe, **kwargs), model=small)
+    return fedavg(with_core(model, scale), examples, probe, **kwargs)
 
 
 def flora(
@@ -185,9 +183,8 @@ def _ruled(
         model, examples, optimizer or sgd(0.1), epochs, steps, batch_size, probe
     )
     client, uplink = around(client, uplink)
-    start = lambda key: model.init(key)[0]
     ruled = rule(as_server(server or step(1.0)))
-    return federated(client, start, uplink, aggregator, ruled, **assembly)
+    return federated(client, model, uplink, aggregator, ruled, **assembly)
 
 
 def _merged(
@@ -222,20 +219,15 @@ def _with_base(client: Client, seeded: bool) -> Client:
     """`client`, which gets the adapted kernels as well, once they have changed. seeded: its factors
     come as a seed of four bytes."""
 
-    def at(round, shared):
-        now = at_round(client, round, shared)
+    def update(key, private, shared, data, now):
+        private, upload = client.update(key, private, shared, data, now)
+        got, sent = trees.trainable(shared), upload.update
+        if seeded:
+            got, sent = (factors.map_pairs(lambda pair: {}, x) for x in (got, sent))
+        seed = jnp.zeros(1, jnp.uint32) if seeded else ()
+        body = downloaded(got, sent).body
+        kernels = [pair[factors.KERNEL].value for pair in factors.pairs(shared)]
+        first, later = (wire.nbytes(Packet((body, seed, k))) for k in ([], kernels))
+        return private, replace(upload, down=jnp.where(now.round > 0, later, first))
 
-        def update(key, private, shared, data):
-            private, upload = now.update(key, private, shared, data)
-            got, sent = trees.trainable(shared), upload.update
-            if seeded:
-                got, sent = (factors.map_pairs(lambda pair: {}, x) for x in (got, sent))
-            seed = jnp.zeros(1, jnp.uint32) if seeded else ()
-            body = downloaded(got, sent).body
-            kernels = [pair[factors.KERNEL].value for pair in factors.pairs(shared)]
-            first, later = (wire.nbytes(Packet((body, seed, k))) for k in ([], kernels))
-            return private, replace(upload, down=jnp.where(round > 0, later, first))
-
-        return replace(now, update=update, at=None)
-
-    return replace(client, at=at)
+    return Client(client.init, update)

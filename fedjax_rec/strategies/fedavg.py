@@ -1,14 +1,13 @@
-"""Named algorithms, each a composition of a few lines.
+"""Federated averaging, and the recommenders that are trained by it.
+
+    x <- x + eta sum_k n_k (x_k - x) / sum_k n_k,   x_k after local training from x
 
 - `fedavg`   federated averaging of any model (McMahan et al., AISTATS 2017)
 - `fedavg_keeping`  the same, with optimizers that clients keep over rounds
+- `fedper`   private parameters, trained with the shared ones (Arivazhagan et al., 2019)
 - `fedmf`    matrix factorization: private user vectors, shared item rows (FCF, Ammad-ud-din et al.
              2019; FedMF, Chai et al. 2020)
-- `colr`     `fedmf` with item updates of low rank (Nguyen et al., WWW 2024)
 - `fedncf`   neural collaborative filtering (Perifanis & Efraimidis, 2022)
-- `model_swapping`  client models that are passed on, and averaged now and then (FedSwap, Chiu et
-                    al., IEEE IoT Journal 2020)
-- `gossip_sgd`      neighbours of a graph mix their models, no server (Lian et al., NeurIPS 2017)
 - `pfedrec`  dual personalization: private scorer, then shared item rows (Zhang et al., IJCAI 2023)
 
 A recipe takes the model, what an example is, and a probe (or None) that looks at each client's
@@ -23,15 +22,21 @@ import jax
 
 from .. import rows
 from ..aggregate import mean, per_row, uniform
-from ..clients import Local, Passes, groups, keeping, local_training, sgd, subspace
-from ..compress import chain, seeded_low_rank
+from ..clients import Local, groups, local_training, sgd
+from ..clients.batches import Passes
+from ..clients.keeping import keeping, kept_beside
 from ..data import Batches
 from ..rounds.clock import Clock
-from ..rounds.decentralized import decentralized
-from ..rounds.exchange import Exchange, average, derangement, gossip, periodic
 from ..rounds.federated import federated
-from ..rounds.graphs import ring
-from ..types import Aggregator, Compressor, Model, Server, Strategy, Transform
+from ..types import (
+    Aggregator,
+    Compressor,
+    Model,
+    Server,
+    Stage,
+    Strategy,
+    Transform,
+)
 
 
 def fedavg(
@@ -50,20 +55,22 @@ def fedavg(
     downlink: Compressor | None = None,
     clock: Clock | None = None,
     deadline: float | None = None,
+    stages: Sequence[Stage] = (),
 ) -> Strategy:
     """x <- x + eta sum_k n_k (x_k - x) / sum_k n_k, with x_k after local training from x.
 
     optimizer: of the clients, default `sgd(0.1)`. aggregator: default the mean by examples.
     server: default `step(1.0)`, which is eta = 1. uplink, downlink: compressors, default none.
     clients_per_chunk: clients trained at once, or the memory that a round may take, e.g. "2GiB".
-    clock, deadline: how long clients take, and how many seconds the server waits, see `timed.py`.
+    clock, deadline: how long clients take, and how many seconds the server waits, see
+    `rounds.timed`. stages: what happens to an upload on its way, see `Stage`.
     """
     client = local_training(
         model, examples, optimizer or sgd(0.1), epochs, steps, batch_size, probe
     )
     return federated(
-        client, lambda key: model.init(key)[0], uplink, aggregator or mean(), server,
-        clients_per_chunk, downlink, clock, deadline,
+        client, model, uplink, aggregator or mean(), server, clients_per_chunk, downlink, clock,
+        deadline, stages,
     )  # fmt: skip
 
 
@@ -82,7 +89,13 @@ def fedavg_keeping(
     in their last one, such as momentum. assembly: as in `federated`."""
     passes = Passes(epochs, steps, batch_size)
     client = keeping(model, examples, optimizer, passes, probe)
-    return federated(client, lambda key: model.init(key)[0], **assembly)
+    return federated(client, kept_beside(model, optimizer), **assembly)
+
+
+def fedper(model: Model, examples: Batches, probe=None, **kwargs) -> Strategy:
+    """(p_k, Q_k) <- (p_k, Q_k) - eta grad f_k(p_k, Q_k): `fedavg` of a model whose private
+    parameters stay with their clients, both trained in every step. kwargs: as in `fedavg`."""
+    return fedavg(model, examples, probe, **kwargs)
 
 
 def fedmf(
@@ -103,33 +116,6 @@ def fedmf(
     return fedavg(
         model, examples, probe, optimizer=optimizer, aggregator=aggregator or per_row(), **kwargs
     )
-
-
-def colr(
-    model: Model,
-    examples: Batches,
-    probe=None,
-    *,
-    rank: int = 8,
-    seed: int = 0,
-    user_learning_rate: float = 1.0,
-    item_learning_rate: float = 1.0,
-    uplink: Compressor | None = None,
-    aggregator: Aggregator | None = None,
-    **kwargs,
-) -> Strategy:
-    """`fedmf` that trains and sends B alone, Q = Q0 + B A, with A [r, D] drawn anew each round.
-
-    A comes from `seed` and the round, so it costs nothing; B is r numbers a row. uplink: what
-    happens to B, default nothing. kwargs: as in `fedavg`, without `optimizer`.
-    """
-    items = subspace(sgd(item_learning_rate), rank, seed)
-    optimizer = groups({"private": sgd(user_learning_rate), "shared": items})
-    low_rank = seeded_low_rank(rank, seed)
-    return fedavg(
-        model, examples, probe, optimizer=optimizer, aggregator=aggregator or per_row(),
-        uplink=low_rank if uplink is None else chain(low_rank, uplink), **kwargs,
-    )  # fmt: skip
 
 
 def fedncf(
@@ -183,48 +169,6 @@ def pfedrec(
     ]
     return fedavg(
         model, examples, probe, optimizer=optimizer, aggregator=aggregator or uniform(), **kwargs
-    )
-
-
-def model_swapping(
-    model: Model,
-    examples: Batches,
-    probe=None,
-    *,
-    swap: Exchange | None = None,
-    swap_every: int = 1,
-    average_every: int = 10,
-    **kwargs,
-) -> Strategy:
-    """M_k <- M_pi(k) every `swap_every` rounds, M_k <- sum_j n_j M_j / n every `average_every`.
-
-    swap: default `derangement()`; `cycle()` is cyclic weight transfer. kwargs: as in `gossip_sgd`.
-    """
-    exchange = periodic([average(), swap or derangement()], [average_every, swap_every])
-    return gossip_sgd(model, examples, probe, exchange=exchange, **kwargs)
-
-
-def gossip_sgd(
-    model: Model,
-    examples: Batches,
-    probe=None,
-    *,
-    exchange: Exchange | None = None,
-    optimizer: Local | Sequence[Local] | Transform | None = None,
-    epochs: int = 1,
-    steps: int | None = None,
-    batch_size: int = 256,
-    clients_per_chunk: int | None = None,
-) -> Strategy:
-    """M_k <- sum_j W[k, j] (M_j after local training), from one model for all.
-
-    exchange: default `gossip(ring())`. optimizer: default `sgd(0.1)`.
-    """
-    client = local_training(
-        model, examples, optimizer or sgd(0.1), epochs, steps, batch_size, probe
-    )
-    return decentralized(
-        client, lambda key: model.init(key)[0], exchange or gossip(ring()), clients_per_chunk
     )
 
 

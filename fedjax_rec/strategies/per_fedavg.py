@@ -1,10 +1,12 @@
-"""Per-FedAvg: local training of a model that is good after one step of gradient descent.
+"""Meta-learning of a start from which a client is good after a step or a few.
 
-    w~ = w - alpha grad f(w; D),   w <- w - beta (I - alpha grad^2 f(w; D'')) grad f(w~; D')
-
-- `order="first"`:         without the Hessian, FO
-- `order="hessian_free"`:  grad^2 f(w) g = (grad f(w + delta g) - grad f(w - delta g)) / (2 delta),
-                           HF
+- `per_fedavg`  w <- w - beta (I - alpha grad^2 f(w; D'')) grad f(w~; D'),
+                w~ = w - alpha grad f(w; D)
+    `order="first"`         without the Hessian, FO
+    `order="hessian_free"`  grad^2 f(w) g = (grad f(w + delta g) - grad f(w - delta g)) / (2 delta),
+                            HF
+- `reptile`     x <- x + epsilon mean_k (U_k(x) - x), U_k some steps of client k (Nichol, Achiam &
+                Schulman, 2018)
 
 (Fallah, Mokhtari & Ozdaglar, "Personalized federated learning with theoretical guarantees", NeurIPS
 2020, algorithm 1 and section 5.) D, D' and D'' are halves (thirds) of each batch.
@@ -19,12 +21,72 @@ import jax
 import jax.numpy as jnp
 
 from .. import rows
+from ..aggregate import uniform
 from ..check import one_of, positive
+from ..clients import Local, local_training, sgd
+from ..clients.batches import Passes
+from ..clients.training import (
+    descent,
+    first_private,
+    several,
+)
+from ..data import Batches
+from ..rounds.federated import federated
 from ..rows.batch import back, of_batch
-from ..types import Client, Model, PyTree, Transform
-from .batches import Passes
-from .optimizers import Local
-from .training import descent, first_private, moving, several
+from ..servers.step import step
+from ..types import (
+    Aggregator,
+    Client,
+    Model,
+    PyTree,
+    Strategy,
+    Transform,
+)
+from .fedavg import fedavg
+from .reconstruction import fine_tuned
+
+Optimizer = Local | Sequence[Local] | Transform
+
+
+def per_fedavg(
+    model: Model,
+    examples: Batches,
+    probe=None,
+    *,
+    alpha: float = 0.1,
+    order: str = "first",
+    delta: float = 1e-3,
+    optimizer: Optimizer | None = None,
+    epochs: int = 1,
+    steps: int | None = None,
+    batch_size: int = 256,
+    aggregator: Aggregator | None = None,
+    **assembly,
+) -> Strategy:
+    """w <- w - beta grad f(w - alpha grad f(w)), with or without the Hessian; see `maml`.
+
+    optimizer: sgd(beta), default `sgd(0.1)`. aggregator: default `uniform()`.
+    The probe sees, as the paper does, the received model after one step of sgd(alpha) on one batch
+    of up to `batch_size` examples: another short pass, and none without a probe.
+    """
+    passes = Passes(epochs, steps, batch_size)
+    client = maml(model, examples, optimizer or sgd(0.1), alpha, order, delta, passes)
+    if probe is not None:
+        adapted = local_training(model, examples, sgd(alpha), 1, 1, batch_size, probe)
+        client = fine_tuned(client, adapted)
+    return federated(client, model, aggregator=aggregator or uniform(), **assembly)
+
+
+def reptile(
+    model: Model, examples: Batches, probe=None, *, epsilon: float = 1.0, **kwargs
+) -> Strategy:
+    """x <- x + epsilon mean_k (U_k(x) - x), with U_k some steps of client k's optimizer.
+
+    The batched Reptile of Nichol, Achiam & Schulman (2018), section 3: `fedavg` with clients that
+    count alike and a short server step. kwargs: as in `fedavg`, without `server`.
+    """
+    kwargs.setdefault("aggregator", uniform())
+    return fedavg(model, examples, probe, server=step(epsilon), **kwargs)
 
 
 def maml(
@@ -73,8 +135,7 @@ def maml(
         return value, back(gradients, few, params)
 
     update = descent(model, batches, optimizers, passes, probe, lambda start: direction)
-    make = lambda now: maml(model, batches, now, alpha, order, delta, passes, probe)
-    return Client(first_private(model), update, moving(optimizers, make))
+    return Client(first_private(model), update)
 
 
 def share_of(batch: dict, part: int, of: int) -> dict:

@@ -5,15 +5,15 @@
 
 (Ghosh, Chung, Yin & Ramchandran, "An efficient framework for clustered federated learning", NeurIPS
 2020, algorithm 1 with model averaging.) `shared` is {"clusters": (x_0, ..., x_k-1)}; frozen leaves
-are in the first alone. Parts for `federated`: `clustered` clients, an aggregator `by_cluster`, an
-uplink `of_one_cluster`; any server, which steps on all models at once.
+are in the first alone. Parts for `federated`: `clustered` clients of a model `of_clusters`, an
+aggregator `by_cluster`, an uplink `of_one_cluster`; any server, which steps on all models at once.
 
 `k` clusters, `L` rows of a client's local table.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,21 +21,76 @@ import jax
 import jax.numpy as jnp
 
 from .. import keys, rows, trees, wire
+from ..aggregate import mean
 from ..check import at_least
+from ..clients import Local, local_training, sgd
 from ..clients.batches import Passes, turns_of
+from ..data import Batches
+from ..rounds.federated import federated
 from ..rows.fields import ids_of, name_of, times
-from ..types import Aggregator, Array, Client, Compressor, Model, Packet, PyTree, Upload, at_round
+from ..types import (
+    Aggregator,
+    Array,
+    Client,
+    Compressor,
+    Model,
+    Packet,
+    PyTree,
+    Strategy,
+    Transform,
+    Upload,
+)
+
+Optimizer = Local | Sequence[Local] | Transform
 
 
-def several_models(model: Model, clusters: int) -> Callable:
-    """init_shared(key): `clusters` models, each from a key of its own, so that they can part."""
-    at_least("several_models", "clusters", clusters, 1)
+def ifca(
+    model: Model,
+    examples: Batches,
+    probe=None,
+    *,
+    clusters: int = 2,
+    optimizer: Optimizer | None = None,
+    epochs: int = 1,
+    steps: int | None = None,
+    batch_size: int = 256,
+    uplink: Compressor | None = None,
+    aggregator: Aggregator | None = None,
+    **assembly,
+) -> Strategy:
+    """j_k = argmin_j f_k(x_j);  x_j <- x_j + mean of the updates of the clients with j_k = j.
 
-    def init(key):
+    Models start from keys of their own. server: steps on all models at once. A
+    downlink broadcasts all of them.
+    k forward passes a round by its mathematics; see `strategies.clusters`.
+    """
+    client = local_training(
+        model, examples, optimizer or sgd(0.1), epochs, steps, batch_size, probe
+    )
+    return federated(
+        clustered(client, model, examples, steps, batch_size),
+        of_clusters(model, clusters),
+        None if uplink is None else of_one_cluster(uplink),
+        by_cluster(aggregator or mean(), clusters),
+        **assembly,
+    )
+
+
+def of_clusters(model: Model, clusters: int) -> Model:
+    """`clusters` models, each from a key of its own, so that they can part; a client sees the one
+    that it was in last, at first the first. Its private parameters serve all of them."""
+    at_least("of_clusters", "clusters", clusters, 1)
+
+    def init(key, common=None):
         first, *others = (model.init(jax.random.fold_in(key, j))[0] for j in range(clusters))
-        return {"clusters": (first, *map(trees.trainable, others))}
+        private = {"model": model.init(key, common)[1], "cluster": jnp.int32(0)}
+        return {"clusters": (first, *map(trees.trainable, others))}, private
 
-    return init
+    def view(shared, private):
+        mine = _one_of(shared["clusters"], private["cluster"], lambda table: False)
+        return mine, private["model"]
+
+    return model.through(view, init)
 
 
 def clustered(
@@ -46,15 +101,14 @@ def clustered(
     The loss is that of one epoch of `batches` (of `steps` batches where given) with the client's
     private parameters, before training, on the examples that `client` trains on first: give it the
     same batches, steps and batch size. `private` is {"model": ..., "cluster": int32[]}; clusters
-    share the private parameters. `score` takes the cluster that the client was in last, at first 0.
-    Metrics: those of `client`, and `cluster`. Bytes: one model goes up (the number of its cluster,
-    log2 k bits, is not counted); the dense leaves and touched rows of all k come down.
-    Costs k forward passes by its mathematics. Of the tables a client takes a copy of one model's
-    rows, as many as it trains.
+    share the private parameters. Metrics: those of `client`, and `cluster`. Bytes: one model goes
+    up and the number of its cluster beside it; the dense leaves and touched rows of all k come
+    down. Costs k forward passes by its mathematics. Of the tables a client takes a copy of one
+    model's rows, as many as it trains.
     """
     passes = Passes(1, steps, batch_size)
 
-    def update(key, private, shared, data):
+    def update(key, private, shared, data, now):
         models = shared["clusters"]
         losses = _losses(model, batches, passes, key, models, private["model"], data)
         cluster = jnp.argmin(losses).astype(jnp.int32)
@@ -66,30 +120,25 @@ def clustered(
             most * sum(ids.get(name_of(f), 0) * times(f) for f in t.fields) < t.shape[0]
         )
         mine = _one_of(models, cluster, compact)
-        after, upload = client.update(key, private["model"], mine, data)
+        after, upload = client.update(
+            key, private["model"], mine, data, replace(now, shared=models[0])
+        )
         change = rows.map_tables(lambda u: u.delta(), upload.update)
         there = upload.weight > 0
         cluster = jnp.where(there, cluster, private["cluster"])
         kept = {"model": after, "cluster": cluster}
         metrics = {**upload.metrics, "cluster": cluster}
-        return kept, Upload(change, upload.weight, metrics, _down(models, change))
+        aux = {**upload.aux, "cluster": cluster}
+        return kept, Upload(change, upload.weight, metrics, aux, _down(models, change))
 
     def init(key, id):
         return {"model": client.init(key, id), "cluster": jnp.int32(0)}
 
-    def score(shared, private, items, user=0):
-        mine = _one_of(shared["clusters"], private["cluster"], lambda table: False)
-        return (client.score or model.score)(mine, private["model"], items, user)
-
-    def at(round, shared):
-        now = at_round(client, round, shared["clusters"][0])
-        return clustered(now, model, batches, steps, batch_size)
-
-    return Client(init, update, None if client.at is None else at, score)
+    return Client(init, update)
 
 
 def by_cluster(aggregator: Aggregator, clusters: int) -> Aggregator:
-    """`aggregator` once for each cluster, of the uploads of its members (`metrics["cluster"]`).
+    """`aggregator` once for each cluster, of the uploads of its members (`aux["cluster"]`).
 
     Of a cluster without members it is what `aggregator` makes of no uploads: no change.
     """
@@ -99,17 +148,21 @@ def by_cluster(aggregator: Aggregator, clusters: int) -> Aggregator:
         models = shared["clusters"]
         return tuple(aggregator.init(trees.with_frozen(m, models[0])) for m in models)
 
-    def reduce(uploads: Upload):
-        mine = uploads.metrics["cluster"]
+    def reduce(state, uploads: Upload, now):
+        mine = uploads.aux["cluster"]
         weigh = lambda j: jnp.where(mine == j, uploads.weight, 0.0)
-        return tuple(aggregator.reduce(replace(uploads, weight=weigh(j))) for j in range(clusters))
+        of_members = lambda j: replace(uploads, weight=weigh(j))
+        return tuple(aggregator.reduce(state[j], of_members(j), now) for j in range(clusters))
 
-    def finish(key, state, summary):
+    def finish(key, state, summary, now):
         ends = [
-            aggregator.finish(keys.stream(key, f"cluster {j}"), state[j], summary[j])
+            aggregator.finish(keys.stream(key, f"cluster {j}"), state[j], summary[j], now)
             for j in range(clusters)
         ]
-        return tuple(s for s, _ in ends), {"clusters": tuple(u for _, u in ends)}
+        states, updates, said = zip(*ends, strict=True)
+        # A client is in one cluster, of whose verdict it is the subject; to others it is nobody.
+        verdicts = None if said[0] is None else sum(said)
+        return states, {"clusters": updates}, verdicts
 
     return Aggregator(init, reduce, finish, aggregator.additive)
 
@@ -118,14 +171,11 @@ def of_one_cluster(uplink: Compressor) -> Compressor:
     """`uplink` for the update of one model of several. What it remembers goes with the client into
     another cluster."""
 
-    def at(round, shared):
-        return of_one_cluster(at_round(uplink, round, shared["clusters"][0]))
-
+    of_first = lambda now: replace(now, shared=now.shared["clusters"][0])
     return Compressor(
         lambda update: uplink.init(update["clusters"][0]),
-        uplink.encode,
-        uplink.decode,
-        None if uplink.at is None else at,
+        lambda key, memory, update, now: uplink.encode(key, memory, update, of_first(now)),
+        lambda packet, like, now: uplink.decode(packet, like, of_first(now)),
     )
 
 

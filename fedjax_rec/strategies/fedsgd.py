@@ -1,10 +1,10 @@
 """Gradient sharing: a client sends one gradient of all its examples, at the server's model.
 
-    up: -grad f_k(x) = -1/n_k sum_i grad l(x; example i)
+    up: -grad f_k(x) = -1/n_k sum_i grad l(x; example i);    x <- x - eta sum_k n_k/n grad f_k(x)
 
-(FedSGD, McMahan et al., AISTATS 2017.) A server with `step(eta)` and the mean by examples then
-takes a step of SGD on sum_k n_k/n f_k, with all examples of the round as its batch. Gradients of
-batches are added up, so memory is that of one batch.
+(FedSGD, McMahan et al., AISTATS 2017.) One gradient a client, one step of the server, of SGD on
+sum_k n_k/n f_k with all examples of the round as its batch. Gradients of batches are added up, so
+memory is that of one batch.
 """
 
 from __future__ import annotations
@@ -15,12 +15,58 @@ import jax
 import jax.numpy as jnp
 
 from .. import rows, trees
+from ..aggregate import mean
+from ..clients import Local, sgd
+from ..clients.batches import Passes, localize, mark, turns_of
+from ..clients.gradient import value_and_gradient
+from ..clients.optimizers import as_local
+from ..clients.training import (
+    Trained,
+    first_private,
+    kept,
+    metrics_of,
+)
+from ..data import Batches
+from ..rounds.federated import federated
 from ..rows.update import as_update
-from ..types import Array, Client, Model, PyTree, Transform, Upload
-from .batches import Passes, localize, mark, turns_of
-from .gradient import value_and_gradient
-from .optimizers import Local, as_local
-from .training import Trained, first_private, kept, metrics_of, moving
+from ..servers import step as servers
+from ..types import (
+    Aggregator,
+    Array,
+    Client,
+    Model,
+    PyTree,
+    Server,
+    Strategy,
+    Transform,
+    Upload,
+)
+
+
+def fedsgd(
+    model: Model,
+    examples: Batches,
+    probe=None,
+    *,
+    private: Local | Transform | None = None,
+    steps: int | None = None,
+    batch_size: int = 256,
+    aggregator: Aggregator | None = None,
+    server: Server | Transform | None = None,
+    **assembly,
+) -> Strategy:
+    """Gradient sharing. server: default `step(0.1)`, whose rate is that of SGD.
+
+    private: the optimizer of private parameters, which take one step a round; default `sgd(0.1)`.
+    steps: batches of a client whose gradients are added up, one for a small batch; default all of
+    its examples. assembly: as in `federated`.
+    To step only every m rounds: `server=optax.MultiSteps(...).gradient_transformation()`.
+    """
+    client = full_gradient(model, examples, private or sgd(0.1), steps, batch_size, probe)
+    return federated(
+        client, model, aggregator=aggregator or mean(),
+        server=server or servers.step(0.1), **assembly,
+    )  # fmt: skip
 
 
 def full_gradient(
@@ -40,14 +86,16 @@ def full_gradient(
     passes = Passes(1, steps, batch_size)
     optimizers = [] if private is None else [as_local(private)]
 
-    def update(key, own, shared, data):
+    def update(key, own, shared, data, now):
         mean = mean_gradient(model, batches, passes, key, own, shared, data)
         start, params = mean.start, mean.start
         if optimizers and jax.tree.leaves(own):
             (optimizer,) = optimizers
             alone = {"private": start["private"]}
             gradients = {"private": _of_private(mean)}
-            _, alone = optimizer.apply(optimizer.init(alone), alone, gradients, mean.seen > 0)
+            _, alone = optimizer.apply(
+                optimizer.init(alone, now), alone, gradients, mean.seen > 0, now
+            )
             params = {**start, **alone}
         sent = as_update(
             jax.tree.map(jnp.negative, mean.shared), mean.local, trees.trainable(shared)
@@ -57,8 +105,7 @@ def full_gradient(
         metrics = metrics_of(trained, probe, model, shared, data)
         return kept(trained), Upload(sent, mean.count, metrics)
 
-    make = lambda now: full_gradient(model, batches, now[0], steps, batch_size, probe)
-    return Client(first_private(model), update, moving(optimizers, make))
+    return Client(first_private(model), update)
 
 
 @dataclass(frozen=True)

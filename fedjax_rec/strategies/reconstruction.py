@@ -1,10 +1,14 @@
-"""Clients in a row: what one leaves in `private` the next one finds, and one of them is heard.
+"""Clients that train their parts in a row: private parameters first, or made anew each round.
 
-- `in_sequence([a, b])`   a trains, then b; b's upload counts. FedRep (Collins et al., ICML 2021):
-                          head first, body then
+- `fedrep`    p_k for some epochs, then Q_k (Collins et al., ICML 2021)
+- `fedrecon`  p_k made anew on one half, Q_k trained on the other (Singhal et al., NeurIPS 2021)
+- `fine_tuned_fedavg`  the received model is looked at after local fine-tuning
+
+made of these clients:
+
+- `in_sequence([a, b])`   a trains, then b; b's upload counts
 - `fine_tuned(a, b)`      a's upload counts; what b makes of the received model is looked at
-- `anew(client)`          private parameters start again in every round, as in federated
-                          reconstruction (Singhal et al., NeurIPS 2021)
+- `anew(client)`          private parameters start again in every round
 
 All of a row get the same key: they draw the same examples, negatives included, so that no rows come
 down for the one that did not for the other.
@@ -19,13 +23,113 @@ import jax
 import jax.numpy as jnp
 
 from .. import rows, trees, wire
-from ..types import Client, Packet, PyTree, Upload, at_round
-from .training import moving
+from ..clients import Local, groups, local_training, sgd
+from ..data import Batches
+from ..data.subsets import query, support
+from ..rounds.federated import federated
+from ..types import (
+    Client,
+    Model,
+    Packet,
+    PyTree,
+    Strategy,
+    Transform,
+    Upload,
+)
+
+Optimizer = Local | Sequence[Local] | Transform
+
+
+def fedrep(
+    model: Model,
+    examples: Batches,
+    probe=None,
+    *,
+    head_optimizer: Local | Transform | None = None,
+    head_epochs: int = 1,
+    optimizer: Local | Transform | None = None,
+    epochs: int = 1,
+    steps: int | None = None,
+    batch_size: int = 256,
+    **assembly,
+) -> Strategy:
+    """p_k <- p_k - eta grad_p f_k(p_k, Q) for head_epochs;  Q_k <- Q_k - eta grad_Q f_k(p_k, Q_k).
+
+    head_optimizer: of the private parameters; optimizer: of the shared ones; both `sgd(0.1)`.
+    Two passes by its mathematics, head_epochs and epochs long.
+    """
+    head = groups({"private": head_optimizer or sgd(0.1)})
+    body = groups({"shared": optimizer or sgd(0.1)})
+    client = in_sequence(
+        [
+            local_training(model, examples, head, head_epochs, None, batch_size),
+            local_training(model, examples, body, epochs, steps, batch_size, probe),
+        ]
+    )
+    return federated(client, model, **assembly)
+
+
+def fedrecon(
+    model: Model,
+    examples: Batches,
+    probe=None,
+    *,
+    private_optimizer: Local | Transform | None = None,
+    private_epochs: int = 1,
+    optimizer: Local | Transform | None = None,
+    epochs: int = 1,
+    steps: int | None = None,
+    batch_size: int = 256,
+    seed: int = 0,
+    **assembly,
+) -> Strategy:
+    """p_k from its start by private_epochs on the support half with Q fixed;  then Q_k <- Q_k -
+    eta grad_Q f_k(p_k, Q_k) on the query half, and p_k is forgotten.
+
+    Halves are those of `data.subsets`, and clients weigh what they have in the query half: a client
+    of one interaction reconstructs and sends nothing.
+    private_optimizer, optimizer: default `sgd(0.1)`. seed: of the starts. For the evaluation the
+    last reconstruction of each client stays in `State.private`; no round reads it.
+    An epoch of both halves costs one of `fedavg`.
+    """
+    p = groups({"private": private_optimizer or sgd(0.1)})
+    q = groups({"shared": optimizer or sgd(0.1)})
+    parts = [
+        local_training(model, support(examples), p, private_epochs, None, batch_size),
+        local_training(model, query(examples), q, epochs, steps, batch_size, probe),
+    ]
+    return federated(anew(in_sequence(parts), seed), model, **assembly)
+
+
+def fine_tuned_fedavg(
+    model: Model,
+    examples: Batches,
+    probe=None,
+    *,
+    optimizer: Optimizer | None = None,
+    epochs: int = 1,
+    steps: int | None = None,
+    batch_size: int = 256,
+    tuning: Optimizer | None = None,
+    tuning_epochs: int = 1,
+    **assembly,
+) -> Strategy:
+    """`fedavg`, whose probe sees, of each client in the cohort, the received model x after
+    `tuning_epochs` epochs by `tuning` (default: the optimizer). Two passes where there is a probe.
+    """
+    first = optimizer or sgd(0.1)
+    client = local_training(model, examples, first, epochs, steps, batch_size)
+    if probe is not None:
+        tuned = local_training(
+            model, examples, tuning or first, tuning_epochs, None, batch_size, probe
+        )
+        client = fine_tuned(client, tuned)
+    return federated(client, model, **assembly)
 
 
 def in_sequence(clients: Sequence[Client]) -> Client:
-    """All train in order from the received `shared`; the last one's upload, weight, metrics and
-    `score` count.
+    """All train in order from the received `shared`; the last one's upload, weight and metrics
+    count.
 
     The earlier ones change `private` alone: what they do to `shared` is lost, so train only
     `groups({"private": ...})` there. Down come the rows that any of them touches. Costs a pass for
@@ -35,17 +139,15 @@ def in_sequence(clients: Sequence[Client]) -> Client:
     """
     if not clients:
         raise ValueError("in_sequence(clients=[]) trains nothing; give at least one client.")
-    last = clients[-1]
 
-    def update(key, private, shared, data):
+    def update(key, private, shared, data, now):
         uploads = []
         for client in clients:
-            private, upload = client.update(key, private, shared, data)
+            private, upload = client.update(key, private, shared, data, now)
             uploads.append(upload)
         return private, replace(uploads[-1], down=downloads(shared, uploads))
 
-    at = moving(clients, in_sequence)
-    return Client(_alike("in_sequence", clients), update, at, last.score)
+    return Client(_alike("in_sequence", clients), update)
 
 
 def fine_tuned(client: Client, tuner: Client) -> Client:
@@ -57,17 +159,15 @@ def fine_tuned(client: Client, tuner: Client) -> Client:
     Raises ValueError as `in_sequence`.
     """
 
-    def update(key, private, shared, data):
-        kept, upload = client.update(key, private, shared, data)
-        _, tuned = tuner.update(key, private, shared, data)
+    def update(key, private, shared, data, now):
+        kept, upload = client.update(key, private, shared, data, now)
+        _, tuned = tuner.update(key, private, shared, data, now)
         names = {"loss": "tuned_loss", "steps": "tuned_steps"}
         seen = {names.get(name, name): x for name, x in tuned.metrics.items()}
         down = downloads(shared, [upload, tuned])
         return kept, replace(upload, metrics=upload.metrics | seen, down=down)
 
-    both = [client, tuner]
-    at = moving(both, lambda now: fine_tuned(*now))
-    return Client(_alike("fine_tuned", both), update, at, client.score)
+    return Client(_alike("fine_tuned", [client, tuner]), update)
 
 
 def anew(client: Client, seed: int = 0) -> Client:
@@ -76,17 +176,13 @@ def anew(client: Client, seed: int = 0) -> Client:
     They come from `seed`, the round and the client's id. A client without examples keeps what it
     has; after the round the private parameters stay, for the evaluation.
     """
-    return _anew(client, seed, jnp.int32(0))
 
-
-def _anew(client: Client, seed: int, round) -> Client:
-    def update(key, private, shared, data):
-        fresh = client.init(jax.random.fold_in(jax.random.key(seed), round), data.id)
-        after, upload = client.update(key, fresh, shared, data)
+    def update(key, private, shared, data, now):
+        fresh = client.init(jax.random.fold_in(jax.random.key(seed), now.round), data.id)
+        after, upload = client.update(key, fresh, shared, data, now)
         return trees.select(data.length > 0, after, private), upload
 
-    at = lambda round, shared: _anew(at_round(client, round, shared), seed, round)
-    return Client(client.init, update, at, client.score)
+    return Client(client.init, update)
 
 
 def downloads(shared: PyTree, uploads: Sequence[Upload]) -> jax.Array:

@@ -1,0 +1,173 @@
+"""FedDyn: a linear and a proximal term make the local optima of all clients meet.
+
+    x_k <- x_k - eta (grad f_k(x_k; batch) - h_k + alpha (x_k - x))
+    h_k <- h_k - alpha (x_k - x), after the round
+    h <- h - alpha/N sum_k (x_k - x);   x <- x + mean_k (x_k - x) - h / alpha
+
+(Acar et al., "Federated learning based on dynamic regularization", ICLR 2021, algorithm 1.) h_k is
+kept by the client, h by the server. Of a table both local terms act on the rows that the client
+touches in the round.
+
+Cost: an array like `shared` for every client.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+
+from .. import rows, trees
+from ..aggregate import uniform
+from ..aggregate.mean import weighted_sum
+from ..aggregate.parts import each_of, total
+from ..check import positive
+from ..clients import Local, sgd
+from ..clients.batches import Passes
+from ..clients.training import (
+    Terms,
+    change,
+    first_private,
+    kept,
+    metrics_of,
+    several,
+    train,
+)
+from ..data import Batches
+from ..rounds.federated import federated
+from ..rows.update import here, put, zeros_of
+from ..servers import step as servers
+from ..types import (
+    Aggregator,
+    Client,
+    Model,
+    Server,
+    Strategy,
+    Transform,
+    Upload,
+)
+
+
+def feddyn(
+    model: Model,
+    examples: Batches,
+    probe=None,
+    *,
+    alpha: float = 0.1,
+    optimizer: Local | Sequence[Local] | Transform | None = None,
+    epochs: int = 1,
+    steps: int | None = None,
+    batch_size: int = 256,
+    aggregator: Aggregator | None = None,
+    **assembly,
+) -> Strategy:
+    """h <- h - alpha/N sum_k (x_k - x);  x <- x + mean_k (x_k - x) - h / alpha.
+
+    alpha: large is short steps. aggregator: of x_k - x, default `uniform()`. Memory: N times the
+    whole of `shared`.
+    """
+    passes = Passes(epochs, steps, batch_size)
+    client = dynamic(model, examples, optimizer or sgd(0.1), alpha, passes, probe)
+    return federated(
+        client,
+        beside_linear(model),
+        aggregator=_with_sum(aggregator or uniform()),
+        server=_dynamic_server(alpha),
+        **assembly,
+    )
+
+
+def dynamic(
+    model: Model,
+    batches,
+    optimizer: Local | Sequence[Local] | Transform,
+    alpha: float,
+    passes: Passes = Passes(),
+    probe=None,
+) -> Client:
+    """`local_training` of f_k - <h_k, x> + alpha/2 |x - x0|^2, shared parameters.
+
+    `shared` is {"model": ...}. Beside the update goes `share`, 1/N, by which the server, who knows
+    how many clients there are, counts what part of them was there. `private` is {"model": ...,
+    "linear": h_k}, an array like the whole of `shared`. A step of SGD costs the rows of its batch,
+    see `clients.lazy`.
+    Raises ValueError for alpha <= 0.
+    """
+    positive("dynamic", "alpha", alpha)
+    optimizers = several(optimizer)
+
+    def update(key, private, shared, data, now):
+        linear, server = private["linear"], shared["model"]
+
+        def regularized(start):
+            return Terms(alpha, jax.tree.map(jnp.negative, here(linear, start["shared"])))
+
+        trained = train(
+            model, batches, optimizers, passes, key, private["model"], server, data, now,
+            terms=regularized,
+        )  # fmt: skip
+        local = trained.params["shared"]
+        moved = lambda h, x, x0: h - alpha * (x - x0)
+        values = rows.dense(local), rows.dense(trained.start["shared"])
+        after = {
+            "model": kept(trained),
+            "linear": put(linear, local, jax.tree.map(moved, here(linear, local), *values)),
+        }
+        share = jnp.where(trained.count > 0, 1.0 / data.store.num_clients, 0.0)
+        metrics = {**metrics_of(trained, probe, model, server, data), "share": share}
+        sent = {"model": change(trained, server)}
+        return after, Upload(sent, trained.count, metrics, {"share": share})
+
+    return Client(first_private(beside_linear(model)), update)
+
+
+def beside_linear(model: Model) -> Model:
+    """`model` of shared {"model": ...} and private {"model": ..., "linear": h_k}."""
+
+    def init(key, common=None):
+        shared, private = model.init(key, common)
+        return {"model": shared}, {"model": private, "linear": zeros_of(shared)}
+
+    return model.through(lambda shared, private: (shared["model"], private["model"]), init)
+
+
+def _with_sum(aggregator: Aggregator) -> Aggregator:
+    """{"model": what `aggregator` makes of the model, "sum": sum_k share_k u_k}."""
+
+    def model_of(uploads: Upload) -> Upload:
+        return replace(uploads, update=uploads.update["model"])
+
+    parts = {"model": (aggregator, model_of), "sum": (_by_share(), model_of)}
+    return each_of(parts, lambda shared, name: shared["model"])
+
+
+def _by_share() -> Aggregator:
+    """sum_k share_k u_k over the clients that weigh something."""
+
+    def reduce(state, uploads: Upload, now):
+        return weighted_sum(
+            jnp.where(uploads.weight > 0, uploads.aux["share"], 0.0), uploads.update
+        )
+
+    return replace(total(), reduce=reduce)
+
+
+def _dynamic_server(alpha: float) -> Server:
+    """State h, arrays like the trainable part of the model."""
+    move = servers.step(1.0)
+
+    def init(shared):
+        return rows.dense(zeros_of(shared["model"]))
+
+    def apply(h, shared, update):
+        values = rows.map_tables(rows.to_dense, update["sum"])
+        h = trees.subtract(h, trees.scale(values, alpha))
+        _, model = move.apply((), shared["model"], update["model"])
+        before = trees.trainable(model)
+        lowered = trees.subtract(rows.dense(before), trees.scale(h, 1 / alpha))
+        after = servers.with_values(before, lowered)
+        return h, {**shared, "model": trees.with_frozen(after, shared["model"])}
+
+    return Server(init, apply)

@@ -1,0 +1,46 @@
+"""FedNova: updates count by step (Wang et al., "Tackling the objective inconsistency problem in
+heterogeneous federated optimization", NeurIPS 2020).
+
+    x <- x + tau_eff sum_k p_k (x_k - x) / tau_k,   tau_eff = sum_k p_k tau_k
+
+Clients send their steps tau_k beside their updates; the aggregator is `aggregate.normalized`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..aggregate import normalized
+from ..clients import Local, local_training, sgd
+from ..clients.reporting import reporting
+from ..data import Batches
+from ..rounds.federated import federated
+from ..types import (
+    Aggregator,
+    Model,
+    Strategy,
+    Transform,
+)
+
+
+def fednova(
+    model: Model,
+    examples: Batches,
+    probe=None,
+    *,
+    optimizer: Local | Sequence[Local] | Transform | None = None,
+    epochs: int = 1,
+    steps: int | None = None,
+    batch_size: int = 256,
+    aggregator: Aggregator | None = None,
+    **assembly,
+) -> Strategy:
+    """x <- x + tau_eff sum_k p_k (x_k - x) / tau_k. aggregator: default `aggregate.normalized()`.
+
+    Other arguments: as in `fedavg`; assembly: as in `federated`.
+    """
+    client = local_training(
+        model, examples, optimizer or sgd(0.1), epochs, steps, batch_size, probe
+    )
+    client = reporting(client, ["steps"])
+    return federated(client, model, aggregator=aggregator or normalized(), **assembly)

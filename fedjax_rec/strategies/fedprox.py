@@ -1,0 +1,69 @@
+"""FedProx: local training that is pulled back to where it started.
+
+    x_k <- x_k - eta (grad f_k(x_k; batch) + mu (x_k - x))
+
+(Li et al., "Federated optimization in heterogeneous networks", MLSys 2020, equation 2.) The pull
+acts on every row that the client touches in the round, in every step; private parameters are free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..aggregate import mean
+from ..check import at_least
+from ..clients import Local, sgd
+from ..clients.batches import Passes
+from ..clients.training import (
+    Terms,
+    descent,
+    first_private,
+    several,
+)
+from ..data import Batches
+from ..rounds.federated import federated
+from ..types import (
+    Aggregator,
+    Client,
+    Model,
+    Strategy,
+    Transform,
+)
+
+
+def fedprox(
+    model: Model,
+    examples: Batches,
+    probe=None,
+    *,
+    mu: float = 0.01,
+    optimizer: Local | Sequence[Local] | Transform | None = None,
+    epochs: int = 1,
+    steps: int | None = None,
+    batch_size: int = 256,
+    aggregator: Aggregator | None = None,
+    **assembly,
+) -> Strategy:
+    """`fedavg` of clients that minimise f_k(x) + mu/2 |x - x0|^2. mu: 0 is `fedavg`."""
+    passes = Passes(epochs, steps, batch_size)
+    client = proximal(model, examples, optimizer or sgd(0.1), mu, passes, probe)
+    return federated(client, model, aggregator=aggregator or mean(), **assembly)
+
+
+def proximal(
+    model: Model,
+    batches,
+    optimizer: Local | Sequence[Local] | Transform,
+    mu: float,
+    passes: Passes = Passes(),
+    probe=None,
+) -> Client:
+    """`local_training` with a pull of strength `mu` to the server's model; 0 is none.
+
+    A step of SGD costs the rows of its batch, see `clients.lazy`; of other optimizers the client's
+    whole local tables, as ever. Raises ValueError for mu < 0.
+    """
+    at_least("proximal", "mu", mu, 0)
+    optimizers, pulled = several(optimizer), lambda start: Terms(pull=mu)
+    update = descent(model, batches, optimizers, passes, probe, terms=pulled)
+    return Client(first_private(model), update)

@@ -1,0 +1,332 @@
+"""Local steps along gradients that know the gradient of all clients, and the server's momentum.
+
+    SVRG       y <- y - eta (g(y; batch) - g(x; batch) + c)
+    Mime       y <- y - eta ((1 - beta) (g(y; batch) - g(x; batch) + c) + beta m)
+    MimeLite   y <- y - eta ((1 - beta) g(y; batch) + beta m)
+
+x is the server's model, c the gradient of all clients of the round at x, m the server's momentum,
+the same in all steps; then m <- beta m + (1 - beta) c (FSVRG: Konecny et al., "Federated
+optimization", 2016, algorithm 3; Karimireddy et al., "Mime", NeurIPS 2021, algorithm 1). Of a table
+c and m act on the rows that the client touches.
+
+`fsvrg` and `mime` make two trips a round: all clients send their gradient at x, then they train.
+FSVRG also scales rows by how many clients have them, which `aggregate.per_row()` does; its scaling
+of local gradients by frequency (S_k) is left out, since drawn negatives have no frequency.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .. import rows, trees, wire
+from ..aggregate import mean
+from ..aggregate.parts import by_part
+from ..check import fraction
+from ..clients import Local, sgd
+from ..clients.batches import Passes
+from ..clients.training import (
+    Terms,
+    change,
+    first_private,
+    kept,
+    metrics_of,
+    several,
+    train,
+)
+from ..data import Batches
+from ..rounds.cohort import vmapped
+from ..rounds.federated import federated
+from ..rows.update import as_update, here, minus, scaled, zeros_of
+from ..servers import step as servers
+from ..types import (
+    Aggregator,
+    Client,
+    Cohort,
+    Compressor,
+    Model,
+    Packet,
+    PyTree,
+    Server,
+    State,
+    Strategy,
+    Transform,
+    Upload,
+)
+from .fedsgd import full_gradient, mean_gradient
+
+
+def fsvrg(model: Model, examples: Batches, probe=None, **kwargs) -> Strategy:
+    """Two trips: c = mean_k grad f_k(x), then variance-reduced local steps.
+
+    kwargs: optimizer of the clients, default `sgd(0.1)`; epochs, steps, batch_size; uplink and
+    aggregator of both trips, the latter default `mean()`; server, clients_per_chunk.
+    """
+    return _after_gradient(model, examples, probe, beta=None, **kwargs)
+
+
+def mime(model: Model, examples: Batches, probe=None, *, beta: float = 0.9, **kwargs) -> Strategy:
+    """`fsvrg` with momentum of the server in local steps; then m <- beta m + (1 - beta) c.
+
+    kwargs: as in `fsvrg`. Raises ValueError outside 0 <= beta <= 1.
+    """
+    fraction("mime", "beta", beta)
+    return _after_gradient(model, examples, probe, beta=beta, **kwargs)
+
+
+def mime_lite(
+    model: Model,
+    examples: Batches,
+    probe=None,
+    *,
+    beta: float = 0.9,
+    optimizer: Local | Sequence[Local] | Transform | None = None,
+    epochs: int = 1,
+    steps: int | None = None,
+    batch_size: int = 256,
+    aggregator: Aggregator | None = None,
+    server: Server | Transform | None = None,
+    **assembly,
+) -> Strategy:
+    """One trip, in which a client sends its change and its gradient at x, and gets x and m.
+
+    assembly: as in `federated`. Raises ValueError outside 0 <= beta <= 1.
+    """
+    fraction("mime_lite", "beta", beta)
+    passes = Passes(epochs, steps, batch_size)
+    client = with_momentum(model, examples, optimizer or sgd(0.1), passes, beta, probe)
+
+    each = aggregator or mean()
+    both = {"model": servers.as_server(server or servers.step(1.0)), "momentum": _averaging(beta)}
+    return federated(
+        client, beside_common(model, ["momentum"], frozen=False),
+        aggregator=by_part({"model": each, "momentum": each}),
+        server=servers.by_part(both), **assembly,
+    )  # fmt: skip
+
+
+def _after_gradient(
+    model: Model,
+    examples: Batches,
+    probe=None,
+    *,
+    beta: float | None,
+    optimizer: Local | Sequence[Local] | Transform | None = None,
+    epochs: int = 1,
+    steps: int | None = None,
+    batch_size: int = 256,
+    uplink: Compressor | None = None,
+    aggregator: Aggregator | None = None,
+    server: Server | Transform | None = None,
+    clients_per_chunk: int | str | None = None,
+) -> Strategy:
+    """A round of gradients, whose mean is put into `shared`, and then one of `variance_reduced`.
+
+    Both see the same examples. The state of the first is beside that of the second.
+    """
+    passes, aggregator = Passes(epochs, steps, batch_size), aggregator or mean()
+    client = variance_reduced(model, examples, optimizer or sgd(0.1), passes, beta, probe)
+    gradients = full_gradient(model, examples, None, None, batch_size)
+    of_gradients = federated(gradients, model, uplink, aggregator, _keeping(), clients_per_chunk)
+    names = ["gradient"] if beta is None else ["gradient", "momentum"]
+    training = federated(
+        client, beside_common(model, names, frozen=True), uplink, by_part({"model": aggregator}),
+        _with_momentum(servers.as_server(server or servers.step(1.0)), beta),
+        clients_per_chunk,
+    )  # fmt: skip
+
+    def init(key, num_clients):
+        first = of_gradients.init(key, num_clients)
+        state = training.init(key, num_clients)
+        both = lambda name: {"gradient": getattr(first, name), "model": getattr(state, name)}
+        return replace(state, memory=both("memory"), server=both("server"))
+
+    def apart(state: State) -> tuple[State, State]:
+        memory, held = state.memory, state.server
+        first = State(
+            state.shared["model"], state.private, memory["gradient"], held["gradient"], state.round
+        )
+        return first, replace(state, memory=memory["model"], server=held["model"])
+
+    def gradient(key, state: State, cohort: Cohort, chunk: int | None = None):
+        """(state of the gradients, its info, state of the training with the gradient in it)."""
+        first, second = apart(state)
+        first, info = of_gradients.round(key, first, cohort, chunk)
+        c = trees.Frozen(first.server["optimizer"])
+        return first, info, replace(second, shared={**second.shared, "gradient": c})
+
+    def round(key, state: State, cohort: Cohort, chunk: int | None = None):
+        first, before, second = gradient(key, state, cohort, chunk)
+        second, info = training.round(key, second, cohort, chunk)
+        after = replace(
+            second,
+            memory={"gradient": first.memory, "model": second.memory},
+            server={"gradient": first.server, "model": second.server},
+        )
+        up, down = info.bytes_up + before.bytes_up, info.bytes_down + before.bytes_down
+        return after, replace(info, bytes_up=up, bytes_down=down)
+
+    def packets(key, state: State, cohort: Cohort):
+        """Both trips as one message, which is a header of 3 bytes or so less than two."""
+        first, _ = apart(state)
+        _, _, second = gradient(key, state, cohort)
+        trips = [(of_gradients.packets, first), (training.packets, second)]
+        sent = [send(key, at, cohort) for send, at in trips if send is not None]
+        part = lambda name: [getattr(packet, name) for packet, _ in sent]
+        packet = Packet(part("body"), part("side"), part("known"))
+        return packet, vmapped(wire.nbytes, packet)(packet)
+
+    rule: Any = training.chunk
+    return replace(
+        training, init=init, round=round, packets=packets,
+        chunk=lambda key, state, cohort: rule(key, apart(state)[1], cohort),
+    )  # fmt: skip
+
+
+def variance_reduced(
+    model: Model,
+    batches,
+    optimizer: Local | Sequence[Local] | Transform,
+    passes: Passes = Passes(),
+    beta: float | None = None,
+    probe=None,
+) -> Client:
+    """SVRG or, given beta, Mime, on the shared parameters.
+
+    `shared` is {"model": ..., "gradient": Frozen(c)}, for Mime with "momentum": Frozen(m), of which
+    the model is trained. A batch costs two gradients. Private parameters descend along their own
+    gradient.
+    """
+    optimizers = several(optimizer)
+
+    def beside(start):
+        """The gradient less that at the start, times 1 - beta."""
+
+        def direction(gradient, params, batch):
+            value, at_now = gradient(params, batch)
+            _, then = gradient({**params, "shared": start["shared"]}, batch)
+            apart = minus(at_now["shared"], then["shared"])
+            apart = apart if beta is None else scaled(apart, 1 - beta)
+            return value, {**at_now, "shared": apart}
+
+        return direction
+
+    def common(shared):
+        def terms(start):
+            c = here(shared["gradient"].value, start["shared"])
+            if beta is None:
+                return Terms(push=c)
+            m = here(shared["momentum"].value, start["shared"])
+            share: Any = beta
+            return Terms(push=jax.tree.map(lambda c, m: (1 - share) * c + share * m, c, m))
+
+        return terms
+
+    def update(key, private, shared, data, now):
+        server = shared["model"]
+        trained = train(
+            model, batches, optimizers, passes, key, private, server, data, now, beside,
+            common(shared),
+        )  # fmt: skip
+        sent = {**trees.trainable(shared), "model": change(trained, server)}
+        # c and, where there is one, m, at the rows that the client touches: it has x already.
+        local, server = trained.params["shared"], trees.trainable(server)
+        names = ("gradient",) if beta is None else ("gradient", "momentum")
+        parts = [as_update(here(shared[name].value, local), local, server) for name in names]
+        down = wire.nbytes(Packet(parts))
+        metrics = metrics_of(trained, probe, model, shared["model"], data)
+        return kept(trained), Upload(sent, trained.count, metrics, down=down)
+
+    return Client(first_private(model), update)
+
+
+def with_momentum(
+    model: Model,
+    batches,
+    optimizer: Local | Sequence[Local] | Transform,
+    passes: Passes = Passes(),
+    beta: float = 0.9,
+    probe=None,
+) -> Client:
+    """MimeLite: `shared` is {"model": ..., "momentum": m}; what goes up as "momentum" is the
+    gradient of all of the client's examples at x, a pass over them of its own."""
+    optimizers = several(optimizer)
+
+    def update(key, private, shared, data, now):
+        server, momentum = shared["model"], shared["momentum"]
+
+        def smaller(start):
+            def direction(gradient, params, batch):
+                value, gradients = gradient(params, batch)
+                return value, {**gradients, "shared": scaled(gradients["shared"], 1 - beta)}
+
+            return direction
+
+        terms = lambda start: Terms(push=trees.scale(here(momentum, start["shared"]), beta))
+        full = Passes(1, None, passes.batch_size)
+        mean = mean_gradient(model, batches, full, key, private, server, data)
+        trained = train(
+            model, batches, optimizers, passes, key, private, server, data, now, smaller, terms
+        )
+        sent = {
+            "model": change(trained, server),
+            "momentum": as_update(mean.shared, mean.local, trees.trainable(server)),
+        }
+        metrics = metrics_of(trained, probe, model, server, data)
+        return kept(trained), Upload(sent, trained.count, metrics)
+
+    return Client(first_private(model), update)
+
+
+def _averaging(beta: float) -> Server:
+    """m <- beta m + (1 - beta) c, on every row, for gradients c."""
+
+    def apply(state, shared, update):
+        return state, _moved(beta, shared, rows.map_tables(rows.to_dense, update))
+
+    return Server(lambda shared: (), apply)
+
+
+def _moved(beta: float, m: PyTree, c: PyTree) -> PyTree:
+    """beta m + (1 - beta) c; c: an array a leaf."""
+    mixed = jax.tree.map(lambda m, c: beta * m + (1 - beta) * c, rows.dense(m), c)
+    return servers.with_values(m, mixed)
+
+
+def _keeping() -> Server:
+    """Leaves the model alone and has as its state the mean gradient, tables as whole tables."""
+
+    def apply(state, shared, update):
+        gradient = jax.tree.map(jnp.negative, rows.map_tables(rows.to_dense, update))
+        return servers.with_values(state, gradient), shared
+
+    return Server(zeros_of, apply)
+
+
+def _with_momentum(server: Server, beta: float | None) -> Server:
+    """`server` for the model; and m <- beta m + (1 - beta) c, where there is any momentum."""
+
+    def apply(state, shared, update):
+        state, model = server.apply(state, shared["model"], update["model"])
+        after = {**shared, "model": model}
+        if beta is not None:
+            c = rows.dense(shared["gradient"].value)
+            after["momentum"] = trees.Frozen(_moved(beta, shared["momentum"].value, c))
+        return state, after
+
+    return Server(lambda shared: server.init(shared["model"]), apply)
+
+
+def beside_common(model: Model, names: Sequence[str], frozen: bool) -> Model:
+    """`model` of shared {"model": ..., name: zeros like it}, frozen or not."""
+    wrap = trees.Frozen if frozen else (lambda x: x)
+
+    def init(key, common=None):
+        shared, private = model.init(key, common)
+        return {"model": shared, **{name: wrap(zeros_of(shared)) for name in names}}, private
+
+    return model.through(lambda shared, private: (shared["model"], private), init)
