@@ -47,9 +47,7 @@ class Ranking:
     @staticmethod
     def of(score: Callable[..., jax.Array]) -> Ranking:
         """The ranking of score(shared, private, items, user), which needs nothing else."""
-        return Ranking(
-            lambda shared, private, _, __, items, user: score(shared, private, items, user)
-        )
+        return Ranking(lambda shared, private, _, __, *which: score(shared, private, *which))
 
 
 @dataclass(frozen=True)
@@ -74,10 +72,7 @@ class Model:
 
     def through(self, view: Callable, init: Callable | None = None) -> Model:
         """The model every function of which sees `view(shared, private) -> (shared, private)`.
-
-        init: of the model that is seen through, where its parameters lie elsewhere than the inner
-            model's; None keeps that of the inner model.
-        """
+        init: where its parameters lie elsewhere than the inner model's; None for that one's own."""
 
         def behind(function: Callable) -> Callable:
             return lambda shared, private, *rest: function(*view(shared, private), *rest)
@@ -89,32 +84,24 @@ class Model:
         return Model(init or self.init, behind(self.loss), ranking, predict)
 
     def scorer(self, shared, private, catalogue=None) -> Callable:
-        """scorer(history=None) -> score(items, user=0) of one client: the catalogue is made here,
-        once, where it is not at hand, and the context of each history where that is given."""
-        ranking = self.ranked()
-        if catalogue is None:
-            catalogue = ranking.catalogue(shared, private)
+        """scorer(history=None) -> score(items, user=0) of one client: its catalogue is made here,
+        once, where none is given. Raises ValueError for a model without a ranking."""
+        if (ranking := self.ranking) is None:
+            raise ValueError(
+                "model.score: the model predicts labelled examples and scores no items; measure "
+                "it with evaluation.candidates: examples, or give it a ranking."
+            )
+        ready = ranking.catalogue(shared, private) if catalogue is None else catalogue
 
         def reading(history=None):
-            context = ranking.context(shared, private, history)
-            return lambda items, user=0: ranking.score(
-                shared, private, catalogue, context, items, user
-            )
+            made = ready, ranking.context(shared, private, history)
+            return lambda items, user=0: ranking.score(shared, private, *made, items, user)
 
         return reading
 
     def score(self, shared, private, items, user=0, history=None) -> jax.Array:
         """float[len(items)]: scores of one user, for which catalogue and context are made here."""
         return self.scorer(shared, private)(history)(items, user)
-
-    def ranked(self) -> Ranking:
-        """`ranking`. Raises ValueError where there is none."""
-        if self.ranking is None:
-            raise ValueError(
-                "model.score: the model predicts labelled examples and scores no items; measure "
-                "it with evaluation.candidates: examples, or give it a ranking."
-            )
-        return self.ranking
 
 
 @dataclass(frozen=True)

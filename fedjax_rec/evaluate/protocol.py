@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from ..check import at_least
-from ..types import Array, Model, PyTree, Ranking, record
+from ..types import Array, Model, PyTree, record
 from .metrics import Metric, evaluate_user
 from .ranks import ranks, sampled_ranks
 
@@ -185,7 +185,7 @@ def evaluate_users(
     order = jnp.argsort(-cases.seen_count, stable=True).astype(jnp.int32)
     padded = jnp.concatenate([order, jnp.full(-total % c, order[-1])]).reshape(-1, c)
 
-    catalogue = catalogue_of_all(model.ranked(), shared, private)
+    catalogue = catalogue_of_all(model, shared, private)
 
     def one(client, case):
         mine = jax.tree.map(lambda x: x[client], private)
@@ -199,9 +199,12 @@ def evaluate_users(
     return jnp.zeros_like(values).at[order].set(values)
 
 
-def catalogue_of_all(ranking: Ranking, shared: PyTree, private: PyTree) -> PyTree | None:
-    """The catalogue of `ranking` that serves all clients; None where it depends on what they keep,
-    private: leaves [N, ...]."""
+def catalogue_of_all(model: Model, shared: PyTree, private: PyTree) -> PyTree | None:
+    """The catalogue of `model` that serves all clients; None where it depends on what they keep,
+    private: leaves [N, ...], and where there is none, as `Model.scorer` will say."""
+    ranking = model.ranking
+    if ranking is None:
+        return None
 
     def of_client(client):
         return ranking.catalogue(shared, jax.tree.map(lambda x: x[client], private))

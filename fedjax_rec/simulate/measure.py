@@ -28,7 +28,8 @@ class Measure:
 
 
 def aggregated(model: Model, protocol: Protocol, parts: Mapping, users_per_chunk: int = 32):
-    """Every user's client scores with the server's model and its own private state."""
+    """Every user's client scores with the server's model and its own private state; model: that of
+    the strategy, `strategy.model`."""
 
     def values(state: State, info: RoundInfo, ids: jax.Array):
         of_users = {
@@ -44,7 +45,8 @@ def aggregated(model: Model, protocol: Protocol, parts: Mapping, users_per_chunk
 
 def on_examples(model: Model, parts: Mapping, users_per_chunk: int = 32):
     """The server's model with each client's private state predicts its held-out examples, parts:
-    name -> `data.HeldOut`; see `evaluate.labelled`. users_per_chunk: tiles of examples at once."""
+    name -> `data.HeldOut`; see `evaluate.labelled`. model: `strategy.model`. users_per_chunk: tiles
+    of examples at once."""
 
     def values(state: State, info: RoundInfo, ids: jax.Array):
         both = {

@@ -1,5 +1,6 @@
 """Protocols on whole data sets, against evaluations in plain NumPy that share nothing with them."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import jax
@@ -9,6 +10,7 @@ import pytest
 
 from fedjax_rec import evaluate
 from fedjax_rec.data import Cases
+from fedjax_rec.evaluate.protocol import catalogue_of_all
 from fedjax_rec.types import Model, Ranking
 
 USERS, ITEMS, WIDTH = 11, 320, 5
@@ -57,13 +59,13 @@ class World:
             Ranking.of(lambda shared, private, items, user: shared[items] @ private[user]),
         )
 
-    def values(self, protocol, cases=None, **kwargs):
-        return np.array(
-            jax.jit(
-                lambda shared, private: evaluate.evaluate_users(
-                    self.model, protocol, shared, private, cases or self.cases, **kwargs
-                )
-            )(jnp.asarray(self.item), self.private)
+    def values(self, protocol, cases=None, model=None, **kwargs):
+        run = self.running(protocol, cases, model, **kwargs)
+        return np.array(jax.jit(run)(jnp.asarray(self.item), self.private))
+
+    def running(self, protocol, cases=None, model=None, **kwargs):
+        return lambda shared, private: evaluate.evaluate_users(
+            model or self.model, protocol, shared, private, cases or self.cases, **kwargs
         )
 
 
@@ -190,6 +192,111 @@ def test_a_probe_sees_what_evaluate_users_sees(world):
         want = world.values(protocol)
         want[6] = np.nan
         np.testing.assert_array_equal(values, want)
+
+
+def squared(catalogue) -> Model:
+    """score = (square of what `catalogue` gives) . p_u, where it is made of the catalogue."""
+    score = lambda shared, private, ready, _, items, user: ready[items] @ private[user]
+    ranking = Ranking(score, lambda shared, private: jnp.square(catalogue(shared, private)))
+    return Model(lambda key, common=None: None, lambda *_: None, ranking)
+
+
+def shapes(jaxpr, name: str) -> set:
+    """What the operations `name` anywhere in `jaxpr` make."""
+    found = {e.outvars[0].aval.shape for e in jaxpr.eqns if e.primitive.name == name}
+    for part in (part for e in jaxpr.eqns for part in e.params.values()):
+        if hasattr(part, "jaxpr"):
+            found |= shapes(part.jaxpr, name)
+    return found
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_catalogue_is_made_once_for_all_unless_it_is_the_clients_own(world, own):
+    made_of = lambda shared, private: shared + private[0] if own else shared
+    model, table = squared(made_of), jnp.asarray(world.item)
+    found = catalogue_of_all(model, table, world.private)
+    assert (found is None) == own
+    if not own:
+        np.testing.assert_array_equal(found, world.item**2)
+    protocol = evaluate.full_catalogue(evaluate.metrics(METRICS), ITEMS)
+    run = world.running(protocol, model=model, users_per_chunk=4)
+    size = (4, ITEMS, WIDTH) if own else (ITEMS, WIDTH)
+    assert shapes(jax.make_jaxpr(run)(table, world.private).jaxpr, "square") == {size}
+    want = []
+    for u in range(USERS):
+        rows = (world.item + world.user[u]) ** 2 if own else world.item**2
+        others = set(range(ITEMS)) - set(world.seen[u]) - set(world.held[u])
+        want.append(by_sorting(rows @ world.user[u], world.held[u], sorted(others)))
+    values = world.values(protocol, model=model, users_per_chunk=4)
+    np.testing.assert_allclose(values, want, rtol=1e-5, atol=1e-6)
+
+
+def test_a_catalogue_of_nothing_and_clients_that_keep_nothing(world):
+    table = jnp.asarray(world.item)
+    assert catalogue_of_all(world.model, table, world.private) == ()
+    assert catalogue_of_all(world.model, table, {}) == ()
+    alike = squared(lambda shared, private: shared)
+    np.testing.assert_array_equal(catalogue_of_all(alike, table, {"none": {}}), table**2)
+    # Its shape depends on what a client keeps, and its values do not.
+    sized = squared(lambda shared, private: shared[: private.shape[0]])
+    assert catalogue_of_all(sized, table, world.private).shape == (1, WIDTH)
+
+
+def reader() -> Model:
+    """score = 2 q_i . (sum of the rows of the history), with rows that are encoded once."""
+
+    def context(shared, private, history):
+        if history is None:
+            raise ValueError("reader reads a history.")
+        real = (history >= 0)[:, None]
+        return (real * shared[jnp.maximum(history, 0)]).sum(0)
+
+    def score(shared, private, ready, read, items, user):
+        return ready[items] @ read
+
+    ranking = Ranking(score, lambda shared, private: 2.0 * shared, context)
+    return Model(lambda key, common=None: None, lambda *_: None, ranking)
+
+
+def test_scores_from_a_history_are_measured_on_all_users_and_by_a_probe(world):
+    rng = np.random.default_rng(5)
+    history = np.full((USERS, 6), -1, np.int32)
+    for u, seen in enumerate(world.seen):
+        last = rng.permutation(seen)[:6]
+        history[u, 6 - len(last) :] = last
+    cases = replace(world.cases, history=jnp.asarray(history))
+    protocol = evaluate.full_catalogue(evaluate.metrics(METRICS), ITEMS)
+    want = []
+    for u in range(USERS):
+        scores = 2 * world.item @ world.item[history[u][history[u] >= 0]].sum(0)
+        others = set(range(ITEMS)) - set(world.seen[u]) - set(world.held[u])
+        want.append(by_sorting(scores, world.held[u], sorted(others)))
+    got = world.values(protocol, cases, reader(), users_per_chunk=4)
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+
+    probe = evaluate.probe_clients(protocol, {"test": cases, "again": cases})
+
+    def one(client):
+        scorer = reader().scorer(jnp.asarray(world.item), ())
+        return probe(scorer, SimpleNamespace(id=client, longest=300))
+
+    each = jax.jit(jax.vmap(one))(jnp.arange(USERS))
+    np.testing.assert_array_equal(each["test"], got)
+    np.testing.assert_array_equal(each["again"], got)
+    # A client's own rows are encoded once, whatever is measured on them.
+    jaxpr = jax.make_jaxpr(one)(0)
+    assert str(jaxpr).count(" = mul 2.0") == 1
+    with pytest.raises(ValueError, match="reader reads a history"):
+        world.values(protocol, model=reader())
+
+
+def test_a_model_that_scores_no_items_is_refused_in_one_line(world):
+    blind = replace(world.model, ranking=None)
+    wanted = evaluate.sampled(evaluate.metrics(["hr@3"]))
+    for call in (lambda: world.values(wanted, model=blind), lambda: blind.scorer(None, None)):
+        with pytest.raises(ValueError, match=r"^model\.score: .*candidates: examples") as error:
+            call()
+        assert "\n" not in str(error.value)
 
 
 def test_two_protocols_in_one_pass_are_each_by_itself(world):

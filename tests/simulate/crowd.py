@@ -97,7 +97,7 @@ def factorization(dataset: data.Dataset, probe=None, rate: float = 0.5, **kwargs
     client = clients.local_training(
         model, data.pointwise(2), clients.sgd(rate), batch_size=8, probe=probe
     )
-    return strategies.federated(client, lambda key: model.init(key)[0], **kwargs)
+    return strategies.federated(client, model, **kwargs)
 
 
 def same(a, b) -> None:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from crowd import KEY, factorization, packed
 
-from fedjax_rec import evaluate, simulate
+from fedjax_rec import clients, evaluate, models, simulate, strategies
+from fedjax_rec.data import sequences
 from fedjax_rec.types import Cohort
 
 
@@ -68,6 +69,23 @@ def test_own_models_are_the_aggregated_one_where_nobody_learns():
     served, _ = rounds(strategy, data, simulate.aggregated(strategy.model, protocol, parts(data)))
     for name in own:
         np.testing.assert_allclose(own[name], served[name], rtol=1e-6)
+
+
+def test_own_models_that_score_from_histories_are_measured():
+    """As above, of a model that reads what each user has seen."""
+    data = packed(users=6, history=4)
+    protocol = evaluate.full_catalogue(evaluate.metrics(["mrr", "auc"]), data.num_items)
+    probe = evaluate.probe_clients(protocol, parts(data))
+    model = models.sasrec(data.num_items, width=4, length=4, layers=1, dropout=0.0)
+    client = clients.local_training(
+        model, sequences(4, 3), clients.sgd(1e-30), batch_size=4, probe=probe
+    )
+    strategy = strategies.federated(client, model, clients_per_chunk=3)
+    own, _ = rounds(strategy, data, simulate.personal(protocol, parts(data)))
+    served, _ = rounds(strategy, data, simulate.aggregated(strategy.model, protocol, parts(data)))
+    for name in own:
+        np.testing.assert_allclose(own[name], served[name], rtol=1e-6)
+        assert len(np.unique(own[name][:, 0])) > 2
 
 
 def test_a_lone_client_is_the_server():

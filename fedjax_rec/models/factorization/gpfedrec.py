@@ -119,7 +119,8 @@ def guided(model: Model, strength: float) -> Model:
 
     def loss(shared, private, batch, key):
         pull = lambda x, target: _distance(x, target, batch)
-        pulls = jax.tree.map(pull, trees.trainable(shared["model"]), shared["target"].value)
+        trained = trees.trainable(shared["model"])
+        pulls = jax.tree.map(pull, trained, shared["target"].value, is_leaf=rows.is_table)
         return model.loss(shared["model"], private, batch, key) + strength * sum(
             jax.tree.leaves(pulls)
         )
@@ -134,6 +135,9 @@ def target_of(shared: PyTree) -> PyTree:
 
 
 def _distance(x, target: jax.Array, batch: dict) -> jax.Array:
+    if isinstance(x, rows.Table):  # As outside of training, where the whole table is at hand.
+        ids = tuple(batch[name] for name in x.fields if name in batch)
+        x = rows.Gathered(ids, tuple(x[i] for i in ids), x.fields)
     if not isinstance(x, rows.Gathered):
         return ((x - target) ** 2).mean()
     count = target.shape[0]
