@@ -172,7 +172,7 @@ def zeros_for(model: Model) -> PyTree:
 def squared_norm(update: PyTree) -> jax.Array:
     """float32[]: |update|^2 of one client, by its rows; each id stands once."""
     squares = map_nodes(lambda x: (jnp.float32(_values(x)) ** 2).sum(), update)
-    return jnp.asarray(sum(jax.tree.leaves(squares)), jnp.float32)
+    return sum(jax.tree.leaves(squares), start=jnp.zeros(()))
 
 
 def map_axes(update: PyTree) -> PyTree:
