@@ -36,6 +36,7 @@ from .update import (
     dense,
     difference,
     map_axes,
+    negative,
     scale,
     scaled,
     squared_norm,
@@ -62,7 +63,7 @@ __all__ = [
     "apply", "as_update", "at_rows", "blank", "change", "clients_per_row", "combine", "compact",
     "deltas", "dense", "difference", "divide", "gather", "has_tables", "here", "is_table", "join",
     "localize", "map_axes", "map_nodes", "map_nodes_with_path", "map_tables", "mark", "merge",
-    "nodes", "nodes_with_path", "put", "read", "scale", "scaled", "settled", "spread",
+    "negative", "nodes", "nodes_with_path", "put", "read", "scale", "scaled", "settled", "spread",
     "squared_norm", "static", "subtract", "tables", "to_dense", "update_of", "values_at",
     "weighted_sum", "whole", "with_term", "with_values", "zero_update", "zeros_for", "zeros_of",
 ]  # fmt: skip

@@ -36,7 +36,19 @@ def add(a: PyTree, b: PyTree) -> PyTree:
 
 def subtract(a: PyTree, b: PyTree) -> PyTree:
     """a - b, as `add`."""
-    return add(a, scale(b, -1))
+    return add(a, negative(b))
+
+
+def negative(tree: PyTree) -> PyTree:
+    """-tree, to the bit."""
+
+    def one(x):
+        if isinstance(x, RowsGradient):
+            return replace(x, values=-x.values, dense=None if x.dense is None else -x.dense)
+        x = x.delta() if isinstance(x, RowsUpdate) else x
+        return replace(x, values=-x.values) if is_table(x) else jnp.negative(x)
+
+    return map_nodes(one, tree)
 
 
 def scale(tree: PyTree, factor) -> PyTree:

@@ -221,7 +221,7 @@ def test_derived_ids_are_looked_up_as_rows():
 def test_rows_are_found_by_their_ids(ids, data):
     """Against a dictionary, and NaN, inside of a program, for what the batch does not have."""
     known = np.asarray(ids, np.int32)
-    of = {i: np.float32([i, k]) for k, i in reversed(list(enumerate(ids)))}
+    of = {i: np.asarray([i, k], np.float32) for k, i in reversed(list(enumerate(ids)))}
     wanted = data.draw(st.lists(st.sampled_from([*ids, 97]), min_size=4, max_size=4))
     values = jnp.stack([jnp.asarray(of[int(i)]) for i in known])
     table = rows.Gathered((jnp.asarray(known),), (values,), ("items",))

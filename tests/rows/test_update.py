@@ -70,6 +70,7 @@ def test_sums_and_differences(first, second, seed):
     both = add(a, b)
     assert_dense(both, jax.tree.map(np.add, x, y))
     assert_dense(subtract(a, b), jax.tree.map(np.subtract, x, y))
+    assert_dense(rows.negative(a), jax.tree.map(np.negative, x))
     total = both["item"]
     there = np.zeros(ITEMS, bool)
     for u in (a["item"], b["item"]):
