@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedjax_rec import rows
-from fedjax_rec.rows import Gathered, LocalTable, RowsUpdate, Table
+from fedjax_rec.rows import LocalTable, RowsUpdate, Table
 
 ITEMS, WIDTH, SLOTS = 12, 3, 8
 TABLE = Table(jnp.arange(ITEMS * WIDTH, dtype=jnp.float32).reshape(ITEMS, WIDTH) + 1)
@@ -114,15 +114,6 @@ def test_dense_and_tables_look_into_trees():
     assert rows.dense(tree)["a"] is TABLE.values
     assert rows.tables(tree)[0] is TABLE and len(rows.tables(tree)) == 1
     assert TABLE[jnp.int32([2])].tolist() == [[7, 8, 9]]
-
-
-def test_gathered_rows_answer_only_to_the_fields_of_the_batch():
-    batch = {"items": jnp.int32([1, 2]), "others": jnp.int32([3])}
-    got = Gathered(tuple(batch.values()), ("rows of items", "rows of others"), tuple(batch))
-    assert got[batch["items"]] == "rows of items" and got[batch["others"]] == "rows of others"
-    for wrong in (batch["items"][:1], jnp.int32([1, 2]), 3):
-        with pytest.raises(ValueError, match=r"other than batch\['items' or 'others'\]; index it"):
-            got[wrong]
 
 
 @pytest.mark.parametrize("tile", [1, 3, 8, 4096])

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import rows, trees
-from ..rows.fields import ids_of, name_of
+from ..rows.fields import ids_of
 from ..types import Model, PyTree
 from .optimizers import path_of
 
@@ -39,9 +39,7 @@ def value_and_gradient(
         for x, value, train in zip(leaves, seen, trained, strict=True):
             value = next(some) if train else value
             if rows.is_table(x):
-                value = rows.Gathered(
-                    tuple(batch[name_of(f)] for f in x.fields), tuple(value), x.fields
-                )
+                value = rows.gather(batch, x.fields, value)
             full.append(value)
         tree = structure.unflatten(full)
         whole = trees.with_frozen(tree["shared"], shared)

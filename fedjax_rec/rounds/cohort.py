@@ -185,37 +185,3 @@ def local_bytes(update: PyTree) -> int:
     leaves = jax.tree.leaves(update, is_leaf=rows.is_table)
     some = [x.values if rows.is_table(x) else x for x in leaves]
     return sum(trees.nbytes(x) // x.shape[0] for x in some)
-
-
-def divide(summary: PyTree, additive: bool | dict[str, bool]) -> tuple[PyTree, PyTree]:
-    """(what adds up over chunks, what is stacked): rows with ids are listed, not added."""
-    if isinstance(additive, dict):
-        both = {name: divide(summary[name], adds) for name, adds in additive.items()}
-        return tuple({name: pair[i] for name, pair in both.items()} for i in range(2))  # pyright: ignore
-
-    def adds(x):
-        return additive and not (rows.is_table(x) and x.ids is not None)
-
-    def keep(want):
-        chosen = lambda x: x if adds(x) == want else None
-        return jax.tree.map(chosen, summary, is_leaf=rows.is_table)
-
-    return keep(True), keep(False)
-
-
-def combine(a: PyTree | None, b: PyTree) -> PyTree:
-    """What adds up, of two chunks; None for nothing yet."""
-    if a is None:
-        return b
-    return jax.tree.map(lambda x, y: x | y if x.dtype == bool else x + y, a, b)
-
-
-def join(total: PyTree, stacks: PyTree) -> PyTree:
-    """The summary of all chunks: what is stacked, one chunk after another."""
-
-    def one(t, s):
-        if t is not None:
-            return t
-        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), s)
-
-    return jax.tree.map(one, total, stacks, is_leaf=lambda x: x is None or rows.is_table(x))

@@ -38,12 +38,9 @@ from .cohort import (
     audited,
     beginning,
     client_keys,
-    combine,
-    divide,
     everybody,
     first_private,
     in_chunks,
-    join,
     now_of,
     over_clients,
     put,
@@ -158,8 +155,8 @@ def federated(
                 change = rows.map_tables(lambda u: u.delta(), upload.update)
                 upload = replace(upload, update=change)
             summary = aggregator.reduce(state.server["aggregator"], upload, now(ids))
-            adds, stacks = divide(summary, aggregator.additive)
-            total = combine(total, adds)
+            adds, stacks = rows.divide(summary, aggregator.additive)
+            total = rows.combine(total, adds)
             private, memory = put(private, ids, here), put(memory, arrived, kept)
             return (private, memory, total), (stacks, (upload.metrics, upload.weight, up, down))
 
@@ -171,7 +168,7 @@ def federated(
         finished, update, verdicts = aggregator.finish(
             keys.stream(of_round, "aggregate"),
             state.server["aggregator"],
-            join(total, stacks),
+            rows.join(total, stacks),
             now(None),
         )
         update = sender.receive(keys.stream(of_round, "receive"), update, now(None))

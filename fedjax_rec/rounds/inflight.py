@@ -27,7 +27,7 @@ from .. import keys, rows, trees
 from ..check import at_least
 from ..rows.overlap import values_at
 from ..types import Aggregator, Cohort, Compressor, Now, PyTree, Upload
-from .cohort import at, combine, divide, join, vmapped
+from .cohort import at, vmapped
 from .downlink import whole_update
 
 
@@ -233,12 +233,12 @@ def summary_of(
         arrived = vmapped(one, come["held"], share)(come["held"], share)
         uploads = Upload(arrived, weight, {}, {name: come[name] for name in aux})
         of_clients = replace(now, client=come["ids"])
-        adds, stacks = divide(aggregator.reduce(state, uploads, of_clients), aggregator.additive)
-        return combine(total, adds), stacks
+        adds, stacks = rows.divide(aggregator.reduce(state, uploads, of_clients), aggregator.additive)
+        return rows.combine(total, adds), stacks
 
     first = [x[0] for x in chunks]
     zero = trees.zeros_like(jax.eval_shape(lambda part: add(None, part)[0], first))
-    return join(*jax.lax.scan(add, zero, chunks))
+    return rows.join(*jax.lax.scan(add, zero, chunks))
 
 
 def landed(flight: PyTree, places, there, took, nobody: int) -> PyTree:

@@ -1,32 +1,69 @@
-"""Row tables: what a client touches of a table, and updates of it as rows."""
+"""Row tables: what a client touches of a table, and the algebra of its updates.
 
+- `table`: the nodes, and what a client receives of a table and sends back
+- `gathered`: what a loss sees of a table
+- `walk`: trees of tables and arrays; `update`: their algebra; `sums`: over clients and chunks
+- `local`: numbers, terms and gradients at the rows of a client
+- `layout`: the same change in fewer rows, in more, or in all
+- `batch`: parameters on the rows of one batch; `fields`: which rows a batch names; `narrow`:
+  bfloat16
+"""
+
+from .gathered import Gathered, gather
+from .layout import blank, compact, spread, values_at
+from .local import as_update, at_rows, here, put, settled, with_term
+from .sums import clients_per_row, combine, divide, join, weighted_sum
 from .table import (
-    Gathered,
     LocalTable,
     Overlay,
     RowsGradient,
     RowsUpdate,
     Table,
-    add_to,
-    clients_per_row,
-    dense,
     is_table,
     localize,
-    map_axes,
-    map_tables,
     mark,
     read,
-    scaled,
     static,
-    tables,
-    to_dense,
     update_of,
-    weighted_sum,
     whole,
+)
+from .update import (
+    add,
+    add_to,
+    apply,
+    change,
+    deltas,
+    dense,
+    difference,
+    map_axes,
+    negative,
+    scale,
+    scaled,
+    squared_norm,
+    subtract,
+    to_dense,
+    with_values,
+    zero_update,
+    zeros_for,
+    zeros_of,
+)
+from .walk import (
+    has_tables,
+    map_nodes,
+    map_nodes_with_path,
+    map_tables,
+    merge,
+    nodes,
+    nodes_with_path,
+    tables,
 )
 
 __all__ = [
-    "Gathered", "LocalTable", "Overlay", "RowsGradient", "RowsUpdate", "Table", "add_to",
-    "clients_per_row", "dense", "is_table", "localize", "map_axes", "map_tables", "mark", "read",
-    "scaled", "static", "tables", "to_dense", "update_of", "weighted_sum", "whole",
+    "Gathered", "LocalTable", "Overlay", "RowsGradient", "RowsUpdate", "Table", "add", "add_to",
+    "apply", "as_update", "at_rows", "blank", "change", "clients_per_row", "combine", "compact",
+    "deltas", "dense", "difference", "divide", "gather", "has_tables", "here", "is_table", "join",
+    "localize", "map_axes", "map_nodes", "map_nodes_with_path", "map_tables", "mark", "merge",
+    "negative", "nodes", "nodes_with_path", "put", "read", "scale", "scaled", "settled", "spread",
+    "squared_norm", "static", "subtract", "tables", "to_dense", "update_of", "values_at",
+    "weighted_sum", "whole", "with_term", "with_values", "zero_update", "zeros_for", "zeros_of",
 ]  # fmt: skip

@@ -6,13 +6,13 @@ local tables in each step would be most of a round.
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 
-from .. import rows
 from ..types import PyTree
 from .fields import ids_of
-from .update import with_term
+from .table import LocalTable, RowsGradient
+from .update import add, dense, scale, subtract
+from .walk import map_nodes, map_tables
 
 
 def of_batch(params: PyTree, batch: dict) -> PyTree:
@@ -22,35 +22,25 @@ def of_batch(params: PyTree, batch: dict) -> PyTree:
     def one(table):
         ids = jnp.sort(jnp.concatenate([ids_of(f, batch).reshape(-1) for f in table.fields]))
         values = table.values.at[table.slots(ids)].get(mode="clip")
-        return rows.LocalTable(values, ids, jnp.ones(ids.shape, bool), table.fields)
+        return LocalTable(values, ids, jnp.ones(ids.shape, bool), table.fields)
 
-    return rows.map_tables(one, params)
+    return map_tables(one, params)
 
 
 def back(gradients: PyTree, small: PyTree, params: PyTree) -> PyTree:
     """`gradients` at `small`, from `of_batch(params, ...)`, as gradients at `params`."""
 
     def one(g, few, table):
-        if not isinstance(g, rows.RowsGradient):
+        if not isinstance(g, RowsGradient):
             return g
         values = jnp.zeros_like(few.values) if g.dense is None else g.dense
         values = values.at[g.slots].add(g.values, mode="promise_in_bounds")
-        return rows.RowsGradient(
-            jnp.minimum(table.slots(few.ids), table.values.shape[0] - 1), values
-        )
+        return RowsGradient(jnp.minimum(table.slots(few.ids), table.values.shape[0] - 1), values)
 
-    is_leaf = lambda x: x is None or rows.is_table(x)
-    return jax.tree.map(one, gradients, small, params, is_leaf=is_leaf)
+    return map_nodes(one, gradients, small, params)
 
 
 def pulled(gradients: PyTree, params: PyTree, anchor: PyTree, factor: float) -> PyTree:
     """gradients + factor * (params - anchor), on all rows; where there is no gradient, none."""
-
-    def one(g, x, y):
-        if g is None:
-            return None
-        x, y = (v.values if rows.is_table(v) else v for v in (x, y))
-        return with_term(g, factor * (x - y))
-
-    is_leaf = lambda x: x is None or rows.is_table(x)
-    return jax.tree.map(one, gradients, params, anchor, is_leaf=is_leaf)
+    apart = subtract(dense(params), dense(anchor))
+    return add(gradients, scale(apart, factor))

@@ -6,11 +6,14 @@ bits as integers it takes as they are.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+Rounding = Callable[[jax.Array], jax.Array]
 
 
 def is_narrow(values: Any) -> bool:
@@ -44,3 +47,26 @@ def with_rows(values: jax.Array, ids, rows: jax.Array) -> jax.Array:
     bits = lambda x: jax.lax.bitcast_convert_type(x, jnp.uint16)
     after = bits(values).at[ids].set(bits(rows), mode="drop")
     return jax.lax.bitcast_convert_type(after, values.dtype)
+
+
+def added_once(values: jax.Array, update: Any, rounding: Rounding | None = None) -> jax.Array:
+    """bfloat16 `values` plus a `RowsUpdate` without origin: the sum of each row is float32, and is
+    rounded once. Repeated ids add up. rounding: None is to the nearest."""
+    rounding = rounding or (lambda x: x.astype(values.dtype))
+    if update.ids is None:
+        after = rounding(wide(values) + update.values)
+        return jnp.where(update.live[:, None], after, values)
+    ids, total = summed(update)
+    return with_rows(values, ids, rounding(rows_at(values, ids, "clip") + total))
+
+
+def summed(update: Any) -> tuple[jax.Array, jax.Array]:
+    """(ids int32[n], each once and the rest `I`; float32[n, D] the sums of their rows)."""
+    values = update.values
+    if update.factor is not None:
+        values = values * update.factor
+    order = jnp.argsort(update.ids)
+    ids = update.ids[order]
+    place = jnp.cumsum(jnp.append(False, ids[1:] != ids[:-1]).astype(jnp.int32))
+    total = jnp.zeros(values.shape, jnp.float32).at[place].add(values[order])
+    return jnp.full(ids.shape, update.size).at[place].set(ids), total

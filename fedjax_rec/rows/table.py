@@ -21,8 +21,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ..types import Array, PyTree, record
-from .fields import Field, name_of, through
+from ..types import Array, record
+from .fields import Field, through
+from .gathered import Gathered
 from .narrow import is_narrow, rows_at, wide
 
 
@@ -110,26 +111,6 @@ class RowsUpdate:
 
 
 @dataclass(frozen=True)
-class Gathered:
-    """A table inside a loss: indexed with a field of the batch, it gives the gathered rows."""
-
-    ids: tuple[jax.Array, ...]
-    rows: tuple[jax.Array, ...]
-    fields: tuple[Field, ...]
-
-    def __getitem__(self, ids) -> jax.Array:
-        for known, rows in zip(self.ids, self.rows, strict=True):
-            if ids is known:
-                return rows
-        raise ValueError(
-            "A row table was indexed with something other than "
-            f"batch[{' or '.join(repr(name_of(f)) for f in self.fields)}]; "
-            "index it with the whole field and slice the rows, name the field in Rows(fields=...), "
-            "or make the table a plain nnx.Param to train it whole."
-        )
-
-
-@dataclass(frozen=True)
 class Overlay:
     """A table in a client's own model after training: its rows where live, else the server's."""
 
@@ -141,23 +122,9 @@ class Overlay:
 
 
 def is_table(node) -> bool:
-    return isinstance(node, (Table, LocalTable, RowsUpdate, RowsGradient))
-
-
-def tables(tree: PyTree) -> list[Table]:
-    return [x for x in jax.tree.leaves(tree, is_leaf=is_table) if isinstance(x, Table)]
-
-
-def map_tables(one, tree: PyTree, *rest: PyTree) -> PyTree:
-    """`one` on each table node; everything else as it is."""
-    return jax.tree.map(
-        lambda x, *r: one(x, *r) if is_table(x) else x, tree, *rest, is_leaf=is_table
-    )
-
-
-def dense(tree: PyTree) -> PyTree:
-    """`tree` with every table's values as a plain array."""
-    return map_tables(lambda t: t.values, tree)
+    """Whether `node` stands for a table: the server's, a client's, an update, a gradient or what a
+    loss sees of one."""
+    return isinstance(node, (Table, LocalTable, RowsUpdate, RowsGradient, Gathered))
 
 
 def localize(table: Table, ids: jax.Array) -> LocalTable:
@@ -207,89 +174,3 @@ def read(local: LocalTable, table: Table, ids) -> jax.Array:
     slot = jnp.minimum(local.slots(ids), local.ids.shape[0] - 1)
     mine = local.ids[slot] == ids
     return jnp.where(mine[..., None], local.values[slot], _rows(table.values, ids))
-
-
-def weighted_sum(weights: jax.Array, update: RowsUpdate) -> RowsUpdate:
-    """sum_k weights[k] * update_k over a leading axis [c, ...] of every leaf but `origin`.
-
-    Dense where slots are ids: a table [I, D] in `values`. Else the rows of all clients one after
-    another, [c * L, D], in which an id may stand more than once: their sum is meant.
-    """
-    c, length = update.live.shape
-    w = weights.astype(update.values.dtype)
-    if update.ids is None:
-        total = jnp.matmul(w, update.values.reshape(c, -1), precision="highest")
-        total = total.reshape(update.values.shape[1:])
-        there = (update.live & (w != 0)[:, None]).any(0)
-        if update.origin is not None:
-            # What rounding leaves of rows that nobody touched would be a gradient to Adam.
-            total = jnp.where(there[:, None], total - w.sum() * update.origin, 0)
-        return RowsUpdate(total, None, there, None, update.size)
-    values = update.values
-    if update.factor is not None:
-        values = values * update.factor.reshape(c, -1, 1)
-    values = (w[:, None, None] * values).reshape(c * length, -1)
-    there = update.live & (w != 0)[:, None]
-    ids = jnp.where(there, update.ids, update.size)
-    return RowsUpdate(values, ids.reshape(-1), there.reshape(-1), None, update.size)
-
-
-def scaled(update: RowsUpdate, factor) -> RowsUpdate:
-    """`factor * update`, for an update without origin; factor: float[] or float[L, 1]."""
-    if update.ids is None:
-        return replace(update, values=update.values * factor)
-    factor = jnp.asarray(factor, update.values.dtype)
-    return replace(update, factor=factor if update.factor is None else update.factor * factor)
-
-
-def clients_per_row(weights: jax.Array, update: RowsUpdate) -> jax.Array:
-    """float32[I]: how many clients of a chunk with positive weight touched each row."""
-    there = update.live & (weights > 0)[:, None]
-    if update.ids is None:
-        return there.astype(jnp.float32).sum(0)
-    ids = jnp.where(there, update.ids, update.size).reshape(-1)
-    return jnp.zeros(update.size, jnp.float32).at[ids].add(1.0, mode="drop")
-
-
-def map_axes(update: PyTree) -> PyTree:
-    """`vmap` axes of a tree with updates: 0 everywhere but for `origin`, which no client copies."""
-
-    def one(u):
-        if not isinstance(u, RowsUpdate):
-            return 0
-        ids, factor = (None if x is None else 0 for x in (u.ids, u.factor))
-        return RowsUpdate(0, ids, 0, None, u.size, factor)
-
-    return jax.tree.map(one, update, is_leaf=is_table)
-
-
-def add_to(table: jax.Array, update: RowsUpdate, tile: int = 4096) -> jax.Array:
-    """float[I, D]: `table` plus an update without origin; repeated ids add up.
-
-    In tiles of rows, so that the scaled rows are never all in memory.
-    """
-    if update.ids is None:
-        return table + update.values
-    count = update.ids.shape[0]
-    if not count:
-        return table
-    tile = min(tile, count)
-    factor = jnp.ones(()) if update.factor is None else jnp.asarray(update.factor)
-
-    def one(t, table):
-        begin = jnp.minimum(t * tile, count - tile)
-        fresh = begin + jnp.arange(tile) >= t * tile
-        ids = jax.lax.dynamic_slice_in_dim(jnp.asarray(update.ids), begin, tile)
-        rows = jax.lax.dynamic_slice_in_dim(update.values, begin, tile)
-        times = jax.lax.dynamic_slice_in_dim(factor, begin, tile) if factor.ndim else factor
-        return table.at[jnp.where(fresh, ids, update.size)].add(times * rows, mode="drop")
-
-    return jax.lax.fori_loop(0, -(-count // tile), one, table)
-
-
-def to_dense(update: RowsUpdate) -> jax.Array:
-    """float[I, D] of an update without origin; repeated ids add up."""
-    if update.ids is None:
-        return update.values
-    zeros = jnp.zeros((update.size, update.values.shape[-1]), update.values.dtype)
-    return add_to(zeros, update)

@@ -1,0 +1,100 @@
+"""Sums of updates: over the clients of a chunk, and over chunks.
+
+Rows with ids do not add up without laying the table out: they are listed one after another, and an
+id that stands in the list more than once means the sum of its rows. Everything else adds.
+
+`c` clients of a chunk, `n` chunks, `L` rows of an update, `I` rows of a table.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from .. import trees
+from ..types import PyTree
+from .table import RowsUpdate, is_table
+from .walk import is_node, map_nodes
+
+
+def weighted_sum(weights: jax.Array, updates: PyTree) -> PyTree:
+    """sum_k weights[k] * update_k over a leading axis [c, ...] of everything but `origin`.
+
+    A table is dense where slots are ids: [I, D] in `values`. Else it is the rows of all clients one
+    after another, [c * L, D].
+    """
+    return map_nodes(
+        lambda x: _rows(weights, x) if is_table(x) else trees.weighted_sum(weights, x), updates
+    )
+
+
+def _rows(weights: jax.Array, update: RowsUpdate) -> RowsUpdate:
+    c, length = update.live.shape
+    w = weights.astype(update.values.dtype)
+    if update.ids is None:
+        total = trees.weighted_sum(w, update.values)
+        there = (update.live & (w != 0)[:, None]).any(0)
+        if update.origin is not None:
+            # What rounding leaves of rows that nobody touched would be a gradient to Adam.
+            total = jnp.where(there[:, None], total - w.sum() * update.origin, 0)
+        return RowsUpdate(total, None, there, None, update.size)
+    values = update.values
+    if update.factor is not None:
+        values = values * update.factor.reshape(c, -1, 1)
+    values = (w[:, None, None] * values).reshape(c * length, -1)
+    there = update.live & (w != 0)[:, None]
+    ids = jnp.where(there, update.ids, update.size)
+    return RowsUpdate(values, ids.reshape(-1), there.reshape(-1), None, update.size)
+
+
+def clients_per_row(weights: jax.Array, updates: PyTree) -> PyTree:
+    """How many clients of positive weight touched each row, float32[I], and float32[], how many
+    there are, for what is no table. updates: [c, ...]."""
+    counts = (weights > 0).astype(jnp.float32).sum()
+
+    def one(x):
+        if not is_table(x):
+            return counts
+        there = x.live & (weights > 0)[:, None]
+        if x.ids is None:
+            return there.astype(jnp.float32).sum(0)
+        ids = jnp.where(there, x.ids, x.size).reshape(-1)
+        return jnp.zeros(x.size, jnp.float32).at[ids].add(1.0, mode="drop")
+
+    return map_nodes(one, updates)
+
+
+def divide(summary: PyTree, additive: bool | dict[str, bool]) -> tuple[PyTree, PyTree]:
+    """(what adds up over chunks, what is listed): rows with ids, or all where nothing adds up.
+
+    additive: of the whole summary, or of each entry of a dict.
+    """
+    if isinstance(additive, dict):
+        parts = {name: divide(summary[name], adds) for name, adds in additive.items()}
+        sums, lists = ({name: part[i] for name, part in parts.items()} for i in (0, 1))
+        return sums, lists
+
+    def adds(x):
+        return additive and not (is_table(x) and x.ids is not None)
+
+    def keep(want):
+        return map_nodes(lambda x: x if adds(x) == want else None, summary)
+
+    return keep(True), keep(False)
+
+
+def combine(a: PyTree | None, b: PyTree) -> PyTree:
+    """What adds up, of two chunks; None for nothing yet."""
+    if a is None:
+        return b
+    return jax.tree.map(lambda x, y: x | y if x.dtype == bool else x + y, a, b)
+
+
+def join(total: PyTree, stacks: PyTree) -> PyTree:
+    """The summary of all chunks, of what `divide` parted: what is listed, [n, c, ...], of all
+    chunks one after another, [n * c, ...]."""
+
+    def one(t, s):
+        return t if t is not None else jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), s)
+
+    return jax.tree.map(one, total, stacks, is_leaf=is_node)
