@@ -233,7 +233,9 @@ def summary_of(
         arrived = vmapped(one, come["held"], share)(come["held"], share)
         uploads = Upload(arrived, weight, {}, {name: come[name] for name in aux})
         of_clients = replace(now, client=come["ids"])
-        adds, stacks = rows.divide(aggregator.reduce(state, uploads, of_clients), aggregator.additive)
+        adds, stacks = rows.divide(
+            aggregator.reduce(state, uploads, of_clients), aggregator.additive
+        )
         return rows.combine(total, adds), stacks
 
     first = [x[0] for x in chunks]
