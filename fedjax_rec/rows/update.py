@@ -13,6 +13,7 @@ the table, `D` width, `L` rows of an update or of a local table.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -45,8 +46,8 @@ def negative(tree: PyTree) -> PyTree:
     def one(x):
         if isinstance(x, RowsGradient):
             return replace(x, values=-x.values, dense=None if x.dense is None else -x.dense)
-        x = x.delta() if isinstance(x, RowsUpdate) else x
-        return replace(x, values=-x.values) if is_table(x) else jnp.negative(x)
+        plain: Any = x.delta() if isinstance(x, RowsUpdate) else x
+        return replace(plain, values=-plain.values) if is_table(plain) else -plain
 
     return map_nodes(one, tree)
 
