@@ -24,12 +24,12 @@ round, the server's does not.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from .. import keys, rows, trees, wire
@@ -116,7 +116,7 @@ def ptf_fedrec(
         at_least(where, name, value, 1)
     table, num_items = _of_items(model, serving, examples, sent)
     descent: Transform = server_optimizer or optax.adam(1e-3)
-    frequent = math.floor(confident * sent + 0.5)
+    frequent = int(np.rint(confident * sent))
     checked(where, clients_per_chunk)
     look = None if probe is None else lambda scorer, lesson: probe(scorer, lesson.own)
     client = local_training(
