@@ -1,6 +1,6 @@
 """Draws idea.svg and round.svg, the pictures of README.md and docs/design.md.
 
-    python docs/images/draw.py
+python docs/images/draw.py
 """
 
 from pathlib import Path
@@ -43,8 +43,15 @@ def arrow(axes, start, end, colour=INK, bend=0.0):
     style = f"arc3,rad={bend}"
     axes.add_patch(
         FancyArrowPatch(
-            start, end, arrowstyle="-|>", mutation_scale=11, color=colour, linewidth=1.3,
-            connectionstyle=style, shrinkA=1, shrinkB=1,
+            start,
+            end,
+            arrowstyle="-|>",
+            mutation_scale=11,
+            color=colour,
+            linewidth=1.3,
+            connectionstyle=style,
+            shrinkA=1,
+            shrinkB=1,
         )  # fmt: skip
     )
 
@@ -108,7 +115,15 @@ def round_picture():
     part(2.2, y, 1.5, "Client.update", "batches by number;\nown private state", CLIENT, height)
     part(4.05, y, 1.5, "Stage.send", "clip, noise,\nmask, attack", WIRE, height)
     part(5.9, y, 1.6, "Compressor", "encode: a Packet,\nbytes counted;\ndecode", WIRE, height)
-    part(8.1, y, 1.95, "Aggregator.reduce", "one summary\na chunk: added,\nor stacked", SERVER, height)
+    part(
+        8.1,
+        y,
+        1.95,
+        "Aggregator.reduce",
+        "one summary\na chunk: added,\nor stacked",
+        SERVER,
+        height,
+    )
     for start, end in ((1.87, 2.18), (3.72, 4.03), (5.57, 5.88), (7.52, 8.08)):
         arrow(axes, (start, y + height / 2), (end, y + height / 2))
     arrow(axes, (4.0, 4.33), (4.0, 3.97))

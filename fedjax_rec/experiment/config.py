@@ -31,7 +31,7 @@ from ..models import Embedding, ItemLoss
 from ..rounds.memory import bytes_of
 from ..simulate import Cohorts
 from ..strategies import Clock, Exchange, Graph, Held, Neighbours, Similarity, Staleness, Utility
-from ..types import Aggregator, Compressor, Model, Server, Strategy
+from ..types import Aggregator, Compressor, Model, Server, Stage, Strategy
 from .complaints import one_line
 from .factories import (
     DEFAULTS,
@@ -47,7 +47,7 @@ from .overrides import lay, merge
 
 PARTS = [
     Aggregator, Batches, Clock, Cohorts, Compressor, Embedding, Exchange, Graph, Held, ItemLoss,
-    Local, Model, Neighbours, Server, Similarity, Staleness, Strategy, Utility,
+    Local, Model, Neighbours, Server, Similarity, Stage, Staleness, Strategy, Utility,
 ]  # fmt: skip
 LATE = {
     "model": {"num_items", "members", "titles", "fields"},
