@@ -52,7 +52,7 @@ def arrow(axes, start, end, colour=INK, bend=0.0):
             connectionstyle=style,
             shrinkA=1,
             shrinkB=1,
-        )  # fmt: skip
+        )
     )
 
 

@@ -1,5 +1,6 @@
 """A run folder: `config.yaml`, `metrics.jsonl`, `summary.json`, `per_user.npz`, `figures/`,
-`checkpoints/`, `best/` (the state after the best round), and the `.lock` of the process that runs there.
+`checkpoints/`, `best/` (the state after the best round), and the `.lock` of the process that runs
+there.
 
 One process at a time runs in it. Files are replaced whole (written beside, then renamed).
 `metrics.jsonl` grows by whole lines, each forced to disk; what a kill left half-written is cut off

@@ -98,8 +98,9 @@ def test_it_recommends_the_unseen_items_of_the_highest_scores(place, done):
 
 
 def test_without_a_folder_it_runs_in_one_that_goes_with_it(place):
-    done = fr.run({"data": {"source": str(place / "tiny")}}, rounds=1, show=False,
-                  model=fr.models.fedmf, cohorts={"class_path": "uniform", "init_args": {"size": 20}})  # fmt: skip
+    cohorts = {"class_path": "uniform", "init_args": {"size": 20}}
+    source = {"data": {"source": str(place / "tiny")}}
+    done = fr.run(source, rounds=1, show=False, model=fr.models.fedmf, cohorts=cohorts)
     assert done.config["model"]["class_path"] == "fedjax_rec.models.fedmf"
     path = done.path
     assert path.is_dir() and len(done.recommend("u0", 5)) == 5
