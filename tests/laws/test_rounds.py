@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from compressors_registry import COMPRESSORS
 from registry import AGGREGATORS, BATCHES, EXAMPLES, LOCAL, MODELS
-from rounds import FIRST
+from rounds import FIRST, begins
 from worlds import (
     KEY,
     USERS,

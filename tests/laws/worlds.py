@@ -19,7 +19,7 @@ from fedjax_rec.data.interactions import Interactions
 from fedjax_rec.data.partition import Partition
 from fedjax_rec.data.splits import TEST, TRAIN, Split
 from fedjax_rec.data.store import Dataset, pack
-from fedjax_rec.types import Cohort, Model, State, Strategy
+from fedjax_rec.types import Cohort, State, Strategy
 
 USERS = 23
 KEY = jax.random.key(7)
@@ -81,11 +81,6 @@ def federated(data, model, optimizer=None, kind=None, chunk=4, training=None, **
         **{"batch_size": 16, **(training or {})},
     )
     return strategies.federated(client, model, clients_per_chunk=chunk, **assembly)
-
-
-def begins(shared) -> Model:
-    """A model that begins as `shared`, of clients that keep nothing."""
-    return Model(lambda key, common=None: (shared, {}), lambda *args: jnp.zeros(()))
 
 
 def run(strategy: Strategy, data: Dataset, ids=None, rounds=1, state: State | None = None, key=KEY):

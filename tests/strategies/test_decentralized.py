@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from rounds import FIRST
+from rounds import FIRST, begins
 
 from fedjax_rec import clients, data, keys, models, rows, simulate, strategies, trees, wire
 from fedjax_rec.rounds import memory
@@ -151,7 +151,7 @@ def test_gossip_contracts_at_the_rate_of_the_second_eigenvalue(n, graph):
     store = data.pack(data.leave_one_out()(found), evaluation_negatives=0).store
     which = getattr(strategies, graph)()
     shared = {"w": jnp.zeros(6)}
-    strategy = decentralized(still(shared), lambda key: shared, strategies.gossip(which), 4)
+    strategy = decentralized(still(shared), begins(shared), strategies.gossip(which), 4)
     state = strategy.init(KEY, n)
     apart = {"w": jax.random.normal(KEY, (n, 6))}
     state = replace(state, server={"models": apart})

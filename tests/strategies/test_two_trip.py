@@ -215,7 +215,7 @@ def test_padding_and_an_empty_cohort_change_nothing(played):
 
 
 def test_what_does_not_fit_is_refused(monkeypatch):
-    strategy = power_sgd(drawing("ids"), shared, RANK)
+    strategy = power_sgd(drawing("ids"), MODEL, RANK)
     state = strategy.init(KEY, N)
     monkeypatch.setattr(memory, "device_bytes", lambda: 5000)
     with pytest.raises(MemoryError, match=r"updates between the trips.*use smaller cohorts"):
@@ -226,4 +226,4 @@ def test_what_does_not_fit_is_refused(monkeypatch):
 
 def test_wrong_arguments():
     with pytest.raises(ValueError, match=r"power_sgd\(rank=0\).*use rank >= 1"):
-        power_sgd(drawing("ids"), shared, 0)
+        power_sgd(drawing("ids"), MODEL, 0)
