@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float32, Int32, Integer
 
 from ..check import at_least
 from ..types import Array, Model, PyTree, record
@@ -152,7 +153,7 @@ def rating_error() -> Protocol:
     return Protocol(("mse", "mae"), measure, "rating error", summarise, ("rmse", "mae"), False)
 
 
-def case_of(cases, rows: jax.Array, longest: jax.Array) -> Case:
+def case_of(cases, rows: Int32[Array, "*c"], longest: Integer[Array, ""] | int) -> Case:
     """The cases at `rows` (int32[] or int32[c]) of a `data.Cases`."""
 
     def at(x):
@@ -171,7 +172,7 @@ def evaluate_users(
     private: PyTree,
     cases,
     users_per_chunk: int = 32,
-) -> jax.Array:
+) -> Float32[Array, "U M"]:
     """float32[U, M]: the aggregated model with each client's private part, on all users of `cases`.
 
     private: leaves [N, ...]. The model's catalogue is made once, unless it depends on what clients
