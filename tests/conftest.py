@@ -5,8 +5,8 @@ import pytest
 from compiling import fast
 from jaxtyping import install_import_hook
 
-# Where functions are called with arrays, and check no argument themselves. Elsewhere records stand for outlines and `vmap` axes
-# as well, and `test_records.py` checks those of a round.
+# Where functions are called with arrays, and check no argument themselves. Elsewhere records stand
+# for outlines and `vmap` axes as well, and `test_records.py` checks those of a round.
 CHECKED = ["fedjax_rec.rows", "fedjax_rec.wire"]
 CHECKED += [f"fedjax_rec.evaluate.{name}" for name in ("labelled", "protocol", "ranks")]
 install_import_hook(CHECKED, "beartype.beartype")
