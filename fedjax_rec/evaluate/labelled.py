@@ -81,8 +81,14 @@ def _total(x: jax.Array) -> jax.Array:
 
 def predict_examples(model: Model, shared, private, held, tiles_per_chunk: int = 32) -> jax.Array:
     """float32[n]: the logits of `held`, a `data.HeldOut`, of which each example is predicted with
-    the private part of its client. private: leaves [N, ...]. Tiles of `T` examples of one client
-    go through in chunks. Raises ValueError for a model without `predict`."""
+    the private part of its client. Tiles of `T` examples of one client go through in chunks.
+
+    Args:
+        private: leaves [N, ...].
+
+    Raises:
+        ValueError: for a model without `predict`.
+    """
     at_least("predict_examples", "tiles_per_chunk", tiles_per_chunk, 1)
     if model.predict is None:
         raise ValueError(

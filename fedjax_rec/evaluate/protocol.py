@@ -175,9 +175,14 @@ def evaluate_users(
 ) -> Float32[Array, "U M"]:
     """float32[U, M]: the aggregated model with each client's private part, on all users of `cases`.
 
-    private: leaves [N, ...]. The model's catalogue is made once, unless it depends on what clients
-    keep. Users go through in chunks, so that scores take c * I numbers. Raises ValueError for a
-    model without a ranking.
+    The model's catalogue is made once, unless it depends on what clients keep. Users go through in
+    chunks, so that scores take c * I numbers.
+
+    Args:
+        private: leaves [N, ...].
+
+    Raises:
+        ValueError: for a model without a ranking.
     """
     at_least("evaluate_users", "users_per_chunk", users_per_chunk, 1)
     total = cases.users.shape[0]
@@ -221,10 +226,13 @@ def catalogue_of_all(model: Model, shared: PyTree, private: PyTree) -> PyTree | 
 
 def probe_clients(protocol: Protocol, parts: dict):
     """A probe for `clients.local_training`: the client's own model right after training, which is
-    how PFedRec is evaluated. parts: name -> `data.Cases`, of clients that are one user each.
+    how PFedRec is evaluated.
 
     probe(scorer, data) -> metrics, with scorer(history) -> score(items, user) as of `Model.scorer`:
     float32[M] per part, NaN where the client has nothing held out.
+
+    Args:
+        parts: name -> `data.Cases`, of clients that are one user each.
     """
     for name, cases in parts.items():
         if cases.users.shape[0] != len(set(cases.clients.tolist())):

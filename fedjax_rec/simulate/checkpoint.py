@@ -49,7 +49,8 @@ def load_state(folder: Path | str, round: int, like: State) -> State:
     """The state after `round` rounds that lies in `folder`, of checkpoints or of `save_state`,
     structured as `like` (shapes suffice).
 
-    Raises FileNotFoundError where it is not there.
+    Raises:
+        FileNotFoundError: where it is not there.
     """
     place = Path(folder).absolute() / str(round) / "state"
     if not place.is_dir():
@@ -71,7 +72,8 @@ def parameters(run: Path | str) -> Parameters:
     """The parameters at the last checkpoint of a run folder, whatever configuration made it, for
     `models.started` and `strategies.started`.
 
-    Raises FileNotFoundError where there is no checkpoint.
+    Raises:
+        FileNotFoundError: where there is no checkpoint.
     """
     folder = Path(run).absolute() / "checkpoints"
     step = last_saved(folder)
