@@ -80,8 +80,8 @@ def yes_no_above(
     keep: Path | None = None,
 ) -> Model:
     """`yes_no` with LoRA in the last `layers` alone, for the prompts of `fields`: `tokens`
-    int32[n, T], `length` int32[n] and `prompt`, 0 to n - 1. Of the rest of the decoder nothing but the two
-    answers is kept.
+    int32[n, T], `length` int32[n] and `prompt`, 0 to n - 1. Of the rest of the decoder nothing
+    but the two answers is kept.
 
     Args:
         keep: see `prompt_states.states`.
