@@ -5,6 +5,7 @@ from .answers import tallrec, yes_no, yes_no_above
 from .base import base_nbytes, in_dtype, quantised
 from .bert import BertSizes, bert, random_bert, sentences
 from .bert4rec import bert4rec
+from .central import Fit, ease, ials, item_knn, item_scores, item_weights, popularity
 from .dcn import dcn
 from .deepfm import deepfm
 from .dlrm import dlrm
@@ -33,13 +34,14 @@ from .text_tower import text_and_rows, text_tower
 from .unisrec import unisrec
 
 __all__ = [
-    "BertSizes", "DoRA", "Embedding", "Frozen", "ItemLoss", "Llama", "LlamaSize", "LoRA",
+    "BertSizes", "DoRA", "Embedding", "Fit", "Frozen", "ItemLoss", "Llama", "LlamaSize", "LoRA",
     "Objective", "Private", "PrivateRows", "Rows", "after_titles", "base_nbytes", "bce", "bert",
-    "bert4rec", "bpr", "dcn", "deepfm", "dlrm", "dora", "fedkd", "fedmf", "fedrap", "freeze",
-    "from_nnx", "frozen_at", "full_softmax", "gbce", "generate", "gmf", "gpfedrec",
-    "gpfedrec_rows", "gru4rec", "guided", "hashed", "hstu", "in_dtype", "llama", "load_llama",
-    "lora", "masked_mean", "mlp", "mutual", "neumf", "next_title", "pfedrec",
-    "private_at", "prunable", "quantised", "quotient_remainder", "random_bert", "rows_each",
-    "sampled_bce", "sampled_softmax", "sasrec", "sentences", "squared_error", "started", "tallrec",
-    "text_and_rows", "text_encoder", "text_tower", "unisrec", "with_core", "yes_no", "yes_no_above",
+    "bert4rec", "bpr", "dcn", "deepfm", "dlrm", "dora", "ease", "fedkd", "fedmf", "fedrap",
+    "freeze", "from_nnx", "frozen_at", "full_softmax", "gbce", "generate", "gmf", "gpfedrec",
+    "gpfedrec_rows", "gru4rec", "guided", "hashed", "hstu", "ials", "in_dtype", "item_knn",
+    "item_scores", "item_weights", "llama", "load_llama", "lora", "masked_mean", "mlp", "mutual",
+    "neumf", "next_title", "pfedrec", "popularity", "private_at", "prunable", "quantised",
+    "quotient_remainder", "random_bert", "rows_each", "sampled_bce", "sampled_softmax", "sasrec",
+    "sentences", "squared_error", "started", "tallrec", "text_and_rows", "text_encoder",
+    "text_tower", "unisrec", "with_core", "yes_no", "yes_no_above",
 ]  # fmt: skip

@@ -13,6 +13,7 @@ from .adapters import (
 )
 from .adaptive import fed_adagrad, fed_adam, fed_avg_m, fed_lion, fed_yogi
 from .asynchronous import asynchronous, fedasync, fedbuff
+from .central import central
 from .clock import Clock, lognormal_clock, traced_clock
 from .corrected import feddyn, fednova, fedprox, scaffold
 from .decentralized import decentralized
@@ -77,7 +78,7 @@ from .utility import Utility, by_size, oort, power_of_choice
 __all__ = [
     "Clock", "Exchange", "Graph", "Held", "Neighbours", "Similarity", "Staleness", "Utility",
     "above_mean", "annealed_sgd", "apfl", "asynchronous", "average", "by_client", "by_server",
-    "by_size", "colr", "complete", "contraction", "cosine_distance_as_released",
+    "by_size", "central", "colr", "complete", "contraction", "cosine_distance_as_released",
     "cosine_similarity", "cycle", "decentralized", "derangement", "ditto", "erdos_renyi",
     "exponential", "fed_adagrad", "fed_adam", "fed_avg_m", "fed_lion", "fed_sb", "fed_yogi",
     "fedasync", "fedavg", "fedavg_keeping", "fedbuff", "feddyn", "federated",
