@@ -35,7 +35,7 @@ def central(model: Model, examples=None, probe=None, *, fit: Fit) -> Strategy:
 
     Raises:
         MemoryError: in `init`, the private parts of all clients are more than a run may take.
-        ValueError: in `round`, the fit fills another model, or the data has ratings.
+        ValueError: in `round`, the fit fills another model.
 
     Example:
         >>> central(models.item_weights(num_items), fit=models.ease(l2=300.0))
@@ -73,15 +73,8 @@ def central(model: Model, examples=None, probe=None, *, fit: Fit) -> Strategy:
 
 
 def histories(store) -> jax.Array:
-    """float32[N, M, I]: 1 where a user of a client met an item in training.
-
-    Raises ValueError where the interactions have ratings: to meet and to like are two things.
-    """
-    if store.labels is not None:
-        raise ValueError(
-            "central() fits what users met, and the data has ratings; use data.implicit: true, and "
-            "data.above to keep the liked ones."
-        )
+    """float32[N, M, I]: 1 where a user of a client met an item in training, whatever its rating,
+    as in `data.pointwise`."""
     place = jnp.arange(store.items.shape[0])
     client = jnp.searchsorted(store.start, place, side="right") - 1
     user = 0 if store.users is None else store.users
@@ -95,8 +88,8 @@ def _check_filled(before: tuple[PyTree, PyTree], after: tuple[PyTree, PyTree]) -
     shapes = [{name: (x.shape, x.dtype) for name, x in part.items()} for part in (held, filled)]
     if shapes[0] != shapes[1]:
         raise ValueError(
-            f"central(fit=...) fills {_listed(filled)} and the model holds {_listed(held)}; use the "
-            "model that the fit names, with the sizes of the data."
+            f"central(fit=...) fills {_listed(filled)} and the model holds {_listed(held)}; use "
+            "the model that the fit names, with the sizes of the data."
         )
 
 

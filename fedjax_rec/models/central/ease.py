@@ -42,6 +42,6 @@ def ease(l2: float = 300.0) -> Fit:
         diagonal = jnp.diag(inverse)
         weights = jnp.where(eye > 0, 0.0, -inverse / diagonal)
         loss = (1 / diagonal - l2).sum() / users_in(matrix)
-        return {"weights": weights}, {"history": history > 0}, loss
+        return {"weights": weights}, {"history": history.astype(jnp.bfloat16)}, loss
 
     return Fit(solve)

@@ -60,6 +60,7 @@ def ials(
     def solve(history, shared, private):
         item, user = _factors(shared, private)
         matrix = by_user(history)
+        user = jnp.where(matrix.any(1, keepdims=True), user, 0.0)  # who met nothing is nobody
         num_users, num_items = users_in(matrix), matrix.shape[1]
         item_penalty = r * (matrix.sum(0) + a * num_users) ** v
         user_penalty = r * (matrix.sum(1) + a * num_items) ** v

@@ -1,5 +1,5 @@
-"""ItemKNN, neighbours of items by cosine with shrinkage (Sarwar et al., WWW 2001; Bell & Koren, ICDM
-2007; as in the reproduction of Ferrari Dacrema et al., RecSys 2019).
+"""ItemKNN, neighbours of items by cosine with shrinkage (Sarwar et al., WWW 2001; Bell & Koren,
+ICDM 2007; as in the reproduction of Ferrari Dacrema et al., RecSys 2019).
 
     s_ij = |U_i and U_j| / (sqrt(|U_i| |U_j|) + shrinkage),   s_ii = 0
     W_ji = s_ij where j is one of the `neighbours` items that are most similar to i, else 0
@@ -46,6 +46,6 @@ def item_knn(neighbours: int = 100, shrinkage: float = 10.0) -> Fit:
         most, voters = jax.lax.top_k(similar, min(neighbours, size))
         weights = jnp.zeros_like(both).at[voters, jnp.arange(size)[:, None]].set(most)
         loss = squared_error(both, weights) / users_in(matrix)
-        return {"weights": weights}, {"history": history > 0}, loss
+        return {"weights": weights}, {"history": history.astype(jnp.bfloat16)}, loss
 
     return Fit(solve)

@@ -24,8 +24,8 @@ def item_weights(num_items: int, members: int = 1) -> Model:
 
     Returns:
         A model whose `shared` is {"weights": float32[I, I]} and whose `private` is {"history":
-        bool[M, I]}. Its loss raises ValueError: a batch of examples holds no history, so the model
-        is fitted with `strategies.central` and cannot be trained by steps.
+        bfloat16[M, I]}, which holds 0 and 1 exactly. Its loss raises ValueError: a batch of
+        examples holds no history, so it is fitted with `strategies.central` and never by steps.
 
     Example:
         >>> strategies.central(models.item_weights(num_items), fit=models.ease(l2=300.0))
@@ -36,7 +36,7 @@ def item_weights(num_items: int, members: int = 1) -> Model:
     def init(key):
         return (
             {"weights": jnp.zeros((num_items, num_items), jnp.float32)},
-            {"history": jnp.zeros((members, num_items), bool)},
+            {"history": jnp.zeros((members, num_items), jnp.bfloat16)},
         )
 
     def loss(shared, private, batch, key):
