@@ -1,12 +1,13 @@
-"""Lines of reference: what central closed forms reach on the split that a row is of, and the share
+"""Lines of reference: what central training reaches on the split that a row is of, and the share
 of it that the row keeps.
 
-    share = HR@10 of the row / HR@10 of the best closed form, both on the test, means over seeds
+    share = HR@10 of the row / HR@10 of the line, both on the test, means over seeds
 
-A run of the strategy `central` is a reference. It stands beside the rows whose data and split are
-its own and whose protocol it was measured under: who holds the users and how negatives are drawn
-matter to neither. The best closed form is the best on validation. Where the row's own model was
-also trained by one client that holds all users, the share of that is told as well.
+A line is a closed form, that is, a run of the strategy `central`, or the row's own model trained by
+one client that holds all users. It stands beside the rows whose data and split are its own and
+whose protocol it was measured under. Who holds the users and how negatives are drawn matter to no
+closed form; a model that is trained has its row's negatives. Shares are told of the closed form
+that is the best on validation, and of the row's own model.
 """
 
 from __future__ import annotations
@@ -43,9 +44,9 @@ class Line:
         return last_part(str(_part(fit, "class_path") or fit))
 
 
-def is_reference(each: Group) -> bool:
-    """Whether the group's runs were fitted centrally, in closed form."""
-    return last_part(each.field("strategy")) == "central"
+def is_reference(each: Group, groups: Sequence[Group]) -> bool:
+    """Whether `each` is a line of some of `groups`, or a closed form, and no row of its own."""
+    return is_closed(each) or any(_is_twin(each, row) for row in groups)
 
 
 def lines_of(groups: Sequence[Group], rows: Sequence[Group]) -> list[Line]:
@@ -61,7 +62,7 @@ def lines_of(groups: Sequence[Group], rows: Sequence[Group]) -> list[Line]:
 
 def share(row: Group, groups: Sequence[Group]) -> str:
     """'84% of ials; below popularity' of a row, empty without HR@10 or a reference."""
-    return _share(row, row.best(METRIC).mean(), _beside(row, groups), groups)
+    return _share(row, row.best(METRIC).mean(), _beside(row, groups))
 
 
 def share_of_line(line: Line, lines: Sequence[Line]) -> str:
@@ -71,21 +72,22 @@ def share_of_line(line: Line, lines: Sequence[Line]) -> str:
         for other in lines
         if other.protocol == line.protocol and _split(other.group) == _split(line.group)
     ]
-    return _share(line.group, line.best(METRIC).mean(), alike, ())
+    return _share(line.group, line.best(METRIC).mean(), alike)
 
 
-def _share(row: Group, reached: float, lines: Sequence[Line], groups: Sequence[Group]) -> str:
+def _share(row: Group, reached: float, lines: Sequence[Line]) -> str:
     if np.isnan(reached):
         return ""
     told = []
-    if lines:
-        top = max(lines, key=lambda line: np.nan_to_num(line.best(VALIDATION + METRIC).mean()))
+    closed = [line for line in lines if is_closed(line.group)]
+    if closed:
+        top = max(closed, key=lambda line: np.nan_to_num(line.best(VALIDATION + METRIC).mean()))
         part = reached / top.best(METRIC).mean()
         told.append("best closed form" if top.group is row else f"{part:.0%} of {top.method}")
-    central = [each.best(METRIC).mean() for each in groups if _trains_centrally(each, row)]
-    if central and not _holds_all(row):
-        told.append(f"{reached / max(central):.0%} of itself trained centrally")
-    floors = [line.best(METRIC).mean() for line in lines if line.method == "popularity"]
+    twins = [line.best(METRIC).mean() for line in lines if _is_twin(line.group, row)]
+    if twins:
+        told.append(f"{reached / max(twins):.0%} of itself trained centrally")
+    floors = [line.best(METRIC).mean() for line in closed if line.method == "popularity"]
     if floors and reached < max(floors):
         told.append("below popularity")
     return "; ".join(told)
@@ -94,16 +96,24 @@ def _share(row: Group, reached: float, lines: Sequence[Line], groups: Sequence[G
 def _beside(row: Group, groups: Sequence[Group]) -> list[Line]:
     """The references of the row's data under the row's protocol."""
     protocol = _protocols(row)[0]
-    alike = [each for each in groups if is_reference(each) and _split(each) == _split(row)]
-    lines = [Line(each, protocol) for each in alike if protocol in _protocols(each)]
+    fits = lambda each: _is_twin(each, row) or (is_closed(each) and _split(each) == _split(row))
+    lines = [Line(each, protocol) for each in groups if fits(each)]
+    lines = [line for line in lines if protocol in _protocols(line.group)]
     return [line for line in lines if np.isfinite(line.best(METRIC)).all()]
 
 
-def _trains_centrally(each: Group, row: Group) -> bool:
+def is_closed(each: Group) -> bool:
+    """Whether the group was fitted in one place, in closed form."""
+    return last_part(each.field("strategy")) == "central"
+
+
+def _is_twin(each: Group, row: Group) -> bool:
     """Whether `each` is the row's model, trained by one client that holds all users."""
-    alike = _split(each) == _split(row) and _protocols(each)[0] == _protocols(row)[0]
-    model = lambda group: group.runs[0].config.get("model")
-    return alike and not is_reference(each) and _holds_all(each) and model(each) == model(row)
+    same = lambda told: told(each) == told(row)
+    trained = not is_closed(each) and not is_closed(row)
+    alike = same(_split) and same(lambda g: g.field("negatives"))
+    alike = alike and same(lambda g: g.runs[0].config.get("model"))
+    return trained and alike and _holds_all(each) and not _holds_all(row)
 
 
 def _holds_all(each: Group) -> bool:

@@ -3,7 +3,8 @@
 Written by `fedjax-rec report FOLDERS --results FILE [--section TITLE] [--targets FILE]`. Of runs
 that have a goal for the bytes of a client, quality against bytes is drawn too.
 Runs beside one that is called `fedavg` are compared in rounds, see `convergence.py`. Runs of the
-strategy `central` become lines of reference above the others, see `references.py`.
+strategy `central`, and of one client that holds all, become lines of reference above the others,
+see `references.py`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +15,14 @@ import yaml
 
 from fedjax_rec.experiment.convergence import convergence, has_reference
 from fedjax_rec.experiment.reading import FIELDS, KIB_UP, RANKING, Group, find_runs, group
-from fedjax_rec.experiment.references import Line, is_reference, lines_of, share, share_of_line
+from fedjax_rec.experiment.references import (
+    Line,
+    is_closed,
+    is_reference,
+    lines_of,
+    share,
+    share_of_line,
+)
 from fedjax_rec.experiment.report import (
     grid,
     header,
@@ -33,9 +41,10 @@ from fedjax_rec.experiment.targets import Target, read_targets
 
 SHARE = "share"
 REFERENCES = (
-    "The first rows are lines of reference: closed forms fitted to all histories in one place, on "
-    "the same split and under the same protocol. The column `share` is HR@10 over that of the best "
-    "of them on validation, and over that of the same model trained by one client that holds all."
+    "The first rows are lines of reference, trained in one place on the same split and measured "
+    "under the same protocol: closed forms, and models by one client that holds all users. The "
+    "column `share` is HR@10 over that of the closed form that is best on validation, and over "
+    "that of the row's own model trained so."
 )
 
 
@@ -61,17 +70,17 @@ def results(
         ValueError: a target is malformed, or two match the same runs.
     """
     out, found = Path(out), group(find_runs(folders))
-    groups = [each for each in found if not is_reference(each)] or found
+    groups = [each for each in found if not is_reference(each, found)] or found
     lines = lines_of(found, groups) if groups is not found else []
-    compared = any(is_reference(each) for each in found)
+    compared = any(is_reference(each, found) for each in found)
     wanted = [] if targets is None else read_targets(targets)
     mine = {id(each): _target(each, wanted, targets) for each in groups}
     goals = (metric for target in wanted for metric in target.goals if metric != KIB_UP)
     shown = tuple(dict.fromkeys([*shown_metrics(groups, RANKING), *goals]))
-    aims = ["target", "source", "verdict"] if wanted else []
-    columns = [*header(shown), *([SHARE] if compared else []), *aims]
+    held = ["target", "source", "verdict"] if wanted else []
+    columns = [*header(shown), *([SHARE] if compared else []), *held]
     rows = [
-        [*_line(line, shown), share_of_line(line, lines), *("" for _ in aims)] for line in lines
+        [*_line(line, shown), share_of_line(line, lines), *("" for _ in held)] for line in lines
     ]
     for each in groups:
         compare = [share(each, found)] if compared else []
@@ -83,7 +92,7 @@ def results(
             match = {**dict.fromkeys(FIELDS, ""), **target.match}
             model = " / ".join(filter(None, (match["model"], match["strategy"])))
             known = [match["name"], match["data"], model, match["negatives"], match["evaluation"]]
-            blank = [""] * (len(columns) - len(known) - len(aims))
+            blank = [""] * (len(columns) - len(known) - len(held))
             rows.append([*known, *blank, _goals(target), target.source, "not run"])
     text = [*provenance(found), *([REFERENCES, ""] if lines else [])]
     text += [grid(columns, rows) + repeats(found), *_notes(groups, mine)]
@@ -130,10 +139,11 @@ def _notes(groups: Sequence[Group], mine: Mapping[int, Target | None]) -> list[s
 
 
 def _line(line: Line, shown: Sequence[str]) -> list[str]:
-    """The cells of a reference, which depend on no policy of negatives."""
+    """The cells of a reference; closed forms depend on no policy of negatives."""
     known = dict(zip(header(shown), row(line.group, shown), strict=True))
     known |= {title(metric): spread(line.best(metric)) for metric in shown}
-    return list((known | {"negatives": "", "evaluation": line.protocol}).values())
+    known |= {"negatives": ""} if is_closed(line.group) else {}
+    return list((known | {"evaluation": line.protocol}).values())
 
 
 def _settings(groups: Iterable[Group], called: str = "Row", above: int = 0) -> list[str]:

@@ -1,6 +1,7 @@
 """Central references: whole runs of them, and the lines and shares that the page of results has."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -122,12 +123,14 @@ BOTH = "full catalogue and sampled-99"
 
 @pytest.fixture
 def runs(tmp_path):
-    """Two references under both protocols, and what is held against them."""
+    """Two closed forms under both protocols, and what is held against them."""
     run_of(tmp_path / "pop", 0.3, "popularity", name="pop", evaluation=BOTH, sampled=0.5)
     run_of(tmp_path / "ease", 0.8, "ease", name="ease", evaluation=BOTH, sampled=0.75)
     run_of(tmp_path / "other", 0.9, "ease", name="other", data="ml-1m", evaluation=BOTH)
     run_of(tmp_path / "fedavg", 0.6, name="fedavg")
+    run_of(tmp_path / "paper", 0.5, name="paper", negatives="paper")
     run_of(tmp_path / "low", 0.2, name="low", model="gmf", negatives="paper")
+    run_of(tmp_path / "gmf", 0.4, name="gmf", model="gmf", clients=1)
     run_of(tmp_path / "alone", 0.7, name="alone", clients=1, cohort=1)
     run_of(tmp_path / "own", 0.6, name="own", evaluation="sampled-99, own model")
     return tmp_path
@@ -147,8 +150,10 @@ def test_rows_keep_a_share_of_the_best_closed_form(runs):
     of_fedavg = rows["fedavg", "full catalogue"]["share"]
     central = f"{full['fedavg'] / full['alone']:.0%} of itself trained centrally"
     assert of_fedavg == f"{share('fedavg', full['ease'])} of ease; {central}"
+    # What was trained in one place is a line itself, of its model with its negatives alone.
     assert rows["alone", "full catalogue"]["share"] == f"{share('alone', full['ease'])} of ease"
-    # Another model has no central twin; other negatives change no reference.
+    assert rows["paper", "full catalogue"]["share"] == f"{share('paper', full['ease'])} of ease"
+    # Other negatives change no closed form.
     low = f"{share('low', full['ease'])} of ease; below popularity"
     assert rows["low", "full catalogue"]["share"] == low
     assert rows["own", "sampled-99, own model"]["share"] == f"{share('own', 0.75)} of ease"
@@ -157,28 +162,31 @@ def test_rows_keep_a_share_of_the_best_closed_form(runs):
 def test_references_are_the_first_rows_under_each_protocol(runs):
     text = shown(runs)
     table = cells(text.split("## Rounds")[0])
-    lines = [(row["run"], row["evaluation"], row["HR@10"], row["share"]) for row in table[:4]]
-    full = {name: best(runs / name, "hr@10") for name in ("pop", "ease")}
+    lines = [(row["run"], row["evaluation"], row["HR@10"], row["share"]) for row in table[:5]]
+    full = {name: best(runs / name, "hr@10") for name in ("pop", "ease", "alone")}
     part = f"{full['pop'] / full['ease']:.0%} of ease"
+    alone = f"{full['alone'] / full['ease']:.0%}"
     assert lines == [
         ("pop", "full catalogue", f"{full['pop']:.4f}", part),
+        ("alone", "full catalogue", f"{full['alone']:.4f}", f"{alone} of ease"),
         ("ease", "full catalogue", f"{full['ease']:.4f}", "best closed form"),
         ("pop", "sampled-99", "0.5000", "67% of ease"),
         ("ease", "sampled-99", "0.7500", "best closed form"),
     ]
-    # ml-1m has no other row, and so no line.
-    assert sorted(row["run"] for row in table[4:]) == ["alone", "fedavg", "low", "own"]
-    assert {row["negatives"] for row in table[:4]} == {""}
+    # ml-1m has no other row, and so no line; what is nobody's reference is a row.
+    assert sorted(row["run"] for row in table[5:]) == ["fedavg", "gmf", "low", "own", "paper"]
+    assert [row["negatives"] for row in table[:5]] == ["", "train", "", "", ""]
     assert "The first rows are lines of reference" in text
-    assert "Row 5: " in text and "Row 4: " not in text
-    assert "Reference 1: pop" in text and "Reference 2: ease" in text and "ml-1m" not in text
+    assert "Row 6: " in text and "Row 5: " not in text
+    names = re.findall(r"Reference (\d): (\w+)", text)
+    assert names == [("1", "pop"), ("2", "alone"), ("3", "ease")] and "ml-1m" not in text
 
 
 def test_the_table_of_rounds_has_them_too(runs):
     rounds = shown(runs).split("## Rounds to target: ml-100k, full catalogue")[1]
     rows = cells(rounds.split("## Settings")[0])
-    assert [row["strategy"] for row in rows[:2]] == ["pop", "ease"]
-    assert rows[1]["share"] == "best closed form" and rows[1]["rounds to 80%"] == ""
+    assert [row["strategy"] for row in rows[:3]] == ["pop", "alone", "ease"]
+    assert rows[2]["share"] == "best closed form" and rows[2]["rounds to 80%"] == ""
     assert next(row for row in rows if row["strategy"] == "low")["share"].endswith("popularity")
 
 
@@ -197,5 +205,5 @@ def test_references_by_themselves_are_ordinary_rows(runs):
 
 
 def test_without_references_nothing_is_said_of_them(runs):
-    text = shown(runs, "fedavg", "alone")
+    text = shown(runs, "fedavg", "gmf")
     assert "share" not in cells(text.split("## Rounds")[0])[0] and "reference" not in text
