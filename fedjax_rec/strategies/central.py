@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import keys, trees
+from ..data import Store
 from ..models import Fit
 from ..types import Cohort, Model, PyTree, RoundInfo, State, Strategy, private_of
 from .federated import SMALLER
@@ -35,7 +36,7 @@ def central(model: Model, examples=None, probe=None, *, fit: Fit) -> Strategy:
 
     Raises:
         MemoryError: in `init`, the private parts of all clients are more than a run may take.
-        ValueError: in `round`, the fit fills another model.
+        ValueError: in `round`, the fit fills another model, or the data are labelled examples.
 
     Example:
         >>> central(models.item_weights(num_items), fit=models.ease(l2=300.0))
@@ -74,7 +75,12 @@ def central(model: Model, examples=None, probe=None, *, fit: Fit) -> Strategy:
 
 def histories(store) -> jax.Array:
     """float32[N, M, I]: 1 where a user of a client met an item in training, whatever its rating,
-    as in `data.pointwise`."""
+    as in `data.pointwise`. Raises ValueError for labelled examples, which are no user's items."""
+    if not isinstance(store, Store):
+        raise ValueError(
+            f"central() fits histories, of which {type(store).__name__} has none; use a "
+            "data.source of interactions."
+        )
     place = jnp.arange(store.items.shape[0])
     client = jnp.searchsorted(store.start, place, side="right") - 1
     user = 0 if store.users is None else store.users

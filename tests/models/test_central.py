@@ -274,6 +274,7 @@ def one_round(strategy, dataset):
     [
         (models.ease, models.fedmf, r"fills shared\['weights'\] \[15, 15\], .*; use the model"),
         (models.popularity, models.fedmf, r"the model holds shared\['item'\]\S* \[15, 32\]"),
+        (models.popularity, models.item_weights, "and the model holds shared"),
         (models.item_knn, models.item_scores, "central.* and the model holds shared"),
         (models.ials, models.item_weights, r"not \['history', 'weights'\]; use model fedmf"),
         (models.ials, models.item_scores, r"not \['item'\]; use model fedmf"),
@@ -284,6 +285,13 @@ def test_a_fit_of_another_model_is_refused_in_one_line(fit, model, message):
     with pytest.raises(ValueError, match=message) as caught:
         one_round(strategies.central(model(ITEMS), fit=fit()), dataset)
     assert "\n" not in str(caught.value)
+
+
+def test_labelled_examples_are_no_histories():
+    clicks = data.pack_examples(data.clicks(6, 10, 50, sparse=3, dense=2))
+    strategy = strategies.central(models.item_scores(50), fit=models.popularity())
+    with pytest.raises(ValueError, match=r"of which ExampleStore has none; use a data\.source"):
+        one_round(strategy, clicks)
 
 
 def test_item_weights_are_not_trained_by_steps():

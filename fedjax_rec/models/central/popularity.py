@@ -8,11 +8,10 @@ does not beat it has not learned anybody's taste.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import jax.numpy as jnp
 from flax import nnx
 
+from ... import rows
 from ...types import Model
 from ..objectives import Objective, bce
 from ..roles import Rows, from_nnx
@@ -43,7 +42,7 @@ def item_scores(num_items: int, objective: Objective | None = None) -> Model:
         A model whose `shared` is one row [1] an item and whose `private` is empty.
 
     Example:
-        >>> item_scores(5).score({"item": Table(jnp.arange(5.0)[:, None])}, {}, slice(None), 0)
+        >>> strategies.fedavg(models.item_scores(num_items), data.pointwise(4))
     """
     objective = objective or bce()
     return from_nnx(lambda rngs: ItemScores(num_items, objective))
@@ -64,6 +63,6 @@ def popularity() -> Fit:
         users = users_in(matrix)
         share = matrix.sum(0) / users
         loss = (share * (1 - share)).sum()
-        return {"item": replace(shared["item"], values=share[:, None])}, private, loss
+        return {"item": rows.Table(share[:, None])}, private, loss
 
     return Fit(solve)
