@@ -75,8 +75,8 @@ def test_ease_is_a_ridge_regression_of_each_item_on_the_others(history, l2):
         others = np.delete(np.arange(ITEMS), j)
         stacked = np.concatenate([x[:, others], np.sqrt(l2) * np.eye(ITEMS - 1)])
         aim = np.concatenate([x[:, j], np.zeros(ITEMS - 1)])
-        expected[others, j], *_ = np.linalg.lstsq(stacked, aim)
-        least += ((aim - stacked @ expected[others, j]) ** 2).sum()
+        expected[j, others], *_ = np.linalg.lstsq(stacked, aim)
+        least += ((aim - stacked @ expected[j, others]) ** 2).sum()
     np.testing.assert_allclose(shared["weights"], expected, atol=2e-5)
     assert not np.diag(shared["weights"]).any()
     np.testing.assert_array_equal(private["history"], history > 0)
@@ -96,11 +96,11 @@ def test_item_knn_keeps_the_most_similar_of_each_item(history, neighbours, shrin
             below = np.sqrt(x[:, i].sum()) * np.sqrt(x[:, j].sum()) + shrinkage
             similar.append(both / below if i != j and below > 0 else 0.0)
         for j in sorted(range(ITEMS), key=lambda j: (-similar[j], j))[:neighbours]:
-            expected[j, i] = similar[j]
+            expected[i, j] = similar[j]
     np.testing.assert_allclose(shared["weights"], expected, atol=1e-6)
-    assert ((np.asarray(shared["weights"]) > 0).sum(0) <= neighbours).all()
+    assert ((np.asarray(shared["weights"]) > 0).sum(1) <= neighbours).all()
     np.testing.assert_array_equal(private["history"], history > 0)
-    np.testing.assert_allclose(loss, ((x - x @ expected) ** 2).sum() / users_of(x), rtol=1e-4)
+    np.testing.assert_allclose(loss, ((x - x @ expected.T) ** 2).sum() / users_of(x), rtol=1e-4)
 
 
 def test_scores_sum_the_weights_of_the_history(history):
@@ -109,7 +109,7 @@ def test_scores_sum_the_weights_of_the_history(history):
     w = np.asarray(shared["weights"], np.float64)
     mine = jax.tree.map(lambda x: x[2], private)
     for items in (slice(None), jnp.int32([7, 1, 7])):
-        expected = [sum(w[j, i] for j in range(ITEMS) if history[2, 1, j]) for i in range(ITEMS)]
+        expected = [sum(w[i, j] for j in range(ITEMS) if history[2, 1, j]) for i in range(ITEMS)]
         got = model.score(shared, mine, items, 1)
         np.testing.assert_allclose(got, np.asarray(expected)[items], atol=1e-5)
 

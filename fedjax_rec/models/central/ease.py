@@ -1,10 +1,10 @@
 """EASE, a linear autoencoder in closed form (Steck, "Embarrassingly Shallow Autoencoders for
 Sparse Data", WWW 2019).
 
-    min_W |X - X W|_F^2 + l2 |W|_F^2   with diag(W) = 0
-    P = (X'X + l2 I)^-1,   W_ij = -P_ij / P_jj,   W_jj = 0
+    min_W |X - X W'|_F^2 + l2 |W|_F^2   with diag(W) = 0
+    P = (X'X + l2 I)^-1,   W_ij = -P_ij / P_ii,   W_ii = 0
 
-The minimum is sum_j (1 / P_jj - l2), since 1 / P_jj is what the other columns leave of column j.
+The minimum is sum_i (1 / P_ii - l2), since 1 / P_ii is what the other columns leave of column i.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def ease(l2: float = 300.0) -> Fit:
         eye = jnp.eye(matrix.shape[1])
         inverse = cho_solve(cho_factor(together(matrix) + l2 * eye), eye)
         diagonal = jnp.diag(inverse)
-        weights = jnp.where(eye > 0, 0.0, -inverse / diagonal)
+        weights = jnp.where(eye > 0, 0.0, -inverse / diagonal[:, None])
         loss = (1 / diagonal - l2).sum() / users_in(matrix)
         return {"weights": weights}, {"history": history.astype(jnp.bfloat16)}, loss
 

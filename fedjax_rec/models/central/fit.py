@@ -45,6 +45,6 @@ def users_in(matrix: jax.Array) -> jax.Array:
 
 
 def squared_error(both: jax.Array, weights: jax.Array) -> jax.Array:
-    """sum_ui (X - X W)_ui^2 from `both` = X'X and W, each float32[I, I], without X."""
-    product = jnp.matmul(both, weights, precision="highest")
+    """sum_ui (X - X W')_ui^2 from `both` = X'X and W, each float32[I, I], without X."""
+    product = jnp.matmul(weights, both, precision="highest")
     return jnp.trace(both) - 2 * jnp.trace(product) + (weights * product).sum()

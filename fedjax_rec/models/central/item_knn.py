@@ -2,7 +2,7 @@
 ICDM 2007; as in the reproduction of Ferrari Dacrema et al., RecSys 2019).
 
     s_ij = |U_i and U_j| / (sqrt(|U_i| |U_j|) + shrinkage),   s_ii = 0
-    W_ji = s_ij where j is one of the `neighbours` items that are most similar to i, else 0
+    W_ij = s_ij where j is one of the `neighbours` items that are most similar to i, else 0
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def item_knn(neighbours: int = 100, shrinkage: float = 10.0) -> Fit:
         below = norm[:, None] * norm + shrinkage
         similar = both / jnp.where(below > 0, below, 1.0) * (1 - jnp.eye(size))
         most, voters = jax.lax.top_k(similar, min(neighbours, size))
-        weights = jnp.zeros_like(both).at[voters, jnp.arange(size)[:, None]].set(most)
+        weights = jnp.zeros_like(both).at[jnp.arange(size)[:, None], voters].set(most)
         loss = squared_error(both, weights) / users_in(matrix)
         return {"weights": weights}, {"history": history.astype(jnp.bfloat16)}, loss
 

@@ -1,8 +1,9 @@
 """A weight from each item of the user's history to each item of the catalogue.
 
-    score(u, i) = sum_j x_uj W_ji
+    score(u, i) = sum_j W_ij x_uj
 
-W is shared and the 0/1 history x_u stays with the user. `ease` and `item_knn` fit W.
+W is shared, its row i the weights towards item i, and the 0/1 history x_u stays with the user.
+`ease` and `item_knn` fit W.
 
 Dimensions: `M` users of a client, `I` items.
 """
@@ -47,6 +48,6 @@ def item_weights(num_items: int, members: int = 1) -> Model:
 
     def score(shared, private, items, user=0):
         history = private["history"][user].astype(jnp.float32)
-        return history @ shared["weights"][:, items]
+        return shared["weights"][items] @ history
 
     return Model(init, loss, score)
