@@ -52,6 +52,7 @@ references: .venv/.installed ## lines of reference: central closed forms, and Fe
 	$(RUN) configs/reference/fedmf_one_client_ml100k.yaml --seed $$seed --name fedmf_one_client \
 	  --out runs/one_client/fedmf-$$seed || exit; \
 	done
+	@$(PAGE) --section "Lines of reference" runs/reference
 
 published: .venv/.installed # FedMF, FedNCF and PFedRec as published, three seeds (20 minutes)
 	@for seed in 0 1 2; do \
