@@ -82,15 +82,21 @@ def _share(row: Group, reached: float, lines: Sequence[Line]) -> str:
     closed = [line for line in lines if is_closed(line.group)]
     if closed:
         top = max(closed, key=lambda line: np.nan_to_num(line.best(VALIDATION + METRIC).mean()))
-        part = reached / top.best(METRIC).mean()
-        told.append("best closed form" if top.group is row else f"{part:.0%} of {top.method}")
-    twins = [line.best(METRIC).mean() for line in lines if _is_twin(line.group, row)]
+        told.append("best closed form" if top.group is row else _part_of(reached, top))
+    twins = [line for line in lines if _is_twin(line.group, row)]
     if twins:
-        told.append(f"{reached / max(twins):.0%} of itself trained centrally")
+        told.append(_part_of(reached, max(twins, key=lambda line: line.best(METRIC).mean())))
     floors = [line.best(METRIC).mean() for line in closed if line.method == "popularity"]
     if floors and reached < max(floors):
         told.append("below popularity")
     return "; ".join(told)
+
+
+def _part_of(reached: float, line: Line) -> str:
+    """'84% of ials', or that the line has nothing to hold it against, as on items that are new."""
+    whole = line.best(METRIC).mean()
+    name = line.method if is_closed(line.group) else "itself trained centrally"
+    return f"{reached / whole:.0%} of {name}" if whole > 0 else f"{name} reaches 0"
 
 
 def _beside(row: Group, groups: Sequence[Group]) -> list[Line]:

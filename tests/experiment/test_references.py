@@ -190,6 +190,16 @@ def test_the_table_of_rounds_has_them_too(runs):
     assert next(row for row in rows if row["strategy"] == "low")["share"].endswith("popularity")
 
 
+def test_a_line_that_reaches_nothing_is_no_measure(runs):
+    for name in ("ease", "pop"):
+        path = runs / name / "summary.json"
+        summary = json.loads(path.read_text())
+        summary["best"]["hr@10"] = 0.0
+        path.write_text(json.dumps(summary))
+    rows = {row["run"]: row for row in cells(shown(runs, "ease", "pop", "low"))}
+    assert rows["low"]["share"] == rows["pop"]["share"] == "ease reaches 0"
+
+
 def test_another_split_is_no_reference(runs):
     config = yaml.safe_load((runs / "fedavg/config.yaml").read_text())
     config["data"]["split"] = {"class_path": "fedjax_rec.data.temporal_ratio"}
