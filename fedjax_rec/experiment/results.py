@@ -74,19 +74,20 @@ def results(
     lines = lines_of(found, groups) if groups is not found else []
     compared = any(is_reference(each, found) for each in found)
     wanted = [] if targets is None else read_targets(targets)
-    mine = {id(each): _target(each, wanted, targets) for each in groups}
+    trained = [each for each in found if not is_closed(each)] or found
+    mine = {id(each): _target(each, wanted, targets) for each in trained}
     goals = (metric for target in wanted for metric in target.goals if metric != KIB_UP)
     shown = tuple(dict.fromkeys([*shown_metrics(groups, RANKING), *goals]))
     held = ["target", "source", "verdict"] if wanted else []
     columns = [*header(shown), *([SHARE] if compared else []), *held]
-    rows = [
-        [*_line(line, shown), share_of_line(line, lines), *("" for _ in held)] for line in lines
-    ]
+    verdicts = lambda each: _verdicts(each, mine[id(each)]) if wanted else []
+    rows = []
+    for line in lines:
+        told = [""] * len(held) if is_closed(line.group) else verdicts(line.group)
+        rows.append([*_line(line, shown), share_of_line(line, lines), *told])
     for each in groups:
         compare = [share(each, found)] if compared else []
-        rows.append(
-            [*row(each, shown), *compare, *(_verdicts(each, mine[id(each)]) if wanted else [])]
-        )
+        rows.append([*row(each, shown), *compare, *verdicts(each)])
     for target in wanted:
         if target not in mine.values():
             match = {**dict.fromkeys(FIELDS, ""), **target.match}
@@ -95,7 +96,7 @@ def results(
             blank = [""] * (len(columns) - len(known) - len(held))
             rows.append([*known, *blank, _goals(target), target.source, "not run"])
     text = [*provenance(found), *([REFERENCES, ""] if lines else [])]
-    text += [grid(columns, rows) + repeats(found), *_notes(groups, mine)]
+    text += [grid(columns, rows) + repeats(found), *_notes(trained, mine)]
     drawn, below = [], "###" if section else "##"
     for (data, evaluation), members in sets_of(groups).items():
         # Under other negatives other quality is reached: no axis for both. Without a goal for bytes

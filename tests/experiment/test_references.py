@@ -182,6 +182,16 @@ def test_references_are_the_first_rows_under_each_protocol(runs):
     assert names == [("1", "pop"), ("2", "alone"), ("3", "ease")] and "ml-1m" not in text
 
 
+def test_a_line_that_has_a_target_keeps_it(runs):
+    goals = runs / "targets.yaml"
+    goals.write_text("- match: {name: alone}\n  hr@10: {at_least: 0.1}\n  note: It holds all.\n")
+    text = results([runs], goals, runs / "page.md")[0].read_text()
+    rows = {row["run"]: row for row in cells(text.split("## Rounds")[0])}
+    assert rows["alone"]["verdict"].startswith("HR@10 inside") and "`alone`: It holds all" in text
+    assert rows["ease"]["target"] == "" and rows["fedavg"]["target"] == "none"
+    assert "not run" not in text
+
+
 def test_the_table_of_rounds_has_them_too(runs):
     rounds = shown(runs).split("## Rounds to target: ml-100k, full catalogue")[1]
     rows = cells(rounds.split("## Settings")[0])
