@@ -1,9 +1,9 @@
 """Every family of models under every strategy and every kind of measurement.
 
 A pair trains, what is measured moves with what is trained, and a run goes on to the same bits; or
-it is refused in one line, before anything is written. All pairs are traced: a part that drops what it
-does not know (a history, a catalogue, predictions) fails there. A share of them, another with every
-commit, is run.
+it is refused in one line, before anything is written. All pairs are traced: a part that drops what
+it does not know (a history, a catalogue, predictions) fails there. A share of them, another with
+every commit, is run.
 """
 
 import functools
