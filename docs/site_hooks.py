@@ -3,6 +3,7 @@
 On a forge the links of a page lead to files of the repository; on the site to the pages of these.
 """
 
+import re
 from pathlib import Path
 
 from mkdocs.plugins import event_priority
@@ -29,3 +30,12 @@ def on_page_markdown(markdown, page, config, files):
     for old, new in PLACES.items():
         markdown = markdown.replace(old, new)
     return markdown
+
+
+def on_page_content(html, page, config, files):
+    """Links of notebooks, which mkdocs does not look into: to pages, to each other, to files."""
+    if not page.file.src_uri.startswith("notebooks/"):
+        return html
+    html = re.sub(r'href="\.\./docs/(\w+)\.md', r'href="../../\1/', html)
+    html = re.sub(r'href="(\w+)\.ipynb', r'href="../\1/', html)
+    return re.sub(r'<a href="\.\./configs[^>]*>(.*?)</a>', r"\1", html)

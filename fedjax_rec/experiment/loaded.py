@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -193,12 +194,24 @@ class LoadedRun:
                 "evaluate(of=personal) needs each client's own model right after training; use "
                 'of="aggregated", the server\'s model with what the client keeps.'
             )
+        if wanted not in self._measured:
+            self._measured[wanted] = self._measure(wanted)
+        measure, values = self._measured[wanted]
+        one_of("evaluate", "part", part, measure.cases)
+        _, means = values(self.state_of(which))
+        found = np.asarray(means[part], np.float64)
+        return dict(zip(measure.protocol.summary_names, found.tolist(), strict=True))
+
+    @cached_property
+    def _measured(self) -> dict[Evaluation, tuple[simulate.Measure, Callable]]:
+        """What was evaluated so far, compiled."""
+        return {}
+
+    def _measure(self, wanted: Evaluation) -> tuple[simulate.Measure, Callable]:
+        """The measure that `wanted` asks for, and its values by the state."""
         experiment = self.experiment
         if wanted != self.read_config.evaluation:
             experiment = prepare(replace(self.read_config, evaluation=wanted))
         measure = experiment.measure
-        one_of("evaluate", "part", part, measure.cases)
         # Of a round, whose info and clients only a personal measure reads, there is none here.
-        _, means = jax.jit(lambda state: measure.values(state, None, None))(self.state_of(which))
-        values = np.asarray(means[part], np.float64)
-        return dict(zip(measure.protocol.summary_names, values.tolist(), strict=True))
+        return measure, jax.jit(lambda state: measure.values(state, None, None))

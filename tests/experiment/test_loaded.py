@@ -11,6 +11,7 @@ from small_data import write_config, write_folder
 import fedjax_rec as fr
 from fedjax_rec import data
 from fedjax_rec.experiment import config as configuration
+from fedjax_rec.report import figures
 
 pytestmark = pytest.mark.usefixtures("compiled_fast")
 
@@ -28,20 +29,21 @@ def place(tmp_path_factory):
     return place
 
 
-@pytest.fixture(autouse=True)
-def cached(place, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(place / "cache"))
+@pytest.fixture(scope="module", autouse=True)
+def without_figures(place):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(place / "cache"))
+        patch.setattr(figures, "draw_all", lambda folder: [])
+        yield
 
 
 @pytest.fixture(scope="module")
-def done(place):
+def done(place, without_figures):
     """Rates so high that the best round is not the last."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(place / "cache"))
-        return fr.run(
-            place / "tiny.yaml", out=place / "run", show=False, rounds=6,
-            strategy={"user_learning_rate": 20.0, "item_learning_rate": 20.0},
-        )  # fmt: skip
+    return fr.run(
+        place / "tiny.yaml", out=place / "run", show=False, rounds=6,
+        strategy={"user_learning_rate": 20.0, "item_learning_rate": 20.0},
+    )  # fmt: skip
 
 
 def test_a_run_from_python_is_that_of_the_command_line(place, done):
