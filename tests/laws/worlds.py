@@ -80,9 +80,7 @@ def federated(data, model, optimizer=None, kind=None, chunk=4, training=None, **
         optimizer or clients.sgd(0.5),
         **{"batch_size": 16, **(training or {})},
     )
-    return strategies.federated(
-        client, lambda key: model.init(key)[0], clients_per_chunk=chunk, **assembly
-    )
+    return strategies.federated(client, model, clients_per_chunk=chunk, **assembly)
 
 
 def run(strategy: Strategy, data: Dataset, ids=None, rounds=1, state: State | None = None, key=KEY):
