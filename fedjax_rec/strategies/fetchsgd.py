@@ -19,7 +19,7 @@ from ..compress.remembered import nodes, values_of, with_values
 from ..compress.sketch import coordinates, estimate, hash_words, sketch
 from ..data import Batches
 from ..rounds.downlink import live_where_it_moves
-from ..rows import RowsUpdate
+from ..rows import RowsUpdate, zero_update
 from ..servers.step import step
 from ..types import Compressor, Model, Packet, PyTree, Server, Strategy
 from .fedavg import fedavg
@@ -78,7 +78,7 @@ def unsketching(
     add = step(1.0)
 
     def init(shared):
-        size = sum(v.size for v in values_of(rows.zero_update(shared)))
+        size = sum(v.size for v in values_of(zero_update(shared)))
         if keep > size:
             raise ValueError(
                 f"fetch_sgd(keep={keep}) is more than the model has; use keep <= {size}."
@@ -90,7 +90,7 @@ def unsketching(
         words = hash_words(seed, 0, rows)
         moved = momentum * state["momentum"] + update
         error = state["error"] + learning_rate * moved
-        like = rows.zero_update(shared)
+        like = zero_update(shared)
         blank = values_of(like)
         guessed = estimate(error, jnp.arange(sum(v.size for v in blank), dtype=jnp.uint32), words)
         chosen = jax.lax.top_k(jnp.abs(guessed), keep)[1]
