@@ -202,6 +202,10 @@ STRATEGIES = {
         ),
         takes=(),
     ),
+    # no federation
+    "central(ials)": Recipe(
+        lambda m, e: strategies.central(m, e, fit=models.ials(0.1, 0.01)), takes=()
+    ),
     # personal
     "fedper()": plain(strategies.fedper),
     "fedrep()": Recipe(

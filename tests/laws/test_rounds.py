@@ -12,7 +12,6 @@ from rounds import FIRST, begins
 from worlds import (
     KEY,
     USERS,
-    begins,
     clicks,
     close,
     compiled,

@@ -25,7 +25,9 @@ USERS = 23
 KEY = jax.random.key(7)
 
 
-def world(users: int, items: int, longest: int, clients: int | None = None, seed=0) -> Dataset:
+def world(
+    users: int, items: int, longest: int, clients: int | None = None, seed=0, history=0
+) -> Dataset:
     """Packed: user u has 1 + (7 u mod longest) training interactions, and one for the test."""
     rng = np.random.default_rng(seed)
     count = 2 + 7 * np.arange(users) % longest
@@ -51,7 +53,7 @@ def world(users: int, items: int, longest: int, clients: int | None = None, seed
     partition = None
     if clients is not None:
         partition = Partition((np.arange(users) * 3 % clients).astype(np.int32), clients)
-    return pack(Split(interactions, part), partition, evaluation_negatives=0)
+    return pack(Split(interactions, part), partition, evaluation_negatives=0, history=history)
 
 
 @functools.cache
