@@ -21,7 +21,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from .. import rows, trees
+from .. import rows, servers, trees
 from ..aggregate import uniform
 from ..aggregate.parts import by_part, total
 from ..clients import Local, sgd
@@ -38,8 +38,7 @@ from ..clients.training import (
 )
 from ..data import Batches
 from ..rounds.federated import federated
-from ..rows.update import as_update, here, put, zeros_of
-from ..servers import step as servers
+from ..rows import as_update, here, put, zeros_of
 from ..types import (
     Aggregator,
     Client,
