@@ -63,8 +63,11 @@ def feddyn(
 ) -> Strategy:
     """h <- h - alpha/N sum_k (x_k - x);  x <- x + mean_k (x_k - x) - h / alpha.
 
-    alpha: large is short steps. aggregator: of x_k - x, default `uniform()`. Memory: N times the
-    whole of `shared`.
+    Memory: N times the whole of `shared`.
+
+    Args:
+        alpha: large is short steps.
+        aggregator: of x_k - x, default `uniform()`.
     """
     passes = Passes(epochs, steps, batch_size)
     client = dynamic(model, examples, optimizer or sgd(0.1), alpha, passes, probe)
@@ -91,7 +94,9 @@ def dynamic(
     how many clients there are, counts what part of them was there. `private` is {"model": ...,
     "linear": h_k}, an array like the whole of `shared`. A step of SGD costs the rows of its batch,
     see `clients.lazy`.
-    Raises ValueError for alpha <= 0.
+
+    Raises:
+        ValueError: for alpha <= 0.
     """
     positive("dynamic", "alpha", alpha)
     optimizers = several(optimizer)
