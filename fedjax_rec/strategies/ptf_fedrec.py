@@ -25,6 +25,7 @@ round, the server's does not.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -183,7 +184,8 @@ def ptf_fedrec(
             chosen = selected(choice, positive & seen, ~positive & seen, beta, gamma)
             values = swapped(jax.nn.sigmoid(scores), *chosen, swap, most)
             live = chosen[0] | chosen[1]
-            return held, upload, rows.RowsUpdate(values[:, None], None, live, None, num_items)
+            said = rows.RowsUpdate(values[:, None], None, live, None, num_items)
+            return held, replace(upload, update=None), said
 
         return work
 
