@@ -6,7 +6,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: help demo test slow check format results references published compression strategies rounds large benchmarks clean
+.PHONY: help demo test slow check format docs results references published compression strategies rounds large benchmarks clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
@@ -29,6 +29,10 @@ check: .venv/.dev ## lint, formatting and types
 format: .venv/.dev ## format, and fix what the linter can
 	@$(BIN)/ruff check --fix --quiet
 	@$(BIN)/ruff format --quiet
+
+docs: .venv/.dev ## the docs site, into site/, strictly
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html"
 
 RUN := $(BIN)/fedjax-rec run --quiet
 PAGE := $(BIN)/fedjax-rec report --results docs/results.md
@@ -156,7 +160,7 @@ benchmarks: .venv/.installed ## measure, and write the pages docs/benchmarks*.md
 	@NPROC=2 $(BIN)/fedjax-rec bench adapters --markdown docs/benchmarks_threads.md
 
 clean: ## remove caches and builds; .venv and runs stay
-	@rm -rf .pytest_cache .ruff_cache .hypothesis build dist
+	@rm -rf .pytest_cache .ruff_cache .hypothesis .cache site build dist
 	@find . \( -name .venv -o -name .git -o -name runs \) -prune -o -name __pycache__ -print0 | xargs -0 rm -rf
 
 # Two stamps, so that the demo installs the package alone. Either goes stale when pyproject.toml changes.

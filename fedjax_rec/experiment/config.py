@@ -16,7 +16,7 @@ from __future__ import annotations
 import inspect
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -31,7 +31,7 @@ from ..models import Embedding, Fit, ItemLoss
 from ..rounds.memory import bytes_of
 from ..simulate import Cohorts
 from ..strategies import Clock, Exchange, Graph, Held, Neighbours, Similarity, Staleness, Utility
-from ..types import Aggregator, Compressor, Model, Server, Strategy
+from ..types import Aggregator, Compressor, Model, Server, Stage, Strategy
 from .complaints import one_line
 from .factories import (
     DEFAULTS,
@@ -43,11 +43,12 @@ from .factories import (
     full_name,
     is_factory,
 )
-from .overrides import merge
+from .overrides import lay, merge
 
 PARTS = [
     Aggregator, Batches, Clock, Cohorts, Compressor, Embedding, Exchange, Fit, Graph, Held,
-    ItemLoss, Local, Model, Neighbours, Server, Similarity, Staleness, Strategy, Utility,
+    ItemLoss, Local, Model, Neighbours, Server, Similarity, Stage, Staleness, Strategy,
+    Utility,
 ]  # fmt: skip
 LATE = {
     "model": {"num_items", "members", "titles", "fields"},
@@ -111,6 +112,7 @@ class Config:
     cohorts: Cohorts
     evaluation: Evaluation
     checkpoint_every: int
+    keep_best: bool
     audit: int
     threads: int
     memory_budget: str | int | None
@@ -118,12 +120,16 @@ class Config:
     plain: dict[str, Any]
 
 
-def read(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
-    """The configuration in the YAML file `path` (None: all defaults) with `--key value` overrides.
+def read(
+    source: str | Path | Mapping | None, overrides: Sequence[str] | Mapping[str, Any] = ()
+) -> Config:
+    """The configuration in a YAML file, or in a mapping of the same keys (None: all defaults), with
+    overrides: `--key value` words, or a mapping that is laid over it.
 
     Raises ConfigError, naming the key and the nearest known one.
     """
-    raw = merge(_raw(path), overrides)
+    raw = _raw(source)
+    raw = lay(raw, overrides) if isinstance(overrides, Mapping) else merge(raw, overrides)
     for part in LATE:
         raw[part] = _late_part(raw.get(part), part)
     _lengthen(raw)
@@ -148,7 +154,7 @@ def read(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
     check_complete(plain, "")
     _check_numbers(made)
     return Config(
-        name=str(made.name or (Path(path).stem if path else "run")),
+        name=str(made.name or (Path(source).stem if isinstance(source, str | Path) else "run")),
         seed=made.seed,
         rounds=made.rounds,
         data=made.data,
@@ -158,6 +164,7 @@ def read(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
         cohorts=made.cohorts,
         evaluation=made.evaluation,
         checkpoint_every=made.checkpoint_every,
+        keep_best=made.keep_best,
         audit=made.audit,
         threads=made.threads,
         memory_budget=made.memory_budget,
@@ -188,6 +195,7 @@ def _parser(factories, paths) -> ArgumentParser:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--checkpoint_every", type=int, default=25)
+    parser.add_argument("--keep_best", type=bool, default=True)
     parser.add_argument("--audit", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--memory_budget", type=str | int | None, default=None)
@@ -204,10 +212,10 @@ def _parser(factories, paths) -> ArgumentParser:
     return parser
 
 
-def _raw(path) -> dict:
-    if path is None:
-        return {}
-    path = Path(path)
+def _raw(source) -> dict:
+    if source is None or isinstance(source, Mapping):
+        return lay({}, source or {})
+    path = Path(source)
     if not path.is_file():
         raise ConfigError(f"{path}: there is no such configuration file; check the path.")
     try:
