@@ -32,6 +32,7 @@ from ..rounds.memory import bytes_of
 from ..simulate import Cohorts
 from ..strategies import Clock, Exchange, Graph, Held, Neighbours, Similarity, Staleness, Utility
 from ..types import Aggregator, Compressor, Model, Server, Strategy
+from .choices import choose
 from .complaints import one_line
 from .factories import (
     DEFAULTS,
@@ -119,11 +120,13 @@ class Config:
 
 
 def read(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
-    """The configuration in the YAML file `path` (None: all defaults) with `--key value` overrides.
+    """The configuration in the YAML file `path` (None: all defaults) with `--key value` overrides,
+    of which `--choose NAME` takes one of the file's `choices`.
 
     Raises ConfigError, naming the key and the nearest known one.
     """
-    raw = merge(_raw(path), overrides)
+    raw, choice, overrides = choose(_raw(path), overrides)
+    raw = merge(raw, overrides)
     for part in LATE:
         raw[part] = _late_part(raw.get(part), part)
     _lengthen(raw)
@@ -148,7 +151,7 @@ def read(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
     check_complete(plain, "")
     _check_numbers(made)
     return Config(
-        name=str(made.name or (Path(path).stem if path else "run")),
+        name=str(made.name or "_".join(filter(None, (Path(path or "run").stem, choice)))),
         seed=made.seed,
         rounds=made.rounds,
         data=made.data,
