@@ -263,7 +263,7 @@ def test_results_hold_runs_against_targets(runs, tmp_path):
 - match: {{data: ml-100k, model: fedjax_rec.models.PFedRec, negatives: paper}}
   hr@10: [{hit + 0.0199}, 0.02]
   ndcg@10: [{gain - 0.02}, 0.01]
-  source: issue 2
+  source: PFedRec (Zhang et al., IJCAI 2023)
 - match: {{data: ml-1m}}
   hr@10: {{at_least: 0.652}}
 """,
@@ -272,7 +272,7 @@ def test_results_hold_runs_against_targets(runs, tmp_path):
     text = path.read_text()
     first, second, absent = cells(text)
     assert first["verdict"] == "HR@10 inside (-0.0199)<br>NDCG@10 outside (+0.0200)"
-    assert first["source"] == "issue 2" and "± 0.02<br>" in first["target"]
+    assert first["source"] == "PFedRec (Zhang et al., IJCAI 2023)" and "± 0.02<br>" in first["target"]
     assert second["target"] == "none" and second["verdict"] == ""
     assert absent["verdict"] == "not run" and absent["target"] == "HR@10 ≥ 0.652"
     assert absent["data"] == "ml-1m"
