@@ -7,19 +7,20 @@
     out: runs/strategies/{name}-{seed}
     set: {rounds: 150}                         # overrides of every run
     runs:
-    - configs/strategies/fedavg.yaml
+    - configs/strategies/*.yaml
     - config: configs/strategies/fedavg.yaml
       name: "{choose}"
       sweep: {choose: [fed_adam, fed_yogi]}    # one run for each combination of values
     - {config: configs/large/adapters.yaml, start_from: "runs/head-{seed}", set: {rounds: 60}}
 
 `{seed}`, `{name}` and the keys that are swept stand for their values, in every text. An axis that
-neither `name` nor `out` mentions is added to the name: `colr,rank=8`. Paths are those of where the
-command is given.
+neither `name` nor `out` mentions is added to the name: `colr,rank=8`. A `*` in a configuration is
+each file that fits. Paths are those of where the command is given.
 """
 
 from __future__ import annotations
 
+import glob
 import itertools
 import json
 import re
@@ -139,14 +140,21 @@ def read_runs(path: str | Path) -> Plan:
 
 
 def _expanded(entry: Any, raw: Mapping[str, Any], where: str) -> Iterator[PlannedRun]:
-    """The runs of one entry: every combination of what it sweeps, under every seed."""
+    """The runs of one entry: of each of its configurations."""
     entry = {"config": entry} if isinstance(entry, str) else entry
     if not isinstance(entry, dict):
         raise ConfigError(f"{where}: {entry} is no run; write {{config: FILE, name: NAME}}.")
     _known(entry, RUN, where)
     config = entry.get("config")
-    if not isinstance(config, str) or not Path(config).is_file():
+    if not isinstance(config, str) or not (files := sorted(glob.glob(config))):
         raise ConfigError(f"{where}: config={config} is no file; name a configuration.")
+    for file in files:
+        yield from _swept({**entry, "config": file}, raw, where)
+
+
+def _swept(entry: Mapping[str, Any], raw: Mapping[str, Any], where: str) -> Iterator[PlannedRun]:
+    """The runs of one configuration: every combination of what is swept, under every seed."""
+    config = entry["config"]
     fixed = {**_mapping(raw, "set", where), **_mapping(entry, "set", where)}
     if "start_from" in entry:
         fixed["start_from"] = entry["start_from"]
@@ -162,7 +170,9 @@ def _expanded(entry: Any, raw: Mapping[str, Any], where: str) -> Iterator[Planne
         point = dict(zip(axes, values, strict=True))
         for seed in seeds:
             known = {"seed": seed, **point}
-            full = ",".join([_text(_filled(name, known, where)), *(_said(k, point[k]) for k in added)])
+            full = ",".join(
+                [_text(_filled(name, known, where)), *(_said(k, point[k]) for k in added)]
+            )
             known["name"] = full
             overrides = {k: _filled(v, known, where) for k, v in (fixed | point).items()}
             yield PlannedRun(config, full, seed, _filled(out, known, where), overrides)

@@ -1,5 +1,5 @@
-"""A series: the runs of a file one after another, each in a process of its own, and then the section
-of the page that they make.
+"""A series: the runs of a file one after another, each in a process of its own, and then the
+section of the page that they make.
 
 What is finished is passed over, so that a series that was stopped goes on where it was.
 """

@@ -1,5 +1,5 @@
-"""The configurations behind a table, as YAML: each row's whole, or what differs from the first row on
-the same data.
+"""The configurations behind a table, as YAML: each row's whole, or what differs from the first row
+on the same data.
 
     row 1:
       run: fedavg, ml-100k, train
