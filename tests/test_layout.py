@@ -21,6 +21,7 @@ FLOORS = (
     ("rounds",),
     ("strategies",),
     ("simulate",),
+    ("testing",),
     ("report",),
     ("experiment", "bench"),
 )
