@@ -6,7 +6,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: help demo test slow check format results published compression strategies rounds large benchmarks clean
+.PHONY: help demo test slow check format results references published compression strategies rounds large benchmarks clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
@@ -33,9 +33,26 @@ format: .venv/.dev ## format, and fix what the linter can
 RUN := $(BIN)/fedjax-rec run --quiet
 PAGE := $(BIN)/fedjax-rec report --results docs/results.md
 
-results: published compression strategies rounds large ## all runs behind docs/results.md (needs ml-1m in FEDJAX_REC_DATA)
+results: references published compression strategies rounds large ## all runs behind docs/results.md (needs ml-1m in FEDJAX_REC_DATA)
 	@$(PAGE) --section "Published tables and compression" --targets docs/targets/published.yaml \
-	  runs/results runs/compression
+	  runs/results runs/compression runs/reference
+
+# Every table has them above its own rows, see docs/strategies.md.
+CLOSED := popularity item_knn ease ials
+COLD_SPLIT := --data.split.init_args.split.class_path fedjax_rec.data.temporal_ratio --data.split.init_args.split.init_args.test 0.2
+references: .venv/.installed ## lines of reference: central closed forms, and FedMF by one client (fifteen minutes; needs ml-1m)
+	@for seed in 0 1 2; do for name in $(CLOSED); do \
+	  $(RUN) configs/reference/$${name}_ml100k.yaml --seed $$seed --name $$name --out runs/reference/$$name-$$seed || exit; \
+	  $(RUN) configs/reference/$${name}_ml1m.yaml --seed $$seed --name $$name --out runs/reference/$$name-1m-$$seed || exit; \
+	  for side in cold warm; do \
+	    $(RUN) configs/reference/$${name}_ml100k.yaml --seed $$seed --name $$name-$$side --out runs/reference/$$name-$$side-$$seed \
+	      $(COLD_SPLIT) --data.split.class_path fedjax_rec.data.$${side}_items --data.split.init_args.seed $$seed || exit; \
+	  done; \
+	done; \
+	$(RUN) configs/reference/fedmf_one_client_ml100k.yaml --seed $$seed --name fedmf_one_client \
+	  --out runs/one_client/fedmf-$$seed || exit; \
+	done
+	@$(PAGE) --section "Lines of reference" runs/reference
 
 published: .venv/.installed # FedMF, FedNCF and PFedRec as published, three seeds (20 minutes)
 	@for seed in 0 1 2; do \
@@ -77,7 +94,7 @@ strategies: .venv/.installed ## all strategies on MovieLens-100K, three seeds, a
 	    esac; \
 	  done; \
 	done
-	@$(PAGE) --section "Update strategies" --targets docs/targets/strategies.yaml runs/strategies
+	@$(PAGE) --section "Update strategies" --targets docs/targets/strategies.yaml runs/strategies runs/reference runs/one_client
 
 # Local epochs E and batches B at cohorts of 94: one run a word, its name, its two rates and what else
 # differs from fedavg.yaml. A gradient shared is one step of all of a client's examples.
@@ -98,11 +115,10 @@ rounds: .venv/.installed ## rounds to target, averaging against gradient sharing
 	      $(PARTIAL) $$more || exit; \
 	  done; \
 	done
-	@$(PAGE) --section "Rounds to target" runs/rounds
+	@$(PAGE) --section "Rounds to target" runs/rounds runs/reference runs/one_client
 
 # What language models, sequences and clicks reach; texts against FedMF on items held out of training.
-COLD := --rounds 60 --evaluation.every 5 --data.split.init_args.split.class_path fedjax_rec.data.temporal_ratio \
-  --data.split.init_args.split.init_args.test 0.2
+COLD := --rounds 60 --evaluation.every 5 $(COLD_SPLIT)
 BY_TEXT := fedmf,strategies/fedavg text_tower,large/text_tower text_and_rows,large/text_and_rows \
   unisrec,large/unisrec_ml100k,--model.components=128,--model.projector=[]
 SHOTS := zero_shot 16 64 256
@@ -131,7 +147,7 @@ large: .venv/.installed ## large models: adapters, item texts, sequences, clicks
 	  $(RUN) configs/large/tallrec_$$shots.yaml --seed $$seed --data.source.init_args.seed $$seed \
 	    --out runs/large/tallrec_$$shots-$$seed || exit; \
 	done; done
-	@$(PAGE) --section "Large models" --targets docs/targets/large.yaml runs/large
+	@$(PAGE) --section "Large models" --targets docs/targets/large.yaml runs/large runs/reference
 
 benchmarks: .venv/.installed ## measure, and write the pages docs/benchmarks*.md (20 minutes on a quiet machine)
 	@$(BIN)/fedjax-rec bench rounds-100k rounds-1m first tables cohort compress fedjax-100k fedjax-1m \

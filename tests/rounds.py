@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from fedjax_rec.types import Now
+from fedjax_rec.types import Model, Now
 
 
 def now(round=0, shared=()) -> Now:
@@ -11,3 +11,8 @@ def now(round=0, shared=()) -> Now:
 
 
 FIRST = now()
+
+
+def begins(shared) -> Model:
+    """A model that begins as `shared`, of clients that keep nothing."""
+    return Model(lambda key, common=None: (shared, {}), lambda *args: jnp.zeros(()))

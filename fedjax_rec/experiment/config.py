@@ -27,7 +27,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_s
 
 from ..clients import Local
 from ..data import Batches
-from ..models import Embedding, ItemLoss
+from ..models import Embedding, Fit, ItemLoss
 from ..rounds.memory import bytes_of
 from ..simulate import Cohorts
 from ..strategies import Clock, Exchange, Graph, Held, Neighbours, Similarity, Staleness, Utility
@@ -46,8 +46,8 @@ from .factories import (
 from .overrides import merge
 
 PARTS = [
-    Aggregator, Batches, Clock, Cohorts, Compressor, Embedding, Exchange, Graph, Held, ItemLoss,
-    Local, Model, Neighbours, Server, Similarity, Staleness, Strategy, Utility,
+    Aggregator, Batches, Clock, Cohorts, Compressor, Embedding, Exchange, Fit, Graph, Held,
+    ItemLoss, Local, Model, Neighbours, Server, Similarity, Staleness, Strategy, Utility,
 ]  # fmt: skip
 LATE = {
     "model": {"num_items", "members", "titles", "fields"},

@@ -1,5 +1,6 @@
 """Recommender models: flax.nnx modules whose variables say where they live, or plain functions."""
 
+from .central import Fit, ease, ials, item_knn, item_scores, item_weights, popularity
 from .click.dcn import dcn
 from .click.deepfm import deepfm
 from .click.dlrm import dlrm
@@ -33,13 +34,14 @@ from .transformers.pretrained import load_llama
 from .transformers.quantise import base_nbytes, in_dtype, quantised
 
 __all__ = [
-    "BertSizes", "DoRA", "Embedding", "Frozen", "ItemLoss", "Llama", "LlamaSize", "LoRA",
+    "BertSizes", "DoRA", "Embedding", "Fit", "Frozen", "ItemLoss", "Llama", "LlamaSize", "LoRA",
     "Objective", "Private", "PrivateRows", "Rows", "after_titles", "base_nbytes", "bce", "bert",
-    "bert4rec", "bpr", "dcn", "deepfm", "dlrm", "dora", "fedkd", "fedmf", "fedrap", "freeze",
-    "from_nnx", "frozen_at", "full_softmax", "gbce", "generate", "gmf", "gpfedrec",
-    "gpfedrec_rows", "gru4rec", "guided", "hashed", "hstu", "in_dtype", "llama", "load_llama",
-    "lora", "masked_mean", "mlp", "mutual", "neumf", "next_title", "pfedrec",
-    "private_at", "prunable", "quantised", "quotient_remainder", "random_bert", "rows_each",
-    "sampled_bce", "sampled_softmax", "sasrec", "sentences", "squared_error", "started", "tallrec",
-    "text_and_rows", "text_encoder", "text_tower", "unisrec", "with_core", "yes_no", "yes_no_above",
+    "bert4rec", "bpr", "dcn", "deepfm", "dlrm", "dora", "ease", "fedkd", "fedmf", "fedrap",
+    "freeze", "from_nnx", "frozen_at", "full_softmax", "gbce", "generate", "gmf", "gpfedrec",
+    "gpfedrec_rows", "gru4rec", "guided", "hashed", "hstu", "ials", "in_dtype", "item_knn",
+    "item_scores", "item_weights", "llama", "load_llama", "lora", "masked_mean", "mlp", "mutual",
+    "neumf", "next_title", "pfedrec", "popularity", "private_at", "prunable", "quantised",
+    "quotient_remainder", "random_bert", "rows_each", "sampled_bce", "sampled_softmax", "sasrec",
+    "sentences", "squared_error", "started", "tallrec", "text_and_rows", "text_encoder",
+    "text_tower", "unisrec", "with_core", "yes_no", "yes_no_above",
 ]  # fmt: skip

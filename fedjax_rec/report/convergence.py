@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fedjax_rec.report.reading import Group, Run
+from fedjax_rec.report.references import Line, share, share_of_line
 from fedjax_rec.report.tables import MIB, grid, spread, title
 
 REFERENCE, SHARES = "fedavg", (0.8, 0.95)
@@ -21,16 +22,19 @@ def has_reference(groups: Sequence[Group]) -> bool:
     return any(each.field("name") == REFERENCE for each in groups)
 
 
-def convergence(groups: Sequence[Group]) -> list[str]:
+def convergence(
+    groups: Sequence[Group], lines: Sequence[Line] = (), among: Sequence[Group] = ()
+) -> list[str]:
     """Markdown lines: a row per group, those of fewest rounds first; `groups` share data and
-    evaluation, and one of them is called `fedavg`."""
+    evaluation, and one of them is called `fedavg`. Above them, and with the share that each row
+    keeps of them, the lines of reference, of runs `among` others."""
     reference = next(each for each in groups if each.field("name") == REFERENCE)
     chooser = reference.runs[0].summary["selected_by"]
     most = float(np.mean([best_of(run, chooser) for run in reference.runs]))
     metrics = shown(groups)
     rows = []
     for each in groups:
-        rounds = [rounds_to(each.runs, chooser, share * most) for share in SHARES]
+        rounds = [rounds_to(each.runs, chooser, part * most) for part in SHARES]
         totals = [run.summary["totals"] for run in each.runs]
         sent, seconds = (
             np.mean([total[key] / total["rounds"] for total in totals])
@@ -40,6 +44,7 @@ def convergence(groups: Sequence[Group]) -> list[str]:
         cells = [
             each.field("name"),
             *(spread(each.best(metric)) for metric in metrics),
+            *([share(each, among)] if lines else []),
             *(text for _, text in rounds),
             f"{last * sent / MIB:,.1f}" if np.isfinite(last) else "",
             f"{sent / MIB:,.2f}",
@@ -48,15 +53,21 @@ def convergence(groups: Sequence[Group]) -> list[str]:
         rows.append(([number for number, _ in reversed(rounds)], cells))
     named = chooser.replace("_", " ").replace("hr", "HR").replace("ndcg", "NDCG")
     header = [
-        "strategy", *map(shown_title, metrics), *(f"rounds to {share:.0%}" for share in SHARES),
+        "strategy", *map(shown_title, metrics), *(["share"] if lines else []),
+        *(f"rounds to {part:.0%}" for part in SHARES),
         f"MiB up to {SHARES[-1]:.0%}", "MiB up a round", "seconds a round",
     ]  # fmt: skip
-    targets = ", ".join(f"{share:.0%} are {share * most:.4f}" for share in SHARES)
+    targets = ", ".join(f"{part:.0%} are {part * most:.4f}" for part in SHARES)
+    above = [
+        [line.group.field("name"), *(spread(line.best(metric)) for metric in metrics),
+         share_of_line(line, lines), *[""] * (len(SHARES) + 3)]
+        for line in lines
+    ]  # fmt: skip
     return [
         f"Shares are of the best {named} of `{REFERENCE}`: {targets}. Rounds are means over the "
         "seeds.",
         "",
-        grid(header, [cells for _, cells in sorted(rows, key=lambda row: row[0])]),
+        grid(header, [*above, *(cells for _, cells in sorted(rows, key=lambda row: row[0]))]),
     ]
 
 

@@ -2,7 +2,9 @@
 
 Written by `fedjax-rec report FOLDERS --results FILE [--section TITLE] [--targets FILE]`. Of runs
 that have a goal for the bytes of a client, quality against bytes is drawn too.
-Runs beside one that is called `fedavg` are compared in rounds, see `convergence.py`.
+Runs beside one that is called `fedavg` are compared in rounds, see `convergence.py`. Runs of the
+strategy `central`, and of one client that holds all, become lines of reference above the others,
+see `references.py`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +15,14 @@ import yaml
 
 from fedjax_rec.report.convergence import convergence, has_reference
 from fedjax_rec.report.reading import FIELDS, KIB_UP, RANKING, Group, find_runs, group
+from fedjax_rec.report.references import (
+    Line,
+    is_closed,
+    is_reference,
+    lines_of,
+    share,
+    share_of_line,
+)
 from fedjax_rec.report.sections import with_section
 from fedjax_rec.report.tables import (
     grid,
@@ -23,10 +33,19 @@ from fedjax_rec.report.tables import (
     sets_of,
     shown_metrics,
     sizes,
+    spread,
     title,
     write_text,
 )
 from fedjax_rec.report.targets import Target, read_targets
+
+SHARE = "share"
+REFERENCES = (
+    "The first rows are lines of reference, trained in one place on the same split and measured "
+    "under the same protocol: closed forms, and models by one client that holds all users. The "
+    "column `share` is HR@10 over that of the closed form that is best on validation, and over "
+    "that of the row's own model trained so."
+)
 
 
 def results(
@@ -50,23 +69,34 @@ def results(
     Raises:
         ValueError: a target is malformed, or two match the same runs.
     """
-    out, groups = Path(out), group(find_runs(folders))
+    out, found = Path(out), group(find_runs(folders))
+    groups = [each for each in found if not is_reference(each, found)] or found
+    lines = lines_of(found, groups) if groups is not found else []
+    compared = any(is_reference(each, found) for each in found)
     wanted = [] if targets is None else read_targets(targets)
-    mine = {id(each): _target(each, wanted, targets) for each in groups}
+    trained = [each for each in found if not is_closed(each)] or found
+    mine = {id(each): _target(each, wanted, targets) for each in trained}
     goals = (metric for target in wanted for metric in target.goals if metric != KIB_UP)
     shown = tuple(dict.fromkeys([*shown_metrics(groups, RANKING), *goals]))
-    columns = [*header(shown), *(["target", "source", "verdict"] if wanted else [])]
-    rows = [
-        [*row(each, shown), *(_verdicts(each, mine[id(each)]) if wanted else [])] for each in groups
-    ]
+    held = ["target", "source", "verdict"] if wanted else []
+    columns = [*header(shown), *([SHARE] if compared else []), *held]
+    verdicts = lambda each: _verdicts(each, mine[id(each)]) if wanted else []
+    rows = []
+    for line in lines:
+        told = [""] * len(held) if is_closed(line.group) else verdicts(line.group)
+        rows.append([*_line(line, shown), share_of_line(line, lines), *told])
+    for each in groups:
+        compare = [share(each, found)] if compared else []
+        rows.append([*row(each, shown), *compare, *verdicts(each)])
     for target in wanted:
         if target not in mine.values():
             match = {**dict.fromkeys(FIELDS, ""), **target.match}
             model = " / ".join(filter(None, (match["model"], match["strategy"])))
             known = [match["name"], match["data"], model, match["negatives"], match["evaluation"]]
-            blank = [""] * (len(header(shown)) - len(known))
+            blank = [""] * (len(columns) - len(known) - len(held))
             rows.append([*known, *blank, _goals(target), target.source, "not run"])
-    text = [*provenance(groups), grid(columns, rows) + repeats(groups), *_notes(groups, mine)]
+    text = [*provenance(found), *([REFERENCES, ""] if lines else [])]
+    text += [grid(columns, rows) + repeats(found), *_notes(trained, mine)]
     drawn, below = [], "###" if section else "##"
     for (data, evaluation), members in sets_of(groups).items():
         # Under other negatives other quality is reached: no axis for both. Without a goal for bytes
@@ -87,8 +117,11 @@ def results(
             text += [f"![quality against bytes]({path.relative_to(out.parent).as_posix()})", ""]
     for (data, evaluation), members in sets_of(groups).items():
         if has_reference(members):
-            text += [f"{below} Rounds to target: {data}, {evaluation}", "", *convergence(members)]
-    text += [f"{below} Settings", "", *_settings(groups)]
+            text += [f"{below} Rounds to target: {data}, {evaluation}", ""]
+            text += convergence(members, lines_of(found, members), found)
+    fitted = {id(line.group): line.group for line in lines}
+    text += [f"{below} Settings", "", *_settings(groups, above=len(lines))]
+    text += _settings(fitted.values(), "Reference")
     if section:
         page = with_section(out, section, text)
     else:
@@ -106,20 +139,29 @@ def _notes(groups: Sequence[Group], mine: Mapping[int, Target | None]) -> list[s
     return [line for note, names in text.items() for line in (f"{', '.join(names)}: {note}", "")]
 
 
-def _settings(groups: Sequence[Group]) -> list[str]:
-    """Each row's configuration: whole, or what differs from the first row on the same data."""
+def _line(line: Line, shown: Sequence[str]) -> list[str]:
+    """The cells of a reference; closed forms depend on no policy of negatives."""
+    known = dict(zip(header(shown), row(line.group, shown), strict=True))
+    known |= {title(metric): spread(line.best(metric)) for metric in shown}
+    known |= {"negatives": ""} if is_closed(line.group) else {}
+    return list((known | {"evaluation": line.protocol}).values())
+
+
+def _settings(groups: Iterable[Group], called: str = "Row", above: int = 0) -> list[str]:
+    """Each row's configuration: whole, or what differs from the first row on the same data. The
+    first stands below `above` other rows."""
     text, first = [], {}
-    for place, each in enumerate(groups, start=1):
+    for place, each in enumerate(groups, start=1 + above):
         setting, data = each.runs[0].setting(), each.field("data")
         like, base = first.setdefault(data, (place, setting))
-        said = "" if like == place else f": as row {like}, but"
+        said = "" if like == place else f": as {called.lower()} {like}, but"
         if said:
             old, new = _flat(base), _flat(setting)
             setting = {key: value for key, value in new.items() if old.get(key, base) != value}
             setting |= {key: "absent" for key in old if key not in new}
         written = yaml.safe_dump(setting, sort_keys=False).rstrip()
         name = ", ".join(each.field(key) for key in ("name", "data", "negatives"))
-        text += [f"<details><summary>Row {place}: {name}{said}</summary>", ""]
+        text += [f"<details><summary>{called} {place}: {name}{said}</summary>", ""]
         text += ["```yaml", written, "```", "", "</details>", ""]
     return text
 

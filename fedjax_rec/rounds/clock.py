@@ -45,7 +45,7 @@ def lognormal_clock(
     latency: float = 0.1,
     spread: float = 1.0,
     bandwidth_spread: float = 1.0,
-    jitter: float = 0.0,
+    jitter: float | None = None,
     epochs: float = 1.0,
     seed: int = 0,
 ) -> Clock:
@@ -53,7 +53,7 @@ def lognormal_clock(
 
     speed: median examples a second. downlink, uplink: median bytes a second. latency: seconds a
     round. spread, bandwidth_spread: standard deviations of the logarithm; at 1 one client in six is
-    slower than the median by e. jitter: likewise, of all seconds of a client, anew each round.
+    slower than the median by e. jitter: likewise, of all seconds of a client, anew each round; None for none.
     epochs: how often a client goes over its examples. seed: which clients are slow, whatever the
     key of the run.
     Raises ValueError unless speed, bandwidths and epochs are positive and the others at least 0.
@@ -62,7 +62,7 @@ def lognormal_clock(
     for name, value in check.items():
         positive("lognormal_clock", name, value)
     check = {"latency": latency, "spread": spread, "bandwidth_spread": bandwidth_spread}
-    for name, value in {**check, "jitter": jitter}.items():
+    for name, value in {**check, "jitter": 0 if jitter is None else jitter}.items():
         at_least("lognormal_clock", name, value, 0)
 
     def devices(ids):
@@ -81,7 +81,7 @@ def traced_clock(
     downlink: Sequence[float] | float,
     uplink: Sequence[float] | float,
     latency: Sequence[float] | float = 0.0,
-    jitter: float = 0.0,
+    jitter: float | None = None,
     epochs: float = 1.0,
 ) -> Clock:
     """A clock of measured devices: examples a second, bytes a second and seconds, float[N] each,
@@ -92,7 +92,8 @@ def traced_clock(
     negative, or the lists are not of one length.
     """
     positive("traced_clock", "epochs", epochs)
-    at_least("traced_clock", "jitter", jitter, 0)
+    if jitter is not None:
+        at_least("traced_clock", "jitter", jitter, 0)
     traces, lengths = {}, {}
     for name, given in (
         ("speed", speed), ("downlink", downlink), ("uplink", uplink), ("latency", latency),
@@ -116,13 +117,13 @@ def traced_clock(
     return Clock(_counted(devices, epochs, jitter), clients)
 
 
-def _counted(devices: Callable, epochs: float, jitter: float) -> Callable:
+def _counted(devices: Callable, epochs: float, jitter: float | None) -> Callable:
     def seconds(key, ids, examples, bytes_down, bytes_up):
         speed, downlink, uplink, latency = devices(ids)
         took = epochs * jnp.asarray(examples, jnp.float32) / speed + latency
         took = took + jnp.asarray(bytes_down, jnp.float32) / downlink
         took = took + jnp.asarray(bytes_up, jnp.float32) / uplink
-        if jitter:
+        if jitter is not None:
             own = keys.for_client(key, ids)
             took = took * jnp.exp(jitter * jax.vmap(jax.random.normal)(own))
         return took.astype(jnp.float32)

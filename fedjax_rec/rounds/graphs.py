@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..check import fraction
+from ..check import fraction, static
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ def torus() -> Graph:
 def erdos_renyi(probability: float, seed: int = 0) -> Graph:
     """Every pair of clients is joined with this probability. Above ln(N) / N it is likely that all
     are connected. Raises ValueError outside 0 <= probability <= 1."""
+    static("erdos_renyi", "probability", probability)
     fraction("erdos_renyi", "probability", probability)
 
     def mixing(n):

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..check import at_least, fraction
+from ..check import at_least, fraction, static
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,9 @@ def poisson(rate: float, largest: int | None = None) -> Cohorts:
     exceeds with probability under 1e-9. Clients beyond it, chosen uniformly, are left out.
     """
     fraction("poisson", "rate", rate)
-    if largest is not None:
+    if largest is None:
+        static("poisson", "rate", rate)
+    else:
         at_least("poisson", "largest", largest, 1)
 
     def size(n):

@@ -14,7 +14,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from ..check import at_least, positive
+from ..check import at_least, below, fraction, positive
 from ..compress.remembered import nodes, values_of, with_values
 from ..compress.sketch import coordinates, estimate, hash_words, sketch
 from ..data import Batches
@@ -49,10 +49,8 @@ def fetch_sgd(
     for name, value in (("keep", keep), ("rows", rows), ("columns", columns)):
         at_least("fetch_sgd", name, value, 1)
     positive("fetch_sgd", "learning_rate", learning_rate)
-    if not 0 <= momentum < 1:
-        raise ValueError(
-            f"fetch_sgd(momentum={momentum}) grows without end; use 0 <= momentum < 1."
-        )
+    fraction("fetch_sgd", "momentum", momentum)
+    below("fetch_sgd", "momentum", momentum, 1)
     server = unsketching(rows, columns, seed, keep, momentum, learning_rate)
     uplink = sketching(rows, columns, seed)
     return fedavg(model, examples, probe, uplink=uplink, server=server, **kwargs)

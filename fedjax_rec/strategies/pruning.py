@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import keys, rows, trees, wire
-from ..check import at_least
+from ..check import at_least, static
 from ..clients import Local, local_training, sgd
 from ..compress.mask import columns, masked
 from ..data import Batches
@@ -146,6 +146,7 @@ def pruning(server: Server | Transform, fraction: float = 0.3, every: int = 10) 
     `prune_fl` bills the mask that clients get; another assembly hands it out free.
     Raises ValueError outside 0 < fraction <= 1 and for every < 2, and where the model has no mask.
     """
+    static("pruning", "fraction", fraction)
     if not 0 < fraction <= 1:
         raise ValueError(f"pruning(fraction={fraction}) keeps nothing; use 0 < fraction <= 1.")
     at_least("pruning", "every", every, 2)
@@ -209,6 +210,7 @@ def submodel(client: Client, fraction: float) -> Client:
     The submodel takes the place of the model's mask: not to be used with `strategies.pruning`.
     Raises ValueError outside 0 < fraction <= 1, and where the model has no mask.
     """
+    static("submodel", "fraction", fraction)
     if not 0 < fraction <= 1:
         raise ValueError(f"submodel(fraction={fraction}) trains nothing; use 0 < fraction <= 1.")
 

@@ -33,7 +33,7 @@ import numpy as np
 import optax
 
 from .. import keys, rows, trees, wire
-from ..check import at_least, fraction, one_of
+from ..check import at_least, fraction, is_traced, one_of, static
 from ..clients import Local, local_training
 from ..data import Batches
 from ..rounds.cohort import (
@@ -105,10 +105,14 @@ def ptf_fedrec(
     """
     where = "ptf_fedrec"
     serving: Model = server_model or model
-    for name, value in (("swap", swap), ("confident", confident), ("beta", max(beta))):
+    for name, value in (("swap", swap), ("confident", confident), ("beta", beta[1])):
         fraction(where, name, value)
+    # What sets the room for pairs and for items is known before anything is traced.
+    static(where, "swap", swap)
+    static(where, "confident", confident)
     for name, (low, high) in (("beta", beta), ("gamma", gamma)):
-        if not 0 <= low <= high:
+        at_least(where, name, low, 0)
+        if not is_traced(low) and not is_traced(high) and low > high:
             raise ValueError(f"{where}({name}={low, high}) bounds nothing; give 0 <= low <= high.")
     one_of(where, "scored_by", scored_by, ("client", "server"))
     at_least(where, "sent", sent, 1)

@@ -16,7 +16,7 @@ import numpy as np
 from fedjax_rec import keys, rows
 from fedjax_rec.data.batches import Batches
 from fedjax_rec.trees import Frozen
-from fedjax_rec.types import Model, Ranking, record
+from fedjax_rec.types import Model, Now, Ranking, record
 
 KEY = jax.random.key(2)
 ITEMS = np.int32([3, 1, 3, 2, 4, 0, 2])
@@ -132,9 +132,10 @@ def compiled(client):
     return jax.jit(client.update, compiler_options=options)
 
 
-def updated(client, shared, private, data=None, key=KEY):
+def updated(client, shared, private, data=None, key=KEY, round=0):
     """(private, upload) of a compiled update, compiled once for each client."""
-    return compiled(client)(key, private, shared, listed() if data is None else data)
+    now = Now(jnp.int32(round), shared, jnp.int32(0))
+    return compiled(client)(key, private, shared, listed() if data is None else data, now)
 
 
 def same(a, b) -> None:

@@ -19,10 +19,11 @@ from alone import (
     step,
     updated,
 )
-from fedjax_rec.clients.apfl import apfl
 
 from fedjax_rec import clients
 from fedjax_rec.clients.batches import Passes
+from fedjax_rec.strategies.apfl import apfl_client as apfl
+from fedjax_rec.strategies.apfl import own as served
 
 RATE, ALPHA_RATE = 0.1, 0.02
 PASSES = Passes(epochs=2, batch_size=3)
@@ -54,7 +55,7 @@ def own(private):
 
 @pytest.mark.parametrize(
     ("items", "rate"),
-    [pytest.param(30, 0.0, marks=pytest.mark.slow), (5, ALPHA_RATE)],
+    [pytest.param(30, None, marks=pytest.mark.slow), (5, ALPHA_RATE)],
     ids=["compact", "whole"],
 )
 def test_two_rounds_are_those_of_the_algorithm(items, rate):
@@ -63,24 +64,24 @@ def test_two_rounds_are_those_of_the_algorithm(items, rate):
     shared = model.init(KEY)[0]
     private = client.init(KEY, jnp.int32(0))
     np.testing.assert_allclose(
-        client.score(shared, private, slice(None)),
+        served(model, 0.3).score(shared, private, slice(None)),
         model.score(shared, private["model"], slice(None)),
         rtol=1e-5,
     )
     w, alpha = numbers(shared, private["model"]), 0.3
-    v, w, alpha, _ = reference(w, w, alpha, rate)
+    v, w, alpha, _ = reference(w, w, alpha, rate or 0.0)
     first, upload = updated(client, shared, private)
     agree(changed(upload, shared, first["model"]), w)
     agree(own(first), v)
 
     later = {**shared, "bias": jnp.float32(0.4)}
     later["item"] = replace(shared["item"], values=0.5 * shared["item"].values + 0.1)
-    v, w, alpha, loss = reference(v, numbers(later, first["model"]), alpha, rate)
+    v, w, alpha, loss = reference(v, numbers(later, first["model"]), alpha, rate or 0.0)
     second, upload = updated(client, later, first)
     agree(changed(upload, later, second["model"]), w)
     agree(own(second), v)
     np.testing.assert_allclose(second["alpha"], alpha, rtol=1e-4)
-    assert (abs(alpha - 0.3) > 1e-3) == (rate > 0)
+    assert (abs(alpha - 0.3) > 1e-3) == (rate is not None)
     np.testing.assert_allclose(upload.metrics["loss"], loss, rtol=1e-4)
     np.testing.assert_allclose(upload.metrics["alpha"], alpha, rtol=1e-4)
 
@@ -89,7 +90,7 @@ def test_two_rounds_are_those_of_the_algorithm(items, rate):
     np.testing.assert_allclose(upload.metrics["all"], scores, rtol=1e-3, atol=1e-5)
     u = mixed(alpha, v, {**numbers(later, second["model"])})
     scores = u["q"] @ u["p"] + u["b"] + 0.25
-    found = client.score(later, second, slice(None))
+    found = served(model, 0.3).score(later, second, slice(None))
     np.testing.assert_allclose(found, scores, rtol=1e-3, atol=1e-5)
     nothing_changes(client, shared)
 

@@ -19,10 +19,11 @@ from alone import (
     step,
     updated,
 )
-from fedjax_rec.clients.ditto import ditto
 
 from fedjax_rec import clients
 from fedjax_rec.clients.batches import Passes
+from fedjax_rec.strategies.ditto import ditto_client as ditto
+from fedjax_rec.strategies.ditto import own
 
 RATE, LAM = 0.1, 0.7
 PASSES = Passes(epochs=2, batch_size=3)
@@ -54,7 +55,7 @@ def test_two_rounds_are_those_of_the_algorithm(items):
     private = client.init(KEY, jnp.int32(0))
     user = private["model"]
     np.testing.assert_allclose(
-        client.score(shared, private, slice(None)), model.score(shared, user, slice(None))
+        own(model).score(shared, private, slice(None)), model.score(shared, user, slice(None))
     )
     first, upload = updated(client, shared, private)
     w = numbers(shared, user)
@@ -73,18 +74,29 @@ def test_two_rounds_are_those_of_the_algorithm(items):
     scores = v["q"] @ v["p"] + v["b"] + 0.25
     np.testing.assert_allclose(upload.metrics["all"], scores, rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(
-        client.score(later, second, slice(None)), scores, rtol=1e-3, atol=1e-5
+        own(model).score(later, second, slice(None)), scores, rtol=1e-3, atol=1e-5
     )
     nothing_changes(client, shared)
 
 
+@pytest.mark.slow
 def test_the_round_is_passed_on_to_both_optimizers():
     model = factorization(5)
-    moving, still = clients.subspace(clients.sgd(RATE), 1), clients.sgd(RATE)
+    moving = clients.scheduled(clients.sgd, lambda round: RATE / (1 + round))
+    still = clients.sgd(RATE)
     shared = model.init(KEY)[0]
-    assert ditto(model, EXAMPLES, still).at is None
-    for client in (ditto(model, EXAMPLES, moving), ditto(model, EXAMPLES, still, 0.1, moving)):
-        assert client.at is not None and client.at(jnp.int32(1), shared).score is not None
+    for client, moves in (
+        (ditto(model, EXAMPLES, moving, 0.1, still), "upload"),
+        (ditto(model, EXAMPLES, still, 0.1, moving), "own"),
+    ):
+        private = client.init(KEY, jnp.int32(0))
+        both = [updated(client, shared, private, round=r) for r in (0, 3)]
+        found = {
+            "upload": [np.asarray(upload.update["bias"]) for _, upload in both],
+            "own": [np.asarray(kept["own"]["shared"]["bias"]) for kept, _ in both],
+        }
+        for name, (first, later) in found.items():
+            assert (first != later) == (name == moves)
 
 
 def test_bad_arguments_are_named():

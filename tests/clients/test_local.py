@@ -58,7 +58,7 @@ def trained(model, optimizer, data=DATA, private=None, **kwargs):
     shared, fresh = model.init(KEY)
     private = fresh if private is None else private
     client = clients.local_training(model, EXAMPLES, optimizer, **kwargs)
-    after, upload = jax.jit(client.update)(KEY, private, shared, data)
+    after, upload = jax.jit(client.update)(KEY, private, shared, data, FIRST)
     return shared, private, after, upload
 
 
@@ -216,7 +216,7 @@ def short_client(model, optimizer, length):
     out = []
     for longest in (max(length, 1), 7):
         data = replace(short, longest=jnp.int32(longest))
-        after, upload = update(KEY, private, shared, data)
+        after, upload = update(KEY, private, shared, data, FIRST)
         change = rows.to_dense(upload.update["item"].delta())
         out.append((after["user"], change, upload.metrics["loss"], upload.weight))
     return private["user"], *out

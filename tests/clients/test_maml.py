@@ -17,10 +17,10 @@ from alone import (
     step,
     updated,
 )
-from fedjax_rec.clients.maml import maml, share_of
 
 from fedjax_rec import clients
 from fedjax_rec.clients.batches import Passes
+from fedjax_rec.strategies.per_fedavg import maml, share_of
 
 ALPHA, BETA, DELTA = 0.2, 0.05, 0.05
 PASSES = Passes(epochs=2, batch_size=7)

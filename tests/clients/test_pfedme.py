@@ -14,10 +14,10 @@ from alone import (
     order,
     updated,
 )
-from fedjax_rec.clients.pfedme import pfedme
 
 from fedjax_rec import clients
 from fedjax_rec.clients.batches import Passes
+from fedjax_rec.strategies.pfedme import pfedme_client as pfedme
 
 ETA, PERSONAL, LAM, K = 0.05, 0.1, 2.0, 4
 PASSES = Passes(epochs=2, batch_size=3)

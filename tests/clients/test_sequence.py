@@ -21,11 +21,11 @@ from alone import (
     step,
     updated,
 )
-from fedjax_rec.clients.sequence import anew, downloads, fine_tuned, in_sequence
 
 from fedjax_rec import clients, keys, rows, wire
 from fedjax_rec.rows import RowsUpdate
-from fedjax_rec.types import Packet, Upload
+from fedjax_rec.strategies.reconstruction import anew, downloads, fine_tuned, in_sequence
+from fedjax_rec.types import Client, Now, Packet, Upload
 
 HEAD, BODY = 0.2, 0.1
 
@@ -92,7 +92,7 @@ def test_private_parameters_start_again_in_every_round():
     @jax.jit
     def left(private, round, id, length):
         data = replace(listed(), id=id, length=length)
-        return client.at(round, shared).update(KEY, private, shared, data)[0]
+        return client.update(KEY, private, shared, data, Now(round, shared))[0]
 
     found = left(private, 3, 0, 7)
     same(left(worn, 3, 0, 7), found)
@@ -129,15 +129,21 @@ def test_down_come_the_rows_that_any_touches(layouts):
     assert int(downloads(shared, told)) == int(downloads(shared, uploads[:1])) + 1000
 
 
-def test_the_last_one_scores_and_the_round_is_passed_on():
-    model = factorization(5)
-    inner = replace(training(model, clients.sgd(BODY)), score=lambda *args: "mine")
-    assert in_sequence([training(model, clients.sgd(BODY)), inner]).score() == "mine"
-    assert in_sequence([inner]).at is None
-    moving = training(model, clients.subspace(clients.sgd(BODY), 1))
-    shared = model.init(KEY)[0]
-    assert in_sequence([moving, inner]).at(jnp.int32(4), shared).score() == "mine"
-    assert fine_tuned(inner, moving).at(jnp.int32(4), shared).score() == "mine"
+def test_all_of_a_row_know_the_round():
+    seen = []
+
+    def telling(name):
+        def update(key, private, shared, data, now):
+            seen.append((name, int(now.round)))
+            return private, Upload({"w": jnp.ones(2)}, jnp.float32(1), {"loss": jnp.float32(0)})
+
+        return Client(lambda key, client: (), update)
+
+    a, b = telling("a"), telling("b")
+    shared = {"w": jnp.ones(2)}
+    for made in (in_sequence([a, b]), fine_tuned(a, b)):
+        made.update(KEY, (), shared, None, Now(jnp.int32(4), shared))
+    assert seen == [("a", 4), ("b", 4)] * 2
 
 
 def test_what_does_not_fit_is_named():

@@ -4,13 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fedjax_rec.clients.submodel import _drawn, submodel
+from rounds import FIRST
 
 from fedjax_rec import models
 from fedjax_rec.models.prunable import prunable
 from fedjax_rec.rows import Table
+from fedjax_rec.strategies.pruning import _drawn, submodel
 from fedjax_rec.trees import Frozen
-from fedjax_rec.types import Client, Upload
+from fedjax_rec.types import Client, Now, Upload
 
 KEY = jax.random.key(2)
 SHAPES = {
@@ -26,17 +27,17 @@ MASK = {path: jnp.ones(shape, bool) for path, shape in SHAPES.items()}
 SHARED = {"model": {"item": Table(jnp.ones((30, 8)))}, "mask": Frozen(MASK)}
 
 
-def looking(at=None) -> Client:
+def looking() -> Client:
     """A client whose upload is the mask that it was given."""
 
-    def update(key, private, shared, data):
+    def update(key, private, shared, data, now):
         return private, Upload(shared["mask"].value, jnp.float32(1), {"key": key})
 
-    return Client(lambda key, client: (), update, at)
+    return Client(lambda key, client: (), update)
 
 
 def drawn(fraction, key=KEY):
-    return submodel(looking(), fraction).update(key, (), SHARED, None)[1].update
+    return submodel(looking(), fraction).update(key, (), SHARED, None, FIRST)[1].update
 
 
 @pytest.mark.parametrize(("fraction", "kept"), [(0.3, 3), (0.01, 1), (0.55, 6), (1.0, 10)])
@@ -75,7 +76,7 @@ def test_matrices_draw_for_themselves_and_keys_decide():
 
 
 def test_the_client_draws_from_another_key_than_it_trains_with():
-    _, upload = submodel(looking(), 0.5).update(KEY, (), SHARED, None)
+    _, upload = submodel(looking(), 0.5).update(KEY, (), SHARED, None, FIRST)
     assert not (jax.random.key_data(upload.metrics["key"]) == jax.random.key_data(KEY)).all()
 
 
@@ -86,13 +87,13 @@ def test_a_unit_that_was_left_out_is_silent():
     items = jnp.arange(9)
     batch = {"items": items, "labels": items % 2.0, "mask": jnp.ones(9)}
 
-    def update(key, private, shared, data):
+    def update(key, private, shared, data, now):
         loss = lambda inner: model.loss({**shared, "model": inner}, private, batch, key)
         change = jax.grad(loss)(shared["model"])
         return private, Upload(change, jnp.float32(1), shared["mask"].value)
 
     client = submodel(Client(lambda key, client: private, update), 0.5)
-    upload = jax.jit(lambda key: client.update(key, private, shared, None)[1])(KEY)
+    upload = jax.jit(lambda key: client.update(key, private, shared, None, Now(0, shared))[1])(KEY)
     half = upload.update["halves"]["0"]
     layers = half["features"]["layers"]
     on = np.asarray(upload.metrics["model/halves/0/features/layers/0/kernel"]) > 0
@@ -105,13 +106,9 @@ def test_a_unit_that_was_left_out_is_silent():
     assert on.sum() == 2 and not item[:, ~on].any() and item[:, on].any()
 
 
-def test_a_client_of_the_round_stays_one():
-    def at(round, shared):
-        return Client(lambda key, client: (), lambda *a: (round, looking().update(*a)[1]))
-
-    client = submodel(looking(at), 0.5)
-    assert client.at is not None and submodel(looking(), 0.5).at is None
-    private, upload = client.at(7, SHARED).update(KEY, (), SHARED, None)
+def test_the_inner_client_knows_the_round():
+    inner = Client(lambda key, client: (), lambda *a: (a[-1].round, looking().update(*a)[1]))
+    private, upload = submodel(inner, 0.5).update(KEY, (), SHARED, None, Now(7, SHARED))
     assert private == 7 and (np.asarray(upload.update["model/item"]) > 0).sum() == 4
 
 
@@ -123,4 +120,4 @@ def test_fractions_outside_are_refused(fraction):
 
 def test_a_model_without_a_mask_is_refused():
     with pytest.raises(ValueError, match=r"make it with models.prunable\(model\)"):
-        submodel(looking(), 0.5).update(KEY, (), {"item": 1}, None)
+        submodel(looking(), 0.5).update(KEY, (), {"item": 1}, None, FIRST)

@@ -49,7 +49,7 @@ def my_strategy(
     model, examples, probe=None, *, rate: float = 0.1, uplink: Compressor | None = None
 ) -> Strategy:
     client = clients.local_training(model, examples, clients.sgd(rate), probe=probe, batch_size=16)
-    return strategies.federated(client, lambda key: model.init(key)[0], uplink)
+    return strategies.federated(client, model, uplink)
 
 
 def my_uplink(step: float = 0.5) -> Compressor:

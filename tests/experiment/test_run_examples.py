@@ -127,7 +127,7 @@ def test_parts_made_for_interactions_are_refused(read, changes, complaint):
         run.prepare(read(changes))
 
 
-def test_a_strategy_of_several_models_predicts_by_that_of_the_client(read):
+def test_a_strategy_of_of_clusters_predicts_by_that_of_the_client(read):
     """Clients that have trained stand in a cluster each, whose model predicts their examples."""
     made = run.prepare(read({"strategy": CLUSTERS}))
     key, store = jax.random.key(0), made.dataset.store

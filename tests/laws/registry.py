@@ -133,6 +133,7 @@ MODELS = {
         lambda n, m: models.fedmf(n, m, width=8, objective=models.squared_error()),
         "ratings()",
     ),
+    "item_scores()": (lambda n, m: models.item_scores(n), "pointwise(4)"),
     "gmf()": (lambda n, m: models.gmf(n, m, width=8), "pointwise(4)"),
     "mlp()": (lambda n, m: models.mlp(n, m, width=8, layers=(8, 4)), "pointwise(4)"),
     "neumf()": (lambda n, m: models.neumf(n, m, width=8, layers=(8, 4)), "pointwise(4)"),
@@ -252,6 +253,15 @@ MODELS = {
         ),
         "examples()",
     ),
+}
+
+# Models that only a fit fills, and the fits; see tests/models/test_central.py.
+FITTED = {"item_weights()": lambda n, m: models.item_weights(n, m)}
+FITS = {
+    "popularity()": lambda: models.popularity(),
+    "item_knn(5)": lambda: models.item_knn(5, 2.0),
+    "ease(10)": lambda: models.ease(10.0),
+    "ials()": lambda: models.ials(),
 }
 
 # Batches of labelled examples, as `worlds.clicks` holds them.

@@ -47,7 +47,7 @@ def rate(value: float = 1.0):
 
 
 def assembled(model, examples, **parts) -> Strategy:
-    client, start = client_of(model, examples), lambda key: model.init(key)[0]
+    client, start = client_of(model, examples), model
     return strategies.federated(client, start, clients_per_chunk=4, **parts)
 
 
@@ -122,9 +122,7 @@ STRATEGIES = {
         model=prunable,
         takes=("aggregator",),
     ),
-    "power_sgd(2)": Recipe(
-        lambda m, e: strategies.power_sgd(client_of(m, e), lambda key: m.init(key)[0], 2), takes=()
-    ),
+    "power_sgd(2)": Recipe(lambda m, e: strategies.power_sgd(client_of(m, e), m, 2), takes=()),
     "fetch_sgd()": Recipe(
         lambda m, e: strategies.fetch_sgd(
             m, e, optimizer=rate(), keep=150, columns=100, momentum=0.5, learning_rate=0.2, **SMALL
@@ -133,7 +131,7 @@ STRATEGIES = {
     ),
     "decentralized(cycle)": Recipe(
         lambda m, e: strategies.decentralized(
-            client_of(m, e), lambda key: m.init(key)[0], strategies.cycle(), clients_per_chunk=4
+            client_of(m, e), m, strategies.cycle(), clients_per_chunk=4
         ),
         takes=(),
     ),
@@ -160,7 +158,7 @@ STRATEGIES = {
     "asynchronous(constant clock)": Recipe(
         lambda m, e, **parts: strategies.asynchronous(
             client_of(m, e),
-            lambda key: m.init(key)[0],
+            m,
             strategies.lognormal_clock(),
             USERS,
             clients_per_chunk=4,
@@ -204,6 +202,10 @@ STRATEGIES = {
         ),
         takes=(),
     ),
+    # no federation
+    "central(ials)": Recipe(
+        lambda m, e: strategies.central(m, e, fit=models.ials(0.1, 0.01)), takes=()
+    ),
     # personal
     "fedper()": plain(strategies.fedper),
     "fedrep()": Recipe(
@@ -230,7 +232,7 @@ STRATEGIES = {
     "graph_guided(cosine_similarity)": Recipe(
         lambda m, e, **parts: strategies.graph_guided(
             client_of(models.guided(m, 0.1), e),
-            lambda key: m.init(key)[0],
+            m,
             strategies.cosine_similarity(),
             clients_per_chunk=4,
             **parts,

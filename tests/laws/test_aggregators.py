@@ -1,10 +1,13 @@
 """Laws of every aggregator: a NumPy loop, order, padding, chunks; and what servers do with it."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from registry import AGGREGATORS, SERVERS
+from rounds import now
 from worlds import close
 
 from fedjax_rec import rows
@@ -17,6 +20,8 @@ STEPS = np.float32([2, 1, 5, 1, 3, 4])
 NAMES = pytest.mark.parametrize("name", AGGREGATORS)
 LAYOUTS = pytest.mark.parametrize("layout", ["origin", "delta", "ids"])
 ORIGIN = jnp.float32(np.random.default_rng(9).normal(size=(ITEMS, WIDTH)))
+
+NOW = now()
 
 
 def uploads(layout: str, garbage: float = 0.0) -> Upload:
@@ -43,8 +48,9 @@ def uploads(layout: str, garbage: float = 0.0) -> Upload:
         origin,
         ITEMS,
     )
-    metrics = {"loss": jnp.zeros(CLIENTS), "steps": jnp.asarray(STEPS)}
-    return Upload({"item": table, "bias": jnp.float32(bias)}, jnp.asarray(WEIGHTS), metrics)
+    update = {"item": table, "bias": jnp.float32(bias)}
+    aux = {"steps": jnp.asarray(STEPS)}
+    return Upload(update, jnp.asarray(WEIGHTS), {"loss": jnp.zeros(CLIENTS)}, aux)
 
 
 def take(upload: Upload, index) -> Upload:
@@ -57,18 +63,19 @@ def take(upload: Upload, index) -> Upload:
     ids = None if item.ids is None else one(item.ids)
     item = RowsUpdate(one(item.values), ids, one(item.live), item.origin, item.size)
     update = {"item": item, "bias": one(upload.update["bias"])}
-    return Upload(update, one(upload.weight), jax.tree.map(one, upload.metrics))
+    metrics, aux = (jax.tree.map(one, x) for x in (upload.metrics, upload.aux))
+    return Upload(update, one(upload.weight), metrics, aux)
 
 
 def finished(aggregator, summary) -> dict:
     """The aggregated update as dense arrays."""
     shared = {"item": Table(ORIGIN), "bias": jnp.zeros(3)}
-    _, update = aggregator.finish(jax.random.key(0), aggregator.init(shared), summary)
+    _, update, _ = aggregator.finish(jax.random.key(0), aggregator.init(shared), summary, NOW)
     return rows.map_tables(rows.to_dense, update)
 
 
 def aggregated(aggregator, upload: Upload) -> dict:
-    return finished(aggregator, aggregator.reduce(upload))
+    return finished(aggregator, aggregator.reduce((), upload, NOW))
 
 
 def looped(name: str, upload: Upload) -> dict:
@@ -82,7 +89,7 @@ def looped(name: str, upload: Upload) -> dict:
     share = counts if name in ("uniform()", "total()") else weight
     row_share, times, effective = counts if by_row else share, np.ones(CLIENTS), 1.0
     if name.startswith("normalized"):
-        steps = np.asarray(upload.metrics["steps"], np.float64)
+        steps = np.asarray(upload.aux["steps"], np.float64)
         # What a gradient of step j moves in the end, with momentum 0.9 or without.
         r = 0.9 if by_row else 0.0
         times = np.array(
@@ -140,7 +147,8 @@ def test_summaries_of_chunks_add(name, layout, chunk):
     if not aggregator.additive:
         return  # its summaries are stacked: see test_rounds
     parts = [
-        aggregator.reduce(take(upload, np.arange(i, i + chunk))) for i in range(0, CLIENTS, chunk)
+        aggregator.reduce((), take(upload, np.arange(i, i + chunk)), NOW)
+        for i in range(0, CLIENTS, chunk)
     ]
     total = parts[0]
     for part in parts[1:]:
@@ -152,7 +160,7 @@ def test_summaries_of_chunks_add(name, layout, chunk):
 @LAYOUTS
 def test_a_round_without_clients_changes_nothing(name, layout):
     upload = uploads(layout)
-    upload = Upload(upload.update, jnp.zeros(CLIENTS), upload.metrics)
+    upload = replace(upload, weight=jnp.zeros(CLIENTS))
     for leaf in jax.tree.leaves(aggregated(AGGREGATORS[name](), upload)):
         np.testing.assert_array_equal(leaf, np.zeros(leaf.shape))
 
@@ -193,8 +201,8 @@ def test_servers_start_from_zero_and_leave_untouched_rows(name, layout):
     server = SERVERS[name]()
     shared = {"item": Table(ORIGIN), "bias": jnp.ones(3)}
     aggregator = AGGREGATORS["mean()"]()
-    summary = aggregator.reduce(uploads(layout))
-    _, update = aggregator.finish(jax.random.key(0), (), summary)
+    summary = aggregator.reduce((), uploads(layout), NOW)
+    _, update, _ = aggregator.finish(jax.random.key(0), (), summary, NOW)
     zero = jax.tree.map(lambda x: x * 0 if x.dtype == jnp.float32 else x, update)
     state, after = server.apply(server.init(shared), shared, zero)
     close(after, shared)
@@ -208,7 +216,8 @@ def test_step_and_optax_sgd_are_the_same():
     shared = {"item": Table(ORIGIN), "bias": jnp.ones(3)}
     for layout in ("origin", "ids"):
         aggregator = AGGREGATORS["mean()"]()
-        _, update = aggregator.finish(jax.random.key(0), (), aggregator.reduce(uploads(layout)))
+        summary = aggregator.reduce((), uploads(layout), NOW)
+        _, update, _ = aggregator.finish(jax.random.key(0), (), summary, NOW)
         a, b = SERVERS["step(1)"](), SERVERS["from_optax(sgd)"]()
         close(
             a.apply(a.init(shared), shared, update)[1], b.apply(b.init(shared), shared, update)[1]

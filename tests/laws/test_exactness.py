@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from rounds import FIRST
 from worlds import KEY, USERS, close, compiled, federated, named, run, world
 
 from fedjax_rec import aggregate, clients, keys, models, rows
@@ -199,7 +200,7 @@ def test_per_row_means_equal_a_loop_over_clients():
     @compiled
     def alone(id, private, mine):
         key = jax.random.split(keys.for_client(stream, id))[0]
-        upload = client.update(key, private, start.shared, mine)[1]
+        upload = client.update(key, private, start.shared, mine, FIRST)[1]
         return upload.update["item"].delta()
 
     total, count = np.zeros((data.num_items, 8)), np.zeros(data.num_items)

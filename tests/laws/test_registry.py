@@ -11,7 +11,7 @@ from strategies_registry import STRATEGIES
 from fedjax_rec import aggregate, clients, compress, data, models, strategies
 from fedjax_rec.clients import Local
 from fedjax_rec.data import Batches
-from fedjax_rec.models import ItemLoss
+from fedjax_rec.models import Fit, ItemLoss
 from fedjax_rec.strategies import adapters
 from fedjax_rec.types import Aggregator, Compressor, Model, Server, Strategy
 
@@ -20,7 +20,8 @@ ROOMS = [
     ((aggregate, adapters), Aggregator, registry.AGGREGATORS),
     ((strategies,), Server, registry.SERVERS),
     ((clients, adapters), Local, registry.LOCAL),
-    ((models,), Model, registry.MODELS),
+    ((models,), Model, registry.MODELS | registry.FITTED),
+    ((models,), Fit, registry.FITS),
     ((data,), Batches, registry.BATCHES | registry.EXAMPLES),
     ((models,), ItemLoss, registry.ITEM_LOSSES),
 ]

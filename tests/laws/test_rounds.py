@@ -8,7 +8,19 @@ import numpy as np
 import pytest
 from compressors_registry import COMPRESSORS
 from registry import AGGREGATORS, BATCHES, EXAMPLES, LOCAL, MODELS
-from worlds import KEY, USERS, clicks, close, compiled, federated, mean_loss, named, run, same
+from rounds import FIRST, begins
+from worlds import (
+    KEY,
+    USERS,
+    clicks,
+    close,
+    compiled,
+    federated,
+    mean_loss,
+    named,
+    run,
+    same,
+)
 
 from fedjax_rec import clients, keys, models, rows, strategies, wire
 from fedjax_rec.data import batches
@@ -69,7 +81,7 @@ def drawing(layout: str) -> tuple[Client, dict]:
         "base": Frozen(jnp.ones(4)),
     }
 
-    def update(key, private, shared, data):
+    def update(key, private, shared, data, now):
         if layout == "ids":
             local = rows.localize(shared["item"], jax.random.randint(key, (slots,), 0, items + 3))
         else:
@@ -79,7 +91,7 @@ def drawing(layout: str) -> tuple[Client, dict]:
         item = rows.update_of(replace(local, values=local.values + noise), shared["item"])
         change = {"item": item, "bias": jax.random.normal(key, (2,)), "base": Frozen(None)}
         size = data.length.astype(jnp.float32)
-        return private, Upload(change, size, {"steps": jnp.ceil(size / 4)})
+        return private, Upload(change, size, {"loss": size}, {"steps": jnp.ceil(size / 4)})
 
     return Client(lambda key, client: {}, update), shared
 
@@ -94,7 +106,7 @@ def test_chunks_change_nothing_for_any_aggregator(aggregator, layout):
         run(
             strategies.federated(
                 client,
-                lambda key: shared,
+                begins(shared),
                 aggregator=AGGREGATORS[aggregator](),
                 clients_per_chunk=chunk,
             ),
@@ -124,7 +136,7 @@ def test_chunks_and_padding_change_nothing_for_any_compressor(compressor):
         run(
             strategies.federated(
                 client,
-                lambda key: shared,
+                begins(shared),
                 uplink=COMPRESSORS[compressor].make(),
                 clients_per_chunk=chunk,
             ),
@@ -211,7 +223,7 @@ def test_the_same_key_gives_the_same_bits(rounds, name):
 def test_one_trace_for_rounds_of_the_same_shape():
     data = named("compact")
     client, shared = drawing("ids")
-    strategy, traces = strategies.federated(client, lambda key: shared), []
+    strategy, traces = strategies.federated(client, begins(shared)), []
 
     @jax.jit
     def counted(key, state, cohort):
@@ -241,7 +253,7 @@ def test_bytes_up_are_those_of_the_packet(rounds, name):
     for slot, id in enumerate(chosen):
         key = jax.random.split(client_key(0, id))[0]
         private = jax.tree.map(lambda x, id=id: x[id], start.private)
-        _, upload = update(key, private, start.shared, one_client(data, id))
+        _, upload = update(key, private, start.shared, one_client(data, id), FIRST)
         # Up go the rows that it touched, with a list of their ids.
         item = upload.update["item"].delta()
         live = np.flatnonzero(item.live)
@@ -323,7 +335,7 @@ def test_every_local_optimizer_learns(optimizer):
     shared, private = model.init(KEY)
     mine, losses = one_client(data, 16), []
     for t in range(12):
-        private, upload = update(jax.random.fold_in(KEY, t), private, shared, mine)
+        private, upload = update(jax.random.fold_in(KEY, t), private, shared, mine, FIRST)
         change = rows.to_dense(upload.update["item"].delta())
         shared = {"item": replace(shared["item"], values=shared["item"].values + change)}
         losses.append(float(upload.metrics["loss"]))
@@ -333,5 +345,5 @@ def test_every_local_optimizer_learns(optimizer):
 def test_a_cohort_may_be_smaller_than_a_chunk_of_the_default_size():
     data = named("compact")
     client, shared = drawing("ids")
-    _, info = run(strategies.federated(client, lambda key: shared), data, [4])
+    _, info = run(strategies.federated(client, begins(shared)), data, [4])
     assert info.weight.tolist() == [int(data.store.length[4])]

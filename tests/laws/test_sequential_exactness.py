@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from rounds import FIRST
 from worlds import KEY, close, compiled, named, run
 
 from fedjax_rec import clients, keys, models, rows, strategies
@@ -28,7 +29,7 @@ def test_a_client_uploads_the_rows_that_its_example_names(name):
 
     @compiled
     def both():
-        update = client.update(KEY, private, shared, mine)[1].update
+        update = client.update(KEY, private, shared, mine, FIRST)[1].update
         turns = turns_of(kind, passes, KEY, mine)
         batch = turns.draw(0)
         slope = jax.grad(lambda s: model.loss(s, private, batch, turns.key("loss 0", 0)))(shared)

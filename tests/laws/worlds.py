@@ -25,7 +25,9 @@ USERS = 23
 KEY = jax.random.key(7)
 
 
-def world(users: int, items: int, longest: int, clients: int | None = None, seed=0) -> Dataset:
+def world(
+    users: int, items: int, longest: int, clients: int | None = None, seed=0, history=0
+) -> Dataset:
     """Packed: user u has 1 + (7 u mod longest) training interactions, and one for the test."""
     rng = np.random.default_rng(seed)
     count = 2 + 7 * np.arange(users) % longest
@@ -51,7 +53,7 @@ def world(users: int, items: int, longest: int, clients: int | None = None, seed
     partition = None
     if clients is not None:
         partition = Partition((np.arange(users) * 3 % clients).astype(np.int32), clients)
-    return pack(Split(interactions, part), partition, evaluation_negatives=0)
+    return pack(Split(interactions, part), partition, evaluation_negatives=0, history=history)
 
 
 @functools.cache
@@ -80,9 +82,7 @@ def federated(data, model, optimizer=None, kind=None, chunk=4, training=None, **
         optimizer or clients.sgd(0.5),
         **{"batch_size": 16, **(training or {})},
     )
-    return strategies.federated(
-        client, lambda key: model.init(key)[0], clients_per_chunk=chunk, **assembly
-    )
+    return strategies.federated(client, model, clients_per_chunk=chunk, **assembly)
 
 
 def run(strategy: Strategy, data: Dataset, ids=None, rounds=1, state: State | None = None, key=KEY):

@@ -16,7 +16,7 @@ from compiling import fast
 from fedjax_rec import data, rows, simulate
 from fedjax_rec.rows import Table
 from fedjax_rec.trees import Frozen
-from fedjax_rec.types import Client, Cohort, Upload
+from fedjax_rec.types import Client, Cohort, Model, Upload
 
 KEY, USERS, ITEMS, TOUCHED = jax.random.key(3), 15, 30, 6
 OPTIONS = {"xla_backend_optimization_level": 0}
@@ -41,10 +41,13 @@ def start(key=None):
     }
 
 
+MODEL = Model(lambda key, common=None: (start(key), ()), lambda *args: jnp.zeros(()))
+
+
 def pulling(whole: bool = False) -> Client:
     """whole: the local tables are whole tables; else the touched rows."""
 
-    def update(key, private, shared, data):
+    def update(key, private, shared, data, now):
         target, ids = data.id * 0.1, (7 * data.id + jnp.arange(TOUCHED)) % ITEMS
         if whole:
             local = rows.mark(rows.whole(shared["item"]), ids, jnp.ones(TOUCHED))
@@ -89,9 +92,9 @@ def resumes(strategy, store, rounds, cohorts=None):
     the same bits."""
     traces = []
 
-    def counted(key, state, cohort):
+    def counted(key, state, cohort, chunk=None):
         traces.append(1)
-        return strategy.round(key, state, cohort)
+        return strategy.round(key, state, cohort, chunk)
 
     half, last = {"every": rounds // 2}, None
     with fast():

@@ -3,11 +3,12 @@ that follow from it."""
 
 import functools
 from dataclasses import replace
+from functools import partial
 
 import jax
 import numpy as np
 import pytest
-from pulling import OPTIONS, USERS, pulling, start, store
+from pulling import MODEL, OPTIONS, USERS, pulling, store
 
 from fedjax_rec import strategies
 from fedjax_rec.bench import adapters as bench
@@ -15,7 +16,7 @@ from fedjax_rec.models.transformers.bert import BertSizes
 from fedjax_rec.rounds import memory
 from fedjax_rec.rounds import plan as analysis
 from fedjax_rec.rounds.memory import allowed_bytes, bytes_of, memory_budget
-from fedjax_rec.rounds.plan import chunks_chosen, peak_bytes
+from fedjax_rec.rounds.plan import peak_bytes, plan
 from fedjax_rec.types import Cohort
 
 KEY = jax.random.key(0)
@@ -94,19 +95,18 @@ def test_temporaries_grow_by_the_same_with_every_client():
 def test_a_chunk_of_encoders_fits_its_budget():
     found = account(WORLD)
     budget = found.fixed + int(5.5 * found.each)
-    chunks, peak = traced(WORLD.strategy(str(budget)), WORLD.cohort(), WORLD.clients)
-    assert {c.clients for c in chunks} == {5} and chunks[0].each == found.each
+    chunk, peak = traced(WORLD.strategy(str(budget)), WORLD.cohort(), WORLD.clients)
+    assert chunk.clients == 5 and chunk.each == found.each
     assert budget - found.each < peak <= budget
 
 
 def traced(strategy, cohort, clients):
-    """(chunks that were chosen, peak bytes of the round)."""
+    """(the chunk that is planned, peak bytes of the round in such chunks)."""
     state = jax.eval_shape(lambda: strategy.init(KEY, clients))
-    # A function of its own, or jax would not trace it again.
-    call = jax.jit(lambda *inputs: strategy.round(*inputs), donate_argnums=1)
-    with chunks_chosen() as chunks:
-        lowered = call.lower(KEY, state, cohort)
-    return chunks, peak_bytes(lowered.compile(compiler_options=OPTIONS).memory_analysis())
+    chunk = plan(strategy, KEY, state, cohort)
+    call = jax.jit(partial(strategy.round, chunk=chunk.clients), donate_argnums=1)
+    compiled = call.lower(KEY, state, cohort).compile(compiler_options=OPTIONS)
+    return chunk, peak_bytes(compiled.memory_analysis())
 
 
 def counting(monkeypatch) -> list:
@@ -117,28 +117,28 @@ def counting(monkeypatch) -> list:
 
 
 def small(**kwargs):
-    return strategies.federated(pulling(), start, **kwargs), Cohort(np.arange(USERS), store())
+    return strategies.federated(pulling(), MODEL, **kwargs), Cohort(np.arange(USERS), store())
 
 
 def test_small_models_are_not_analysed(monkeypatch):
     monkeypatch.delenv(memory.VARIABLE, raising=False)
     made = counting(monkeypatch)
     for asked in (None, 4):
-        ((chunk, *_), _) = traced(*small(clients_per_chunk=asked), USERS)
+        chunk, _ = traced(*small(clients_per_chunk=asked), USERS)
         assert chunk == analysis.Chunk(asked or USERS)
     assert made == []
 
 
-def test_chunks_follow_from_a_budget_fit_it_and_are_analysed_once(monkeypatch):
+def test_chunks_follow_from_a_budget_and_fit_it(monkeypatch):
     made = counting(monkeypatch)
     strategy, cohort = small()
     with memory_budget("1GiB"):
-        (first, *_), _ = traced(strategy, cohort, USERS)
+        first, _ = traced(strategy, cohort, USERS)
     assert len(made) == 2 and first.clients == USERS and first.each > 0
     budget = first.fixed + 3 * first.each + 1
     with memory_budget(budget):
-        (tight, *_), peak = traced(strategy, cohort, USERS)
-    assert len(made) == 2 and tight.clients == 3
+        tight, peak = traced(strategy, cohort, USERS)
+    assert len(made) == 4 and tight.clients == 3
     assert budget - 2 * first.each < peak < budget + first.each
 
 
@@ -146,7 +146,7 @@ def test_a_large_base_is_analysed_without_being_asked(monkeypatch):
     monkeypatch.delenv(memory.VARIABLE, raising=False)
     made = counting(monkeypatch)
     monkeypatch.setattr(analysis, "LARGE", 16)
-    ((chunk, *_), _) = traced(*small(), USERS)
+    chunk, _ = traced(*small(), USERS)
     assert len(made) == 2 and chunk.each is not None
 
 
@@ -174,4 +174,4 @@ def test_what_is_neither_a_number_nor_a_budget(asked, told):
 def test_a_budget_below_one_client_says_what_one_takes():
     strategy, cohort = small(clients_per_chunk="1KiB")
     with pytest.raises(MemoryError, match=r"'1KiB': a round of one client at a time takes .* MiB"):
-        strategy.round(KEY, strategy.init(KEY, USERS), cohort)
+        plan(strategy, KEY, strategy.init(KEY, USERS), cohort)

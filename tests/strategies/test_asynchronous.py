@@ -6,7 +6,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from pulling import ITEMS, KEY, USERS, change_of, close, pulling, resumes, run, same, start, store
+from pulling import (
+    ITEMS,
+    KEY,
+    MODEL,
+    USERS,
+    change_of,
+    close,
+    pulling,
+    resumes,
+    run,
+    same,
+    start,
+    store,
+)
 
 from fedjax_rec import aggregate, clients, compress, models, simulate, strategies
 from fedjax_rec import data as rooms
@@ -39,10 +52,11 @@ def eventful(kind, whole, held_rows):
     )
 
 
-def made(chunk=2, concurrency=6, clock=CLOCK, whole=False, **kwargs):
-    return asynchronous(
-        pulling(whole), start, clock, concurrency, clients_per_chunk=chunk, **kwargs
-    )
+def made(chunk=2, concurrency=6, clock=CLOCK, whole=False, telling=False, **kwargs):
+    client = pulling(whole)
+    if telling:
+        client = clients.reporting(client, ["steps"])
+    return asynchronous(client, MODEL, clock, concurrency, clients_per_chunk=chunk, **kwargs)
 
 
 def cohorts(rounds: int, size: int, seed=1):
@@ -117,7 +131,7 @@ def test_where_all_take_the_same_time_and_all_are_waited_for_it_is_federated(dat
     drawn = cohorts(4, 5)
     a, told = run(made(concurrency=5, clock=ALIKE, **parts), data, drawn)
     b, infos = run(
-        strategies.federated(pulling(), start, clients_per_chunk=2, **parts), data, drawn
+        strategies.federated(pulling(), MODEL, clients_per_chunk=2, **parts), data, drawn
     )
     close((a.shared, a.private, a.memory), (b.shared, b.private, b.memory))
     close(a.server["optimizer"], b.server["optimizer"])
@@ -160,7 +174,7 @@ def test_who_does_not_start_is_not_touched_and_bytes_are_counted_once(data):
     np.testing.assert_array_equal(state.private, counted)
     assert (counted == 0).any() and (counted > 1).any()
     flying = np.asarray(state.server["flight"]["ids"]) < USERS
-    plain = strategies.federated(pulling(), start)
+    plain = strategies.federated(pulling(), MODEL)
     _, (one,) = run(plain, data, [np.arange(USERS)])
     sent = sum(int(np.asarray(i.bytes_up).sum()) for i in infos)
     waiting = int(np.asarray(state.server["flight"]["bytes"])[flying].sum())
@@ -189,13 +203,16 @@ def test_aggregators_see_what_arrives(data):
 
     def middle():
         zeros = whole_update(start())
-        reduce = lambda uploads: uploads.update["bias"]
-        finish = lambda key, state, seen: (state, {**zeros, "bias": jnp.median(seen[0], axis=0)})
+        reduce = lambda state, uploads, now: uploads.update["bias"]
+
+        def finish(key, state, seen, now):
+            return state, {**zeros, "bias": jnp.median(seen, axis=0)}, None
+
         return Aggregator(lambda shared: (), reduce, finish, additive=False)
 
     state, _ = run(made(3, 3, ALIKE, aggregator=middle()), data, [[2, 4, 14]])
     np.testing.assert_allclose(state.shared["bias"], 1 + (0.4 - 1) / 2, rtol=1e-5)
-    nova = made(2, 3, ALIKE, aggregator=aggregate.normalized())
+    nova = made(2, 3, ALIKE, telling=True, aggregator=aggregate.normalized())
     state, _ = run(nova, data, [[2, 4, 14]])
     # All took one step, so it is the mean by examples.
     n = np.asarray(data.length)[[2, 4, 14]]

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fedjax_rec.strategies.clusters import by_cluster, clustered, of_one_cluster, several_models
 
 from fedjax_rec import aggregate, clients, compress, data, keys, rows, strategies, trees, wire
-from fedjax_rec.types import Cohort, Model, Packet, Ranking, Upload
+from fedjax_rec.strategies.ifca import by_cluster, clustered, of_clusters, of_one_cluster
+from fedjax_rec.types import Cohort, Model, Now, Packet, Ranking, Upload
 
 KEY, USERS, WIDTH, K = jax.random.key(2), 9, 2, 3
 OPTIONS = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
@@ -53,7 +53,7 @@ def world(items, uplink=None, aggregator=None):
     model = factorization(items)
     inner = clients.local_training(model, EXAMPLES, clients.sgd(0.1), 2, batch_size=4, probe=probe)
     strategy = strategies.federated(
-        clustered(inner, model, EXAMPLES, batch_size=4), several_models(model, K), uplink,
+        clustered(inner, model, EXAMPLES, batch_size=4), of_clusters(model, K), uplink,
         by_cluster(aggregator or aggregate.mean(), K), clients_per_chunk=4,
     )  # fmt: skip
     return model, inner, strategy
@@ -102,7 +102,8 @@ def test_a_round_is_a_loop_over_clients(items):
             losses.append(np.mean((found + float(m["bias"]) + 0.1 - batch["labels"]) ** 2))
         j = int(np.argmin(losses))
         assert int(after.private["cluster"][k]) == int(info.metrics["cluster"][slot]) == j
-        kept, upload = update(key, private, whole(models, j), mine)
+        mine_now = Now(jnp.int32(0), whole(models, j))
+        kept, upload = update(key, private, whole(models, j), mine, mine_now)
         np.testing.assert_allclose(after.private["model"]["user"][k], kept["user"], atol=1e-5)
         for name in ("all", "some", "loss"):
             want = upload.metrics[name]
@@ -112,7 +113,8 @@ def test_a_round_is_a_loop_over_clients(items):
         sums[j][1] += weight * float(upload.update["bias"])
         sums[j][2] += weight
         # Up goes one model, down come all three: rows of triple width, under the same ids.
-        assert int(info.bytes_up[slot]) == int(wire.nbytes(Packet(upload.update)))
+        said = {"cluster": jnp.int32(j)}
+        assert int(info.bytes_up[slot]) == int(wire.nbytes(Packet(upload.update, ((), said))))
         live = np.flatnonzero(np.asarray(change.live))
         ids = live if change.ids is None else np.asarray(change.ids)[live]
         wide = np.ones((len(live), K * WIDTH), np.float32)
@@ -144,8 +146,8 @@ def uploads(clusters, weights):
     values = np.random.default_rng(0).normal(size=(len(clusters), 4, 2)).astype(np.float32)
     live = jnp.ones(values.shape[:2], bool)
     item = rows.RowsUpdate(jnp.asarray(values), None, live, None, 4)
-    metrics = {"cluster": jnp.int32(clusters)}
-    return Upload({"item": item}, jnp.float32(weights), metrics), values
+    aux = {"cluster": jnp.int32(clusters)}
+    return Upload({"item": item}, jnp.float32(weights), {}, aux), values
 
 
 @pytest.mark.parametrize("kind", ["mean", "uniform", "per_row"])
@@ -155,7 +157,8 @@ def test_each_cluster_is_aggregated_alone(kind):
     aggregator = by_cluster(getattr(aggregate, kind)(), 3)
     shared = {"clusters": ({"item": rows.Table(jnp.zeros((4, 2)))},) * 3}
     state = aggregator.init(shared)
-    _, update = aggregator.finish(KEY, state, aggregator.reduce(sent))
+    now = Now(jnp.int32(0), shared)
+    _, update, _ = aggregator.finish(KEY, state, aggregator.reduce(state, sent, now), now)
     found = [np.asarray(rows.to_dense(u["item"].delta())) for u in update["clusters"]]
     shares = {0: {0: 3 / 4, 2: 1 / 4}, 1: {}, 2: {1: 1 / 6, 3: 5 / 6}}
     if kind != "mean":
@@ -218,7 +221,7 @@ def test_clients_of_two_kinds_part():
     model = Model(init, loss, Ranking.of(score))
     inner = clients.local_training(model, data.ratings(), clients.sgd(1.0), batch_size=items)
     strategy = strategies.federated(
-        clustered(inner, model, data.ratings(), batch_size=items), several_models(model, 2),
+        clustered(inner, model, data.ratings(), batch_size=items), of_clusters(model, 2),
         None, by_cluster(aggregate.mean(), 2),
     )  # fmt: skip
     state = strategy.init(jax.random.key(1), users)
@@ -236,7 +239,7 @@ def test_clients_of_two_kinds_part():
 
 def test_bad_arguments_are_named():
     for make in (
-        lambda: several_models(factorization(5), 0),
+        lambda: of_clusters(factorization(5), 0),
         lambda: by_cluster(aggregate.mean(), 0),
     ):
         with pytest.raises(ValueError, match=r"clusters=0\) is too small"):

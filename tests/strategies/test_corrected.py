@@ -227,13 +227,13 @@ def test_momentum_and_proximal_amounts_are_sums_of_what_gradients_weigh():
     from fedjax_rec.types import Upload
 
     steps = jnp.float32([1, 2, 5, 0])
-    uploads = Upload({}, jnp.ones(4), {"steps": steps})
+    uploads = Upload({}, jnp.ones(4), {}, {"steps": steps})
     for r in (0.5, 0.9):
         # The gradient of step j moves the model in all later ones: 1 + r + ... + r^(T - 1 - j).
         want = [sum((1 - r ** (t - j)) / (1 - r) for j in range(t)) for t in (1, 2, 5)] + [1]
-        np.testing.assert_allclose(_amount("x", r, 0.0)(uploads), want, rtol=1e-5)
+        np.testing.assert_allclose(_amount("x", r, None)(uploads), want, rtol=1e-5)
     want = [sum(0.9**j for j in range(t)) for t in (1, 2, 5)] + [1]
-    np.testing.assert_allclose(_amount("x", 0.0, 0.1)(uploads), want, rtol=1e-5)
+    np.testing.assert_allclose(_amount("x", None, 0.1)(uploads), want, rtol=1e-5)
 
 
 @pytest.mark.slow

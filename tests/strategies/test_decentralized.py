@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rounds import FIRST, begins
 
 from fedjax_rec import clients, data, keys, models, rows, simulate, strategies, trees, wire
 from fedjax_rec.rounds import memory
@@ -32,7 +33,7 @@ def training(ds, epochs=2):
 
 def swapping(ds, exchange, chunk=4, client=None):
     model, trains = training(ds)
-    init = lambda key: model.init(key)[0]
+    init = model
     return decentralized(client or trains, init, exchange, clients_per_chunk=chunk)
 
 
@@ -65,7 +66,7 @@ def test_a_round_is_a_loop_over_clients(ds):
         taken = ds.store.take(jnp.int32([k]))
         mine = replace(taken, id=taken.id[0], start=taken.start[0], length=taken.length[0])
         key = jax.random.split(jax.random.fold_in(stream, k))[0]
-        private, upload = update(key, private, model, mine)
+        private, upload = update(key, private, model, mine, FIRST)
         change = rows.to_dense(upload.update["item"].delta())
         trained.append(np.asarray(model["item"].values + change))
         np.testing.assert_allclose(after.private["user"][k], private["user"], atol=1e-5)
@@ -125,7 +126,7 @@ def test_bytes_are_the_models_that_were_sent(ds):
 def test_averaging_after_every_round_is_federated_averaging(ds):
     """From the second round on all clients hold the model of the server."""
     model, client = training(ds)
-    init = lambda key: model.init(key)[0]
+    init = model
     a = run(swapping(ds, strategies.average()), ds, 3)[0]
     b = run(strategies.federated(client, init, clients_per_chunk=4), ds, 3)[0]
     np.testing.assert_allclose(a.shared["item"].values, b.shared["item"].values, atol=1e-5)
@@ -136,7 +137,7 @@ def test_averaging_after_every_round_is_federated_averaging(ds):
 def still(shared) -> Client:
     """A client that learns nothing."""
 
-    def update(key, private, shared, data):
+    def update(key, private, shared, data, now):
         return private, Upload(trees.zeros_like(shared), jnp.float32(1.0), {"loss": jnp.zeros(())})
 
     return Client(lambda key, client: (), update)
@@ -150,7 +151,7 @@ def test_gossip_contracts_at_the_rate_of_the_second_eigenvalue(n, graph):
     store = data.pack(data.leave_one_out()(found), evaluation_negatives=0).store
     which = getattr(strategies, graph)()
     shared = {"w": jnp.zeros(6)}
-    strategy = decentralized(still(shared), lambda key: shared, strategies.gossip(which), 4)
+    strategy = decentralized(still(shared), begins(shared), strategies.gossip(which), 4)
     state = strategy.init(KEY, n)
     apart = {"w": jax.random.normal(KEY, (n, 6))}
     state = replace(state, server={"models": apart})

@@ -23,9 +23,7 @@ def world():
 def strategy(data, downlink=None, model=None):
     model = model or models.neumf(data.num_items, width=4, layers=(4,))
     client = clients.local_training(model, batches.pointwise(2), clients.sgd(0.5), batch_size=16)
-    return strategies.federated(
-        client, lambda key: model.init(key)[0], downlink=downlink, clients_per_chunk=4
-    )
+    return strategies.federated(client, model, downlink=downlink, clients_per_chunk=4)
 
 
 def play(strategy, data, cohorts):

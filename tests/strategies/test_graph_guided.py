@@ -53,7 +53,7 @@ def client(layout):
 
 @functools.cache
 def strategy(layout, uplink=None):
-    init = lambda key: model_of(layout).init(key)[0]
+    init = model_of(layout)
     made = graph_guided.graph_guided(client(layout)[0], init, uplink=uplink, clients_per_chunk=4)
     return made, fast(made.round)
 

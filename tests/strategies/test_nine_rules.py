@@ -76,9 +76,7 @@ def made(name, rank=3, chunk=4, ranks=(), sparse=False):
     if name == "alone":
         train = clients.local_training(model(rank), pointwise(2), clients.sgd(0.3), **training)
         more["uplink"] = adapters.by_component(uplink)
-        strategy = strategies.federated(
-            adapters.of_rank(train, ranks), lambda key: model(rank).init(key)[0], **more
-        )
+        strategy = strategies.federated(adapters.of_rank(train, ranks), model(rank), **more)
     else:
         more |= {"ranks": ranks} if ranks else {}
         rule = getattr(strategies, name)

@@ -8,30 +8,29 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from fedjax_rec import clients, compress, data, models
-from fedjax_rec.strategies import personal
+from fedjax_rec import clients, compress, data, models, strategies
 from fedjax_rec.types import Cohort
 
 KEY, USERS = jax.random.key(2), 9
 OPTIONS = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 SGD = clients.sgd(0.5)
 RECIPES = {
-    "fedper": (personal.fedper, {"optimizer": SGD}),
-    "fedrep": (personal.fedrep, {"optimizer": SGD, "head_optimizer": SGD, "head_epochs": 2}),
-    "fine_tuned_fedavg": (personal.fine_tuned_fedavg, {"optimizer": SGD}),
-    "ditto": (personal.ditto, {"optimizer": SGD}),
+    "fedper": (strategies.fedper, {"optimizer": SGD}),
+    "fedrep": (strategies.fedrep, {"optimizer": SGD, "head_optimizer": SGD, "head_epochs": 2}),
+    "fine_tuned_fedavg": (strategies.fine_tuned_fedavg, {"optimizer": SGD}),
+    "ditto": (strategies.ditto, {"optimizer": SGD}),
     "pfedme": (
-        personal.pfedme,
+        strategies.pfedme,
         {"optimizer": clients.sgd(0.2), "personal": SGD, "lam": 1.0, "beta": 0.9},
     ),
-    "apfl": (personal.apfl, {"optimizer": SGD, "alpha_rate": 0.1}),
-    "reptile": (personal.reptile, {"optimizer": SGD, "epsilon": 0.9}),
-    "per_fedavg": (personal.per_fedavg, {"optimizer": SGD, "alpha": 0.2}),
+    "apfl": (strategies.apfl, {"optimizer": SGD, "alpha_rate": 0.1}),
+    "reptile": (strategies.reptile, {"optimizer": SGD, "epsilon": 0.9}),
+    "per_fedavg": (strategies.per_fedavg, {"optimizer": SGD, "alpha": 0.2}),
     "fedrecon": (
-        personal.fedrecon,
+        strategies.fedrecon,
         {"optimizer": SGD, "private_optimizer": SGD, "private_epochs": 5},
     ),
-    "ifca": (personal.ifca, {"optimizer": SGD}),
+    "ifca": (strategies.ifca, {"optimizer": SGD}),
 }
 # The others take as long; tests of their clients are quick.
 QUICK = {("reptile", 60)}
@@ -118,7 +117,7 @@ def test_laws_of_a_round(name, items):
 
 def test_models_without_private_parameters_have_no_head():
     model = models.from_nnx(lambda rngs: Popularity(12, rngs))
-    for recipe in (personal.fedrep, personal.fedrecon):
+    for recipe in (strategies.fedrep, strategies.fedrecon):
         strategy = recipe(model, data.pointwise(2))
         state = strategy.init(KEY, USERS)
         with pytest.raises(ValueError, match=r"groups\('private': ...\) matches no parameter"):
@@ -137,7 +136,7 @@ class Popularity(nnx.Module):
 
 
 def test_without_a_probe_no_client_is_tuned():
-    strategy = personal.pfedme(models.fedmf(12, width=4), data.pointwise(2))
+    strategy = strategies.pfedme(models.fedmf(12, width=4), data.pointwise(2))
     state = jax.eval_shape(lambda: strategy.init(KEY, USERS))
     cohort = Cohort(jnp.arange(USERS), packed(12))
     info = jax.eval_shape(strategy.round, KEY, state, cohort)[1]

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from rounds import FIRST
 
 from fedjax_rec import clients, data, keys, models, rows, wire
 from fedjax_rec.rounds import memory
@@ -220,7 +221,7 @@ def test_in_the_first_round_each_client_trains_alone(ds, step, begun):
         mine = replace(taken, id=taken.id[0], start=taken.start[0], length=taken.length[0])
         key = jax.random.split(jax.random.fold_in(stream, k))[0]
         shared, private = one(begun.private["shared"]), one(begun.private["private"])
-        private, upload = update(key, private, shared, mine)
+        private, upload = update(key, private, shared, mine, FIRST)
         change = rows.to_dense(upload.update["item"].delta())
         item = after.private["shared"]["item"].values[k]
         np.testing.assert_allclose(item, shared["item"].values + change, atol=1e-5)

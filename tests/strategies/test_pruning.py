@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from fedjax_rec.clients.submodel import submodel
 from rounds import FIRST, now
 
 from fedjax_rec import compress, data, models, strategies, wire
@@ -16,7 +15,7 @@ from fedjax_rec.compress.mask import columns, masked
 from fedjax_rec.models.prunable import parameters, prunable
 from fedjax_rec.rows import RowsUpdate, Table, map_tables
 from fedjax_rec.simulate.checkpoint import Checkpoints
-from fedjax_rec.strategies.pruning import federated_dropout, prune_fl, pruning
+from fedjax_rec.strategies.pruning import federated_dropout, prune_fl, pruning, submodel
 from fedjax_rec.trees import Frozen
 from fedjax_rec.types import Cohort, Packet
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from pulling import KEY, USERS, close, pulling, resumes, run, same, start, store
+from pulling import KEY, MODEL, USERS, close, pulling, resumes, run, same, store
 
 from fedjax_rec import data as rooms
 from fedjax_rec import keys, models, simulate, strategies
@@ -26,7 +26,7 @@ def data():
 
 
 def federated(**kwargs):
-    return strategies.federated(pulling(), start, clients_per_chunk=4, **kwargs)
+    return strategies.federated(pulling(), MODEL, clients_per_chunk=4, **kwargs)
 
 
 def told(value) -> Utility:

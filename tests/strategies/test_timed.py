@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from pulling import KEY, USERS, close, pulling, resumes, run, same, start, store
+from pulling import KEY, MODEL, USERS, close, pulling, resumes, run, same, store
 
 from fedjax_rec import compress, strategies
 from fedjax_rec.rounds.clock import Clock, lognormal_clock, traced_clock
@@ -24,7 +24,7 @@ def data():
 
 def federated(chunk=3, **kwargs):
     return strategies.federated(
-        kwargs.pop("client", pulling()), start, clients_per_chunk=chunk, **kwargs
+        kwargs.pop("client", pulling()), MODEL, clients_per_chunk=chunk, **kwargs
     )
 
 

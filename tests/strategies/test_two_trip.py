@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rounds import FIRST
 
 from fedjax_rec import rows, wire
 from fedjax_rec.rounds import memory
 from fedjax_rec.rounds.two_trip import power_sgd
 from fedjax_rec.rows import RowsUpdate, Table
-from fedjax_rec.types import Client, Cohort, Upload, record
+from fedjax_rec.types import Client, Cohort, Model, Upload, record
 
 KEY = jax.random.key(2)
 N, ITEMS, D, SLOTS, RANK = 5, 30, 6, 8, 2
@@ -41,7 +42,7 @@ class Crowd:
 def drawing(layout: str) -> Client:
     """A client whose update in a round is a table of random numbers, a matrix and a vector."""
 
-    def update(key, private, shared, data):
+    def update(key, private, shared, data, now):
         keys = jax.random.split(jax.random.fold_in(jax.random.key(9), data.id), 4)
         keys = jax.vmap(lambda k: jax.random.fold_in(k, private))(keys)
         ids = jax.random.randint(keys[0], (SLOTS,), 0, ITEMS)
@@ -70,22 +71,27 @@ def shared(key):
     }
 
 
+MODEL = Model(lambda key, common=None: (shared(key), ()), lambda *args: jnp.zeros(()))
+
+
 class Play:
     """A strategy of one layout, compiled once."""
 
     def __init__(self, layout, rank=RANK):
         self.client = drawing(layout)
-        self.strategy = power_sgd(self.client, shared, rank)
+        self.strategy = power_sgd(self.client, MODEL, rank)
         self.step = jax.jit(
             lambda s, ids: self.strategy.round(KEY, s, Cohort(ids, Crowd())), compiler_options=FAST
         )
         self.start = self.strategy.init(KEY, N)
-        self.work = jax.jit(jax.vmap(self.client.update, (None, 0, None, 0)), compiler_options=FAST)
+        self.work = jax.jit(
+            jax.vmap(self.client.update, (None, 0, None, 0, None)), compiler_options=FAST
+        )
 
     def updates(self, state, ids):
         """Of these clients in this round: dense updates [C, ...] as NumPy, the raw upload."""
         _, upload = self.work(
-            KEY, state.private[jnp.asarray(ids)], state.shared, Own(jnp.asarray(ids))
+            KEY, state.private[jnp.asarray(ids)], state.shared, Own(jnp.asarray(ids)), FIRST
         )
         dense = {
             "bias": upload.update["bias"],
@@ -209,7 +215,7 @@ def test_padding_and_an_empty_cohort_change_nothing(played):
 
 
 def test_what_does_not_fit_is_refused(monkeypatch):
-    strategy = power_sgd(drawing("ids"), shared, RANK)
+    strategy = power_sgd(drawing("ids"), MODEL, RANK)
     state = strategy.init(KEY, N)
     monkeypatch.setattr(memory, "device_bytes", lambda: 5000)
     with pytest.raises(MemoryError, match=r"updates between the trips.*use smaller cohorts"):
@@ -220,4 +226,4 @@ def test_what_does_not_fit_is_refused(monkeypatch):
 
 def test_wrong_arguments():
     with pytest.raises(ValueError, match=r"power_sgd\(rank=0\).*use rank >= 1"):
-        power_sgd(drawing("ids"), shared, 0)
+        power_sgd(drawing("ids"), MODEL, 0)

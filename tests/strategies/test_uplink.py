@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rounds import FIRST
 
 from fedjax_rec import compress, rows, wire
 from fedjax_rec.rounds import uplink
@@ -13,6 +14,7 @@ from fedjax_rec.types import Compressor, Packet, Upload
 
 KEY = jax.random.key(3)
 ITEMS, WIDTH = 40, 6
+IDS, NOW = jnp.arange(3), lambda id: FIRST
 
 
 def uploads(layout: str, counts, seed=0) -> Upload:
@@ -54,13 +56,13 @@ def test_every_room_sends_the_same(layout, monkeypatch):
     keys = jax.random.split(KEY, 3)
     memory = jax.vmap(lambda _: compressor.init(like))(keys)
     options = {"xla_backend_optimization_level": 0}
-    sender = uplink.compressed(compressor)
+    sender = uplink.uplink_of(compressor)
     monkeypatch.setattr(uplink, "WORTH", 1)
-    in_rooms = jax.jit(lambda *chunk: sender.chunk(*chunk), compiler_options=options)
+    in_rooms = jax.jit(lambda *chunk: sender.chunk(IDS, *chunk, NOW), compiler_options=options)
     chunks = {counts: uploads(layout, counts) for counts in [(3, 5, 0), (9, 2, 3), (30, 1, 2)]}
     seen = {counts: in_rooms(keys, memory, sent) for counts, sent in chunks.items()}
     monkeypatch.setattr(uplink, "SHARES", (1.0,))
-    in_one = jax.jit(lambda *chunk: sender.chunk(*chunk), compiler_options=options)
+    in_one = jax.jit(lambda *chunk: sender.chunk(IDS, *chunk, NOW), compiler_options=options)
     for counts, sent in chunks.items():
         after, arrived, sizes = seen[counts]
         again, all_rows, same_sizes = in_one(keys, memory, sent)
@@ -82,10 +84,10 @@ def test_every_room_sends_the_same(layout, monkeypatch):
 def test_the_ledger_of_a_chunk_is_the_packets(layout):
     sent = uploads(layout, (3, 5, 7))
     keys = jax.random.split(KEY, 3)
-    for sender in (uplink.plain(), uplink.compressed(compress.qsgd(7))):
-        _, _, sizes = sender.chunk(keys, [(), ()], sent)
-        axes = (0, Upload(rows.map_axes(sent.update), 0, 0))
-        one = lambda key, upload, sender=sender: sender.one(key, [(), ()], upload)[1]
+    for sender in (uplink.uplink_of(), uplink.uplink_of(compress.qsgd(7))):
+        _, _, sizes = sender.chunk(IDS, keys, [(), ()], sent, NOW)
+        axes = (0, rows.map_axes(sent))
+        one = lambda key, upload, sender=sender: sender.one(key, [(), ()], upload, FIRST)[1]
         packets = jax.vmap(one, in_axes=axes)(keys, sent)
         for k in range(3):
             packet = jax.tree.map(lambda x, k=k: x[k], packets)
@@ -97,9 +99,11 @@ def test_what_decodes_to_no_rows_stays_as_it_is():
     sent = uploads("whole", (3, 5))
     summing = Compressor(
         lambda update: (),
-        lambda key, memory, update: (memory, Packet(update["item"].values.sum())),
-        lambda packet, like: packet.body,
+        lambda key, memory, update, now: (memory, Packet(update["item"].values.sum())),
+        lambda packet, like, now: packet.body,
     )
-    _, arrived, _ = uplink.compressed(summing).chunk(jax.random.split(KEY, 2), (), sent)
+    _, arrived, _ = uplink.uplink_of(summing).chunk(
+        IDS[:2], jax.random.split(KEY, 2), (), sent, NOW
+    )
     want = [changes(sent.update, k).sum() for k in range(2)]
     np.testing.assert_allclose(arrived.update, want, rtol=1e-4)

@@ -1,0 +1,179 @@
+"""Every family of models under every strategy and every kind of measurement.
+
+A pair trains, what is measured moves with what is trained, and a run goes on to the same bits; or
+it is refused in one line, before anything is written. All pairs are traced: a part that drops what
+it does not know (a history, a catalogue, predictions) fails there. A share of them, another with
+every commit, is run.
+"""
+
+import functools
+import inspect
+import os
+import subprocess
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from adapted import adapted
+from compiling import fast
+from strategies_registry import STRATEGIES
+from worlds import KEY, clicks, same, world
+
+from fedjax_rec import data, evaluate, models, simulate
+from fedjax_rec.types import Cohort, Model, Strategy
+
+USERS, ITEMS, LENGTH = 9, 60, 4
+
+
+@dataclass(frozen=True)
+class Family:
+    """make(items) -> Model; examples: what it trains on; store: "items" or "clicks".
+    measures: of those below that it can be measured by."""
+
+    make: Callable[[int], Model]
+    examples: Callable
+    store: str = "items"
+    measures: tuple[str, ...] = ("aggregated", "personal")
+
+
+FAMILIES = {
+    "rows and a private vector": Family(
+        lambda n: models.fedmf(n, width=4, scale=0.3), lambda: data.pointwise(4)
+    ),
+    "layers": Family(lambda n: models.mlp(n, width=4, layers=(4, 2)), lambda: data.pointwise(4)),
+    "history": Family(
+        lambda n: models.sasrec(n, width=4, length=LENGTH, layers=1, dropout=0.0),
+        lambda: data.sequences(LENGTH, 3),
+    ),
+    "catalogue and adapters": Family(adapted, lambda: data.pointwise(4)),
+    "predictions": Family(
+        lambda n: models.dlrm(n, sparse=5, dense=3, width=4, bottom=(4,), top=(4,)),
+        lambda: data.examples(),
+        "clicks",
+        ("on_examples",),
+    ),
+}
+
+
+@functools.cache
+def packed():
+    return world(USERS, ITEMS, 6, history=LENGTH)
+
+
+def pairs():
+    for name in STRATEGIES:
+        for family, known in FAMILIES.items():
+            for measure in known.measures:
+                if measure != "personal" or takes_probe(name):
+                    yield name, family, measure
+
+
+def takes_probe(name: str) -> bool:
+    """Whether the strategy can look at clients' own models: one without a probe cannot."""
+    kinds = [p.kind for p in inspect.signature(STRATEGIES[name].make).parameters.values()]
+    return inspect.Parameter.VAR_KEYWORD in kinds and "federated(" not in name
+
+
+def assembled(name: str, family: str, measure: str) -> tuple[Strategy, object, simulate.Measure]:
+    """(strategy, store, measure) of a pair. Raises ValueError where it is refused."""
+    recipe, known = STRATEGIES[name], FAMILIES[family]
+    dataset = packed() if known.store == "items" else clicks()
+    model = known.make(dataset.num_items)
+    if recipe.model.__name__ == "prunable":
+        model = models.prunable(model)
+    protocol = evaluate.full_catalogue(evaluate.metrics(["ndcg@30"]), dataset.num_items)
+    parts = {"test": dataset.test}
+    more = {}
+    if measure == "personal":
+        more["probe"] = evaluate.probe_clients(protocol, parts)
+    strategy = recipe.make(model, known.examples(), **more)
+    if measure == "on_examples":
+        return strategy, dataset.store, simulate.on_examples(strategy.model, parts)
+    if measure == "personal":
+        return strategy, dataset.store, simulate.personal(protocol, parts)
+    return strategy, dataset.store, simulate.aggregated(strategy.model, protocol, parts)
+
+
+def traced(strategy: Strategy, store, measure: simulate.Measure) -> None:
+    """A round and a measurement, by their shapes."""
+    state = jax.eval_shape(lambda: strategy.init(KEY, store.num_clients))
+    ids = jnp.arange(store.num_clients)
+
+    def one(key, state, store):
+        after, info = strategy.round(key, state, Cohort(ids, store))
+        return after, measure.values(after, info, ids)
+
+    after, (of_users, over_all) = jax.eval_shape(one, KEY, state, store)
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+    for x, y in zip(jax.tree.leaves(after), jax.tree.leaves(state), strict=True):
+        assert (x.shape, x.dtype) == (y.shape, y.dtype)
+    assert set(of_users) == set(over_all) == {"test"}
+
+
+def refusal(error: ValueError) -> str:
+    """The one line of a refusal, which says what to do."""
+    said = str(error).split("\n---")[0].strip()
+    assert "\n" not in said and "; " in said, f"no refusal in one line: {error!r}"
+    return said
+
+
+@functools.cache
+def share() -> tuple[int, int]:
+    """(this commit's part, of how many): `LAWS=all` runs everything, `LAWS=3/40` that part."""
+    asked = os.environ.get("LAWS", "")
+    if asked == "all":
+        return 0, 1
+    if "/" in asked:
+        part, of = asked.split("/")
+        return int(part), int(of)
+    here = Path(__file__).parent
+    said = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, check=False)
+    return zlib.crc32(said.stdout.strip()) % 60, 60
+
+
+def chosen(name: str, family: str, measure: str) -> bool:
+    part, of = share()
+    return zlib.crc32(f"{name}/{family}/{measure}".encode()) % of == part
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_every_pair_is_traced_or_refused_in_one_line(name):
+    for family, known in FAMILIES.items():
+        for measure in known.measures:
+            if measure == "personal" and not takes_probe(name):
+                continue
+            try:
+                traced(*assembled(name, family, measure))
+            except ValueError as error:
+                assert refusal(error)
+
+
+@pytest.mark.parametrize(
+    ("name", "family", "measure"),
+    [pytest.param(*pair, marks=[] if chosen(*pair) else [pytest.mark.slow]) for pair in pairs()],
+)
+def test_pairs_train_are_measured_and_resume(name, family, measure):
+    try:
+        strategy, store, measured = assembled(name, family, measure)
+        traced(strategy, store, measured)
+    except ValueError as error:
+        assert refusal(error)
+        return
+    rounds = STRATEGIES[name].rounds
+    with fast():
+        run = simulate.simulate(strategy, store, rounds, KEY, measure=measured, every=rounds // 2)
+        first = next(run)
+        begun = jax.tree.map(jnp.copy, first.state)
+        (*_, last) = run
+        (*_, rest) = simulate.simulate(
+            strategy, store, rounds, KEY, measure=measured, every=rounds // 2, state=begun
+        )
+    same(rest.state, last.state)
+    assert rest.metrics | {"seconds": 0} == last.metrics | {"seconds": 0}
+    moved = np.nan_to_num(first.values["test"]) != np.nan_to_num(last.values["test"])
+    assert last.metrics["loss"] != first.metrics["loss"] and moved.any()
