@@ -97,9 +97,7 @@ def clients_do_not_meddle(this: Training) -> None:
     @compiled
     def alone(key, data, id):
         now = Now(jnp.int32(0), this.shared, id, this.ids)
-        private, upload = this.part.update(
-            keys.for_client(key, id), mine, this.shared, data, now
-        )
+        private, upload = this.part.update(keys.for_client(key, id), mine, this.shared, data, now)
         return private, rows.to_dense(rows.map_tables(lambda u: u.delta(), upload.update))
 
     here = jax.tree.map(
@@ -114,8 +112,8 @@ def no_table_is_copied(this: Training) -> None:
     """Nothing in a round is as large as clients times a table's rows times its width."""
     store = this.data.store
     tables = {t.shape for t in rows.tables(this.shared) if _most(store) < t.shape[0]}
-    args = KEY, this.private, this.shared, jnp.int32(0)
-    no_copies(this.chunk, *args, clients=this.ids.size, tables=tables)
+    program = jax.make_jaxpr(this.chunk)(KEY, this.private, this.shared, jnp.int32(0))
+    no_copies(program.jaxpr, this.ids.size, tables)
 
 
 def _most(store) -> int:

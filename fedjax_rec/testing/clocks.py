@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -36,9 +35,7 @@ def _asked(this: Timing):
 def seconds_are_finite(this: Timing) -> None:
     """seconds(...) is float32[c], finite and not negative, of padding too."""
     took = _asked(this)
-    expect(
-        took.shape == IDS.shape and took.dtype == jnp.float32, f"{took.dtype}{list(took.shape)}"
-    )
+    expect(took.shape == IDS.shape and took.dtype == jnp.float32, f"{took.dtype}{list(took.shape)}")
     finite(took)
     expect((took >= 0).all(), f"they are {took}")
 

@@ -31,9 +31,7 @@ def _bench(cohorts: Cohorts, *, clients: int = 6, random: bool = False) -> Drawi
 
 
 def _drawn(this: Drawing) -> list[np.ndarray]:
-    return [
-        np.asarray(this.draw(jax.random.fold_in(KEY, t), jnp.int32(t))) for t in range(ROUNDS)
-    ]
+    return [np.asarray(this.draw(jax.random.fold_in(KEY, t), jnp.int32(t))) for t in range(ROUNDS)]
 
 
 def places_are_as_many_as_said(this: Drawing) -> None:

@@ -14,7 +14,7 @@ there is memory, in the first round:
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -23,17 +23,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .. import trees, wire
+from .. import wire
 from ..rows import RowsUpdate
-from ..types import Compressor, Packet, PyTree
+from ..types import Compressor, PyTree
 from ..wire import is_node
 from .bias import biased, enough, standard_error
+from .decoding import PORTION, PORTIONS, many, nodes, numbers, off_linear, squares
 from .laws import KEY, Kind, check, close, compiled, expect, now_of, same_bits, traced_once
 from .programs import keys_once
 from .updates import ADVERSARIAL, flat, model_of, update
 
 FIRST = now_of(0)
-PORTION, PORTIONS = 2000, 8
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def keeps_the_structure(this: Compressing) -> None:
             this.error is None or off <= this.error * most * 1.0001,
             f"off by {off:.3g} where error={this.error} allows {(this.error or 0) * most:.3g}",
         )
-    for before, after in zip(_nodes(x), _nodes(back), strict=True):
+    for before, after in zip(nodes(x), nodes(back), strict=True):
         if isinstance(before, RowsUpdate):
             same = (after.ids is None) == (before.ids is None) and after.size == before.size
             expect(same, "the rows came back in another layout")
@@ -233,10 +233,10 @@ def unbiased_compressors_are(this: Compressing) -> None:
     if not this.unbiased:
         return
     x = update()
-    inputs = [_numbers(n).reshape(-1) for n in _nodes(x)]
+    inputs = [numbers(n).reshape(-1) for n in nodes(x)]
     matrix = max(range(len(inputs)), key=lambda i: inputs[i].size)
     samples: list[Any] = [[] for _ in inputs]
-    draw = many(this.part, this.memory, x)
+    draw = many(this.part, this.memory, x, FIRST)
     for i in range(PORTIONS):
         for found, more in zip(samples, draw(jax.random.key(11 + i)), strict=True):
             found.append(np.asarray(more, np.float64).reshape(PORTION, -1))
@@ -248,67 +248,6 @@ def unbiased_compressors_are(this: Compressing) -> None:
         off = ((found - node) ** 2).sum(1) / (node @ node)
         most = np.inf if this.omega is None else this.omega + 5 * standard_error(off) + 1e-12
         expect(off.mean() <= most, f"E |C(x) - x|^2 / |x|^2 = {off.mean():.4g} > {most:.4g}")
-
-
-def many(compressor: Compressor, memory: PyTree, x: PyTree) -> Callable:
-    """draw(key) -> decoded updates of `x` under PORTION keys, the numbers of every node."""
-
-    def one(key):
-        packet = compressor.encode(key, memory, x, FIRST)[1]
-        back = compressor.decode(packet, x, FIRST)
-        return [node.values if is_node(node) else node for node in _nodes(back)]
-
-    return compiled(lambda key: jax.vmap(one)(jax.random.split(key, PORTION)))
-
-
-def squares(before: PyTree, after: PyTree, whole: bool) -> list[tuple[float, float]]:
-    """(|C(x) - x|^2, |x|^2) of every node, or of all of them together; in float64."""
-    pairs = []
-    for x, y in zip(flat(before), flat(after), strict=True):
-        x, y = x.astype(np.float64), y.astype(np.float64)
-        pairs.append((float(((y - x) ** 2).sum()), float((x**2).sum())))
-    return [tuple(np.sum(pairs, 0))] if whole else pairs
-
-
-def off_linear(decode: Callable, packet: Packet) -> float:
-    """How far decode(sum_k w_k body_k) is from sum_k w_k decode(body_k), of bodies of one side."""
-    weights, bodies = (0.5, 3.0, -1.25), [_refilled(packet, k) for k in range(3)]
-
-    def summed(*nodes):
-        if not is_node(nodes[0]):
-            return sum(w * x for w, x in zip(weights, nodes, strict=True)).astype(nodes[0].dtype)
-        return replace(nodes[0], values=summed(*(node.values for node in nodes)))
-
-    body = jax.tree.map(summed, *(p.body for p in bodies), is_leaf=is_node)
-    together = flat(decode(replace(packet, body=body)))
-    alone = zip(*(flat(decode(p)) for p in bodies), strict=True)
-    wanted = [sum(w * x for w, x in zip(weights, xs, strict=True)) for xs in alone]
-    pairs = zip(together, wanted, strict=True)
-    return max(float(np.abs(a - b).max(initial=0)) for a, b in pairs)
-
-
-def _refilled(packet: Packet, seed: int) -> Packet:
-    """`packet` with other numbers in its body, where there are some; all else stays."""
-    rng = np.random.default_rng(seed)
-
-    def one(node):
-        x = node.values if is_node(node) else node
-        if is_node(x) or not jnp.issubdtype(x.dtype, jnp.floating):
-            return node
-        drawn = jnp.asarray(rng.normal(size=x.shape), x.dtype)
-        if not is_node(node):
-            return drawn
-        return replace(node, values=jnp.where(trees.leading(node.live, x), drawn, 0))
-
-    return replace(packet, body=jax.tree.map(one, packet.body, is_leaf=is_node))
-
-
-def _nodes(tree: PyTree) -> list:
-    return jax.tree.leaves(tree, is_leaf=is_node)
-
-
-def _numbers(node) -> np.ndarray:
-    return np.asarray(node.values if is_node(node) else node, np.float64)
 
 
 COMPRESSOR = Kind(

@@ -17,32 +17,28 @@ def keys_once(f: Callable, *args) -> None:
     `fold_in` derives and consumes nothing. Seen are draws in one trace and those that a loop
     repeats; two folds of one key with one number are not.
     """
+    drawn_once(jax.make_jaxpr(f)(*args).jaxpr)
+
+
+def drawn_once(program: core.Jaxpr) -> None:
+    """`keys_once` of a program that is traced already."""
     # JAX offers this check only while a program runs: `jax.debug_key_reuse`, which compiles it.
     from jax.experimental.key_reuse import _core
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            _core.check_key_reuse_jaxpr(jax.make_jaxpr(f)(*args).jaxpr)
+            _core.check_key_reuse_jaxpr(program)
         except jax.errors.KeyReuseError as error:
             told = str(error).splitlines()[0]
             raise AssertionError(f"a key is used twice; split it before ({told})") from error
 
 
-def shapes(f: Callable, *args) -> set[tuple[int, ...]]:
-    """The shapes of all that `f` computes anywhere inside."""
-    return {
-        tuple(v.aval.shape)
-        for equation in _equations(jax.make_jaxpr(f)(*args).jaxpr)
-        for v in equation.outvars
-        if hasattr(v.aval, "shape")
-    }
-
-
-def no_copies(f: Callable, *args, clients: int, tables: set[tuple[int, ...]]) -> None:
-    """Raises AssertionError where `f` makes a table [I, D] for each of `clients`: an array with a
-    dimension of clients before those of a table."""
-    for shape in shapes(f, *args):
+def no_copies(program: core.Jaxpr, clients: int, tables: set[tuple[int, ...]]) -> None:
+    """Raises AssertionError where a program makes a table [I, D] for each of `clients`: an array
+    with a dimension of clients before those of a table."""
+    made = {tuple(getattr(v.aval, "shape", ())) for e in _equations(program) for v in e.outvars}
+    for shape in made:
         for table in tables:
             found = len(shape) > len(table) and shape[-len(table) :] == table
             expect(

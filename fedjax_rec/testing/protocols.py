@@ -75,9 +75,7 @@ def nothing_held_out_is_nan(this: Measuring) -> None:
     told = this.values(_scores(this, 1.0), blank)
     expect(np.isnan(np.asarray(told)[0]).all(), f"it has {told[0]}")
     counts = (blank >= 0).sum(1)
-    same_bits(
-        this.part.summarise(told, counts), this.part.summarise(told[1:], counts[1:])
-    )
+    same_bits(this.part.summarise(told, counts), this.part.summarise(told[1:], counts[1:]))
 
 
 def better_scores_are_better(this: Measuring) -> None:

@@ -55,9 +55,7 @@ def _bench(stage: Stage, *, keeps_sum: bool = False) -> Sending:
 
     memory = stage.init(rows.zero_update(SHARED))
     memory = jax.tree.map(lambda x: jnp.stack([x] * CLIENTS), memory)
-    return Sending(
-        stage, memory, {name: traced_once(chunk) for name in SENT}, chunk, keeps_sum
-    )
+    return Sending(stage, memory, {name: traced_once(chunk) for name in SENT}, chunk, keeps_sum)
 
 
 def _dense(upload: Upload) -> PyTree:

@@ -4,8 +4,8 @@ bytes are those of the packets, and a run goes on to the same bits."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ from ..data import Batches, Dataset
 from ..types import Cohort, Model, RoundInfo, State, Strategy
 from . import worlds
 from .laws import KEY, Kind, check, close, compiled, expect, finite, same_bits, traced_once
-from .programs import keys_once, no_copies
+from .programs import drawn_once, keys_once, no_copies
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,14 @@ class Playing:
     infos: list[RoundInfo]
     learns: bool
     reorders: bool
+
+    @cached_property
+    def program(self):
+        """A round, traced, with all clients in one chunk."""
+        cohort = Cohort(jnp.asarray(self.cohorts[0]), self.data.store)
+        kwargs = {} if self.part.chunk is None else {"chunk": self.data.num_clients}
+        play = lambda key, state: self.part.round(key, state, cohort, **kwargs)
+        return jax.make_jaxpr(play)(KEY, self.states[0]).jaxpr
 
     def round(self, state: State, ids, key=KEY) -> tuple[State, RoundInfo]:
         return self.step(key, state, Cohort(jnp.asarray(ids, jnp.int32), self.data.store))
@@ -64,9 +72,7 @@ def _bench(
         if t % 2:
             ids[count // 2 :] = count
         cohorts.append(np.asarray(draw.permutation(ids), np.int32))
-    this = Playing(
-        made, model, found, step, cohorts, [made.init(KEY, count)], [], learns, reorders
-    )
+    this = Playing(made, model, found, step, cohorts, [made.init(KEY, count)], [], learns, reorders)
     for ids in cohorts:
         state, info = this.round(this.states[-1], ids)
         this.states.append(state)
@@ -85,9 +91,7 @@ def it_stays_finite_and_learns(this: Playing) -> None:
     """No NaN or infinity, and the loss of everybody is lower in the end."""
     finite(this.states[-1])
     finite([info.metrics["loss"] for info in this.infos])
-    losses = [
-        float((i.metrics["loss"] * i.weight).sum() / i.weight.sum()) for i in this.infos[::2]
-    ]
+    losses = [float((i.metrics["loss"] * i.weight).sum() / i.weight.sum()) for i in this.infos[::2]]
     expect(
         not this.learns or losses[-1] < losses[0],
         f"it is {losses[0]:.4f} at first and {losses[-1]:.4f} after {len(this.infos)} rounds",
@@ -166,25 +170,17 @@ def bytes_are_those_of_the_packets(this: Playing) -> None:
 
 def keys_are_consumed_once(this: Playing) -> None:
     """No two draws use one key, at the start and in a round."""
-    count = this.data.num_clients
-    cohort = Cohort(jnp.asarray(this.cohorts[0]), this.data.store)
-    keys_once(lambda key: this.part.init(key, count), KEY)
-    keys_once(lambda key: this.part.round(key, this.states[0], cohort), KEY)
+    keys_once(lambda key: this.part.init(key, this.data.num_clients), KEY)
+    drawn_once(this.program)
 
 
 def no_table_is_copied(this: Playing) -> None:
-    """Nothing in a round is as large as clients times a table's rows times its width."""
-    store, count = this.data.store, this.data.num_clients
-    tables = {
-        t.shape for t in rows.tables(this.states[0].shared) if 8 * store.longest < t.shape[0]
-    }
-    cohort = Cohort(jnp.asarray(this.cohorts[0]), store)
-    play = lambda state: this.part.round(KEY, state, cohort)
-    if this.part.chunk is not None:
-        play = lambda state: this.part.round(KEY, state, cohort, count)
-    kept = {x.shape for x in jax.tree.leaves((this.states[0].private, this.states[0].memory))}
-    tables = {shape for shape in tables if (count, *shape) not in kept}
-    no_copies(play, this.states[0], clients=count, tables=tables)
+    """Nothing in a round is as large as clients times a table's rows times its width, but what
+    each client keeps."""
+    start, count, store = this.states[0], this.data.num_clients, this.data.store
+    kept = {x.shape for x in jax.tree.leaves((start.private, start.memory))}
+    shapes = {t.shape for t in rows.tables(start.shared) if 8 * store.longest < t.shape[0]}
+    no_copies(this.program, count, {shape for shape in shapes if (count, *shape) not in kept})
 
 
 def its_model_is_the_model(this: Playing) -> None:

@@ -58,7 +58,9 @@ def take(tree: PyTree, index) -> PyTree:
         if not isinstance(node, RowsUpdate):
             return node[index]
         ids = None if node.ids is None else node.ids[index]
-        return replace(node, values=node.values[index], ids=ids, live=node.live[index])
+        factor = None if node.factor is None else node.factor[index]
+        live = node.live[index]
+        return replace(node, values=node.values[index], ids=ids, live=live, factor=factor)
 
     return rows.map_nodes(one, tree)
 

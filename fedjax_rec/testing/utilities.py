@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import chex
-import jax
 import jax.numpy as jnp
 import numpy as np
 
