@@ -12,7 +12,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from .rows import RowsUpdate, is_table
+from .rows import RowsUpdate, is_table, map_nodes_with_path
 from .trees import Frozen, is_frozen
 from .types import PyTree
 
@@ -30,11 +30,16 @@ def is_pair(node) -> bool:
 
 def map_pairs(one: Callable, tree: PyTree, *rest: PyTree) -> PyTree:
     """`one(layer, *layers)` in place of each layer with a pair; everything else as it is."""
+    return map_layers(is_pair, one, tree, *rest)
+
+
+def map_layers(chosen: Callable, one: Callable, tree: PyTree, *rest: PyTree) -> PyTree:
+    """`one(layer, *layers)` in place of each node that is `chosen`; everything else as it is."""
     return jax.tree.map(
-        lambda x, *r: one(x, *r) if is_pair(x) else x,
+        lambda x, *r: one(x, *r) if chosen(x) else x,
         tree,
         *rest,
-        is_leaf=lambda x: is_pair(x) or is_table(x) or is_frozen(x),
+        is_leaf=lambda x: chosen(x) or is_table(x) or is_frozen(x),
     )
 
 
@@ -83,7 +88,7 @@ def as_rows(tree: PyTree, live: Callable[[jax.Array], jax.Array]) -> PyTree:
         rows = jnp.moveaxis(x, axis, 0).reshape(x.shape[axis], -1)
         return RowsUpdate(rows, None, live(rows), None, rows.shape[0])
 
-    return jax.tree_util.tree_map_with_path(one, tree, is_leaf=is_table)
+    return map_nodes_with_path(one, tree)
 
 
 def from_rows(tree: PyTree, like: PyTree) -> PyTree:
@@ -101,7 +106,7 @@ def from_rows(tree: PyTree, like: PyTree) -> PyTree:
             values = values.at[ids].set(rows.values, mode="drop")
         return jnp.moveaxis(values.reshape(shape), 0, axis)
 
-    return jax.tree_util.tree_map_with_path(one, like, tree, is_leaf=is_table)
+    return map_nodes_with_path(one, like, tree)
 
 
 def with_product(layer: dict, value: PyTree) -> dict:

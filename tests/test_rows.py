@@ -86,7 +86,7 @@ def test_weighted_sum_equals_the_sum_of_dense_updates(layout):
     total = rows.weighted_sum(weights, update)
     np.testing.assert_allclose(rows.to_dense(total), want, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(
-        rows.to_dense(rows.scaled(total, 3.0)), 3 * want, rtol=1e-5, atol=1e-5
+        rows.to_dense(rows.scale(total, 3.0)), 3 * want, rtol=1e-5, atol=1e-5
     )
 
 
@@ -127,7 +127,7 @@ def test_add_to_is_the_same_in_any_tiles(tile):
         want = np.asarray(TABLE.values, np.float64)
         times = values if by is None else by * values
         np.add.at(want, ids[ids < ITEMS], times[ids < ITEMS])
-        given = update if by is None else rows.scaled(update, jnp.float32(by))
+        given = update if by is None else rows.scale(update, jnp.float32(by))
         np.testing.assert_allclose(
             rows.add_to(TABLE.values, given, tile), want, rtol=1e-5, atol=1e-5
         )
@@ -143,9 +143,9 @@ def test_an_update_of_no_rows_is_zero():
 
 @pytest.mark.parametrize("layout", ["whole", "ids"])
 def test_a_sum_of_scaled_updates_is_scaled(layout):
-    """`scaled` may keep its factor aside, and what reads an update has to apply it."""
+    """`scale` may keep its factor aside, and what reads an update has to apply it."""
     several = stacked(layout)
-    double = jax.vmap(lambda u: rows.scaled(u, 2.0))(several)
+    double = jax.vmap(lambda u: rows.scale(u, 2.0))(several)
     weights = jnp.float32([2, 0, 1, 0.5])
     np.testing.assert_allclose(
         rows.to_dense(rows.weighted_sum(weights, double)),

@@ -15,28 +15,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from .. import rows, trees
-from ..types import Aggregator, PyTree, Upload
-
-
-def weighted_sum(weights: jax.Array, update: PyTree) -> PyTree:
-    """sum_k weights[k] * update[k] over the leading axis, tables as `rows.weighted_sum`."""
-    return jax.tree.map(
-        lambda x: (
-            rows.weighted_sum(weights, x) if rows.is_table(x) else trees.weighted_sum(weights, x)
-        ),
-        update,
-        is_leaf=rows.is_table,
-    )
-
-
-def scaled(update: PyTree, factor) -> PyTree:
-    """`update * factor`, tables as their rows."""
-    return jax.tree.map(
-        lambda x: rows.scaled(x, factor) if rows.is_table(x) else x * factor,
-        update,
-        is_leaf=rows.is_table,
-    )
+from .. import rows
+from ..types import Aggregator, Upload
 
 
 def linear(
@@ -47,12 +27,12 @@ def linear(
     def reduce(state, uploads: Upload, now):
         weights = weigh(uploads.weight)
         factors = weights if times is None else weights * times(uploads)
-        return {"update": weighted_sum(factors, uploads.update), "weight": weights.sum()}
+        return {"update": rows.weighted_sum(factors, uploads.update), "weight": weights.sum()}
 
     def finish(key, state, summary, now):
         total = summary["weight"]
         factor = jnp.where(total > 0, 1.0 / jnp.where(total > 0, total, 1.0), 0.0)
-        return state, scaled(summary["update"], factor), None
+        return state, rows.scale(summary["update"], factor), None
 
     return Aggregator(lambda shared: (), reduce, finish, linear=True)
 
@@ -82,20 +62,10 @@ def row_wise(times: Callable[[Upload], jax.Array] | None = None) -> Aggregator:
     def reduce(state, uploads: Upload, now):
         there = (uploads.weight > 0).astype(jnp.float32)
         factor = 1.0 if times is None else times(uploads)
-        update = jax.tree.map(
-            lambda x: (
-                rows.weighted_sum(there * factor, x)
-                if rows.is_table(x)
-                else trees.weighted_sum(uploads.weight * factor, x)
-            ),
-            uploads.update,
-            is_leaf=rows.is_table,
-        )
-        touched = jax.tree.map(
-            lambda x: rows.clients_per_row(uploads.weight, x) if rows.is_table(x) else there.sum(),
-            uploads.update,
-            is_leaf=rows.is_table,
-        )
+        weigh = lambda x: there if rows.is_table(x) else uploads.weight
+        one = lambda x: rows.weighted_sum(weigh(x) * factor, x)
+        update = rows.map_nodes(one, uploads.update)
+        touched = rows.clients_per_row(uploads.weight, uploads.update)
         return {"update": update, "weight": uploads.weight.sum(), "touched": touched}
 
     def finish(key, state, summary, now):
@@ -108,9 +78,9 @@ def row_wise(times: Callable[[Upload], jax.Array] | None = None) -> Aggregator:
             share = 1.0 / jnp.maximum(count, 1.0)
             if x.ids is not None:
                 share = share.at[x.ids].get(mode="clip")
-            return rows.scaled(x, share[:, None])
+            return rows.scale(x, share[:, None])
 
-        update = jax.tree.map(one, summary["update"], summary["touched"], is_leaf=rows.is_table)
+        update = rows.map_nodes(one, summary["update"], summary["touched"])
         return state, update, None
 
     return Aggregator(lambda shared: (), reduce, finish, linear=True)

@@ -14,9 +14,10 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
+from .. import rows
 from ..check import below, fraction
 from ..types import Aggregator, Upload
-from .mean import linear, row_wise, scaled
+from .mean import linear, row_wise
 
 
 def normalized(momentum: float | None = None, proximal: float | None = None) -> Aggregator:
@@ -82,6 +83,6 @@ def _times_effective(aggregator: Aggregator, amount: Callable) -> Aggregator:
     def finish(key, state, summary, now):
         state, update, verdicts = aggregator.finish(key, state, summary["mean"], now)
         effective = summary["amount"] / jnp.maximum(summary["weight"], 1e-30)
-        return state, scaled(update, effective), verdicts
+        return state, rows.scale(update, effective), verdicts
 
     return Aggregator(aggregator.init, reduce, finish, linear=True)

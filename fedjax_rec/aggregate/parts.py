@@ -18,16 +18,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from .. import rows
 from ..check import nearest
 from ..types import Aggregator, PyTree, Upload
-from .mean import weighted_sum
 
 
 def total() -> Aggregator:
     """The sum over clients that weigh something, whatever they weigh."""
 
     def reduce(state, uploads: Upload, now):
-        return weighted_sum((uploads.weight > 0).astype(jnp.float32), uploads.update)
+        return rows.weighted_sum((uploads.weight > 0).astype(jnp.float32), uploads.update)
 
     def finish(key, state, summary, now):
         return state, summary, None

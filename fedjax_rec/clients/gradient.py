@@ -22,7 +22,7 @@ def value_and_gradient(
     Gradients are `rows.RowsGradient` of tables, and None of leaves that `covers(path)` leaves out.
     shared: the server's pytree, of which the frozen leaves are taken.
     """
-    paths, structure = jax.tree.flatten_with_path(params, is_leaf=rows.is_table)
+    paths, structure = rows.flatten(params)
     leaves = [leaf for _, leaf in paths]
     trained = [covers(path_of(path)) for path, _ in paths]
     slots = [

@@ -16,7 +16,6 @@ import jax.numpy as jnp
 import optax
 
 from .. import rows
-from ..rows.update import settled, zeros_of
 from ..types import Client, Model, PyTree, Upload
 from .batches import Passes
 from .optimizers import from_optax
@@ -46,7 +45,7 @@ def keeping(
         local = replace(plain, init=lambda params, now: _at(transform, state, params))
         trained = train(model, batches, [local], passes, key, private["model"], shared, data, now)
         # Momentum moves every row of a whole local table.
-        still = settled(trained.params["shared"], trained.start["shared"])
+        still = rows.settled(trained.params["shared"], trained.start["shared"])
         trained = replace(trained, params={**trained.params, "shared": still})
         after = _put(transform, state, trained.states[0], trained.params)
         metrics = metrics_of(trained, probe, model, shared, data)
@@ -61,7 +60,7 @@ def kept_beside(model: Model, transform: optax.GradientTransformation) -> Model:
 
     def init(key, common=None):
         shared, private = model.init(key, common)
-        whole = {"shared": rows.dense(zeros_of(shared)), "private": rows.dense(private)}
+        whole = {"shared": rows.dense(rows.zeros_of(shared)), "private": rows.dense(private)}
         return shared, {"model": private, "optimizer": transform.init(whole)}
 
     return model.through(lambda shared, private: (shared, private["model"]), init)
@@ -75,7 +74,7 @@ def _rows_of(params: PyTree) -> PyTree:
             return jnp.zeros(0, jnp.int32)
         return jnp.where(x.live, x.ids, jnp.iinfo(jnp.int32).max)
 
-    return jax.tree.map(one, params, is_leaf=rows.is_table)
+    return rows.map_nodes(one, params)
 
 
 def _touched(params: PyTree) -> PyTree:
@@ -86,7 +85,7 @@ def _touched(params: PyTree) -> PyTree:
             return _rows_of(x)
         return jnp.where(x.live, jnp.arange(x.live.size), jnp.iinfo(jnp.int32).max)
 
-    shared = jax.tree.map(one, params["shared"], is_leaf=rows.is_table)
+    shared = rows.map_nodes(one, params["shared"])
     return {"shared": shared, "private": _rows_of(params["private"])}
 
 

@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from .. import trees
+from .. import rows, trees
 from ..check import at_least, nearest, positive
-from ..rows import LocalTable, RowsGradient, is_table
+from ..rows import LocalTable
 from ..types import PyTree, Transform
 
 
@@ -47,18 +47,8 @@ def path_of(path) -> str:
 
 def covered(local: Local, params: PyTree) -> PyTree:
     """`params` with None in place of each leaf that `local` does not train."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, x: x if local.covers(path_of(path)) else None, params, is_leaf=is_table
-    )
-
-
-def merge(changed: PyTree, params: PyTree) -> PyTree:
-    """`changed`, and `params` where it is None."""
-    return jax.tree.map(
-        lambda new, old: old if new is None else new,
-        changed,
-        params,
-        is_leaf=lambda x: x is None or is_table(x),
+    return rows.map_nodes_with_path(
+        lambda path, x: x if local.covers(path_of(path)) else None, params
     )
 
 
@@ -92,8 +82,7 @@ def _sgd(learning_rate) -> Local:
             step = step.at[g.slots].add(times * g.values, mode="promise_in_bounds")
             return replace(p, values=step, drift=drift)
 
-        is_leaf = lambda x: isinstance(x, LocalTable)
-        return state, jax.tree.map(one, params, gradients, is_leaf=is_leaf)
+        return state, rows.map_nodes(one, params, gradients)
 
     return Local(lambda params, now: (), apply, rate=lambda path, now: learning_rate)
 
@@ -144,34 +133,16 @@ def from_optax(transform: optax.GradientTransformation) -> Local:
         A `Local` whose state is that of `transform`.
     """
 
-    def arrays(params):
-        return jax.tree.map(
-            lambda p: p.values if isinstance(p, LocalTable) else p, params, is_leaf=is_table
-        )
-
-    def whole(p, g):
-        if isinstance(g, RowsGradient):
-            start = jnp.zeros_like(p.values) if g.dense is None else g.dense
-            return start.at[g.slots].add(g.values, mode="promise_in_bounds")
-        return g
-
     def init(params, now):
-        return transform.init(arrays(params))
+        return transform.init(rows.dense(params))
 
     def apply(state, params, gradients, active, now):
-        is_leaf = lambda x: isinstance(x, LocalTable)
-        gradients = jax.tree.map(whole, params, gradients, is_leaf=is_leaf)
-        updates, after = transform.update(gradients, state, arrays(params))
+        before = rows.dense(params)
+        updates, after = transform.update(rows.at_rows(gradients, params), state, before)
         keep = lambda new, old: jnp.where(active, new, old)
-        stepped = jax.tree.map(keep, optax.apply_updates(arrays(params), updates), arrays(params))
+        stepped = jax.tree.map(keep, optax.apply_updates(before, updates), before)
         state = jax.tree.map(keep, trees.typed_as(after, state), state)
-        params = jax.tree.map(
-            lambda p, v: replace(p, values=v) if isinstance(p, LocalTable) else v,
-            params,
-            stepped,
-            is_leaf=is_leaf,
-        )
-        return state, params
+        return state, rows.with_values(params, stepped)
 
     return Local(init, apply)
 
@@ -240,15 +211,12 @@ def groups(optimizers: Mapping[str, Local | Transform]) -> Local:
         return None
 
     def part(tree, name):
-        return jax.tree_util.tree_map_with_path(
-            lambda path, x: x if owner(path_of(path)) == name else None,
-            tree,
-            is_leaf=lambda x: x is None or is_table(x),
+        return rows.map_nodes_with_path(
+            lambda path, x: x if owner(path_of(path)) == name else None, tree
         )
 
     def init(params, now):
-        leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=is_table)
-        paths = [path_of(path) for path, _ in leaves]
+        paths = [path_of(path) for path, _ in rows.nodes_with_path(params)]
         for name in parts:
             if name not in {owner(path) for path in paths}:
                 raise ValueError(
@@ -263,7 +231,7 @@ def groups(optimizers: Mapping[str, Local | Transform]) -> Local:
             states[name], changed = local.apply(
                 state[name], part(params, name), part(gradients, name), active, now
             )
-            params = merge(changed, params)
+            params = rows.merge(changed, params)
         return states, params
 
     def rate(path, now):

@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 
 from .. import rows, trees
-from ..rows.update import put, zeros_of
 from ..types import Model, PyTree
 from .training import Trained
 
@@ -25,7 +24,7 @@ def with_own(model: Model, more: Callable[[], dict] = dict) -> Callable:
 
     def init(key, common=None):
         shared, private = model.init(key, common)
-        own = {"shared": zeros_of(shared), "private": private}
+        own = {"shared": rows.zeros_of(shared), "private": private}
         return shared, {"model": private, "own": own, "met": jnp.bool_(False), **more()}
 
     return init
@@ -47,7 +46,7 @@ def ended(private: PyTree, after: PyTree, trained: Trained) -> PyTree:
 def stored(trained: Trained, tables: PyTree) -> PyTree:
     """`tables`, as in `shared`, with the rows that the client trained."""
     local = trained.params["shared"]
-    return put(tables, local, rows.dense(local))
+    return rows.put(tables, local, rows.dense(local))
 
 
 def mixed(alpha: jax.Array, own: PyTree, shared: PyTree) -> PyTree:
@@ -66,5 +65,5 @@ def mixed(alpha: jax.Array, own: PyTree, shared: PyTree) -> PyTree:
         return blend(a, b)
 
     blend = lambda x, y: alpha * x + (1 - alpha) * y
-    tree = jax.tree.map(one, own, trees.trainable(shared), is_leaf=rows.is_table)
+    tree = rows.map_nodes(one, own, trees.trainable(shared))
     return trees.with_frozen(tree, shared)

@@ -16,7 +16,7 @@ import optax
 
 from ..bases import product, random_rows
 from ..check import at_least
-from ..rows import RowsGradient, is_table
+from ..rows import RowsGradient, is_table, map_nodes_with_path, nodes_with_path
 from ..types import PyTree
 from .optimizers import Local, as_local, path_of
 
@@ -51,7 +51,7 @@ def subspace(optimizer: Local | optax.GradientTransformation, rank: int, seed: i
     def spaces(params: PyTree, now) -> dict[str, jax.Array]:
         """Path of a leaf -> A, for the leaves that are trained in it."""
         found = {}
-        for path, leaf in jax.tree_util.tree_leaves_with_path(params, is_leaf=is_table):
+        for path, leaf in nodes_with_path(params):
             name, x = path_of(path), leaf.values if is_table(leaf) else leaf
             if name.split("/")[0] == "shared" and x.ndim > 1 and x.shape[-1] > rank:
                 found[name] = random_rows(seed, now.round, x.shape[-1], rank)
@@ -67,7 +67,7 @@ def subspace(optimizer: Local | optax.GradientTransformation, rank: int, seed: i
                 return replace(g, values=_projected(g.values, a), dense=dense)
             return _projected(g, a)
 
-        within = jax.tree_util.tree_map_with_path(one, gradients, is_leaf=is_table)
+        within = map_nodes_with_path(one, gradients)
         after, params = inner.apply(state["inner"], params, within, active, now)
         return {**state, "inner": after}, params
 

@@ -17,12 +17,11 @@ import jax.numpy as jnp
 import optax
 
 from .. import keys, rows, trees
-from ..rows.update import settled, with_term
 from ..types import Array, Client, Model, Now, PyTree, Upload
 from .batches import Passes, localize, mark, turns_of
 from .gradient import value_and_gradient
 from .lazy import arrived, drifting, is_lazy
-from .optimizers import Local, as_local, covered, merge, path_of
+from .optimizers import Local, as_local, covered, path_of
 
 Probe = Callable[..., dict[str, jax.Array]]
 # direction(gradient, params, batch) -> (loss, gradients) of one batch; gradient(params, batch) is
@@ -35,7 +34,7 @@ class Terms:
     """What is added to the gradient of the shared part in every step, on every row of its tables
     that the client touches in the round: pull (p - start) + push.
 
-    pull: None for none. push: an array a leaf, [L, D] of a table, as `rows.update.here` gives it;
+    pull: None for none. push: an array a leaf, [L, D] of a table, as `rows.here` gives it;
     or None.
     """
 
@@ -160,7 +159,7 @@ def train(
 
             value, gradients = follow(gradient, params, batch)
             state, changed = o.apply(state, covered(o, params), gradients, size > 0, now)
-            params = merge(changed, params)
+            params = rows.merge(changed, params)
             values.append(value)
             after.append(state)
         return tuple(after), params, total + values[0] * size, seen + size, taken + (size > 0)
@@ -170,7 +169,7 @@ def train(
     states, params, total, seen, taken = jax.lax.fori_loop(0, turns.turns, turn, first)
     if terms is not None:
         there = rows.map_tables(arrived, params["shared"])
-        params = {**params, "shared": settled(there, start["shared"])}
+        params = {**params, "shared": rows.settled(there, start["shared"])}
     loss, count = total / jnp.maximum(seen, 1.0), turns.count.astype(jnp.float32)
     return Trained(start, params, loss, count, taken, states)
 
@@ -192,26 +191,22 @@ def drifted(start, shared, terms: Terms, follow: Direction, optimizers, turns, p
 
     pushes = terms.push
     if pushes is None:
-        pushes = jax.tree.map(lambda x: None, start["shared"], is_leaf=rows.is_table)
-    is_leaf = lambda x: x is None or rows.is_table(x)
-    moving = jax.tree_util.tree_map_with_path(
-        begin, start["shared"], trees.trainable(shared), pushes, is_leaf=is_leaf
-    )
+        pushes = rows.map_nodes(lambda x: None, start["shared"])
+    moving = rows.map_nodes_with_path(begin, start["shared"], trees.trainable(shared), pushes)
 
     def direction(gradient, params, batch):
         value, gradients = follow(gradient, params, batch)
 
         def one(g, now, x, push):
-            if g is None or (rows.is_table(now) and now.drift is not None):
+            if rows.is_table(now) and now.drift is not None:
                 return g
             now, x = (v.values if rows.is_table(v) else v for v in (now, x))
             term = 0.0 if push is None else push
             term = term if terms.pull is None else term + terms.pull * (now - x)
-            return with_term(g, term)
+            return rows.with_term(g, term)
 
-        with_terms = jax.tree.map(
-            one, gradients["shared"], params["shared"], start["shared"], pushes, is_leaf=is_leaf
-        )
+        parts = (tree["shared"] for tree in (gradients, params, start))
+        with_terms = rows.map_nodes(one, *parts, pushes)
         return value, {**gradients, "shared": with_terms}
 
     return {**start, "shared": moving}, direction
@@ -229,23 +224,13 @@ def kept(trained: Trained) -> PyTree:
 
 def change(trained: Trained, shared: PyTree) -> PyTree:
     """What the client uploads: after - before, tables as `rows.RowsUpdate`."""
-    return jax.tree.map(
-        lambda a, b, s: rows.update_of(a, s, b) if rows.is_table(a) else a - s,
-        trained.params["shared"],
-        trained.start["shared"],
-        trees.trainable(shared),
-        is_leaf=rows.is_table,
-    )
+    return rows.change(trained.params["shared"], shared, trained.start["shared"])
 
 
 def own_model(trained: Trained, shared: PyTree) -> PyTree:
     """The client's `shared` after training: its own rows where it touched them."""
-    own = jax.tree.map(
-        lambda a, s: rows.Overlay(a, s) if rows.is_table(a) else a,
-        trained.params["shared"],
-        trees.trainable(shared),
-        is_leaf=rows.is_table,
-    )
+    one = lambda a, s: rows.Overlay(a, s) if rows.is_table(a) else a
+    own = rows.map_nodes(one, trained.params["shared"], trees.trainable(shared))
     return trees.with_frozen(own, shared)
 
 

@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 
 from .. import trees
-from ..types import Compressor, Now, Packet, PyTree
-from ..wire import is_node
+from ..types import Compressor, Now, Packet
+from ..wire import flatten, is_node, nodes
 from .remembered import remembers_updates
 
 # Of which memory is made: packets have the same shapes in all rounds.
@@ -137,7 +137,7 @@ def partition(rules: Mapping[str, Compressor]) -> Compressor:
     def divided(update):
         """The nodes of every rule, and those of none, each as {path: node}."""
         found: list[dict] = [{} for _ in range(len(names) + 1)]
-        paths, _ = jax.tree.flatten_with_path(update, is_leaf=is_node)
+        paths, _ = flatten(update)
         for path, node in paths:
             called = jax.tree_util.keystr(path, simple=True, separator="/")
             role = "rows" if is_node(node) else "dense"
@@ -155,7 +155,7 @@ def partition(rules: Mapping[str, Compressor]) -> Compressor:
 
     def joined(found: list[dict], like):
         everything = {name: node for held in found for name, node in held.items()}
-        paths, structure = jax.tree.flatten_with_path(like, is_leaf=is_node)
+        paths, structure = flatten(like)
         named = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths]
         return structure.unflatten(everything[name] for name in named)
 
@@ -197,25 +197,24 @@ def per_leaf(compressor: Compressor) -> Compressor:
         A `Compressor` whose memory has one entry a node; linear where `compressor` is.
     """
 
-    def split(tree: PyTree) -> list:
-        return jax.tree.leaves(tree, is_leaf=is_node)
-
     def init(update):
-        return [compressor.init(node) for node in split(update)]
+        return [compressor.init(node) for node in nodes(update)]
 
     def encode(key, memory, update, now):
         sent = [
             compressor.encode(jax.random.fold_in(key, i), kept, node, now)
-            for i, (kept, node) in enumerate(zip(memory, split(update), strict=True))
+            for i, (kept, node) in enumerate(zip(memory, nodes(update), strict=True))
         ]
         packets = [packet for _, packet in sent]
         fields = ([getattr(p, f) for p in packets] for f in ("body", "side", "known"))
         return [kept for kept, _ in sent], Packet(*fields)
 
     def decode(packet, like, now):
-        leaves, structure = jax.tree.flatten(like, is_leaf=is_node)
+        leaves, structure = flatten(like)
         parts = zip(packet.body, packet.side, packet.known, leaves, strict=True)
-        return structure.unflatten(compressor.decode(Packet(*p), node, now) for *p, node in parts)
+        return structure.unflatten(
+            compressor.decode(Packet(*p), node, now) for *p, (_, node) in parts
+        )
 
     return Compressor(init, encode, decode, compressor.linear)
 

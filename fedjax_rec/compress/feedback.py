@@ -25,7 +25,7 @@ from .. import trees
 from ..check import holds
 from ..rows import RowsUpdate
 from ..types import Compressor, Packet
-from ..wire import Live, is_node
+from ..wire import Live, map_nodes
 from .leafwise import in_place, is_compressible, touched
 from .remembered import Remembered, aligned, nodes, remembered, values_of, with_values
 
@@ -186,12 +186,10 @@ def _differences(inner: Compressor, rate, shifts: Remembered) -> Compressor:
         (side, places), (known, shift) = packet.side, packet.known
         back = inner.decode(Packet(packet.body, side, known), like, now)
         place = iter(places)
-        where = jax.tree.map(
-            lambda node: _blank(node, next(place)) if is_compressible(node) else node,
-            like,
-            is_leaf=is_node,
+        where = map_nodes(
+            lambda node: _blank(node, next(place)) if is_compressible(node) else node, like
         )
-        back = jax.tree.map(_spread, where, back, is_leaf=is_node)
+        back = map_nodes(_spread, where, back)
         return with_values(where, trees.add(aligned(back, where), aligned(shift, where)))
 
     return Compressor(init, encode, decode)

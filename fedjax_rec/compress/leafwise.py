@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from ..rows import RowsUpdate
 from ..types import Compressor, Packet
-from ..wire import Live, is_node
+from ..wire import Live, flatten, is_node, nodes
 
 
 def numbers(node) -> tuple[jax.Array, jax.Array]:
@@ -97,17 +97,13 @@ def nodewise(
         [1.0, 1.0, 1.0]
     """
 
-    def split(update):
-        leaves, structure = jax.tree.flatten(update, is_leaf=is_node)
-        return leaves, structure
-
     def init(update):
-        return [init_node(x) if is_compressible(x) else () for x in split(update)[0]]
+        return [init_node(x) if is_compressible(x) else () for x in nodes(update)]
 
     def encode(key, memory, update, now):
-        leaves, structure = split(update)
+        leaves, structure = flatten(update)
         memories, bodies, sides = [], [], []
-        for i, (kept, node) in enumerate(zip(memory, leaves, strict=True)):
+        for i, (kept, (_, node)) in enumerate(zip(memory, leaves, strict=True)):
             if is_compressible(node):
                 kept, body, side = encode_node(jax.random.fold_in(key, i), kept, node, now)
             else:
@@ -118,11 +114,11 @@ def nodewise(
         return memories, Packet(structure.unflatten(bodies), sides)
 
     def decode(packet, like, now):
-        leaves, structure = split(like)
+        leaves, structure = flatten(like)
         bodies = structure.flatten_up_to(packet.body)
         return structure.unflatten(
             decode_node(body, side, node, now) if is_compressible(node) else body
-            for body, side, node in zip(bodies, packet.side, leaves, strict=True)
+            for body, side, (_, node) in zip(bodies, packet.side, leaves, strict=True)
         )
 
     return Compressor(init, encode, decode, linear)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from ..rows import RowsUpdate
 from ..types import Compressor, Packet
-from ..wire import Live, is_node
+from ..wire import Live, flatten, is_node
 from .leafwise import in_place, is_compressible, nodewise, numbers, with_numbers
 from .select import check_room
 
@@ -55,11 +55,8 @@ def masked() -> Compressor:
             return jnp.broadcast_to(there, (rows.live.shape[0], *shape[1:]))
         return there & (of_leaf if rows.ids is None else of_leaf.at[rows.ids].get(mode="clip"))
 
-    def split(update):
-        return jax.tree.flatten_with_path(update, is_leaf=is_node)
-
     def encode(key, memory, update, now):
-        mask, (leaves, structure) = _mask_of(now.shared), split(update)
+        mask, (leaves, structure) = _mask_of(now.shared), flatten(update)
         bodies, sides = [], []
         for path, node in leaves:
             is_rows = isinstance(node, RowsUpdate)
@@ -75,7 +72,7 @@ def masked() -> Compressor:
         return memory, Packet(structure.unflatten(bodies), sides)
 
     def decode(packet, like, now):
-        mask, (leaves, structure) = _mask_of(now.shared), split(like)
+        mask, (leaves, structure) = _mask_of(now.shared), flatten(like)
         found = []
         for (path, node), body, side in zip(
             leaves, structure.flatten_up_to(packet.body), packet.side, strict=True

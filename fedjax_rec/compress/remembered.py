@@ -15,11 +15,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from .. import wire
 from ..check import at_least, one_of
-from ..rows import RowsUpdate
-from ..rows.overlap import values_at
+from ..rows import RowsUpdate, blank, here, put, values_at
 from ..types import PyTree
-from ..wire import is_node
 from .leafwise import is_compressible, numbers, with_numbers
 
 
@@ -42,33 +41,23 @@ def remembered(what: str, rows: int | None = None, dtype: str = "float32") -> Re
     def init_node(node):
         if not isinstance(node, RowsUpdate):
             return jnp.zeros(numbers(node)[0].shape, dtype)
-        width = node.values.shape[1:]
-        if rows is None or rows >= node.size:
-            return jnp.zeros((node.size, *width), dtype)
-        return RowsUpdate(
-            jnp.zeros((rows, *width), dtype),
-            jnp.full(rows, node.size, jnp.int32),
-            jnp.zeros(rows, bool),
-            None,
-            node.size,
-        )
+        memory = blank(node, rows, dtype)
+        return memory.values if memory.ids is None else memory
 
     def recall_node(memory, node):
         if isinstance(memory, RowsUpdate):
             recalled = values_at(memory, node).astype(jnp.float32)
             return jnp.where(numbers(node)[1], recalled, 0)
-        if isinstance(node, RowsUpdate) and node.ids is not None:
-            memory = memory.at[node.ids].get(mode="clip")
         x, real = numbers(node)
+        memory = here(memory, node) if isinstance(node, RowsUpdate) else memory
         return jnp.where(real, memory.astype(x.dtype), 0)
 
     def store_node(memory, node, values):
         if isinstance(memory, RowsUpdate):
             return _largest(memory, node, values.astype(memory.values.dtype))
         values = values.astype(memory.dtype)
-        if isinstance(node, RowsUpdate) and node.ids is not None:
-            ids = jnp.where(node.live, node.ids, node.size)
-            return memory.at[ids].set(values, mode="drop")
+        if isinstance(node, RowsUpdate):
+            return put(memory, node, values)
         return jnp.where(numbers(node)[1], values, memory)
 
     return Remembered(
@@ -108,7 +97,7 @@ def remembers_updates(memory: PyTree) -> bool:
 
 def nodes(update: PyTree) -> list:
     """The nodes of an update that hold numbers, in order."""
-    return [x for x in jax.tree.leaves(update, is_leaf=is_node) if is_compressible(x)]
+    return [x for x in wire.nodes(update) if is_compressible(x)]
 
 
 def values_of(update: PyTree) -> list[jax.Array]:
@@ -119,18 +108,16 @@ def values_of(update: PyTree) -> list[jax.Array]:
 def with_values(update: PyTree, values: list) -> PyTree:
     """`update` with the numbers `values`, one array a node."""
     new = iter(values)
-    return jax.tree.map(
-        lambda node: with_numbers(node, next(new)) if is_compressible(node) else node,
-        update,
-        is_leaf=is_node,
+    return wire.map_nodes(
+        lambda node: with_numbers(node, next(new)) if is_compressible(node) else node, update
     )
 
 
 def aligned(back: PyTree, update: PyTree) -> list[jax.Array]:
     """The numbers of `back`, decoded from what was made of `update`, at the rows of `update`."""
-    leaves, structure = jax.tree.flatten(update, is_leaf=is_node)
+    leaves, structure = wire.flatten(update)
     return [
         values_at(mine, node) if isinstance(node, RowsUpdate) else numbers(mine)[0]
-        for mine, node in zip(structure.flatten_up_to(back), leaves, strict=True)
+        for mine, (_, node) in zip(structure.flatten_up_to(back), leaves, strict=True)
         if is_compressible(node)
     ]

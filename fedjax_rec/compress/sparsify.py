@@ -25,7 +25,7 @@ import numpy as np
 from ..check import at_least, holds
 from ..rows import RowsUpdate
 from ..types import Compressor, Packet
-from ..wire import Codes, Live, is_node
+from ..wire import Codes, Live, flatten, is_node
 from . import select
 from .combine import chain, scheduled
 from .leafwise import is_compressible, nodewise, numbers, touched, with_numbers
@@ -176,7 +176,8 @@ def global_top_k(fraction: float = 0.01) -> Compressor:
     whole = nodewise(lambda node: (), lambda key, memory, node, now: (), _placed)
 
     def encode(key, memory, update, now):
-        leaves, structure = jax.tree.flatten(update, is_leaf=is_node)
+        found, structure = flatten(update)
+        leaves = [leaf for _, leaf in found]
         mine = [leaf for leaf in leaves if is_compressible(leaf)]
         if not mine:
             return memory, Packet(update, [()] * len(leaves))

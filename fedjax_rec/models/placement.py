@@ -89,14 +89,11 @@ def with_core(model: Model, scale: float = 1.0) -> Model:
         has_core = lambda x: isinstance(x, dict) and factors.CORE in x
 
         def one(layer):
-            if not has_core(layer):
-                return layer
             layer = dict(layer)
             a = layer[factors.A].value @ layer.pop(factors.CORE)
             return {**layer, factors.A: a, factors.B: layer[factors.B].value}
 
-        is_leaf = lambda x: has_core(x) or rows.is_table(x) or is_frozen(x)
-        return jax.tree.map(one, shared, is_leaf=is_leaf)
+        return factors.map_layers(has_core, one, shared)
 
     return model.through(lambda shared, private: (whole(shared), private), init)
 

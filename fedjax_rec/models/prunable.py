@@ -38,9 +38,7 @@ def prunable(model: Model) -> Model:
 
 def parameters(shared: PyTree) -> dict[str, Any]:
     """The trained leaves of `shared["model"]`, each table as one, by path: `model/item`."""
-    leaves = jax.tree_util.tree_leaves_with_path(
-        {"model": trees.trainable(shared["model"])}, is_leaf=rows.is_table
-    )
+    leaves = rows.nodes_with_path({"model": trees.trainable(shared["model"])})
     return {_name(path): x for path, x in leaves}
 
 
@@ -58,9 +56,7 @@ def switched(shared: PyTree) -> PyTree:
             return Masked(x, factor)
         return _times(x, factor)
 
-    is_leaf = lambda x: rows.is_table(x) or trees.is_frozen(x)
-    named = {"model": shared["model"]}
-    return jax.tree_util.tree_map_with_path(one, named, is_leaf=is_leaf)["model"]
+    return rows.map_nodes_with_path(one, {"model": shared["model"]})["model"]
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,10 @@ from ..types import Model, Ranking
 
 
 class Rows(nnx.Param):
-    """A table [I, D] of which clients touch rows. Index it with a whole id field of the batch:
-    `self.item[batch["items"]]`. Other id fields than `items`: `Rows(values, fields=("a", "b"))`."""
+    """A table [I, D] of which clients touch rows. Index it with ids of the batch:
+    `self.item[batch["items"]]` costs nothing; a slice or a permutation of a field, an example under
+    `vmap`, a microbatch or ids inside `jax.checkpoint` are looked up among them. Other id fields
+    than `items`: `Rows(values, fields=("a", "b"))`."""
 
 
 class Private(nnx.Param):

@@ -53,7 +53,8 @@ def lognormal_clock(
 
     speed: median examples a second. downlink, uplink: median bytes a second. latency: seconds a
     round. spread, bandwidth_spread: standard deviations of the logarithm; at 1 one client in six is
-    slower than the median by e. jitter: likewise, of all seconds of a client, anew each round; None for none.
+    slower than the median by e. jitter: likewise, of all seconds of a client, anew each round;
+    None for none.
     epochs: how often a client goes over its examples. seed: which clients are slow, whatever the
     key of the run.
     Raises ValueError unless speed, bandwidths and epochs are positive and the others at least 0.

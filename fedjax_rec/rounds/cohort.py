@@ -182,6 +182,4 @@ def put(tree: PyTree, ids: jax.Array, new: PyTree) -> PyTree:
 
 def local_bytes(update: PyTree) -> int:
     """Bytes of the local parameters of a client that uploads an update of this outline [c, ...]."""
-    leaves = jax.tree.leaves(update, is_leaf=rows.is_table)
-    some = [x.values if rows.is_table(x) else x for x in leaves]
-    return sum(trees.nbytes(x) // x.shape[0] for x in some)
+    return sum(trees.nbytes(x) // x.shape[0] for x in jax.tree.leaves(rows.dense(update)))

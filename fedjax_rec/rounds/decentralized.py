@@ -71,7 +71,7 @@ def decentralized(
             private, own = mine
             whole = trees.with_frozen(own, state.shared)
             private, upload = client.update(of_clients.train(id), private, whole, data, now(id))
-            return private, moved(own, upload.update), replace(upload, update=None, down=None)
+            return private, rows.apply(own, upload.update), replace(upload, update=None, down=None)
 
         return train
 
@@ -110,17 +110,6 @@ def decentralized(
         return audited(one, (state.private, state.server["models"]), cohort)
 
     return Strategy(beginning(fresh, held), round, model, packets, clients_per_chunk, rule)
-
-
-def moved(model: PyTree, update: PyTree) -> PyTree:
-    """`model`, trainable part, with an update of one client added."""
-
-    def one(x, u):
-        if not rows.is_table(x):
-            return x + u
-        return replace(x, values=rows.add_to(x.values, u.delta()))
-
-    return jax.tree.map(one, model, update, is_leaf=rows.is_table)
 
 
 def consensus(models: PyTree) -> tuple[PyTree, jax.Array]:

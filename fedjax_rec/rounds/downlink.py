@@ -46,7 +46,7 @@ def broadcasting(compressor: Compressor) -> Broadcast:
     """
 
     def init(shared, num_clients):
-        memory = compressor.init(whole_update(shared))
+        memory = compressor.init(rows.zero_update(shared))
         if remembers_updates(memory):
             raise ValueError(
                 "downlink: the server already remembers what was left out; give the compressor "
@@ -64,13 +64,13 @@ def broadcasting(compressor: Compressor) -> Broadcast:
 
     def send(key, state, shared, round, ids):
         now = Now(round, shared)
-        change = difference(trees.trainable(shared), state["known"])
+        change = rows.difference(trees.trainable(shared), state["known"])
         memory, packet = compressor.encode(key, state["memory"], change, now)
         back = compressor.decode(packet, change, now)
         whole = _whole(shared)
         owed = state["owed"].at[ids].set(jnp.uint32(0), mode="drop")
         return {
-            "known": jax.tree.map(_moved, state["known"], back, is_leaf=rows.is_table),
+            "known": rows.apply(state["known"], back),
             "memory": memory,
             "owed": owed + jnp.minimum(wire.nbytes(packet), whole - owed),
         }
@@ -78,38 +78,14 @@ def broadcasting(compressor: Compressor) -> Broadcast:
     return Broadcast(init, lambda state: state["known"], received, send)
 
 
-def difference(after: PyTree, before: PyTree) -> PyTree:
-    """The update from `before` to `after`, tables as those rows that differ."""
-
-    def one(a, b):
-        if not rows.is_table(a):
-            return a - b
-        change = a.values - b.values
-        return rows.RowsUpdate(change, None, (change != 0).any(-1), None, a.shape[0])
-
-    return jax.tree.map(one, after, before, is_leaf=rows.is_table)
-
-
 def downloaded(shared: PyTree, update: PyTree) -> Packet:
     """The packet of what a client got: rows where it touched a table, the rest whole."""
-    return Packet(
-        jax.tree.map(
-            lambda u, x: _as_stored(u, x) if rows.is_table(u) else x,
-            update,
-            shared,
-            is_leaf=rows.is_table,
-        )
-    )
+    one = lambda u, x: _as_stored(u, x) if rows.is_table(u) else x
+    return Packet(rows.map_nodes(one, update, shared))
 
 
 def _as_stored(u: rows.RowsUpdate, table: rows.Table) -> rows.RowsUpdate:
     return replace(u, origin=None, values=u.values.astype(table.values.dtype))
-
-
-def whole_update(shared: PyTree) -> PyTree:
-    """A zero update of the whole of `shared`, which compressor memory is shaped after."""
-    zero = trees.zeros_like(trees.trainable(shared))
-    return difference(zero, zero)
 
 
 def live_where_it_moves(update: PyTree) -> PyTree:
@@ -121,9 +97,3 @@ def live_where_it_moves(update: PyTree) -> PyTree:
 def _whole(shared: PyTree) -> jax.Array:
     """uint32[]: the bytes of the whole model."""
     return wire.nbytes(Packet(rows.dense(trees.trainable(shared))))
-
-
-def _moved(x, update):
-    if not rows.is_table(x):
-        return x + update
-    return replace(x, values=rows.add_to(x.values, update))

@@ -46,7 +46,7 @@ from .cohort import (
     put,
     rule_of_thumb,
 )
-from .downlink import broadcasting, downloaded, whole_update
+from .downlink import broadcasting, downloaded
 from .plan import checked
 from .timed import timing
 from .uplink import uplink_of
@@ -107,7 +107,7 @@ def federated(
 
     def fresh(key, num_clients) -> State:
         shared = model.init(keys.stream(key, "shared"))[0]
-        memory, like = (), whole_update(shared)
+        memory, like = (), rows.zero_update(shared)
         if uplink is not None or stages:
             remember = uplink_of(uplink, stages).init
             memory = everybody(lambda id: remember(like), num_clients)
@@ -152,7 +152,7 @@ def federated(
             if timed is not None:
                 upload, up, arrived = timed.chunk(of_round, ids, upload, down, up)
             if aggregator.additive is not True:
-                change = rows.map_tables(lambda u: u.delta(), upload.update)
+                change = rows.deltas(upload.update)
                 upload = replace(upload, update=change)
             summary = aggregator.reduce(state.server["aggregator"], upload, now(ids))
             adds, stacks = rows.divide(summary, aggregator.additive)

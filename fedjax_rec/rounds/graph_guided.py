@@ -21,7 +21,6 @@ import jax
 import jax.numpy as jnp
 
 from .. import keys, rows, trees, wire
-from ..servers.step import with_values
 from ..types import Client, Cohort, Compressor, Model, Packet, PyTree, RoundInfo, State, Strategy
 from .cohort import (
     SMALLER,
@@ -39,8 +38,7 @@ from .cohort import (
     put,
     vmapped,
 )
-from .decentralized import moved
-from .downlink import downloaded, whole_update
+from .downlink import downloaded
 from .plan import checked
 from .uplink import uplink_of
 from .user_graph import Neighbours, Similarity, above_mean, cosine_similarity
@@ -74,7 +72,7 @@ def graph_guided(
 
     def fresh(key, num_clients) -> State:
         shared = model.init(keys.stream(key, "shared"))[0]
-        memory, like = (), whole_update(shared)
+        memory, like = (), rows.zero_update(shared)
         if uplink is not None:
             memory = everybody(lambda id: sender.init(like), num_clients)
         server = {
@@ -145,7 +143,7 @@ def graph_guided(
             kept, upload, up = sender.chunk(
                 ids, of_clients.encode(ids), at(memory, ids), upload, now
             )
-            arrive = lambda update: moved(shared, update)
+            arrive = lambda update: rows.apply(shared, update)
             arrived = vmapped(arrive, upload.update)(upload.update)
             weight = jnp.where(ids < n, upload.weight, 0.0)
             models = put(models, jnp.where(weight > 0, ids, n), arrived)
@@ -166,7 +164,7 @@ def graph_guided(
         count = known.sum()
         weights = neighbours.weigh(pairs, known).sum(0) / jnp.maximum(count, 1)
         mean = jax.tree.map(lambda x: x[0], mixed(weights[None], models))
-        q = with_values(shared, trees.select(count > 0, mean, rows.dense(shared)))
+        q = rows.with_values(shared, trees.select(count > 0, mean, rows.dense(shared)))
         states = {"models": models, "similarity": pairs, "known": known}
         q = trees.with_frozen(q, state.shared)
         return State(q, private, memory, states, state.round + 1), info

@@ -25,10 +25,8 @@ import jax.numpy as jnp
 
 from .. import keys, rows, trees
 from ..check import at_least
-from ..rows.overlap import values_at
 from ..types import Aggregator, Cohort, Compressor, Now, PyTree, Upload
 from .cohort import at, vmapped
-from .downlink import whole_update
 
 
 @dataclass(frozen=True)
@@ -54,16 +52,11 @@ def models() -> Held:
     """
 
     def hold(model, update):
-        one = lambda x, u: replace(u, values=_rows(x, u) + u.values) if rows.is_table(u) else x + u
-        return jax.tree.map(one, model, update, is_leaf=rows.is_table)
+        return rows.with_values(update, trees.add(rows.here(model, update), rows.dense(update)))
 
     def release(model, held):
-        def one(x, h):
-            if not rows.is_table(h):
-                return h - x
-            return replace(h, values=jnp.where(h.live[:, None], h.values - _rows(x, h), 0))
-
-        return jax.tree.map(one, model, held, is_leaf=rows.is_table)
+        change = trees.subtract(rows.dense(held), rows.here(model, held))
+        return rows.as_update(change, held, model)
 
     return Held(hold, release)
 
@@ -93,10 +86,6 @@ def hinge(a: float = 10.0, b: float = 4.0) -> Staleness:
     return Staleness(lambda tau: 1.0 / (a * jnp.maximum(tau - b, 0.0) + 1.0))
 
 
-def _rows(table: rows.Table, update: rows.RowsUpdate) -> jax.Array:
-    return table.values if update.ids is None else table.values.at[update.ids].get(mode="clip")
-
-
 def empty(key, shared, uplink: Compressor | None, held: Held, places: int, room, nobody) -> PyTree:
     """A buffer of `places` empty places, of which the client is `nobody`, N.
 
@@ -104,12 +93,12 @@ def empty(key, shared, uplink: Compressor | None, held: Held, places: int, room,
     """
 
     def one():
-        update = like = whole_update(shared)
+        update = like = rows.zero_update(shared)
         if uplink is not None:
             now = Now(jnp.int32(0), shared, jnp.int32(0))
             packet = uplink.encode(key, uplink.init(like), like, now)[1]
             update = uplink.decode(packet, like, now)
-        return held.hold(trees.trainable(shared), _outlined(update, room))
+        return held.hold(trees.trainable(shared), rows.blank(update, room))
 
     outline = jax.eval_shape(one)
     blank = lambda dtype: jnp.zeros(places, dtype)
@@ -130,39 +119,14 @@ def laid_out(update: PyTree, room: int | None) -> PyTree:
     Raises ValueError where a client may touch more than `room` rows.
     """
 
-    def one(u: rows.RowsUpdate) -> rows.RowsUpdate:
-        u, length = u.delta(), u.live.shape[0]
-        if _whole(u, room):
-            if u.ids is None:
-                return u
-            blank = rows.RowsUpdate(u.values, None, jnp.zeros(u.size, bool), None, u.size)
-            ids = jnp.where(u.live, u.ids, u.size)
-            live = blank.live.at[ids].set(True, mode="drop")
-            return replace(blank, values=values_at(u, blank), live=live)
-        if u.ids is None or length > room:
+    for u in filter(rows.is_table, rows.nodes(update)):
+        length = u.live.shape[0]
+        if not _whole(u, room) and (u.ids is None or length > room):
             raise ValueError(
                 f"asynchronous(held_rows={room}) holds fewer rows than the {length} that a client "
                 f"may touch; use held_rows >= {length}, or None for whole tables."
             )
-        more = (0, room - length)
-        ids = jnp.pad(jnp.asarray(u.ids), more, constant_values=u.size)
-        values, live = jnp.pad(u.values, (more, (0, 0))), jnp.pad(u.live, more)
-        return rows.RowsUpdate(values, ids, live, None, u.size)
-
-    return rows.map_tables(one, update)
-
-
-def _outlined(update: PyTree, room: int | None) -> PyTree:
-    """Any update in the layout of `laid_out`."""
-
-    def one(u: rows.RowsUpdate) -> rows.RowsUpdate:
-        whole = _whole(u, room)
-        shape = (u.size if whole else room, *u.values.shape[1:])
-        ids = None if whole else jnp.zeros(shape[:1], jnp.int32)
-        values, live = jnp.zeros(shape, u.values.dtype), jnp.zeros(shape[:1], bool)
-        return rows.RowsUpdate(values, ids, live, None, u.size)
-
-    return rows.map_tables(one, update)
+    return rows.spread(update, rows.blank(update, room))
 
 
 def _whole(update: rows.RowsUpdate, room: int | None) -> bool:
@@ -224,8 +188,7 @@ def summary_of(
     chunks = [jnp.pad(x, fill).reshape(-1, chunk) for x in (places, weight, share)]
 
     def one(held, share):
-        times = lambda u: replace(u, values=share * u.values) if rows.is_table(u) else share * u
-        return jax.tree.map(times, release(held), is_leaf=rows.is_table)
+        return rows.deltas(rows.scale(release(held), share))
 
     def add(total, part):
         places, weight, share = part

@@ -84,8 +84,7 @@ def plan(strategy: Strategy, key, state, cohort) -> Chunk:
 
 def base_bytes(shared: PyTree) -> int:
     """Bytes of what all clients read whole: everything in `shared` but tables of rows."""
-    leaves = jax.tree.leaves(shared, is_leaf=rows.is_table)
-    return trees.nbytes([x for x in leaves if not rows.is_table(x)])
+    return trees.nbytes([x for x in rows.nodes(shared) if not rows.is_table(x)])
 
 
 def analysed(round: Callable, key, state, cohort) -> Any:

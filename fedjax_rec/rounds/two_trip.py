@@ -36,7 +36,7 @@ from ..rows import RowsUpdate
 from ..servers.step import as_server, step
 from ..types import Client, Cohort, Model, Packet, RoundInfo, Server, State, Strategy, Transform
 from .cohort import SMALLER, at, beginning, everybody, first_private, over_clients, put, vmapped
-from .downlink import live_where_it_moves, whole_update
+from .downlink import live_where_it_moves
 from .federated import at_work
 from .memory import refuse_too_large
 
@@ -65,7 +65,7 @@ def power_sgd(
 
     def fresh(key, num_clients) -> State:
         shared = model.init(keys.stream(key, "shared"))[0]
-        like = whole_update(shared)
+        like = rows.zero_update(shared)
         memory = everybody(lambda id: errors.init(like), num_clients)
         found = nodes(like)
         states = {
@@ -88,7 +88,7 @@ def power_sgd(
         def one(id, mine, data):
             private, memory = mine
             private, upload, down = train(id, private, data)
-            update = rows.map_tables(lambda u: u.delta(), upload.update)
+            update = rows.deltas(upload.update)
             owed = trees.add(values_of(update), errors.recall(memory, update))
             whole = with_values(update, owed)
             sent = [
@@ -162,7 +162,7 @@ def power_sgd(
 
         args = upload.weight, memory, upload.update, applied
         memory = vmapped(stored, *args)(*args)
-        like = whole_update(state.shared)
+        like = rows.zero_update(state.shared)
         warm, kept, values, rights = [], [], [], iter(trips[1])
         parts = zip(
             nodes(like), nodes(upload.update), lefts, applied, state.server["warm"],
@@ -217,9 +217,7 @@ def _is_empty(x: Any) -> bool:
 
 def _mean(weights: jax.Array, node) -> jax.Array:
     """sum_k weights[k] * node_k, rows as whole tables."""
-    if isinstance(node, RowsUpdate):
-        return rows.to_dense(rows.weighted_sum(weights, node))
-    return trees.weighted_sum(weights, node)
+    return rows.to_dense(rows.weighted_sum(weights, node))
 
 
 def _bytes(packets) -> jax.Array:

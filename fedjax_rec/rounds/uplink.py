@@ -24,7 +24,6 @@ import jax.numpy as jnp
 from .. import keys, rows, trees, wire
 from ..types import Compressor, Now, Packet, PyTree, Stage, Upload
 from .cohort import vmapped
-from .downlink import whole_update
 
 SHARES = (1 / 8, 1 / 3, 1.0)
 # Coordinates of a local table below which more rooms cost more to compile than they save.
@@ -75,15 +74,15 @@ def uplink_of(
         """(memory, upload, its update as the compressor saw it, Packet)"""
         before, mine = memory, memory
         if stages:
-            change = rows.map_tables(lambda u: u.delta(), upload.update)
+            change = rows.deltas(upload.update)
             upload = replace(upload, update=change)
             after, upload = staged(key, memory["stages"], upload, now)
             mine = memory["uplink"]
         if compressor is None:
-            update = rows.map_tables(lambda u: u.delta(), upload.update)
+            update = rows.deltas(upload.update)
             packet = Packet(update)
         else:
-            update = rows.map_tables(lambda u: _compact(u, _room(u, share)), upload.update)
+            update = rows.map_tables(lambda u: rows.compact(u, _room(u, share)), upload.update)
             mine, packet = compressor.encode(key, mine, update, now)
         memory = {"stages": after, "uplink": mine} if stages else mine
         memory = trees.select(upload.weight > 0, memory, before)
@@ -104,12 +103,11 @@ def uplink_of(
             return memory, after, wire.nbytes(billed(Packet(after.update), after))
         nbytes = wire.nbytes(billed(packet, after))
         back = packet.body if late is not None else compressor.decode(packet, update, now)
-        arrived = _restored(back, after.update)
+        arrived = rows.spread(back, after.update)
         return memory, replace(after, update=arrived), nbytes
 
     def chunk(ids, keys, memory, uploads, now):
-        leaves = jax.tree.leaves(uploads.update, is_leaf=rows.is_table)
-        tables = [leaf for leaf in leaves if rows.is_table(leaf)]
+        tables = [x for x in rows.nodes(uploads.update) if rows.is_table(x)]
         worth = compressor is not None and any(
             math.prod(t.values.shape[1:]) >= WORTH for t in tables
         )
@@ -130,7 +128,7 @@ def uplink_of(
 
     def receive(key, update, now):
         if late is not None and compressor is not None:
-            update = rows.map_tables(lambda u: u.delta(), update)
+            update = rows.deltas(update)
             summed = replace(late, body=update)
             update = compressor.decode(summed, _as_wide(update, now.shared), now)
         for i, stage in enumerate(stages):
@@ -145,7 +143,7 @@ def _decoded_late(compressor: Compressor, shared: PyTree) -> Packet | None:
     there is nothing beside the body, and each table travels as rows of its own; else None."""
     if not compressor.linear:
         return None
-    like = rows.map_tables(lambda u: _compact(u, u.live.shape[0]), whole_update(shared))
+    like = rows.map_tables(lambda u: rows.compact(u, u.live.shape[0]), rows.zero_update(shared))
     now = Now(jnp.int32(0), shared, jnp.int32(0))
 
     def packet(key):
@@ -154,7 +152,7 @@ def _decoded_late(compressor: Compressor, shared: PyTree) -> Packet | None:
     sent = jax.eval_shape(packet, jax.random.key(0))
     if jax.tree.leaves((sent.side, sent.known)):
         return None
-    kinds = [list(map(rows.is_table, _leaves(tree))) for tree in (sent.body, like)]
+    kinds = [list(map(rows.is_table, rows.nodes(tree))) for tree in (sent.body, like)]
     return sent if kinds[0] == kinds[1] else None
 
 
@@ -166,62 +164,8 @@ def _as_wide(update: PyTree, shared: PyTree) -> PyTree:
             return jnp.zeros(x.shape, x.dtype)
         return replace(u, values=jnp.zeros((u.live.shape[0], *x.shape[1:]), u.values.dtype))
 
-    return jax.tree.map(one, trees.trainable(shared), update, is_leaf=rows.is_table)
-
-
-def _leaves(tree: PyTree) -> list:
-    return jax.tree.leaves(tree, is_leaf=rows.is_table)
+    return rows.map_nodes(one, trees.trainable(shared), update)
 
 
 def _room(update: rows.RowsUpdate, share: float) -> int:
     return math.ceil(share * update.live.shape[0])
-
-
-def _restored(back: PyTree, update: PyTree) -> PyTree:
-    """`back` with its rows in the layout of `update`; what decodes to something else stays."""
-    if not any(map(rows.is_table, _leaves(back))):
-        return back
-    return jax.tree.map(
-        lambda mine, like: _spread(mine, like) if rows.is_table(mine) else mine,
-        back,
-        update,
-        is_leaf=rows.is_table,
-    )
-
-
-def _compact(update: rows.RowsUpdate, room: int) -> rows.RowsUpdate:
-    """The same change as `room` rows with ids: the live rows in their order, then padding.
-
-    Of an update with at most `room` live rows. No leading client axis.
-    """
-    length = update.live.shape[0]
-    place = jnp.where(update.live, jnp.cumsum(update.live, dtype=jnp.int32) - 1, room)
-    # Row `length` is the row of nothing.
-    source = (
-        jnp.full(room, length, jnp.int32)
-        .at[place]
-        .set(jnp.arange(length, dtype=jnp.int32), mode="drop")
-    )
-    take = lambda x, nothing: x.at[source].get(mode="fill", fill_value=nothing)
-    values = take(update.values, 0)
-    if update.origin is not None:
-        values = values - take(jnp.asarray(update.origin), 0)
-    if update.factor is not None:
-        factor = jnp.asarray(update.factor)
-        values = values * (take(factor, 0) if factor.ndim else factor)
-    ids = jnp.arange(length, dtype=jnp.int32) if update.ids is None else update.ids
-    return rows.RowsUpdate(values, take(ids, update.size), source < length, None, update.size)
-
-
-def _spread(update: rows.RowsUpdate, like: rows.RowsUpdate) -> rows.RowsUpdate:
-    """`update`, of no more rows than `like` and with ids, in the layout of `like`."""
-    if like.ids is None:
-        ids = jnp.where(update.live, jnp.asarray(update.ids), update.size)
-        values = jnp.zeros((like.size, *update.values.shape[1:]), update.values.dtype)
-        values = values.at[ids].set(update.values, mode="drop")
-        there = jnp.zeros(like.live.shape, bool).at[ids].set(True, mode="drop")
-        return rows.RowsUpdate(values, None, there, None, update.size)
-    more = (0, like.live.shape[0] - update.live.shape[0])
-    ids = jnp.pad(jnp.asarray(update.ids), more, constant_values=update.size)
-    values = jnp.pad(update.values, (more, (0, 0)))
-    return rows.RowsUpdate(values, ids, jnp.pad(update.live, more), None, update.size)

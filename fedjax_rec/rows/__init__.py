@@ -38,7 +38,6 @@ from .update import (
     map_axes,
     negative,
     scale,
-    scaled,
     squared_norm,
     subtract,
     to_dense,
@@ -48,6 +47,7 @@ from .update import (
     zeros_of,
 )
 from .walk import (
+    flatten,
     has_tables,
     map_nodes,
     map_nodes_with_path,
@@ -61,9 +61,10 @@ from .walk import (
 __all__ = [
     "Gathered", "LocalTable", "Overlay", "RowsGradient", "RowsUpdate", "Table", "add", "add_to",
     "apply", "as_update", "at_rows", "blank", "change", "clients_per_row", "combine", "compact",
-    "deltas", "dense", "difference", "divide", "gather", "has_tables", "here", "is_table", "join",
-    "localize", "map_axes", "map_nodes", "map_nodes_with_path", "map_tables", "mark", "merge",
-    "negative", "nodes", "nodes_with_path", "put", "read", "scale", "scaled", "settled", "spread",
-    "squared_norm", "static", "subtract", "tables", "to_dense", "update_of", "values_at",
-    "weighted_sum", "whole", "with_term", "with_values", "zero_update", "zeros_for", "zeros_of",
+    "deltas", "dense", "difference", "divide", "flatten", "gather", "has_tables", "here",
+    "is_table", "join", "localize", "map_axes", "map_nodes", "map_nodes_with_path", "map_tables",
+    "mark", "merge", "negative", "nodes", "nodes_with_path", "put", "read", "scale",
+    "settled", "spread", "squared_norm", "static", "subtract", "tables", "to_dense", "update_of",
+    "values_at", "weighted_sum", "whole", "with_term", "with_values", "zero_update", "zeros_for",
+    "zeros_of",
 ]  # fmt: skip

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from .. import trees
 from ..types import Model, PyTree
-from .local import as_update, here, put, settled, with_term  # noqa: F401
+from .local import with_term
 from .narrow import Rounding, added_once, is_narrow
 from .table import RowsGradient, RowsUpdate, is_table, update_of
 from .walk import map_nodes, map_tables
@@ -62,7 +62,8 @@ def scale(tree: PyTree, factor) -> PyTree:
 
 
 def apply(tree: PyTree, update: PyTree, rounding: Rounding | None = None) -> PyTree:
-    """`tree + update`, on the rows that it touches; where there is no update, `tree`.
+    """`tree + update` in the types of `tree`, on the rows that it touches; where there is no
+    update, `tree`.
 
     Args:
         tree: what is shared, with or without its frozen values, which stay; or what a client
@@ -82,7 +83,7 @@ def apply(tree: PyTree, update: PyTree, rounding: Rounding | None = None) -> PyT
             return replace(x, values=values) if is_table(x) else values
         if is_table(x):
             return replace(x, values=add_to(x.values, _without_origin(u), rounding=rounding))
-        return x + u
+        return (x + u).astype(x.dtype)
 
     return trees.with_frozen(map_nodes(one, trees.trainable(tree), update), tree)
 
@@ -251,7 +252,3 @@ def _touched(u: RowsUpdate) -> jax.Array:
         return u.live
     ids = jnp.where(u.live, u.ids, u.size)
     return jnp.zeros(u.size, bool).at[ids].set(True, mode="drop")
-
-
-# Names of before, for those who call them.
-scaled, minus = scale, subtract

@@ -59,6 +59,11 @@ def nodes_with_path(tree: PyTree) -> list[tuple[Any, Any]]:
     return jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_table)
 
 
+def flatten(tree: PyTree) -> tuple[list[tuple[Any, Any]], Any]:
+    """(`nodes_with_path(tree)`, the structure that puts as many nodes together)."""
+    return jax.tree.flatten_with_path(tree, is_leaf=is_table)
+
+
 def has_tables(tree: PyTree) -> bool:
     return any(map(is_table, nodes(tree)))
 

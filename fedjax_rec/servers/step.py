@@ -10,17 +10,14 @@ as a stateful optimizer must, and the second only the rows that the round touche
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import optax
 
 from .. import rows, trees
 from ..check import positive
-from ..types import PyTree, Server
-from . import stochastic as narrow
+from ..types import Server
 
 
 def step(learning_rate: float = 1.0) -> Server:
@@ -36,7 +33,7 @@ def step(learning_rate: float = 1.0) -> Server:
         ValueError: for learning_rate <= 0.
     """
     positive("step", "learning_rate", learning_rate)
-    add = lambda shared, update: _added(shared, update, learning_rate)
+    add = lambda shared, update: rows.apply(shared, rows.scale(update, learning_rate))
     return Server(lambda shared: (), lambda state, shared, update: (state, add(shared, update)))
 
 
@@ -51,21 +48,9 @@ def scheduled_step(schedule: Any) -> Server:
     """
 
     def apply(state, shared, update):
-        return state + 1, _added(shared, update, schedule(state))
+        return state + 1, rows.apply(shared, rows.scale(update, schedule(state)))
 
     return Server(lambda shared: jnp.int32(0), apply)
-
-
-def _added(shared: PyTree, update: PyTree, rate) -> PyTree:
-    """`shared` plus `rate` times the update, on the rows that it touches; types stay."""
-
-    def one(x, u):
-        if not rows.is_table(x):
-            return (x + rate * u).astype(x.dtype)
-        return replace(x, values=narrow.add_to(x.values, rows.scaled(u, jnp.float32(rate))))
-
-    after = jax.tree.map(one, trees.trainable(shared), update, is_leaf=rows.is_table)
-    return trees.with_frozen(after, shared)
 
 
 def from_optax(transform: optax.GradientTransformation) -> Server:
@@ -84,27 +69,13 @@ def from_optax(transform: optax.GradientTransformation) -> Server:
     def apply(state, shared, update):
         before = trees.trainable(shared)
         params = rows.dense(before)
-        gradient = jax.tree.map(
-            lambda u: -rows.to_dense(u) if rows.is_table(u) else jnp.negative(u),
-            update,
-            is_leaf=rows.is_table,
-        )
+        gradient = rows.negative(rows.to_dense(update))
         change, after = transform.update(gradient, state, params)
         params = optax.apply_updates(params, change)
         after = trees.typed_as(after, state)
-        return after, trees.with_frozen(with_values(before, params), shared)
+        return after, trees.with_frozen(rows.with_values(before, params), shared)
 
     return Server(init, apply)
-
-
-def with_values(tree: PyTree, values: PyTree) -> PyTree:
-    """`tree` with other numbers; values: an array a leaf, as of `rows.dense(tree)`."""
-    return jax.tree.map(
-        lambda x, new: replace(x, values=new) if rows.is_table(x) else new,
-        tree,
-        values,
-        is_leaf=rows.is_table,
-    )
 
 
 def by_part(servers: Mapping[str, Server]) -> Server:

@@ -10,19 +10,14 @@ average (Gupta et al., "Deep learning with limited numerical precision", ICML 20
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
-
 import jax
 import jax.numpy as jnp
 
 from .. import keys, rows, trees
 from ..check import positive
 from ..compress.quantize import rounded_bits
-from ..rows.narrow import is_narrow, rows_at, with_rows
-from ..types import Array, Server
-
-Rounding = Callable[[jax.Array], jax.Array]
+from ..rows.narrow import Rounding, is_narrow
+from ..types import Server
 
 
 def stochastic_step(learning_rate: float = 1.0, seed: int = 0) -> Server:
@@ -47,13 +42,13 @@ def stochastic_step(learning_rate: float = 1.0, seed: int = 0) -> Server:
         def one(x, u):
             if not rows.is_table(x):
                 return (x + learning_rate * u).astype(x.dtype)
-            u = rows.scaled(u, jnp.float32(learning_rate))
+            u = rows.scale(u, learning_rate)
             if not is_narrow(x.values):
-                return replace(x, values=add_to(x.values, u))
+                return rows.apply(x, u)
             key_of_table = jax.random.fold_in(key, next(number))
-            return replace(x, values=add_to(x.values, u, stochastic(key_of_table)))
+            return rows.apply(x, u, stochastic(key_of_table))
 
-        after = jax.tree.map(one, trees.trainable(shared), update, is_leaf=rows.is_table)
+        after = rows.map_nodes(one, trees.trainable(shared), update)
         return count + 1, trees.with_frozen(after, shared)
 
     return Server(lambda shared: jnp.int32(0), apply)
@@ -70,32 +65,3 @@ def stochastic(key: jax.Array) -> Rounding:
         return jax.lax.bitcast_convert_type(kept, jnp.bfloat16)
 
     return rounding
-
-
-def add_to(table: jax.Array, update: rows.RowsUpdate, rounding: Rounding | None = None):
-    """float[I, D]: `table` plus an update without origin, in the table's type.
-
-    Of a narrow table the sum of each row is float32 and is rounded once; rounding: default to the
-    nearest. Repeated ids add up.
-    """
-    if not is_narrow(table):
-        return rows.add_to(table, update)
-    rounding = rounding or (lambda x: x.astype(table.dtype))
-    if update.ids is None:
-        after = rounding(table.astype(jnp.float32) + update.values)
-        return jnp.where(update.live[:, None], after, table)
-    ids, total = summed(update)
-    return with_rows(table, ids, rounding(rows_at(table, ids, "clip") + total))
-
-
-def summed(update: rows.RowsUpdate) -> tuple[jax.Array, jax.Array]:
-    """(ids int32[n], each once and the rest `I`; float32[n, D] the sums of their rows)."""
-    values = update.values
-    if update.factor is not None:
-        values = values * update.factor
-    ids: Array = update.ids
-    order = jnp.argsort(ids)
-    ids = ids[order]
-    place = jnp.cumsum(jnp.append(False, ids[1:] != ids[:-1]).astype(jnp.int32))
-    total = jnp.zeros(values.shape, jnp.float32).at[place].add(values[order])
-    return jnp.full(ids.shape, update.size).at[place].set(ids), total

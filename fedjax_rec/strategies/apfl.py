@@ -32,7 +32,7 @@ from ..clients.training import (
 )
 from ..data import Batches
 from ..rounds.federated import federated
-from ..rows.update import put
+from ..rows import put
 from ..types import (
     Client,
     Model,

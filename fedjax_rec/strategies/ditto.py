@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import jax
 import jax.numpy as jnp
 
 from .. import rows, trees
@@ -130,8 +129,6 @@ def _pull(gradients: PyTree, own: PyTree, server: PyTree, batch: dict, lam: floa
     """gradients + lam (own - server), of tables at the rows of the batch, once a row."""
 
     def one(g, v, w):
-        if g is None:
-            return None
         if not rows.is_table(v):
             return g + lam * (v - w)
         named = [ids_of(f, batch) for f in v.fields]
@@ -143,5 +140,4 @@ def _pull(gradients: PyTree, own: PyTree, server: PyTree, batch: dict, lam: floa
         apart = v.values[g.slots] - w.values.at[ids].get(mode="clip")
         return replace(g, values=g.values + share[:, None] * apart)
 
-    is_leaf = lambda x: x is None or rows.is_table(x)
-    return jax.tree.map(one, gradients, own, server, is_leaf=is_leaf)
+    return rows.map_nodes(one, gradients, own, server)

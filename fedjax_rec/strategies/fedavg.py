@@ -184,5 +184,5 @@ def _num_items(model: Model) -> int:
 
 
 def _table_paths(model: Model) -> list[str]:
-    paths = jax.tree_util.tree_leaves_with_path(_outline(model), is_leaf=rows.is_table)
+    paths = rows.nodes_with_path(_outline(model))
     return ["shared/" + "/".join(str(k.key) for k in path) for path, x in paths if rows.is_table(x)]

@@ -21,7 +21,6 @@ import jax.numpy as jnp
 
 from .. import rows, trees
 from ..aggregate import uniform
-from ..aggregate.mean import weighted_sum
 from ..aggregate.parts import each_of, total
 from ..check import positive
 from ..clients import Local, sgd
@@ -37,7 +36,7 @@ from ..clients.training import (
 )
 from ..data import Batches
 from ..rounds.federated import federated
-from ..rows.update import here, put, zeros_of
+from ..rows import here, put, zeros_of
 from ..servers import step as servers
 from ..types import (
     Aggregator,
@@ -147,7 +146,7 @@ def _by_share() -> Aggregator:
     """sum_k share_k u_k over the clients that weigh something."""
 
     def reduce(state, uploads: Upload, now):
-        return weighted_sum(
+        return rows.weighted_sum(
             jnp.where(uploads.weight > 0, uploads.aux["share"], 0.0), uploads.update
         )
 
@@ -162,12 +161,12 @@ def _dynamic_server(alpha: float) -> Server:
         return rows.dense(zeros_of(shared["model"]))
 
     def apply(h, shared, update):
-        values = rows.map_tables(rows.to_dense, update["sum"])
+        values = rows.to_dense(update["sum"])
         h = trees.subtract(h, trees.scale(values, alpha))
         _, model = move.apply((), shared["model"], update["model"])
         before = trees.trainable(model)
         lowered = trees.subtract(rows.dense(before), trees.scale(h, 1 / alpha))
-        after = servers.with_values(before, lowered)
+        after = rows.with_values(before, lowered)
         return h, {**shared, "model": trees.with_frozen(after, shared["model"])}
 
     return Server(init, apply)

@@ -14,7 +14,7 @@ from ..aggregate import uniform
 from ..check import holds, positive
 from ..clients import Local, groups, sgd
 from ..data import Batches
-from ..rows.update import scaled
+from ..rows import scale
 from ..types import Aggregator, Model, Strategy
 from .fedavg import fedavg
 
@@ -81,7 +81,7 @@ def annealed_sgd(learning_rate: float, batch_decay: float, round_decay: float) -
         return jnp.float32(round_decay) ** jnp.asarray(now.round, jnp.float32)
 
     def apply(state, params, gradients, active, now):
-        _, params = descent.apply((), params, scaled(gradients, state), active, now)
+        _, params = descent.apply((), params, scale(gradients, state), active, now)
         return jnp.where(active, state * batch_decay, state), params
 
     return Local(first, apply)

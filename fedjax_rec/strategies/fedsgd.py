@@ -28,7 +28,7 @@ from ..clients.training import (
 )
 from ..data import Batches
 from ..rounds.federated import federated
-from ..rows.update import as_update
+from ..rows import as_update
 from ..servers import step as servers
 from ..types import (
     Aggregator,
@@ -138,12 +138,7 @@ def mean_gradient(model, batches, passes: Passes, key, private, shared, data) ->
             model, lambda path: True, start, shared, batch, turns.key("loss 0", t)
         )
 
-        def add(g, x):
-            if isinstance(g, rows.RowsGradient):
-                return x.at[g.slots].add(size * g.values, mode="promise_in_bounds")
-            return x + size * g
-
-        total = jax.tree.map(add, gradients, total, is_leaf=rows.is_table)
+        total = rows.apply(total, rows.scale(gradients, size))
         return local, total, loss + size * value, seen + size
 
     first = local, trees.zeros_like(rows.dense(start)), zero, zero
@@ -162,4 +157,4 @@ def _of_private(mean: MeanGradient) -> PyTree:
             return g
         return rows.RowsGradient(jnp.zeros(0, jnp.int32), jnp.zeros((0, g.shape[-1])), g)
 
-    return jax.tree.map(one, mean.start["private"], mean.private, is_leaf=rows.is_table)
+    return rows.map_nodes(one, mean.start["private"], mean.private)

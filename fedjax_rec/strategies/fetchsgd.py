@@ -18,8 +18,8 @@ from ..check import at_least, below, fraction, positive
 from ..compress.remembered import nodes, values_of, with_values
 from ..compress.sketch import coordinates, estimate, hash_words, sketch
 from ..data import Batches
-from ..rounds.downlink import live_where_it_moves, whole_update
-from ..rows import RowsUpdate
+from ..rounds.downlink import live_where_it_moves
+from ..rows import RowsUpdate, zero_update
 from ..servers.step import step
 from ..types import Compressor, Model, Packet, PyTree, Server, Strategy
 from .fedavg import fedavg
@@ -76,7 +76,7 @@ def unsketching(
     add = step(1.0)
 
     def init(shared):
-        size = sum(v.size for v in values_of(whole_update(shared)))
+        size = sum(v.size for v in values_of(zero_update(shared)))
         if keep > size:
             raise ValueError(
                 f"fetch_sgd(keep={keep}) is more than the model has; use keep <= {size}."
@@ -88,7 +88,7 @@ def unsketching(
         words = hash_words(seed, 0, rows)
         moved = momentum * state["momentum"] + update
         error = state["error"] + learning_rate * moved
-        like = whole_update(shared)
+        like = zero_update(shared)
         blank = values_of(like)
         guessed = estimate(error, jnp.arange(sum(v.size for v in blank), dtype=jnp.uint32), words)
         chosen = jax.lax.top_k(jnp.abs(guessed), keep)[1]

@@ -123,7 +123,7 @@ def clustered(
         after, upload = client.update(
             key, private["model"], mine, data, replace(now, shared=models[0])
         )
-        change = rows.map_tables(lambda u: u.delta(), upload.update)
+        change = rows.deltas(upload.update)
         there = upload.weight > 0
         cluster = jnp.where(there, cluster, private["cluster"])
         kept = {"model": after, "cluster": cluster}
@@ -193,17 +193,11 @@ def _losses(model, batches, passes, key, models, private, data) -> jax.Array:
         return [of_field(ids_of(f, batch)) for f in tables[0].fields]
 
     def losses(batch):
-        stacks = jax.tree.map(lambda *x: seen(batch, *x), *parts, is_leaf=rows.is_table)
+        stacks = rows.map_nodes(lambda *x: seen(batch, *x), *parts)
 
         def one(stacks):
-            def whole(x, stack):
-                if not rows.is_table(x):
-                    return stack
-                return rows.Gathered(
-                    tuple(batch[name_of(f)] for f in x.fields), tuple(stack), x.fields
-                )
-
-            shared = jax.tree.map(whole, parts[0], stacks, is_leaf=rows.is_table)
+            whole = lambda x, s: rows.gather(batch, x.fields, s) if rows.is_table(x) else s
+            shared = rows.map_nodes(whole, parts[0], stacks)
             return model.loss(trees.with_frozen(shared, models[0]), private, batch, loss_key)
 
         return jax.vmap(one)(stacks)
@@ -226,7 +220,7 @@ def _one_of(models: tuple, cluster: jax.Array, lazily: Callable[[rows.Table], bo
         return replace(x, values=_Chosen(stack, cluster) if lazily(x) else stack[cluster])
 
     parts = [trees.trainable(m) for m in models]
-    return trees.with_frozen(jax.tree.map(one, *parts, is_leaf=rows.is_table), models[0])
+    return trees.with_frozen(rows.map_nodes(one, *parts), models[0])
 
 
 def _down(models: tuple, change: PyTree) -> jax.Array:
@@ -240,7 +234,7 @@ def _down(models: tuple, change: PyTree) -> jax.Array:
         return rows.RowsUpdate(wide, u.ids, u.live, None, u.size)
 
     first = trees.trainable(models[0])
-    return wire.nbytes(Packet(jax.tree.map(one, first, change, is_leaf=rows.is_table)))
+    return wire.nbytes(Packet(rows.map_nodes(one, first, change)))
 
 
 @dataclass(frozen=True)

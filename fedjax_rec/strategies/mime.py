@@ -21,7 +21,6 @@ from dataclasses import replace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from .. import rows, trees, wire
 from ..aggregate import mean
@@ -41,7 +40,7 @@ from ..clients.training import (
 from ..data import Batches
 from ..rounds.cohort import vmapped
 from ..rounds.federated import federated
-from ..rows.update import as_update, here, minus, scaled, zeros_of
+from ..rows import as_update, here, zeros_of
 from ..servers import step as servers
 from ..types import (
     Aggregator,
@@ -209,8 +208,8 @@ def variance_reduced(
         def direction(gradient, params, batch):
             value, at_now = gradient(params, batch)
             _, then = gradient({**params, "shared": start["shared"]}, batch)
-            apart = minus(at_now["shared"], then["shared"])
-            apart = apart if beta is None else scaled(apart, 1 - beta)
+            apart = rows.subtract(at_now["shared"], then["shared"])
+            apart = apart if beta is None else rows.scale(apart, 1 - beta)
             return value, {**at_now, "shared": apart}
 
         return direction
@@ -262,7 +261,7 @@ def with_momentum(
         def smaller(start):
             def direction(gradient, params, batch):
                 value, gradients = gradient(params, batch)
-                return value, {**gradients, "shared": scaled(gradients["shared"], 1 - beta)}
+                return value, {**gradients, "shared": rows.scale(gradients["shared"], 1 - beta)}
 
             return direction
 
@@ -286,7 +285,7 @@ def _averaging(beta: float) -> Server:
     """m <- beta m + (1 - beta) c, on every row, for gradients c."""
 
     def apply(state, shared, update):
-        return state, _moved(beta, shared, rows.map_tables(rows.to_dense, update))
+        return state, _moved(beta, shared, rows.to_dense(update))
 
     return Server(lambda shared: (), apply)
 
@@ -294,15 +293,15 @@ def _averaging(beta: float) -> Server:
 def _moved(beta: float, m: PyTree, c: PyTree) -> PyTree:
     """beta m + (1 - beta) c; c: an array a leaf."""
     mixed = jax.tree.map(lambda m, c: beta * m + (1 - beta) * c, rows.dense(m), c)
-    return servers.with_values(m, mixed)
+    return rows.with_values(m, mixed)
 
 
 def _keeping() -> Server:
     """Leaves the model alone and has as its state the mean gradient, tables as whole tables."""
 
     def apply(state, shared, update):
-        gradient = jax.tree.map(jnp.negative, rows.map_tables(rows.to_dense, update))
-        return servers.with_values(state, gradient), shared
+        gradient = rows.negative(rows.to_dense(update))
+        return rows.with_values(state, gradient), shared
 
     return Server(zeros_of, apply)
 

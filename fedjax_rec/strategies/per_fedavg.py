@@ -15,10 +15,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-
-import jax
-import jax.numpy as jnp
 
 from .. import rows
 from ..aggregate import uniform
@@ -116,16 +112,17 @@ def maml(
 
     def first(gradient, params, batch):
         _, inner = gradient(params, share_of(batch, 0, 2))
-        return gradient(along(params, inner, -alpha), share_of(batch, 1, 2))
+        return gradient(moved(params, inner, -alpha), share_of(batch, 1, 2))
 
     def hessian_free(gradient, params, batch):
         _, inner = gradient(params, share_of(batch, 0, 3))
-        value, outer = gradient(along(params, inner, -alpha), share_of(batch, 1, 3))
+        value, outer = gradient(moved(params, inner, -alpha), share_of(batch, 1, 3))
         third = share_of(batch, 2, 3)
-        _, up = gradient(along(params, outer, delta), third)
-        _, down = gradient(along(params, outer, -delta), third)
-        rate = alpha / (2 * delta)
-        return value, _less(outer, rate, up, down, params)
+        _, up = gradient(moved(params, outer, delta), third)
+        _, down = gradient(moved(params, outer, -delta), third)
+        # Of other examples than `outer`, so a term for every row of the batch.
+        along = rows.scale(rows.subtract(up, down), -alpha / (2 * delta))
+        return value, rows.add(outer, rows.at_rows(along, params))
 
     meta = first if order == "first" else hessian_free
 
@@ -146,31 +143,6 @@ def share_of(batch: dict, part: int, of: int) -> dict:
     return {name: x[part::of] for name, x in batch.items()}
 
 
-def along(params: PyTree, gradients: PyTree, step: float) -> PyTree:
+def moved(params: PyTree, gradients: PyTree, step: float) -> PyTree:
     """params + step * gradients; where there is no gradient, params."""
-
-    def one(g, p):
-        if g is None:
-            return p
-        if rows.is_table(p):
-            values = p.values.at[g.slots].add(step * g.values, mode="promise_in_bounds")
-            return replace(p, values=values if g.dense is None else values + step * g.dense)
-        return p + step * g
-
-    is_leaf = lambda x: x is None or rows.is_table(x)
-    return jax.tree.map(one, gradients, params, is_leaf=is_leaf)
-
-
-def _less(gradients: PyTree, rate: float, up: PyTree, down: PyTree, params: PyTree) -> PyTree:
-    """gradients - rate (up - down), all at rows of `params`, of different examples."""
-
-    def one(g, u, d, p):
-        if g is None:
-            return None
-        if not rows.is_table(p):
-            return g - rate * (u - d)
-        spread = jnp.zeros_like(p.values).at[u.slots].add(-rate * (u.values - d.values))
-        return replace(g, dense=spread)
-
-    is_leaf = lambda x: x is None or rows.is_table(x)
-    return jax.tree.map(one, gradients, up, down, params, is_leaf=is_leaf)
+    return rows.apply(params, rows.scale(gradients, step))

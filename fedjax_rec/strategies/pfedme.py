@@ -21,7 +21,7 @@ from ..aggregate import uniform
 from ..check import at_least, positive
 from ..clients import Local, sgd
 from ..clients.batches import Passes
-from ..clients.optimizers import as_local, covered, merge
+from ..clients.optimizers import as_local, covered
 from ..clients.training import (
     descent,
     first_private,
@@ -116,7 +116,7 @@ def pfedme_client(
             gradients = pulled(gradients, theta, start, lam)
             mine = covered(inner, _given(theta, gradients))
             state, changed = inner.apply(state, mine, _given(gradients, mine), jnp.bool_(True), now)
-            return merge(changed, theta), state
+            return rows.merge(changed, theta), state
 
         def again(_, carry):
             theta, state = carry
@@ -138,5 +138,4 @@ def pfedme_client(
 
 def _given(tree: PyTree, like: PyTree) -> PyTree:
     """`tree` with None where `like` has none."""
-    is_leaf = lambda x: x is None or rows.is_table(x)
-    return jax.tree.map(lambda y, x: None if y is None else x, like, tree, is_leaf=is_leaf)
+    return rows.map_nodes(lambda y, x: x, like, tree)

@@ -48,7 +48,6 @@ from ..rounds.cohort import (
     put,
     vmapped,
 )
-from ..rounds.decentralized import moved
 from ..rounds.plan import checked
 from ..types import (
     Cohort,
@@ -168,7 +167,7 @@ def ptf_fedrec(
             private, upload = client.update(
                 of_clients.train(id), held["private"], whole, lesson, now(id)
             )
-            own = moved(held["shared"], upload.update)
+            own = rows.apply(held["shared"], upload.update)
             held = {**held, "shared": own, "private": private}
             scores = by_client(model).score(state.shared, held, slice(None))
             seen = _touched(upload.update, table, num_items)
@@ -294,8 +293,7 @@ def _of_items(model: Model, server: Model, examples: Batches, sent: int) -> tupl
 
 def _touched(update: PyTree, table: int, num_items: int) -> jax.Array:
     """bool[I]: the items that the client trained on."""
-    leaves = jax.tree.leaves(update, is_leaf=rows.is_table)
-    found = [x for x in leaves if rows.is_table(x)][table]
+    found = [x for x in rows.nodes(update) if rows.is_table(x)][table]
     if found.ids is None:
         return found.live
     ids = jnp.where(found.live, found.ids, num_items)

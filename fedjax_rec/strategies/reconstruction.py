@@ -194,7 +194,7 @@ def downloads(shared: PyTree, uploads: Sequence[Upload]) -> jax.Array:
 
     def taken(updates: Sequence[PyTree]) -> jax.Array:
         one = lambda x, *us: _any_of(us) if rows.is_table(x) else x
-        return wire.nbytes(Packet(jax.tree.map(one, sent, *updates, is_leaf=rows.is_table)))
+        return wire.nbytes(Packet(rows.map_nodes(one, sent, *updates)))
 
     if all(upload.down is None for upload in uploads):
         return taken([upload.update for upload in uploads])

@@ -38,7 +38,7 @@ from ..clients.training import (
 )
 from ..data import Batches
 from ..rounds.federated import federated
-from ..rows.update import as_update, here, put, zeros_of
+from ..rows import as_update, here, put, zeros_of
 from ..servers import step as servers
 from ..types import (
     Aggregator,

@@ -3,10 +3,11 @@
 from importlib.util import find_spec
 
 from .message import from_bytes, nbytes, to_bytes
-from .nodes import Codes, Elias, Live, is_node
+from .nodes import Codes, Elias, Live, flatten, is_node, map_nodes, nodes
 
 __all__ = [
-    "Codes", "Elias", "Live", "can_range_code", "from_bytes", "is_node", "nbytes", "to_bytes",
+    "Codes", "Elias", "Live", "can_range_code", "flatten", "from_bytes", "is_node", "map_nodes",
+    "nbytes", "nodes", "to_bytes",
 ]  # fmt: skip
 
 

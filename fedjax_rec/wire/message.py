@@ -20,7 +20,7 @@ import numpy as np
 from ..rows import RowsUpdate
 from ..types import Packet, PyTree
 from . import bits, elias, entropy, indices
-from .nodes import Codes, Elias, Live, is_node
+from .nodes import Codes, Elias, Live, flatten, nodes
 
 VERSION = 2
 FIXED, RANGE = 0, 1
@@ -28,7 +28,7 @@ FIXED, RANGE = 0, 1
 
 def _leaves(packet: PyTree) -> list:
     sent = (packet.body, packet.side) if isinstance(packet, Packet) else packet
-    return jax.tree.leaves(sent, is_leaf=is_node)
+    return nodes(sent)
 
 
 def _parts(leaf) -> int:
@@ -125,7 +125,8 @@ def from_bytes(data: bytes, like: PyTree) -> PyTree:
             "send and receive with the same fedjax_rec."
         )
     wanted = (like.body, like.side) if isinstance(like, Packet) else like
-    leaves, structure = jax.tree.flatten(wanted, is_leaf=is_node)
+    found, structure = flatten(wanted)
+    leaves = [leaf for _, leaf in found]
     if len(message) - 2 != sum(map(_parts, leaves)):
         raise ValueError(
             f"from_bytes(data) holds {len(message) - 2} parts, which is not what `like` has; "

@@ -7,8 +7,13 @@ travel as they are, bool arrays at one bit each.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
 from ..rows import RowsUpdate, static
-from ..types import Array, record
+from ..types import Array, PyTree, record
 
 
 @record
@@ -47,3 +52,18 @@ class Live:
 def is_node(node) -> bool:
     """Whether `node` is a leaf of a packet that is no plain array."""
     return isinstance(node, (RowsUpdate, Live, Codes, Elias))
+
+
+def nodes(tree: PyTree) -> list:
+    """The nodes and arrays of an update or of what is sent, in order."""
+    return jax.tree.leaves(tree, is_leaf=is_node)
+
+
+def flatten(tree: PyTree) -> tuple[list[tuple[Any, Any]], Any]:
+    """([(key path, node)] in order, the structure that puts as many nodes together)."""
+    return jax.tree.flatten_with_path(tree, is_leaf=is_node)
+
+
+def map_nodes(one: Callable, tree: PyTree, *rest: PyTree) -> PyTree:
+    """`one(node, *nodes)` on each node and array of `tree` and what `rest` have in its place."""
+    return jax.tree.map(one, tree, *rest, is_leaf=is_node)

@@ -10,7 +10,7 @@ from flax import nnx
 
 from fedjax_rec import clients, data, models, rows, strategies
 from fedjax_rec.models.click.embeddings import Hashes
-from fedjax_rec.servers import stochastic as narrow
+from fedjax_rec.servers.stochastic import stochastic
 from fedjax_rec.types import Cohort, Model
 
 KEY = jax.random.key(1)
@@ -212,7 +212,7 @@ def test_the_sum_of_a_row_is_rounded_once():
     rng = np.random.default_rng(0)
     change, total, _ = update(rng, scale=0.02)
     table = jnp.asarray(rng.normal(size=total.shape), jnp.bfloat16)
-    found = narrow.add_to(table, change)
+    found = rows.add_to(table, change)
     want = jnp.asarray(np.asarray(table, np.float32) + total.astype(np.float32), jnp.bfloat16)
     # One that lies between two may go either way by the order of the sum.
     assert (np.asarray(found) == np.asarray(want)).mean() > 0.99
@@ -225,12 +225,12 @@ def test_stochastic_rounding_is_unbiased_and_leaves_untouched_rows():
     change, total, ids = update(rng, scale=2e-4)
     table = jnp.asarray(1.0 + rng.random(total.shape), jnp.bfloat16)
     before = np.asarray(table, np.float32)
-    once = lambda key: narrow.add_to(table, change, narrow.stochastic(key))
+    once = lambda key: rows.add_to(table, change, rounding=stochastic(key))
     found = np.asarray(jax.vmap(once)(jax.random.split(KEY, 4000)), np.float32)
     untouched = np.setdiff1d(np.arange(len(total)), ids)
     assert len(untouched) and (found[:, untouched] == before[untouched]).all()
     # A unit in the last place is 2^-7 here, so nearest rounding moves nothing.
-    assert (np.asarray(narrow.add_to(table, change), np.float32) == before).all()
+    assert (np.asarray(rows.add_to(table, change), np.float32) == before).all()
     share = np.abs(total) / 2.0**-7
     deviation = 2.0**-7 * np.sqrt(share * (1 - share) / 4000)
     assert (np.abs(found.mean(0) - before - total) < 5 * deviation + 1e-6).all()

@@ -21,12 +21,11 @@ from pulling import (
     store,
 )
 
-from fedjax_rec import aggregate, clients, compress, models, simulate, strategies
+from fedjax_rec import aggregate, clients, compress, models, rows, simulate, strategies
 from fedjax_rec import data as rooms
 from fedjax_rec.rounds import inflight, memory
 from fedjax_rec.rounds.asynchronous import asynchronous
 from fedjax_rec.rounds.clock import Clock, traced_clock
-from fedjax_rec.rounds.downlink import whole_update
 from fedjax_rec.strategies import fedasync, fedbuff
 from fedjax_rec.types import Aggregator
 
@@ -202,7 +201,7 @@ def test_aggregators_see_what_arrives(data):
     """One that cannot add up over chunks, and FedNova's, which asks for steps."""
 
     def middle():
-        zeros = whole_update(start())
+        zeros = rows.zero_update(start())
         reduce = lambda state, uploads, now: uploads.update["bias"]
 
         def finish(key, state, seen, now):

@@ -12,7 +12,7 @@ from rounds import FIRST
 
 from fedjax_rec import clients, compress, data, keys, rows, trees, wire
 from fedjax_rec.rounds import memory, user_graph
-from fedjax_rec.rounds.downlink import downloaded, whole_update
+from fedjax_rec.rounds.downlink import downloaded
 from fedjax_rec.types import Cohort, Packet
 
 # The modules, which have functions of the same name.
@@ -242,7 +242,7 @@ def test_bytes_are_what_is_sent_and_models_kept_as_they_arrive():
     for k in range(USERS):
         packet = jax.tree.map(lambda x, k=k: x[k], packets)
         assert len(wire.to_bytes(packet)) == info.bytes_up[k]
-        update = cast.decode(packet, whole_update(start.shared), FIRST)
+        update = cast.decode(packet, rows.zero_update(start.shared), FIRST)
         arrived = item(start.shared) + np.asarray(rows.to_dense(update["item"]))
         np.testing.assert_allclose(models_of(after)[k], arrived, atol=1e-5)
         # Down come those rows of the model and of the target that it uploads the change of.

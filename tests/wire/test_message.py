@@ -88,8 +88,8 @@ def test_an_update_with_origin_sends_the_change():
 
 @pytest.mark.parametrize("whole", [True, False])
 def test_a_scaled_update_arrives_scaled(whole):
-    """`rows.scaled` keeps its factor aside, which is not sent: the rows sent have to carry it."""
-    update = rows.scaled(table_update(20, [4, 7], whole=whole), 3.0)
+    """`rows.scale` keeps its factor aside, which is not sent: the rows sent have to carry it."""
+    update = rows.scale(table_update(20, [4, 7], whole=whole), 3.0)
     sent = wire.to_bytes(update)
     assert int(wire.nbytes(update)) == len(sent)
     back = wire.from_bytes(sent, update)

@@ -120,7 +120,7 @@ def guided(model: Model, strength: float) -> Model:
     def loss(shared, private, batch, key):
         pull = lambda x, target: _distance(x, target, batch)
         trained = trees.trainable(shared["model"])
-        pulls = jax.tree.map(pull, trained, shared["target"].value, is_leaf=rows.is_table)
+        pulls = rows.map_nodes(pull, trained, shared["target"].value)
         return model.loss(shared["model"], private, batch, key) + strength * sum(
             jax.tree.leaves(pulls)
         )

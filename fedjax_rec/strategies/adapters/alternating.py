@@ -12,12 +12,11 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 import optax
 
 from ...clients.optimizers import Local, as_local, path_of
-from ...rows import LocalTable, is_table
+from ...rows import LocalTable, is_table, map_nodes_with_path, nodes_with_path
 
 
 def alternating(
@@ -52,7 +51,7 @@ def alternating(
         return next((i for i, g in enumerate(groups) if fnmatch.fnmatch(path, g)), None)
 
     def init(params, now):
-        leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=is_table)
+        leaves = nodes_with_path(params)
         paths = [path_of(path) for path, x in leaves if not is_table(x)]
         for i, group in enumerate(groups):
             if i not in map(fits, paths):
@@ -67,11 +66,10 @@ def alternating(
 
         def one(path, old, new):
             group = fits(path_of(path))
-            if old is None or group is None or isinstance(old, LocalTable):
+            if group is None or isinstance(old, LocalTable):
                 return new
             return jnp.where(now.round % len(groups) == group, new, old)
 
-        is_leaf = lambda x: x is None or is_table(x)
-        return state, jax.tree_util.tree_map_with_path(one, params, after, is_leaf=is_leaf)
+        return state, map_nodes_with_path(one, params, after)
 
     return Local(init, apply, inner.covers)

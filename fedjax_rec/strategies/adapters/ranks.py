@@ -57,11 +57,7 @@ def _squared_norm(layer: dict, change: dict) -> jax.Array:
 
 def _down(upload: Upload, shared, held) -> jax.Array:
     """uint32[]: the bytes of the dense leaves, of the touched rows and of the components held."""
-    got = jax.tree.map(
-        lambda u, x: replace(u, origin=None) if rows.is_table(u) else x,
-        upload.update,
-        trees.trainable(shared),
-        is_leaf=rows.is_table,
-    )
+    sent = lambda u, x: replace(u, origin=None) if rows.is_table(u) else x
+    got = rows.map_nodes(sent, upload.update, trees.trainable(shared))
     live = lambda x: jnp.arange(x.shape[0]) < held
     return wire.nbytes(Packet(factors.as_rows(got, live)))
