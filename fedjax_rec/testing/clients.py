@@ -1,4 +1,4 @@
-"""The laws of a client: what it uploads fits the model, padding is nothing, and it copies no table."""
+"""The laws of a client: its upload fits the model, padding is nothing, and it copies no table."""
 
 from __future__ import annotations
 

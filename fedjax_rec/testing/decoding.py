@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +46,8 @@ def off_linear(decode: Callable, packet: Packet) -> float:
 
     def summed(*nodes):
         if not is_node(nodes[0]):
-            return sum(w * x for w, x in zip(weights, nodes, strict=True)).astype(nodes[0].dtype)
+            total: Any = sum(w * x for w, x in zip(weights, nodes, strict=True))
+            return total.astype(nodes[0].dtype)
         return replace(nodes[0], values=summed(*(node.values for node in nodes)))
 
     body = jax.tree.map(summed, *(p.body for p in bodies), is_leaf=is_node)

@@ -197,7 +197,8 @@ def predictions_are_one_an_example(this: Modelling) -> None:
     if this.part.predict is None:
         return
     order = np.random.default_rng(0).permutation(SIZE)
-    predict = compiled(lambda batch: this.part.predict(this.shared, this.private, batch))
+    one: Any = this.part.predict
+    predict = compiled(lambda batch: one(this.shared, this.private, batch))
     told = predict(this.batch)
     expect(told.shape == (SIZE,), f"{SIZE} examples have predictions {list(told.shape)}")
     finite(told)

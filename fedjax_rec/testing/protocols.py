@@ -1,5 +1,5 @@
-"""The laws of an evaluation protocol: as many numbers as names, nothing of who has nothing held out,
-and better scores are not worse."""
+"""The laws of an evaluation protocol: as many numbers as names, NaN where nothing is held out,
+and better scores are better."""
 
 from __future__ import annotations
 

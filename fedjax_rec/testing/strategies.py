@@ -1,5 +1,5 @@
-"""The laws of a whole strategy: chunks, order and padding change nothing, who is away is left alone,
-bytes are those of the packets, and a run goes on to the same bits."""
+"""The laws of a whole strategy: chunks, order and padding change nothing, who is away is left
+alone, bytes are those of the packets, and a run goes on to the same bits."""
 
 from __future__ import annotations
 

@@ -15,8 +15,8 @@ from ..types import Aggregator, Now, PyTree, Upload
 from .laws import KEY
 
 ITEMS, WIDTH, SLOTS, CLIENTS = 31, 4, 9, 6
-WEIGHTS = np.float32([3, 0, 10, 1, 4, 7])
-STEPS = np.float32([2, 1, 5, 1, 3, 4])
+WEIGHTS = np.array([3, 0, 10, 1, 4, 7], np.float32)
+STEPS = np.array([2, 1, 5, 1, 3, 4], np.float32)
 UNTOUCHED = 5  # the last rows, which no client touches
 # origin: whole tables that hold values and not changes. delta: whole tables. ids: touched rows.
 LAYOUTS = ("origin", "delta", "ids")

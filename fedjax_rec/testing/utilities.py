@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import chex
 import jax.numpy as jnp
@@ -39,7 +40,7 @@ def _bench(utility: Utility) -> Valuing:
     )  # fmt: skip
 
 
-def _cohort(this: Valuing, turned=slice(None)) -> Cohort:
+def _cohort(this: Valuing, turned: Any = slice(None)) -> Cohort:
     ids = jnp.int32([0, 1, 2, 3, 4, worlds.USERS, worlds.USERS])
     return Cohort(ids[turned], this.store)
 

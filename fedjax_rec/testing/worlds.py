@@ -78,7 +78,7 @@ def toy_model(num_items: int, members: int = 1, width: int = 4) -> Model:
         return shared["item"][items] + shared["base"].value[items]
 
     def loss(shared, private, batch, key):
-        user = private["user"][batch["users"] if "users" in batch else 0]
+        user = private["user"][batch.get("users", 0)]
         logits = (whole(shared, batch["items"]) * user).sum(-1) + shared["bias"]
         return models.bce()(logits, batch)
 

@@ -1,4 +1,4 @@
-"""A user's own parts, as docs/extending.md has them: at most fifteen lines each, and under the laws."""
+"""A user's own parts of docs/extending.md: at most fifteen lines each, and under the laws."""
 
 import ast
 import re

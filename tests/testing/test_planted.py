@@ -91,7 +91,7 @@ def averaging(num_items, members=1, wrong=False) -> Model:
     plain = toy_model(num_items, members)
 
     def loss(shared, private, batch, key):
-        user = private["user"][batch["users"] if "users" in batch else 0]
+        user = private["user"][batch.get("users", 0)]
         off = ((shared["item"][batch["items"]] * user).sum(-1) - batch["labels"]) ** 2
         count = batch["mask"].sum()
         return (off * batch["mask"]).sum() / (count if wrong else jnp.maximum(count, 1.0))
@@ -168,7 +168,7 @@ def by_identity(num_items, members=1, wrong=False) -> Model:
             q = table.rows[0].reshape(-1, 4)[: batch["items"].size]
         else:
             q = table[batch["items"]]
-        user = private["user"][batch["users"] if "users" in batch else 0]
+        user = private["user"][batch.get("users", 0)]
         return models.bce()((q * user).sum(-1), batch)
 
     return replace(plain, loss=loss)
@@ -249,5 +249,5 @@ def test_laws_run_one_by_one():
 
 
 def test_an_unknown_kind_is_named():
-    with pytest.raises(ValueError, match="'compresor'[)] is none of"):
+    with pytest.raises(ValueError, match=r"'compresor'\) is none of"):
         testing.laws("compresor")
