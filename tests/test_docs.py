@@ -102,7 +102,10 @@ def test_examples_run(mylab, capsys, page):
 @pytest.mark.slow  # half a minute
 def test_own_parts_train_and_are_named_in_a_configuration(mylab, read):
     execute("docs/extending.md", mylab)
-    ((_, text),) = blocks("docs/extending.md", "yaml")
+    (_, of_strategy), (_, text) = blocks("docs/extending.md", "yaml")
+    strategy = read(of_strategy).plain["strategy"]
+    assert strategy["class_path"] == "mylab.clipped_averaging"
+    assert strategy["init_args"]["bound"] == 5.0
     ((_, _, _, *overrides),) = commands("docs/extending.md")
     made = read(text, overrides[: overrides.index("--out")])
     assert made.make_model(num_items=5, members=1)
