@@ -22,6 +22,7 @@ FLOORS = (
     ("rounds",),
     ("strategies",),
     ("simulate",),
+    ("testing",),
     ("report",),
     ("experiment", "bench"),
 )

@@ -32,6 +32,7 @@ from ..rounds.memory import bytes_of
 from ..simulate import Cohorts
 from ..strategies import Clock, Exchange, Graph, Held, Neighbours, Similarity, Staleness, Utility
 from ..types import Aggregator, Compressor, Model, Server, Stage, Strategy
+from .choices import KEY, choose
 from .complaints import one_line
 from .factories import (
     DEFAULTS,
@@ -124,12 +125,20 @@ def read(
     source: str | Path | Mapping | None, overrides: Sequence[str] | Mapping[str, Any] = ()
 ) -> Config:
     """The configuration in a YAML file, or in a mapping of the same keys (None: all defaults), with
-    overrides: `--key value` words, or a mapping that is laid over it.
+    overrides: `--key value` words, of which `--choose NAME` takes one of the `choices`, or a
+    mapping that is laid over it.
 
     Raises ConfigError, naming the key and the nearest known one.
     """
     raw = _raw(source)
-    raw = lay(raw, overrides) if isinstance(overrides, Mapping) else merge(raw, overrides)
+    if isinstance(overrides, Mapping):
+        given = dict(overrides)
+        words = [f"--{KEY}={given.pop(KEY)}"] if KEY in given else []
+        raw, choice, _ = choose(raw, words)
+        raw = lay(raw, given)
+    else:
+        raw, choice, overrides = choose(raw, overrides)
+        raw = merge(raw, overrides)
     for part in LATE:
         raw[part] = _late_part(raw.get(part), part)
     _lengthen(raw)
@@ -154,7 +163,7 @@ def read(
     check_complete(plain, "")
     _check_numbers(made)
     return Config(
-        name=str(made.name or (Path(source).stem if isinstance(source, str | Path) else "run")),
+        name=str(made.name or "_".join(filter(None, (_stem(source), choice)))),
         seed=made.seed,
         rounds=made.rounds,
         data=made.data,
@@ -210,6 +219,10 @@ def _parser(factories, paths) -> ArgumentParser:
     for part, kind in (("examples", Batches), ("cohorts", Cohorts)):
         parser.add_argument(f"--{part}", type=kind, default={"class_path": DEFAULTS[part]})
     return parser
+
+
+def _stem(source: str | Path | Mapping | None) -> str:
+    return Path(source).stem if isinstance(source, str | Path) else "run"
 
 
 def _raw(source) -> dict:

@@ -19,7 +19,7 @@ from .factories import DEFAULTS, ConfigError, find, full_name, is_factory, param
 
 def merge(raw: dict, words: Sequence[str]) -> dict:
     """`raw` with the overrides in `words`. Raises ConfigError for a stray word."""
-    for key, text in _pairs(words):
+    for key, text in pairs(words):
         raw = _put(raw, key.split("."), _value(text), "")
     return raw
 
@@ -73,7 +73,16 @@ def _path_of(factory: Any) -> str | None:
     return None
 
 
-def _pairs(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+def lay_words(raw: dict, changes: Mapping[str, Any]) -> dict:
+    """`raw` with `changes`, dotted keys and values of YAML, as if they were words."""
+    for key, value in changes.items():
+        value = _value(value) if isinstance(value, str) else value
+        raw = _put(raw, str(key).split("."), value, "")
+    return raw
+
+
+def pairs(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """(key, text) of each override. Raises ConfigError for a stray word, or one without a value."""
     rest = iter(words)
     for word in rest:
         key, equals, text = word.removeprefix("--").partition("=")

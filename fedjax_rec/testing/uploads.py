@@ -1,0 +1,97 @@
+"""What clients of one chunk upload: rows in each layout, a dense leaf, one client of weight 0."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .. import rows
+from ..rows import RowsUpdate, Table
+from ..trees import Frozen
+from ..types import Aggregator, Now, PyTree, Upload
+from .laws import KEY
+
+ITEMS, WIDTH, SLOTS, CLIENTS = 31, 4, 9, 6
+WEIGHTS = np.array([3, 0, 10, 1, 4, 7], np.float32)
+STEPS = np.array([2, 1, 5, 1, 3, 4], np.float32)
+UNTOUCHED = 5  # the last rows, which no client touches
+# origin: whole tables that hold values and not changes. delta: whole tables. ids: touched rows.
+LAYOUTS = ("origin", "delta", "ids")
+ORIGIN = jnp.float32(np.random.default_rng(9).normal(size=(ITEMS, WIDTH)))
+SHARED = {"item": Table(ORIGIN), "bias": jnp.zeros(3), "base": Frozen(jnp.ones(2))}
+
+
+def uploads(layout: str, garbage: float = 0.0, seed: int = 1) -> Upload:
+    """Stacked uploads [CLIENTS, ...]; the client of weight 0 adds `garbage` to what it sends."""
+    rng, noise = np.random.default_rng(1), garbage * (WEIGHTS == 0)
+    numbers = np.random.default_rng(100 + seed)
+    bias = numbers.normal(size=(CLIENTS, 3)) + noise[:, None]
+    if layout == "ids":
+        ids = np.sort(rng.integers(0, ITEMS - UNTOUCHED, (CLIENTS, SLOTS)), 1)
+        ids[:, -2:] = np.iinfo(np.int32).max
+        live = np.diff(ids, axis=1, prepend=-1) != 0
+        live &= ids < ITEMS
+    else:
+        ids, live = None, rng.random((CLIENTS, ITEMS)) < 0.3
+        live[:, -UNTOUCHED:] = False
+    values = numbers.normal(size=(*live.shape, WIDTH)) * live[..., None] + noise[:, None, None]
+    origin = ORIGIN if layout == "origin" else None
+    values = values if origin is None else values + ORIGIN
+    table = RowsUpdate(
+        jnp.float32(values), None if ids is None else jnp.int32(ids), jnp.asarray(live), origin,
+        ITEMS,
+    )  # fmt: skip
+    change = {"item": table, "bias": jnp.float32(bias), "base": Frozen(None)}
+    steps = jnp.asarray(STEPS)
+    metrics = {"loss": jnp.zeros(CLIENTS), "steps": steps}
+    return Upload(change, jnp.asarray(WEIGHTS), metrics, {"steps": steps})
+
+
+def take(tree: PyTree, index) -> PyTree:
+    """The clients `index` of stacked uploads; the origin has no client axis."""
+    index = jnp.asarray(index)
+
+    def one(node):
+        if not isinstance(node, RowsUpdate):
+            return node[index]
+        ids = None if node.ids is None else node.ids[index]
+        factor = None if node.factor is None else node.factor[index]
+        live = node.live[index]
+        return replace(node, values=node.values[index], ids=ids, live=live, factor=factor)
+
+    return rows.map_nodes(one, tree)
+
+
+def as_engines_do(aggregator: Aggregator, upload: Upload) -> Upload:
+    """The uploads as `reduce` gets them: `origin` is taken off unless all of it adds up."""
+    if aggregator.additive is True:
+        return upload
+    apart = jax.vmap(
+        lambda update: rows.map_tables(lambda u: u.delta(), update),
+        in_axes=(rows.map_axes(upload.update),),
+    )
+    return replace(upload, update=apart(upload.update))
+
+
+def now(clients=None) -> Now:
+    """What is known of the round; clients: int32[c], the ids of a chunk."""
+    return Now(jnp.int32(0), SHARED, clients, jnp.arange(CLIENTS))
+
+
+def aggregated(aggregator: Aggregator, upload: Upload, chunk: int | None = None, key=KEY):
+    """(state, update as dense arrays, verdicts) of uploads reduced in chunks."""
+    upload, state = as_engines_do(aggregator, upload), aggregator.init(SHARED)
+    count = upload.weight.shape[0]
+    total, stacks = None, []
+    for start in range(0, count, chunk or count):
+        index = np.arange(start, min(start + (chunk or count), count))
+        found = aggregator.reduce(state, take(upload, index), now(jnp.asarray(index, jnp.int32)))
+        adds, lists = rows.divide(found, aggregator.additive)
+        total = rows.combine(total, adds)
+        stacks.append(lists)
+    summary = rows.join(total, jax.tree.map(lambda *x: jnp.stack(x), *stacks))
+    state, update, verdicts = aggregator.finish(key, state, summary, now())
+    return state, rows.to_dense(update), verdicts
