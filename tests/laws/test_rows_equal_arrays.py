@@ -4,18 +4,17 @@ The array is copied, trained and uploaded whole by every client. What differs sh
 moves every row at the server, or averages to zero over all clients, and meets clients that hold
 some rows only: these are listed, so that the list must shrink when one of them is mended.
 
-A share of the strategies, another with every commit, is run; `LAWS=all` runs all of them.
+The strategies take turns, see `rotating`.
 """
 
-import zlib
 from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rotating import marks
 from strategies_registry import STRATEGIES, fedmf
-from test_product import share
 from worlds import KEY, USERS, compiled, named
 
 from fedjax_rec import aggregate, rows
@@ -64,14 +63,7 @@ def after(name: str, model: Model, data) -> dict:
     }
 
 
-def chosen(name: str) -> bool:
-    part, of = share()
-    return zlib.crc32(name.encode()) % min(of, 12) == part % min(of, 12)
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[] if chosen(n) else [pytest.mark.slow]) for n in comparable()]
-)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=marks(n, 12)) for n in comparable()])
 def test_rows_are_the_array(name):
     data = named("compact")
     model = fedmf(data.num_items)
