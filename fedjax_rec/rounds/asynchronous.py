@@ -58,12 +58,12 @@ from .federated import at_work, federated
 from .inflight import (
     Held,
     Staleness,
+    after_arrival,
     arriving,
     changes,
     constant,
     empty,
     laid_out,
-    landed,
     places_of,
     reserved,
     starters,
@@ -222,7 +222,7 @@ def asynchronous(
         finished, moved, shared = jax.lax.cond(some, stepped, same)
         now = before["clock"] + took
         states = {"aggregator": finished, "optimizer": moved, "clock": now}
-        states["flight"] = landed(flight, places, there, took, nobody)
+        states["flight"] = after_arrival(flight, places, there, took, nobody)
         states["version"] = before["version"] + some
 
         everybody = {"simulated_seconds": took, "simulated_time": now, "arrived": there.sum()}
