@@ -18,9 +18,11 @@ from dataclasses import dataclass, field
 from typing import Any, dataclass_transform
 
 import jax
+from jaxtyping import Float, Float32, Int32, UInt32
 
 PyTree = Any
-# Of a record: a jax or NumPy array, its outline (ShapeDtypeStruct), or its axis under `vmap`.
+# Of a record: a jax or NumPy array, its outline (ShapeDtypeStruct), or its axis under `vmap`. What
+# type and shape it has stands around it, `Float32[Array, " C"]`, and is checked in the tests.
 Array = Any
 # An optax.GradientTransformation. It is a NamedTuple, of which a configuration file cannot name a
 # factory such as `optax.adam` unless the annotation is Any.
@@ -235,10 +237,10 @@ class Upload:
     """
 
     update: PyTree
-    weight: Array
+    weight: Float[Array, "*c"]
     metrics: Any
     aux: Any = field(default_factory=dict)
-    down: Any = None
+    down: UInt32[Array, "*c"] | None = None
 
 
 @record
@@ -256,7 +258,7 @@ class Cohort:
     """The clients of one round. ids: int32[C], where `id == num_clients` marks padding;
     data: what those clients hold, one copy for all of them (see `data.Store`)."""
 
-    ids: Array
+    ids: Int32[Array, " C"]
     data: PyTree
 
 
@@ -266,10 +268,10 @@ class Now:
     client: int32[], the client whose turn it is, and cohort: int32[C], the ids of all that take
     part, where there are such."""
 
-    round: Array
+    round: Int32[Array, ""]
     shared: PyTree
-    client: Any = None
-    cohort: Any = None
+    client: Int32[Array, "*c"] | None = None
+    cohort: Int32[Array, " C"] | None = None
 
 
 @record
@@ -284,7 +286,7 @@ class State:
     private: PyTree
     memory: PyTree
     server: PyTree
-    round: Array
+    round: Int32[Array, ""]
 
 
 @record
@@ -299,7 +301,7 @@ class RoundInfo:
     """
 
     metrics: dict[str, Array]
-    weight: Array
-    bytes_up: Array
-    bytes_down: Array
-    verdicts: Any = None
+    weight: Float32[Array, " C"]
+    bytes_up: UInt32[Array, " C"]
+    bytes_down: UInt32[Array, " C"]
+    verdicts: Float32[Array, " C"] | None = None

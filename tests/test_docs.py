@@ -12,7 +12,7 @@ import yaml
 from compiling import fast
 
 from fedjax_rec.data.sources.sources import find
-from fedjax_rec.experiment import config
+from fedjax_rec.experiment import config, runs
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))
@@ -121,14 +121,25 @@ def test_the_listed_defaults_are_those_of_the_code(read):
     assert read(text).plain == config.read(None).plain
 
 
+CONFIGURATION = blocks("docs/configuration.md", "yaml")[1:]
+OF_RUNS = [(line, text) for line, text in CONFIGURATION if "\nruns:\n" in text]
+
+
 @pytest.mark.parametrize(
     "line, text",
-    blocks("docs/configuration.md", "yaml")[1:]
+    [block for block in CONFIGURATION if block not in OF_RUNS]
     + blocks("docs/item_texts.md", "yaml")
     + blocks("docs/adapters.md", "yaml"),
 )
 def test_configurations_are_read(read, line, text):
     assert read(text).examples
+
+
+def test_the_file_of_runs_is_read(tmp_path, monkeypatch):
+    ((_, text),) = OF_RUNS
+    (path := tmp_path / "runs.yaml").write_text(text)
+    monkeypatch.chdir(ROOT)
+    assert "colr,rank=2,epochs=1" in {run.name for run in runs.read_runs(path).runs}
 
 
 @pytest.mark.parametrize(

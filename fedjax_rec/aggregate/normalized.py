@@ -47,7 +47,7 @@ def _amount(where: str, momentum: float | None, proximal: float | None):
     """float[c]: a_k of every client of a chunk; 1 of those that took no step."""
     if momentum is not None and proximal is not None:
         raise ValueError(
-            f"{where}(momentum={momentum}, proximal={proximal}) is not known; give one of the two."
+            f"{where}(momentum={momentum}, proximal={proximal}) is not known; give one, not both."
         )
     if momentum is not None:
         fraction(where, "momentum", momentum)

@@ -17,8 +17,10 @@ def cold_items(fraction: float = 0.2, split: Splitter | None = None, seed: int =
     """Hold a random `fraction` of the items out of training, and validate and test on them alone.
 
     What `split` (leave_one_out()) trains on of them becomes UNUSED, as do validation and test rows
-    of other items. `Split.absent` tells which they are. Raises ValueError where no row is left to
-    train or test on.
+    of other items. `Split.absent` tells which they are.
+
+    Raises:
+        ValueError: where no row is left to train or test on.
     """
     return _splitter("cold_items", fraction, split, seed, tests_cold=True)
 

@@ -139,10 +139,13 @@ def examples() -> Batches:
 
 
 def pack_examples(found: Examples) -> Dataset:
-    """`found` on the device. Raises ValueError where nothing is left to train on.
+    """`found` on the device.
 
     `members` is one more than the largest `users` where there is such a field (the user's index
     inside its client), else 1.
+
+    Raises:
+        ValueError: where nothing is left to train on.
     """
     train = _part(found, TRAIN)
     if not len(train):

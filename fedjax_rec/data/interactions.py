@@ -63,8 +63,11 @@ def from_arrays(
 
     `times` None means that the rows come in time order. Features carry the original ids in a column
     `user_id` (`item_id`); users and items without interactions are left out, those without features
-    get nulls. Raises ValueError on unequal lengths, missing ids, times or ratings, no rows, or an
-    id described twice.
+    get nulls.
+
+    Raises:
+        ValueError: on unequal lengths, missing ids, times or ratings, no rows, or an id described
+            twice.
     """
     if len(users) == 0:
         raise ValueError(f"'{name}' has no interactions; give at least one.")
@@ -132,7 +135,10 @@ def k_core(interactions: Interactions, users: int = 5, items: int = 5) -> Intera
 
     Users and items below their bound are dropped in turn until nothing changes (Seidman 1983, on
     the bipartite graph); the fixed point does not depend on the order. Repeated pairs count as
-    often as they occur. Raises ValueError when nothing is left.
+    often as they occur.
+
+    Raises:
+        ValueError: when nothing is left.
     """
     if users < 0 or items < 0:
         raise ValueError(f"k_core(users={users}, items={items}) takes counts; use values >= 0.")

@@ -46,7 +46,10 @@ def by_hash(num_clients: int, seed: int = 0) -> Partitioner:
     was filtered.
 
     CRC-32 of the id, mixed with the seed by splitmix64 (Steele et al. 2014). A client that got no
-    user takes one from the largest. Raises ValueError with more clients than users.
+    user takes one from the largest.
+
+    Raises:
+        ValueError: with more clients than users.
     """
     _check_clients("by_hash", num_clients)
 
@@ -64,7 +67,8 @@ def by_attribute(column: str) -> Partitioner:
     """One client for each value of a user feature, in sorted order; users without a value share the
     last client.
 
-    Raises ValueError naming the columns there are.
+    Raises:
+        ValueError: naming the columns there are.
     """
 
     def partition(split: Split) -> Partition:
@@ -80,8 +84,10 @@ def dirichlet(
     """Skewed groups: small `alpha` concentrates users on few clients, large makes them even.
 
     With `column` (a user feature) the skew is in its labels, without it in the number of users. A
-    client that got no user takes one from the largest. Raises ValueError with more clients than
-    users, or alpha <= 0.
+    client that got no user takes one from the largest.
+
+    Raises:
+        ValueError: with more clients than users, or alpha <= 0.
     """
     _check_clients("dirichlet", num_clients)
     if not alpha > 0:

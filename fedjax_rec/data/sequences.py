@@ -28,13 +28,18 @@ def sequences(
     """`inputs`, `targets` int32[B, L] and `real` float32[B, L], 1 where there is an input and its
     target; `negatives` int32[B, n], or [B, L, n] with `each`; `users` where a client holds several.
 
-    length: `L`. window: `last`, the user's last items; or `random`, by the round's seed, such that
-    each item is in the window at least as often as in the mean (the last ones are more often).
-    negatives: `n`. Those of an example serve all of its places, and losses let the examples of a
-    batch share theirs; with `each` every place has n of its own, as in the paper of SASRec.
-    exclude: draw them outside the user's items, see `pack(negatives=)`; else from all items.
-    Users with one training item have no example. Raises ValueError for length < 1 or an unknown
-    window.
+    Args:
+        length: `L`.
+        window: `last`, the user's last items; or `random`, by the round's seed, such that each item
+            is in the window at least as often as in the mean (the last ones are more often).
+        negatives: `n`. Those of an example serve all of its places, and losses let the examples of
+            a batch share theirs; with `each` every place has n of its own, as in the paper of
+            SASRec.
+        exclude: draw them outside the user's items, see `pack(negatives=)`; else from all items.
+            Users with one training item have no example.
+
+    Raises:
+        ValueError: for length < 1 or an unknown window.
     """
     at_least("sequences", "length", length, 1)
     at_least("sequences", "negatives", negatives, 0)

@@ -35,8 +35,10 @@ def leave_one_out() -> Splitter:
     """A user's last interaction in time is the test, the one before it validation, the rest
     training.
 
-    Raises ValueError for a user with fewer than 3. A pair that occurs twice can land in two parts:
-    `implicit` removes repeats.
+    A pair that occurs twice can land in two parts: `implicit` removes repeats.
+
+    Raises:
+        ValueError: for a user with fewer than 3.
     """
 
     def split(interactions: Interactions) -> Split:
@@ -63,8 +65,10 @@ def global_time(validation: float = 0.1, test: float = 0.1) -> Splitter:
     before it validates.
 
     Rows of equal time stay together, so the shares are met up to ties. Users who came late have no
-    training rows. Raises ValueError when ties leave a part empty (as when times are positions in
-    short histories).
+    training rows.
+
+    Raises:
+        ValueError: when ties leave a part empty (as when times are positions in short histories).
     """
     _check_shares("global_time", validation, test)
 

@@ -119,12 +119,15 @@ def pack(
 ) -> Dataset:
     """`split` on the device.
 
-    partition: users over clients; default one client a user.
-    negatives: the policy for training negatives, one of `paper`, `train`, `symmetric`.
-    evaluation_negatives: fixed uniform negatives per user and part for sampled evaluation; those
-        of validation and test are distinct. 0 for none.
-    history: items of each user's history that cases hold for models that read it.
-    Raises ValueError for an unknown policy, or where a user is left without negatives.
+    Args:
+        partition: users over clients; default one client a user.
+        negatives: the policy for training negatives, one of `paper`, `train`, `symmetric`.
+        evaluation_negatives: fixed uniform negatives per user and part for sampled evaluation;
+            those of validation and test are distinct. 0 for none.
+        history: items of each user's history that cases hold for models that read it.
+
+    Raises:
+        ValueError: for an unknown policy, or where a user is left without negatives.
     """
     one_of("pack", "negatives", negatives, POLICIES)
     at_least("pack", "evaluation_negatives", evaluation_negatives, 0)

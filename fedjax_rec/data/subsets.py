@@ -25,8 +25,13 @@ def part_of(batches: Batches, part: int, of: int) -> Batches:
     """`batches` on the interactions `part`, `part + of`, ... of each client.
 
     Of `n` interactions that is ceil((n - part) / of): a client of few has none in the last parts.
-    batches: what reads `data.start`, `data.length` and the arrays of `data.store` by index, as all
-    of this room do. Raises ValueError unless 0 <= part < of.
+
+    Args:
+        batches: what reads `data.start`, `data.length` and the arrays of `data.store` by index, as
+            all of this room do.
+
+    Raises:
+        ValueError: unless 0 <= part < of.
     """
     at_least("part_of", "of", of, 1)
     if not 0 <= part < of:

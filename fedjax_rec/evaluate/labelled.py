@@ -16,9 +16,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Float32, Int32, Shaped
 
 from ..check import at_least
-from ..types import Model, PyTree
+from ..types import Array, Model, PyTree
 from .protocol import Protocol
 
 TILE = 16
@@ -35,7 +36,7 @@ def labelled() -> Protocol:
     return Protocol(names, refuse, "held-out examples", refuse, ("auc", "gauc", *names[1:]))
 
 
-def auc_of_all(scores: jax.Array, labels: jax.Array) -> jax.Array:
+def auc_of_all(scores: Float[Array, " n"], labels: Shaped[Array, " n"]) -> Float32[Array, ""]:
     """float32[] AUC of scores float[n] for labels [n], 0 or 1; NaN without both. NaN scores count
     as the smallest."""
     _, positive, beaten = _beaten(scores, labels, jnp.zeros(scores.shape, jnp.int32))
@@ -44,7 +45,9 @@ def auc_of_all(scores: jax.Array, labels: jax.Array) -> jax.Array:
     return _total(positive * (beaten / pairs)) / ones
 
 
-def auc_by_group(scores: jax.Array, labels: jax.Array, groups: jax.Array, count: int) -> jax.Array:
+def auc_by_group(
+    scores: Float[Array, " n"], labels: Shaped[Array, " n"], groups: Int32[Array, " n"], count: int
+) -> Float32[Array, " {count}"]:
     """float32[count] AUC within each group, groups int32[n] in 0..count-1; NaN without both."""
     group, positive, beaten = _beaten(scores, labels, groups)
     per_group = lambda x: jax.ops.segment_sum(x, group, count, indices_are_sorted=True)
@@ -78,8 +81,14 @@ def _total(x: jax.Array) -> jax.Array:
 
 def predict_examples(model: Model, shared, private, held, tiles_per_chunk: int = 32) -> jax.Array:
     """float32[n]: the logits of `held`, a `data.HeldOut`, of which each example is predicted with
-    the private part of its client. private: leaves [N, ...]. Tiles of `T` examples of one client
-    go through in chunks. Raises ValueError for a model without `predict`."""
+    the private part of its client. Tiles of `T` examples of one client go through in chunks.
+
+    Args:
+        private: leaves [N, ...].
+
+    Raises:
+        ValueError: for a model without `predict`.
+    """
     at_least("predict_examples", "tiles_per_chunk", tiles_per_chunk, 1)
     if model.predict is None:
         raise ValueError(

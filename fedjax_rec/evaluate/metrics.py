@@ -28,7 +28,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import jax.numpy as jnp
-from jax import Array
+from jaxtyping import Float32, Int32
+
+from ..types import Array
 
 _ALIASES = {
     "hit": "hr", "hits": "hr", "hit_ratio": "hr", "hit_rate": "hr", "success": "hr",
@@ -54,7 +56,7 @@ def hit_ratio(k: int) -> Metric:
     """HR@k: 1 if any relevant item is among the first k, else 0."""
     k = _cutoff("hit_ratio", k)
 
-    def compute(ranks: Array, candidates: Array) -> Array:
+    def compute(ranks: Int32[Array, " R"], candidates: Int32[Array, ""]) -> Float32[Array, ""]:
         return _if_any(ranks, jnp.any(_within(ranks, k)).astype(jnp.float32))
 
     return Metric(f"hr@{k}", compute)
@@ -64,7 +66,7 @@ def recall(k: int) -> Metric:
     """Recall@k: the share of the relevant items that are among the first k."""
     k = _cutoff("recall", k)
 
-    def compute(ranks: Array, candidates: Array) -> Array:
+    def compute(ranks: Int32[Array, " R"], candidates: Int32[Array, ""]) -> Float32[Array, ""]:
         return jnp.sum(_within(ranks, k), dtype=jnp.float32) / _relevant(ranks)
 
     return Metric(f"recall@{k}", compute)
@@ -74,7 +76,7 @@ def precision(k: int) -> Metric:
     """Precision@k: the share of the first k places that hold a relevant item."""
     k = _cutoff("precision", k)
 
-    def compute(ranks: Array, candidates: Array) -> Array:
+    def compute(ranks: Int32[Array, " R"], candidates: Int32[Array, ""]) -> Float32[Array, ""]:
         return _if_any(ranks, jnp.sum(_within(ranks, k), dtype=jnp.float32) / k)
 
     return Metric(f"precision@{k}", compute)
@@ -84,7 +86,7 @@ def mrr(k: int | None = None) -> Metric:
     """Reciprocal rank of the first relevant item, 0 where it lies beyond k."""
     k = None if k is None else _cutoff("mrr", k)
 
-    def compute(ranks: Array, candidates: Array) -> Array:
+    def compute(ranks: Int32[Array, " R"], candidates: Int32[Array, ""]) -> Float32[Array, ""]:
         within = _within(ranks, k)
         return _if_any(ranks, jnp.max(jnp.where(within, _reciprocal(ranks), 0.0), initial=0.0))
 
@@ -95,7 +97,7 @@ def mean_average_precision(k: int | None = None) -> Metric:
     """AP@k of one user (MAP once averaged), divided by the number of relevant items."""
     k = None if k is None else _cutoff("mean_average_precision", k)
 
-    def compute(ranks: Array, candidates: Array) -> Array:
+    def compute(ranks: Int32[Array, " R"], candidates: Int32[Array, ""]) -> Float32[Array, ""]:
         # Padding sorts first; the i-th relevant item then sits `padding` places further on.
         ordered = jnp.sort(ranks)
         padding = jnp.sum(ranks <= 0, dtype=jnp.float32)
@@ -110,7 +112,7 @@ def ndcg(k: int) -> Metric:
     """NDCG@k with binary gains and the log2 discount; ln 2 / ln(1 + rank) for one item."""
     k = _cutoff("ndcg", k)
 
-    def compute(ranks: Array, candidates: Array) -> Array:
+    def compute(ranks: Int32[Array, " R"], candidates: Int32[Array, ""]) -> Float32[Array, ""]:
         gained = jnp.sum(jnp.where(_within(ranks, k), _discount(ranks), 0.0))
         places = jnp.arange(1, ranks.shape[0] + 1)
         reachable = (places <= _relevant(ranks)) & (places <= k)
@@ -123,7 +125,7 @@ def ndcg(k: int) -> Metric:
 def auc() -> Metric:
     """AUC: the share of (relevant, other) pairs with the relevant item ahead, ties counted 0."""
 
-    def compute(ranks: Array, candidates: Array) -> Array:
+    def compute(ranks: Int32[Array, " R"], candidates: Int32[Array, ""]) -> Float32[Array, ""]:
         relevant = _relevant(ranks)
         others = candidates - relevant
         # The i-th relevant item has r_i - i others ahead of it. Their mean stays near C, where a
@@ -147,7 +149,9 @@ def metrics(names: Iterable[str]) -> list[Metric]:
     return [_parse(name) for name in names]
 
 
-def evaluate_user(chosen: Sequence[Metric], ranks: Array, candidates: Array) -> Array:
+def evaluate_user(
+    chosen: Sequence[Metric], ranks: Int32[Array, " R"], candidates: Int32[Array, ""]
+) -> Float32[Array, " M"]:
     """float32[M]: the M chosen metrics of one user; NaN for a user without relevant items."""
     if not chosen:
         return jnp.zeros(0, jnp.float32)

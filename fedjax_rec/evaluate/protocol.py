@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float32, Int32, Integer
 
 from ..check import at_least
 from ..types import Array, Model, PyTree, record
@@ -152,7 +153,7 @@ def rating_error() -> Protocol:
     return Protocol(("mse", "mae"), measure, "rating error", summarise, ("rmse", "mae"), False)
 
 
-def case_of(cases, rows: jax.Array, longest: jax.Array) -> Case:
+def case_of(cases, rows: Int32[Array, "*c"], longest: Integer[Array, ""] | int) -> Case:
     """The cases at `rows` (int32[] or int32[c]) of a `data.Cases`."""
 
     def at(x):
@@ -171,12 +172,17 @@ def evaluate_users(
     private: PyTree,
     cases,
     users_per_chunk: int = 32,
-) -> jax.Array:
+) -> Float32[Array, "U M"]:
     """float32[U, M]: the aggregated model with each client's private part, on all users of `cases`.
 
-    private: leaves [N, ...]. The model's catalogue is made once, unless it depends on what clients
-    keep. Users go through in chunks, so that scores take c * I numbers. Raises ValueError for a
-    model without a ranking.
+    The model's catalogue is made once, unless it depends on what clients keep. Users go through in
+    chunks, so that scores take c * I numbers.
+
+    Args:
+        private: leaves [N, ...].
+
+    Raises:
+        ValueError: for a model without a ranking.
     """
     at_least("evaluate_users", "users_per_chunk", users_per_chunk, 1)
     total = cases.users.shape[0]
@@ -220,10 +226,13 @@ def catalogue_of_all(model: Model, shared: PyTree, private: PyTree) -> PyTree | 
 
 def probe_clients(protocol: Protocol, parts: dict):
     """A probe for `clients.local_training`: the client's own model right after training, which is
-    how PFedRec is evaluated. parts: name -> `data.Cases`, of clients that are one user each.
+    how PFedRec is evaluated.
 
     probe(scorer, data) -> metrics, with scorer(history) -> score(items, user) as of `Model.scorer`:
     float32[M] per part, NaN where the client has nothing held out.
+
+    Args:
+        parts: name -> `data.Cases`, of clients that are one user each.
     """
     for name, cases in parts.items():
         if cases.users.shape[0] != len(set(cases.clients.tolist())):

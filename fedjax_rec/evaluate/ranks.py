@@ -20,7 +20,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jaxtyping import Bool, Float, Int32, Integer
+
+from ..types import Array
 
 # Comparing every score with every target costs R * I; binning the scores between the sorted
 # targets costs I * log R. On two CPU cores the first wins up to about 16 targets, at 3,416 items
@@ -36,11 +38,15 @@ class Ranks(NamedTuple):
         candidates: int32 scalar, how many items were ranked, the relevant ones included.
     """
 
-    ranks: Array
-    candidates: Array
+    ranks: Int32[Array, " R"]
+    candidates: Int32[Array, ""]
 
 
-def ranks(scores: Array, targets: Array, excluded: Array | None = None) -> Ranks:
+def ranks(
+    scores: Float[Array, " I"],
+    targets: Integer[Array, " R"],
+    excluded: Bool[Array, " I"] | None = None,
+) -> Ranks:
     """Rank the relevant items of one user among the whole catalogue.
 
     Args:
@@ -69,10 +75,10 @@ def ranks(scores: Array, targets: Array, excluded: Array | None = None) -> Ranks
 
 
 def sampled_ranks(
-    target_scores: Array,
-    negative_scores: Array,
-    target_mask: Array | None = None,
-    negative_mask: Array | None = None,
+    target_scores: Float[Array, " R"],
+    negative_scores: Float[Array, " n"],
+    target_mask: Bool[Array, " R"] | None = None,
+    negative_mask: Bool[Array, " n"] | None = None,
 ) -> Ranks:
     """Rank relevant items among sampled negatives, ties against the relevant ones.
 

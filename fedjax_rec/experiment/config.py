@@ -16,7 +16,7 @@ from __future__ import annotations
 import inspect
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -31,7 +31,8 @@ from ..models import Embedding, Fit, ItemLoss
 from ..rounds.memory import bytes_of
 from ..simulate import Cohorts
 from ..strategies import Clock, Exchange, Graph, Held, Neighbours, Similarity, Staleness, Utility
-from ..types import Aggregator, Compressor, Model, Server, Strategy
+from ..types import Aggregator, Compressor, Model, Server, Stage, Strategy
+from .choices import KEY, choose
 from .complaints import one_line
 from .factories import (
     DEFAULTS,
@@ -43,11 +44,12 @@ from .factories import (
     full_name,
     is_factory,
 )
-from .overrides import merge
+from .overrides import lay, merge
 
 PARTS = [
     Aggregator, Batches, Clock, Cohorts, Compressor, Embedding, Exchange, Fit, Graph, Held,
-    ItemLoss, Local, Model, Neighbours, Server, Similarity, Staleness, Strategy, Utility,
+    ItemLoss, Local, Model, Neighbours, Server, Similarity, Stage, Staleness, Strategy,
+    Utility,
 ]  # fmt: skip
 LATE = {
     "model": {"num_items", "members", "titles", "fields"},
@@ -111,6 +113,7 @@ class Config:
     cohorts: Cohorts
     evaluation: Evaluation
     checkpoint_every: int
+    keep_best: bool
     audit: int
     threads: int
     memory_budget: str | int | None
@@ -118,12 +121,24 @@ class Config:
     plain: dict[str, Any]
 
 
-def read(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
-    """The configuration in the YAML file `path` (None: all defaults) with `--key value` overrides.
+def read(
+    source: str | Path | Mapping | None, overrides: Sequence[str] | Mapping[str, Any] = ()
+) -> Config:
+    """The configuration in a YAML file, or in a mapping of the same keys (None: all defaults), with
+    overrides: `--key value` words, of which `--choose NAME` takes one of the `choices`, or a
+    mapping that is laid over it.
 
     Raises ConfigError, naming the key and the nearest known one.
     """
-    raw = merge(_raw(path), overrides)
+    raw = _raw(source)
+    if isinstance(overrides, Mapping):
+        given = dict(overrides)
+        words = [f"--{KEY}={given.pop(KEY)}"] if KEY in given else []
+        raw, choice, _ = choose(raw, words)
+        raw = lay(raw, given)
+    else:
+        raw, choice, overrides = choose(raw, overrides)
+        raw = merge(raw, overrides)
     for part in LATE:
         raw[part] = _late_part(raw.get(part), part)
     _lengthen(raw)
@@ -148,7 +163,7 @@ def read(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
     check_complete(plain, "")
     _check_numbers(made)
     return Config(
-        name=str(made.name or (Path(path).stem if path else "run")),
+        name=str(made.name or "_".join(filter(None, (_stem(source), choice)))),
         seed=made.seed,
         rounds=made.rounds,
         data=made.data,
@@ -158,6 +173,7 @@ def read(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
         cohorts=made.cohorts,
         evaluation=made.evaluation,
         checkpoint_every=made.checkpoint_every,
+        keep_best=made.keep_best,
         audit=made.audit,
         threads=made.threads,
         memory_budget=made.memory_budget,
@@ -188,6 +204,7 @@ def _parser(factories, paths) -> ArgumentParser:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--checkpoint_every", type=int, default=25)
+    parser.add_argument("--keep_best", type=bool, default=True)
     parser.add_argument("--audit", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--memory_budget", type=str | int | None, default=None)
@@ -204,10 +221,14 @@ def _parser(factories, paths) -> ArgumentParser:
     return parser
 
 
-def _raw(path) -> dict:
-    if path is None:
-        return {}
-    path = Path(path)
+def _stem(source: str | Path | Mapping | None) -> str:
+    return Path(source).stem if isinstance(source, str | Path) else "run"
+
+
+def _raw(source) -> dict:
+    if source is None or isinstance(source, Mapping):
+        return lay({}, source or {})
+    path = Path(source)
     if not path.is_file():
         raise ConfigError(f"{path}: there is no such configuration file; check the path.")
     try:

@@ -1,5 +1,6 @@
 """A run folder: `config.yaml`, `metrics.jsonl`, `summary.json`, `per_user.npz`, `figures/`,
-`checkpoints/`, and the `.lock` of the process that runs there.
+`checkpoints/`, `best/` (the state after the best round), and the `.lock` of the process that runs
+there.
 
 One process at a time runs in it. Files are replaced whole (written beside, then renamed).
 `metrics.jsonl` grows by whole lines, each forced to disk; what a kill left half-written is cut off
@@ -24,7 +25,7 @@ from ..storage import whole
 
 LOCK = ".lock"
 # Keys that do not change what a run computes: a run may be resumed with others.
-FREE = ("rounds", "checkpoint_every", "audit", "name", "threads", "memory_budget")
+FREE = ("rounds", "checkpoint_every", "audit", "name", "threads", "memory_budget", "keep_best")
 
 
 def fingerprint(plain: dict[str, Any]) -> str:
@@ -65,7 +66,7 @@ class RunFolder:
             self.release()
             raise
         if self.overwrite:
-            for name in ("checkpoints", "figures"):
+            for name in ("best", "checkpoints", "figures"):
                 shutil.rmtree(self.path / name, ignore_errors=True)
             for name in ("metrics.jsonl", "summary.json", "per_user.npz"):
                 (self.path / name).unlink(missing_ok=True)
@@ -107,6 +108,10 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    @property
+    def best(self) -> Path:
+        return self.path / "best"
 
     @property
     def finished(self) -> bool:

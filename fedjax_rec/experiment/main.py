@@ -1,6 +1,7 @@
 """The command line `fedjax-rec`.
 
     fedjax-rec run CONFIG [--key value ...] --out DIR     one experiment
+    fedjax-rec runs FILE [--only NAME] [--seeds 0]        the runs of a file, and their section
     fedjax-rec bench [NAME ...] [--json FILE]             speed and memory on this machine
     fedjax-rec data get NAME | list                       fetch, check and describe data or weights
     fedjax-rec report DIR [DIR ...]                       tables and figures from finished runs
@@ -21,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [w for w in words if w != "--debug"]
-    commands = {"run": _run, "bench": _bench, "data": _data, "report": _report}
+    commands = {"run": _run, "runs": _runs, "bench": _bench, "data": _data, "report": _report}
     if not words or words[0] in ("-h", "--help"):
         print((__doc__ or "").strip())
         return 0 if words else 2
@@ -109,6 +110,26 @@ def _run(words: Sequence[str]) -> int:
         Console().print(table([read_run(out)]))
         print(f"{out}: config.yaml, metrics.jsonl, summary.json, figures/")
     return 0
+
+
+def _runs(words: Sequence[str]) -> int:
+    parser = _parser("runs", "The runs of a file in order, then the section of the page they make.")
+    parser.add_argument("file", help="a YAML file, e.g. configs/runs/published.yaml")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="runs of these names")
+    parser.add_argument("--seeds", nargs="+", default=[], type=int, help="runs of these seeds")
+    parser.add_argument("--dry-run", action="store_true", help="print the commands alone")
+    known = parser.parse_args(words)
+
+    from .runs import read_runs
+    from .series import run_series
+
+    plan = read_runs(known.file)
+    chosen = plan.only(known.only, known.seeds)
+    if known.dry_run:
+        for run in chosen:
+            print(run.command())
+        return 0
+    return run_series(plan, chosen)
 
 
 def _bench(words: Sequence[str]) -> int:

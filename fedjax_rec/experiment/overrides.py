@@ -1,4 +1,5 @@
-"""`--key value` of the command line, put where the YAML file would say it.
+"""What overrides a configuration, put where the YAML file would say it: `--key value` of the
+command line, and mappings of Python.
 
 `--model.width 64` is short for `--model.init_args.width 64`, and so for every part that a factory
 makes. Another factory (`--model pfedrec`) keeps those arguments of the former that it takes too.
@@ -7,7 +8,8 @@ makes. Another factory (`--model pfedrec`) keeps those arguments of the former t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -17,12 +19,70 @@ from .factories import DEFAULTS, ConfigError, find, full_name, is_factory, param
 
 def merge(raw: dict, words: Sequence[str]) -> dict:
     """`raw` with the overrides in `words`. Raises ConfigError for a stray word."""
-    for key, text in _pairs(words):
+    for key, text in pairs(words):
         raw = _put(raw, key.split("."), _value(text), "")
     return raw
 
 
-def _pairs(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+def lay(raw: dict, over: Mapping[str, Any]) -> dict:
+    """`raw` with the mapping `over` laid on it key by key; what names a factory is put as a whole.
+
+    Values are those of YAML, and factories themselves, such as `fedjax_rec.models.fedmf`. Raises
+    ConfigError for another one.
+    """
+    for path, value in _leaves(over, ()):
+        raw = _put(raw, list(path), _written(value, ".".join(path)), "")
+    return raw
+
+
+def _leaves(over: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[tuple[tuple, Any]]:
+    for name, value in over.items():
+        here = (*path, *str(name).split("."))
+        if isinstance(value, Mapping) and value and "class_path" not in value:
+            yield from _leaves(value, here)
+        else:
+            yield here, value
+
+
+def _written(value: Any, where: str) -> Any:
+    """`value` as YAML would say it."""
+    if isinstance(value, Mapping):
+        return {str(k): _written(v, f"{where}.{k}") for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_written(one, f"{where}[{i}]") for i, one in enumerate(value)]
+    if isinstance(value, Path):
+        return str(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if (path := _path_of(value)) is not None:
+        return path
+    raise ConfigError(
+        f"{where}={type(value).__name__} cannot be written to a configuration; name the factory, "
+        "{class_path: name, init_args: {...}}."
+    )
+
+
+def _path_of(factory: Any) -> str | None:
+    """The shortest dotted path at which `factory` is found; None where it is not at one."""
+    words = f"{getattr(factory, '__module__', '')}".split(".")
+    name = getattr(factory, "__qualname__", "")
+    for end in range(1, len(words) + 1):
+        room = ".".join(words[:end])
+        if is_factory(f"{room}.{name}") and find(f"{room}.{name}", "") is factory:
+            return f"{room}.{name}"
+    return None
+
+
+def lay_words(raw: dict, changes: Mapping[str, Any]) -> dict:
+    """`raw` with `changes`, dotted keys and values of YAML, as if they were words."""
+    for key, value in changes.items():
+        value = _value(value) if isinstance(value, str) else value
+        raw = _put(raw, str(key).split("."), value, "")
+    return raw
+
+
+def pairs(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """(key, text) of each override. Raises ConfigError for a stray word, or one without a value."""
     rest = iter(words)
     for word in rest:
         key, equals, text = word.removeprefix("--").partition("=")

@@ -7,7 +7,6 @@ run that was stopped and goes on writes the same records as one that was not (bu
 from __future__ import annotations
 
 import dataclasses
-import math
 import platform
 import signal
 import subprocess
@@ -24,6 +23,7 @@ import numpy as np
 from .. import __version__, data, evaluate, simulate, strategies
 from ..report import figures
 from ..types import Strategy
+from .best import BestState, best_of, chooser_of
 from .config import Config, ConfigError, part
 from .folder import RunFolder
 from .labelled import prepare_examples, unmeasured
@@ -37,12 +37,20 @@ class Stopped(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """Everything that a configuration names, made for its data."""
+    """Everything that a configuration names, made for its data. split, partition: of interactions,
+    who is called what, and which client holds whom; None of labelled examples."""
 
     described: dict[str, Any]
     dataset: data.Dataset
     strategy: Strategy
     measure: simulate.Measure
+    split: data.Split | None = None
+    partition: data.Partition | None = None
+
+    def outline(self, key: jax.Array) -> Any:
+        """Shapes of the state that the run begins with."""
+        clients = self.dataset.num_clients
+        return jax.eval_shape(lambda: self.strategy.init(key, clients))
 
 
 def prepare(config: Config) -> Experiment:
@@ -93,7 +101,7 @@ def prepare(config: Config) -> Experiment:
             strategy.model, protocol, parts, config.evaluation.users_per_chunk
         )
     config.cohorts.size(dataset.num_clients)
-    return Experiment(data.describe(found), dataset, strategy, measure)
+    return Experiment(data.describe(found), dataset, strategy, measure, split, clients)
 
 
 def _protocol(config: Config, dataset: data.Dataset) -> evaluate.Protocol:
@@ -126,7 +134,7 @@ def _run(config: Config, folder: RunFolder, show: bool) -> dict:
     strategy, store = experiment.strategy, experiment.dataset.store
     key = jax.random.key(config.seed)
     # What the parts say against each other or the memory, they say before anything is written.
-    like = jax.eval_shape(lambda: strategy.init(key, store.num_clients))
+    like = experiment.outline(key)
     calls = simulate.program(strategy, store, key, config.cohorts, experiment.measure)
     done = 0 if folder.overwrite else simulate.last_saved(folder.checkpoints)
     spent = _look_ahead(config, calls, like, store, done, show)
@@ -140,9 +148,8 @@ def _run(config: Config, folder: RunFolder, show: bool) -> dict:
         records = folder.records(done)
     else:
         records = folder.records(0)
-    chooser = ("validation_" if experiment.dataset.validation is not None else "") + (
-        protocol.summary_names[0]
-    )
+    chooser = chooser_of(experiment.dataset, protocol)
+    kept = BestState(folder.best, config.keep_best)
     rounds = simulate.simulate(
         strategy, store, config.rounds, key, config.cohorts, experiment.measure,
         config.evaluation.every, state=state, calls=calls,
@@ -153,13 +160,15 @@ def _run(config: Config, folder: RunFolder, show: bool) -> dict:
             elapsed += progress.metrics["seconds"]
             record = {**progress.metrics, "seconds": elapsed}
             records.append(record)
-            if _best(records, chooser, protocol) is record:
+            if best_of(records, chooser, protocol) is record:
                 best = {"values": progress.values["test"]}
+                kept.take(progress.round, progress.state)
             folder.append(record)
             bar.update(record)
             last = progress.round >= config.rounds
             stop = bool(interrupted) and not last
             if last or stop or _due(records, config.checkpoint_every):
+                kept.write(progress.state)
                 checkpoints.save(progress.round, progress.state, best)
             state = progress.state
             if stop:
@@ -222,17 +231,6 @@ def _due(records: list[dict], every: int) -> bool:
     return bool(every) and records[-1]["round"] // every > before // every
 
 
-def _merit(record: dict, chooser: str, protocol) -> float:
-    """Larger is better; a round in which nobody could be measured is the worst."""
-    value = record[chooser] if protocol.larger_is_better else -record[chooser]
-    return -math.inf if math.isnan(value) else value
-
-
-def _best(records: list[dict], chooser: str, protocol) -> dict:
-    """The first of the best records."""
-    return max(records, key=lambda r: _merit(r, chooser, protocol))
-
-
 def _summary(config: Config, experiment: Experiment, records, values, chooser: str) -> dict:
     protocol, dataset = experiment.measure.protocol, experiment.dataset
     negatives = config.data.evaluation_negatives
@@ -248,7 +246,7 @@ def _summary(config: Config, experiment: Experiment, records, values, chooser: s
         "name": config.name,
         "seed": config.seed,
         "final": records[-1],
-        "best": _best(records, chooser, protocol),
+        "best": best_of(records, chooser, protocol),
         "selected_by": chooser,
         "totals": {
             "rounds": records[-1]["round"],

@@ -26,6 +26,7 @@ from .text.answers import tallrec, yes_no, yes_no_above
 from .text.next_title import after_titles, next_title
 from .text.text_encoder import text_encoder
 from .text.text_tower import text_and_rows, text_tower
+from .transformers import layers
 from .transformers.bert import BertSizes, bert, random_bert, sentences
 from .transformers.generate import generate
 from .transformers.llama import Llama, LlamaSize, llama
@@ -39,8 +40,8 @@ __all__ = [
     "bert4rec", "bpr", "dcn", "deepfm", "dlrm", "dora", "ease", "fedkd", "fedmf", "fedrap",
     "freeze", "from_nnx", "frozen_at", "full_softmax", "gbce", "generate", "gmf", "gpfedrec",
     "gpfedrec_rows", "gru4rec", "guided", "hashed", "hstu", "ials", "in_dtype", "item_knn",
-    "item_scores", "item_weights", "llama", "load_llama", "lora", "masked_mean", "mlp", "mutual",
-    "neumf", "next_title", "pfedrec", "popularity", "private_at", "prunable", "quantised",
+    "item_scores", "item_weights", "layers", "llama", "load_llama", "lora", "masked_mean", "mlp",
+    "mutual", "neumf", "next_title", "pfedrec", "popularity", "private_at", "prunable", "quantised",
     "quotient_remainder", "random_bert", "rows_each", "sampled_bce", "sampled_softmax", "sasrec",
     "sentences", "squared_error", "started", "tallrec", "text_and_rows", "text_encoder",
     "text_tower", "unisrec", "with_core", "yes_no", "yes_no_above",

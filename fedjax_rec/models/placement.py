@@ -25,7 +25,11 @@ from ..types import Model, PyTree
 
 def frozen_at(model: Model, targets: str) -> Model:
     """`model` with the shared parameters whose dotted path fits `targets` never trained: patterns
-    separated by `|`, as in `*lora_a|head.*`. Raises ValueError where a pattern fits none."""
+    separated by `|`, as in `*lora_a|head.*`.
+
+    Raises:
+        ValueError: where a pattern fits none.
+    """
     chosen = _chosen("frozen_at", model, targets)
 
     def init(key, common=None):
@@ -37,9 +41,12 @@ def frozen_at(model: Model, targets: str) -> Model:
 
 def private_at(model: Model, targets: str) -> Model:
     """`model` with the shared parameters whose dotted path fits `targets` kept by each client; they
-    begin alike for all. Raises ValueError where a pattern fits none, and for row tables.
+    begin alike for all.
 
     What scoring needs of the catalogue is then made for each user, not once for all.
+
+    Raises:
+        ValueError: where a pattern fits none, and for row tables.
     """
     chosen = _chosen("private_at", model, targets)
 
@@ -62,7 +69,10 @@ def with_core(model: Model, scale: float = 1.0) -> Model:
     A and B are the leading singular vectors of the kernel, times sqrt(scale) each, as in LoRA-XS
     (Balazy et al., 2024); LoRA-SB takes those of a first gradient (Ponkshe et al., 2024), which
     needs data that the server of a federation does not have. The mean of R is the mean of A R B
-    (Fed-SB, Singhal et al., 2025). Raises ValueError where the model has no adapter.
+    (Fed-SB, Singhal et al., 2025).
+
+    Raises:
+        ValueError: where the model has no adapter.
     """
     positive("with_core", "scale", scale)
     if not factors.pairs(jax.eval_shape(model.init, jax.random.key(0))[0]):

@@ -55,9 +55,11 @@ def from_nnx(build: Callable[[nnx.Rngs], nnx.Module]) -> Model:
     `init(key)` draws both from one key.
 
     `shared` is the nested dict of the module's attributes with `Param`, `Rows` and `Frozen`
-    variables, `private` that of its `Private` ones. Raises TypeError for other variable types
-    (batch statistics, caches), which no role describes, and for a module without `score` or
-    `predict`.
+    variables, `private` that of its `Private` ones.
+
+    Raises:
+        TypeError: for other variable types (batch statistics, caches), which no role describes, and
+            for a module without `score` or `predict`.
     """
     outline = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
     for path, variable in nnx.to_flat_state(nnx.state(outline)):

@@ -22,12 +22,16 @@ from ..types import Model
 def started(model: Model, values: Mapping[str, Any]) -> Model:
     """`model` whose shared parameters begin at `values`, where these have one by their path.
 
-    values: arrays by key path, as `simulate.parameters(run).shared` or `trees.named(state.shared)`
-    give; those that the model has no parameter for are left aside. Frozen ones come along: the
-    trained ones were trained beside them. Parameters without a value begin as they did, and so do
-    the adapters of `fed_sb`. A strategy that draws several models of one, as `ifca`, draws them
-    alike. Raises ValueError where a value has another shape than its parameter, where none is used,
-    and for a run of `fed_sb`.
+    Args:
+        values: arrays by key path, as `simulate.parameters(run).shared` or
+            `trees.named(state.shared)` give; those that the model has no parameter for are left
+            aside. Frozen ones come along: the trained ones were trained beside them. Parameters
+            without a value begin as they did, and so do the adapters of `fed_sb`. A strategy that
+            draws several models of one, as `ifca`, draws them alike.
+
+    Raises:
+        ValueError: where a value has another shape than its parameter, where none is used, and for
+            a run of `fed_sb`.
     """
     outline = jax.eval_shape(model.init, jax.random.key(0))[0]
     if not with_values(outline, values)[1]:

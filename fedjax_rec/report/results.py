@@ -1,7 +1,9 @@
-"""The page of results: every group of seeds held against its targets, with its settings.
+"""The page of results: every group of seeds held against its targets.
 
-Written by `fedjax-rec report FOLDERS --results FILE [--section TITLE] [--targets FILE]`. Of runs
-that have a goal for the bytes of a client, quality against bytes is drawn too.
+Written by `fedjax-rec report FOLDERS --results FILE [--section TITLE] [--targets FILE]`. Settings
+of the rows go beside the page, see `settings.py`: those of the section "Update strategies" of
+`docs/results.md` to `docs/results/update_strategies.yaml`. Of runs that have a goal for the bytes
+of a client, quality against bytes is drawn too.
 Runs beside one that is called `fedavg` are compared in rounds, see `convergence.py`. Runs of the
 strategy `central`, and of one client that holds all, become lines of reference above the others,
 see `references.py`.
@@ -9,9 +11,6 @@ see `references.py`.
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from fedjax_rec.report.convergence import convergence, has_reference
 from fedjax_rec.report.reading import FIELDS, KIB_UP, RANKING, Group, find_runs, group
@@ -23,7 +22,8 @@ from fedjax_rec.report.references import (
     share,
     share_of_line,
 )
-from fedjax_rec.report.sections import with_section
+from fedjax_rec.report.sections import slug, with_section
+from fedjax_rec.report.settings import settings
 from fedjax_rec.report.tables import (
     grid,
     header,
@@ -47,6 +47,11 @@ REFERENCES = (
     "that of the row's own model trained so."
 )
 
+SETTINGS = (
+    "{} holds the configuration of each row: whole, or what differs from the first row on the same "
+    "data."
+)
+
 
 def results(
     folders: Iterable[Path | str],
@@ -54,17 +59,18 @@ def results(
     out: Path | str,
     section: str | None = None,
 ) -> list[Path]:
-    """Write the table of results against targets, with each row's settings, to the file `out`.
+    """Write the table of results against targets to the file `out`, and each row's settings beside
+    it.
 
     Args:
         folders: finished runs are searched at and under them.
         targets: YAML file, see `targets.py`; None leaves out the columns of targets.
-        out: the markdown file; its figures go to `images/` beside it. A target without a run is
-            listed as not run.
+        out: the markdown file; its figures go to `images/` beside it, and settings to a folder of
+            its own name. A target without a run is listed as not run.
         section: the title of the only part of the page that is written; None writes all of it.
 
     Returns:
-        The files written, `out` first.
+        The files written: `out`, the settings, the figures.
 
     Raises:
         ValueError: a target is malformed, or two match the same runs.
@@ -106,9 +112,7 @@ def results(
         if sizes(members) > 2 and alike and any(KIB_UP in target.goals for target in theirs):
             from fedjax_rec.report import figures, tradeoff  # matplotlib is slow
 
-            place = f"tradeoff_{data}" + (
-                f"_{section.replace(' ', '_').lower()}" if section else ""
-            )
+            place = "_".join(["tradeoff", data, *([slug(section)] if section else [])])
             path = out.parent / "images" / f"{place}.png"
             aims = [(each, target) for each in members if (target := mine[id(each)])]
             runs = [run for each in members for run in each.runs]
@@ -120,13 +124,15 @@ def results(
             text += [f"{below} Rounds to target: {data}, {evaluation}", ""]
             text += convergence(members, lines_of(found, members), found)
     fitted = {id(line.group): line.group for line in lines}
-    text += [f"{below} Settings", "", *_settings(groups, above=len(lines))]
-    text += _settings(fitted.values(), "Reference")
+    beside = out.parent / out.stem / f"{slug(section) if section else 'settings'}.yaml"
+    place = beside.relative_to(out.parent).as_posix()
+    text += [f"{below} Settings", "", SETTINGS.format(f"[{place}]({place})"), ""]
+    told = settings(section or "Results", groups, fitted.values(), above=len(lines))
     if section:
         page = with_section(out, section, text)
     else:
         page = "\n".join(["# Results", "", *text])
-    return [write_text(out, page), *drawn]
+    return [write_text(out, page), write_text(beside, told), *drawn]
 
 
 def _notes(groups: Sequence[Group], mine: Mapping[int, Target | None]) -> list[str]:
@@ -145,34 +151,6 @@ def _line(line: Line, shown: Sequence[str]) -> list[str]:
     known |= {title(metric): spread(line.best(metric)) for metric in shown}
     known |= {"negatives": ""} if is_closed(line.group) else {}
     return list((known | {"evaluation": line.protocol}).values())
-
-
-def _settings(groups: Iterable[Group], called: str = "Row", above: int = 0) -> list[str]:
-    """Each row's configuration: whole, or what differs from the first row on the same data. The
-    first stands below `above` other rows."""
-    text, first = [], {}
-    for place, each in enumerate(groups, start=1 + above):
-        setting, data = each.runs[0].setting(), each.field("data")
-        like, base = first.setdefault(data, (place, setting))
-        said = "" if like == place else f": as {called.lower()} {like}, but"
-        if said:
-            old, new = _flat(base), _flat(setting)
-            setting = {key: value for key, value in new.items() if old.get(key, base) != value}
-            setting |= {key: "absent" for key in old if key not in new}
-        written = yaml.safe_dump(setting, sort_keys=False).rstrip()
-        name = ", ".join(each.field(key) for key in ("name", "data", "negatives"))
-        text += [f"<details><summary>{called} {place}: {name}{said}</summary>", ""]
-        text += ["```yaml", written, "```", "", "</details>", ""]
-    return text
-
-
-def _flat(setting: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """{"strategy.init_args.epochs": 1}: dotted keys, as the command line takes them."""
-    found: dict[str, Any] = {}
-    for key, value in setting.items():
-        inner = isinstance(value, Mapping) and value
-        found |= _flat(value, f"{above}{key}.") if inner else {f"{above}{key}": value}
-    return found
 
 
 def _goals(target: Target) -> str:

@@ -27,3 +27,8 @@ def with_section(page: Path, title: str, lines: Sequence[str]) -> str:
         raise ValueError(f"{page} lacks {last!r}; put it back where the section ends.")
     below = after.lstrip("\n")
     return before + body + (f"\n{below}" if below else "")
+
+
+def slug(title: str) -> str:
+    """The title of a section as files are called after it: `update_strategies`."""
+    return title.replace(" ", "_").lower()

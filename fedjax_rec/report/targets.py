@@ -3,7 +3,7 @@
 - match: {data: ml-100k, model: pfedrec, negatives: paper}
   hr@10: [0.72, 0.02]            # value, tolerance: inside if |mean - value| <= tolerance
   ndcg@10: {at_least: 0.42}      # or at_most
-  source: issue 2
+  source: PFedRec (Zhang et al., IJCAI 2023)
   note: printed below the table # optional; a target may be a note alone
 """
 

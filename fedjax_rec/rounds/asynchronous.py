@@ -88,18 +88,29 @@ def asynchronous(
 ) -> Strategy:
     """A strategy in which nobody waits for the slowest.
 
-    client, model, uplink, aggregator, server, clients_per_chunk: as in `federated`.
-    concurrency: `M`, at least the cohort. staleness: default `constant()`. held: what is in flight,
-        default `changes()`. held_rows: rows of a table that are held of an upload, at least what
-        a client may touch; default whole tables, M I D numbers.
-    Where nobody of the cohort can start, up to K uploads arrive, whoever stays at work.
-    RoundInfo: metrics, weight and bytes_down are of the clients that start, 0 of those that do not;
-    bytes_up of the uploads that arrive, the first in the first place. Metrics are those of the
-    client, `client_seconds`, and, the same for all, `simulated_seconds` since the last server step,
+    Where nobody of the cohort can start, up to K uploads arrive, whoever stays at work. RoundInfo:
+    metrics, weight and bytes_down are of the clients that start, 0 of those that do not; bytes_up
+    of the uploads that arrive, the first in the first place. Metrics are those of the client,
+    `client_seconds`, and, the same for all, `simulated_seconds` since the last server step,
     `simulated_time` since the start, `arrived`, how many uploads did, and their mean `staleness`.
     With M = K and a clock that gives all the same time, rounds are those of `federated`.
-    Raises ValueError for M < 1, M above N or below C, and too few `held_rows`; MemoryError where
-    the uploads in flight cannot fit.
+
+    Args:
+        client: as in `federated`.
+        model: as in `federated`.
+        uplink: as in `federated`.
+        aggregator: as in `federated`.
+        server: as in `federated`.
+        clients_per_chunk: as in `federated`.
+        concurrency: `M`, at least the cohort.
+        staleness: default `constant()`.
+        held: what is in flight, default `changes()`.
+        held_rows: rows of a table that are held of an upload, at least what a client may touch;
+            default whole tables, M I D numbers.
+
+    Raises:
+        ValueError: for M < 1, M above N or below C, and too few `held_rows`.
+        MemoryError: where the uploads in flight cannot fit.
     """
     at_least("asynchronous", "concurrency", concurrency, 1)
     if held_rows is not None:

@@ -51,13 +51,20 @@ def lognormal_clock(
 ) -> Clock:
     """Client k: speed * e^(spread * z_k), its bandwidths times one e^(bandwidth_spread * z'_k).
 
-    speed: median examples a second. downlink, uplink: median bytes a second. latency: seconds a
-    round. spread, bandwidth_spread: standard deviations of the logarithm; at 1 one client in six is
-    slower than the median by e. jitter: likewise, of all seconds of a client, anew each round;
-    None for none.
-    epochs: how often a client goes over its examples. seed: which clients are slow, whatever the
-    key of the run.
-    Raises ValueError unless speed, bandwidths and epochs are positive and the others at least 0.
+    Args:
+        speed: median examples a second.
+        downlink: median bytes a second.
+        uplink: median bytes a second.
+        latency: seconds a round.
+        spread: standard deviations of the logarithm; at 1 one client in six is slower than the
+            median by e.
+        bandwidth_spread: as `spread`.
+        jitter: likewise, of all seconds of a client, anew each round; None for none.
+        epochs: how often a client goes over its examples.
+        seed: which clients are slow, whatever the key of the run.
+
+    Raises:
+        ValueError: unless speed, bandwidths and epochs are positive and the others at least 0.
     """
     check = {"speed": speed, "downlink": downlink, "uplink": uplink, "epochs": epochs}
     for name, value in check.items():
@@ -88,9 +95,15 @@ def traced_clock(
     """A clock of measured devices: examples a second, bytes a second and seconds, float[N] each,
     or one number for all clients.
 
-    jitter, epochs: as in `lognormal_clock`. Bandwidths may be infinite.
-    Raises ValueError where speeds, bandwidths or epochs are not positive, latencies or jitter are
-    negative, or the lists are not of one length.
+    Bandwidths may be infinite.
+
+    Args:
+        jitter: as in `lognormal_clock`.
+        epochs: as in `lognormal_clock`.
+
+    Raises:
+        ValueError: where speeds, bandwidths or epochs are not positive, latencies or jitter are
+            negative, or the lists are not of one length.
     """
     positive("traced_clock", "epochs", epochs)
     if jitter is not None:

@@ -44,11 +44,17 @@ def decentralized(
 ) -> Strategy:
     """A strategy of client models that are exchanged.
 
-    client, model, clients_per_chunk: as in `federated`; all clients start from one model.
-    Clients outside the cohort, and those without examples, keep their model to the bit.
-    Metrics: those of the client, and `consensus`, sqrt(mean_k |M_k - mean M|^2) over all clients
-    after the exchange. Bytes: whole models, each as often as it is sent and got.
-    Raises MemoryError, before anything runs, where N models or private states cannot fit.
+    Clients outside the cohort, and those without examples, keep their model to the bit. Metrics:
+    those of the client, and `consensus`, sqrt(mean_k |M_k - mean M|^2) over all clients after the
+    exchange. Bytes: whole models, each as often as it is sent and got.
+
+    Args:
+        client: as in `federated`; all clients start from one model.
+        model: as in `federated`; all clients start from one model.
+        clients_per_chunk: as in `federated`; all clients start from one model.
+
+    Raises:
+        MemoryError: before anything runs, where N models or private states cannot fit.
     """
     checked("decentralized", clients_per_chunk)
 

@@ -126,7 +126,8 @@ def periodic(exchanges: list[Exchange], every: list[int]) -> Exchange:
 
     `periodic([average(), derangement()], [10, 1])` averages every ten rounds and swaps otherwise.
 
-    Raises ValueError where there are not as many periods as exchanges, and for a period below 1.
+    Raises:
+        ValueError: where there are not as many periods as exchanges, and for a period below 1.
     """
     if len(exchanges) != len(every) or not every:
         raise ValueError(

@@ -54,17 +54,24 @@ def graph_guided(
 ) -> Strategy:
     """A strategy of clients that are guided by their neighbours' models.
 
-    client: trains a `models.guided` model, whose `shared` is {"model": Q, "target": Frozen(T_k)}.
-    model: the inner one, whose pytree is Q of the first round, and every T_k then; it scores.
-    similarity: default `cosine_similarity()`. neighbours: default `above_mean()`.
-    uplink, clients_per_chunk: as in `federated`; the server keeps models as they arrive.
     The graph is of all clients that ever reported, by their last models; to a client that has not,
     T_k is Q. Clients outside the cohort, and those without examples, keep everything to the bit,
     their model on the server too. Metrics: those of the client, and `neighbours`, how many models
-    its target is made of. Bytes: up as in `federated`; down the model and the target, of tables
-    the rows that the client touched.
-    Raises MemoryError, before anything runs, where N models, similarities or private states cannot
-    fit.
+    its target is made of. Bytes: up as in `federated`; down the model and the target, of tables the
+    rows that the client touched.
+
+    Args:
+        client: trains a `models.guided` model, whose `shared` is {"model": Q, "target":
+            Frozen(T_k)}.
+        model: the inner one, whose pytree is Q of the first round, and every T_k then; it scores.
+        similarity: default `cosine_similarity()`.
+        neighbours: default `above_mean()`.
+        uplink: as in `federated`; the server keeps models as they arrive.
+        clients_per_chunk: as in `federated`; the server keeps models as they arrive.
+
+    Raises:
+        MemoryError: before anything runs, where N models, similarities or private states cannot
+            fit.
     """
     checked("graph_guided", clients_per_chunk)
     similarity, neighbours = similarity or cosine_similarity(), neighbours or above_mean()

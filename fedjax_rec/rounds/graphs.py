@@ -47,7 +47,11 @@ def torus() -> Graph:
 
 def erdos_renyi(probability: float, seed: int = 0) -> Graph:
     """Every pair of clients is joined with this probability. Above ln(N) / N it is likely that all
-    are connected. Raises ValueError outside 0 <= probability <= 1."""
+    are connected.
+
+    Raises:
+        ValueError: outside 0 <= probability <= 1.
+    """
     static("erdos_renyi", "probability", probability)
     fraction("erdos_renyi", "probability", probability)
 
@@ -80,8 +84,9 @@ def complete() -> Graph:
 def from_matrix(mixing) -> Graph:
     """Any W, for instance of Metropolis weights (`metropolis`) on a graph of networkx.
 
-    Raises ValueError where W is not square, has a negative entry or a row that does not sum to 1;
-    and, when it is used, where it is of another number of clients.
+    Raises:
+        ValueError: where W is not square, has a negative entry or a row that does not sum to 1;
+            and, when it is used, where it is of another number of clients.
     """
     given = np.asarray(mixing, np.float64)
     if given.ndim != 2 or given.shape[0] != given.shape[1]:

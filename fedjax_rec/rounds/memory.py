@@ -47,7 +47,8 @@ def memory_budget(size: int | str | None) -> Iterator[None]:
     call holds at its peak: the model, all state, the data and temporaries. Chunks of clients are
     chosen to fit, and what cannot fit is refused. None changes nothing.
 
-    Raises ValueError for what is no size.
+    Raises:
+        ValueError: for what is no size.
     """
     before = _told.set(_told.get() if size is None else bytes_of("memory_budget", size))
     try:

@@ -28,9 +28,11 @@ def selecting(strategy: Strategy, utility: Utility, clients: int) -> Strategy:
     """`strategy` on `clients` of the candidates, or on all where there are fewer.
 
     RoundInfo is in the order of the candidates; of who is not chosen it reads 0, and NaN in metrics
-    of several numbers a client, which is how a measure knows that a probe saw nothing.
-    `packets` are of all candidates, each as if it were chosen.
-    Raises ValueError for clients < 1 and, in the round, for fewer candidates than `clients`.
+    of several numbers a client, which is how a measure knows that a probe saw nothing. `packets`
+    are of all candidates, each as if it were chosen.
+
+    Raises:
+        ValueError: for clients < 1 and, in the round, for fewer candidates than `clients`.
     """
     at_least("selecting", "clients", clients, 1)
 
@@ -72,11 +74,13 @@ def over_selection(strategy: Strategy, clients: int) -> Strategy:
     told to stop.
 
     Whoever is stopped has got the model, which its bytes down say, and keeps nothing of the round:
-    it reads as not chosen in `selecting`. Clients without data come last.
-    Who is first depends on the bytes of the real packets: a first pass over the cohort finds them.
-    It costs a round where they depend on what was trained, and little where the compiler sees that
-    they do not (updates as they are).
-    Raises ValueError as `selecting`, and for a strategy without a clock.
+    it reads as not chosen in `selecting`. Clients without data come last. Who is first depends on
+    the bytes of the real packets: a first pass over the cohort finds them. It costs a round where
+    they depend on what was trained, and little where the compiler sees that they do not (updates as
+    they are).
+
+    Raises:
+        ValueError: as `selecting`, and for a strategy without a clock.
     """
     at_least("over_selection", "clients", clients, 1)
 

@@ -51,13 +51,21 @@ def power_sgd(
 ) -> Strategy:
     """PowerSGD of the clients' updates, averaged by examples, with error feedback.
 
-    client, model, server: as in `federated`. Vectors and scalars, and what has no more than
-    `rank` columns, travel whole in the first trip. remember_rows, dtype: of the errors that clients
-    keep, as in `compress.error_feedback`.
     Wire: up 32 r (n + D) bits a matrix in two messages, n the touched rows, and the ids of those;
     down 32 r n bits besides the model.
-    Raises ValueError for rank < 1; MemoryError where the errors of N clients, or the updates of a
-    cohort, cannot fit.
+
+    Vectors and scalars, and what has no more than `rank` columns, travel whole in the first trip.
+
+    Args:
+        client: as in `federated`.
+        model: as in `federated`.
+        server: as in `federated`.
+        remember_rows: of the errors that clients keep, as in `compress.error_feedback`.
+        dtype: as `remember_rows`.
+
+    Raises:
+        ValueError: for rank < 1.
+        MemoryError: where the errors of N clients, or the updates of a cohort, cannot fit.
     """
     at_least("power_sgd", "rank", rank, 1)
     optimizer = as_server(server or step(1.0))

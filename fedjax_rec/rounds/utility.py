@@ -75,13 +75,15 @@ def oort(
 ) -> Utility:
     """U_k = (u_k + sqrt(0.1 log R / R_k)) * min(1, T / t_k)^alpha in round R = 1, 2, ...
 
-    u_k = n_k * loss_k, what is to be learned, as last reported in round R_k and then scaled to
-    0..1 over the candidates, as released; the paper's is n_k sqrt(mean loss^2 of an example).
-    T: preferred_seconds, fixed (the paper's pacer moves it); None for no penalty. t_k: the last
-    `client_seconds`, of a strategy with a clock, also of a client that was too late.
-    A share max(explore_least, explore * decay^(R - 1)) of the m places, in the mean, is for clients
-    never seen, by lot; those that one of the two kinds cannot fill are for the other.
-    Raises ValueError for T or alpha not positive, and shares outside 0..1.
+    u_k = n_k * loss_k, what is to be learned, as last reported in round R_k and then scaled to 0..1
+    over the candidates, as released; the paper's is n_k sqrt(mean loss^2 of an example). T:
+    preferred_seconds, fixed (the paper's pacer moves it); None for no penalty. t_k: the last
+    `client_seconds`, of a strategy with a clock, also of a client that was too late. A share
+    max(explore_least, explore * decay^(R - 1)) of the m places, in the mean, is for clients never
+    seen, by lot; those that one of the two kinds cannot fill are for the other.
+
+    Raises:
+        ValueError: for T or alpha not positive, and shares outside 0..1.
     """
     positive("oort", "alpha", alpha)
     if preferred_seconds is not None:

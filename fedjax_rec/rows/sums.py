@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from .. import trees
-from ..types import PyTree
+from ..types import Array, PyTree
 from .table import RowsUpdate, is_table
 from .walk import is_node, map_nodes
 
 
-def weighted_sum(weights: jax.Array, updates: PyTree) -> PyTree:
+def weighted_sum(weights: Float[Array, " c"], updates: PyTree) -> PyTree:
     """sum_k weights[k] * update_k over a leading axis [c, ...] of everything but `origin`.
 
     A table is dense where slots are ids: [I, D] in `values`. Else it is the rows of all clients one
@@ -47,7 +48,7 @@ def _rows(weights: jax.Array, update: RowsUpdate) -> RowsUpdate:
     return RowsUpdate(values, ids.reshape(-1), there.reshape(-1), None, update.size)
 
 
-def clients_per_row(weights: jax.Array, updates: PyTree) -> PyTree:
+def clients_per_row(weights: Float[Array, " c"], updates: PyTree) -> PyTree:
     """How many clients of positive weight touched each row, float32[I], and float32[], how many
     there are, for what is no table. updates: [c, ...]."""
     counts = (weights > 0).astype(jnp.float32).sum()

@@ -20,6 +20,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Int32, Shaped
 
 from ..types import Array, record
 from .fields import Field, through
@@ -127,7 +128,7 @@ def is_table(node) -> bool:
     return isinstance(node, (Table, LocalTable, RowsUpdate, RowsGradient, Gathered))
 
 
-def localize(table: Table, ids: jax.Array) -> LocalTable:
+def localize(table: Table, ids: Int32[Array, " S"]) -> LocalTable:
     """The rows of `table` that `ids` int32[S] touch (`I` marks padding), each live exactly once."""
     count = table.shape[0]
     ids = jnp.sort(ids)
@@ -147,7 +148,7 @@ def whole(table: Table) -> LocalTable:
     return LocalTable(wide(table.values), None, jnp.zeros(count, bool), table.fields)
 
 
-def mark(local: LocalTable, ids: jax.Array, real: jax.Array) -> LocalTable:
+def mark(local: LocalTable, ids: Int32[Array, "*b"], real: Shaped[Array, "*#b"]) -> LocalTable:
     """`local`, from `whole`, with the rows `ids` live where `real` is 1."""
     if local.ids is not None:
         return local

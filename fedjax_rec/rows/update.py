@@ -17,9 +17,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from .. import trees
-from ..types import Model, PyTree
+from ..types import Array, Model, PyTree
 from .local import with_term
 from .narrow import Rounding, added_once, is_narrow
 from .table import RowsGradient, RowsUpdate, is_table, update_of
@@ -183,7 +184,7 @@ def zeros_for(model: Model) -> PyTree:
     return zeros_of(jax.eval_shape(model.init, jax.random.key(0))[0])
 
 
-def squared_norm(update: PyTree) -> jax.Array:
+def squared_norm(update: PyTree) -> Float[Array, ""]:
     """float32[]: |update|^2 of one client, by its rows; each id stands once."""
     squares = map_nodes(lambda x: (jnp.float32(_values(x)) ** 2).sum(), update)
     return sum(jax.tree.leaves(squares), start=jnp.zeros(()))

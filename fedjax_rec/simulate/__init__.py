@@ -1,7 +1,14 @@
 """Runs: cohorts, the loop, what is measured, audits of bytes, and checkpoints."""
 
 from .audit import audit
-from .checkpoint import Checkpoints, Parameters, last_saved, parameters
+from .checkpoint import (
+    Checkpoints,
+    Parameters,
+    last_saved,
+    load_state,
+    parameters,
+    save_state,
+)
 from .cohorts import Cohorts, available, dropout, fixed, full, poisson, uniform
 from .device import configure
 from .forecast import Forecast, forecast
@@ -28,11 +35,13 @@ __all__ = [
     "forecast",
     "full",
     "last_saved",
+    "load_state",
     "on_examples",
     "parameters",
     "personal",
     "poisson",
     "program",
+    "save_state",
     "simulate",
     "uniform",
 ]

@@ -19,11 +19,17 @@ from ..types import Cohort, State, Strategy
 def audit(strategy: Strategy, state: State, store, key: jax.Array, clients: int = 8) -> dict:
     """Bytes of the next round's packets of `clients` clients with data, drawn at random.
 
-    key: the key of the run, as given to `simulate`. Returns the totals `ledger`, what a round
-    would count; `message`, the length of the messages; `range_coded`, the same with range coding,
-    None where `constriction` is not installed; and `clients`.
-    Raises ValueError where the strategy sends no packets, RuntimeError where a message is not as
-    long as the ledger says, and ValueError where it cannot be read again.
+    Returns the totals `ledger`, what a round would count; `message`, the length of the messages;
+    `range_coded`, the same with range coding, None where `constriction` is not installed; and
+    `clients`.
+
+    Args:
+        key: the key of the run, as given to `simulate`.
+
+    Raises:
+        ValueError: where the strategy sends no packets.
+        RuntimeError: where a message is not as long as the ledger says.
+        ValueError: where it cannot be read again.
     """
     at_least("audit", "clients", clients, 1)
     if strategy.packets is None:

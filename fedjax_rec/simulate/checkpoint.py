@@ -7,6 +7,7 @@ checkpoint is whole or not there.
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +25,41 @@ def _named(state: State) -> dict:
     return {name: x for name, x in named(state).items() if x.size}
 
 
+def _filled(like: State, leaves: dict) -> State:
+    """`like` with its leaves by path; empty ones are made, since they are not saved."""
+
+    def leaf(path, x):
+        name = jax.tree_util.keystr(path)
+        return jnp.asarray(leaves[name]) if x.size else jnp.zeros(x.shape, x.dtype)
+
+    return jax.tree_util.tree_map_with_path(leaf, like)
+
+
+def save_state(folder: Path | str, round: int, state: State) -> None:
+    """Writes `state` alone as the only one in `folder`, whole or not at all."""
+    folder = Path(folder).absolute()
+    with ocp.StandardCheckpointer() as writer:
+        writer.save(folder / str(round) / "state", jax.device_get(_named(state)), force=True)
+    for other in folder.iterdir():
+        if other.name != str(round):
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def load_state(folder: Path | str, round: int, like: State) -> State:
+    """The state after `round` rounds that lies in `folder`, of checkpoints or of `save_state`,
+    structured as `like` (shapes suffice).
+
+    Raises:
+        FileNotFoundError: where it is not there.
+    """
+    place = Path(folder).absolute() / str(round) / "state"
+    if not place.is_dir():
+        raise FileNotFoundError(f"{folder}: holds no state of round {round}.")
+    outline = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in _named(like).items()}
+    with ocp.StandardCheckpointer() as reader:  # no manager, which would tidy up in the folder
+        return _filled(like, reader.restore(place, outline))
+
+
 class Parameters(NamedTuple):
     """What a run has learned, by key path. shared: the server's part of the model, frozen values
     too. private: what clients keep, [N, ...]."""
@@ -36,7 +72,8 @@ def parameters(run: Path | str) -> Parameters:
     """The parameters at the last checkpoint of a run folder, whatever configuration made it, for
     `models.started` and `strategies.started`.
 
-    Raises FileNotFoundError where there is no checkpoint.
+    Raises:
+        FileNotFoundError: where there is no checkpoint.
     """
     folder = Path(run).absolute() / "checkpoints"
     step = last_saved(folder)
@@ -110,11 +147,7 @@ class Checkpoints:
             items["extras"] = ocp.args.StandardRestore()
         got = self.manager.restore(step, args=ocp.args.Composite(**items))
 
-        def leaf(path, x):
-            name = jax.tree_util.keystr(path)
-            return jnp.asarray(got["state"][name]) if x.size else jnp.zeros(x.shape, x.dtype)
-
-        state = jax.tree_util.tree_map_with_path(leaf, like)
+        state = _filled(like, got["state"])
         extras = got["extras"] if about["extras"] else {}
         return step, state, {k: np.asarray(v) for k, v in extras.items()}
 

@@ -66,8 +66,9 @@ def fixed(ids: Sequence[int]) -> Cohorts:
 def poisson(rate: float, largest: int | None = None) -> Cohorts:
     """Each client independently with probability `rate`, as privacy accounting assumes.
 
-    largest: places of the cohort; default six standard deviations above the mean, which a round
-    exceeds with probability under 1e-9. Clients beyond it, chosen uniformly, are left out.
+    Args:
+        largest: places of the cohort; default six standard deviations above the mean, which a round
+            exceeds with probability under 1e-9. Clients beyond it, chosen uniformly, are left out.
     """
     fraction("poisson", "rate", rate)
     if largest is None:
@@ -90,8 +91,9 @@ def poisson(rate: float, largest: int | None = None) -> Cohorts:
 def available(probability: Sequence[float] | Sequence[Sequence[float]], size: int) -> Cohorts:
     """Up to `size` of the clients that are there, uniformly.
 
-    probability: float[N], how likely each client is there in a round; or float[T, N], a trace
-    whose row `round % T` counts, so that 0 and 1 replay a recorded one.
+    Args:
+        probability: float[N], how likely each client is there in a round; or float[T, N], a trace
+            whose row `round % T` counts, so that 0 and 1 replay a recorded one.
     """
     table = np.atleast_2d(np.asarray(probability, np.float32))
     if not ((table >= 0) & (table <= 1)).all():  # NaN, too

@@ -13,11 +13,13 @@ from ..data.sources import sources
 def configure(threads: int = 1, cache: str | Path | None = "") -> None:
     """Call before the first computation; later calls change the cache only.
 
-    threads: that XLA's CPU backend spreads each operation over, 0 for one a core. The operations
-        of a round are small, and one thread does a round in the same wall time as two and half
-        the CPU time; large dense models gain from more. `NPROC` in the environment wins.
-    cache: folder for compiled programs, which makes the next start faster; "" for
-        `$XDG_CACHE_HOME/fedjax_rec/xla` (or `~/.cache`), None for no cache.
+    Args:
+        threads: that XLA's CPU backend spreads each operation over, 0 for one a core. The
+            operations of a round are small, and one thread does a round in the same wall time as
+            two and half the CPU time; large dense models gain from more. `NPROC` in the environment
+            wins.
+        cache: folder for compiled programs, which makes the next start faster; "" for
+            `$XDG_CACHE_HOME/fedjax_rec/xla` (or `~/.cache`), None for no cache.
     """
     if threads < 0:
         raise ValueError(f"configure(threads={threads}) must not be negative; 0 is one a core.")

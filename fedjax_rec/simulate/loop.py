@@ -59,12 +59,17 @@ def simulate(
 ) -> Iterator[Progress]:
     """Runs `strategy` on the clients of `store`, from `state` or the start, to `rounds` rounds.
 
-    every: rounds between measurements; the last round is measured as well.
-    measures_per_call: measurements in one compiled call, for rounds that are shorter than a
-        dispatch; progress comes in such steps.
-    calls: the `program` of the same arguments, where it was made before.
-    Yields a `Progress` a measurement. Raises Diverged, naming the round, where the loss or the
-    model stops being finite, and ValueError where the cohort is larger than the clients.
+    Yields a `Progress` a measurement.
+
+    Args:
+        every: rounds between measurements; the last round is measured as well.
+        measures_per_call: measurements in one compiled call, for rounds that are shorter than a
+            dispatch; progress comes in such steps.
+        calls: the `program` of the same arguments, where it was made before.
+
+    Raises:
+        Diverged: naming the round, where the loss or the model stops being finite.
+        ValueError: where the cohort is larger than the clients.
     """
     for name, value in (("every", every), ("measures_per_call", measures_per_call)):
         at_least("simulate", name, value, 1)

@@ -28,8 +28,11 @@ class Measure:
 
 
 def aggregated(model: Model, protocol: Protocol, parts: Mapping, users_per_chunk: int = 32):
-    """Every user's client scores with the server's model and its own private state; model: that of
-    the strategy, `strategy.model`."""
+    """Every user's client scores with the server's model and its own private state.
+
+    Args:
+        model: that of the strategy, `strategy.model`.
+    """
 
     def values(state: State, info: RoundInfo, ids: jax.Array):
         of_users = {
@@ -44,9 +47,14 @@ def aggregated(model: Model, protocol: Protocol, parts: Mapping, users_per_chunk
 
 
 def on_examples(model: Model, parts: Mapping, users_per_chunk: int = 32):
-    """The server's model with each client's private state predicts its held-out examples, parts:
-    name -> `data.HeldOut`; see `evaluate.labelled`. model: `strategy.model`. users_per_chunk: tiles
-    of examples at once."""
+    """The server's model with each client's private state predicts its held-out examples; see
+    `evaluate.labelled`.
+
+    Args:
+        model: `strategy.model`.
+        parts: name -> `data.HeldOut`.
+        users_per_chunk: tiles of examples at once.
+    """
 
     def values(state: State, info: RoundInfo, ids: jax.Array):
         both = {

@@ -48,7 +48,8 @@ def program(
 ) -> Program:
     """The calls of the run that `simulate` makes of these arguments.
 
-    Raises ValueError where the cohort is larger than the clients.
+    Raises:
+        ValueError: where the cohort is larger than the clients.
     """
     draws = cohorts or full()
     draws.size(store.num_clients)

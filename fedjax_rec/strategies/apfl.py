@@ -59,9 +59,12 @@ def apfl(
     **assembly,
 ) -> Strategy:
     """v_k <- v_k - eta alpha grad f_k(alpha v_k + (1 - alpha) w_k), in the loop of `fedavg` of w;
-    see `apfl_client`. alpha_rate: of alpha, once a round; None keeps it.
+    see `apfl_client`.
 
     The probe and the evaluation see the mixture. Two gradients a batch by its mathematics.
+
+    Args:
+        alpha_rate: of alpha, once a round; None keeps it.
     """
     passes = Passes(epochs, steps, batch_size)
     client = apfl_client(model, examples, optimizer or sgd(0.1), alpha, alpha_rate, passes, probe)
@@ -90,12 +93,18 @@ def apfl_client(
 ) -> Client:
     """`local_training` of w_k and v_k in one loop.
 
-    optimizer: of w_k and, with a state of its own, of v_k. alpha: at the start, 1 is local training
-    alone. rate: of alpha; None keeps it. The probe sees u_k. Metrics: `loss` is that of u_k, before
-    each step, `alpha` that after the round. Two gradients a batch by its mathematics. Memory: N
-    times the whole of `shared`, `private` being {"model": ..., "own": {"shared": ..., "private":
-    ...}, "met": bool[], "alpha": float[]}.
-    Raises ValueError unless 0 <= alpha <= 1, and for rate < 0.
+    The probe sees u_k. Metrics: `loss` is that of u_k, before each step, `alpha` that after the
+    round. Two gradients a batch by its mathematics.
+    Memory: N times the whole of `shared`, `private` being {"model": ..., "own": {"shared": ...,
+    "private": ...}, "met": bool[], "alpha": float[]}.
+
+    Args:
+        optimizer: of w_k and, with a state of its own, of v_k.
+        alpha: at the start, 1 is local training alone.
+        rate: of alpha; None keeps it.
+
+    Raises:
+        ValueError: unless 0 <= alpha <= 1, and for rate < 0.
     """
     fraction("apfl", "alpha", alpha)
     if rate is not None:

@@ -35,8 +35,11 @@ def colr(
 ) -> Strategy:
     """`fedmf` that trains and sends B alone, Q = Q0 + B A, with A [r, D] drawn anew each round.
 
-    A comes from `seed` and the round, so it costs nothing; B is r numbers a row. uplink: what
-    happens to B, default nothing. kwargs: as in `fedavg`, without `optimizer`.
+    A comes from `seed` and the round, so it costs nothing; B is r numbers a row.
+
+    Args:
+        uplink: what happens to B, default nothing.
+        kwargs: as in `fedavg`, without `optimizer`.
     """
     items = subspace(sgd(item_learning_rate), rank, seed)
     optimizer = groups({"private": sgd(user_learning_rate), "shared": items})

@@ -88,14 +88,19 @@ def ditto_client(
 ) -> Client:
     """`local_training`, and an own model v_k trained on the same batches.
 
-    own_optimizer: of v_k; None is `optimizer`. The probe sees v_k with its own private parameters.
     Metrics: `loss` of w_k, `own_loss` of v_k without the pull. The pull acts in every step on all
     dense leaves of `shared`, and of a table on the rows that the batch touches, once each however
     often they stand in it; the other rows wait for their turn. So a row in m of T batches is pulled
     m times, where the paper pulls it T times. There is no pull on private parameters, which w has
     not. Two passes by its mathematics. Memory: N times the whole of `shared`, `private` being
     {"model": ..., "own": {"shared": ..., "private": ...}, "met": bool[]}.
-    Raises ValueError for lam < 0.
+
+    Args:
+        own_optimizer: of v_k; None is `optimizer`. The probe sees v_k with its own private
+            parameters.
+
+    Raises:
+        ValueError: for lam < 0.
     """
     at_least("ditto", "lam", lam, 0)
     optimizers = several(optimizer)

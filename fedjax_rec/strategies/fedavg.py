@@ -59,11 +59,17 @@ def fedavg(
 ) -> Strategy:
     """x <- x + eta sum_k n_k (x_k - x) / sum_k n_k, with x_k after local training from x.
 
-    optimizer: of the clients, default `sgd(0.1)`. aggregator: default the mean by examples.
-    server: default `step(1.0)`, which is eta = 1. uplink, downlink: compressors, default none.
-    clients_per_chunk: clients trained at once, or the memory that a round may take, e.g. "2GiB".
-    clock, deadline: how long clients take, and how many seconds the server waits, see
-    `rounds.timed`. stages: what happens to an upload on its way, see `Stage`.
+    Args:
+        optimizer: of the clients, default `sgd(0.1)`.
+        aggregator: default the mean by examples.
+        server: default `step(1.0)`, which is eta = 1.
+        uplink: a compressor, default none.
+        downlink: a compressor, default none.
+        clients_per_chunk: clients trained at once, or the memory that a round may take, e.g.
+            "2GiB".
+        clock: how long clients take, see `rounds.timed`.
+        deadline: how many seconds the server waits.
+        stages: what happens to an upload on its way, see `Stage`.
     """
     client = local_training(
         model, examples, optimizer or sgd(0.1), epochs, steps, batch_size, probe
@@ -86,7 +92,11 @@ def fedavg_keeping(
     **assembly,
 ) -> Strategy:
     """`fedavg` of clients whose optax `optimizer` goes on in each round with the state that it had
-    in their last one, such as momentum. assembly: as in `federated`."""
+    in their last one, such as momentum.
+
+    Args:
+        assembly: as in `federated`.
+    """
     passes = Passes(epochs, steps, batch_size)
     client = keeping(model, examples, optimizer, passes, probe)
     return federated(client, kept_beside(model, optimizer), **assembly)
@@ -94,7 +104,11 @@ def fedavg_keeping(
 
 def fedper(model: Model, examples: Batches, probe=None, **kwargs) -> Strategy:
     """(p_k, Q_k) <- (p_k, Q_k) - eta grad f_k(p_k, Q_k): `fedavg` of a model whose private
-    parameters stay with their clients, both trained in every step. kwargs: as in `fedavg`."""
+    parameters stay with their clients, both trained in every step.
+
+    Args:
+        kwargs: as in `fedavg`.
+    """
     return fedavg(model, examples, probe, **kwargs)
 
 
@@ -110,7 +124,8 @@ def fedmf(
 ) -> Strategy:
     """SGD on (p_u, Q) with a rate each; item rows averaged over the clients that touched them.
 
-    kwargs: as in `fedavg`, without `optimizer`.
+    Args:
+        kwargs: as in `fedavg`, without `optimizer`.
     """
     optimizer = groups({"private": sgd(user_learning_rate), "shared": sgd(item_learning_rate)})
     return fedavg(
@@ -131,7 +146,8 @@ def fedncf(
 ) -> Strategy:
     """`fedmf` with a rate of its own for the shared layers.
 
-    kwargs: as in `fedavg`, without `optimizer`.
+    Args:
+        kwargs: as in `fedavg`, without `optimizer`.
     """
     optimizer = groups(
         {
@@ -157,9 +173,10 @@ def pfedrec(
 ) -> Strategy:
     """Per batch a step on the private scorer, then one on the item rows with the new scorer.
 
-    item_learning_rate: default learning_rate * num_items * 80, as released: it makes up for the
-    mean over all clients, most of which did not touch an item. kwargs: as in `fedavg`, without
-    `optimizer`.
+    Args:
+        item_learning_rate: default learning_rate * num_items * 80, as released: it makes up for the
+            mean over all clients, most of which did not touch an item.
+        kwargs: as in `fedavg`, without `optimizer`.
     """
     if item_learning_rate is None:
         item_learning_rate = learning_rate * _num_items(model) * 80

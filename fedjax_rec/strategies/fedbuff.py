@@ -39,9 +39,12 @@ def fedbuff(
 ) -> Strategy:
     """x <- x + eta sum_k n_k s(tau_k) u_k / sum_k n_k over the next K uploads, K the cohort.
 
-    clock: default `lognormal_clock(epochs=epochs)`. staleness: default `polynomial(0.5)`, the
-    paper's. optimizer: of the clients, default `sgd(0.1)`. kwargs: as in `asynchronous`; with
-    `aggregator=uniform()` the mean is the paper's, 1/K sum_k s(tau_k) u_k.
+    Args:
+        clock: default `lognormal_clock(epochs=epochs)`.
+        staleness: default `polynomial(0.5)`, the paper's.
+        optimizer: of the clients, default `sgd(0.1)`.
+        kwargs: as in `asynchronous`; with `aggregator=uniform()` the mean is the paper's, 1/K sum_k
+            s(tau_k) u_k.
     """
     client = local_training(
         model, examples, optimizer or sgd(0.1), epochs, steps, batch_size, probe
@@ -63,8 +66,13 @@ def fedasync(
 ) -> Strategy:
     """x <- (1 - a s(tau)) x + a s(tau) x_k, a = `mixing`, on the rows that client k touched.
 
-    For cohorts of one client; of a larger cohort the mean of its models is mixed in. kwargs: as in
-    `fedbuff`, without `server` and `held`. Raises ValueError unless 0 < mixing <= 1.
+    For cohorts of one client; of a larger cohort the mean of its models is mixed in.
+
+    Args:
+        kwargs: as in `fedbuff`, without `server` and `held`.
+
+    Raises:
+        ValueError: unless 0 < mixing <= 1.
     """
     fraction("fedasync", "mixing", mixing)
     for name in ("server", "held"):

@@ -19,7 +19,7 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 
-from .. import rows, trees
+from .. import rows, servers, trees
 from ..aggregate import uniform
 from ..aggregate.parts import each_of, total
 from ..check import positive
@@ -37,7 +37,6 @@ from ..clients.training import (
 from ..data import Batches
 from ..rounds.federated import federated
 from ..rows import here, put, zeros_of
-from ..servers import step as servers
 from ..types import (
     Aggregator,
     Client,
@@ -64,8 +63,11 @@ def feddyn(
 ) -> Strategy:
     """h <- h - alpha/N sum_k (x_k - x);  x <- x + mean_k (x_k - x) - h / alpha.
 
-    alpha: large is short steps. aggregator: of x_k - x, default `uniform()`. Memory: N times the
-    whole of `shared`.
+    Memory: N times the whole of `shared`.
+
+    Args:
+        alpha: large is short steps.
+        aggregator: of x_k - x, default `uniform()`.
     """
     passes = Passes(epochs, steps, batch_size)
     client = dynamic(model, examples, optimizer or sgd(0.1), alpha, passes, probe)
@@ -92,7 +94,9 @@ def dynamic(
     how many clients there are, counts what part of them was there. `private` is {"model": ...,
     "linear": h_k}, an array like the whole of `shared`. A step of SGD costs the rows of its batch,
     see `clients.lazy`.
-    Raises ValueError for alpha <= 0.
+
+    Raises:
+        ValueError: for alpha <= 0.
     """
     positive("dynamic", "alpha", alpha)
     optimizers = several(optimizer)

@@ -35,9 +35,13 @@ def fednova(
     aggregator: Aggregator | None = None,
     **assembly,
 ) -> Strategy:
-    """x <- x + tau_eff sum_k p_k (x_k - x) / tau_k. aggregator: default `aggregate.normalized()`.
+    """x <- x + tau_eff sum_k p_k (x_k - x) / tau_k.
 
-    Other arguments: as in `fedavg`; assembly: as in `federated`.
+    Arguments that are not named here are those of `fedavg`.
+
+    Args:
+        aggregator: default `aggregate.normalized()`.
+        assembly: as in `federated`.
     """
     client = local_training(
         model, examples, optimizer or sgd(0.1), epochs, steps, batch_size, probe

@@ -44,7 +44,11 @@ def fedprox(
     aggregator: Aggregator | None = None,
     **assembly,
 ) -> Strategy:
-    """`fedavg` of clients that minimise f_k(x) + mu/2 |x - x0|^2. mu: 0 is `fedavg`."""
+    """`fedavg` of clients that minimise f_k(x) + mu/2 |x - x0|^2.
+
+    Args:
+        mu: 0 is `fedavg`.
+    """
     passes = Passes(epochs, steps, batch_size)
     client = proximal(model, examples, optimizer or sgd(0.1), mu, passes, probe)
     return federated(client, model, aggregator=aggregator or mean(), **assembly)
@@ -61,7 +65,10 @@ def proximal(
     """`local_training` with a pull of strength `mu` to the server's model; 0 is none.
 
     A step of SGD costs the rows of its batch, see `clients.lazy`; of other optimizers the client's
-    whole local tables, as ever. Raises ValueError for mu < 0.
+    whole local tables, as ever.
+
+    Raises:
+        ValueError: for mu < 0.
     """
     at_least("proximal", "mu", mu, 0)
     optimizers, pulled = several(optimizer), lambda start: Terms(pull=mu)

@@ -35,15 +35,20 @@ def fedrap(
 ) -> Strategy:
     """Additive personalization of `models.fedrap`; the server averages the shared tables.
 
-    learning_rate: of the scorer; item_learning_rate: of both tables. batch_decay, round_decay: a
-    and b above. The defaults are those of the released code, the rates those of its command for
-    MovieLens-100K. Left out are its weight decay (1e-6 there), which shrinks rows that no client
-    touched, and its early stop, which ends the epochs of a client whose loss moved by less than
-    1e-4 of itself. The schedule of lambda and mu that the code computes (tanh of the round) never
-    reaches its loss: they are constant there, and here, arguments of the model.
-
     All clients count the same (default `uniform()`), whether they touched a row or not.
-    kwargs: as in `fedavg`, without `optimizer`.
+
+    The defaults are those of the released code, the rates those of its command for MovieLens-100K.
+    Left out are its weight decay (1e-6 there), which shrinks rows that no client touched, and its
+    early stop, which ends the epochs of a client whose loss moved by less than 1e-4 of itself. The
+    schedule of lambda and mu that the code computes (tanh of the round) never reaches its loss:
+    they are constant there, and here, arguments of the model.
+
+    Args:
+        learning_rate: of the scorer.
+        item_learning_rate: of both tables.
+        batch_decay: a above.
+        round_decay: b above.
+        kwargs: as in `fedavg`, without `optimizer`.
     """
     rate = lambda value: annealed_sgd(value, batch_decay, round_decay)
     tables = rate(item_learning_rate)

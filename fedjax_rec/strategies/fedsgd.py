@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from .. import rows, trees
+from .. import rows, servers, trees
 from ..aggregate import mean
 from ..clients import Local, sgd
 from ..clients.batches import Passes, localize, mark, turns_of
@@ -29,7 +29,6 @@ from ..clients.training import (
 from ..data import Batches
 from ..rounds.federated import federated
 from ..rows import as_update
-from ..servers import step as servers
 from ..types import (
     Aggregator,
     Array,
@@ -55,12 +54,17 @@ def fedsgd(
     server: Server | Transform | None = None,
     **assembly,
 ) -> Strategy:
-    """Gradient sharing. server: default `step(0.1)`, whose rate is that of SGD.
+    """Gradient sharing.
 
-    private: the optimizer of private parameters, which take one step a round; default `sgd(0.1)`.
-    steps: batches of a client whose gradients are added up, one for a small batch; default all of
-    its examples. assembly: as in `federated`.
     To step only every m rounds: `server=optax.MultiSteps(...).gradient_transformation()`.
+
+    Args:
+        server: default `step(0.1)`, whose rate is that of SGD.
+        private: the optimizer of private parameters, which take one step a round; default
+            `sgd(0.1)`.
+        steps: batches of a client whose gradients are added up, one for a small batch; default all
+            of its examples.
+        assembly: as in `federated`.
     """
     client = full_gradient(model, examples, private or sgd(0.1), steps, batch_size, probe)
     return federated(
@@ -79,9 +83,11 @@ def full_gradient(
 ) -> Client:
     """A client that uploads minus its gradient.
 
-    private: takes one step on the gradient of the private parameters; None leaves them as they are.
-    steps: batches whose gradients are added up; None for all examples once. batch_size: what is
-        computed at once.
+    Args:
+        private: takes one step on the gradient of the private parameters; None leaves them as they
+            are.
+        steps: batches whose gradients are added up; None for all examples once.
+        batch_size: what is computed at once.
     """
     passes = Passes(1, steps, batch_size)
     optimizers = [] if private is None else [as_local(private)]

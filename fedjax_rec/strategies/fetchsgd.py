@@ -40,11 +40,18 @@ def fetch_sgd(
 ) -> Strategy:
     """FetchSGD of sketches [rows, columns], of which the server takes the `keep` largest numbers.
 
-    momentum: rho. learning_rate: eta. seed: of the hashes, which stay the same for the whole run.
-    kwargs: as in `fedavg`, without `uplink` and `server`; the aggregator has to be a weighted mean
-    of arrays (`aggregate.mean()` or `uniform()`), since what arrives is no table any more.
     Wire: 32 * rows * columns bits a client, and no ids.
-    Raises ValueError for keep, rows or columns < 1, momentum outside [0, 1), learning_rate <= 0.
+
+    Args:
+        momentum: rho.
+        learning_rate: eta.
+        seed: of the hashes, which stay the same for the whole run.
+        kwargs: as in `fedavg`, without `uplink` and `server`; the aggregator has to be a weighted
+            mean of arrays (`aggregate.mean()` or `uniform()`), since what arrives is no table any
+            more.
+
+    Raises:
+        ValueError: for keep, rows or columns < 1, momentum outside [0, 1), learning_rate <= 0.
     """
     for name, value in (("keep", keep), ("rows", rows), ("columns", columns)):
         at_least("fetch_sgd", name, value, 1)

@@ -35,7 +35,9 @@ def model_swapping(
 ) -> Strategy:
     """M_k <- M_pi(k) every `swap_every` rounds, M_k <- sum_j n_j M_j / n every `average_every`.
 
-    swap: default `derangement()`; `cycle()` is cyclic weight transfer. kwargs: as in `gossip_sgd`.
+    Args:
+        swap: default `derangement()`; `cycle()` is cyclic weight transfer.
+        kwargs: as in `gossip_sgd`.
     """
     exchange = periodic([average(), swap or derangement()], [average_every, swap_every])
     return gossip_sgd(model, examples, probe, exchange=exchange, **kwargs)
@@ -55,7 +57,9 @@ def gossip_sgd(
 ) -> Strategy:
     """M_k <- sum_j W[k, j] (M_j after local training), from one model for all.
 
-    exchange: default `gossip(ring())`. optimizer: default `sgd(0.1)`.
+    Args:
+        exchange: default `gossip(ring())`.
+        optimizer: default `sgd(0.1)`.
     """
     client = local_training(
         model, examples, optimizer or sgd(0.1), epochs, steps, batch_size, probe

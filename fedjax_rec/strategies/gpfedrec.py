@@ -36,10 +36,14 @@ def gpfedrec(
 ) -> Strategy:
     """GPFedRec of `models.gpfedrec`: SGD on private layers, user vector and item table.
 
-    strength: of the pull towards the target. learning_rate: of the layers; user_learning_rate:
-    default 79 times that, item_learning_rate: default num_items * 80 - 1 times, all as released;
-    with these the pull takes a table of width 32 halfway to its target in every step. num_items is
-    the rows of the largest table that `model` shares. similarity, neighbours: as in `graph_guided`.
+    Args:
+        strength: of the pull towards the target.
+        learning_rate: of the layers.
+        user_learning_rate: default 79 times that, item_learning_rate: default num_items * 80 - 1
+            times, all as released; with these the pull takes a table of width 32 halfway to its
+            target in every step. num_items is the rows of the largest table that `model` shares.
+        similarity: as in `graph_guided`.
+        neighbours: as in `graph_guided`.
     """
     items, users = item_learning_rate, user_learning_rate
     if items is None:

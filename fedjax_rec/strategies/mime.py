@@ -22,7 +22,7 @@ from typing import Any
 
 import jax
 
-from .. import rows, trees, wire
+from .. import rows, servers, trees, wire
 from ..aggregate import mean
 from ..aggregate.parts import by_part
 from ..check import fraction
@@ -41,7 +41,6 @@ from ..data import Batches
 from ..rounds.cohort import vmapped
 from ..rounds.federated import federated
 from ..rows import as_update, here, zeros_of
-from ..servers import step as servers
 from ..types import (
     Aggregator,
     Client,
@@ -62,8 +61,9 @@ from .fedsgd import full_gradient, mean_gradient
 def fsvrg(model: Model, examples: Batches, probe=None, **kwargs) -> Strategy:
     """Two trips: c = mean_k grad f_k(x), then variance-reduced local steps.
 
-    kwargs: optimizer of the clients, default `sgd(0.1)`; epochs, steps, batch_size; uplink and
-    aggregator of both trips, the latter default `mean()`; server, clients_per_chunk.
+    Args:
+        kwargs: optimizer of the clients, default `sgd(0.1)`; epochs, steps, batch_size; uplink and
+            aggregator of both trips, the latter default `mean()`; server, clients_per_chunk.
     """
     return _after_gradient(model, examples, probe, beta=None, **kwargs)
 
@@ -71,7 +71,11 @@ def fsvrg(model: Model, examples: Batches, probe=None, **kwargs) -> Strategy:
 def mime(model: Model, examples: Batches, probe=None, *, beta: float = 0.9, **kwargs) -> Strategy:
     """`fsvrg` with momentum of the server in local steps; then m <- beta m + (1 - beta) c.
 
-    kwargs: as in `fsvrg`. Raises ValueError outside 0 <= beta <= 1.
+    Args:
+        kwargs: as in `fsvrg`.
+
+    Raises:
+        ValueError: outside 0 <= beta <= 1.
     """
     fraction("mime", "beta", beta)
     return _after_gradient(model, examples, probe, beta=beta, **kwargs)
@@ -93,7 +97,11 @@ def mime_lite(
 ) -> Strategy:
     """One trip, in which a client sends its change and its gradient at x, and gets x and m.
 
-    assembly: as in `federated`. Raises ValueError outside 0 <= beta <= 1.
+    Args:
+        assembly: as in `federated`.
+
+    Raises:
+        ValueError: outside 0 <= beta <= 1.
     """
     fraction("mime_lite", "beta", beta)
     passes = Passes(epochs, steps, batch_size)

@@ -61,9 +61,12 @@ def per_fedavg(
 ) -> Strategy:
     """w <- w - beta grad f(w - alpha grad f(w)), with or without the Hessian; see `maml`.
 
-    optimizer: sgd(beta), default `sgd(0.1)`. aggregator: default `uniform()`.
     The probe sees, as the paper does, the received model after one step of sgd(alpha) on one batch
     of up to `batch_size` examples: another short pass, and none without a probe.
+
+    Args:
+        optimizer: sgd(beta), default `sgd(0.1)`.
+        aggregator: default `uniform()`.
     """
     passes = Passes(epochs, steps, batch_size)
     client = maml(model, examples, optimizer or sgd(0.1), alpha, order, delta, passes)
@@ -79,7 +82,10 @@ def reptile(
     """x <- x + epsilon mean_k (U_k(x) - x), with U_k some steps of client k's optimizer.
 
     The batched Reptile of Nichol, Achiam & Schulman (2018), section 3: `fedavg` with clients that
-    count alike and a short server step. kwargs: as in `fedavg`, without `server`.
+    count alike and a short server step.
+
+    Args:
+        kwargs: as in `fedavg`, without `server`.
     """
     kwargs.setdefault("aggregator", uniform())
     return fedavg(model, examples, probe, server=step(epsilon), **kwargs)
@@ -97,13 +103,18 @@ def maml(
 ) -> Client:
     """`local_training` along the gradient after one step of rate `alpha`.
 
-    optimizer: what takes the step beta. All that it trains is adapted, private parameters included.
     `loss` is that of w~ on D'. The probe sees w; to see the model after one step, as the paper
-    does, put `fine_tuned(..., local_training(..., sgd(alpha), steps=1, probe=probe))` around it.
-    A batch that leaves D' empty changes nothing but by what a loss has without examples.
-    Cost: two gradients on half a batch (four on a third, of which two are the Hessian's), on copies
-    of the batch's rows.
-    Raises ValueError for alpha or delta that are not positive, and for an unknown order.
+    does, put `fine_tuned(..., local_training(..., sgd(alpha), steps=1, probe=probe))` around it. A
+    batch that leaves D' empty changes nothing but by what a loss has without examples. Cost: two
+    gradients on half a batch (four on a third, of which two are the Hessian's), on copies of the
+    batch's rows.
+
+    Args:
+        optimizer: what takes the step beta. All that it trains is adapted, private parameters
+            included.
+
+    Raises:
+        ValueError: for alpha or delta that are not positive, and for an unknown order.
     """
     positive("maml", "alpha", alpha)
     positive("maml", "delta", delta)

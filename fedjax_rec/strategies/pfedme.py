@@ -63,12 +63,15 @@ def pfedme(
 ) -> Strategy:
     """w_k <- w_k - eta lam (w_k - theta(w_k));  x <- (1 - beta) x + beta mean_k w_k.
 
-    optimizer: sgd(eta), default `sgd(0.01)`. personal: of theta, default `sgd(0.05)`; it must be
-    stable under the pull, eta_p lam < 1. aggregator: default `uniform()`.
     The probe sees the personal model, argmin_theta f_k(theta) + lam/2 |theta - x|^2 by `epochs`
     (or `steps`) of `personal` on the received x, private parameters free: a pass of its own, and
     none without a probe. Without it x scores, with the private part of w_k.
     `inner_steps` gradients a batch by its mathematics.
+
+    Args:
+        optimizer: sgd(eta), default `sgd(0.01)`.
+        personal: of theta, default `sgd(0.05)`; it must be stable under the pull, eta_p lam < 1.
+        aggregator: default `uniform()`.
     """
     passes, personal = Passes(epochs, steps, batch_size), personal or sgd(0.05)
     client = pfedme_client(
@@ -92,14 +95,19 @@ def pfedme_client(
 ) -> Client:
     """`local_training` along lam (w - theta), with theta from `inner_steps` steps of `personal`.
 
-    optimizer: what moves w_k, sgd(eta). personal: sgd(eta_p), or another; it starts anew in every
-    batch. Private parameters are part of w_k, and move like it. Rows that a batch does not touch
-    have theta = w_k, exactly. `loss` is that of w_k before the steps.
     The probe sees w_k. The paper's personal model, argmin f_k(theta) + lam/2 |theta - w|^2 with w
-    the received model, is what `proximal(..., mu=lam)` trains: `pfedme` lets
-    the probe see that one, in a pass of its own, and the server's model scores without it.
-    Cost: `inner_steps` gradients a batch by its mathematics, on copies of the batch's rows.
-    Raises ValueError unless lam is positive, and for inner_steps < 1.
+    the received model, is what `proximal(..., mu=lam)` trains: `pfedme` lets the probe see that
+    one, in a pass of its own, and the server's model scores without it. Cost: `inner_steps`
+    gradients a batch by its mathematics, on copies of the batch's rows.
+
+    Args:
+        optimizer: what moves w_k, sgd(eta).
+        personal: sgd(eta_p), or another; it starts anew in every batch. Private parameters are part
+            of w_k, and move like it. Rows that a batch does not touch have theta = w_k, exactly.
+            `loss` is that of w_k before the steps.
+
+    Raises:
+        ValueError: unless lam is positive, and for inner_steps < 1.
     """
     positive("pfedme", "lam", lam)
     at_least("pfedme", "inner_steps", inner_steps, 1)

@@ -63,11 +63,13 @@ def prune_fl(
 ) -> Strategy:
     """Federated averaging of a model from `models.prunable` with the server `pruning`.
 
-    uplink: default `compress.masked()`; to compress what it sends, `chain(masked(), ...)`.
-    server: the one that `pruning` wraps. Others as in `fedavg`.
     A client gets the kept values of the dense leaves and of the rows that it touches; and in its
     first pruned round after an adjustment the new mask of all matrices, a bit a coordinate. Whole
     rounds need no mask: all know the round.
+
+    Args:
+        uplink: default `compress.masked()`; to compress what it sends, `chain(masked(), ...)`.
+        server: the one that `pruning` wraps. Others as in `fedavg`.
     """
     client = _client(model, examples, probe, optimizer, epochs, steps, batch_size)
     assembled = _counting_down(
@@ -123,8 +125,10 @@ def federated_dropout(
     """Federated averaging of a model from `models.prunable`, of which each client of a round gets,
     trains and sends a random part of the columns: see `submodel`.
 
-    uplink: default `compress.columns(fraction)`, which is lossless here. Others as in `fedavg`.
     Both ways a bit for each column of each matrix says which they are.
+
+    Args:
+        uplink: default `compress.columns(fraction)`, which is lossless here. Others as in `fedavg`.
     """
     client = _client(model, examples, probe, optimizer, epochs, steps, batch_size)
     part = columns(fraction)
@@ -141,10 +145,12 @@ def pruning(server: Server | Transform, fraction: float = 0.3, every: int = 10) 
     largest magnitude of each matrix and table of d coordinates (of equal ones the first), and the
     others are set to zero, where they stay to the bit. In the round before an adjustment the mask
     is all ones: the whole model is trained and sent, so that coordinates can come back. Hence the
-    first `every` rounds are whole, and one of `every` later. Vectors and scalars stay whole.
-    The state of an optimizer is not pruned: what comes back has the moments it had.
-    `prune_fl` bills the mask that clients get; another assembly hands it out free.
-    Raises ValueError outside 0 < fraction <= 1 and for every < 2, and where the model has no mask.
+    first `every` rounds are whole, and one of `every` later. Vectors and scalars stay whole. The
+    state of an optimizer is not pruned: what comes back has the moments it had. `prune_fl` bills
+    the mask that clients get; another assembly hands it out free.
+
+    Raises:
+        ValueError: outside 0 < fraction <= 1 and for every < 2, and where the model has no mask.
     """
     static("pruning", "fraction", fraction)
     if not 0 < fraction <= 1:
@@ -208,7 +214,9 @@ def submodel(client: Client, fraction: float) -> Client:
     a matrix of one column, such as the read-out of `models.neumf`.
 
     The submodel takes the place of the model's mask: not to be used with `strategies.pruning`.
-    Raises ValueError outside 0 < fraction <= 1, and where the model has no mask.
+
+    Raises:
+        ValueError: outside 0 < fraction <= 1, and where the model has no mask.
     """
     static("submodel", "fraction", fraction)
     if not 0 < fraction <= 1:

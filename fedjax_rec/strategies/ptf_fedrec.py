@@ -25,6 +25,7 @@ round, the server's does not.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -86,21 +87,30 @@ def ptf_fedrec(
 ) -> Strategy:
     """Predictions up, predictions down; defaults are those of the release.
 
-    model: of each client, all of it private, with scores that are logits (`bce()`), as those of
-        `server_model`: a model of one user (`members=1`), of which the server holds the shared part
-        and N private parts; None for one like `model`. examples: `data.pointwise()`.
-    optimizer: of clients, default Adam at 0.01; server_optimizer: Adam at 0.001.
-    beta, gamma: bounds between which the client's are uniform. swap: lambda. confident: mu.
-    scored_by: whose model serves a user and is measured: the `client`'s own, or the `server`'s,
-        whose quality the paper reports. A probe looks at the client's.
-
     State: shared {"server": its model, "frozen": what no client trains}; private, leaves [N, ...],
     {"shared", "private": the client's model, "told": soft labels, "id": what the server calls it}.
-    Clients outside the cohort and those without examples keep theirs to the bit.
-    Metrics: those of the client, and `server_loss`, the mean over the server's training.
-    Bytes: ids and float32 predictions, see `wire`. Raises ValueError for shares outside [0, 1],
-    bounds that are none, clients of several users, and models that cannot take part; MemoryError
-    where N models cannot fit.
+    Clients outside the cohort and those without examples keep theirs to the bit. Metrics: those of
+    the client, and `server_loss`, the mean over the server's training. Bytes: ids and float32
+    predictions, see `wire`.
+
+    Args:
+        model: of each client, all of it private, with scores that are logits (`bce()`), as those of
+            `server_model`: a model of one user (`members=1`), of which the server holds the shared
+            part and N private parts; None for one like `model`.
+        examples: `data.pointwise()`.
+        optimizer: of clients, default Adam at 0.01.
+        server_optimizer: Adam at 0.001.
+        beta: bounds between which the client's are uniform.
+        gamma: bounds between which the client's are uniform.
+        swap: lambda.
+        confident: mu.
+        scored_by: whose model serves a user and is measured: the `client`'s own, or the `server`'s,
+            whose quality the paper reports. A probe looks at the client's.
+
+    Raises:
+        ValueError: for shares outside [0, 1], bounds that are none, clients of several users, and
+            models that cannot take part.
+        MemoryError: where N models cannot fit.
     """
     where = "ptf_fedrec"
     serving: Model = server_model or model
@@ -174,7 +184,8 @@ def ptf_fedrec(
             chosen = selected(choice, positive & seen, ~positive & seen, beta, gamma)
             values = swapped(jax.nn.sigmoid(scores), *chosen, swap, most)
             live = chosen[0] | chosen[1]
-            return held, upload, rows.RowsUpdate(values[:, None], None, live, None, num_items)
+            said = rows.RowsUpdate(values[:, None], None, live, None, num_items)
+            return held, replace(upload, update=None), said
 
         return work
 

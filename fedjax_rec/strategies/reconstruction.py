@@ -55,8 +55,11 @@ def fedrep(
 ) -> Strategy:
     """p_k <- p_k - eta grad_p f_k(p_k, Q) for head_epochs;  Q_k <- Q_k - eta grad_Q f_k(p_k, Q_k).
 
-    head_optimizer: of the private parameters; optimizer: of the shared ones; both `sgd(0.1)`.
     Two passes by its mathematics, head_epochs and epochs long.
+
+    Args:
+        head_optimizer: of the private parameters.
+        optimizer: of the shared ones; both `sgd(0.1)`.
     """
     head = groups({"private": head_optimizer or sgd(0.1)})
     body = groups({"shared": optimizer or sgd(0.1)})
@@ -88,9 +91,14 @@ def fedrecon(
 
     Halves are those of `data.subsets`, and clients weigh what they have in the query half: a client
     of one interaction reconstructs and sends nothing.
-    private_optimizer, optimizer: default `sgd(0.1)`. seed: of the starts. For the evaluation the
-    last reconstruction of each client stays in `State.private`; no round reads it.
+
     An epoch of both halves costs one of `fedavg`.
+
+    Args:
+        private_optimizer: default `sgd(0.1)`.
+        optimizer: default `sgd(0.1)`.
+        seed: of the starts. For the evaluation the last reconstruction of each client stays in
+            `State.private`; no round reads it.
     """
     p = groups({"private": private_optimizer or sgd(0.1)})
     q = groups({"shared": optimizer or sgd(0.1)})
@@ -134,8 +142,10 @@ def in_sequence(clients: Sequence[Client]) -> Client:
     The earlier ones change `private` alone: what they do to `shared` is lost, so train only
     `groups({"private": ...})` there. Down come the rows that any of them touches. Costs a pass for
     each client.
-    Raises ValueError for no clients, and, when the state is made, for clients whose private
-    parameters are not structured alike.
+
+    Raises:
+        ValueError: for no clients, and, when the state is made, for clients whose private
+            parameters are not structured alike.
     """
     if not clients:
         raise ValueError("in_sequence(clients=[]) trains nothing; give at least one client.")
@@ -156,7 +166,9 @@ def fine_tuned(client: Client, tuner: Client) -> Client:
     What `tuner` trains is looked at and thrown away: of it come the metrics, with `loss` and
     `steps` as `tuned_loss` and `tuned_steps`, and nothing else. Give the probe to `tuner`: it then
     sees the received model after fine-tuning. Two passes by its mathematics.
-    Raises ValueError as `in_sequence`.
+
+    Raises:
+        ValueError: as `in_sequence`.
     """
 
     def update(key, private, shared, data, now):

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from .. import rows, trees
+from .. import rows, servers, trees
 from ..aggregate import uniform
 from ..aggregate.parts import by_part, total
 from ..clients import Local, sgd
@@ -39,7 +39,6 @@ from ..clients.training import (
 from ..data import Batches
 from ..rounds.federated import federated
 from ..rows import as_update, here, put, zeros_of
-from ..servers import step as servers
 from ..types import (
     Aggregator,
     Client,
@@ -67,8 +66,12 @@ def scaffold(
 ) -> Strategy:
     """y_k <- y_k - eta (g_k - c_k + c);  x <- x + mean_k (y_k - x);  c <- mean of all c_k.
 
-    aggregator, server: of the model, default `uniform()` and `step(1.0)`. uplink: of both parts; a
-    lossy one lets c drift from mean_k c_k. Memory: N times the whole of `shared`.
+    Memory: N times the whole of `shared`. An uplink is of both parts; a lossy one lets c drift from
+    mean_k c_k.
+
+    Args:
+        aggregator: of the model, default `uniform()`.
+        server: of the model, default `step(1.0)`.
     """
     passes = Passes(epochs, steps, batch_size)
     client = controlled(model, examples, optimizer or sgd(0.1), passes, probe)
@@ -94,8 +97,10 @@ def controlled(
     """`local_training` with control variates of the shared parameters.
 
     `private` is {"model": ..., "control": c_k}: every client keeps an array like the whole of
-    `shared`. A step costs the rows of its batch, see `clients.lazy`. Raises ValueError, in the
-    round, where the step on a shared parameter is not one of SGD.
+    `shared`. A step costs the rows of its batch, see `clients.lazy`.
+
+    Raises:
+        ValueError: in the round, where the step on a shared parameter is not one of SGD.
     """
     optimizers = several(optimizer)
 

@@ -24,9 +24,13 @@ def selective(
 ) -> Strategy:
     """Federated averaging of the `clients` of highest utility among the candidates.
 
-    utility: default `power_of_choice()`. candidates: how many, drawn by size from the cohort;
-    default the cohort itself. kwargs: as in `fedavg`.
-    Raises ValueError as `selecting`, and for fewer candidates than clients.
+    Args:
+        utility: default `power_of_choice()`.
+        candidates: how many, drawn by size from the cohort; default the cohort itself.
+        kwargs: as in `fedavg`.
+
+    Raises:
+        ValueError: as `selecting`, and for fewer candidates than clients.
     """
     at_least("selective", "candidates", clients if candidates is None else candidates, clients)
     chosen = selecting(
@@ -46,8 +50,12 @@ def over_selected(
 ) -> Strategy:
     """Federated averaging of the first `clients` of the cohort to finish.
 
-    clock: default `lognormal_clock()`. kwargs: as in `fedavg`. Raises ValueError as
-    `over_selection`.
+    Args:
+        clock: default `lognormal_clock()`.
+        kwargs: as in `fedavg`.
+
+    Raises:
+        ValueError: as `over_selection`.
     """
     ticking = clock or lognormal_clock(epochs=kwargs.get("epochs", 1))
     timed = fedavg(model, examples, probe, clock=ticking, **kwargs)

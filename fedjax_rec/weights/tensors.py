@@ -13,14 +13,21 @@ WHOLE, SHARDS = "model.safetensors", "model.safetensors.index.json"
 
 
 def config(folder: Path) -> dict[str, Any]:
-    """`config.json`. Raises FileNotFoundError or ValueError in one line."""
+    """`config.json`.
+
+    Raises:
+        FileNotFoundError: where the folder has none.
+        ValueError: where it cannot be read.
+    """
     return _json(folder / "config.json")
 
 
 def tensors(folder: Path) -> dict[str, np.ndarray]:
     """{name: array} in the stored dtypes; bfloat16 as `ml_dtypes.bfloat16`, which jax takes.
 
-    Raises FileNotFoundError where the folder has no safetensors, ValueError where they are broken.
+    Raises:
+        FileNotFoundError: where the folder has no safetensors.
+        ValueError: where they are broken.
     """
     if (folder / WHOLE).is_file():
         files = [WHOLE]

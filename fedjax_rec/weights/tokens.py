@@ -29,7 +29,9 @@ def tokenizer(folder: Path):
     """The `tokenizers.Tokenizer` of a Hugging Face folder, or of the GGUF file in it, which neither
     pads nor truncates.
 
-    Raises FileNotFoundError where the folder has none, ImportError without the library.
+    Raises:
+        FileNotFoundError: where the folder has none.
+        ImportError: without the library.
     """
     try:
         from tokenizers import Tokenizer
@@ -51,7 +53,8 @@ def tokenizer(folder: Path):
 def tokenize(folder: Path, texts: Sequence[str], length: int | None = None) -> Tokens:
     """`texts` with the special tokens of the tokenizer in `folder`, as long as the longest.
 
-    length: most tokens of a text, special ones included; longer texts lose their end.
+    Args:
+        length: most tokens of a text, special ones included; longer texts lose their end.
     """
     made = tokenizer(folder)
     if length is not None:

@@ -26,14 +26,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Int32, Integer, UInt32
 
+from ..types import Array
 from . import bits
 
 BITMAP, GOLOMB, ELIAS_FANO = 0, 1, 2
 LN2 = 2977044472  # of 2^32
 
 
-def nbytes_of_list(ids: jax.Array, live: jax.Array, size: int) -> jax.Array:
+def nbytes_of_list(
+    ids: Int32[Array, " L"], live: Bool[Array, " L"], size: int
+) -> UInt32[Array, ""]:
     """uint32[]: the bytes of `pack(ids[live], size, gaps=True)`, in one pass.
 
     ids: int32[L], sorted; live: bool[L]. An entry that is not live repeats the id before it or is
@@ -49,14 +53,14 @@ def nbytes_of_list(ids: jax.Array, live: jax.Array, size: int) -> jax.Array:
     return _shorter(count, lower, stream, size)
 
 
-def nbytes_of_mask(count: jax.Array, size: int) -> jax.Array:
+def nbytes_of_mask(count: Integer[Array, ""] | int, size: int) -> UInt32[Array, ""]:
     """uint32[]: the bytes of `pack(ids, size, gaps=False)` of any `count` ids below `size`."""
     count = jnp.asarray(count).astype(jnp.uint32)
     lower, stream = _elias_fano(count, jnp.uint32(max(1, size)))
     return _shorter(count, lower, stream, size)
 
 
-def _shorter(count, lower, stream, size: int) -> jax.Array:
+def _shorter(count, lower, stream, size: int) -> UInt32[Array, ""]:
     """Bytes of `count` fields of `lower` bits and a stream of bits, or of a bitmap if less."""
     length = 1 + _width(count) + bits.nbytes_at(count, lower) + bits.nbytes(stream, 2)
     return jnp.minimum(length, jnp.uint32(1 + bits.nbytes(size, 2))).astype(jnp.uint32)

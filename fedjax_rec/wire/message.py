@@ -12,13 +12,13 @@ of the bytes themselves, see `simulate.audit`.
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 import msgpack
 import numpy as np
+from jaxtyping import UInt32
 
 from ..rows import RowsUpdate
-from ..types import Packet, PyTree
+from ..types import Array, Packet, PyTree
 from . import bits, elias, entropy, indices
 from .nodes import Codes, Elias, Live, flatten, nodes
 
@@ -68,7 +68,7 @@ def _content(values, live=None, count=None):
     return bits.nbytes(total, levels) if levels else total * itemsize
 
 
-def nbytes(packet: PyTree) -> jax.Array:
+def nbytes(packet: PyTree) -> UInt32[Array, ""]:
     """uint32[]: the bytes of `packet` on the wire, without range coding."""
     total = jnp.uint32(0)
     leaves = _leaves(packet)

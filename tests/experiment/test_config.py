@@ -21,7 +21,12 @@ from fedjax_rec.types import Aggregator, Compressor, Model, Strategy
 ROOT = Path(__file__).resolve().parents[2]
 FIRST = ("Star", "Toy", "Lost", "Night", "Blue", "Silent", "Last", "Big", "Wild", "Secret")
 LAST = ("Wars", "Story", "Highway", "Train", "Velvet", "Lambs", "King", "Sleep", "Lion", "Garden")
-SHIPPED = sorted((ROOT / "configs").rglob("*.yaml"))
+SHIPPED = sorted(set((ROOT / "configs").rglob("*.yaml")) - set((ROOT / "configs/runs").iterdir()))
+CHOICES = [
+    (path, name)
+    for path in SHIPPED
+    for name in yaml.safe_load(path.read_text()).get("choices") or {}
+]
 
 
 @pytest.fixture
@@ -51,24 +56,29 @@ def arguments(make) -> dict:
 
 
 def shipped() -> list:
-    """Those that read the weights of a language model, where they are installed, take long."""
+    """Files and their choices; those that read the weights of a language model, where they are
+    installed, take long."""
     slow = lambda path: [pytest.mark.slow] if "smollm2" in path.read_text() else []
-    return [pytest.param(path, id=path.stem, marks=slow(path)) for path in SHIPPED]
+    return [
+        pytest.param(path, choice, id="_".join(filter(None, (path.stem, choice))), marks=slow(path))
+        for path, choice in [*((path, None) for path in SHIPPED), *CHOICES]
+    ]
 
 
-@pytest.mark.parametrize("path", shipped())
-def test_every_shipped_configuration_is_read_and_made(path):
+@pytest.mark.parametrize(("path", "choice"), shipped())
+def test_every_shipped_configuration_is_read_and_made(path, choice):
     titles = [f"{a} {b} ({year})" for a in FIRST for b in LAST for year in (1977, 1987, 1995)]
     fields = {"tokens": np.ones((2, 3), np.int32), "length": np.int32([3, 2])}
     late = {"titles": titles, "fields": {**fields, "prompt": np.arange(2)}}
     try:
-        config = read(path)
+        config = read(path, [f"--choose={choice}"] if choice else [])
         model = config.make_model(num_items=len(titles), members=1, **late)
     except (FileNotFoundError, ConfigError) as error:
         if "run `fedjax-rec data get" in str(error):
             pytest.skip(str(error))
         raise
-    assert config.name == (yaml.safe_load(path.read_text()).get("name") or path.stem)
+    stem = "_".join(filter(None, (path.stem, choice)))
+    assert config.name == (yaml.safe_load(path.read_text()).get("name") or stem)
     assert isinstance(model, Model)
     assert isinstance(config.make_strategy(model, config.examples, None), Strategy)
     assert isinstance(config.cohorts, Cohorts) and isinstance(config.examples, Batches)

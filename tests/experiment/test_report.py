@@ -218,10 +218,12 @@ def targets(folder: Path, text: str) -> Path:
 def test_a_section_is_written_and_the_rest_of_the_page_stays(runs, tmp_path):
     page = tmp_path / "results.md"
     page.write_text("# Results\n\nRead this first.\n")
-    [path] = results([runs], None, page, "One of them")
+    path, _ = results([runs], None, page, "One of them")
     alone = path.read_text()
     assert alone.startswith("# Results\n\nRead this first.\n\n<!-- section: One of them -->\n")
     assert "\n## One of them\n" in alone and "\n### Settings\n" in alone
+    assert "](results/one_of_them.yaml)" in alone
+    assert "# Settings of One of them," in (tmp_path / "results/one_of_them.yaml").read_text()
     results([runs], None, page, "The other")
     both = page.read_text()
     assert both.startswith(alone) and "\n## The other\n" in both
@@ -240,13 +242,13 @@ def test_a_section_without_its_end_is_not_guessed(runs, tmp_path):
 
 def test_what_a_target_notes_stands_below_the_table(runs, tmp_path):
     goal = "- match: {data: ml-100k, negatives: paper}\n  hr@10: [0.5, 1]\n  note: It leaks."
-    [path] = results([runs], targets(tmp_path, goal), tmp_path / "results.md")
+    path, _ = results([runs], targets(tmp_path, goal), tmp_path / "results.md")
     assert ": It leaks.\n" in path.read_text()
 
 
 def test_a_target_may_be_a_note_alone(runs, tmp_path):
     text = "- match: {data: ml-100k, negatives: paper}\n  source: here\n  note: It leaks."
-    [path] = results([runs], targets(tmp_path, text), tmp_path / "results.md")
+    path, _ = results([runs], targets(tmp_path, text), tmp_path / "results.md")
     noted = cells(path.read_text())[0]
     assert (noted["target"], noted["source"], noted["verdict"]) == ("", "here", "")
     assert ": It leaks.\n" in path.read_text()
@@ -263,26 +265,27 @@ def test_results_hold_runs_against_targets(runs, tmp_path):
 - match: {{data: ml-100k, model: fedjax_rec.models.PFedRec, negatives: paper}}
   hr@10: [{hit + 0.0199}, 0.02]
   ndcg@10: [{gain - 0.02}, 0.01]
-  source: issue 2
+  source: Zhang et al., 2023
 - match: {{data: ml-1m}}
   hr@10: {{at_least: 0.652}}
 """,
     )
-    [path] = results([runs], written, tmp_path / "docs/results.md")
+    path, beside = results([runs], written, tmp_path / "docs/results.md")
     text = path.read_text()
     first, second, absent = cells(text)
     assert first["verdict"] == "HR@10 inside (-0.0199)<br>NDCG@10 outside (+0.0200)"
-    assert first["source"] == "issue 2" and "± 0.02<br>" in first["target"]
+    assert first["source"] == "Zhang et al., 2023" and "± 0.02<br>" in first["target"]
     assert second["target"] == "none" and second["verdict"] == ""
     assert absent["verdict"] == "not run" and absent["target"] == "HR@10 ≥ 0.652"
     assert absent["data"] == "ml-1m"
     assert "do not edit by hand" in text and "cpu, 2 cores" in text
-    assert text.count("<details>") == 2 and "\nseed:" not in text
-    # The second row's settings are what differs from the first's.
-    settings = re.findall(r"<summary>(.*?)</summary>\n\n```yaml\n(.*?)\n```", text, re.DOTALL)
-    assert settings[1][0].endswith("as row 1, but")
-    assert yaml.safe_load(settings[0][1])["cohort"] == USERS
-    assert yaml.safe_load(settings[1][1]) == {"data.negatives": "train", "cohort": 100}
+    # Settings stand beside the page; the second row's are what differs from the first's.
+    assert "](results/settings.yaml)" in text and "cohort" not in text
+    assert beside == tmp_path / "docs/results/settings.yaml"
+    whole, other = (told := yaml.safe_load(beside.read_text())).values()
+    assert list(told) == ["row 1", "row 2"] and "seed" not in whole["settings"]
+    assert whole["run"] == "pfedrec_ml100k, ml-100k, paper" and whole["settings"]["cohort"] == USERS
+    assert other["as"] == "row 1" and other["but"] == {"data.negatives": "train", "cohort": 100}
     assert results([runs], written, path)[0].read_text() == text
 
 
@@ -294,7 +297,9 @@ def test_results_may_aim_at_bytes_and_draw_the_trade_off(tmp_path):
         (folder / "summary.json").write_text(json.dumps(summary))
     kib = 20 * VECTOR * 50 / 1024
     goal = f"- match: {{name: 'colr,rank=20'}}\n  kib_up: {{at_most: {kib + 1}}}\n"
-    page, picture = results([tmp_path / "runs"], targets(tmp_path, goal), tmp_path / "results.md")
+    page, _, picture = results(
+        [tmp_path / "runs"], targets(tmp_path, goal), tmp_path / "results.md"
+    )
     rows = {row["run"]: row for row in cells(page.read_text())}
     assert rows["colr,rank=20"]["verdict"] == "KiB up inside (-1.0000)"
     assert rows["colr,rank=20"]["target"].startswith("KiB up ≤ ")
@@ -304,7 +309,7 @@ def test_results_may_aim_at_bytes_and_draw_the_trade_off(tmp_path):
 
 
 def test_results_without_targets(runs, tmp_path):
-    [path] = results([runs], None, tmp_path / "results.md")
+    path, _ = results([runs], None, tmp_path / "results.md")
     assert "verdict" not in cells(path.read_text())[0]
 
 
@@ -317,7 +322,7 @@ def test_the_edge_of_a_tolerance_is_inside(tmp_path):
         (f"{{at_most: {edge + 0.001}}}", "inside"),
     ):
         written = targets(tmp_path, f"- match: {{data: ml-100k}}\n  hr@10: {goal}\n")
-        [path] = results([tmp_path / "run"], written, tmp_path / "results.md")
+        path, _ = results([tmp_path / "run"], written, tmp_path / "results.md")
         assert cells(path.read_text())[0]["verdict"].startswith(f"HR@10 {verdict}")
 
 

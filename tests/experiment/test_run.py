@@ -91,6 +91,7 @@ def disturb(monkeypatch, at: int, deed) -> None:
 def test_a_run_writes_its_folder(straight):
     assert {p.name for p in straight.iterdir()} - {".lock"} == {
         "config.yaml", "metrics.jsonl", "summary.json", "per_user.npz", "figures", "checkpoints",
+        "best",
     }  # fmt: skip
     assert list((straight / "figures").glob("*.png"))
     config = yaml.safe_load((straight / "config.yaml").read_text())

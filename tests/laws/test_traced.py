@@ -16,16 +16,15 @@ from rounds import now
 from updates import update
 from worlds import compiled as fast
 
-from fedjax_rec import compress, rows
+from fedjax_rec import compress, rows, servers
 from fedjax_rec.clients import optimizers
 from fedjax_rec.rows import LocalTable, RowsGradient, RowsUpdate, Table
-from fedjax_rec.servers import adaptive, step, stochastic
 from fedjax_rec.types import Compressor, Server
 
 KEY = jax.random.key(5)
 # The room has the recipe of that name.
 fedrap = importlib.import_module("fedjax_rec.strategies.fedrap")
-ROOMS = (compress, optimizers, fedrap, adaptive, step, stochastic)
+ROOMS = (compress, optimizers, fedrap, servers)
 
 # Float arguments of each factory, with two values; `others` are what it takes beside them.
 TRACED = {

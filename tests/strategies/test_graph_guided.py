@@ -18,6 +18,7 @@ from fedjax_rec.types import Cohort, Packet
 # The modules, which have functions of the same name.
 models = importlib.import_module("fedjax_rec.models.factorization.gpfedrec")
 graph_guided = importlib.import_module("fedjax_rec.rounds.graph_guided")
+recipe = importlib.import_module("fedjax_rec.strategies.gpfedrec")
 
 KEY, USERS, WIDTH, STRENGTH = jax.random.key(5), 11, 3, 0.7
 HERE = [9, 2, USERS, 0, 5, 3] + [USERS] * 5
@@ -203,7 +204,7 @@ def test_a_round_is_a_loop_over_clients(layout):
         mine = replace(taken, id=taken.id[0], start=taken.start[0], length=taken.length[0])
         key = jax.random.split(jax.random.fold_in(stream, k))[0]
         private = jax.tree.map(lambda x, k=k: x[k], start.private)
-        private, upload = jax.device_get(client(layout)[1](key, private, given, mine))
+        private, upload = jax.device_get(client(layout)[1](key, private, given, mine, FIRST))
         change = upload.update["model"]["item"]
         trained[k] = q + (rows.to_dense(change.delta()) if rows.is_table(change) else change)
         np.testing.assert_allclose(after.private["user"][k], private["user"], atol=1e-5)
@@ -255,7 +256,7 @@ def test_bytes_are_what_is_sent_and_models_kept_as_they_arrive():
 def test_the_recipe_learns_resumes_and_traces_once():
     ds, traces = packed("dense"), []
     model = model_of("dense")
-    made = graph_guided.gpfedrec(
+    made = recipe.gpfedrec(
         model, data.pointwise(1), learning_rate=0.3, item_learning_rate=10.0, batch_size=8, epochs=2
     )
 
@@ -279,8 +280,8 @@ def test_the_recipe_learns_resumes_and_traces_once():
 def test_default_rates_are_those_of_the_released_code(monkeypatch):
     """lr 0.1, of users lr * 80 - lr, of items lr * num_items * 80 - lr."""
     seen = []
-    monkeypatch.setattr(graph_guided, "sgd", lambda rate: seen.append(rate) or clients.sgd(rate))
-    graph_guided.gpfedrec(models.gpfedrec(1682, 1, WIDTH), data.pointwise())
+    monkeypatch.setattr(recipe, "sgd", lambda rate: seen.append(rate) or clients.sgd(rate))
+    recipe.gpfedrec(models.gpfedrec(1682, 1, WIDTH), data.pointwise())
     assert sorted(seen) == pytest.approx([0.1, 7.9, 13455.9])
 
 

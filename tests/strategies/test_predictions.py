@@ -319,7 +319,7 @@ def test_both_sides_learn_resume_and_trace_once():
     for name in ("loss", "server_loss"):
         assert last.metrics[name].mean() < first.metrics[name].mean() - 0.1
     score = lambda by: np.asarray(
-        jax.vmap(lambda p: by(state.shared, p, slice(None)))(state.private)
+        jax.vmap(lambda p: by.score(state.shared, p, slice(None)))(state.private)
     )
     assert area(score(by_client(model)), ds) > 0.62
     assert area(score(by_server(server)), ds) > 0.7

@@ -79,7 +79,7 @@ def test_stages_come_in_their_order_with_keys_memory_and_a_last_word(data):
 
     strategy = federated(stages=[adding(2.0, "a"), adding(3.0, "b")])
     plain, (before, *_) = run(federated(), data, [COHORT])
-    state, (info, again) = run(strategy, data, [COHORT, COHORT[:3] + [5, 2, 0]])
+    state, (info, again) = run(strategy, data, [COHORT, [*COHORT[:3], 5, 2, 0]])
     moved = np.asarray(plain.shared["bias"]) - 1
     once, _ = run(strategy, data, [COHORT])
     np.testing.assert_allclose(once.shared["bias"], 1 + (moved * 2 + 2) * 3 + 3 + 500, rtol=1e-5)
@@ -151,6 +151,10 @@ def nearest(reject: int) -> Aggregator:
     return Aggregator(lambda shared: (), reduce, finish, additive=False)
 
 
+def slices(tree, ids):
+    return jax.tree.map(lambda x: np.asarray(x)[np.array(ids)], tree)
+
+
 @pytest.fixture(scope="module")
 def world():
     found = rooms.synthetic(num_users=8, num_items=12, interactions_per_user=6)
@@ -175,10 +179,9 @@ def test_a_robust_rule_goes_with_every_strategy_and_the_rejected_keep_all(name, 
     out = [k for k, v in zip(ids, verdicts, strict=True) if k < 8 and not v]
     taken = [k for k, v in zip(ids, verdicts, strict=True) if v]
     for before, after in ((begin.private, state.private), (begin.memory, state.memory)):
-        at = lambda tree, who: jax.tree.map(lambda x: np.asarray(x)[np.array(who)], tree)
-        same(at(before, out), at(after, out))
-        moved = zip(*map(jax.tree.leaves, (at(before, taken), at(after, taken))), strict=True)
-        assert any((x != y).any() for x, y in moved)
+        same(slices(before, out), slices(after, out))
+        moved = zip(*map(jax.tree.leaves, (slices(x, taken) for x in (before, after))), strict=True)
+        assert any((a != b).any() for a, b in moved)
     if name == "scaffold":
         # c = mean_k c_k, with those that were rejected as they were.
         own = np.asarray(state.private["control"]["item"].values).mean(0)

@@ -41,11 +41,16 @@ def clicks(
     """Examples with `ids` int32[n, F], `dense` float32[n, P] and `labels`; a tenth of them each for
     validation and test.
 
-    num_rows: `I`, dealt to fields in a geometric row from 4 up; one table of them all, with
-    offsets. examples_per_client: the mean of a lognormal with log-deviation `spread`, at least 4.
-    taste: share of ids taken from the client's own favourites. strength: standard deviation of the
-    first-order part of z; crossed: of its pairs, about. `click_logits` gives z.
-    Raises ValueError for sizes below 1, or fewer than 4 rows a field.
+    Args:
+        num_rows: `I`, dealt to fields in a geometric row from 4 up; one table of them all, with
+            offsets.
+        examples_per_client: the mean of a lognormal with log-deviation `spread`, at least 4.
+        taste: share of ids taken from the client's own favourites.
+        strength: standard deviation of the first-order part of z.
+        crossed: of its pairs, about. `click_logits` gives z.
+
+    Raises:
+        ValueError: for sizes below 1, or fewer than 4 rows a field.
     """
     for name, value in (("num_clients", num_clients), ("sparse", sparse), ("dense", dense)):
         at_least("clicks", name, value, 1)

@@ -64,12 +64,18 @@ def yes_no_prompts(
     """Prompts with the fields `tokens` int32[n, T], padded behind with 0, `length` int32[n], their
     tokens, `prompt` int32[n], 0 to n - 1, and `labels`.
 
-    clients: groups that users fall into by a hash. shots: prompts that each learns from, drawn by
-    `seed`. history: most items that a prompt names; the oldest are left out until it has at most
-    `length` tokens. latest: interactions that prompts may ask about. held_out: most of them for
-    validation and for the test, the same ones for every seed. tokenizer: of these known weights, or
-    of a folder. Raises ValueError for data without ratings or titles, and for a client with fewer
-    than `shots` interactions to learn from.
+    Args:
+        clients: groups that users fall into by a hash.
+        shots: prompts that each learns from, drawn by `seed`.
+        history: most items that a prompt names; the oldest are left out until it has at most
+            `length` tokens.
+        latest: interactions that prompts may ask about.
+        held_out: most of them for validation and for the test, the same ones for every seed.
+        tokenizer: of these known weights, or of a folder.
+
+    Raises:
+        ValueError: for data without ratings or titles, and for a client with fewer than `shots`
+            interactions to learn from.
     """
     counts = {"shots": shots, "clients": clients, "held_out": held_out, "history": history}
     for name, value in counts.items():

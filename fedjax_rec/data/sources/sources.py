@@ -54,8 +54,11 @@ def load(
     """Read a data set: a known name, a name under the searched folders, `synthetic`, or a path.
 
     `folder` replaces the searched folders by one. A name that is absent and can be fetched is
-    fetched when `fetch` holds, its licence shown through `say`. Raises FileNotFoundError with the
-    remedy for data that is not there, and ValueError for an unknown name or bad content.
+    fetched when `fetch` holds, its licence shown through `say`.
+
+    Raises:
+        FileNotFoundError: with the remedy for data that is not there.
+        ValueError: for an unknown name or bad content.
     """
     text = str(source)
     if isinstance(source, Path) or os.sep in text or text[:1] in (".", "~"):

@@ -10,8 +10,11 @@ TITLES = ("movie_title", "title", "name")
 def titles(interactions: Interactions, genres: bool = True) -> list[str] | None:
     """A line of text for each item, `I` of them, e.g. "Toy Story (1995), Animation Comedy".
 
-    genres: say them too. None where the source does not describe its items; an item that it is
-    silent about is called by its id.
+    None where the source does not describe its items; an item that it is silent about is called by
+    its id.
+
+    Args:
+        genres: say them too.
     """
     features = interactions.item_features
     if features is None:

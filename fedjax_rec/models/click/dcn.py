@@ -59,9 +59,15 @@ def dcn(
 ) -> Model:
     """Of examples with `sparse` ids below `num_items` and `dense` features.
 
-    layers: crosses; rank: of their matrices, None for full ones. deep: widths of the deep layers.
-    scale: standard deviation of the initial vectors. embedding: default `rows_each()`. Raises
-    ValueError for sizes below 1.
+    Args:
+        layers: crosses.
+        rank: of their matrices, None for full ones.
+        deep: widths of the deep layers.
+        scale: standard deviation of the initial vectors.
+        embedding: default `rows_each()`.
+
+    Raises:
+        ValueError: for sizes below 1.
     """
     if rank is not None:
         at_least("dcn", "rank", rank, 1)

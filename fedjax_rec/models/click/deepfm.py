@@ -41,8 +41,14 @@ def deepfm(
 ) -> Model:
     """Of examples with `sparse` ids below `num_items` and `dense` features.
 
-    width: `D`; rows are one wider. deep: widths of hidden layers. scale: standard deviation of the
-    initial rows. embedding: default `rows_each()`. Raises ValueError for sizes below 1.
+    Args:
+        width: `D`; rows are one wider.
+        deep: widths of hidden layers.
+        scale: standard deviation of the initial rows.
+        embedding: default `rows_each()`.
+
+    Raises:
+        ValueError: for sizes below 1.
     """
     sizes = {"sparse": sparse, "dense": dense}
     build = lambda rngs: FactorsAndDeep(dense, sparse, width, deep, rngs)

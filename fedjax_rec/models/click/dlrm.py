@@ -45,8 +45,14 @@ def dlrm(
 ) -> Model:
     """Of examples with `sparse` ids below `num_items` and `dense` features.
 
-    bottom, top: widths of hidden layers. scale: standard deviation of the initial vectors.
-    embedding: default `rows_each()`. Raises ValueError for sizes below 1.
+    Args:
+        bottom: widths of hidden layers.
+        top: as `bottom`.
+        scale: standard deviation of the initial vectors.
+        embedding: default `rows_each()`.
+
+    Raises:
+        ValueError: for sizes below 1.
     """
     sizes = {"sparse": sparse, "dense": dense}
     build = lambda rngs: Interaction(dense, sparse, width, bottom, top, rngs)

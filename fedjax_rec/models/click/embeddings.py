@@ -113,7 +113,11 @@ def rows_each(dtype: str = "float32") -> Embedding:
 
 def hashed(rows: int, hashes: int = 2, seed: int = 0, dtype: str = "float32") -> Embedding:
     """The signed sum of `hashes` of `rows` rows. Two ids share all of their rows with probability
-    rows^-hashes, and a part of them more often. Raises ValueError for numbers below 1."""
+    rows^-hashes, and a part of them more often.
+
+    Raises:
+        ValueError: for numbers below 1.
+    """
     at_least("hashed", "rows", rows, 1)
     at_least("hashed", "hashes", hashes, 1)
     one_of("hashed", "dtype", dtype, DTYPES)
@@ -127,8 +131,11 @@ def hashed(rows: int, hashes: int = 2, seed: int = 0, dtype: str = "float32") ->
 
 def quotient_remainder(modulus: int, dtype: str = "float32") -> Embedding:
     """The product of a row by quotient and one by remainder. Rows are fewest for a modulus near
-    sqrt(I). R starts near 1, so that a vector starts near its quotient's row. Raises ValueError for
-    a modulus below 1."""
+    sqrt(I). R starts near 1, so that a vector starts near its quotient's row.
+
+    Raises:
+        ValueError: for a modulus below 1.
+    """
     at_least("quotient_remainder", "modulus", modulus, 1)
     one_of("quotient_remainder", "dtype", dtype, DTYPES)
 

@@ -40,18 +40,23 @@ def mutual(
 ) -> Model:
     """The model of which clients keep `local`, the teacher, and share `shared`, the student.
 
-    local, shared: called with `objective=...` alone, as `functools.partial(neumf, num_items)`;
-        any factory whose loss is what its objective makes of the scores, as all of this library
-        but `prunable` and a penalised `fedrap`.
-    distillation: w >= 0. objective: l, `bce()` (default) or `bpr()`, whose scores are logits.
-    scored_by: who scores and predicts: `teacher`, as in FedKD, or `student`, whose tables have seen
-        everybody's items.
+    What is private is {"teacher": its shared and private part, "student": the student's private
+    part}; item tables of the teacher are private tables, of which a step costs the rows of its
+    batch, memory N tables. What is shared is {"student": what travels, "frozen": what neither
+    trains of the teacher}. Teachers start alike on all clients but for what is drawn by client.
 
-    private: {"teacher": its shared and private part, "student": the student's private part}; item
-    tables of the teacher are private tables, of which a step costs the rows of its batch, memory
-    N tables. shared: {"student": what travels, "frozen": what neither trains of the teacher}.
-    Teachers start alike on all clients but for what is drawn by client.
-    Raises ValueError for distillation < 0 and an unknown `scored_by`.
+    Args:
+        local: called with `objective=...` alone, as `functools.partial(neumf, num_items)`; any
+            factory whose loss is what its objective makes of the scores, as all of this library but
+            `prunable` and a penalised `fedrap`.
+        shared: called likewise.
+        distillation: w >= 0.
+        objective: l, `bce()` (default) or `bpr()`, whose scores are logits.
+        scored_by: who scores and predicts: `teacher`, as in FedKD, or `student`, whose tables have
+            seen everybody's items.
+
+    Raises:
+        ValueError: for distillation < 0 and an unknown `scored_by`.
     """
     at_least("mutual", "distillation", distillation, 0)
     one_of("mutual", "scored_by", scored_by, ("teacher", "student"))
@@ -105,8 +110,11 @@ def fedkd(
     """`mutual` of two matrix factorizations, as FedKD's two models are of one family: a teacher of
     `width`, a student of `shared_width`.
 
-    scale: as in `fedmf`; other arguments: as in `mutual`. Of N clients the teachers' tables are
-    N * num_items * width floats.
+    Of N clients the teachers' tables are N * num_items * width floats. Arguments that are not named
+    here are those of `mutual`.
+
+    Args:
+        scale: as in `fedmf`.
     """
     for name, value in (("width", width), ("shared_width", shared_width)):
         positive("fedkd", name, value)

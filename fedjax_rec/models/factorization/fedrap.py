@@ -65,10 +65,16 @@ def fedrap(
     """Private tables [num_items, width], one a client; private scorers [members, width] and
     [members]; shared item rows [num_items, width].
 
-    independence: lambda >= 0, keeps D_k and C apart; the loss has no lower bound where it is
-        positive. sparsity: mu >= 0. A client that holds several users has one table for them.
-    Of N clients the private tables are N * num_items * width floats.
-    Raises ValueError for a width that is not positive and for weights below 0.
+    A client that holds several users has one table for them. Of N clients the private tables are
+    N * num_items * width floats.
+
+    Args:
+        independence: lambda >= 0, keeps D_k and C apart; the loss has no lower bound where it is
+            positive.
+        sparsity: mu >= 0.
+
+    Raises:
+        ValueError: for a width that is not positive and for weights below 0.
     """
     positive("fedrap", "width", width)
     at_least("fedrap", "independence", independence, 0)

@@ -74,8 +74,10 @@ def gpfedrec(
     """Private user vectors [members, width] and ReLU layers of the given widths; a shared item
     table [num_items, width], trained and sent whole, as released: the pull moves every row of it.
 
-    A client that holds several users has one tower for them. Raises ValueError for widths that are
-    not positive.
+    A client that holds several users has one tower for them.
+
+    Raises:
+        ValueError: for widths that are not positive.
     """
     return _model("gpfedrec", nnx.Param, num_items, members, width, layers, objective)
 
@@ -109,7 +111,10 @@ def guided(model: Model, strength: float) -> Model:
     leaves without frozen ones, tables as arrays, which `init` sets to the model itself. Of a row
     table, the sum over the distinct rows of the batch is divided by all of the table's entries: the
     pull on a row is that of the mean over the whole table, whatever the batch. A plain array is
-    pulled whole. Scores and predictions are those of `model`. Raises ValueError for strength < 0.
+    pulled whole. Scores and predictions are those of `model`.
+
+    Raises:
+        ValueError: for strength < 0.
     """
     at_least("guided", "strength", strength, 0)
 

@@ -55,8 +55,10 @@ def fedmf(
 ) -> Model:
     """Private user vectors [members, width], shared item rows [num_items, width].
 
-    members: users that one client holds. scale: standard deviation of the initial vectors.
-    objective: `bce()` (default), `squared_error()` or `bpr()`.
+    Args:
+        members: users that one client holds.
+        scale: standard deviation of the initial vectors.
+        objective: `bce()` (default), `squared_error()` or `bpr()`.
     """
     positive("fedmf", "width", width)
     positive("fedmf", "scale", scale)

@@ -76,8 +76,12 @@ def bert4rec(
 ) -> Model:
     """As `sasrec`; `loss` is taken at the masked places.
 
-    masked: share of places that are masked in training. last: share of examples of which only the
-    last place is, as it is when scoring. Raises ValueError as `sasrec`, and outside 0 .. 1.
+    Args:
+        masked: share of places that are masked in training.
+        last: share of examples of which only the last place is, as it is when scoring.
+
+    Raises:
+        ValueError: as `sasrec`, and outside 0 .. 1.
     """
     check("bert4rec", width, length, layers, heads, dropout)
     fraction("bert4rec", "masked", masked)

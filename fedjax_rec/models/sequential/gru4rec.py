@@ -77,7 +77,11 @@ def gru4rec(
     """Shared item rows [num_items, width] and recurrent layers of `hidden` states; no private part.
     Train it on `data.sequences`; histories may be of any length.
 
-    loss: default `sampled_softmax()`. Raises ValueError for sizes below 1.
+    Args:
+        loss: default `sampled_softmax()`.
+
+    Raises:
+        ValueError: for sizes below 1.
     """
     positive("gru4rec", "width", width)
     positive("gru4rec", "hidden", hidden)

@@ -61,7 +61,11 @@ def hstu(
     dropout: float = 0.2,
     loss: ItemLoss | None = None,
 ) -> Model:
-    """As `sasrec`, with the layers of HSTU. Raises ValueError as `sasrec`."""
+    """As `sasrec`, with the layers of HSTU.
+
+    Raises:
+        ValueError: as `sasrec`.
+    """
     check("hstu", width, length, layers, heads, dropout)
     loss = loss or sampled_softmax()
     layer = lambda rngs: Layer(width, length, heads, dropout, rngs, (layers,))

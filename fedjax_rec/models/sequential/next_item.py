@@ -70,7 +70,11 @@ def score_rows(model, items, user, reading, prepared=None) -> jax.Array:
 
 def gbce(t: float = 0.75) -> ItemLoss:
     """BCE made to know how few negatives were drawn; at t = 0 it is `sampled_bce`, at t = 1 scores
-    are calibrated. Raises ValueError outside 0 <= t <= 1."""
+    are calibrated.
+
+    Raises:
+        ValueError: outside 0 <= t <= 1.
+    """
     fraction("gbce", "t", t)
 
     def value(states, item, targets, batch, counts, num_items):

@@ -124,8 +124,12 @@ def sasrec(
     """Shared item rows [num_items, width] and layers; no private part. Train it on
     `data.sequences(length)`; it scores from the user's last `length` items.
 
-    width: `D`, of which each of the `heads` has a part. loss: default `sampled_softmax()`.
-    Raises ValueError where heads do not divide the width.
+    Args:
+        width: `D`, of which each of the `heads` has a part.
+        loss: default `sampled_softmax()`.
+
+    Raises:
+        ValueError: where heads do not divide the width.
     """
     check("sasrec", width, length, layers, heads, dropout)
     loss = loss or sampled_softmax()

@@ -59,10 +59,21 @@ def unisrec(
     """Shared projector and layers; no private part and no row tables. Train it on
     `data.sequences(length)`; it scores from the user's last `length` items.
 
-    titles: I texts, of which `tokens` tokens count. weights, components: of their embeddings, see
-    `text_tower`. projector: widths of its layers between, () for a linear one; scale: deviation of
-    what it first makes. width, length, layers, heads, dropout, loss: as of `sasrec`.
-    Raises ValueError without a text for each item, and as `sasrec`.
+    Args:
+        titles: I texts, of which `tokens` tokens count.
+        weights: of their embeddings, see `text_tower`.
+        components: as `weights`.
+        projector: widths of its layers between, () for a linear one.
+        scale: deviation of what it first makes.
+        width: as of `sasrec`.
+        length: as `width`.
+        layers: as `width`.
+        heads: as `width`.
+        dropout: as `width`.
+        loss: as `width`.
+
+    Raises:
+        ValueError: without a text for each item, and as `sasrec`.
     """
     check("unisrec", width, length, layers, heads, dropout)
     positive("unisrec", "scale", scale)

@@ -80,8 +80,12 @@ def yes_no_above(
     keep: Path | None = None,
 ) -> Model:
     """`yes_no` with LoRA in the last `layers` alone, for the prompts of `fields`: `tokens`
-    int32[n, T], `length` int32[n] and `prompt`, 0 to n - 1. Of the rest of the decoder nothing but
-    the two answers is kept. keep: see `prompt_states.states`."""
+    int32[n, T], `length` int32[n] and `prompt`, 0 to n - 1. Of the rest of the decoder nothing
+    but the two answers is kept.
+
+    Args:
+        keep: see `prompt_states.states`.
+    """
     below, above = divided(decoder, layers)
     made = jnp.asarray(states(below, fields["tokens"], fields["length"], keep))
     table = decoder.tokens[...] if decoder.head is None else decoder.head.kernel[...].T
@@ -107,8 +111,13 @@ def tallrec(
 ) -> Model:
     """`yes_no_above` of known weights or a local folder, for the `fields` of the run's examples.
 
-    answers: a token each. keep: a folder for the states of prompts, which another run on some of
-    the same prompts then reads. Raises ValueError for an answer of several tokens.
+    Args:
+        answers: a token each.
+        keep: a folder for the states of prompts, which another run on some of the same prompts then
+            reads.
+
+    Raises:
+        ValueError: for an answer of several tokens.
     """
     made = weights.tokenizer(weights.find(source))
     ids = [made.encode(answer, add_special_tokens=False).ids for answer in answers]

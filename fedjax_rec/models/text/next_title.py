@@ -138,10 +138,12 @@ def next_title(
 ) -> Model:
     """The decoder of known weights or a local folder, frozen, with LoRA at `targets`.
 
-    titles: of the items, which a run knows; each is said as " <title>;", up to its first bracket,
-    which holds the year of a film. most: tokens of a text,
-    the oldest titles of a history are left out. Train it on `data.sequences`; it is measured on
-    cases with a history.
+    Train it on `data.sequences`; it is measured on cases with a history.
+
+    Args:
+        titles: of the items, which a run knows; each is said as " <title>;", up to its first
+            bracket, which holds the year of a film.
+        most: tokens of a text, the oldest titles of a history are left out.
     """
     if titles is None:
         raise ValueError("next_title(titles=None) has nothing to say; use data with titles.")
@@ -162,7 +164,8 @@ def after_titles(
 ) -> Model:
     """`next_title` of a decoder at hand, and tokens: of the opening, and of the title of each item.
 
-    Raises ValueError where the longest title finds no room among `most` tokens after the opening.
+    Raises:
+        ValueError: where the longest title finds no room among `most` tokens after the opening.
     """
     sizes = np.array([len(title) for title in titles], np.int32)
     at_least("after_titles", "len(opening)", len(opening), 1)

@@ -102,14 +102,22 @@ def text_encoder(
 ) -> Model:
     """MiniLM, or another BERT, with adapters in its last layers.
 
-    titles: I texts, of which `length` tokens count. weights: a name or folder, see `bert.bert`.
-    trained_layers: the last ones, that are adapted. adapter(layers, rngs, targets, rank, alpha,
-    a=, b=): see `adapters.lora`; targets: patterns of query, key, value, out, up, down.
-    a, b: what A and B are: `b="private"` is FedSA-LoRA, `a="frozen"` FFA-LoRA. Where one is
-    private, each user has embeddings of his own, and scoring encodes what it scores.
-    components, layers: of whitening and projector, as of `text_tower`.
-    dtype: of the frozen table of states. remat: see `layers.stacked`.
-    Raises ValueError without a text for each item, and for more layers than there are.
+    Args:
+        titles: I texts, of which `length` tokens count.
+        weights: a name or folder, see `bert.bert`.
+        trained_layers: the last ones, that are adapted. adapter(layers, rngs, targets, rank, alpha,
+            a=, b=): see `adapters.lora`.
+        targets: patterns of query, key, value, out, up, down.
+        a: what A and B are: `b="private"` is FedSA-LoRA, `a="frozen"` FFA-LoRA. Where one is
+            private, each user has embeddings of his own, and scoring encodes what it scores.
+        b: as `a`.
+        components: of whitening and projector, as of `text_tower`.
+        layers: as `components`.
+        dtype: of the frozen table of states.
+        remat: see `layers.stacked`.
+
+    Raises:
+        ValueError: without a text for each item, and for more layers than there are.
     """
     texts = described("text_encoder", titles, num_items)
     positive("text_encoder", "width", width)

@@ -112,10 +112,15 @@ def text_tower(
 ) -> Model:
     """Items by their text alone.
 
-    titles: I texts. weights: whose embeddings, of the first `length` tokens, see `bert.sentences`.
-    components: of the whitened embeddings. layers: widths inside the projector, () for a linear
-    one. scale: deviation of the first vectors of users and items. Raises ValueError without a text
-    for each item.
+    Args:
+        titles: I texts.
+        weights: whose embeddings, of the first `length` tokens, see `bert.sentences`.
+        components: of the whitened embeddings.
+        layers: widths inside the projector, () for a linear one.
+        scale: deviation of the first vectors of users and items.
+
+    Raises:
+        ValueError: without a text for each item.
     """
     text = whitened("text_tower", titles, num_items, weights, length, components)
     return _tower("text_tower", text, members, layers, width, scale, objective, item=False)

@@ -135,7 +135,9 @@ def bert(folder: str | Path) -> Bert:
     """The `Bert` of the weights `folder`: `minilm`, or any local Hugging Face folder of model type
     `bert` with config.json and model.safetensors, whose tensors it holds in float32.
 
-    Raises FileNotFoundError for what is not there, ValueError for another kind of model.
+    Raises:
+        FileNotFoundError: for what is not there.
+        ValueError: for another kind of model.
     """
     place = weights.find(folder)
     sizes, arrays = bert_sizes(place), weights.tensors(place)
@@ -214,7 +216,8 @@ def sentences(
 ) -> np.ndarray:
     """float32[n, D]: the embeddings of `texts`, at length 1, by the weights `folder`.
 
-    length: most tokens of a text, special ones included; longer texts lose their end.
+    Args:
+        length: most tokens of a text, special ones included; longer texts lose their end.
     """
     if length is not None:
         at_least("sentences", "length", length, 3)

@@ -26,7 +26,11 @@ from .llama import Llama, angles_at
 def generate(model: Llama, prompts: Sequence[Sequence[int]], count: int, stop: int | None = None):
     """lists of at most `count` tokens that continue `prompts`, token ids of any lengths.
 
-    stop: a token that ends a text; it is left out. Raises ValueError for an empty prompt.
+    Args:
+        stop: a token that ends a text; it is left out.
+
+    Raises:
+        ValueError: for an empty prompt.
     """
     at_least("generate", "count", count, 1)
     lengths = np.array([len(p) for p in prompts], np.int32)

@@ -102,9 +102,14 @@ def lora(
     """`module` with LoRA at the linear layers whose dotted path fits one of the patterns `targets`,
     separated by `|`, as in `layers.*.query|head`.
 
-    a, b: what A and B are, e.g. `models.Frozen` or `models.Private`. dropout: the share of what
-    goes into A that is left out in training. layer: `LoRA` or `DoRA`. Raises ValueError for
-    rank < 1, for a dropout outside [0, 1), and where no layer fits.
+    Args:
+        a: what A and B are, e.g. `models.Frozen` or `models.Private`.
+        b: as `a`.
+        dropout: the share of what goes into A that is left out in training.
+        layer: `LoRA` or `DoRA`.
+
+    Raises:
+        ValueError: for rank < 1, for a dropout outside [0, 1), and where no layer fits.
     """
     at_least("lora", "rank", rank, 1)
     positive("lora", "alpha", alpha)
@@ -130,8 +135,14 @@ def lora(
 def dora(
     module: nnx.Module, rngs: nnx.Rngs, targets: str = "*query|*value", **kwargs
 ) -> nnx.Module:
-    """`lora` with layers that are `DoRA`; kwargs: as in `lora`. Rules of aggregation that look at
-    the product A B, which is not all of the weight here, refuse it."""
+    """`lora` with layers that are `DoRA`.
+
+    Rules of aggregation that look at the product A B, which is not all of the weight here, refuse
+    it.
+
+    Args:
+        kwargs: as in `lora`.
+    """
     return lora(module, rngs, targets, layer=DoRA, **kwargs)
 
 

@@ -45,8 +45,11 @@ ENDS = {
 def load_llama(source: str | Path, dtype: str = "float32") -> Llama:
     """The decoder of a known name (`smollm2`) or a local folder, its weights in `dtype`.
 
-    Nothing is downloaded. Raises FileNotFoundError where there is nothing, ValueError for a model
-    that is no Llama or has parts that are not computed here.
+    Nothing is downloaded.
+
+    Raises:
+        FileNotFoundError: where there is nothing.
+        ValueError: for a model that is no Llama or has parts that are not computed here.
     """
     one_of("load_llama", "dtype", dtype, DTYPES)
     folder = weights.find(source)

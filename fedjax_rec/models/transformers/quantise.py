@@ -38,9 +38,15 @@ def in_dtype(module: nnx.Module, dtype: str = "bfloat16") -> nnx.Module:
 def quantised(module: nnx.Module, qtype: str = "nf4", tile: int = 64) -> nnx.Module:
     """`module` with the frozen kernels of its linear layers as `qwix.QArray`s.
 
-    qtype: int8, int4 or nf4. tile: inputs that share a scale, float32, with each output having its
-    own; all inputs where `tile` does not divide them. Before `models.lora` or after. Needs
-    `pip install 'fedjax-rec[quant]'`. Raises ValueError where no frozen kernel is found.
+    Before `models.lora` or after. Needs `pip install 'fedjax-rec[quant]'`.
+
+    Args:
+        qtype: int8, int4 or nf4.
+        tile: inputs that share a scale, float32, with each output having its own; all inputs where
+            `tile` does not divide them.
+
+    Raises:
+        ValueError: where no frozen kernel is found.
     """
     one_of("quantised", "qtype", qtype, QTYPES)
     at_least("quantised", "tile", tile, 1)

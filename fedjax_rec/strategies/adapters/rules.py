@@ -55,13 +55,20 @@ Optimizer = Local | Sequence[Local] | Transform
 
 def fedit(model: Model, examples: Batches, probe=None, **kwargs) -> Strategy:
     """A = sum p_k A_k, B = sum p_k B_k: `fedavg` (Zhang et al., "Towards building the federated
-    GPT", ICASSP 2024). kwargs: as in `fedavg`."""
+    GPT", ICASSP 2024).
+
+    Args:
+        kwargs: as in `fedavg`.
+    """
     return fedavg(model, examples, probe, **kwargs)
 
 
 def ffa_lora(model: Model, examples: Batches, probe=None, **kwargs) -> Strategy:
-    """B = sum p_k B_k with A frozen: half of the bytes (Sun et al., ICLR 2024). kwargs: as in
-    `fedavg`."""
+    """B = sum p_k B_k with A frozen: half of the bytes (Sun et al., ICLR 2024).
+
+    Args:
+        kwargs: as in `fedavg`.
+    """
     fixed = frozen_at(model, "*lora_a")
     return fedavg(fixed, examples, probe, **kwargs)
 
@@ -78,7 +85,9 @@ def rolora(
     """B = sum p_k B_k in rounds 0, 2, ..., A = sum p_k A_k in rounds 1, 3, ... (Chen et al., 2025).
 
     Clients send the factor of the round alone. They get both, since who was away missed one.
-    kwargs: as in `fedavg`.
+
+    Args:
+        kwargs: as in `fedavg`.
     """
     optimizer = alternating(optimizer or sgd(0.1))
     uplink = by_component(uplink)
@@ -86,9 +95,14 @@ def rolora(
 
 
 def fedsa_lora(model: Model, examples: Batches, probe=None, **kwargs) -> Strategy:
-    """A = sum p_k A_k, and B_k stays with its client (Guo et al., ICLR 2025). kwargs: as in
-    `fedavg`. Scores are of each client's own B_k, so items are encoded for each user; a model whose
-    B is private already is taken as it is, and may know to encode no more than it scores."""
+    """A = sum p_k A_k, and B_k stays with its client (Guo et al., ICLR 2025).
+
+    Scores are of each client's own B_k, so items are encoded for each user; a model whose B is
+    private already is taken as it is, and may know to encode no more than it scores.
+
+    Args:
+        kwargs: as in `fedavg`.
+    """
     private = jax.eval_shape(model.init, jax.random.key(0))[1]
     paths = jax.tree_util.tree_leaves_with_path(private)
     has_b = any(getattr(path[-1], "key", None) == factors.B for path, _ in paths)
@@ -100,7 +114,11 @@ def fed_sb(
     model: Model, examples: Batches, probe=None, *, scale: float = 1.0, **kwargs
 ) -> Strategy:
     """R = sum p_k R_k [r, r] in A R B, with A and B as `models.with_core(model, scale)` makes them
-    (Singhal et al., 2025). kwargs: as in `fedavg`."""
+    (Singhal et al., 2025).
+
+    Args:
+        kwargs: as in `fedavg`.
+    """
     return fedavg(with_core(model, scale), examples, probe, **kwargs)
 
 
@@ -109,10 +127,13 @@ def flora(
 ) -> Strategy:
     """W <- W + s sum p_k A_k B_k, then A is drawn anew and B = 0 (Wang et al., NeurIPS 2024).
 
-    What the paper does by stacking the factors of all clients. ranks: of the clients, see
-    `clients.of_rank`; default the model's. server: of what is no adapter. Clients get, after the
-    first round, the change of the adapted kernels since the start, which serves whoever was away;
-    the new A comes as a seed. kwargs: as in `fedavg`, without aggregator and downlink.
+    What the paper does by stacking the factors of all clients. A `server` is of what is no adapter.
+    Clients get, after the first round, the change of the adapted kernels since the start, which
+    serves whoever was away; the new A comes as a seed.
+
+    Args:
+        ranks: of the clients, see `clients.of_rank`; default the model's.
+        kwargs: as in `fedavg`, without aggregator and downlink.
     """
 
     def around(client, uplink):
@@ -128,7 +149,10 @@ def fedex_lora(model: Model, examples: Batches, probe=None, **kwargs) -> Strateg
 
     server: of the model's every trained part; W takes up what A B does not say, whatever it does.
     Clients get, after the first round, the change of the adapted kernels since the start beside the
-    adapters. kwargs: as in `fedavg`, without aggregator and downlink.
+    adapters.
+
+    Args:
+        kwargs: as in `fedavg`, without aggregator and downlink.
     """
     around = lambda client, uplink: (_with_base(client, seeded=False), uplink)
     return _merged(model, examples, probe, choice=averaged, around=around, **kwargs)
@@ -140,7 +164,10 @@ def flexlora(
     """A B = sum_{i <= r} s_i u_i v_i of the singular values of sum p_k A_k B_k (Bai et al., NeurIPS
     2024); a client of rank r_k has the first r_k of them.
 
-    ranks, server: as in `flora`. kwargs: as in `fedavg`, without aggregator.
+    Arguments that are not named here are those of `flora`.
+
+    Args:
+        kwargs: as in `fedavg`, without aggregator.
     """
     return _ruled(
         model, examples, probe, aggregator=products(), rule=partial(choosing, truncated),
@@ -154,7 +181,10 @@ def hetlora(
     """A = sum p_k A_k, B = sum p_k B_k of factors padded with zeros, p_k = |A_k B_k|_F / sum_j |A_j
     B_j|_F (Cho et al., EMNLP 2024), without the paper's pruning of ranks.
 
-    ranks, server: as in `flora`. kwargs: as in `fedavg`, without aggregator.
+    Arguments that are not named here are those of `flora`.
+
+    Args:
+        kwargs: as in `fedavg`, without aggregator.
     """
     return _ruled(
         model, examples, probe, aggregator=by_norm(), rule=partial(choosing, padded),

@@ -1,0 +1,60 @@
+"""The best round of a run so far, and the state after it.
+
+The state is copied from the device after a round that is the best yet, without what is never
+trained, and is written to the folder `best/` of the run whenever a checkpoint is: a run that goes
+on from that checkpoint finds it there. Nothing is written in between.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from .. import simulate, trees
+from ..evaluate import Protocol
+from ..types import State
+
+
+def chooser_of(dataset, protocol: Protocol) -> str:
+    """The metric that tells which round is the best: the first one, on validation where there is
+    such a part."""
+    prefix = "" if dataset.validation is None else "validation_"
+    return prefix + protocol.summary_names[0]
+
+
+def best_of(records: list[dict], chooser: str, protocol: Protocol) -> dict:
+    """The first of the best records."""
+    return max(records, key=lambda record: _merit(record, chooser, protocol))
+
+
+def _merit(record: dict, chooser: str, protocol: Protocol) -> float:
+    """Larger is better; a round in which nobody could be measured is the worst."""
+    value = record[chooser] if protocol.larger_is_better else -record[chooser]
+    return -math.inf if math.isnan(value) else value
+
+
+class BestState:
+    """The state after the best round, in the folder `best/<round>` once `write` was called.
+
+    keep: False keeps none.
+    """
+
+    def __init__(self, folder: Path, keep: bool = True):
+        self.folder = folder
+        self.keep = keep
+        self.waiting: tuple[int, State] | None = None
+
+    def take(self, round: int, state: State) -> None:
+        """Copies `state`, since the next round takes its buffers over."""
+        if self.keep:
+            self.waiting = round, jax.tree.map(np.array, trees.trainable(state))
+
+    def write(self, state: State) -> None:
+        """Writes what was taken since the last call. state: any of the run, for what is frozen."""
+        if self.waiting is not None:
+            round, taken = self.waiting
+            simulate.save_state(self.folder, round, trees.with_frozen(taken, state))
+            self.waiting = None

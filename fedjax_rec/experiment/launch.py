@@ -1,0 +1,60 @@
+"""`fr.run`: what `fedjax-rec run` does, from Python."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from .. import simulate
+from . import config as configuration
+from .config import Config
+from .loaded import LoadedRun, load_run
+from .run import run as run_in_folder
+
+
+def run(
+    config: Config | Mapping[str, Any] | str | Path | None = None,
+    /,
+    *,
+    out: Path | str | None = None,
+    overwrite: bool = False,
+    show: bool = True,
+    **changes: Any,
+) -> LoadedRun:
+    """Runs an experiment, or goes on with what is in the folder `out`, and loads it.
+
+    Args:
+        config: The path of a YAML file, a mapping of the same keys, a configuration that was read,
+            or None for the defaults of `docs/configuration.md`.
+        out: The folder of the run. None is a temporary one, which is gone with what is returned.
+        overwrite: Whether a run of another configuration in `out` is replaced.
+        show: Whether there is a bar of progress on standard error.
+        **changes: Keys of the configuration that are laid over it, such as `rounds=20` or
+            `model={"width": 64}`. Where a part goes, its factory may stand itself.
+
+    Returns:
+        The run, with its metrics and the trained model; see `LoadedRun`.
+
+    Raises:
+        ConfigError: A key is unknown or has a value that makes no sense; a ValueError.
+        ValueError: The folder holds another run, or parts do not go together.
+        MemoryError: The run cannot fit; nothing has been written then.
+        Stopped: Ctrl-C was pressed; the same call goes on from there.
+
+    Example:
+        >>> done = fr.run("configs/quickstart.yaml", rounds=20, model={"width": 64})
+        >>> done.recommend(user=196, k=5)
+    """
+    read = configuration.read(config.plain if isinstance(config, Config) else config, changes)
+    if isinstance(config, Config) and "name" not in changes:
+        read = replace(read, name=config.name)
+    simulate.configure(read.threads)
+    if out is not None:
+        run_in_folder(read, out, overwrite, show)
+        return load_run(out)
+    scratch = tempfile.TemporaryDirectory(prefix="fedjax_rec-", ignore_cleanup_errors=True)
+    run_in_folder(read, scratch.name, show=show)
+    return replace(load_run(scratch.name), scratch=scratch)

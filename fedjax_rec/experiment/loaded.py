@@ -1,0 +1,217 @@
+"""`fr.load_run`: a finished run, with its numbers, its trained model, and what that recommends."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import polars as pl
+
+from .. import simulate
+from ..check import one_of
+from ..report.reading import Run, read_run
+from ..types import Model, State
+from . import config as configuration
+from .config import Config, ConfigError, Evaluation
+from .factories import unknown_argument
+from .recommend import recommend
+from .run import Experiment, prepare
+
+WHICH = ("best", "last")
+
+
+def load_run(path: Path | str) -> LoadedRun:
+    """The finished run in a folder; its data and its state are read where they are first asked for.
+
+    Args:
+        path: The folder of the run, `out` of `fr.run` or `--out` of `fedjax-rec run`.
+
+    Returns:
+        The run.
+
+    Raises:
+        ValueError: There is no such folder, its run is unfinished, or a file of it is damaged.
+
+    Example:
+        >>> done = fr.load_run("runs/quickstart")
+        >>> done.metrics.tail(1)
+        >>> done.recommend(user=196, k=5)
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise ValueError(f"load_run(path={str(path)!r}): there is no such run; check the path.")
+    if not (folder / "config.yaml").is_file():
+        raise ValueError(f"load_run(path={str(path)!r}): no run is in this folder; check the path.")
+    if not (folder / "metrics.jsonl").is_file() or not (folder / "summary.json").is_file():
+        raise ValueError(
+            f"load_run(path={str(path)!r}): the run is unfinished; the command that began it goes "
+            "on with it."
+        )
+    return LoadedRun(read_run(folder))
+
+
+@dataclass(frozen=True, repr=False)
+class LoadedRun:
+    """A finished run.
+
+    Attributes:
+        files: What its folder says, as `fedjax_rec.report` reads it.
+        scratch: The temporary folder that goes with this object, where it lies in one.
+    """
+
+    files: Run
+    scratch: Any = None
+
+    def __repr__(self) -> str:
+        chosen, best = self.summary["selected_by"], self.summary["best"]
+        return (
+            f"LoadedRun({self.path}: {self.summary['strategy']} of {self.summary['model']} on "
+            f"{self.files.summary['data']['name']}, {self.summary['totals']['rounds']} rounds; "
+            f"best {chosen} {best[chosen]:.4f} in round {best['round']})"
+        )
+
+    @property
+    def path(self) -> Path:
+        """The folder of the run."""
+        return self.files.folder
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The whole configuration, defaults included, as nested dicts."""
+        return self.files.config
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """`summary.json`: the best and the final metrics, totals, versions, the data."""
+        return self.files.summary
+
+    @cached_property
+    def metrics(self) -> pl.DataFrame:
+        """One row a measured round; plain names are of the test part."""
+        return pl.DataFrame(self.files.records, infer_schema_length=None)
+
+    @cached_property
+    def read_config(self) -> Config:
+        """The configuration with every part made."""
+        return replace(configuration.read(self.config), name=str(self.summary["name"]))
+
+    @cached_property
+    def experiment(self) -> Experiment:
+        """Data, strategy and measure, made again from the configuration."""
+        return prepare(self.read_config)
+
+    @property
+    def model(self) -> Model:
+        """What scores `state.shared` with a client's slice of `state.private`."""
+        return self.experiment.strategy.model
+
+    @cached_property
+    def state(self) -> State:
+        """The state after the last round."""
+        like = self.experiment.outline(jax.random.key(self.read_config.seed))
+        folder = self.path / "checkpoints"
+        return simulate.load_state(folder, simulate.last_saved(folder), like)
+
+    @cached_property
+    def best(self) -> State:
+        """The state after the best round, the one that `summary["best"]` is of.
+
+        Raises:
+            FileNotFoundError: The run did not keep it.
+        """
+        round = self.summary["best"]["round"]
+        if round == simulate.last_saved(self.path / "checkpoints"):
+            return self.state
+        like = self.experiment.outline(jax.random.key(self.read_config.seed))
+        try:
+            return simulate.load_state(self.path / "best", round, like)
+        except FileNotFoundError:
+            raise FileNotFoundError(
+                f"{self.path}: only the state after the last round is here, and the best is round "
+                f"{round}; use the last, or run again with keep_best: true."
+            ) from None
+
+    def state_of(self, which: str = "best") -> State:
+        """`best` or `state`, by the names "best" and "last"."""
+        one_of("state_of", "which", which, WHICH)
+        return self.best if which == "best" else self.state
+
+    def recommend(self, user: Any, k: int = 10, which: str = "best") -> pl.DataFrame:
+        """The `k` items that the model ranks highest for a user, of those not yet seen.
+
+        Seen are the items of the training and of the validation part; what is held out for the test
+        may come up, and is marked.
+
+        Args:
+            user: The user's id as the data has it, such as 196 or "u7".
+            k: How many items, at most.
+            which: "best", the state after the best round, or "last".
+
+        Returns:
+            One row an item, the best first: `rank`, `item` (its id as the data has it), `title`
+            (null where the data names none), `score`, and `held_out`, whether it is one of the
+            user's test items.
+
+        Raises:
+            ValueError: The user is unknown, `k` is below 1, or the model ranks no items.
+            FileNotFoundError: The run did not keep its best state.
+        """
+        return recommend(self.experiment, self.read_config, lambda: self.state_of(which), user, k)
+
+    def evaluate(self, part: str = "test", which: str = "best", **changes: Any) -> dict[str, float]:
+        """Measures the model once more, as the run did or otherwise.
+
+        Args:
+            part: "test" or "validation".
+            which: "best", the state after the best round, or "last".
+            **changes: Keys of `evaluation` that replace those of the run, such as
+                `candidates="sampled"` or `metrics=["recall@20"]`.
+
+        Returns:
+            The mean over users by metric.
+
+        Raises:
+            ValueError: There is no such part, a key is unknown, or the run measured each client's
+                own model right after training, which a state alone does not hold.
+            FileNotFoundError: The run did not keep its best state.
+
+        Example:
+            >>> done.evaluate(candidates="sampled", metrics=["hr@10", "recall@50"])
+        """
+        known = [field.name for field in dataclasses.fields(Evaluation)]
+        unknown_argument(changes, known, "evaluation")
+        if "metrics" in changes:
+            changes["metrics"] = tuple(changes["metrics"])
+        wanted = replace(self.read_config.evaluation, **changes)
+        if wanted.of == "personal":
+            raise ConfigError(
+                "evaluate(of=personal) needs each client's own model right after training; use "
+                'of="aggregated", the server\'s model with what the client keeps.'
+            )
+        if wanted not in self._measured:
+            self._measured[wanted] = self._measure(wanted)
+        measure, values = self._measured[wanted]
+        one_of("evaluate", "part", part, measure.cases)
+        _, means = values(self.state_of(which))
+        found = np.asarray(means[part], np.float64)
+        return dict(zip(measure.protocol.summary_names, found.tolist(), strict=True))
+
+    @cached_property
+    def _measured(self) -> dict[Evaluation, tuple[simulate.Measure, Callable]]:
+        """What was evaluated so far, compiled."""
+        return {}
+
+    def _measure(self, wanted: Evaluation) -> tuple[simulate.Measure, Callable]:
+        """The measure that `wanted` asks for, and its values by the state."""
+        experiment = self.experiment
+        if wanted != self.read_config.evaluation:
+            experiment = prepare(replace(self.read_config, evaluation=wanted))
+        measure = experiment.measure
+        # Of a round, whose info and clients only a personal measure reads, there is none here.
+        return measure, jax.jit(lambda state: measure.values(state, None, None))

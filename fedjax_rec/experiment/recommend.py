@@ -1,0 +1,81 @@
+"""What a trained model recommends to a user, by the ids and titles of the data.
+
+the k largest of score(items, user) over the items that the user has not seen
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import polars as pl
+
+from .. import data
+from ..check import nearest
+from ..data.partition import members_of
+from ..data.splits import TEST, TRAIN, VALIDATION
+from ..types import State
+from .config import Config
+from .run import Experiment
+
+
+def recommend(
+    experiment: Experiment, config: Config, state: Callable[[], State], user: Any, k: int
+) -> pl.DataFrame:
+    """The table that `LoadedRun.recommend` describes. state: read once the arguments are right."""
+    split, partition, model = experiment.split, experiment.partition, experiment.strategy.model
+    if split is None or partition is None or model.ranking is None:
+        raise ValueError(
+            "recommend: the model predicts labelled examples and ranks no items; use evaluate()."
+        )
+    if k < 1:
+        raise ValueError(f"recommend(k={k}) recommends nothing; use k >= 1.")
+    known = split.interactions
+    index = np.flatnonzero(known.user_names == str(user))
+    if not len(index):
+        near = nearest(str(user), known.user_names.tolist())
+        raise ValueError(
+            f"recommend(user={user!r}): {known.name} has no such user{near}; use an id of the data."
+        )
+    row = int(index[0])
+    client = int(partition.client_of_user[row])
+    member = int(members_of(partition)[0][row])
+    mine = known.users == row
+    seen = known.items[mine & np.isin(split.part, (TRAIN, VALIDATION))]
+    held_out = known.items[mine & (split.part == TEST)]
+    scores = _scores(model, state(), client, member, _last(seen, config.examples.history))
+    scores[seen] = -np.inf
+    items = np.argsort(-scores, kind="stable")[: min(k, int(np.isfinite(scores).sum()))]
+    titles = data.titles(known, genres=False)
+    return pl.DataFrame(
+        {
+            "rank": np.arange(1, len(items) + 1),
+            "item": known.item_names[items].tolist(),
+            "title": [None if titles is None else titles[i] for i in items],
+            "score": scores[items].astype(np.float64),
+            "held_out": np.isin(items, held_out),
+        },
+        schema_overrides={"item": pl.String, "title": pl.String},
+    )
+
+
+def _last(seen: np.ndarray, size: int) -> np.ndarray | None:
+    """int32[size]: the last items seen, -1 before the first; None for models that read none."""
+    if not size:
+        return None
+    history = np.full(size, -1, np.int32)
+    last = seen[-size:]
+    history[size - len(last) :] = last
+    return history
+
+
+def _scores(model, state: State, client: int, member: int, history) -> np.ndarray:
+    """float[I]: of the whole catalogue."""
+
+    def score(shared, private):
+        mine = jax.tree.map(lambda x: x[client], private)
+        return model.score(shared, mine, slice(None), member, history)
+
+    return np.array(jax.jit(score)(state.shared, state.private), np.float64)

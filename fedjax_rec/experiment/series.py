@@ -1,0 +1,86 @@
+"""A series: the runs of a file one after another, each in a process of its own, and then the
+section of the page that they make.
+
+What is finished is passed over, so that a series that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import yaml
+
+from . import config as configuration
+from .folder import RunFolder
+from .runs import Plan, PlannedRun
+
+Start = Callable[[list[str]], int]  # words of `fedjax-rec`, such as ["run", FILE]; exit status
+
+
+def run_series(plan: Plan, chosen: Sequence[PlannedRun], start: Start | None = None) -> int:
+    """Runs what is `chosen` of a plan, in order, and writes its section.
+
+    Args:
+        plan: a file of runs, see `runs.read_runs`.
+        chosen: those of its runs that are wanted, `plan.only(...)`.
+        start: what a command is given to; by default another process.
+
+    Returns:
+        0, or the exit status of the first run that failed, which ends the series.
+
+    Raises:
+        ConfigError: a configuration cannot be read; nothing has run then.
+        ValueError: a folder holds a run of another configuration.
+    """
+    start = start or _process
+    for name in plan.fetch:
+        if status := start(["data", "get", name]):
+            return status
+    # What is wrong in the last of a seed is said before the first of it runs.
+    for run in (run for run in chosen if run.seed == chosen[0].seed):
+        configuration.read(run.config, run.options())
+    for place, run in enumerate(chosen, start=1):
+        done = is_finished(run)
+        print(f"[{place}/{len(chosen)}] {run.out}{': finished' if done else ''}", flush=True)
+        if not done and (status := start(["run", *run.words(), "--quiet"])):
+            return status
+    return _section(plan, start)
+
+
+def is_finished(run: PlannedRun) -> bool:
+    """Whether the folder of a run holds it, up to its last round.
+
+    Raises ValueError where it holds a run of another configuration.
+    """
+    if not (Path(run.out) / "summary.json").is_file():
+        return False
+    config = configuration.read(run.config, run.options())
+    folder = RunFolder(run.out, config.plain)
+    held = yaml.safe_load((folder.path / "config.yaml").read_text(encoding="utf-8"))
+    return held["rounds"] == config.rounds
+
+
+def _section(plan: Plan, start: Start) -> int:
+    """Writes the section of the page, where all that it is made of is there."""
+    if plan.section is None:
+        return 0
+    missing = [run.out for run in plan.runs if not (Path(run.out) / "summary.json").is_file()]
+    missing += [folder for folder in plan.folders if not any(Path(folder).rglob("summary.json"))]
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        print(f"{plan.page}: section {plan.section!r} stays as it is; it lacks {missing[0]}{more}.")
+        return 0
+    targets = ["--targets", plan.targets] if plan.targets else []
+    page = ["--results", plan.page, "--section", plan.section]
+    return start(["report", *plan.folders, *page, *targets])
+
+
+def _process(words: list[str]) -> int:
+    with subprocess.Popen([sys.executable, "-m", "fedjax_rec.experiment.main", *words]) as process:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:  # the terminal told the run too, which now saves its state
+            return process.wait()

@@ -1,0 +1,69 @@
+"""The configurations behind a table, as YAML: each row's whole, or what differs from the first row
+on the same data.
+
+    row 1:
+      run: fedavg, ml-100k, train
+      settings: {rounds: 150, ...}
+    row 2:
+      run: fedprox, ml-100k, train
+      as: row 1
+      but: {strategy.class_path: fedjax_rec.strategies.fedprox, strategy.init_args.mu: 0.0001}
+
+Keys are dotted where they differ, as the command line takes them; a value `absent` is of a key that
+the first row has and this one has not.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import yaml
+
+from fedjax_rec.report.reading import Group
+
+HEAD = "# Settings of {}, written by `fedjax-rec report`; do not edit by hand.\n"
+
+
+def settings(
+    title: str, rows: Iterable[Group], references: Iterable[Group] = (), above: int = 0
+) -> str:
+    """The text of a file of settings.
+
+    Args:
+        title: what the table is called.
+        rows: its rows, in their order.
+        references: its lines of reference, in theirs.
+        above: how many lines stand above the first of the rows.
+    """
+    found = {**_told(rows, "row", above), **_told(references, "reference")}
+    text = yaml.safe_dump(found, sort_keys=False, width=120, allow_unicode=True)
+    return HEAD.format(title) + text
+
+
+def _told(groups: Iterable[Group], called: str, above: int = 0) -> dict[str, dict[str, Any]]:
+    told, first = {}, {}
+    for place, each in enumerate(groups, start=1 + above):
+        setting = each.runs[0].setting()
+        like, base = first.setdefault(each.field("data"), (place, setting))
+        name = ", ".join(each.field(key) for key in ("name", "data", "negatives"))
+        told[f"{called} {place}"] = {"run": name} | (
+            {"settings": setting}
+            if like == place
+            else {"as": f"{called} {like}", "but": _differing(base, setting)}
+        )
+    return told
+
+
+def _differing(base: Mapping[str, Any], setting: Mapping[str, Any]) -> dict[str, Any]:
+    """What `setting` has otherwise than `base`, by dotted keys."""
+    old, new = _flat(base), _flat(setting)
+    changed = {key: value for key, value in new.items() if old.get(key, base) != value}
+    return changed | {key: "absent" for key in old if key not in new}
+
+
+def _flat(setting: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """{"strategy.init_args.epochs": 1}: dotted keys, as the command line takes them."""
+    found: dict[str, Any] = {}
+    for key, value in setting.items():
+        inner = isinstance(value, Mapping) and value
+        found |= _flat(value, f"{above}{key}.") if inner else {f"{above}{key}": value}
+    return found

@@ -1,0 +1,153 @@
+"""Runs from Python: `fr.run`, and what `fr.load_run` makes of a folder."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from small_data import write_config, write_folder
+
+import fedjax_rec as fr
+from fedjax_rec import data
+from fedjax_rec.experiment import config as configuration
+from fedjax_rec.report import figures
+
+pytestmark = pytest.mark.usefixtures("compiled_fast")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    place = tmp_path_factory.mktemp("loaded")
+    folder = write_folder(place / "tiny")
+    # Titles of all items but the last.
+    lines = ["item_id:token\ttitle:token_seq", *(f"i{i}\tFilm {i}" for i in range(39))]
+    (folder / "tiny.item").write_text("\n".join(lines) + "\n")
+    write_config(
+        place / "tiny.yaml", folder, data={"source": str(folder), "evaluation_negatives": 9}
+    )
+    return place
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_figures(place):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(place / "cache"))
+        patch.setattr(figures, "draw_all", lambda folder: [])
+        yield
+
+
+@pytest.fixture(scope="module")
+def done(place, without_figures):
+    """Rates so high that the best round is not the last."""
+    return fr.run(
+        place / "tiny.yaml", out=place / "run", show=False, rounds=6,
+        strategy={"user_learning_rate": 20.0, "item_learning_rate": 20.0},
+    )  # fmt: skip
+
+
+def test_a_run_from_python_is_that_of_the_command_line(place, done):
+    words = ["--rounds", "6", "--strategy.user_learning_rate", "20.0"]
+    words += ["--strategy.item_learning_rate", "20.0"]
+    read = configuration.read(place / "tiny.yaml", words)
+    assert done.config == read.plain
+    assert fr.load_run(place / "run").metrics.equals(done.metrics)
+    assert done.metrics["round"].to_list() == [1, 2, 3, 4, 5, 6]
+    assert "best validation_hr@5" in repr(done)
+
+
+def test_both_states_are_kept_and_give_the_numbers_of_their_rounds(done):
+    best, final = done.summary["best"], done.summary["final"]
+    assert best["round"] < final["round"], "choose rates that make the best round another"
+    assert int(done.best.round) == best["round"] and int(done.state.round) == final["round"]
+    for which, record in (("best", best), ("last", final)):
+        for part, prefix in (("test", ""), ("validation", "validation_")):
+            again = done.evaluate(part, which)
+            assert again == pytest.approx({name: record[prefix + name] for name in again})
+    assert set(again) == {"hr@5", "mrr"}
+
+
+def test_other_measurements_of_the_same_state(done):
+    values = done.evaluate(metrics=["hr@5", "recall@40"])
+    assert values["recall@40"] == 1.0  # of 40 items
+    assert values["hr@5"] == pytest.approx(done.summary["best"]["hr@5"])
+    assert 0 <= done.evaluate(candidates="sampled")["hr@5"] <= 1
+
+
+def test_it_recommends_the_unseen_items_of_the_highest_scores(place, done):
+    rows = data.load(place / "tiny")
+    user = int(np.flatnonzero(rows.user_names == "u7")[0])
+    mine = rows.items[rows.users == user]
+    table = done.recommend("u7", k=40)
+    # All but what is seen: the last item in time is held out for the test, and may come up.
+    seen = set(rows.item_names[mine[:-1]])
+    assert set(table["item"]) == set(rows.item_names) - seen
+    assert table["rank"].to_list() == list(range(1, len(table) + 1))
+    assert table.filter(table["held_out"])["item"].to_list() == [rows.item_names[mine[-1]]]
+    # FedMF scores by the product of the client's vector and the item's.
+    state = done.best
+    (vector,) = (np.asarray(x)[user] for x in jax.tree.leaves(state.private))
+    (items,) = (np.asarray(x) for x in jax.tree.leaves(state.shared))
+    scores = items @ vector.reshape(-1)
+    places = {name: i for i, name in enumerate(rows.item_names)}
+    expected = [scores[places[name]] for name in table["item"]]
+    np.testing.assert_allclose(table["score"], expected, rtol=1e-5)
+    assert expected == sorted(expected, reverse=True)
+    titles = dict(zip(table["item"], table["title"], strict=True))
+    assert all(titles[f"i{i}"] == f"Film {i}" for i in range(39) if f"i{i}" in titles)
+    assert done.recommend("u7", k=3).equals(table.head(3))
+    assert not done.recommend("u7", k=40, which="last").equals(table)
+
+
+def test_without_a_folder_it_runs_in_one_that_goes_with_it(place):
+    cohorts = {"class_path": "uniform", "init_args": {"size": 20}}
+    source = {"data": {"source": str(place / "tiny")}}
+    done = fr.run(source, rounds=1, show=False, model=fr.models.fedmf, cohorts=cohorts)
+    assert done.config["model"]["class_path"] == "fedjax_rec.models.fedmf"
+    path = done.path
+    assert path.is_dir() and len(done.recommend("u0", 5)) == 5
+    del done
+    assert not path.exists()
+
+
+def test_a_configuration_that_was_read_runs_with_changes(place, tmp_path):
+    read = configuration.read(place / "tiny.yaml")
+    done = fr.run(read, out=tmp_path / "run", show=False, rounds=1, seed=3, keep_best=False)
+    assert done.summary["name"] == "tiny" and done.config["seed"] == 3
+    assert len(done.recommend("u0", 2)) == 2  # the only round is the best
+
+
+def test_where_only_the_last_state_was_kept_it_says_so(done, tmp_path):
+    shutil.copytree(done.path, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "best")
+    loaded = fr.load_run(tmp_path / "run")
+    with pytest.raises(FileNotFoundError, match="only the state after the last round is here"):
+        loaded.recommend("u0")
+    assert len(loaded.recommend("u0", which="last")) == 10
+
+
+def test_what_is_wrong_is_said_in_one_line(done, tmp_path):
+    def told(call, *args, error=ValueError, **kwargs) -> str:
+        with pytest.raises(error) as caught:
+            call(*args, **kwargs)
+        (line,) = str(caught.value).splitlines()
+        return line
+
+    assert "there is no such run" in told(fr.load_run, tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    assert "no run is in this folder" in told(fr.load_run, tmp_path / "empty")
+    shutil.copytree(done.path, tmp_path / "half")
+    (tmp_path / "half" / "summary.json").unlink()
+    assert "the run is unfinished" in told(fr.load_run, tmp_path / "half")
+    assert "no such user (did you mean 'u59'?)" in told(done.recommend, "u599")
+    assert "use k >= 1" in told(done.recommend, "u0", k=0)
+    assert "use one of 'best', 'last'" in told(done.recommend, "u0", which="first")
+    assert "part='training') is unknown" in told(done.evaluate, "training")
+    assert "did you mean 'metrics'" in told(done.evaluate, metric=["mrr"])
+    assert "right after training" in told(done.evaluate, of="personal")
+    assert "did you mean 'rounds'" in told(fr.run, round=3)
+    assert "cannot be written to a configuration" in told(fr.run, model={"scale": object()})
+
+
+def test_json_of_the_summary_is_what_is_loaded(done):
+    assert done.summary == json.loads((done.path / "summary.json").read_text())
