@@ -25,8 +25,8 @@ def biased(samples: np.ndarray, x: np.ndarray) -> str | None:
     if abs(along.mean() - 1) > 5 * error + 1e-5:
         return f"{along.mean() - 1:+.4f} along x, standard error {error:.5f}"
     off = np.abs(samples.mean(0) - x)
-    # A coordinate that is sent rarely has few events, of which the sample knows the size at best.
-    rare = 10 * np.abs(samples - x).max(0) / len(samples)
+    # A coordinate that is moved rarely has few events or none, of a size that others show.
+    rare = 10 * np.abs(samples - x).max() / len(samples)
     worst = off - 6 * standard_error(samples) - rare - 1e-4 * np.abs(x).max()
     return f"{off[worst.argmax()]:.4f} in one coordinate" if worst.max() > 0 else None
 

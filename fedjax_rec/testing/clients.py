@@ -109,9 +109,14 @@ def clients_do_not_meddle(this: Training) -> None:
 
 
 def no_table_is_copied(this: Training) -> None:
-    """Nothing in a round is as large as clients times a table's rows times its width."""
+    """Nothing in a round is as large as clients times a table's rows times its width, but what
+    each client keeps."""
     store = this.data.store
-    tables = {t.shape for t in rows.tables(this.shared) if _most(store) < t.shape[0]}
+    kept = {x.shape for x in jax.tree.leaves(this.private)}
+    tables = {
+        t.shape for t in rows.tables(this.shared)
+        if _most(store) < t.shape[0] and (this.ids.size, *t.shape) not in kept
+    }  # fmt: skip
     program = jax.make_jaxpr(this.chunk)(KEY, this.private, this.shared, jnp.int32(0))
     no_copies(program.jaxpr, this.ids.size, tables)
 

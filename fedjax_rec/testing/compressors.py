@@ -208,12 +208,13 @@ def whatever_comes_stays_finite(this: Compressing) -> None:
         back = this.back(x)
         for leaf in flat(back):
             expect(np.isfinite(leaf).all(), f"an update that is {case} came back not finite")
-        for off, norm in squares(x, back, this.whole) if this.contraction is not None else ():
+        share = np.inf if this.contraction is None else this.contraction
+        for off, norm in squares(x, back, this.whole) if share < np.inf else ():
             # XLA flushes denormals to zero: then nothing is left, of almost nothing.
-            most = this.contraction * norm * (1 + 1e-4) + 1e-12 * norm + 1e-70
+            most = share * norm * (1 + 1e-4) + 1e-12 * norm + 1e-70
             expect(
                 off <= most,
-                f"|C(x) - x|^2 = {off:.4g} where contraction={this.contraction} allows {most:.4g} "
+                f"|C(x) - x|^2 = {off:.4g} where contraction={share} allows {most:.4g} "
                 f"of an update that is {case}",
             )
 

@@ -1,0 +1,130 @@
+"""What surrounds a round and ships, by the call that makes it, with what it claims; as
+`registry.py`. Entries of clients take a model; values are (thunk, claims)."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import optax
+
+from fedjax_rec import clients, data, evaluate, simulate, strategies
+from fedjax_rec.testing import worlds
+
+
+class Entry(NamedTuple):
+    """make() is the part, or what its check takes; claims go to the check."""
+
+    make: Callable[[], Any]
+    claims: dict = {}  # noqa: RUF012
+
+
+def trained(model):
+    return clients.local_training(model, data.pointwise(4), clients.sgd(0.5), batch_size=8)
+
+
+def from_model(make, **kwargs) -> Entry:
+    """A client of a model, examples and an optimizer."""
+    return Entry(
+        lambda: partial(make, batches=data.pointwise(4), optimizer=clients.sgd(0.5), **kwargs)
+    )
+
+
+CLIENTS = {
+    "local_training(sgd)": Entry(lambda: trained),
+    "local_training(adam, 2 steps)": Entry(
+        lambda: lambda model: clients.local_training(
+            model, data.pointwise(4), optax.adam(0.1), steps=2, batch_size=8
+        )
+    ),
+    "proximal(0.1)": from_model(strategies.proximal, mu=0.1),
+    "ditto_client()": from_model(strategies.ditto_client),
+    "apfl_client()": from_model(strategies.apfl_client),
+    "pfedme_client()": from_model(strategies.pfedme_client, personal=clients.sgd(0.1)),
+    "maml()": from_model(strategies.maml),
+    "full_gradient()": Entry(
+        lambda: lambda model: strategies.full_gradient(
+            model, data.pointwise(4), private=clients.sgd(0.5)
+        )
+    ),
+    "keeping(momentum)": Entry(
+        lambda: lambda model: clients.keeping(
+            model, data.pointwise(4), optax.sgd(0.1, momentum=0.9), clients.Passes(1, None, 8)
+        )
+    ),
+    "reporting(steps)": Entry(lambda: lambda model: clients.reporting(trained(model), ["steps"])),
+    "in_sequence(2)": Entry(
+        lambda: lambda model: strategies.in_sequence([trained(model), trained(model)])
+    ),
+    "fine_tuned()": Entry(lambda: lambda model: strategies.fine_tuned(trained(model), trained(model))),
+    "anew()": Entry(lambda: lambda model: strategies.anew(trained(model))),
+}
+# Clients of a server that holds more than a model, or of a model with roles: the laws of their
+# strategies hold them.
+OF_THEIR_STRATEGY = {"controlled", "dynamic", "of_rank", "submodel"}
+
+CLOCKS = {
+    "lognormal_clock()": Entry(strategies.lognormal_clock),
+    "lognormal_clock(jitter)": Entry(lambda: strategies.lognormal_clock(jitter=0.3, epochs=2.0)),
+    "traced_clock(6)": Entry(
+        lambda: strategies.traced_clock([1, 2, 3, 4, 5, 6.0], 1e3, 1e2, latency=0.1)
+    ),
+}
+
+UTILITIES = {
+    "by_size()": Entry(strategies.by_size),
+    "power_of_choice()": Entry(strategies.power_of_choice),
+    "oort()": Entry(strategies.oort),
+    "oort(2 seconds)": Entry(lambda: strategies.oort(2.0)),
+}
+
+EXCHANGES = {
+    "derangement()": Entry(strategies.derangement),
+    "cycle()": Entry(strategies.cycle),
+    "pairs()": Entry(strategies.pairs),
+    "gossip(ring)": Entry(lambda: strategies.gossip(strategies.ring())),
+    "gossip(exponential)": Entry(lambda: strategies.gossip(strategies.exponential())),
+    "average()": Entry(strategies.average),
+    "periodic(average, derangement)": Entry(
+        lambda: strategies.periodic([strategies.average(), strategies.derangement()], [3, 1])
+    ),
+}
+
+GRAPHS = {
+    "ring()": Entry(strategies.ring),
+    "torus()": Entry(strategies.torus),
+    "erdos_renyi(0.5)": Entry(lambda: strategies.erdos_renyi(0.5)),
+    "exponential()": Entry(strategies.exponential, {"symmetric": False}),
+    "complete()": Entry(strategies.complete),
+    "from_matrix(2)": Entry(
+        lambda: strategies.from_matrix([[0.75, 0.25], [0.25, 0.75]]), {"clients": (2,)}
+    ),
+}
+
+COHORTS = {
+    "full()": Entry(simulate.full),
+    "fixed(2)": Entry(lambda: simulate.fixed([0, 2])),
+    "uniform(4)": Entry(lambda: simulate.uniform(4), {"random": True}),
+    "poisson(0.5)": Entry(lambda: simulate.poisson(0.5), {"random": True}),
+    "available(0.5, 4)": Entry(lambda: simulate.available([0.5] * 6, 4), {"random": True}),
+    "dropout(full, 0.5)": Entry(lambda: simulate.dropout(simulate.full(), 0.5), {"random": True}),
+}
+
+
+def ranked():
+    return evaluate.metrics(["ndcg@10", "hr@10"])
+
+
+def catalogue():
+    return evaluate.full_catalogue(ranked(), worlds.interactions().num_items)
+
+
+PROTOCOLS = {
+    "full_catalogue()": Entry(catalogue),
+    "sampled()": Entry(lambda: evaluate.sampled(ranked())),
+    "beside(full_catalogue, sampled)": Entry(
+        lambda: evaluate.beside(catalogue(), evaluate.sampled(ranked()), "sampled_")
+    ),
+    "rating_error()": Entry(evaluate.rating_error),
+}
+# It names what is measured of labelled examples, and measures no user.
+OF_EXAMPLES = {"labelled"}
