@@ -128,17 +128,8 @@ def large(seed):
         "hetlora": "--strategy.ranks=[2,4,8]",
         "ffa_lora": "--strategy.optimizer.optimizers.layers.learning_rate 0.1",
     }
-    for rule in [
-        "fedit",
-        "flora",
-        "fedex_lora",
-        "flexlora",
-        "hetlora",
-        "rolora",
-        "fed_sb",
-        "ffa_lora",
-        "fedsa_lora",
-    ]:
+    rules = ("fedit", "flora", "fedex_lora", "flexlora", "hetlora", "rolora", "fed_sb", "ffa_lora")
+    for rule in (*rules, "fedsa_lora"):
         words = f"--strategy {rule} {own.get(rule, '')} --start_from runs/large/text_head-{seed}"
         yield f"large/adapters_{rule}", f"adapters_{rule}", "large/adapters", words
     for side in ("cold", "warm"):
@@ -331,6 +322,8 @@ def test_a_choice_is_laid_on_before_other_overrides(place):
     other = config.read("tiny.yaml", ["--model.width", "5", "--choose=wide", "--name", "mine"])
     assert other.name == "mine" and other.plain["model"]["init_args"]["width"] == 5
     assert "choices" not in config.read("tiny.yaml").plain
+    raw, name, rest = choose({"choices": {64: {"rounds": 3}}}, {"choose": "64", "seed": 1})
+    assert raw == {"rounds": 3} and name == "64" and rest == {"seed": 1}
 
 
 @pytest.mark.parametrize(
