@@ -8,6 +8,7 @@ import functools
 import os
 import subprocess
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -28,3 +29,8 @@ def marks(name: str, of: int) -> list:
     """No mark where the test `name` is due in one of `of` turns, else slow."""
     due = turn() is None or zlib.crc32(name.encode()) % of == turn() % of
     return [] if due else [pytest.mark.slow]
+
+
+def in_turn(names: Iterable[str], of: int) -> list:
+    """Arguments of `pytest.mark.parametrize`: each name, slow where it is not its turn."""
+    return [pytest.param(name, id=name, marks=marks(name, of)) for name in names]

@@ -40,6 +40,7 @@ WALKS = {
     "wire.nodes": "what is packed",
     "factors": "layers with adapters",
     "models.placement": "frozen values and tables, by their path",
+    "testing": "nodes of packets and programs, which laws take apart",
 }
 # Clients are mapped over in one file, which knows what of them is shared. Whatever else is mapped
 # over is no client that trains:
@@ -58,6 +59,7 @@ VMAPS = {
     "evaluate.labelled": "clients that are scored",
     "evaluate.protocol": "clients that are scored",
     "bench.compress": "updates",
+    "testing": "parts alone, which is what laws ask of them",
     "bench.fedjax_compressors": "updates, by another library",
 }
 
