@@ -40,11 +40,13 @@ WALKS = {
     "wire.nodes": "what is packed",
     "factors": "layers with adapters",
     "models.placement": "frozen values and tables, by their path",
+    "testing": "what laws look at",
 }
 # Clients are mapped over in one file, which knows what of them is shared. Whatever else is mapped
 # over is no client that trains:
 VMAPS = {
     "rounds.cohort": "clients",
+    "testing": "clients that a law holds against one another, and keys",
     "keys": "ids, for the key of each",
     "rounds.clock": "keys, one a client",
     "rounds.inflight": "keys, one a client",

@@ -32,8 +32,10 @@ def from_model(make, **kwargs) -> Entry:
 CLIENTS = {
     "local_training(sgd)": Entry(lambda: trained),
     "local_training(adam, 2 steps)": Entry(
-        lambda: lambda model: clients.local_training(
-            model, data.pointwise(4), optax.adam(0.1), steps=2, batch_size=8
+        lambda: (
+            lambda model: clients.local_training(
+                model, data.pointwise(4), optax.adam(0.1), steps=2, batch_size=8
+            )
         )
     ),
     "proximal(0.1)": from_model(strategies.proximal, mu=0.1),
@@ -42,20 +44,26 @@ CLIENTS = {
     "pfedme_client()": from_model(strategies.pfedme_client, personal=clients.sgd(0.1)),
     "maml()": from_model(strategies.maml),
     "full_gradient()": Entry(
-        lambda: lambda model: strategies.full_gradient(
-            model, data.pointwise(4), private=clients.sgd(0.5)
+        lambda: (
+            lambda model: strategies.full_gradient(
+                model, data.pointwise(4), private=clients.sgd(0.5)
+            )
         )
     ),
     "keeping(momentum)": Entry(
-        lambda: lambda model: clients.keeping(
-            model, data.pointwise(4), optax.sgd(0.1, momentum=0.9), clients.Passes(1, None, 8)
+        lambda: (
+            lambda model: clients.keeping(
+                model, data.pointwise(4), optax.sgd(0.1, momentum=0.9), clients.Passes(1, None, 8)
+            )
         )
     ),
     "reporting(steps)": Entry(lambda: lambda model: clients.reporting(trained(model), ["steps"])),
     "in_sequence(2)": Entry(
         lambda: lambda model: strategies.in_sequence([trained(model), trained(model)])
     ),
-    "fine_tuned()": Entry(lambda: lambda model: strategies.fine_tuned(trained(model), trained(model))),
+    "fine_tuned()": Entry(
+        lambda: lambda model: strategies.fine_tuned(trained(model), trained(model))
+    ),
     "anew()": Entry(lambda: lambda model: strategies.anew(trained(model))),
 }
 # Clients of a server that holds more than a model, or of a model with roles: the laws of their

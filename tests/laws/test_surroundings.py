@@ -1,4 +1,4 @@
-"""Laws of clients, clocks, utilities, exchanges, graphs, cohorts and protocols: of all that ship."""
+"""Laws of clients, clocks, utilities, exchanges, graphs, cohorts and protocols that ship."""
 
 import pytest
 from surroundings_registry import (

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from rounds import now
-from updates import update
 from worlds import compiled as fast
 
 from fedjax_rec import compress, rows, servers

@@ -1,4 +1,4 @@
-"""What takes long is tested by turns: a share of it with each commit, all of it by `-m slow` or with
+"""What takes long is tested by turns: a share with each commit, the others by `-m slow`, and all with
 LAWS=all in the environment. LAWS=2/5 is the third of five shares."""
 
 import functools
