@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         servers,
         simulate,
         strategies,
+        testing,
         types,
         weights,
         wire,
@@ -57,7 +58,8 @@ if TYPE_CHECKING:
 
 ROOMS = (
     "aggregate", "bench", "clients", "compress", "data", "evaluate", "experiment", "models",
-    "report", "rounds", "rows", "servers", "simulate", "strategies", "types", "weights", "wire",
+    "report", "rounds", "rows", "servers", "simulate", "strategies", "testing", "types", "weights",
+    "wire",
 )  # fmt: skip
 HOMES = {
     "run": "experiment.launch",
@@ -74,7 +76,8 @@ __all__ = [
     "Aggregator", "Client", "Cohort", "Compressor", "LoadedRun", "Model", "Now", "Packet",
     "Ranking", "RoundInfo", "Server", "Stage", "State", "Strategy", "Upload", "aggregate", "bench",
     "clients", "compress", "data", "evaluate", "experiment", "load_run", "models", "report",
-    "rounds", "rows", "run", "servers", "simulate", "strategies", "types", "weights", "wire",
+    "rounds", "rows", "run", "servers", "simulate", "strategies", "testing", "types", "weights",
+    "wire",
 ]  # fmt: skip
 
 

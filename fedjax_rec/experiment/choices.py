@@ -21,16 +21,19 @@ from .overrides import lay_words, pairs
 KEY, SECTION = "choose", "choices"
 
 
-def choose(raw: Mapping[str, Any], words: Sequence[str]) -> tuple[dict, str | None, list[str]]:
-    """Takes the section `choices` out of a configuration, and `--choose NAME` out of its overrides.
+def choose(
+    raw: Mapping[str, Any], overrides: Sequence[str] | Mapping[str, Any]
+) -> tuple[dict, str | None, Any]:
+    """Takes the section `choices` out of a configuration, and the choice out of its overrides.
 
     Args:
         raw: the mapping that a YAML file holds.
-        words: overrides of the command line, `--key value` or `--key=value`.
+        overrides: words of the command line, among them `--choose NAME`, or a mapping that has the
+            key `choose`.
 
     Returns:
         The configuration with what the choice overrides and without the section, the name of the
-        choice or None, and the other words.
+        choice or None, and the other overrides, as they were given.
 
     Raises:
         ConfigError: the section holds something else than mappings, or has no choice of the name.
@@ -39,16 +42,22 @@ def choose(raw: Mapping[str, Any], words: Sequence[str]) -> tuple[dict, str | No
     known = raw.pop(SECTION, None) or {}
     if not isinstance(known, Mapping):
         raise ConfigError(f"{SECTION}={known} is no mapping; write {SECTION}: {{name: {{...}}}}.")
-    given = list(pairs(words))
-    name = next((text for key, text in reversed(given) if key == KEY), None)
-    rest = [f"--{key}={text}" for key, text in given if key != KEY]
+    if isinstance(overrides, Mapping):
+        name = overrides.get(KEY)
+        rest: Any = {key: value for key, value in overrides.items() if key != KEY}
+    else:
+        given = list(pairs(overrides))
+        name = next((text for key, text in reversed(given) if key == KEY), None)
+        rest = [f"--{key}={text}" for key, text in given if key != KEY]
     if name is None:
         return raw, None, rest
-    if name not in known:
-        names = [str(one) for one in known]
-        remedy = f"use {', '.join(names)}" if names else f"the file has no {SECTION}"
-        raise ConfigError(f"--{KEY} {name}: no such choice{nearest(name, names)}; {remedy}.")
-    changes = known[name] or {}
+    found = {str(key): changes for key, changes in known.items()}
+    if str(name) not in found:
+        remedy = f"use {', '.join(found)}" if found else f"the file has no {SECTION}"
+        raise ConfigError(
+            f"--{KEY} {name}: no such choice{nearest(str(name), list(found))}; {remedy}."
+        )
+    changes = found[str(name)] or {}
     if not isinstance(changes, Mapping):
         raise ConfigError(f"{SECTION}.{name}={changes} is no mapping; write {{key: value}}.")
-    return lay_words(raw, changes), name, rest
+    return lay_words(raw, changes), str(name), rest

@@ -33,7 +33,8 @@ def run(
         overwrite: Whether a run of another configuration in `out` is replaced.
         show: Whether there is a bar of progress on standard error.
         **changes: Keys of the configuration that are laid over it, such as `rounds=20` or
-            `model={"width": 64}`. Where a part goes, its factory may stand itself.
+            `model={"width": 64}`. Where a part goes, its factory may stand itself. `choose="name"`
+            takes one of the `choices` of a file.
 
     Returns:
         The run, with its metrics and the trained model; see `LoadedRun`.

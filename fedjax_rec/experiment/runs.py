@@ -37,7 +37,7 @@ from .factories import ConfigError
 
 TOP = ("section", "page", "targets", "folders", "fetch", "seeds", "out", "set", "runs")
 RUN = ("config", "name", "set", "sweep", "seeds", "out", "start_from")
-PLACE = r"\{([\w.]+)\}"  # of a value in a text
+PLACE = r"\{([A-Za-z_][\w.]*)\}"  # of a value in a text
 
 
 @dataclass(frozen=True)
@@ -162,6 +162,10 @@ def _swept(entry: Mapping[str, Any], raw: Mapping[str, Any], where: str) -> Iter
     for key, values in axes.items():
         if not isinstance(values, list) or not values:
             raise ConfigError(f"{where}: sweep of {key} is {values}; write a list of values.")
+    for key in (fixed | axes).keys() & {"seed", "name", "out"}:
+        raise ConfigError(
+            f"{where}: {key} is no override here; use seeds, name and out of the run."
+        )
     seeds = _list(entry if "seeds" in entry else raw, "seeds", int, where) or [0]
     name, out = str(entry.get("name", Path(config).stem)), entry.get("out", raw.get("out"))
     out = str(out or "runs/{name}-{seed}")
@@ -175,7 +179,7 @@ def _swept(entry: Mapping[str, Any], raw: Mapping[str, Any], where: str) -> Iter
             )
             known["name"] = full
             overrides = {k: _filled(v, known, where) for k, v in (fixed | point).items()}
-            yield PlannedRun(config, full, seed, _filled(out, known, where), overrides)
+            yield PlannedRun(config, full, seed, str(_filled(out, known, where)), overrides)
 
 
 def _filled(value: Any, known: Mapping[str, Any], where: str) -> Any:

@@ -6,8 +6,10 @@ What is finished is passed over, so that a series that was stopped goes on where
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -79,8 +81,13 @@ def _section(plan: Plan, start: Start) -> int:
 
 
 def _process(words: list[str]) -> int:
-    with subprocess.Popen([sys.executable, "-m", "fedjax_rec.experiment.main", *words]) as process:
-        try:
-            return process.wait()
-        except KeyboardInterrupt:  # the terminal told the run too, which now saves its state
-            return process.wait()
+    """The exit status of `fedjax-rec WORDS`. Ctrl-C is left to it: it saves its state, and its
+    status says that it was stopped."""
+    main_thread = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, lambda number, frame: None) if main_thread else None
+    try:
+        command = [sys.executable, "-m", "fedjax_rec.experiment.main", *words]
+        return subprocess.run(command, check=False).returncode
+    finally:
+        if main_thread:
+            signal.signal(signal.SIGINT, before)

@@ -20,6 +20,7 @@ s multiplies the update, not its weight in the mean, which for K = 1 would divid
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -38,6 +39,7 @@ from ..types import (
     Model,
     RoundInfo,
     Server,
+    Stage,
     State,
     Strategy,
     Transform,
@@ -56,12 +58,12 @@ from .federated import at_work, federated
 from .inflight import (
     Held,
     Staleness,
+    after_arrival,
     arriving,
     changes,
     constant,
     empty,
     laid_out,
-    landed,
     places_of,
     reserved,
     starters,
@@ -85,6 +87,7 @@ def asynchronous(
     clients_per_chunk: int | None = None,
     held: Held | None = None,
     held_rows: int | None = None,
+    stages: Sequence[Stage] = (),
 ) -> Strategy:
     """A strategy in which nobody waits for the slowest.
 
@@ -107,6 +110,7 @@ def asynchronous(
         held: what is in flight, default `changes()`.
         held_rows: rows of a table that are held of an upload, at least what a client may touch;
             default whole tables, M I D numbers.
+        stages: as in `federated`.
 
     Raises:
         ValueError: for M < 1, M above N or below C, and too few `held_rows`.
@@ -117,7 +121,9 @@ def asynchronous(
         at_least("asynchronous", "held_rows", held_rows, 1)
     aggregator, optimizer = aggregator or mean(), as_server(server or step(1.0))
     stale, held = staleness or constant(), held or changes()
-    assembly = federated(client, model, uplink, aggregator, optimizer, clients_per_chunk)
+    assembly = federated(
+        client, model, uplink, aggregator, optimizer, clients_per_chunk, stages=stages
+    )
 
     def fresh(key, num_clients) -> State:
         state = assembly.init(key, num_clients)
@@ -139,7 +145,7 @@ def asynchronous(
         return fresh(key, num_clients)
 
     rule: Any = assembly.chunk
-    sender = uplink_of(uplink)
+    sender = uplink_of(uplink, stages)
 
     def start(key, state: State, flight, cohort: Cohort, chunk: int | None):
         """(private, memory, flight, RoundInfo, names of what clients send beside their updates)
@@ -209,13 +215,14 @@ def asynchronous(
             finished, update, _ = aggregator.finish(
                 aggregate_key, before["aggregator"], summary, now(None)
             )
+            update = sender.receive(keys.stream(of_round, "receive"), update, now(None))
             return finished, *optimizer.apply(before["optimizer"], state.shared, update)
 
         same = lambda: (before["aggregator"], before["optimizer"], state.shared)
         finished, moved, shared = jax.lax.cond(some, stepped, same)
         now = before["clock"] + took
         states = {"aggregator": finished, "optimizer": moved, "clock": now}
-        states["flight"] = landed(flight, places, there, took, nobody)
+        states["flight"] = after_arrival(flight, places, there, took, nobody)
         states["version"] = before["version"] + some
 
         everybody = {"simulated_seconds": took, "simulated_time": now, "arrived": there.sum()}

@@ -206,7 +206,7 @@ def summary_of(
     return rows.join(*jax.lax.scan(add, zero, chunks))
 
 
-def landed(flight: PyTree, places, there, took, nobody: int) -> PyTree:
+def after_arrival(flight: PyTree, places, there, took, nobody: int) -> PyTree:
     """`flight`, `took` seconds later, without the uploads at `places` where `there`."""
     size = flight["ids"].shape[0]
     ids = flight["ids"].at[jnp.where(there, places, size)].set(nobody, mode="drop")

@@ -57,7 +57,7 @@ def memory_budget(size: int | str | None) -> Iterator[None]:
         _told.reset(before)
 
 
-def told_bytes() -> int | None:
+def budget_bytes() -> int | None:
     """The budget that was set, by `memory_budget` or else in the environment, or None."""
     if (told := _told.get()) is not None:
         return told
@@ -75,7 +75,7 @@ def device_bytes() -> int:
 
 def allowed_bytes() -> int:
     """What a run may take: its budget, or most of the device."""
-    return told_bytes() or int(DEVICE_SHARE * device_bytes())
+    return budget_bytes() or int(DEVICE_SHARE * device_bytes())
 
 
 def clients_that_fit(bytes_per_client: int, cohort: int) -> int:

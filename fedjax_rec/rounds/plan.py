@@ -24,7 +24,7 @@ import jax
 from .. import rows, trees
 from ..check import at_least
 from ..types import PyTree, Strategy
-from .memory import CPU_CHUNK_CLIENTS, allowed_bytes, bytes_of, told_bytes
+from .memory import CPU_CHUNK_CLIENTS, allowed_bytes, budget_bytes, bytes_of
 
 # Dense parts of the model, frozen ones included, from which it counts as large.
 LARGE = 16 * 2**20
@@ -64,7 +64,7 @@ def plan(strategy: Strategy, key, state, cohort) -> Chunk:
     if strategy.chunk is None:
         return Chunk(size)
     thumb = strategy.chunk(key, state, cohort)
-    told = bytes_of("clients_per_chunk", asked) if isinstance(asked, str) else told_bytes()
+    told = bytes_of("clients_per_chunk", asked) if isinstance(asked, str) else budget_bytes()
     large = base_bytes(state.shared) >= LARGE
     if isinstance(asked, int) or size == 1 or (told is None and not large):
         return Chunk(thumb)

@@ -1,38 +1,57 @@
 """Federated algorithms: the assembly, and recipes of a few lines."""
 
-from ..rounds.asynchronous import asynchronous
-from ..rounds.clock import Clock, lognormal_clock, traced_clock
-from ..rounds.decentralized import decentralized
-from ..rounds.exchange import Exchange, average, cycle, derangement, gossip, pairs, periodic
-from ..rounds.federated import federated
-from ..rounds.graph_guided import graph_guided
-from ..rounds.graphs import (
+from ..rounds import (
+    Clock,
+    Exchange,
     Graph,
-    complete,
-    contraction,
-    erdos_renyi,
-    exponential,
-    from_matrix,
-    metropolis,
-    ring,
-    torus,
-)
-from ..rounds.inflight import Held, Staleness
-from ..rounds.memory import memory_budget
-from ..rounds.selection import over_selection, selecting
-from ..rounds.two_trip import power_sgd
-from ..rounds.user_graph import (
+    Held,
     Neighbours,
     Similarity,
+    Staleness,
+    Utility,
     above_mean,
+    asynchronous,
+    average,
+    by_size,
+    complete,
+    contraction,
     cosine_distance_as_released,
     cosine_similarity,
+    cycle,
+    decentralized,
+    derangement,
+    erdos_renyi,
+    exponential,
+    federated,
+    from_matrix,
+    gossip,
+    graph_guided,
+    lognormal_clock,
+    memory_budget,
+    metropolis,
     nearest,
-)
-from ..rounds.utility import Utility, by_size, oort, power_of_choice
-from ..servers.adaptive import fed_adagrad, fed_adam, fed_avg_m, fed_lion, fed_yogi
-from ..servers.step import from_optax, scheduled_step, step
-from ..servers.stochastic import stochastic_step
+    oort,
+    over_selection,
+    pairs,
+    periodic,
+    power_of_choice,
+    power_sgd,
+    ring,
+    selecting,
+    torus,
+    traced_clock,
+)  # fmt: skip
+from ..servers import (
+    fed_adagrad,
+    fed_adam,
+    fed_avg_m,
+    fed_lion,
+    fed_yogi,
+    from_optax,
+    scheduled_step,
+    step,
+    stochastic_step,
+)  # fmt: skip
 from .adapters import (
     fed_sb,
     fedex_lora,

@@ -144,8 +144,8 @@ def test_click_configurations_are_read_and_take_an_embedding(model):
     table = "--model.embedding fedjax_rec.models.hashed --model.embedding.rows 50"
     table += " --model.embedding.dtype bfloat16"
     server = "--strategy.server fedjax_rec.strategies.stochastic_step --cohorts.size 5"
-    given = f"{changes} {table} {server}".split()
-    read = config.read(ROOT / "configs" / "large" / f"{model}_clicks.yaml", given)
+    given = f"--choose {model} {changes} {table} {server}".split()
+    read = config.read(ROOT / "configs" / "large" / "clicks.yaml", given)
     made = run.prepare(read)
     shared = jax.eval_shape(lambda: made.strategy.init(jax.random.key(0), 12)).shared
     table = shared["table"]["table"].values

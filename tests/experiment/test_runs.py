@@ -106,14 +106,15 @@ def references(seed):
 
 def large(seed):
     if seed == 0:
-        for name in [
-            "sasrec_ml1m",
-            "sasrec_ml1m_federated",
-            "dlrm_clicks",
-            "dcn_clicks",
-            "deepfm_clicks",
-        ]:
+        for name in ("sasrec_ml1m", "sasrec_ml1m_federated"):
             yield f"large/{name}", name, f"large/{name}", ""
+        rate = "--strategy.optimizer.init_args.optimizers.table.init_args.learning_rate 1.0 "
+        for kind, words in (
+            ("dlrm", ""),
+            ("dcn", f"{rate}--model.class_path dcn --model.layers 2 --model.deep=[32]"),
+            ("deepfm", f"{rate}--model.class_path deepfm --model.deep=[32]"),
+        ):
+            yield f"large/{kind}_clicks", f"{kind}_clicks", "large/clicks", words
         words = (
             "--rounds 120 --evaluation.every 20 --examples.negatives 1 "
             "--model.loss fedjax_rec.models.sampled_bce --examples.each true"
@@ -127,17 +128,8 @@ def large(seed):
         "hetlora": "--strategy.ranks=[2,4,8]",
         "ffa_lora": "--strategy.optimizer.optimizers.layers.learning_rate 0.1",
     }
-    for rule in [
-        "fedit",
-        "flora",
-        "fedex_lora",
-        "flexlora",
-        "hetlora",
-        "rolora",
-        "fed_sb",
-        "ffa_lora",
-        "fedsa_lora",
-    ]:
+    rules = ("fedit", "flora", "fedex_lora", "flexlora", "hetlora", "rolora", "fed_sb", "ffa_lora")
+    for rule in (*rules, "fedsa_lora"):
         words = f"--strategy {rule} {own.get(rule, '')} --start_from runs/large/text_head-{seed}"
         yield f"large/adapters_{rule}", f"adapters_{rule}", "large/adapters", words
     for side in ("cold", "warm"):
@@ -248,7 +240,8 @@ def test_a_value_is_put_whole_where_it_is_all_of_the_text(place):
         ({"runs": ["tiny.yaml"], "seeds": ["a"]}, "seeds=['a'] is no such list"),
         ({"runs": ["tiny.yaml"], "folders": "runs"}, "folders=runs is no such list"),
         ({"runs": ["tiny.yaml"], "set": [1]}, "set=[1] is no mapping"),
-        ({"runs": [{"config": "tiny.yaml", "sweep": {"seed": []}}]}, "sweep of seed is []"),
+        ({"runs": [{"config": "tiny.yaml", "sweep": {"rounds": []}}]}, "sweep of rounds is []"),
+        ({"runs": ["tiny.yaml"], "set": {"seed": 1}}, "run 1: seed is no override here; use seeds"),
         ({"runs": [{"config": "tiny.yaml", "set": {"rond": 1}}]}, "rond is no key of the"),
         ({"runs": [{"config": "tiny.yaml", "set": {"choose": "wid"}}]}, "did you mean 'wide'"),
     ],
@@ -329,6 +322,8 @@ def test_a_choice_is_laid_on_before_other_overrides(place):
     other = config.read("tiny.yaml", ["--model.width", "5", "--choose=wide", "--name", "mine"])
     assert other.name == "mine" and other.plain["model"]["init_args"]["width"] == 5
     assert "choices" not in config.read("tiny.yaml").plain
+    raw, name, rest = choose({"choices": {64: {"rounds": 3}}}, {"choose": "64", "seed": 1})
+    assert raw == {"rounds": 3} and name == "64" and rest == {"seed": 1}
 
 
 @pytest.mark.parametrize(

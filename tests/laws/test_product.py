@@ -1,19 +1,15 @@
 """Every family of models under every strategy and every kind of measurement.
 
 A pair trains, what is measured moves with what is trained, and a run goes on to the same bits; or
-it is refused in one line, before anything is written. All pairs are traced: a part that drops what
-it does not know (a history, a catalogue, predictions) fails there. A share of them, another with
-every commit, is run.
+it is refused in one line, before anything is written. Pairs are traced: a part that drops what it
+does not know (a history, a catalogue, predictions) fails there; fewer are run. They take turns, see
+`rotating`.
 """
 
 import functools
 import inspect
-import os
-import subprocess
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +17,7 @@ import numpy as np
 import pytest
 from adapted import adapted
 from compiling import fast
+from rotating import marks
 from strategies_registry import STRATEGIES
 from worlds import KEY, clicks, same, world
 
@@ -122,40 +119,20 @@ def refusal(error: ValueError) -> str:
     return said
 
 
-@functools.cache
-def share() -> tuple[int, int]:
-    """(this commit's part, of how many): `LAWS=all` runs everything, `LAWS=3/40` that part."""
-    asked = os.environ.get("LAWS", "")
-    if asked == "all":
-        return 0, 1
-    if "/" in asked:
-        part, of = asked.split("/")
-        return int(part), int(of)
-    here = Path(__file__).parent
-    said = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, check=False)
-    return zlib.crc32(said.stdout.strip()) % 60, 60
-
-
-def chosen(name: str, family: str, measure: str) -> bool:
-    part, of = share()
-    return zlib.crc32(f"{name}/{family}/{measure}".encode()) % of == part
-
-
-@pytest.mark.parametrize("name", STRATEGIES)
-def test_every_pair_is_traced_or_refused_in_one_line(name):
-    for family, known in FAMILIES.items():
-        for measure in known.measures:
-            if measure == "personal" and not takes_probe(name):
-                continue
-            try:
-                traced(*assembled(name, family, measure))
-            except ValueError as error:
-                assert refusal(error)
+@pytest.mark.parametrize(
+    ("name", "family", "measure"),
+    [pytest.param(*pair, marks=marks("traced/" + "/".join(pair), 12)) for pair in pairs()],
+)
+def test_every_pair_is_traced_or_refused_in_one_line(name, family, measure):
+    try:
+        traced(*assembled(name, family, measure))
+    except ValueError as error:
+        assert refusal(error)
 
 
 @pytest.mark.parametrize(
     ("name", "family", "measure"),
-    [pytest.param(*pair, marks=[] if chosen(*pair) else [pytest.mark.slow]) for pair in pairs()],
+    [pytest.param(*pair, marks=marks("/".join(pair), 60)) for pair in pairs()],
 )
 def test_pairs_train_are_measured_and_resume(name, family, measure):
     try:

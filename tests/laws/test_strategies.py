@@ -3,8 +3,8 @@
 For each: the loss falls, one trace serves every round, a run goes on from its state to the same
 bits, who is not in the cohort is untouched, and bytes are counted for who sent and nobody else.
 
-The fast tests take each strategy with one compressor, aggregator and table layout of its own; `make
-slow` runs the product.
+The fast tests take each strategy with one compressor, aggregator and table layout of its own, and
+of the product a share that is another with every commit, see `rotating`; `make slow` runs the rest.
 """
 
 import itertools
@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rotating import marks
 from strategies_registry import STRATEGIES
 from worlds import KEY, USERS, compiled, mean_loss, named, same
 
@@ -48,8 +49,8 @@ def one_each():
     """Every strategy once, with parts that differ from one to the next."""
     for i, name in enumerate(STRATEGIES):
         uplink, aggregator = list(UPLINKS)[i % 3], list(AGGREGATORS)[i % 4]
-        marks = [pytest.mark.slow] if name in LIKE_OTHERS else []
-        yield pytest.param(name, uplink, aggregator, LAYOUTS[i // 2 % 2], id=name, marks=marks)
+        turns = marks(name, 10) if name in LIKE_OTHERS else []
+        yield pytest.param(name, uplink, aggregator, LAYOUTS[i // 2 % 2], id=name, marks=turns)
 
 
 def all_others():
@@ -62,7 +63,8 @@ def all_others():
             "aggregator" in takes or aggregator == "default"
         )
         if fits and (name, uplink, aggregator, layout) not in done:
-            yield pytest.param(name, uplink, aggregator, layout, marks=pytest.mark.slow)
+            values = name, uplink, aggregator, layout
+            yield pytest.param(*values, marks=marks("/".join(values), 300))
 
 
 def cohorts(rounds: int):

@@ -10,7 +10,7 @@ A', B' that go on. `merging` puts what they do not say into the frozen kernel,
     W <- W + s (P - A' B'),
 
 so that W + s A' B' is the mean of the clients' weights to the last rounding, whatever the rule
-chose. `choosing` leaves W as it is. All else in the model moves by the server within. A round
+chose. `by_choice` leaves W as it is. All else in the model moves by the server within. A round
 without clients changes nothing.
 """
 
@@ -47,7 +47,7 @@ def merging(choice: Choice, server: Server) -> Server:
     return _by_pair(one, server, _can_merge)
 
 
-def choosing(choice: Choice, server: Server) -> Server:
+def by_choice(choice: Choice, server: Server) -> Server:
     """Raises ValueError as `merging`, but takes any kernel."""
 
     def one(layer, update, stepped, key):
@@ -79,18 +79,18 @@ def truncated(layer, update, stepped, key):
 
 def padded(layer, update, stepped, key):
     """The means of factors that are zero beyond the rank of their client."""
-    held = _said(update).held
+    held = _products(update).held
     return layer[A] * held + update[A], layer[B] * held[:, None] + update[B]
 
 
 def mean_product(layer: dict, update: dict) -> jax.Array:
     """P [..., in, out], of a layer with a pair and its aggregated update."""
-    a, b, said = layer[A], layer[B], _said(update)
+    a, b, said = layer[A], layer[B], _products(update)
     both = product(a * said.held, b) + product(a, update[B]) + product(update[A], b)
     return both + said.product
 
 
-def _said(update: dict) -> Products:
+def _products(update: dict) -> Products:
     return update[KERNEL].value
 
 
@@ -104,7 +104,7 @@ def _by_pair(one: Callable, server: Server, check: Callable) -> Server:
         number = itertools.count()
 
         def of_layer(stepped, layer, update):
-            said = _said(update)
+            said = _products(update)
             key = jax.random.fold_in(said.key, next(number))
             changed = one(layer, update, stepped, key)
             before = {name: layer[name] for name in changed}

@@ -46,7 +46,7 @@ from ...types import (
 from ..fedavg import fedavg
 from .alternating import alternating
 from .components import by_component
-from .merging import Choice, averaged, choosing, merging, padded, restarted, truncated
+from .merging import Choice, averaged, by_choice, merging, padded, restarted, truncated
 from .products import by_norm, products
 from .ranks import of_rank
 
@@ -170,7 +170,7 @@ def flexlora(
         kwargs: as in `fedavg`, without aggregator.
     """
     return _ruled(
-        model, examples, probe, aggregator=products(), rule=partial(choosing, truncated),
+        model, examples, probe, aggregator=products(), rule=partial(by_choice, truncated),
         around=lambda client, uplink: _of_ranks(client, uplink, ranks), **kwargs,
     )  # fmt: skip
 
@@ -187,7 +187,7 @@ def hetlora(
         kwargs: as in `fedavg`, without aggregator.
     """
     return _ruled(
-        model, examples, probe, aggregator=by_norm(), rule=partial(choosing, padded),
+        model, examples, probe, aggregator=by_norm(), rule=partial(by_choice, padded),
         around=lambda client, uplink: (of_rank(client, ranks), by_component(uplink)), **kwargs,
     )  # fmt: skip
 

@@ -1,0 +1,30 @@
+"""Tests that take long run in turns: a share of them, another with every commit.
+
+`LAWS=all` runs all of them, `LAWS=NUMBER` the share of that number; in a tree without git it is the
+share 0. So what ships is run by `make test` before long, and by `make slow` at once.
+"""
+
+import functools
+import os
+import subprocess
+import zlib
+from pathlib import Path
+
+import pytest
+
+
+@functools.cache
+def turn() -> int | None:
+    """The number of this commit's share; None for all of them."""
+    asked = os.environ.get("LAWS", "")
+    if asked:
+        return None if asked == "all" else int(asked)
+    here = Path(__file__).parent
+    said = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, check=False)
+    return zlib.crc32(said.stdout.strip()) if said.returncode == 0 else 0
+
+
+def marks(name: str, of: int) -> list:
+    """No mark where the test `name` is due in one of `of` turns, else slow."""
+    due = turn() is None or zlib.crc32(name.encode()) % of == turn() % of
+    return [] if due else [pytest.mark.slow]
