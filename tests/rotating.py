@@ -28,3 +28,8 @@ def marks(name: str, of: int) -> list:
     """No mark where the test `name` is due in one of `of` turns, else slow."""
     due = turn() is None or zlib.crc32(name.encode()) % of == turn() % of
     return [] if due else [pytest.mark.slow]
+
+
+def in_turn(names, of: int) -> list:
+    """`pytest.mark.parametrize` arguments: each name, slow where it is not due."""
+    return [pytest.param(name, id=name, marks=marks(name, of)) for name in names]

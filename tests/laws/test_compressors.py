@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 from compressors_registry import COMPRESSORS
+from rotating import in_turn
 from rounds import FIRST, now
-from turns import in_turn
 from worlds import compiled as fast
 
 from fedjax_rec import compress, testing

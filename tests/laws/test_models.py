@@ -2,7 +2,7 @@
 
 import pytest
 from registry import BATCHES, EXAMPLES, MODELS
-from turns import in_turn
+from rotating import in_turn
 from worlds import clicks
 
 from fedjax_rec import testing

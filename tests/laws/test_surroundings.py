@@ -1,6 +1,7 @@
 """Laws of clients, clocks, utilities, exchanges, graphs, cohorts and protocols that ship."""
 
 import pytest
+from rotating import in_turn
 from surroundings_registry import (
     CLIENTS,
     CLOCKS,
@@ -10,7 +11,6 @@ from surroundings_registry import (
     PROTOCOLS,
     UTILITIES,
 )
-from turns import in_turn
 
 from fedjax_rec import testing
 
