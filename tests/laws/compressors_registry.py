@@ -57,6 +57,11 @@ class Law:
     largest: float = np.inf
     linear: bool = False
 
+    def claims(self) -> dict:
+        """What `testing.check_compressor` is told."""
+        names = ("error", "unbiased", "omega", "contraction", "whole", "largest")
+        return {name: getattr(self, name) for name in names}
+
 
 COMPRESSORS = {
     "identity()": Law(

@@ -1,81 +1,43 @@
-"""Laws of every aggregator: a NumPy loop, order, padding, chunks; and what servers do with it."""
-
-from dataclasses import replace
+"""Laws of every aggregator that ships, those of `fedjax_rec.testing`; a NumPy loop; and servers."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from registry import AGGREGATORS, SERVERS
-from rounds import now
 from worlds import close
 
-from fedjax_rec import rows
-from fedjax_rec.rows import RowsUpdate, Table
+from fedjax_rec import testing
+from fedjax_rec.rows import Table
+from fedjax_rec.testing.uploads import (
+    CLIENTS,
+    ITEMS,
+    LAYOUTS,
+    ORIGIN,
+    WEIGHTS,
+    WIDTH,
+    aggregated,
+    now,
+    uploads,
+)
 from fedjax_rec.types import Upload
 
-ITEMS, WIDTH, SLOTS, CLIENTS = 31, 4, 9, 6
-WEIGHTS = np.float32([3, 0, 10, 1, 4, 7])
-STEPS = np.float32([2, 1, 5, 1, 3, 4])
 NAMES = pytest.mark.parametrize("name", AGGREGATORS)
-LAYOUTS = pytest.mark.parametrize("layout", ["origin", "delta", "ids"])
-ORIGIN = jnp.float32(np.random.default_rng(9).normal(size=(ITEMS, WIDTH)))
-
-NOW = now()
+PARTS = ("item", "bias")
 
 
-def uploads(layout: str, garbage: float = 0.0) -> Upload:
-    """Stacked uploads [CLIENTS, ...]; the client of weight 0 adds `garbage` to what it sends."""
-    rng = np.random.default_rng(1)
-    noise = garbage * (WEIGHTS == 0)
-    bias = rng.normal(size=(CLIENTS, 3)) + noise[:, None]
-    if layout.startswith("ids"):
-        ids = np.sort(rng.integers(0, ITEMS - 5, (CLIENTS, SLOTS)), 1)
-        ids[:, -2:] = np.iinfo(np.int32).max
-        live = np.diff(ids, axis=1, prepend=-1) != 0
-        live &= ids < ITEMS
-    else:
-        ids, live = None, rng.random((CLIENTS, ITEMS)) < 0.3
-        live[:, -5:] = False
-    values = rng.normal(size=(*live.shape, WIDTH)) * live[..., None] + noise[:, None, None]
-    origin = ORIGIN if "origin" in layout else None
-    if origin is not None:
-        values = values + ORIGIN
-    table = RowsUpdate(
-        jnp.float32(values),
-        None if ids is None else jnp.int32(ids),
-        jnp.asarray(live),
-        origin,
-        ITEMS,
-    )
-    update = {"item": table, "bias": jnp.float32(bias)}
-    aux = {"steps": jnp.asarray(STEPS)}
-    return Upload(update, jnp.asarray(WEIGHTS), {"loss": jnp.zeros(CLIENTS)}, aux)
+def update_of(name: str, upload: Upload) -> dict:
+    """What the aggregator makes of `upload`, as dense arrays."""
+    update = aggregated(AGGREGATORS[name](), upload)[1]
+    return {part: update[part] for part in PARTS}
 
 
-def take(upload: Upload, index) -> Upload:
-    """The uploads `index`; the origin has no client axis."""
-
-    def one(x):
-        return x[jnp.asarray(index)]
-
-    item = upload.update["item"]
-    ids = None if item.ids is None else one(item.ids)
-    item = RowsUpdate(one(item.values), ids, one(item.live), item.origin, item.size)
-    update = {"item": item, "bias": one(upload.update["bias"])}
-    metrics, aux = (jax.tree.map(one, x) for x in (upload.metrics, upload.aux))
-    return Upload(update, one(upload.weight), metrics, aux)
-
-
-def finished(aggregator, summary) -> dict:
-    """The aggregated update as dense arrays."""
-    shared = {"item": Table(ORIGIN), "bias": jnp.zeros(3)}
-    _, update, _ = aggregator.finish(jax.random.key(0), aggregator.init(shared), summary, NOW)
-    return rows.map_tables(rows.to_dense, update)
-
-
-def aggregated(aggregator, upload: Upload) -> dict:
-    return finished(aggregator, aggregator.reduce((), upload, NOW))
+def mean_of(upload: Upload) -> dict:
+    """The mean by examples, as a server gets it."""
+    aggregator = AGGREGATORS["mean()"]()
+    summary = aggregator.reduce((), upload, now())
+    update = aggregator.finish(jax.random.key(0), (), summary, now())[1]
+    return {part: update[part] for part in PARTS}
 
 
 def looped(name: str, upload: Upload) -> dict:
@@ -116,60 +78,22 @@ def looped(name: str, upload: Upload) -> dict:
 
 
 @NAMES
-@LAYOUTS
+def test_aggregators_keep_their_laws(name):
+    testing.check_aggregator(AGGREGATORS[name]())
+
+
+@NAMES
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_equals_a_loop(name, layout):
     upload = uploads(layout)
-    want = looped(name, upload)
-    close(aggregated(AGGREGATORS[name](), upload), want, rtol=1e-5, atol=2e-6)
-
-
-@NAMES
-@LAYOUTS
-def test_the_order_of_clients_does_not_matter(name, layout):
-    aggregator, upload = AGGREGATORS[name](), uploads(layout)
-    turned = take(upload, [4, 0, 5, 2, 1, 3])
-    close(aggregated(aggregator, upload), aggregated(aggregator, turned), atol=2e-6)
-
-
-@NAMES
-@LAYOUTS
-def test_padding_does_not_count_whatever_it_holds(name, layout):
-    aggregator = AGGREGATORS[name]()
-    without = aggregated(aggregator, take(uploads(layout), np.flatnonzero(WEIGHTS)))
-    close(aggregated(aggregator, uploads(layout, garbage=1e6)), without, atol=2e-6)
-
-
-@NAMES
-@pytest.mark.parametrize("layout", ["origin", "delta"])
-@pytest.mark.parametrize("chunk", [1, 2, 3])
-def test_summaries_of_chunks_add(name, layout, chunk):
-    aggregator, upload = AGGREGATORS[name](), uploads(layout)
-    if not aggregator.additive:
-        return  # its summaries are stacked: see test_rounds
-    parts = [
-        aggregator.reduce((), take(upload, np.arange(i, i + chunk)), NOW)
-        for i in range(0, CLIENTS, chunk)
-    ]
-    total = parts[0]
-    for part in parts[1:]:
-        total = jax.tree.map(lambda a, b: a | b if a.dtype == bool else a + b, total, part)
-    close(finished(aggregator, total), aggregated(aggregator, upload), atol=2e-6)
-
-
-@NAMES
-@LAYOUTS
-def test_a_round_without_clients_changes_nothing(name, layout):
-    upload = uploads(layout)
-    upload = replace(upload, weight=jnp.zeros(CLIENTS))
-    for leaf in jax.tree.leaves(aggregated(AGGREGATORS[name](), upload)):
-        np.testing.assert_array_equal(leaf, np.zeros(leaf.shape))
+    close(update_of(name, upload), looped(name, upload), rtol=1e-5, atol=2e-6)
 
 
 @pytest.mark.parametrize("layout", ["origin", "ids"])
 def test_per_row_divides_by_the_clients_that_touched_the_row(layout):
     upload = uploads(layout)
     item = upload.update["item"]
-    got = np.asarray(aggregated(AGGREGATORS["per_row()"](), upload)["item"])
+    got = np.asarray(update_of("per_row()", upload)["item"])
     row = int(item.ids[0, 0]) if item.ids is not None else int(np.flatnonzero(item.live[0])[0])
     changes = []
     for k in np.flatnonzero(WEIGHTS):
@@ -180,29 +104,12 @@ def test_per_row_divides_by_the_clients_that_touched_the_row(layout):
     np.testing.assert_allclose(got[row], np.mean(changes, 0), rtol=1e-5, atol=1e-6)
 
 
-@NAMES
-@LAYOUTS
-def test_rows_that_nobody_touched_do_not_move_at_all(name, layout):
-    """Not even by rounding: a server's Adam would make a full step of it."""
-    upload = uploads(layout)
-    item = upload.update["item"]
-    touched = np.zeros(ITEMS, bool)
-    for k in np.flatnonzero(WEIGHTS):
-        held = np.arange(ITEMS) if item.ids is None else np.asarray(item.ids[k])
-        touched[held[np.asarray(item.live[k])]] = True
-    assert not touched.all()
-    got = np.asarray(aggregated(AGGREGATORS[name](), upload)["item"])
-    np.testing.assert_array_equal(got[~touched], np.zeros_like(got[~touched]))
-
-
 @pytest.mark.parametrize("name", SERVERS)
 @pytest.mark.parametrize("layout", ["delta", "ids"])
 def test_servers_start_from_zero_and_leave_untouched_rows(name, layout):
     server = SERVERS[name]()
     shared = {"item": Table(ORIGIN), "bias": jnp.ones(3)}
-    aggregator = AGGREGATORS["mean()"]()
-    summary = aggregator.reduce((), uploads(layout), NOW)
-    _, update, _ = aggregator.finish(jax.random.key(0), (), summary, NOW)
+    update = mean_of(uploads(layout))
     zero = jax.tree.map(lambda x: x * 0 if x.dtype == jnp.float32 else x, update)
     state, after = server.apply(server.init(shared), shared, zero)
     close(after, shared)
@@ -215,9 +122,7 @@ def test_servers_start_from_zero_and_leave_untouched_rows(name, layout):
 def test_step_and_optax_sgd_are_the_same():
     shared = {"item": Table(ORIGIN), "bias": jnp.ones(3)}
     for layout in ("origin", "ids"):
-        aggregator = AGGREGATORS["mean()"]()
-        summary = aggregator.reduce((), uploads(layout), NOW)
-        _, update, _ = aggregator.finish(jax.random.key(0), (), summary, NOW)
+        update = mean_of(uploads(layout))
         a, b = SERVERS["step(1)"](), SERVERS["from_optax(sgd)"]()
         close(
             a.apply(a.init(shared), shared, update)[1], b.apply(b.init(shared), shared, update)[1]

@@ -5,15 +5,17 @@ import typing
 
 import pytest
 import registry
+import surroundings_registry as around
 from compressors_registry import COMPRESSORS
 from strategies_registry import STRATEGIES
 
-from fedjax_rec import aggregate, clients, compress, data, models, strategies
+from fedjax_rec import aggregate, clients, compress, data, evaluate, models, simulate, strategies
 from fedjax_rec.clients import Local
 from fedjax_rec.data import Batches
 from fedjax_rec.models import Fit, ItemLoss
+from fedjax_rec.simulate.cohorts import Cohorts
 from fedjax_rec.strategies import adapters
-from fedjax_rec.types import Aggregator, Compressor, Model, Server, Strategy
+from fedjax_rec.types import Aggregator, Client, Compressor, Model, Server, Strategy
 
 ROOMS = [
     ((compress, adapters), Compressor, COMPRESSORS),
@@ -25,8 +27,17 @@ ROOMS = [
     ((data,), Batches, registry.BATCHES | registry.EXAMPLES),
     ((models,), ItemLoss, registry.ITEM_LOSSES),
 ]
-# Its entries take a model, so that none is made here.
-RECIPES = ((strategies,), Strategy, STRATEGIES)
+# Their entries take a model, or are made by a test of their own, so that none is made here.
+RECIPES = [
+    ((strategies,), Strategy, STRATEGIES),
+    ((clients, strategies, adapters), Client, around.CLIENTS.keys() | around.OF_THEIR_STRATEGY),
+    ((strategies,), strategies.Clock, around.CLOCKS),
+    ((strategies,), strategies.Utility, around.UTILITIES),
+    ((strategies,), strategies.Exchange, around.EXCHANGES),
+    ((strategies,), strategies.Graph, around.GRAPHS),
+    ((simulate,), Cohorts, around.COHORTS),
+    ((evaluate,), evaluate.Protocol, around.PROTOCOLS.keys() | around.OF_EXAMPLES),
+]
 
 
 def factories(rooms, kind) -> set[str]:
@@ -50,7 +61,7 @@ def _factories(room, kind) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("rooms", "kind", "table"), [*ROOMS, RECIPES], ids=lambda x: getattr(x, "__name__", "")
+    ("rooms", "kind", "table"), [*ROOMS, *RECIPES], ids=lambda x: getattr(x, "__name__", "")
 )
 def test_every_public_factory_is_registered(rooms, kind, table):
     registered = {name.split("(")[0] for name in table}

@@ -13,12 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from rounds import now
-from updates import update
 from worlds import compiled as fast
 
 from fedjax_rec import compress, rows, servers
 from fedjax_rec.clients import optimizers
 from fedjax_rec.rows import LocalTable, RowsGradient, RowsUpdate, Table
+from fedjax_rec.testing.updates import update
 from fedjax_rec.types import Compressor, Server
 
 KEY = jax.random.key(5)
