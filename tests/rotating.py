@@ -8,6 +8,7 @@ import functools
 import os
 import subprocess
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,6 @@ def marks(name: str, of: int) -> list:
     return [] if due else [pytest.mark.slow]
 
 
-def in_turn(names, of: int) -> list:
-    """`pytest.mark.parametrize` arguments: each name, slow where it is not due."""
+def in_turn(names: Iterable[str], of: int) -> list:
+    """Arguments of `pytest.mark.parametrize`: each name, slow where it is not its turn."""
     return [pytest.param(name, id=name, marks=marks(name, of)) for name in names]

@@ -40,13 +40,12 @@ WALKS = {
     "wire.nodes": "what is packed",
     "factors": "layers with adapters",
     "models.placement": "frozen values and tables, by their path",
-    "testing": "what laws look at",
+    "testing": "nodes of packets and programs, which laws take apart",
 }
 # Clients are mapped over in one file, which knows what of them is shared. Whatever else is mapped
 # over is no client that trains:
 VMAPS = {
     "rounds.cohort": "clients",
-    "testing": "clients that a law holds against one another, and keys",
     "keys": "ids, for the key of each",
     "rounds.clock": "keys, one a client",
     "rounds.inflight": "keys, one a client",
@@ -60,6 +59,7 @@ VMAPS = {
     "evaluate.labelled": "clients that are scored",
     "evaluate.protocol": "clients that are scored",
     "bench.compress": "updates",
+    "testing": "parts alone, which is what laws ask of them",
     "bench.fedjax_compressors": "updates, by another library",
 }
 

@@ -137,8 +137,8 @@ def read(
         raw, choice, _ = choose(raw, words)
         raw = lay(raw, given)
     else:
-        raw, choice, overrides = choose(raw, overrides)
-        raw = merge(raw, overrides)
+        raw, choice, rest = choose(raw, overrides)
+        raw = merge(raw, rest)
     for part in LATE:
         raw[part] = _late_part(raw.get(part), part)
     _lengthen(raw)
