@@ -46,7 +46,6 @@ WALKS = {
 # over is no client that trains:
 VMAPS = {
     "rounds.cohort": "clients",
-    "testing": "clients that a law holds against one another, and keys",
     "keys": "ids, for the key of each",
     "rounds.clock": "keys, one a client",
     "rounds.inflight": "keys, one a client",
