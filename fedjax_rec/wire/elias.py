@@ -21,9 +21,7 @@ from ..types import Array
 SLICE = 2**25
 
 
-def nbytes(
-    values: Integer[Array, " L *row"], live: Bool[Array, " L"] | None = None
-) -> UInt32[Array, ""]:
+def nbytes(values: Integer[Array, ...], live: Bool[Array, " L"] | None = None) -> UInt32[Array, ""]:
     """uint32[]: the bytes of `pack(values[live])`. values: int32[L, ...]; live: bool[L]."""
     values = jnp.asarray(values).astype(jnp.int32)
     # |-2^31| is -2^31 as an int32 and 2^31 as a uint32.

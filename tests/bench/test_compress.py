@@ -26,11 +26,11 @@ def test_sizes_and_memory_are_those_of_the_call(data):
 def test_the_averaged_form_calls_every_client(data):
     seen = []
 
-    def encode(key, memory, update):
+    def encode(key, memory, update, now):
         jax.debug.callback(lambda total: seen.append(float(total)), update.sum())
         return memory, Packet(update)
 
-    counting = Compressor(lambda update: (), encode, lambda packet, like: packet.body)
+    counting = Compressor(lambda update: (), encode, lambda packet, like, now: packet.body)
     bench.averaged(counting, data)
     jax.effects_barrier()
     want = sorted(float(x) for x in data.sum((1, 2)))

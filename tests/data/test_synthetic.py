@@ -86,7 +86,7 @@ def test_users_take_what_they_like(sizes):
 def test_candidates_come_close_to_the_exact_law(monkeypatch):
     sizes = {"num_users": 1500, "num_items": 1000, "seed": 5, "affinity": 1.0}
     near = synthetic(**sizes)  # 160 candidates of 1000
-    module = sys.modules["fedjax_rec.data.synthetic"]  # the room exports a function of that name
+    module = sys.modules["fedjax_rec.data.sources.synthetic"]  # the room exports one of that name
     monkeypatch.setattr(module, "CANDIDATES", 1000)
     exact = synthetic(**sizes)
     counts = [np.bincount(data.items, minlength=1000) for data in (near, exact)]

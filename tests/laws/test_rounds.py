@@ -38,14 +38,14 @@ def fedmf(data, **kwargs):
 def counting() -> Compressor:
     """Sends the update as it is, and remembers how often, and of which key."""
 
-    def encode(key, memory, update):
+    def encode(key, memory, update, now):
         bits = jax.random.bits(key, (), jnp.uint32)
         return {"sent": memory["sent"] + 1, "bits": bits}, Packet(update)
 
     return Compressor(
         lambda update: {"sent": jnp.int32(0), "bits": jnp.uint32(0)},
         encode,
-        lambda packet, like: packet.body,
+        lambda packet, like, now: packet.body,
     )
 
 

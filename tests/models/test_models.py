@@ -257,8 +257,10 @@ class Sliced(nnx.Module):
         return self.item[items].sum(-1)
 
 
-def test_a_table_indexed_by_something_else_says_what_to_do():
+def test_a_table_is_indexed_by_ids_of_the_batch_and_by_nothing_else():
     model = models.from_nnx(Sliced)
     shared, private = model.init(KEY)
-    with pytest.raises(ValueError, match=r"other than batch\['items'\]; index it with the whole"):
-        model.loss(gathered(shared, ONE), private, ONE, KEY)
+    assert float(model.loss(gathered(shared, ONE), private, ONE, KEY)) == 2
+    other = {**ONE, "items": ONE["items"] + 100}
+    with pytest.raises(ValueError, match=r"other than batch\['items'\] or ids among them; index"):
+        model.loss(gathered(shared, ONE), private, other, KEY)
