@@ -1,7 +1,6 @@
 """Tests that take long run in turns: a share of them, another with every commit.
 
-`LAWS=all` runs all of them, `LAWS=NUMBER` the share of that number; in a tree without git it is the
-share 0. So what ships is run by `make test` before long, and by `make slow` at once.
+`LAWS=all` runs all of them, `LAWS=NUMBER` those of that turn; in a tree without git it is turn 0. So what ships is run by `make test` before long, and by `make slow` at once.
 """
 
 import functools
@@ -16,13 +15,14 @@ import pytest
 
 @functools.cache
 def turn() -> int | None:
-    """The number of this commit's share; None for all of them."""
+    """The number of this commit's turn, which is how many commits there are; None for all turns."""
     asked = os.environ.get("LAWS", "")
     if asked:
         return None if asked == "all" else int(asked)
+    command = ["git", "rev-list", "--count", "HEAD"]
     here = Path(__file__).parent
-    said = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, check=False)
-    return zlib.crc32(said.stdout.strip()) if said.returncode == 0 else 0
+    said = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
+    return int(said.stdout) if said.returncode == 0 else 0
 
 
 def marks(name: str, of: int) -> list:
