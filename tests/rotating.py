@@ -1,6 +1,7 @@
 """Tests that take long run in turns: a share of them, another with every commit.
 
-`LAWS=all` runs all of them, `LAWS=NUMBER` those of that turn; in a tree without git it is turn 0. So what ships is run by `make test` before long, and by `make slow` at once.
+`LAWS=all` runs all of them, `LAWS=NUMBER` those of that turn; in a tree without git it is turn 0.
+So what ships is run by `make test` before long, and by `make slow` at once.
 """
 
 import functools
