@@ -25,6 +25,7 @@ from fedjax_rec import data, evaluate, models, simulate
 from fedjax_rec.types import Cohort, Model, Strategy
 
 USERS, ITEMS, LENGTH = 9, 60, 4
+ENGINES = {"federated", "selecting", "over_selection", "graph_guided", "asynchronous"}
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,10 @@ def pairs():
 
 
 def takes_probe(name: str) -> bool:
-    """Whether the strategy can look at clients' own models: one without a probe cannot."""
+    """Whether the entry can look at clients' own models: engines get clients that are made."""
     kinds = [p.kind for p in inspect.signature(STRATEGIES[name].make).parameters.values()]
-    return inspect.Parameter.VAR_KEYWORD in kinds and "federated(" not in name
+    engine = name.split("(")[0] in ENGINES
+    return inspect.Parameter.VAR_KEYWORD in kinds and not engine
 
 
 def assembled(name: str, family: str, measure: str) -> tuple[Strategy, object, simulate.Measure]:
