@@ -28,9 +28,12 @@ UNLIKE = {
     "mime(0.5)": "momentum moves a row only where a client touches it",
     "mime_lite(0.5)": "momentum moves a row only where a client touches it",
     "fsvrg()": "the common gradient moves a row only where a client touches it",
+    "fedavg_keeping(momentum)": "a row's momentum waits until its client touches it again",
 }
 # Whose parts are not defined on whole arrays, or take what only rows have.
 APART = {"pfedme()", "ptf_fedrec()", "power_sgd(2)", "fetch_sgd()"}
+# Who is done first depends on the bytes, which whole arrays have more of.
+APART |= {"over_selection(8)", "over_selected(8)"}
 
 
 def comparable() -> list[str]:
