@@ -294,3 +294,9 @@ def test_a_walk_or_a_vmap_of_its_own_is_caught(plant, text, named, allowed, home
     package = plant({"strategies/new.py": text, home: text})
     line = text.count("\n") + 1
     assert outside(package, named, allowed) == [f"fedjax_rec/strategies/new.py:{line}"]
+
+
+def test_no_two_test_files_have_one_name():
+    """Without packages, pytest imports a test file by its name alone."""
+    names = sorted(path.stem for path in Path(__file__).parent.rglob("test_*.py"))
+    assert names == sorted(set(names))
