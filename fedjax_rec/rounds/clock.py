@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import keys
-from ..check import at_least, positive
+from ..check import at_least, holds, is_traced, positive
 
 
 @dataclass(frozen=True)
@@ -112,9 +112,9 @@ def traced_clock(
     for name, given in (
         ("speed", speed), ("downlink", downlink), ("uplink", uplink), ("latency", latency),
     ):  # fmt: skip
-        x = traces[name] = np.asarray(given, np.float32)
-        right = (x >= 0) & np.isfinite(x) if name == "latency" else x > 0  # NaN is neither
-        if x.ndim > 1 or not right.all():
+        x = traces[name] = given if is_traced(given) else np.asarray(given, np.float32)
+        least = (lambda x: (x >= 0) & np.isfinite(x)) if name == "latency" else (lambda x: x > 0)
+        if x.ndim > 1 or not holds(x, least):  # of NaN neither holds
             wanted = "finite and at least 0" if name == "latency" else "positive"
             raise ValueError(f"traced_clock({name}=...) must be {wanted}, a number or a list.")
         if x.ndim:

@@ -6,6 +6,8 @@ local tables in each step would be most of a round.
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax.numpy as jnp
 
 from ..types import PyTree
@@ -40,7 +42,8 @@ def back(gradients: PyTree, small: PyTree, params: PyTree) -> PyTree:
     return map_nodes(one, gradients, small, params)
 
 
-def pulled(gradients: PyTree, params: PyTree, anchor: PyTree, factor: float) -> PyTree:
-    """gradients + factor * (params - anchor), on all rows; where there is no gradient, none."""
+def pulled(gradients: PyTree, params: PyTree, anchor: PyTree, factor: Any) -> PyTree:
+    """gradients + factor * (params - anchor), on all rows; where there is no gradient, none.
+    factor: float[]."""
     apart = subtract(dense(params), dense(anchor))
     return add(gradients, scale(apart, factor))
