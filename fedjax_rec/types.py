@@ -147,12 +147,16 @@ class Compressor:
         Both ends know `now`: a schedule, a shared seed or a mask of the model comes from it.
     linear: whether `decode` is linear in the packet's body, all else equal on all clients, so that
         a weighted sum of bodies decodes to the weighted sum of updates.
+    omega(update) -> float: of the variance, E|C(x) - x|^2 <= omega |x|^2, for updates like this
+        outline; None where nothing is claimed. Above 1 it loses more than it sends, and what feeds
+        its errors back is refused.
     """
 
     init: Callable[..., PyTree]
     encode: Callable[..., tuple[PyTree, Packet]]
     decode: Callable[..., PyTree]
     linear: bool = False
+    omega: Callable[..., Any] | None = None
 
 
 @dataclass(frozen=True)

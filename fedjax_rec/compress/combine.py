@@ -12,6 +12,7 @@ counted by `wire.nbytes`, so a compressor never reports a size of its own.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 
@@ -21,6 +22,7 @@ import jax.numpy as jnp
 from .. import trees
 from ..types import Compressor, Now, Packet
 from ..wire import flatten, is_node, nodes
+from .leafwise import largest
 from .remembered import remembers_updates
 
 # Of which memory is made: packets have the same shapes in all rounds.
@@ -99,7 +101,12 @@ def chain(first: Compressor, second: Compressor, *more: Compressor) -> Compresso
             body = stage.decode(Packet(body, side, known), x, now)
         return body
 
-    return Compressor(init, encode, decode, all(stage.linear for stage in stages))
+    def omega(update):
+        each = zip(stages, given(update, FIRST), strict=True)
+        claims = [stage.omega(x) for stage, x in each if stage.omega is not None]
+        return math.prod(1 + claim for claim in claims if claim is not None) - 1
+
+    return Compressor(init, encode, decode, all(stage.linear for stage in stages), omega)
 
 
 def partition(rules: Mapping[str, Compressor]) -> Compressor:
@@ -183,7 +190,11 @@ def partition(rules: Mapping[str, Compressor]) -> Compressor:
         ]
         return joined([*back, packet.body[-1]], like)
 
-    return Compressor(init, encode, decode, all(part.linear for part in parts))
+    def omega(update):
+        held = zip(parts, divided(update), strict=False)
+        return largest(part.omega(mine) for part, mine in held if part.omega is not None)
+
+    return Compressor(init, encode, decode, all(part.linear for part in parts), omega)
 
 
 def per_leaf(compressor: Compressor) -> Compressor:
@@ -216,7 +227,9 @@ def per_leaf(compressor: Compressor) -> Compressor:
             compressor.decode(Packet(*p), node, now) for *p, (_, node) in parts
         )
 
-    return Compressor(init, encode, decode, compressor.linear)
+    claim = compressor.omega
+    omega = claim and (lambda update: largest(map(claim, nodes(update))))
+    return Compressor(init, encode, decode, compressor.linear, omega)
 
 
 def scheduled(make: Callable[..., Compressor], schedule: Callable) -> Compressor:
@@ -247,4 +260,4 @@ def scheduled(make: Callable[..., Compressor], schedule: Callable) -> Compressor
         return of(now.round).decode(packet, like, now)
 
     first = of(0)
-    return Compressor(first.init, encode, decode, first.linear)
+    return Compressor(first.init, encode, decode, first.linear, first.omega)

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from .. import trees
 from ..check import holds
 from ..rows import RowsUpdate
-from ..types import Compressor, Packet
+from ..types import Compressor, Packet, PyTree
 from ..wire import Live, map_nodes
 from .leafwise import in_place, is_compressible, touched
 from .remembered import Remembered, aligned, nodes, remembered, values_of, with_values
@@ -47,7 +47,8 @@ def error_feedback(
         A `Compressor` with a memory of the size of the model, or of `rows` rows a table.
 
     Raises:
-        ValueError: for rows < 1 and other types.
+        ValueError: for rows < 1 and other types; when memory is made, for a compressor that claims
+            an omega of 1 or more.
 
     Example:
         >>> from fedjax_rec import compress
@@ -56,6 +57,7 @@ def error_feedback(
     errors = remembered("error_feedback", rows, dtype)
 
     def init(update):
+        refuse_expanding("error_feedback(compressor)", compressor, update)
         return {"error": errors.init(update), "inner": compressor.init(update)}
 
     def encode(key, memory, update, now):
@@ -98,6 +100,7 @@ def momentum_correction(
     kept = remembered("momentum_correction", rows, dtype)
 
     def init(update):
+        refuse_expanding("momentum_correction(compressor)", compressor, update)
         blank = kept.init(update)
         return {"error": blank, "velocity": blank, "inner": compressor.init(update)}
 
@@ -136,7 +139,25 @@ def ef21(compressor: Compressor, rows: int | None = None, dtype: str = "float32"
     Raises:
         ValueError: as `error_feedback`.
     """
-    return _differences(compressor, 1.0, remembered("ef21", rows, dtype))
+    h = _differences(compressor, 1.0, remembered("ef21", rows, dtype))
+
+    def init(update):
+        refuse_expanding("ef21(compressor)", compressor, update)
+        return h.init(update)
+
+    return replace(h, init=init)
+
+
+def refuse_expanding(where: str, compressor: Compressor, update: PyTree) -> None:
+    """Raises ValueError where what is left out of an update may be more than the update: it would
+    grow in every round, without end."""
+    omega = None if compressor.omega is None else compressor.omega(update)
+    if omega is not None and not holds(omega, lambda x: x < 1):
+        raise ValueError(
+            f"{where}: E|C(x) - x|^2 is up to {omega:.3g} |x|^2, so what is left out grows from "
+            "round to round; use a part that loses less than it is given, such as top_k, "
+            "eden(unbiased=False) or random_mask(..., scaled=False)."
+        )
 
 
 def diana(

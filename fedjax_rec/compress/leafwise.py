@@ -10,12 +10,13 @@ rows of the others. What is not real is zero, is never sent, and must not enter 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 
+from ..check import is_traced
 from ..rows import RowsUpdate
 from ..types import Compressor, Packet
 from ..wire import Live, flatten, is_node, nodes
@@ -66,7 +67,11 @@ def is_compressible(node) -> bool:
 
 
 def nodewise(
-    init_node: Callable, encode_node: Callable, decode_node: Callable, linear: bool = False
+    init_node: Callable,
+    encode_node: Callable,
+    decode_node: Callable,
+    linear: bool = False,
+    omega: Callable | None = None,
 ) -> Compressor:
     """Makes a compressor that treats every node of an update on its own.
 
@@ -78,6 +83,7 @@ def nodewise(
         decode_node: decode_node(body, side, node, now) -> node, in the layout of `node`: rows of
             the whole table where its `ids` are None, else rows with sorted ids, padding last.
         linear: whether decode_node is linear in the body, as of `types.Compressor`.
+        omega: omega(node) -> float of one node, as of `types.Compressor`.
 
     Returns:
         A `Compressor` with one entry of memory and side a node.
@@ -121,10 +127,27 @@ def nodewise(
             for body, side, (_, node) in zip(bodies, packet.side, leaves, strict=True)
         )
 
-    return Compressor(init, encode, decode, linear)
+    def most(update):
+        assert omega is not None
+        return largest(omega(x) for x in nodes(update) if is_compressible(x))
+
+    return Compressor(init, encode, decode, linear, omega and most)
 
 
-def leafwise(encode_leaf: Callable, decode_leaf: Callable, linear: bool = False) -> Compressor:
+def largest(omegas: Iterable):
+    """The largest omega of some parts, of which each may be traced; None where none is claimed."""
+    claimed = [omega for omega in omegas if omega is not None]
+    if any(map(is_traced, claimed)):
+        return jnp.stack([jnp.float32(omega) for omega in claimed]).max()
+    return max(claimed, default=None)
+
+
+def leafwise(
+    encode_leaf: Callable,
+    decode_leaf: Callable,
+    linear: bool = False,
+    omega: Callable | None = None,
+) -> Compressor:
     """Makes a memoryless compressor that treats the array of every node on its own.
 
     Rows that were not touched are zero before and after, and are never sent. What depends on the
@@ -138,6 +161,7 @@ def leafwise(encode_leaf: Callable, decode_leaf: Callable, linear: bool = False)
         decode_leaf: decode_leaf(body, side, like) -> x, of the body's shape and the dtype of
             `like`.
         linear: whether decode_leaf is linear in the body, as of `types.Compressor`.
+        omega: as of `nodewise`.
 
     Returns:
         A `Compressor` without memory.
@@ -161,4 +185,4 @@ def leafwise(encode_leaf: Callable, decode_leaf: Callable, linear: bool = False)
         real = jnp.asarray(body.live).reshape(-1, *[1] * (values.ndim - 1))
         return replace(body, values=jnp.where(real, values, 0))
 
-    return nodewise(lambda node: (), encode_node, decode_node, linear)
+    return nodewise(lambda node: (), encode_node, decode_node, linear, omega)

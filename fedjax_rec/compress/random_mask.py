@@ -14,6 +14,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from .. import keys
+from ..check import is_traced
 from ..rows import RowsUpdate
 from ..types import Compressor
 from ..wire import Live
@@ -21,7 +22,7 @@ from .leafwise import count_real, in_place, nodewise, numbers, touched, with_num
 from .select import array_of, capacity, check_fraction, check_room, count_kept, rows_of
 
 
-def random_k(fraction: float = 0.1) -> Compressor:
+def random_k(fraction: float = 0.1, scaled: bool = True) -> Compressor:
     """Sends k = ceil(fraction * n) of the n real coordinates of each node, times n / k.
 
     Unbiased with omega = n/k - 1 exactly, whatever the node. The set is a pseudo-random permutation
@@ -30,6 +31,8 @@ def random_k(fraction: float = 0.1) -> Compressor:
 
     Args:
         fraction: of the coordinates. It sets shapes, so it cannot be traced.
+        scaled: False sends them as they are, for use inside `error_feedback`: biased, and
+            E|C(x) - x|^2 = (1 - k/n) |x|^2.
 
     Returns:
         A `Compressor` without memory, linear for one seed.
@@ -54,7 +57,7 @@ def random_k(fraction: float = 0.1) -> Compressor:
             mine = jnp.where(node.live, jnp.cumsum(node.live, dtype=jnp.int32) - 1, rows)
             row = jnp.zeros(rows, jnp.int32).at[mine].set(jnp.arange(rows), mode="drop")
             where = row.at[where // width].get(mode="clip") * width + where % width
-        return where, live, n / jnp.maximum(k, 1)
+        return where, live, n / jnp.maximum(k, 1) if scaled else 1.0
 
     def encode_node(key, memory, node, now):
         seed, x = keys.words(key, 1), numbers(node)[0].reshape(-1)
@@ -72,10 +75,11 @@ def random_k(fraction: float = 0.1) -> Compressor:
         flat = flat.at[jnp.where(live, where, x.size)].set(values, mode="drop")
         return with_numbers(node, flat.reshape(x.shape))
 
-    return nodewise(lambda node: (), encode_node, decode_node, linear=True)
+    omega = _omega(fraction, scaled)
+    return nodewise(lambda node: (), encode_node, decode_node, True, lambda node: omega)
 
 
-def random_mask(fraction: float = 0.1) -> Compressor:
+def random_mask(fraction: float = 0.1, scaled: bool = True) -> Compressor:
     """Sends every real coordinate with probability p = fraction, times 1 / p.
 
     Unbiased with omega = 1/p - 1 exactly, whatever the node. A hash of each coordinate says whether
@@ -85,6 +89,8 @@ def random_mask(fraction: float = 0.1) -> Compressor:
 
     Args:
         fraction: p, in steps of 2^-31; it may be traced.
+        scaled: False sends them as they are, for use inside `error_feedback`: biased, and
+            E|C(x) - x|^2 = (1 - p) |x|^2.
 
     Returns:
         A `Compressor` without memory, linear for one seed.
@@ -120,11 +126,17 @@ def random_mask(fraction: float = 0.1) -> Compressor:
         seed, there = side
         node = _blank(there, node)
         sent = mask(jnp.asarray(seed), node)
-        flat = in_place(numbers(body)[0] * (2.0**31 / chances()), sent)
+        flat = in_place(numbers(body)[0] * (2.0**31 / chances() if scaled else 1.0), sent)
         x = numbers(node)[0]
         return with_numbers(node, flat.astype(x.dtype).reshape(x.shape))
 
-    return nodewise(lambda node: (), encode_node, decode_node, linear=True)
+    omega = _omega(fraction, scaled)
+    return nodewise(lambda node: (), encode_node, decode_node, True, lambda node: omega)
+
+
+def _omega(fraction, scaled: bool):
+    fraction = fraction if is_traced(fraction) else float(fraction)
+    return 1 / fraction - 1 if scaled else 1 - fraction
 
 
 def _blank(there, node):

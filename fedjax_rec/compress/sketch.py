@@ -71,7 +71,11 @@ def count_sketch(rows: int = 5, columns: int = 1024, seed: int = 0) -> Compresso
         return with_numbers(node, jnp.where(numbers(node)[1], x, 0).astype(like.dtype))
 
     # The median of one number, or two, is linear in them.
-    return nodewise(lambda node: (), encode_node, decode_node, linear=rows <= 2)
+    def omega(node):
+        size = numbers(node)[0].size
+        return size / columns if size > rows * columns else 0.0
+
+    return nodewise(lambda node: (), encode_node, decode_node, rows <= 2, omega)
 
 
 def hash_words(seed: int, round, rows: int) -> jax.Array:

@@ -40,7 +40,7 @@ def seeded_projection(rank: int, seed: int = 0) -> Compressor:
         ValueError: for rank < 1.
     """
     at_least("seeded_projection", "rank", rank, 1)
-    return _seeded(rank, seed, lambda width: 1.0)
+    return _seeded(rank, seed, lambda width: 1.0, lambda width: width / rank - 1)
 
 
 def seeded_low_rank(rank: int, seed: int = 0) -> Compressor:
@@ -68,10 +68,12 @@ def seeded_low_rank(rank: int, seed: int = 0) -> Compressor:
     """
     at_least("seeded_low_rank", "rank", rank, 1)
     # Rows of A are orthogonal, of length sqrt(D / r): (A A^T)^-1 is a factor.
-    return _seeded(rank, seed, lambda width: rank / width)
+    return _seeded(rank, seed, lambda width: rank / width, lambda width: 1 - rank / width)
 
 
-def _seeded(rank: int, seed: int, factor: Callable[[int], float]) -> Compressor:
+def _seeded(
+    rank: int, seed: int, factor: Callable[[int], float], loses: Callable[[int], float]
+) -> Compressor:
     def known(node, now):
         """A of this round, or None where the node is sent as it is."""
         x = numbers(node)[0]
@@ -95,4 +97,8 @@ def _seeded(rank: int, seed: int, factor: Callable[[int], float]) -> Compressor:
             return body
         return with_numbers(body, multiplied(numbers(body)[0], a, numbers(node)[0].dtype))
 
-    return nodewise(lambda node: (), encode_node, decode_node, linear=True)
+    def omega(node):
+        width = numbers(node)[0].shape[-1:]
+        return loses(max(width[0], rank)) if width else 0.0
+
+    return nodewise(lambda node: (), encode_node, decode_node, True, omega)

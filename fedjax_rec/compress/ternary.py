@@ -8,12 +8,14 @@
 
 from __future__ import annotations
 
+import math
+
 import jax.numpy as jnp
 
 from ..check import positive
 from ..types import Compressor
 from ..wire import Codes
-from .leafwise import count_real, leafwise
+from .leafwise import count_real, leafwise, numbers
 from .quantize import codes, uniform, unit
 
 
@@ -50,7 +52,8 @@ def terngrad(clip: float | None = None) -> Compressor:
     def decode_leaf(body, scale, like):
         return ((body.symbols.astype(jnp.float32) - 1) * scale).astype(like.dtype)
 
-    return leafwise(encode_leaf, decode_leaf)
+    omega = None if clip is not None else lambda node: (math.sqrt(numbers(node)[0].size) - 1) / 2
+    return leafwise(encode_leaf, decode_leaf, omega=omega)
 
 
 def scaled_sign() -> Compressor:

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import rows, trees, wire
+from ..compress.feedback import refuse_expanding
 from ..compress.remembered import remembers_updates
 from ..types import Compressor, Now, Packet, PyTree
 
@@ -42,7 +43,8 @@ def broadcasting(compressor: Compressor) -> Broadcast:
     """Broadcasts of the server's changes by `compressor`.
 
     Raises ValueError, when the state is made, for a compressor with error memory: x - y already
-    holds what was left out, which would count twice and grow without end.
+    holds what was left out, which would count twice and grow without end; and for one whose omega
+    is 1 or more, see `types.Compressor`, by which x - y would grow.
     """
 
     def init(shared, num_clients):
@@ -52,6 +54,7 @@ def broadcasting(compressor: Compressor) -> Broadcast:
                 "downlink: the server already remembers what was left out; give the compressor "
                 "itself, without error_feedback, ef21, diana or momentum_correction around it."
             )
+        refuse_expanding("downlink", compressor, rows.zero_update(shared))
         # owed: bytes that bring a client up to date, at most those of the whole model.
         return {
             "known": trees.trainable(shared),

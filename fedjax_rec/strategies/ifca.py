@@ -171,11 +171,13 @@ def of_one_cluster(uplink: Compressor) -> Compressor:
     """`uplink` for the update of one model of several. What it remembers goes with the client into
     another cluster."""
 
+    claim = uplink.omega
     of_first = lambda now: replace(now, shared=now.shared["clusters"][0])
     return Compressor(
         lambda update: uplink.init(update["clusters"][0]),
         lambda key, memory, update, now: uplink.encode(key, memory, update, of_first(now)),
         lambda packet, like, now: uplink.decode(packet, like, of_first(now)),
+        omega=claim and (lambda update: claim(update["clusters"][0])),
     )
 
 

@@ -126,6 +126,12 @@ COMPRESSORS = {
     "random_mask(0.3)": Law(
         lambda: compress.random_mask(0.3), unbiased=True, omega=1 / 0.3 - 1, linear=True
     ),
+    "random_k(0.3, unscaled)": Law(
+        lambda: compress.random_k(0.3, scaled=False), error=1.0, contraction=1.0, linear=True
+    ),
+    "random_mask(0.3, unscaled)": Law(
+        lambda: compress.random_mask(0.3, scaled=False), error=1.0, contraction=1.0, linear=True
+    ),
     "masked()": Law(
         lambda: compress.masked(), error=0.0, unbiased=True, contraction=0.0, linear=True
     ),

@@ -64,7 +64,11 @@ def chosen(model, examples, utility):
 def guided(model, examples, neighbours):
     graph = strategies.cosine_similarity()
     return strategies.graph_guided(
-        client_of(models.guided(model, 0.1), examples), model, graph, neighbours, clients_per_chunk=4
+        client_of(models.guided(model, 0.1), examples),
+        model,
+        graph,
+        neighbours,
+        clients_per_chunk=4,
     )
 
 

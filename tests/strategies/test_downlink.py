@@ -56,6 +56,46 @@ def coarse():
     return compress.leafwise(lambda k, x, real: (0.5 * x, ()), lambda body, side, like: body)
 
 
+LOSES_MORE = {
+    "random_mask": lambda: compress.random_mask(0.1),
+    "random_k": lambda: compress.random_k(0.4),
+    "count_sketch": lambda: compress.count_sketch(1, 8),
+    "terngrad": compress.terngrad,
+    "seeded_projection": lambda: compress.seeded_projection(1),
+    "in a chain": lambda: compress.chain(compress.random_mask(0.4), compress.cast()),
+    "in a part": lambda: compress.partition({"rows": compress.random_mask(0.4)}),
+    "of each leaf": lambda: compress.per_leaf(compress.random_k(0.4)),
+    "on a schedule": lambda: compress.scheduled(
+        compress.random_mask, lambda round: 0.1 + 0 * round
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LOSES_MORE)
+def test_what_loses_more_than_it_sends_is_refused(world, name):
+    """What is left out would come back, larger, in every round: 5, 77, 660, 3e5 of what it was."""
+    with pytest.raises(ValueError, match=r"downlink: E\|C\(x\) - x\|\^2 is up to .*scaled=False"):
+        strategy(world, LOSES_MORE[name]()).init(KEY, world.num_clients)
+    for feedback in (compress.error_feedback, compress.ef21, compress.momentum_correction):
+        around = feedback(LOSES_MORE[name]())
+        with pytest.raises(ValueError, match=rf"{feedback.__name__}\(compressor\): E\|C"):
+            around.init(rows.zero_update(strategy(world).init(KEY, 12).shared))
+
+
+@pytest.mark.parametrize("make", [compress.random_k, compress.random_mask])
+def test_unscaled_parts_come_near_the_server(world, make):
+    broadcast = downlink.broadcasting(make(0.3, scaled=False))
+    shared = strategy(world).init(KEY, 12).shared
+    state = broadcast.init(jax.tree.map(jnp.zeros_like, shared), 12)
+    send = jax.jit(broadcast.send)
+    for t in range(24):
+        state = send(jax.random.fold_in(KEY, t), state, shared, t, jnp.arange(12))
+    apart = jax.tree.map(lambda a, b: jnp.sum((a - b) ** 2), shared, broadcast.known(state))
+    norm = jax.tree.map(lambda a: jnp.sum(a**2), shared)
+    # (1 - p)^24 = 2e-4 of what it was, in the mean.
+    assert sum(jax.tree.leaves(apart)) < 2e-3 * sum(jax.tree.leaves(norm))
+
+
 def test_what_a_broadcast_leaves_out_is_sent_later(world):
     """The server stands still: what clients hold comes within 2^-t of it."""
     broadcast = downlink.broadcasting(coarse())

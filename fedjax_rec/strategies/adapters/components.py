@@ -41,4 +41,7 @@ def by_component(inner: Compressor | None = None) -> Compressor:
     def decode(packet, like, now):
         return factors.from_rows(within.decode(packet, rows(like), now), like)
 
-    return Compressor(lambda update: within.init(rows(update)), encode, decode, within.linear)
+    claim = within.omega
+    omega = claim and (lambda update: claim(rows(update)))
+    init = lambda update: within.init(rows(update))
+    return Compressor(init, encode, decode, within.linear, omega)
