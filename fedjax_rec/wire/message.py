@@ -12,6 +12,9 @@ of the bytes themselves, see `simulate.audit`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import jax
 import jax.numpy as jnp
 import msgpack
 import numpy as np
@@ -68,10 +71,31 @@ def _content(values, live=None, count=None):
     return bits.nbytes(total, levels) if levels else total * itemsize
 
 
+def _most(leaf) -> int:
+    """No fewer bytes than a leaf can take. An Elias code has up to 64 bits a number."""
+    values, ids = leaf, 0
+    if isinstance(leaf, (RowsUpdate, Live)):
+        values, ids = leaf.values, 16 + (leaf.size // 8 if isinstance(leaf, RowsUpdate) else 0)
+    if isinstance(values, Codes):
+        return ids + 8 + bits.nbytes(values.symbols.size, values.levels)
+    if isinstance(values, Elias):
+        return ids + 8 + 8 * values.values.size
+    return ids + 8 + values.size * values.dtype.itemsize
+
+
 def nbytes(packet: PyTree) -> UInt32[Array, ""]:
-    """uint32[]: the bytes of `packet` on the wire, without range coding."""
+    """uint32[]: the bytes of `packet` on the wire, without range coding.
+
+    Raises ValueError where they may be 4 GiB or more, which a uint32 does not count.
+    """
     total = jnp.uint32(0)
     leaves = _leaves(packet)
+    most = sum(map(_most, leaves))
+    if most >= 2**32:
+        raise ValueError(
+            f"nbytes(packet): a client may send {most / 2**30:.1f} GiB, and the ledger counts to "
+            "4 GiB; train fewer parameters (adapters, a smaller width) or send fewer."
+        )
     for leaf in leaves:
         if isinstance(leaf, RowsUpdate):
             count = leaf.live.sum(dtype=jnp.uint32)
@@ -93,13 +117,20 @@ def to_bytes(packet: PyTree, entropy: bool = False) -> bytes:
 
     entropy: range coding of `Codes`, which needs `pip install 'fedjax-rec[entropy]'`.
     """
+    leaves = _leaves(packet)
+    layouts = (leaf.ids is not None for leaf in leaves if isinstance(leaf, RowsUpdate))
+    return _written(leaves, entropy, layouts)
+
+
+def _written(leaves: list, entropy: bool, layouts: Iterator[bool]) -> bytes:
+    """The message of nodes and arrays; layouts: of each table whether its rows came with ids."""
     message: list = [VERSION, RANGE if entropy else FIXED]
-    for leaf in _leaves(packet):
+    for leaf in leaves:
         if isinstance(leaf, RowsUpdate):
             leaf = leaf if isinstance(leaf.values, (Codes, Elias)) else leaf.delta()
             live = np.asarray(leaf.live)
             ids = np.arange(leaf.size) if leaf.ids is None else np.asarray(leaf.ids)
-            message.append(indices.pack(ids[live], leaf.size, gaps=leaf.ids is not None))
+            message.append(indices.pack(ids[live], leaf.size, gaps=next(layouts)))
             message.append(_packed(leaf.values, entropy, live))
         elif isinstance(leaf, Live):
             live = np.asarray(leaf.live)
@@ -109,13 +140,27 @@ def to_bytes(packet: PyTree, entropy: bool = False) -> bytes:
     return bytes(msgpack.packb(message, use_bin_type=True) or b"")
 
 
-def from_bytes(data: bytes, like: PyTree) -> PyTree:
+def from_bytes(data: bytes, like: PyTree, finite: bool = False) -> PyTree:
     """The packet in `data`, structured as `like`; rows come back as `RowsUpdate` with ids.
 
-    Raises ValueError where the bytes are not a message of this version for `like`.
+    There is one message of a packet: what `to_bytes` would not have written is refused, so that
+    equal packets have equal bytes. Takes memory in proportion to `data` and `like`.
+
+    Args:
+        data: a message, of whoever.
+        like: the structure, shapes and dtypes that were sent, with room for what may come.
+        finite: refuse NaN and infinities.
+
+    Raises:
+        ValueError: where the bytes are not the message of this version of a packet like `like`.
     """
+    wanted = (like.body, like.side) if isinstance(like, Packet) else like
+    found, structure = flatten(wanted)
+    leaves = [leaf for _, leaf in found]
+    most = 2 + sum(map(_parts, leaves))
+    limits = dict(max_map_len=0, max_str_len=0, max_ext_len=0)
     try:
-        message = msgpack.unpackb(data, max_bin_len=len(data), max_array_len=len(data))
+        message = msgpack.unpackb(data, max_bin_len=len(data), max_array_len=len(data), **limits)
     except Exception as error:
         raise ValueError(f"from_bytes(data={len(data)} bytes) is no message: {error}.") from None
     known = isinstance(message, list) and len(message) > 1 and message[0] == VERSION
@@ -124,10 +169,7 @@ def from_bytes(data: bytes, like: PyTree) -> PyTree:
             f"from_bytes(data={len(data)} bytes) is no message of version {VERSION}; "
             "send and receive with the same fedjax_rec."
         )
-    wanted = (like.body, like.side) if isinstance(like, Packet) else like
-    found, structure = flatten(wanted)
-    leaves = [leaf for _, leaf in found]
-    if len(message) - 2 != sum(map(_parts, leaves)):
+    if len(message) != most:
         raise ValueError(
             f"from_bytes(data) holds {len(message) - 2} parts, which is not what `like` has; "
             "give the structure that was sent."
@@ -148,10 +190,27 @@ def from_bytes(data: bytes, like: PyTree) -> PyTree:
         else:
             read.append(_unpacked(_bytes(next(parts)), leaf, ranged))
     tree = structure.unflatten(read)
+    layouts = (leaf.ids is not None for leaf in leaves if isinstance(leaf, RowsUpdate))
+    if _written(read, ranged, layouts) != data:
+        raise ValueError(
+            f"from_bytes(data={len(data)} bytes) is not how these numbers are written; "
+            "send what to_bytes returns."
+        )
+    if finite and not all(map(_is_finite, jax.tree.leaves(tree))):
+        raise ValueError(
+            f"from_bytes(data={len(data)} bytes) holds numbers that are not finite; reject what "
+            "its client sent."
+        )
     if not isinstance(like, Packet):
         return tree
     body, side = tree
     return Packet(body, side, like.known)
+
+
+def _is_finite(x) -> bool:
+    return not jnp.issubdtype(x.dtype, jnp.inexact) or bool(
+        np.isfinite(np.asarray(x, np.float32)).all()
+    )
 
 
 def _bytes(part) -> bytes:

@@ -124,6 +124,21 @@ def test_dense_sets_are_bitmaps():
         assert data == b"\0" + np.packbits(np.isin(range(1000), ids), bitorder="little").tobytes()
 
 
+@pytest.mark.parametrize("gaps", [True, False])
+@pytest.mark.parametrize("absent", [0, 1, 30, 70])
+def test_sets_of_nearly_all_say_what_is_absent(gaps, absent):
+    ids = np.setdiff1d(np.arange(1000), random_set(1000, absent))
+    data = indices.pack(ids, 1000, gaps)
+    np.testing.assert_array_equal(indices.unpack(data, 1000), ids)
+    live = np.arange(1000) < ids.size
+    listed = np.where(live, np.resize(ids, 1000), 1000).astype(np.int32)
+    assert int(nbytes_of_list(listed, live, 1000)) == len(data)
+    assert int(nbytes_of_mask(np.uint32(ids.size), 1000)) == len(data)
+    # The absent ids cost what they cost among few, and not a bit an id.
+    few = len(indices.pack(random_set(1000, absent), 1000, gaps=False))
+    assert len(data) == few < 1 + 125
+
+
 @pytest.mark.parametrize("count", [0, 1, 255, 256, 2**16, 2**24, 2**28, 2**31 - 1])
 def test_masks_of_any_size_are_counted_without_overflow(count):
     size, lower = 2**31 - 1, floor(log2((2**31 - 1) // max(1, count)))
@@ -167,7 +182,7 @@ def refused_or_a_set(data: bytes, size: int) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(
-    st.tuples(st.integers(0, 2).map(lambda tag: bytes([tag])), st.binary(max_size=12)).map(b"".join)
+    st.tuples(st.integers(0, 3).map(lambda tag: bytes([tag])), st.binary(max_size=12)).map(b"".join)
     | st.binary(max_size=12),
     st.sampled_from(SIZES),
 )
@@ -193,7 +208,7 @@ def test_damaged_bytes_give_a_set_or_one_clear_error(sized, gaps, draw):
     [
         b"",
         b"\0",  # a bitmap without its bits
-        b"\3\1\1",  # no such coding
+        b"\3\1\1",  # all but one of too many
         b"\x0d\xff\xff\xff\x7f",  # 2^31 - 1 ids in no bytes
         b"\x0e\xff\xff\xff\x7f" + b"\xff" * 100,
         b"\x11\1\0\0\0\0" + b"\xff" * 100,  # a count of five bytes

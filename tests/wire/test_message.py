@@ -209,3 +209,36 @@ def test_any_bytes_are_refused_or_read(data):
         wire.from_bytes(data, LIKE)
     except ValueError as error:
         assert str(error).startswith("from_bytes(data")
+
+
+def test_there_is_one_message_of_a_packet():
+    """Bytes that say the same in another way are refused: padding, long headers, other codings."""
+    flags, like = np.array([True, False, True]), np.zeros(3, bool)
+    data = wire.to_bytes(flags)
+    np.testing.assert_array_equal(wire.from_bytes(data, like), flags)
+    ids = RowsUpdate(np.zeros((2, 1), np.float32), np.int32([1, 5]), np.ones(2, bool), None, 6)
+    wide = msgpack.unpackb(wire.to_bytes(ids))
+    wide[2] = b"\0\x22"  # the same set as a bitmap
+    for other in (
+        data[:-1] + bytes([data[-1] | 8]),  # a bit of the padding
+        b"\xdc\0" + bytes([data[0] & 15]) + data[1:],  # the array header of three bytes
+        msgpack.packb(wide),
+    ):
+        with pytest.raises(ValueError, match="is not how these numbers are written"):
+            wire.from_bytes(other, ids if other[-1:] == msgpack.packb(wide)[-1:] else like)
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_numbers_that_are_not_finite_are_refused_by_option(number):
+    sent = {"a": np.float32([1, number]), "b": np.int32([1])}
+    data = wire.to_bytes(sent)
+    np.testing.assert_array_equal(wire.from_bytes(data, sent)["a"], sent["a"])
+    with pytest.raises(ValueError, match="not finite; reject"):
+        wire.from_bytes(data, sent, finite=True)
+
+
+def test_four_gibibytes_are_not_counted_as_nothing():
+    leaf = jax.ShapeDtypeStruct((2**28,), jnp.float32)
+    with pytest.raises(ValueError, match=r"may send 4.0 GiB, and the ledger counts to 4 GiB"):
+        jax.eval_shape(wire.nbytes, [leaf] * 4)
+    assert jax.eval_shape(wire.nbytes, [leaf] * 3).dtype == jnp.uint32

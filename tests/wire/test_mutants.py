@@ -1,0 +1,94 @@
+"""Spoilt messages by the thousand: each is refused in one line or is the message of its packet.
+
+`MUTANTS=1000000 make slow` tries so many.
+"""
+
+import os
+import time
+import tracemalloc
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fedjax_rec import wire
+from fedjax_rec.rows import RowsUpdate
+from fedjax_rec.types import Packet
+from fedjax_rec.wire import Codes, Elias, Live
+
+COUNT = int(os.environ.get("MUTANTS", "20000"))
+
+
+def packet(seed: int) -> Packet:
+    """Of nodes of every kind, of which many are small: a byte more or less is then noticed."""
+    rng = np.random.default_rng(seed)
+    ids = np.sort(rng.choice(90, 12, replace=False)).astype(np.int32)
+    live = np.ones(12, bool)
+    body = {
+        "dense": rng.normal(size=5).astype(np.float32),
+        "half": jnp.asarray(rng.normal(size=3), jnp.bfloat16),
+        "flags": rng.random(11) < 0.5,
+        "codes": Codes(rng.integers(0, 7, 9).astype(np.uint8), 7),
+        "trits": Codes(rng.integers(0, 3, 8).astype(np.uint8), 3),
+        "rows": RowsUpdate(rng.normal(size=(12, 2)).astype(np.float32), ids, live, None, 90),
+        "most": RowsUpdate(np.zeros((90, 0), np.float32), None, np.arange(90) != 7, None, 90),
+        "elias": Elias(rng.integers(-3, 4, 10).astype(np.int32)),
+    }
+    side = [Live(rng.normal(size=4).astype(np.float32), np.ones(4, bool)), np.uint32([seed])]
+    return Packet(body, side)
+
+
+def spoilt(data: bytes, rng) -> bytes:
+    """A byte or two changed, cut out, put in or copied from elsewhere in the message."""
+    data = bytearray(data)
+    for _ in range(rng.integers(1, 4)):
+        at, other = rng.integers(0, len(data), 2)
+        match rng.integers(0, 5):
+            case 0:
+                data[at] ^= 1 << int(rng.integers(0, 8))
+            case 1:
+                data[at] = int(rng.choice([0, 1, 0x7F, 0x80, 0x90, 0xC4, 0xC6, 0xDD, 0xFF]))
+            case 2:
+                del data[at : at + int(rng.integers(1, 5))]
+            case 3:
+                data[at:at] = rng.bytes(int(rng.integers(1, 5)))
+            case _:
+                data[at : at + 4] = data[other : other + 4]
+        if not data:
+            return b""
+    return bytes(data)
+
+
+@pytest.mark.slow
+def test_spoilt_messages_are_refused_or_have_one_meaning():
+    rng = np.random.default_rng(0)
+    packets = [packet(seed) for seed in range(8)]
+    messages = [wire.to_bytes(p) for p in packets]
+    assert all(wire.from_bytes(m, packets[0]) is not None for m in messages)
+    accepted = worst = peak = 0
+    tracemalloc.start()
+    for i in range(COUNT):
+        if i == min(2000, COUNT - 1):  # it slows what it watches
+            peak = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+        data = spoilt(messages[i % 8], rng)
+        began = time.process_time()
+        try:
+            found = wire.from_bytes(data, packets[0], finite=True)
+        except ValueError as error:
+            told = str(error)
+            assert told.startswith("from_bytes(data") and "\n" not in told, told
+        else:
+            accepted += 1
+            if i < 20_000:
+                # The table that came as a mask is written as one.
+                most = found.body["most"]
+                there = np.isin(np.arange(90), most.ids)
+                again = RowsUpdate(np.zeros((90, 0), np.float32), None, there, None, 90)
+                body = {**found.body, "most": again}
+                assert wire.to_bytes(Packet(body, found.side)) == data
+        worst = max(worst, time.process_time() - began)
+    print(
+        f"{COUNT} mutants, {accepted} accepted; {worst:.3f} s at worst, peak {peak / 2**20:.1f} MiB"
+    )
+    assert peak < 8 * 2**20 and worst < 1.0
