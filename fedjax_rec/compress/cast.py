@@ -71,7 +71,9 @@ def scaled_cast(dtype: str = "float8_e4m3fn") -> Compressor:
         return _saturated(y * largest, dtype), m
 
     def decode_leaf(body, m, like):
-        return (body.astype(jnp.float32) / largest * m).astype(like.dtype)
+        # m / largest may be a denormal, which XLA takes for zero.
+        power = jnp.where(m < 2.0**-64, 2.0**64, 1.0)
+        return (body.astype(jnp.float32) * (m * power / largest) / power).astype(like.dtype)
 
     return leafwise(encode_leaf, decode_leaf)
 

@@ -55,9 +55,11 @@ def eden(
     Args:
         bits: 1 to 4.
         unbiased: E C(x) = x as B grows, and <C(x), x> = |x|^2 always; omega = .5708, .1331, .0358,
-            .00959 for 1 to 4 bits. In blocks of 128, of three numbers, the bias was .5% of |x|.
-            False, for use inside `error_feedback`: the scale of least error,
-            .3634, .1175, .0345, .0095 |x|^2 at random and less than |x|^2 always; biased.
+            .00959 for 1 to 4 bits. In blocks of 128, of three numbers, the bias was .5% of |x|; a
+            leaf of two numbers is a block of two, whose bias is .333 of |x| at one bit: small
+            leaves are better sent as they are, see `partition`.
+            False, for use inside `error_feedback`: the scale of least error, .3634, .1175, .0345,
+            .0095 |x|^2 at random and less than |x|^2 always; biased.
         times: turns of the rotation, as in `rotate`.
         block: B; None for the smallest whose scales cost less than 1% of the bits, 4,096 / bits:
             less is then lost to the padding of the last block, which matters for clients with few

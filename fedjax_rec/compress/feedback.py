@@ -17,17 +17,18 @@ unweighted. Rows that a client does not touch in a round keep what they have, se
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from .. import trees
+from .. import trees, wire
 from ..check import holds
-from ..rows import RowsUpdate
+from ..rows import RowsUpdate, values_at
 from ..types import Compressor, Packet, PyTree
-from ..wire import Live, map_nodes
+from ..wire import Live, flatten, map_nodes
 from .leafwise import in_place, is_compressible, touched
-from .remembered import Remembered, aligned, nodes, remembered, values_of, with_values
+from .remembered import Remembered, aligned, remembered, values_of, with_values
 
 
 def error_feedback(
@@ -195,40 +196,61 @@ def _differences(inner: Compressor, rate, shifts: Remembered) -> Compressor:
         shift = shifts.recall(memory["shift"], update)
         change = with_values(update, trees.subtract(values_of(update), shift))
         kept, packet = inner.encode(key, memory["inner"], change, now)
-        back = aligned(inner.decode(packet, change, now), change)
-        learned = trees.add(shift, trees.scale(back, rate))
+        arrives = inner.decode(packet, change, now)
+        learned = trees.add(shift, trees.scale(aligned(arrives, change), rate))
         memory = {"shift": shifts.store(memory["shift"], update, learned), "inner": kept}
-        # The receiver adds h to every row that was touched, so it is told which these are.
-        side = (packet.side, [_places(node) for node in nodes(update)])
+        # The receiver adds h to every row that was touched, so it is told of those of which nothing
+        # else arrives.
+        pairs = zip(wire.nodes(update), flatten(update)[1].flatten_up_to(arrives), strict=True)
+        side = (packet.side, [_more(*pair) for pair in pairs if is_compressible(pair[0])])
         known = (packet.known, with_values(update, shift))
         return memory, Packet(packet.body, side, known)
 
     def decode(packet, like, now):
-        (side, places), (known, shift) = packet.side, packet.known
+        (side, more), (known, shift) = packet.side, packet.known
         back = inner.decode(Packet(packet.body, side, known), like, now)
-        place = iter(places)
+        more = iter(more)
+        # What is no float arrived as it is.
         where = map_nodes(
-            lambda node: _blank(node, next(place)) if is_compressible(node) else node, like
-        )
+            lambda node, found: _all(node, next(more), found) if is_compressible(node) else found,
+            like, back,
+        )  # fmt: skip
         back = map_nodes(_spread, where, back)
         return with_values(where, trees.add(aligned(back, where), aligned(shift, where)))
 
     return Compressor(init, encode, decode)
 
 
-def _places(node):
-    """Which rows or entries a node has: the ids as rows without numbers, or a mask."""
-    return node.live if isinstance(node, Live) else touched(node)
+def _more(node, back):
+    """The rows of a node that `back`, as the receiver reads it, lacks, without numbers; of `Live`
+    all its entries."""
+    if not isinstance(node, RowsUpdate):
+        return node.live if isinstance(node, Live) else ()
+    there = values_at(replace(back, values=back.live[:, None].astype(jnp.float32)), node)[:, 0] > 0
+    lacking: Any = touched(replace(node, live=node.live & ~there))
+    if node.ids is None:
+        return lacking
+    ids = jnp.sort(jnp.where(lacking.live, node.ids, node.size))
+    return replace(lacking, ids=ids, live=ids < node.size)
 
 
-def _blank(node, places):
-    """A node with the rows or entries `places`, zero, and as many columns as `node`."""
+def _all(node, more, back):
+    """A node of zeros with the rows of `back` and `more`, and as many columns as `node`."""
     if isinstance(node, Live):
-        return replace(node, live=places)
+        return replace(node, live=more)
     if not isinstance(node, RowsUpdate):
         return node
-    shape = (places.live.shape[0], *node.values.shape[1:])
-    return replace(places, values=jnp.zeros(shape, node.values.dtype))
+    zeros = lambda count: jnp.zeros((count, *node.values.shape[1:]), node.values.dtype)
+    if more.ids is None and back.ids is None:
+        return replace(more, values=zeros(node.size), live=more.live | back.live)
+    listed = [jnp.where(u.live, _ids(u), node.size) for u in (more, back)]
+    ids = jnp.sort(jnp.concatenate(listed))[: node.live.shape[0]].astype(jnp.int32)
+    return replace(more, values=zeros(ids.shape[0]), ids=ids, live=ids < node.size)
+
+
+def _ids(update: RowsUpdate) -> jax.Array:
+    """int32[L]: of an update's rows, whatever its layout."""
+    return jnp.arange(update.live.shape[0]) if update.ids is None else jnp.asarray(update.ids)
 
 
 def _spread(where, back):

@@ -21,6 +21,9 @@ from ..rows import RowsUpdate
 from ..types import Compressor, Packet
 from ..wire import Live, flatten, is_node, nodes
 
+# Coordinates; buffers that are larger may be of the clients of a chunk, see `rounds.uplink`.
+SMALLEST_ROOM = 2**13
+
 
 def numbers(node) -> tuple[jax.Array, jax.Array]:
     """(x, real) of a node: its array, and a bool mask that broadcasts against it. x is 0 where it
@@ -29,6 +32,16 @@ def numbers(node) -> tuple[jax.Array, jax.Array]:
         return node, jnp.ones((1,) * node.ndim, bool)
     real = node.live.reshape(-1, *[1] * (node.values.ndim - 1))
     return jnp.where(real, node.values, 0), real
+
+
+def room(node) -> int:
+    """How many coordinates a node has room for, the same for all clients. Of a table in a buffer
+    that other clients of a chunk may have made larger or smaller, it is all of its coordinates:
+    what a client sends does not depend on its company."""
+    x = numbers(node)[0]
+    if x.size < SMALLEST_ROOM or not isinstance(node, RowsUpdate):
+        return x.size
+    return node.size * (x.size // x.shape[0])
 
 
 def count_real(x: jax.Array, real: jax.Array) -> jax.Array:

@@ -12,7 +12,9 @@ l: E C(x) = x, and the variance is exactly (u - x)(x - l). The methods differ in
 `ternary` has the methods of two and three values. Each works on one node by itself and has a scale
 for it; what is not real has no part in the scale and is not sent. A NaN or an infinity is not
 hidden: the scale, and with it the whole node, comes back as NaN (`natural`: the coordinate alone,
-as an infinity). Unbiased up to the 24 bits of the uniform numbers. Denormals count as zeros.
+as an infinity). Unbiased up to the 24 bits of the uniform numbers; of bfloat16 leaves up to the
+rounding of what is decoded (.07% was measured). Denormals count as zeros, steps of the
+grids included.
 """
 
 from __future__ import annotations
@@ -189,7 +191,10 @@ def unit(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     x = x.astype(jnp.float32)
     m = jnp.abs(x).max()
     nothing = m < TINY
-    return x / jnp.where(nothing, 1.0, m), jnp.where(nothing, 0.0, m)
+    # Where m is 2^126 or more, 1 / m is a denormal, by which XLA would make all of x zero.
+    m = jnp.where(nothing, 1.0, m)
+    power = jnp.where(m >= 2.0**64, 2.0**-64, jnp.where(m < 2.0**-64, 2.0**64, 1.0))
+    return (x * power) / (m * power), jnp.where(nothing, 0.0, m)
 
 
 def codes(symbols: jax.Array, levels: int) -> Codes:

@@ -23,7 +23,7 @@ from ..check import at_least
 from ..types import Compressor
 from ..wire import Live, is_node
 from .hadamard import hadamard
-from .leafwise import nodewise, numbers, touched
+from .leafwise import nodewise, numbers, room, touched
 
 
 def rotate(times: int = 2, block: int = 1024) -> Compressor:
@@ -61,7 +61,7 @@ def rotate(times: int = 2, block: int = 1024) -> Compressor:
 
     def encode_node(key, memory, node, now):
         x, _ = numbers(node)
-        width = min(block, 1 << (x.size - 1).bit_length())
+        width = min(block, 1 << (room(node) - 1).bit_length())
         rows, count = _together(x, node)
         flat = jnp.pad(rows.reshape(-1), (0, -x.size % width))
         seed = keys.words(key, 1)

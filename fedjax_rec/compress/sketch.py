@@ -23,7 +23,7 @@ from ..check import at_least
 from ..rows import RowsUpdate
 from ..types import Compressor
 from ..wire import Live
-from .leafwise import nodewise, numbers, touched, with_numbers
+from .leafwise import nodewise, numbers, room, touched, with_numbers
 
 # Coordinates that are estimated at a time, so that their rows never take more than the update.
 TILE = 4096
@@ -34,7 +34,7 @@ def count_sketch(rows: int = 5, columns: int = 1024, seed: int = 0) -> Compresso
 
     Unbiased over rounds, or seeds, for an odd number of rows; the error is large, d |x|^2 / c over
     d coordinates for one row: it is the mean of many clients, or `strategies.fetch_sgd`, that
-    makes a sketch useful. A node of at most rows * columns numbers is sent as it is.
+    makes a sketch useful. A node with room for at most rows * columns numbers is sent as it is.
     Wire: 32 * rows * columns bits a node, and of a table the ids of its touched rows.
 
     Args:
@@ -53,7 +53,7 @@ def count_sketch(rows: int = 5, columns: int = 1024, seed: int = 0) -> Compresso
 
     def encode_node(key, memory, node, now):
         x = numbers(node)[0]
-        if x.size <= rows * columns:
+        if room(node) <= rows * columns:
             return memory, node, ()
         words = hash_words(seed, now.round, rows)
         table = sketch(x.reshape(-1), coordinates(node).reshape(-1), words, columns)
@@ -61,7 +61,7 @@ def count_sketch(rows: int = 5, columns: int = 1024, seed: int = 0) -> Compresso
 
     def decode_node(table, touched, node, now):
         like = numbers(node)[0]
-        if like.size <= rows * columns:
+        if room(node) <= rows * columns:
             return table
         if isinstance(node, (RowsUpdate, Live)):
             shape = (touched.live.shape[0], *like.shape[1:])
@@ -72,8 +72,7 @@ def count_sketch(rows: int = 5, columns: int = 1024, seed: int = 0) -> Compresso
 
     # The median of one number, or two, is linear in them.
     def omega(node):
-        size = numbers(node)[0].size
-        return size / columns if size > rows * columns else 0.0
+        return room(node) / columns if room(node) > rows * columns else 0.0
 
     return nodewise(lambda node: (), encode_node, decode_node, rows <= 2, omega)
 
@@ -87,6 +86,12 @@ def coordinates(node) -> jax.Array:
     """uint32, as the array of `node`: the number of each coordinate. In a table that is
     id * D + column, whatever rows are there; in `Live`, entries count from the first that is."""
     x = numbers(node)[0]
+    whole = x.size // max(1, x.shape[0]) * node.size if isinstance(node, RowsUpdate) else x.size
+    if whole > 2**32:
+        raise ValueError(
+            f"count_sketch: a node of {whole} coordinates has more than there are hashes of 32 "
+            "bits, and two that share one would always meet; use random_mask, or a narrower table."
+        )
     if isinstance(node, RowsUpdate):
         row = jnp.arange(x.shape[0]) if node.ids is None else jnp.asarray(node.ids)
     elif isinstance(node, Live):

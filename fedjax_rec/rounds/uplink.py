@@ -22,12 +22,14 @@ import jax
 import jax.numpy as jnp
 
 from .. import keys, rows, trees, wire
+from ..compress.leafwise import SMALLEST_ROOM
 from ..types import Compressor, Now, Packet, PyTree, Stage, Upload
 from .cohort import vmapped
 
 SHARES = (1 / 8, 1 / 3, 1.0)
-# Coordinates of a local table below which more rooms cost more to compile than they save.
-WORTH = 2**16
+# Coordinates of a local table below which more rooms cost more to compile than they save. The
+# smallest room is no smaller than compressors take it to be.
+WORTH = 8 * SMALLEST_ROOM
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ depends on the data and is known only from the bytes.
 
 from __future__ import annotations
 
+from collections import Counter
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,7 +30,8 @@ def audit(strategy: Strategy, state: State, store, key: jax.Array, clients: int 
 
     Raises:
         ValueError: where the strategy sends no packets.
-        RuntimeError: where a message is not as long as the ledger says.
+        RuntimeError: where a message is not as long as the ledger says, or the round of these
+            clients counts what none of the packets has.
         ValueError: where it cannot be read again.
     """
     at_least("audit", "clients", clients, 1)
@@ -43,6 +46,14 @@ def audit(strategy: Strategy, state: State, store, key: jax.Array, clients: int 
             keys.stream(key, "round"), state, Cohort(jnp.asarray(ids, jnp.int32), store)
         )
     )
+    cohort = Cohort(jnp.asarray(ids, jnp.int32), store)
+    played = jax.jit(strategy.round)(keys.stream(key, "round"), state, cohort)[1]
+    counted = Counter(np.asarray(played.bytes_up)[np.asarray(played.bytes_up) > 0].tolist())
+    if counted - Counter(ledger.tolist()):
+        raise RuntimeError(
+            f"audit: the round counts {sorted(counted.elements())} bytes up where its packets have "
+            f"{sorted(ledger.tolist())}; what a client sends hangs on who is beside it."
+        )
     message, ranged = 0, 0
     for i, id in enumerate(ids):
         packet = jax.tree.map(lambda x, i=i: x[i], packets)
