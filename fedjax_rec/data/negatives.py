@@ -130,7 +130,9 @@ def sample_distinct(
 ) -> np.ndarray:
     """int32[U, parts * size]: uniform distinct items of each user outside its pairs, on the host.
 
-    Floyd's sampling, vectorised over users. Raises ValueError where a user has too few items left.
+    Floyd's sampling, vectorised over users. It makes a uniform set in an order that is not (the
+    last allowed items can only come late), so each row is shuffled: any columns of it are a
+    uniform sample. Raises ValueError where a user has too few items left.
     """
     asked, size = size, parts * size
     excluded, start, length = pairs_to_csr(users, items, num_users, num_items)
@@ -148,6 +150,7 @@ def sample_distinct(
         draw = (rng.random(num_users) * (top + 1)).astype(np.int64)
         taken = (chosen[:, :j] == draw[:, None]).any(1)
         chosen[:, j] = np.where(taken, top, draw)
+    chosen = rng.permuted(chosen, axis=1)
     gaps = excluded - (np.arange(len(excluded)) - np.repeat(start, length))
     user_of = np.repeat(np.arange(num_users), length)
     # One global search: gaps grow within a user, and user * num_items keeps users apart.

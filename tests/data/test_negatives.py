@@ -105,6 +105,32 @@ def test_sample_distinct_is_distinct_outside_the_history_and_uniform():
     )
 
 
+def test_the_negatives_of_either_part_are_uniform():
+    """Chi-square, items times part, of one user under 400 seeds; and by NumPy's own `choice`."""
+    seen, size, count = np.arange(0, 30, 6), 10, 400
+    users, allowed = np.zeros(len(seen), int), np.setdiff1d(np.arange(30), seen)
+
+    def excess(halves: np.ndarray) -> np.ndarray:
+        """How many deviations each of [draws, 2, size] is off the law of a uniform sample."""
+        hits = np.stack(
+            [np.bincount(x.reshape(-1), minlength=30) for x in np.moveaxis(halves, 1, 0)]
+        )
+        assert not hits[:, seen].any()
+        share, free = size / len(allowed), len(allowed) - 1
+        # Of samples without replacement, items are counted with variance n p (1 - p).
+        off = (hits[:, allowed] - count * share) ** 2 / (count * share * (1 - share))
+        return (off.sum(1) * free / len(allowed) - free) / np.sqrt(2 * free)
+
+    ours = [sample_distinct(users, seen, 1, 30, size, seed, parts=2)[0] for seed in range(count)]
+    rng = np.random.default_rng(5)
+    theirs = [rng.choice(allowed, 2 * size, replace=False) for _ in range(count)]
+    for drawn in (ours, theirs):
+        assert np.abs(excess(np.array(drawn).reshape(count, 2, size))).max() < 4
+    # What the test would see: the same sets, cut where the last items come late.
+    late = np.sort(np.array(ours), axis=1).reshape(count, 2, size)
+    assert excess(late).min() > 100
+
+
 def test_sample_distinct_can_take_all_that_is_left():
     drawn = sample_distinct(np.repeat([0], 4), np.arange(4), 1, 10, 6, 0)
     assert sorted(drawn[0].tolist()) == [4, 5, 6, 7, 8, 9]
