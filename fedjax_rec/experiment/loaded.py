@@ -15,7 +15,7 @@ import polars as pl
 
 from .. import simulate
 from ..check import one_of
-from ..report.reading import Run, read_run
+from ..report.reading import Run, number, read_run
 from ..types import Model, State
 from . import config as configuration
 from .config import Config, ConfigError, Evaluation
@@ -73,7 +73,7 @@ class LoadedRun:
         return (
             f"LoadedRun({self.path}: {self.summary['strategy']} of {self.summary['model']} on "
             f"{self.files.summary['data']['name']}, {self.summary['totals']['rounds']} rounds; "
-            f"best {chosen} {best[chosen]:.4f} in round {best['round']})"
+            f"best {chosen} {number(best[chosen]):.4f} in round {best['round']})"
         )
 
     @property
