@@ -3,6 +3,7 @@
 from .batches import Batches, pairwise, pointwise, ratings
 from .cases import Cases
 from .cold_items import cold_items, warm_items
+from .digest import digests, digests_of_examples
 from .examples import Examples, ExampleStore, HeldOut, describe_examples, examples, pack_examples
 from .interactions import Interactions, describe, from_arrays, implicit, k_core
 from .partition import Partition, by_attribute, by_hash, by_user, dirichlet
@@ -20,7 +21,8 @@ __all__ = [
     "Batches", "Cases", "ClientData", "Dataset", "ExampleStore", "Examples", "HeldOut",
     "Interactions", "Partition", "Split", "Store", "by_attribute", "by_hash", "by_user",
     "click_logits", "clicks", "cold_items", "cold_users", "describe", "describe_examples",
-    "dirichlet", "examples", "from_arrays", "global_time", "implicit", "k_core",
+    "digests", "digests_of_examples", "dirichlet", "examples", "from_arrays", "global_time",
+    "implicit", "k_core",
     "leave_one_out", "load", "pack", "pack_examples", "pairwise", "part_of", "pointwise",
     "query", "ratings", "ratio", "sequences", "support", "synthetic", "temporal_ratio",
     "titles", "warm_items", "yes_no_prompts",

@@ -103,8 +103,19 @@ class LoadedRun:
 
     @cached_property
     def experiment(self) -> Experiment:
-        """Data, strategy and measure, made again from the configuration."""
-        return prepare(self.read_config)
+        """Data, strategy and measure, made again from the configuration.
+
+        Raises:
+            ValueError: The data of that name are not those of the run any more.
+        """
+        made = prepare(self.read_config)
+        theirs = self.summary["data"].get("digests")
+        if theirs != made.digests:
+            raise ValueError(
+                f"{self.path}: data.source={self.config['data']['source']!r} is not the data that "
+                f"the run was made with any more ({theirs}, now {made.digests}); put those back."
+            )
+        return made
 
     @property
     def model(self) -> Model:

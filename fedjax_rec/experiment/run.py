@@ -30,6 +30,8 @@ from .labelled import prepare_examples, unmeasured
 from .progress import Bar
 from .start import start_from
 
+RECORDS = "records"  # in a checkpoint: the checksums of the records up to it
+
 
 class Stopped(Exception):
     """The user interrupted the run; its state is saved."""
@@ -37,10 +39,12 @@ class Stopped(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """Everything that a configuration names, made for its data. split, partition: of interactions,
-    who is called what, and which client holds whom; None of labelled examples."""
+    """Everything that a configuration names, made for its data. digests: which data they are, see
+    `data.digests`. split, partition: of interactions, who is called what, and which client holds
+    whom; None of labelled examples."""
 
     described: dict[str, Any]
+    digests: dict[str, str]
     dataset: data.Dataset
     strategy: Strategy
     measure: simulate.Measure
@@ -62,7 +66,9 @@ def prepare(config: Config) -> Experiment:
     elif not isinstance(found, (data.Interactions, data.Examples)):
         found = part(found, "data.source")
     if isinstance(found, data.Examples):
-        return Experiment(data.describe_examples(found), *prepare_examples(config, found))
+        digests = data.digests_of_examples(found)
+        made = prepare_examples(config, found, digests)
+        return Experiment(data.describe_examples(found), digests, *made)
     if config.evaluation.candidates == "examples":
         raise ConfigError(
             "evaluation.candidates=examples needs labelled examples and data.source gives "
@@ -76,6 +82,7 @@ def prepare(config: Config) -> Experiment:
     clients = part(wanted.clients, "data.clients")(split)
     sampled = config.evaluation.candidates in {"sampled", "both"}
     sampled = sampled or wanted.negatives == "symmetric"
+    digests = data.digests(split, clients)
     dataset = data.pack(
         split, clients, wanted.negatives, wanted.evaluation_negatives if sampled else 0,
         seed=config.seed, history=config.examples.history,
@@ -90,7 +97,7 @@ def prepare(config: Config) -> Experiment:
     )
     own = config.evaluation.of == "personal"
     probe = evaluate.probe_clients(protocol, parts) if own else None
-    model, started = start_from(config, model, dataset.num_clients)
+    model, started = start_from(config, model, dataset.num_clients, digests)
     strategy = started(config.make_strategy(model, config.examples, probe))
     if strategy.model.ranking is None:
         raise unmeasured(config, model.ranking, "scores no items", "score(items, user) -> scores")
@@ -101,7 +108,8 @@ def prepare(config: Config) -> Experiment:
             strategy.model, protocol, parts, config.evaluation.users_per_chunk
         )
     config.cohorts.size(dataset.num_clients)
-    return Experiment(data.describe(found), dataset, strategy, measure, split, clients)
+    described = data.describe(found)
+    return Experiment(described, digests, dataset, strategy, measure, split, clients)
 
 
 def _protocol(config: Config, dataset: data.Dataset) -> evaluate.Protocol:
@@ -138,16 +146,21 @@ def _run(config: Config, folder: RunFolder, show: bool) -> dict:
     calls = simulate.program(strategy, store, key, config.cohorts, experiment.measure)
     done = 0 if folder.overwrite else simulate.last_saved(folder.checkpoints)
     spent = _look_ahead(config, calls, like, store, done, show)
-    folder.begin()
+    folder.hold()
     protocol = experiment.measure.protocol
-    checkpoints = simulate.Checkpoints(folder.checkpoints, folder.fingerprint)
+    opened = lambda: simulate.Checkpoints(
+        folder.checkpoints, folder.fingerprint, about=experiment.digests
+    )
     state: Any = None
-    best = {}
-    if checkpoints.latest() is not None:
-        done, state, best = checkpoints.restore(like)
-        records = folder.records(done)
+    best, records = {}, []
+    if done:
+        # All of it is read and checked before any of it is written.
+        checkpoints = opened()
+        state, best, records = _resumed(config, folder, checkpoints, like)
+        folder.begin(records)
     else:
-        records = folder.records(0)
+        folder.begin(records)
+        checkpoints = opened()
     chooser = chooser_of(experiment.dataset, protocol)
     kept = BestState(folder.best, config.keep_best)
     rounds = simulate.simulate(
@@ -169,7 +182,8 @@ def _run(config: Config, folder: RunFolder, show: bool) -> dict:
             stop = bool(interrupted) and not last
             if last or stop or _due(records, config.checkpoint_every):
                 kept.write(progress.state)
-                checkpoints.save(progress.round, progress.state, best)
+                extras = {**best, RECORDS: folder.sums(records)}
+                checkpoints.save(progress.round, progress.state, extras)
             state = progress.state
             if stop:
                 checkpoints.close()
@@ -190,6 +204,26 @@ def _run(config: Config, folder: RunFolder, show: bool) -> dict:
     folder.write_summary(summary)
     figures.draw_all(folder.path)
     return summary
+
+
+def _resumed(
+    config: Config, folder: RunFolder, checkpoints: simulate.Checkpoints, like
+) -> tuple[Any, dict, list[dict]]:
+    """(state, values of the best round, records) of what was done before."""
+    newest = simulate.last_saved(folder.checkpoints)
+    done, state, saved = checkpoints.restore(like)
+    if done < newest:
+        print(
+            f"fedjax-rec: {folder.checkpoints}: the checkpoint of round {newest} is damaged; goes "
+            f"on from that of round {done}.",
+            file=sys.stderr,
+        )
+    if done > config.rounds:
+        raise ConfigError(
+            f"rounds={config.rounds} is less than the {done} that are done in {folder.path}; use "
+            "at least that many, another --out, or --overwrite true."
+        )
+    return state, {"values": saved["values"]}, folder.records(saved[RECORDS])
 
 
 def _look_ahead(config: Config, calls: simulate.Program, like, store, done: int, show: bool):
@@ -254,7 +288,11 @@ def _summary(config: Config, experiment: Experiment, records, values, chooser: s
             "bytes_up": sum(r["bytes_up"] for r in records),
             "bytes_down": sum(r["bytes_down"] for r in records),
         },
-        "data": {**experiment.described, "clients": dataset.num_clients},
+        "data": {
+            **experiment.described,
+            "clients": dataset.num_clients,
+            "digests": experiment.digests,
+        },
         "negatives": config.data.negatives,
         "evaluation": label + (", own model" if config.evaluation.of == "personal" else ""),
         "model": config.plain["model"]["class_path"],
