@@ -3,6 +3,7 @@
 from .batches import Batches, pairwise, pointwise, ratings
 from .cases import Cases
 from .cold_items import cold_items, warm_items
+from .cold_users import cold_users, warm_users
 from .digest import digests, digests_of_examples
 from .examples import Examples, ExampleStore, HeldOut, describe_examples, examples, pack_examples
 from .interactions import Interactions, describe, from_arrays, implicit, k_core
@@ -13,7 +14,7 @@ from .sources.prompts import yes_no_prompts
 from .sources.sources import load
 from .sources.synthetic import synthetic
 from .sources.text import titles
-from .splits import Split, cold_users, global_time, leave_one_out, ratio, temporal_ratio
+from .splits import Split, global_time, leave_one_out, ratio, temporal_ratio
 from .store import ClientData, Dataset, Store, pack
 from .subsets import part_of, query, support
 
@@ -25,5 +26,5 @@ __all__ = [
     "implicit", "k_core",
     "leave_one_out", "load", "pack", "pack_examples", "pairwise", "part_of", "pointwise",
     "query", "ratings", "ratio", "sequences", "support", "synthetic", "temporal_ratio",
-    "titles", "warm_items", "yes_no_prompts",
+    "titles", "warm_items", "warm_users", "yes_no_prompts",
 ]  # fmt: skip

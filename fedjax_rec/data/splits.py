@@ -2,8 +2,7 @@
 
 Rows of an `Interactions` are sorted by (user, time, original order), so ties in time keep their
 original order. Leave-one-out follows He et al. 2017 (NCF); ratio splits count as RecBole does (Zhao
-et al. 2021); the global temporal split is the leak-free one that Meng et al. 2020 recommend; cold
-users follow Singhal et al. 2021 (FedRecon).
+et al. 2021); the global temporal split is the leak-free one that Meng et al. 2020 recommend.
 """
 
 from __future__ import annotations
@@ -20,8 +19,10 @@ TRAIN, VALIDATION, TEST, UNUSED = 0, 1, 2, 3
 
 @dataclass(frozen=True)
 class Split:
-    """A part for each interaction. absent: items that training must not see, not even as
-    negatives, or None."""
+    """A part for each interaction. Of UNUSED ones is known that they were: their items are no
+    candidates of a full ranking, and nothing else is made of them but the history that a model
+    reads, where they come before what is held out. absent: items that training must not see, not
+    even as negatives, or None."""
 
     interactions: Interactions
     part: np.ndarray  # int8[n]: TRAIN, VALIDATION, TEST or UNUSED
@@ -119,44 +120,6 @@ def temporal_ratio(validation: float = 0.1, test: float = 0.1) -> Splitter:
     """
     _check_shares("temporal_ratio", validation, test)
     return lambda interactions: Split(interactions, _by_rank(interactions, validation, test))
-
-
-def cold_users(fraction: float = 0.1, split: Splitter | None = None, seed: int = 0) -> Splitter:
-    """Hold whole users out of training: a random `fraction` of those with test rows under `split`
-    (leave_one_out()).
-
-    Cold users keep their TEST rows; their TRAIN and VALIDATION rows become UNUSED, free to serve as
-    the support set from which a user's private state is fitted. Other users keep the parts of
-    `split`. `is_cold` tells them apart.
-    """
-    if not 0 < fraction < 1:
-        raise ValueError(f"cold_users(fraction={fraction}) is not a share; use 0 < fraction < 1.")
-    inner = leave_one_out() if split is None else split
-
-    def split_cold(interactions: Interactions) -> Split:
-        part = inner(interactions).part.copy()
-        able = np.unique(interactions.users[part == TEST])
-        count = round(fraction * len(able))
-        if not 0 < count < interactions.num_users:
-            raise ValueError(
-                f"cold_users(fraction={fraction}) holds out {count} of {interactions.num_users} "
-                "users; "
-                "use a fraction that keeps some on either side."
-            )
-        cold = np.zeros(interactions.num_users, bool)
-        cold[np.random.default_rng(seed).choice(able, count, replace=False)] = True
-        part[cold[interactions.users] & (part != TEST)] = UNUSED
-        return Split(interactions, part)
-
-    return split_cold
-
-
-def is_cold(split: Split) -> np.ndarray:
-    """bool[num_users]: the user has test rows and no training row."""
-    users, size = split.interactions.users, split.interactions.num_users
-    trains = np.bincount(users[split.part == TRAIN], minlength=size) > 0
-    tests = np.bincount(users[split.part == TEST], minlength=size) > 0
-    return tests & ~trains
 
 
 def _by_rank(interactions: Interactions, validation: float, test: float) -> np.ndarray:

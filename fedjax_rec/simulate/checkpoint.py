@@ -170,7 +170,8 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, create=True, enable_async_checkpointing=False
         )
-        self.manager = ocp.CheckpointManager(self.folder, options=options)
+        with _quiet():
+            self.manager = ocp.CheckpointManager(self.folder, options=options)
 
     def latest(self) -> int | None:
         """The last saved round, or None."""

@@ -1,5 +1,7 @@
 """Negatives: never excluded, uniform over what is left, and the same in both layouts."""
 
+import tracemalloc
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -77,6 +79,26 @@ def test_uniform_over_the_allowed():
         freedom = max(len(allowed) - 1, 1)
         statistic = ((counts - expected) ** 2 / expected).sum()
         assert abs(statistic - freedom) < 5 * np.sqrt(2 * freedom) + 1e-9
+
+
+def test_absent_items_are_one_list_and_no_pair_of_every_user():
+    """The draws of pairs (every user, every absent item), to the bit, and the memory of neither."""
+    rng = np.random.default_rng(0)
+    users, items = np.repeat(np.arange(400), 5), rng.integers(0, 3000, 2000)
+    absent = rng.random(3000) < 0.3
+    pairs = np.argwhere(np.broadcast_to(absent, (400, 3000)))
+    long = np.concatenate([users, pairs[:, 0]]), np.concatenate([items, pairs[:, 1]])
+    tracemalloc.start()
+    draws = exclusion(users, items, 400, 3000, budget=0, absent=absent)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**20 < len(pairs) * 8
+    whole = exclusion(*long, 400, 3000, budget=0)
+    for user in (0, 7, 399):
+        np.testing.assert_array_equal(pick(draws, user, BITS), pick(whole, user, BITS))
+    with pytest.raises(ValueError, match="user 'b' excludes all 2 items"):
+        names, absent = np.array(["a", "b"]), np.array([True, False, False])
+        exclusion(np.array([1, 1]), np.array([1, 2]), 2, 3, absent=absent, names=names)
 
 
 def test_a_user_without_negatives_is_named():
@@ -189,5 +211,5 @@ def test_bad_arguments_are_named():
 
 def test_too_many_evaluation_negatives_are_reported_as_given():
     """The message has to show the number that the user set, not twice of it."""
-    with pytest.raises(ValueError, match=r"evaluation.negatives=99 .*user 0 has only 32 items"):
+    with pytest.raises(ValueError, match=r"evaluation.negatives=99 .*user '0' has only 32 items"):
         pack(split_of_parts(), evaluation_negatives=99)

@@ -13,11 +13,8 @@ from fedjax_rec.data.sources.atomic import read_atomic
 from fedjax_rec.data.splits import (
     TEST,
     TRAIN,
-    UNUSED,
     VALIDATION,
-    cold_users,
     global_time,
-    is_cold,
     leave_one_out,
     ratio,
     temporal_ratio,
@@ -128,32 +125,12 @@ def test_ratio_is_random_and_repeats_with_its_seed():
     assert len(places) == 200 and abs(places.mean() - 4.5) < 4 * 2.87 / np.sqrt(200)
 
 
-def test_cold_users_have_support_and_test_but_no_training():
-    data = random_history(users=50)
-    warm, split = leave_one_out()(data), cold_users(0.2, seed=4)(data)
-    cold = is_cold(split)
-    assert cold.sum() == 10
-    for user in range(50):
-        mine, before = split.part[data.users == user], warm.part[data.users == user]
-        if cold[user]:
-            assert mine.tolist() == [UNUSED] * (len(mine) - 1) + [TEST]
-        else:
-            assert mine.tolist() == before.tolist()
-    assert not is_cold(warm).any()
-    assert (split.part == cold_users(0.2, seed=4)(data).part).all()
-    assert (is_cold(cold_users(0.2, seed=5)(data)) != cold).any()
-    wide = cold_users(0.2, temporal_ratio(0.1, 0.4))(data)
-    assert (wide.part[is_cold(wide)[data.users]] != TRAIN).all()
-
-
 @pytest.mark.parametrize(
     ("make", "said"),
     [
         (lambda: ratio(0.5, 0.5), "ratio.*leaves no training rows"),
         (lambda: temporal_ratio(-0.1, 0.5), "temporal_ratio"),
         (lambda: global_time(0.9, 0.2), "global_time"),
-        (lambda: cold_users(1.0), r"cold_users\(fraction=1.0\)"),
-        (lambda: cold_users(0.01)(random_history(users=5)), "holds out 0 of 5 users"),
     ],
 )
 def test_bad_shares_are_named(make, said):
