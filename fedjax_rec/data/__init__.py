@@ -14,7 +14,7 @@ from .sources.prompts import yes_no_prompts
 from .sources.sources import load
 from .sources.synthetic import synthetic
 from .sources.text import titles
-from .splits import Split, global_time, leave_one_out, ratio, temporal_ratio
+from .splits import Split, global_time, leave_one_out, ratio, temporal_ratio, tied_ends
 from .store import ClientData, Dataset, Store, pack
 from .subsets import part_of, query, support
 
@@ -26,5 +26,6 @@ __all__ = [
     "implicit", "k_core",
     "leave_one_out", "load", "pack", "pack_examples", "pairwise", "part_of", "pointwise",
     "query", "ratings", "ratio", "sequences", "support", "synthetic", "temporal_ratio",
+    "tied_ends",
     "titles", "warm_items", "warm_users", "yes_no_prompts",
 ]  # fmt: skip

@@ -49,6 +49,6 @@ def _splitter(name: str, fraction: float, split: Splitter | None, seed: int, tes
                     f"{name}(fraction={fraction}, seed={seed}) leaves no row that {what}; use "
                     "another fraction."
                 )
-        return Split(interactions, part, absent)
+        return Split(interactions, part, absent, before.ties)
 
     return divide

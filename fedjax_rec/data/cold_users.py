@@ -52,7 +52,7 @@ def _splitter(name: str, fraction: float, split: Splitter | None, seed: int, tes
         cold[np.random.default_rng(seed).choice(able, count, replace=False)] = True
         mine = cold[interactions.users]
         part[np.where(part == TRAIN, mine, mine != tests_cold)] = UNUSED
-        return Split(interactions, part, before.absent)
+        return Split(interactions, part, before.absent, before.ties)
 
     return divide
 

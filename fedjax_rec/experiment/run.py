@@ -109,6 +109,8 @@ def prepare(config: Config) -> Experiment:
         )
     config.cohorts.size(dataset.num_clients)
     described = data.describe(found)
+    if split.ties is not None:
+        described |= {"ties": split.ties, "users_with_tied_ends": data.tied_ends(found)}
     return Experiment(described, digests, dataset, strategy, measure, split, clients)
 
 

@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedjax_rec.data.cold_items import cold_items
+from fedjax_rec.data.cold_users import cold_users
 from fedjax_rec.data.interactions import from_arrays
 from fedjax_rec.data.sources.atomic import read_atomic
 from fedjax_rec.data.splits import (
@@ -18,6 +20,7 @@ from fedjax_rec.data.splits import (
     leave_one_out,
     ratio,
     temporal_ratio,
+    tied_ends,
 )
 
 SHARED = Path(os.environ.get("FEDJAX_REC_DATA") or Path(__file__).parents[3] / "shared" / "data")
@@ -51,6 +54,38 @@ def test_leave_one_out_by_loop(rows):
         mine = [row for row in range(len(rows)) if rows[row][0] == user]
         mine.sort(key=lambda row: rows[row][1])  # stable: ties in original order
         assert [found[row] for row in mine] == [TRAIN] * (len(mine) - 2) + [VALIDATION, TEST]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 3)), max_size=40))
+def test_the_first_of_a_tie_counts_as_the_latest_where_asked_for(rows):
+    """By the sort of the released PFedRec: descending times, ties in the order of the file."""
+    rows = rows + [(user, 1) for user in range(5) for _ in range(3)]
+    found = parts_by_row(leave_one_out(ties="first")(history(rows)))
+    shares = parts_by_row(temporal_ratio(0.2, 0.3, ties="first")(history(rows)))
+    for user in range(5):
+        mine = [row for row in range(len(rows)) if rows[row][0] == user]
+        latest = sorted(mine, key=lambda row: -rows[row][1])  # stable
+        want = [TEST, VALIDATION] + [TRAIN] * (len(mine) - 2)
+        assert [found[row] for row in latest] == want
+        assert [shares[row] for row in latest] == sorted(shares[row] for row in mine)[::-1]
+
+
+def test_ties_are_told_and_go_through_other_splits():
+    data = history([(0, 1), (0, 2), (0, 2), (1, 1), (1, 2), (1, 3), (2, 5), (2, 5), (2, 5)])
+    assert tied_ends(data) == 2
+    assert (ratio()(data).ties, leave_one_out()(data).ties) == (None, "last")
+    for around in (cold_users, cold_items):
+        assert around(0.4, leave_one_out(ties="first"), seed=1)(data).ties == "first"
+    with pytest.raises(ValueError, match=r"leave_one_out\(ties='any'\)"):
+        leave_one_out(ties="any")
+
+
+def test_global_time_tells_nanoseconds_apart():
+    moments = 1_700_000_000_000_000_000 + np.arange(10) * 7
+    data = from_arrays("fine", [0] * 10, np.arange(10), moments[::-1])
+    assert global_time(0.2, 0.3)(data).part.tolist() == [0] * 5 + [1] * 2 + [2] * 3
+    assert data.items.tolist() == list(range(10))[::-1]
 
 
 def test_leave_one_out_names_the_user_with_too_few():
