@@ -181,14 +181,24 @@ def implicit(interactions: Interactions, above: float = 0.0) -> Interactions:
                 f"{interactions.ratings.max():g}; use a smaller bound."
             )
     rows = np.flatnonzero(keep)
-    pairs = (
-        interactions.users[rows].astype(np.int64) * interactions.num_items
-        + interactions.items[rows]
-    )
-    _, first = np.unique(pairs, return_index=True)
     keep = np.zeros(len(interactions), bool)
-    keep[rows[first]] = True
+    keep[rows[_first_of_pairs(interactions, rows)]] = True
     return replace(interactions if keep.all() else select(interactions, keep), ratings=None)
+
+
+def latest_of_pairs(interactions: Interactions) -> Interactions:
+    """Of a repeated (user, item) pair the latest row alone: a rating that was changed counts as it
+    is now, and no pair is both in the training and in the test part."""
+    rows = np.arange(len(interactions))[::-1]
+    keep = np.zeros(len(interactions), bool)
+    keep[rows[_first_of_pairs(interactions, rows)]] = True
+    return interactions if keep.all() else select(interactions, keep)
+
+
+def _first_of_pairs(interactions: Interactions, rows: np.ndarray) -> np.ndarray:
+    """Places in `rows` of the first row of each pair."""
+    users, items = interactions.users[rows].astype(np.int64), interactions.items[rows]
+    return np.unique(users * interactions.num_items + items, return_index=True)[1]
 
 
 def describe(interactions: Interactions) -> dict[str, Any]:

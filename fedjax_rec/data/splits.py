@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fedjax_rec import check
 from fedjax_rec.check import one_of
 from fedjax_rec.data.interactions import Interactions, offsets
 
@@ -113,6 +114,7 @@ def global_time(validation: float = 0.1, test: float = 0.1) -> Splitter:
 def ratio(validation: float = 0.1, test: float = 0.1, seed: int = 0) -> Splitter:
     """A random share of each user's interactions, by `seed`; sizes as in `temporal_ratio`."""
     _check_shares("ratio", validation, test)
+    check.seed("ratio", seed)
 
     def split(interactions: Interactions) -> Split:
         draw = np.random.default_rng(seed).random(len(interactions))

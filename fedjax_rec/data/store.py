@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import check
 from ..check import at_least, one_of
 from ..rows import static
 from ..types import Array, record
@@ -132,6 +133,7 @@ def pack(
     one_of("pack", "negatives", negatives, POLICIES)
     at_least("pack", "evaluation_negatives", evaluation_negatives, 0)
     at_least("pack", "history", history, 0)
+    check.seed("pack", seed)
     data = split.interactions
     partition = partition or by_user()(split)
     train = split.part == TRAIN

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from .. import __version__, data, evaluate, simulate, strategies
@@ -74,8 +75,15 @@ def prepare(config: Config) -> Experiment:
             "evaluation.candidates=examples needs labelled examples and data.source gives "
             "interactions; use full, sampled, both or ratings."
         )
+    if wanted.above and found.ratings is None:
+        raise ConfigError(
+            f"data.above={wanted.above} asks for ratings, and {found.name!r} has none; leave it "
+            "out, or use data with a rating column."
+        )
     if wanted.implicit:
         found = data.implicit(found, wanted.above)
+    else:
+        found = data.latest_of_pairs(found)
     if wanted.core:
         found = data.k_core(found, wanted.core, wanted.core)
     split = part(wanted.split, "data.split")(found)
@@ -87,6 +95,8 @@ def prepare(config: Config) -> Experiment:
         split, clients, wanted.negatives, wanted.evaluation_negatives if sampled else 0,
         seed=config.seed, history=config.examples.history,
     )  # fmt: skip
+    if not wanted.implicit:
+        _check_ratings_are_read(config, dataset.store)
     parts = {"validation": dataset.validation, "test": dataset.test}
     parts = {name: cases for name, cases in parts.items() if cases is not None}
     if "test" not in parts:
@@ -112,6 +122,26 @@ def prepare(config: Config) -> Experiment:
     if split.ties is not None:
         described |= {"ties": split.ties, "users_with_tied_ends": data.tied_ends(found)}
     return Experiment(described, digests, dataset, strategy, measure, split, clients)
+
+
+def _check_ratings_are_read(config: Config, store: data.Store) -> None:
+    """Raises ConfigError for examples that can be drawn without the ratings which the data keep:
+    those of one star would be trained on as if they were liked."""
+    if store.labels is None:
+        return
+    one = store.take(jnp.arange(1))
+    alone = jax.tree.map(lambda x: x[0] if x.ndim else x, dataclasses.replace(one, store=None))
+    bare = dataclasses.replace(alone, store=dataclasses.replace(store, labels=None))
+    seed, first = jnp.zeros(2, jnp.uint32), jnp.zeros(1, jnp.uint32)
+    try:
+        jax.eval_shape(lambda: config.examples.draw(seed, bare, first))
+    except Exception:  # whatever they are made of, they want the ratings
+        return
+    name = config.plain["examples"]["class_path"]
+    raise ConfigError(
+        f"data.implicit=false keeps ratings, and examples={name} does not read them: low ones "
+        "would count as liked; use examples: fedjax_rec.data.ratings, or data.implicit: true."
+    )
 
 
 def _protocol(config: Config, dataset: data.Dataset) -> evaluate.Protocol:

@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedjax_rec.data.interactions import describe, from_arrays, implicit, k_core, offsets, select
+from fedjax_rec.data.interactions import (
+    describe,
+    from_arrays,
+    implicit,
+    k_core,
+    latest_of_pairs,
+    offsets,
+    select,
+)
 
 ROWS = st.lists(
     st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(0, 5), st.integers(0, 5)),
@@ -192,6 +200,18 @@ def test_k_core_is_the_fixed_point(rows, users, items):
     assert core.num_users == len({row[0] for row in expected})
     assert core.num_items == len({row[1] for row in expected})
     assert core.user_features["copy"].to_list() == [f"u{name}" for name in core.user_names]
+
+
+@settings(max_examples=60, deadline=None)
+@given(ROWS)
+def test_a_pair_counts_as_it_was_rated_last(rows):
+    last = {}
+    for user, item, time, rating in sorted(rows, key=lambda row: (row[0], row[2])):
+        last[user, item] = (time, rating)
+    data = latest_of_pairs(build(rows))
+    found = dict(zip([(int(u), int(i)) for u, i, _ in original(data)],
+                     zip(data.times, data.ratings, strict=True), strict=True))  # fmt: skip
+    assert found == last and len(data) == len(last)
 
 
 @settings(max_examples=60, deadline=None)

@@ -166,6 +166,8 @@ def test_ratio_is_random_and_repeats_with_its_seed():
         (lambda: ratio(0.5, 0.5), "ratio.*leaves no training rows"),
         (lambda: temporal_ratio(-0.1, 0.5), "temporal_ratio"),
         (lambda: global_time(0.9, 0.2), "global_time"),
+        (lambda: ratio(seed=-1), r"ratio\(seed=-1\) is no seed; use 0 <= seed < 2\*\*32"),
+        (lambda: cold_users(seed=2**32), r"cold_users\(seed=4294967296\) is no seed"),
     ],
 )
 def test_bad_shares_are_named(make, said):
