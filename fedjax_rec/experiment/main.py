@@ -168,15 +168,18 @@ def _report(words: Sequence[str]) -> int:
 
     from rich.console import Console
 
-    from ..report.reading import find_runs
+    from ..report.reading import find_runs, unfinished
     from ..report.results import results
-    from ..report.tables import table, write_report
+    from ..report.tables import tables, write_report
+
+    for path in unfinished(known.folders):
+        print(f"fedjax-rec: {path} is unfinished and is left out.", file=sys.stderr)
 
     if known.results:
         targets = Path(known.targets) if known.targets else None
         written = results(known.folders, targets, Path(known.results), known.section)
     else:
-        Console().print(table(find_runs(known.folders)))
+        Console().print(tables(find_runs(known.folders)))
         written = write_report(known.folders, Path(known.out))
     for path in written:
         print(path)

@@ -18,7 +18,15 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
 from fedjax_rec.evaluate import by_activity, mean_and_interval
-from fedjax_rec.report.reading import Group, Run, caption, group, labels, read_run
+from fedjax_rec.report.reading import (
+    LOWER_IS_BETTER,
+    Group,
+    Run,
+    caption,
+    group,
+    labels,
+    read_run,
+)
 from fedjax_rec.report.tables import MIB, title
 from fedjax_rec.storage import whole
 
@@ -27,7 +35,6 @@ Dash = Literal["-"] | tuple[float, tuple[float, ...]]
 # The palette once more with the next dash.
 DASHES: tuple[Dash, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)))
 GRAY = "#555555"
-LOWER_IS_BETTER = ("rmse", "mae", "loss")
 Curve = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # x, mean, low, high, each [R]
 
 
