@@ -176,6 +176,8 @@ def _run(config: Config, folder: RunFolder, show: bool) -> dict:
     # What the parts say against each other or the memory, they say before anything is written.
     like = experiment.outline(key)
     calls = simulate.program(strategy, store, key, config.cohorts, experiment.measure)
+    if (told := _few_candidates(config, experiment.dataset)) is not None:
+        print(told, file=sys.stderr)
     done = 0 if folder.overwrite else simulate.last_saved(folder.checkpoints)
     spent = _look_ahead(config, calls, like, store, done, show)
     folder.hold()
@@ -256,6 +258,29 @@ def _resumed(
             "at least that many, another --out, or --overwrite true."
         )
     return state, {"values": saved["values"]}, folder.records(saved[RECORDS])
+
+
+def _few_candidates(config: Config, dataset: data.Dataset) -> str | None:
+    """That a metric looks at more places than some users have candidates: then it is high of any
+    model."""
+    wanted = config.evaluation.candidates
+    if wanted not in {"full", "sampled", "both"}:
+        return None
+    seen = int(dataset.test.seen_count.max())
+    fewest = {
+        "full": dataset.num_items - seen,
+        "sampled": config.data.evaluation_negatives + 1,
+    }
+    kinds = ("full", "sampled") if wanted == "both" else (wanted,)
+    for metric in evaluate.metrics(config.evaluation.metrics):
+        for kind in kinds:
+            if fewest[kind] < metric.least:
+                return (
+                    f"fedjax-rec: evaluation.metrics={metric.name} looks at {metric.least} places, "
+                    f"and there are users with {fewest[kind]} {kind} candidates: it is high of any "
+                    "model; use fewer places."
+                )
+    return None
 
 
 def _look_ahead(config: Config, calls: simulate.Program, like, store, done: int, show: bool):

@@ -62,7 +62,7 @@ def test_no_item_that_a_user_is_known_to_have_is_a_candidate(interactions, make,
 
 
 def _candidates():
-    return evaluate.Metric("candidates", lambda ranks, candidates: candidates)
+    return evaluate.Metric("candidates", lambda ranks, candidates, ties: candidates)
 
 
 @pytest.mark.parametrize(

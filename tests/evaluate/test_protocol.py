@@ -74,7 +74,7 @@ def by_sorting(scores, held, others):
     ranked = sorted([(-scores[i], 0) for i in others] + [(-scores[i], 1) for i in held])
     ranks = [place for place, (_, relevant) in enumerate(ranked, 1) if relevant]
     ideal = sum(1 / np.log2(1 + r) for r in range(1, min(len(held), 3) + 1))
-    pairs = [scores[h] > scores[o] for h in held for o in others]
+    pairs = [(np.sign(scores[h] - scores[o]) + 1) / 2 for h in held for o in others]
     return [
         float(ranks[0] <= 3),
         sum(1 / np.log2(1 + r) for r in ranks if r <= 3) / ideal,

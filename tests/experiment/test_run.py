@@ -293,6 +293,14 @@ def test_other_data_of_the_same_name_are_refused(place, without_figures, capsys)
     assert main([*words, str(place / "from"), *start]) == 0
 
 
+def test_more_places_than_candidates_are_told(place, without_figures, capsys):
+    words = ["--rounds=1", "--evaluation.metrics=[mrr, hr@5, hr@10]", "--evaluation.every=1"]
+    few = ["--evaluation.candidates=sampled", "--data.evaluation_negatives=8"]
+    assert run(place, "few", *words, *few) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "hr@10 looks at 10 places, and there are users with 9 sampled candidates" in line
+
+
 def test_a_diverging_run_names_the_round(place, without_figures, capsys):
     words = ["--strategy.user_learning_rate=1e30", "--strategy.item_learning_rate=1e30"]
     assert run(place, "diverged", *words) == 1
