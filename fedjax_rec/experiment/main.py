@@ -13,12 +13,48 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command in `arguments` (default `sys.argv`); returns the exit status."""
+    with _one_line():
+        return _main(arguments)
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """What Python can only print, since nobody is there to catch it, without tracebacks.
+
+    Ctrl-C in the middle of a callback, as while libraries are imported, would be dropped: it comes
+    once more. Threads of tensorstore that outlive a write which failed find its event loop closed.
+    """
+    before, waiting = sys.unraisablehook, []
+
+    def heard(told) -> None:
+        if told.exc_type is KeyboardInterrupt:
+            again = threading.Timer(0.02, signal.raise_signal, [signal.SIGINT])
+            again.daemon = True
+            again.start()
+            waiting.append(again)
+        elif str(told.exc_value) != "Event loop is closed":
+            before(told)
+
+    sys.unraisablehook = heard
+    try:
+        yield
+    finally:
+        for again in waiting:
+            again.cancel()
+        if before is not sys.__unraisablehook__:  # a host's; else the process ends here
+            sys.unraisablehook = before
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [w for w in words if w != "--debug"]

@@ -19,6 +19,9 @@ from fedjax_rec.simulate import (
 )
 from fedjax_rec.types import State
 
+# Threads of tensorstore find the event loop of a failed read closed.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 
 @pytest.fixture
 def opened(tmp_path):
