@@ -48,6 +48,13 @@ def fraction(where: str, name: str, value) -> None:
         raise ValueError(f"{where}({name}={value}) is no fraction; use 0 <= {name} <= 1.")
 
 
+def seed(where: str, value) -> None:
+    """Raises ValueError unless 0 <= value < 2^32: beyond, keys of jax are those of the rest of the
+    division, and two seeds are one run."""
+    if not holds(value, lambda x: (x >= 0) & (x < 2**32)):
+        raise ValueError(f"{where}(seed={value}) is no seed; use 0 <= seed < 2**32.")
+
+
 def static(where: str, name: str, value) -> None:
     """Raises ValueError for a traced value of an argument that shapes depend on."""
     if is_traced(value):

@@ -3,8 +3,17 @@
 from .batches import Batches, pairwise, pointwise, ratings
 from .cases import Cases
 from .cold_items import cold_items, warm_items
+from .cold_users import cold_users, warm_users
+from .digest import digests, digests_of_examples
 from .examples import Examples, ExampleStore, HeldOut, describe_examples, examples, pack_examples
-from .interactions import Interactions, describe, from_arrays, implicit, k_core
+from .interactions import (
+    Interactions,
+    describe,
+    from_arrays,
+    implicit,
+    k_core,
+    latest_of_pairs,
+)
 from .partition import Partition, by_attribute, by_hash, by_user, dirichlet
 from .sequences import sequences
 from .sources.clicks import click_logits, clicks
@@ -12,7 +21,7 @@ from .sources.prompts import yes_no_prompts
 from .sources.sources import load
 from .sources.synthetic import synthetic
 from .sources.text import titles
-from .splits import Split, cold_users, global_time, leave_one_out, ratio, temporal_ratio
+from .splits import Split, global_time, leave_one_out, ratio, temporal_ratio, tied_ends
 from .store import ClientData, Dataset, Store, pack
 from .subsets import part_of, query, support
 
@@ -20,8 +29,9 @@ __all__ = [
     "Batches", "Cases", "ClientData", "Dataset", "ExampleStore", "Examples", "HeldOut",
     "Interactions", "Partition", "Split", "Store", "by_attribute", "by_hash", "by_user",
     "click_logits", "clicks", "cold_items", "cold_users", "describe", "describe_examples",
-    "dirichlet", "examples", "from_arrays", "global_time", "implicit", "k_core",
-    "leave_one_out", "load", "pack", "pack_examples", "pairwise", "part_of", "pointwise",
-    "query", "ratings", "ratio", "sequences", "support", "synthetic", "temporal_ratio",
-    "titles", "warm_items", "yes_no_prompts",
+    "digests", "digests_of_examples", "dirichlet", "examples", "from_arrays", "global_time",
+    "implicit", "k_core", "latest_of_pairs", "leave_one_out", "load", "pack", "pack_examples",
+    "pairwise", "part_of", "pointwise", "query", "ratings", "ratio", "sequences", "support",
+    "synthetic", "temporal_ratio", "tied_ends", "titles", "warm_items", "warm_users",
+    "yes_no_prompts",
 ]  # fmt: skip

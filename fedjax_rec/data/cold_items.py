@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from .. import check
 from .interactions import Interactions
 from .splits import TEST, TRAIN, UNUSED, Split, Splitter, leave_one_out
 
@@ -31,6 +32,7 @@ def warm_items(fraction: float = 0.2, split: Splitter | None = None, seed: int =
 
 
 def _splitter(name: str, fraction: float, split: Splitter | None, seed: int, tests_cold: bool):
+    check.seed(name, seed)
     if not 0 < fraction < 1:
         raise ValueError(f"{name}(fraction={fraction}) is not a share; use 0 < fraction < 1.")
     inner = leave_one_out() if split is None else split
@@ -49,6 +51,6 @@ def _splitter(name: str, fraction: float, split: Splitter | None, seed: int, tes
                     f"{name}(fraction={fraction}, seed={seed}) leaves no row that {what}; use "
                     "another fraction."
                 )
-        return Split(interactions, part, absent)
+        return Split(interactions, part, absent, before.ties)
 
     return divide

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from .ids import dense_ids, names_like
+
 
 @dataclass(frozen=True)
 class Interactions:
@@ -23,9 +25,9 @@ class Interactions:
     name: str
     users: np.ndarray  # int32[n] in 0..num_users-1
     items: np.ndarray  # int32[n] in 0..num_items-1
-    times: (
-        np.ndarray
-    )  # float64[n], in the unit of the source (seconds for the official MovieLens files)
+    # float64[n], or int64[n] where those would lose order, in the unit of the source (seconds for
+    # the official MovieLens files)
+    times: np.ndarray
     ratings: np.ndarray | None  # float32[n]; None when implicit
     user_names: np.ndarray  # str[num_users]: original ids, position = dense id
     item_names: np.ndarray  # str[num_items]
@@ -59,15 +61,15 @@ def from_arrays(
     item_features: pl.DataFrame | None = None,
 ) -> Interactions:
     """Interactions from columns of equal length n, in any order and with any ids (integers or
-    text).
+    text, see `data.ids`).
 
-    `times` None means that the rows come in time order. Features carry the original ids in a column
-    `user_id` (`item_id`); users and items without interactions are left out, those without features
-    get nulls.
+    `times`, numbers or datetime64, None means that the rows come in time order. Features carry the
+    original ids in a column `user_id` (`item_id`); users and items without interactions are left
+    out, those without features get nulls; `describe` says how many have some.
 
     Raises:
-        ValueError: on unequal lengths, missing ids, times or ratings, no rows, or an id described
-            twice.
+        ValueError: on unequal lengths, missing ids, times or ratings, no rows, an id described
+            twice, or features that describe none of the ids.
     """
     if len(users) == 0:
         raise ValueError(f"'{name}' has no interactions; give at least one.")
@@ -77,9 +79,9 @@ def from_arrays(
     lengths = {key: len(column) for key, column in columns.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"'{name}' has columns of unequal length {lengths}; give one value a row.")
-    user_ids, user_names = _dense_ids(users, f"'{name}' users")
-    item_ids, item_names = _dense_ids(items, f"'{name}' items")
-    times = _finite(times, np.float64, f"'{name}' times")
+    user_ids, user_names = dense_ids(users, f"'{name}' users")
+    item_ids, item_names = dense_ids(items, f"'{name}' items")
+    times = _moments(times, f"'{name}' times")
     if ratings is not None:
         ratings = _finite(ratings, np.float32, f"'{name}' ratings")
     step = np.diff(user_ids)
@@ -179,14 +181,24 @@ def implicit(interactions: Interactions, above: float = 0.0) -> Interactions:
                 f"{interactions.ratings.max():g}; use a smaller bound."
             )
     rows = np.flatnonzero(keep)
-    pairs = (
-        interactions.users[rows].astype(np.int64) * interactions.num_items
-        + interactions.items[rows]
-    )
-    _, first = np.unique(pairs, return_index=True)
     keep = np.zeros(len(interactions), bool)
-    keep[rows[first]] = True
+    keep[rows[_first_of_pairs(interactions, rows)]] = True
     return replace(interactions if keep.all() else select(interactions, keep), ratings=None)
+
+
+def latest_of_pairs(interactions: Interactions) -> Interactions:
+    """Of a repeated (user, item) pair the latest row alone: a rating that was changed counts as it
+    is now, and no pair is both in the training and in the test part."""
+    rows = np.arange(len(interactions))[::-1]
+    keep = np.zeros(len(interactions), bool)
+    keep[rows[_first_of_pairs(interactions, rows)]] = True
+    return interactions if keep.all() else select(interactions, keep)
+
+
+def _first_of_pairs(interactions: Interactions, rows: np.ndarray) -> np.ndarray:
+    """Places in `rows` of the first row of each pair."""
+    users, items = interactions.users[rows].astype(np.int64), interactions.items[rows]
+    return np.unique(users * interactions.num_items + items, return_index=True)[1]
 
 
 def describe(interactions: Interactions) -> dict[str, Any]:
@@ -214,37 +226,37 @@ def describe(interactions: Interactions) -> dict[str, Any]:
         "ratings": kind,
         "user_features": [] if features[0] is None else features[0].columns,
         "item_features": [] if features[1] is None else features[1].columns,
+        "users_described": _described(features[0]),
+        "items_described": _described(features[1]),
     }
 
 
-def _dense_ids(values: Any, what: str) -> tuple[np.ndarray, np.ndarray]:
-    """Codes int32[n] and the sorted original ids as text, one a code."""
-    series = values if isinstance(values, pl.Series) else pl.Series(np.asarray(values))
-    if series.null_count():
-        row = int(series.is_null().arg_max() or 0)
-        raise ValueError(f"{what}[{row}] is missing; give an id for each row.")
-    if not series.dtype.is_integer():
-        series = series.cast(pl.String)
-        numbers = series.cast(pl.Int64, strict=False)
-        # Only when the text is exactly the number: '007' and '7' are two ids.
-        plain = series.str.contains(r"^(?:0|-?[1-9][0-9]*)$")
-        if numbers.null_count() == 0 and plain.all():
-            series = numbers
-    if series.dtype.is_integer():
-        return _dense_integers(series.to_numpy())
-    names = series.unique().sort()
-    codes = series.cast(pl.Enum(names)).to_physical().to_numpy().astype(np.int32)
-    return codes, names.to_numpy().astype(np.str_)
+def _described(features: pl.DataFrame | None) -> int:
+    """Rows of which something is known."""
+    if features is None or not features.columns:
+        return 0
+    return int(features.select(pl.any_horizontal(pl.all().is_not_null()).sum()).item())
 
 
-def _dense_integers(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    low, high = int(ids.min()), int(ids.max())
-    if high - low > 4 * len(ids) + 1_000_000:  # too sparse for a table over the range
-        names, codes = np.unique(ids, return_inverse=True)
-        return codes.astype(np.int32), names.astype(np.str_)
-    seen = _occurring(ids - low, high - low + 1)
-    codes = (np.cumsum(seen, dtype=np.int32) - 1)[ids - low]
-    return codes, (np.flatnonzero(seen) + low).astype(np.str_)
+def _moments(values: Any, what: str) -> np.ndarray:
+    """float64[n], or int64[n] of integers that float64 cannot tell apart, as nanoseconds are."""
+    array = np.asarray(values)
+    if array.dtype.kind == "M":
+        if np.isnat(array).any():
+            raise ValueError(f"{what}[{np.isnat(array).argmax()}] is missing; fix or drop the row.")
+        array = array.astype(np.int64)
+    if array.dtype.kind in "iu" and (array.min() < -(2**53) or array.max() > 2**53):
+        if array.max() >= 2**63:
+            raise ValueError(f"{what} reach {array.max()}; use a coarser unit.")
+        return array.astype(np.int64)
+    try:
+        return _finite(array, np.float64, what)
+    except (TypeError, ValueError) as error:
+        if "is not a finite number" in str(error):
+            raise
+        raise ValueError(
+            f"{what}[0] = '{array[0]}' is no number; give seconds, or numpy.datetime64."
+        ) from None
 
 
 def _finite(values: Any, dtype: type, what: str) -> np.ndarray:
@@ -275,9 +287,14 @@ def _align(features: pl.DataFrame | None, key: str, names: np.ndarray) -> pl.Dat
         raise ValueError(
             f"features have no column '{key}' but {features.columns}; name the id column '{key}'."
         )
-    features = features.with_columns(pl.col(key).cast(pl.String))
+    features = features.with_columns(names_like(features[key], names).alias(key))
     twice = features[key].filter(features[key].is_duplicated())
     if len(twice):
         raise ValueError(f"features describe {key} '{twice[0]}' twice; keep one row for each id.")
+    if len(features) and not features[key].is_in(names.tolist()).any():
+        raise ValueError(
+            f"features describe {key} '{features[key][0]}' and others, but none of the "
+            f"{len(names)} that interact, such as '{names[0]}'; write ids alike in both."
+        )
     order = pl.DataFrame({key: names.tolist()}, schema={key: pl.String})
     return order.join(features, on=key, how="left", maintain_order="left").drop(key)

@@ -65,6 +65,22 @@ class Search:
         return r + low
 
 
+@record
+class Among:
+    """Only items of a part of the catalogue are drawn. items: int32[P], ascending; draws: the same
+    over their places 0 .. P - 1."""
+
+    items: Array
+    draws: Draws
+
+    def pick(self, user: jax.Array, bits: jax.Array) -> jax.Array:
+        """As `Complement.pick`, to the bit."""
+        return self.items[self.draws.pick(user, bits)]
+
+
+Draws = Complement | Search | Among
+
+
 def pairs_to_csr(users: np.ndarray, items: np.ndarray, num_users: int, num_items: int):
     """(items, start, length): the distinct items of each user, ascending."""
     codes = np.unique(users.astype(np.int64) * num_items + items)
@@ -74,19 +90,33 @@ def pairs_to_csr(users: np.ndarray, items: np.ndarray, num_users: int, num_items
 
 
 def exclusion(
-    users: np.ndarray, items: np.ndarray, num_users: int, num_items: int, budget: int = 2**28
-) -> Complement | Search:
-    """The draw that never returns any of the pairs (users[j], items[j]).
+    users: np.ndarray,
+    items: np.ndarray,
+    num_users: int,
+    num_items: int,
+    budget: int = 2**28,
+    absent: np.ndarray | None = None,
+    names: np.ndarray | None = None,
+) -> Draws:
+    """The draw that never returns any of the pairs (users[j], items[j]), nor, for anybody, an item
+    where `absent` bool[I] holds.
 
-    budget: bytes that `Complement` may take; beyond it, `Search`.
+    budget: bytes that `Complement` may take; beyond it, `Search`. names: what messages call users.
     Raises ValueError where a user has nothing left to draw.
     """
+    if absent is not None:
+        present = np.flatnonzero(~absent)
+        place, kept = np.cumsum(~absent) - 1, ~absent[items]
+        pairs = users[kept], place[items[kept]]
+        draws = exclusion(*pairs, num_users, len(present), budget, names=names)
+        return Among(jnp.asarray(present, jnp.int32), draws)
     excluded, start, length = pairs_to_csr(users, items, num_users, num_items)
     count = (num_items - length).astype(np.int32)
     if num_users and count.min() <= 0:
         user = int(count.argmin())
         raise ValueError(
-            f"negatives: user {user} excludes all {num_items} items, so no negative is left; "
+            f"negatives: user {called(user, names)} excludes all {num_items} items, so no negative "
+            "is left; "
             "drop such users or use a policy that excludes less."
         )
     itemsize = 2 if num_items <= 2**16 else 4
@@ -100,6 +130,11 @@ def exclusion(
         jnp.asarray(count),
         steps=int(length.max(initial=0)).bit_length(),
     )
+
+
+def called(user: int, names: np.ndarray | None) -> str:
+    """A user as the data call it; its number where nobody says."""
+    return str(user) if names is None else f"'{names[user]}'"
 
 
 def _complement(excluded, start, length, count, num_items, itemsize) -> Complement:
@@ -127,10 +162,13 @@ def sample_distinct(
     size: int,
     seed: int,
     parts: int = 1,
+    names: np.ndarray | None = None,
 ) -> np.ndarray:
     """int32[U, parts * size]: uniform distinct items of each user outside its pairs, on the host.
 
-    Floyd's sampling, vectorised over users. Raises ValueError where a user has too few items left.
+    Floyd's sampling, vectorised over users. It makes a uniform set in an order that is not (the
+    last allowed items can only come late), so each row is shuffled: any columns of it are a
+    uniform sample. Raises ValueError where a user has too few items left.
     """
     asked, size = size, parts * size
     excluded, start, length = pairs_to_csr(users, items, num_users, num_items)
@@ -138,8 +176,8 @@ def sample_distinct(
     if num_users and left.min() < size:
         user = int(left.argmin())
         raise ValueError(
-            f"evaluation_negatives={asked} takes {size} items, and user {user} has only "
-            f"{left[user]} items outside its history; ask for fewer, or for 0 to have none."
+            f"evaluation_negatives={asked} takes {size} items, and user {called(user, names)} has "
+            f"only {left[user]} items outside its history; ask for fewer, or for 0 to have none."
         )
     rng = np.random.default_rng(seed)
     chosen = np.full((num_users, size), -1, np.int64)
@@ -148,6 +186,7 @@ def sample_distinct(
         draw = (rng.random(num_users) * (top + 1)).astype(np.int64)
         taken = (chosen[:, :j] == draw[:, None]).any(1)
         chosen[:, j] = np.where(taken, top, draw)
+    chosen = rng.permuted(chosen, axis=1)
     gaps = excluded - (np.arange(len(excluded)) - np.repeat(start, length))
     user_of = np.repeat(np.arange(num_users), length)
     # One global search: gaps grow within a user, and user * num_items keeps users apart.

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from fedjax_rec import check
 from fedjax_rec.data.interactions import Interactions
 from fedjax_rec.data.splits import Split
 
@@ -52,6 +53,7 @@ def by_hash(num_clients: int, seed: int = 0) -> Partitioner:
         ValueError: with more clients than users.
     """
     _check_clients("by_hash", num_clients)
+    check.seed("by_hash", seed)
 
     def partition(split: Split) -> Partition:
         _check_enough("by_hash", num_clients, split.interactions)
@@ -84,12 +86,14 @@ def dirichlet(
     """Skewed groups: small `alpha` concentrates users on few clients, large makes them even.
 
     With `column` (a user feature) the skew is in its labels, without it in the number of users. A
-    client that got no user takes one from the largest.
+    client that got no user takes one from the largest. An infinite `alpha` is the limit, where
+    shares are equal.
 
     Raises:
         ValueError: with more clients than users, or alpha <= 0.
     """
     _check_clients("dirichlet", num_clients)
+    check.seed("dirichlet", seed)
     if not alpha > 0:
         raise ValueError(f"dirichlet(alpha={alpha}) is not a concentration; use alpha > 0.")
 
@@ -103,12 +107,20 @@ def dirichlet(
         client = np.empty(interactions.num_users, np.int64)
         for label in range(count):
             users = rng.permutation(np.flatnonzero(labels == label))
-            cuts = np.cumsum(rng.dirichlet(np.full(num_clients, alpha)))[:-1] * len(users)
+            cuts = np.cumsum(_shares(rng, num_clients, alpha))[:-1] * len(users)
             # User number j of the shuffled label goes to the client whose share covers j + 1/2.
             client[users] = np.searchsorted(cuts, np.arange(len(users)) + 0.5, side="right")
         return _filled(client, num_clients)
 
     return partition
+
+
+def _shares(rng: np.random.Generator, size: int, alpha: float) -> np.ndarray:
+    """Dir(alpha, ..., alpha), whose shares deviate by 1 / sqrt(size alpha) of themselves: where no
+    float64 shows that they are equal, and the sums of the draw do not overflow."""
+    if alpha > 1e32:
+        return np.full(size, 1 / size)
+    return rng.dirichlet(np.full(size, alpha))
 
 
 def _labels(what: str, interactions: Interactions, column: str) -> tuple[np.ndarray, int]:

@@ -16,12 +16,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import check
 from ..check import at_least, one_of
 from ..rows import static
 from ..types import Array, record
 from .cases import cases_of
 from .interactions import Interactions
-from .negatives import POLICIES, Complement, Search, exclusion, sample_distinct
+from .negatives import POLICIES, Draws, exclusion, sample_distinct
 from .partition import Partition, by_user, members_of
 from .spans import Spans, spans_of
 from .splits import TEST, TRAIN, VALIDATION, Split
@@ -44,7 +45,7 @@ class Store:
     users: Array | None
     start: Array
     length: Array
-    exclusion: Complement | Search | None
+    exclusion: Draws | None
     num_items: int = static()
     longest: int = static()
     members: int = static(default=1)
@@ -132,6 +133,7 @@ def pack(
     one_of("pack", "negatives", negatives, POLICIES)
     at_least("pack", "evaluation_negatives", evaluation_negatives, 0)
     at_least("pack", "history", history, 0)
+    check.seed("pack", seed)
     data = split.interactions
     partition = partition or by_user()(split)
     train = split.part == TRAIN
@@ -147,6 +149,7 @@ def pack(
             evaluation_negatives,
             seed,
             parts=2,
+            names=data.user_names,
         )
     cases = {
         part: cases_of(split, partition, part, chosen, history)
@@ -155,8 +158,11 @@ def pack(
             (TEST, None if drawn is None else drawn[:, evaluation_negatives:]),
         )
     }
-    forbidden = _forbidden(split, negatives, drawn)
-    store = _store(data, train, partition, exclusion(*forbidden, data.num_users, data.num_items))
+    draws = exclusion(
+        *_known(split, negatives, drawn), data.num_users, data.num_items,
+        absent=split.absent, names=data.user_names,
+    )  # fmt: skip
+    store = _store(data, train, partition, draws)
     return Dataset(
         name=data.name,
         num_clients=partition.num_clients,
@@ -172,19 +178,8 @@ def pack(
     )
 
 
-def _forbidden(split: Split, policy: str, drawn: np.ndarray | None):
-    """Pairs (users, items) that are no training negatives."""
-    users, items = _known(split, policy, drawn)
-    if split.absent is None:
-        return users, items
-    absent, everyone = np.flatnonzero(split.absent), np.arange(split.interactions.num_users)
-    return (
-        np.concatenate([users, np.repeat(everyone, len(absent))]),
-        np.concatenate([items, np.tile(absent, len(everyone))]),
-    )
-
-
 def _known(split: Split, policy: str, drawn: np.ndarray | None):
+    """Pairs (users, items) that are no training negatives."""
     data = split.interactions
     if policy == "paper":
         return data.users, data.items

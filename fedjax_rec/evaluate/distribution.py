@@ -1,7 +1,8 @@
 """How a metric spreads over users: intervals, quantiles, groups, the worst off.
 
 Host-side NumPy. The input is one value per user, float[N]; NaN marks a user without held-out
-items and is left out everywhere. Results are plain floats, ready for JSON.
+items and is left out everywhere. Results are plain floats, ready for JSON, and NaN where no user
+has a value: a metric that none of them has (AUC where nothing is to be ranked behind) is no error.
 
     95% interval   mean +- 1.96 s / sqrt(n)
 """
@@ -20,15 +21,16 @@ def mean_and_interval(values: Any, level: float = 0.95) -> dict[str, float]:
     """Mean over users with a normal confidence interval.
 
     Returns:
-        `mean`, `low`, `high`, `users`; low and high are NaN for fewer than two users.
+        `mean`, `low`, `high`, `users`; low and high are NaN for fewer than two users, and mean for
+        none.
 
     Raises:
-        ValueError: values holds no user, or level is not strictly between 0 and 1.
+        ValueError: level is not strictly between 0 and 1.
     """
     known = _known("mean_and_interval", values)
     _check_share("mean_and_interval", "level", level)
-    center = float(known.mean())
-    if known.size < 2:
+    center = float(known.mean()) if known.size else np.nan
+    if known.size < 2 or not np.isfinite(center):
         return {"mean": center, "low": np.nan, "high": np.nan, "users": float(known.size)}
     z = NormalDist().inv_cdf(0.5 + level / 2)
     half = z * float(known.std(ddof=1)) / known.size**0.5
@@ -39,13 +41,18 @@ def quantiles(values: Any, q: Sequence[float] = (0.1, 0.25, 0.5, 0.75, 0.9)) -> 
     """Quantiles over users, keyed by percentile: `{"p10": ..., "p50": ...}`.
 
     Raises:
-        ValueError: values holds no user, or an entry of q is outside 0..1.
+        ValueError: an entry of q is outside 0..1.
     """
     known = _known("quantiles", values)
     for level in q:
         if not 0 <= level <= 1:
             raise ValueError(f"quantiles(q={level}) is no quantile; use numbers from 0 to 1.")
-    found = np.quantile(known, list(q))
+    if known.size:
+        # Between finite and infinite values there is no line, and none is drawn.
+        with np.errstate(invalid="ignore"):
+            found = np.quantile(known, list(q))
+    else:
+        found = np.full(len(q), np.nan)
     return {f"p{100 * level:g}": float(value) for level, value in zip(q, found, strict=True)}
 
 
@@ -71,30 +78,24 @@ def worst_share(values: Any, share: float = 0.1) -> float:
     """Mean over the worst-served share of users (the worst decile by default, at least one user).
 
     Raises:
-        ValueError: values holds no user, or share is not strictly between 0 and 1.
+        ValueError: share is not strictly between 0 and 1.
     """
     known = np.sort(_known("worst_share", values))
     _check_share("worst_share", "share", share)
     # Rounded first: 0.1 * 30 is a little above 3 in floating point.
     count = max(1, int(np.ceil(round(share * known.size, 9))))
-    return float(known[:count].mean())
+    return float(known[:count].mean()) if known.size else np.nan
 
 
 def _known(function: str, values: Any) -> Floats:
-    """The values that are not NaN, float64[n]; at least one."""
+    """The values that are not NaN, float64[n]."""
     array = np.asarray(values, np.float64)
     if array.ndim != 1:
         raise ValueError(
             f"{function}(values of shape {array.shape}) is not one value per user; "
             "use one metric's vector, shape [N]."
         )
-    known = array[~np.isnan(array)]
-    if known.size == 0:
-        raise ValueError(
-            f"{function}(values) has no user with held-out items among {array.size}; "
-            "check the split."
-        )
-    return known
+    return array[~np.isnan(array)]
 
 
 def _check_share(function: str, argument: str, share: float) -> None:

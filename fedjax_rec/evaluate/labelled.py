@@ -6,7 +6,8 @@
 - `gauc`      over each client's own pairs, weighted by its examples, of clients that have both
               labels (Zhou et al., "Deep interest network", KDD 2018): base rates of clients do not
               count in it.
-- `log_loss`  mean of -y log s(z) - (1 - y) log(1 - s(z)); `accuracy`, of z > 0.
+- `log_loss`  mean of -y log s(z) - (1 - y) log(1 - s(z)); `accuracy`, of z > 0. A logit that is NaN
+              makes the first NaN and is wrong in the second.
 
 `n` examples, `K` clients, `T` examples of one client that are predicted together.
 """
@@ -23,6 +24,7 @@ from ..types import Array, Model, PyTree
 from .protocol import Protocol
 
 TILE = 16
+_BLOCK = 256
 
 
 def labelled() -> Protocol:
@@ -53,7 +55,8 @@ def auc_by_group(
     per_group = lambda x: jax.ops.segment_sum(x, group, count, indices_are_sorted=True)
     ones = per_group(positive)
     pairs = 2.0 * (per_group(jnp.ones_like(positive)) - ones)
-    return per_group(positive * beaten) / pairs / ones
+    # Shares are summed: the pairs of 65,000 examples are more than an int32 can count.
+    return _total_by(positive * (beaten / pairs[group]), group, count) / ones
 
 
 def _beaten(scores, labels, groups):
@@ -75,8 +78,24 @@ def _beaten(scores, labels, groups):
 def _total(x: jax.Array) -> jax.Array:
     """The sum of float[n], by blocks: one after another, 10^7 numbers lose three digits."""
     while x.shape[0] > 1:
-        x = jnp.pad(x, (0, -x.shape[0] % 256)).reshape(-1, 256).sum(1)
+        x = jnp.pad(x, (0, -x.shape[0] % _BLOCK)).reshape(-1, _BLOCK).sum(1)
     return x[0]
+
+
+def _total_by(x: jax.Array, group: jax.Array, count: int) -> jax.Array:
+    """float32[count]: `_total` of each group; float[n] sorted by group int32[n]."""
+    size, most = jnp.bincount(group, length=count), x.shape[0]
+    while most > 1:
+        blocks = -(-size // _BLOCK)
+        place = jnp.arange(x.shape[0]) - (jnp.cumsum(size) - size)[group]
+        block = (jnp.cumsum(blocks) - blocks)[group] + place // _BLOCK
+        total = -(-x.shape[0] // _BLOCK) + count
+        x = jax.ops.segment_sum(x, block, total, indices_are_sorted=True)
+        group = jnp.repeat(jnp.arange(count), blocks, total_repeat_length=total)
+        # Blocks beyond the last are empty and of no group.
+        group = jnp.where(jnp.arange(total) < blocks.sum(), group, count)
+        size, most = blocks, -(-most // _BLOCK)
+    return jax.ops.segment_sum(x, group, count, indices_are_sorted=True)
 
 
 def predict_examples(model: Model, shared, private, held, tiles_per_chunk: int = 32) -> jax.Array:
@@ -134,11 +153,12 @@ def evaluate_examples(
 def measures(logits: jax.Array, held) -> tuple[jax.Array, jax.Array]:
     """The numbers that `labelled` names, of logits float[n]."""
     labels, count = held.fields["labels"], held.count
-    loss = jnp.maximum(logits, 0.0) - labels * logits + jnp.log1p(jnp.exp(-jnp.abs(logits)))
-    right = ((logits > 0) == (labels > 0)).astype(jnp.float32)
+    # -log s(z), or -log(1 - s(z)): 0 and infinite at the two ends, where z - y z has no value.
+    loss = jnp.logaddexp(0.0, jnp.where(labels > 0, -logits, logits))
+    right = (((logits > 0) == (labels > 0)) & ~jnp.isnan(logits)).astype(jnp.float32)
     clients = count.shape[0]
     auc = auc_by_group(logits, labels, held.owner, clients)
-    by_client = lambda x: jax.ops.segment_sum(x, held.owner, clients) / count
+    by_client = lambda x: _total_by(x, held.owner, clients) / count
     weight = jnp.where(jnp.isnan(auc), 0.0, count)
     grouped = _total(weight * jnp.nan_to_num(auc)) / _total(weight)
     means = [_total(x) / x.shape[0] for x in (loss, right)]

@@ -8,12 +8,12 @@ With n relevant items at ranks r_1 < ... < r_n among C candidates:
     mrr[@k]      1 / r_1, or 0 where r_1 > k                     (trec_eval: recip_rank)
     map[@k]      sum over r_i <= k of (i / r_i), over n          (trec_eval: map_cut)
     ndcg@k       sum over r_i <= k of 1 / log2(1 + r_i), over the same sum at r_i = i
-    auc          share of (relevant, other) pairs with the relevant item ahead
+    auc          share of (relevant, other) pairs with the relevant item ahead, a tied pair 1/2
 
 Choices where libraries differ: `map@k` divides by n, as trec_eval, ir-measures and ranx do, not
 by min(n, k) as RecBole does; `precision@k` divides by k even where fewer items are ranked; gains
-are binary; for one relevant item `ndcg@k` is ln 2 / ln(1 + r). `auc` inherits the pessimistic
-ties of `ranks`: a tied pair counts 0, where scikit-learn counts one half.
+are binary; for one relevant item `ndcg@k` is ln 2 / ln(1 + r). Ties are against the model in
+ranks; `auc` alone takes half of a tied pair, as scikit-learn does: constant scores have 1/2.
 
 A user without relevant items has no value: every metric is NaN there, and averages over users
 leave NaN out (`jnp.nanmean`, and everything in `distribution`). `auc` is NaN, too, where all
@@ -32,6 +32,8 @@ from jaxtyping import Float32, Int32
 
 from ..types import Array
 
+Ranked = Int32[Array, " R"]
+One = Int32[Array, ""]
 _ALIASES = {
     "hit": "hr", "hits": "hr", "hit_ratio": "hr", "hit_rate": "hr", "success": "hr",
     "rr": "mrr", "ap": "map", "mean_average_precision": "map", "p": "precision", "r": "recall",
@@ -44,60 +46,62 @@ class Metric:
 
     Attributes:
         name: what logs and tables call it, such as `hr@10`.
-        compute: (ranks int32[R] with 0 for padding, candidates int32) -> float32 scalar,
-            NaN for a user without relevant items.
+        compute: (ranks int32[R] with 0 for padding, candidates int32, ties int32[R]), as of
+            `Ranks`, -> float32 scalar, NaN for a user without relevant items.
+        least: candidates below which the metric says nothing, such as k of HR@k.
     """
 
     name: str
-    compute: Callable[[Array, Array], Array]
+    compute: Callable[[Array, Array, Array], Array]
+    least: int = 0
 
 
 def hit_ratio(k: int) -> Metric:
     """HR@k: 1 if any relevant item is among the first k, else 0."""
     k = _cutoff("hit_ratio", k)
 
-    def compute(ranks: Int32[Array, " R"], candidates: Int32[Array, ""]) -> Float32[Array, ""]:
+    def compute(ranks: Ranked, candidates: One, ties: Ranked) -> Float32[Array, ""]:
         return _if_any(ranks, jnp.any(_within(ranks, k)).astype(jnp.float32))
 
-    return Metric(f"hr@{k}", compute)
+    return Metric(f"hr@{k}", compute, k)
 
 
 def recall(k: int) -> Metric:
     """Recall@k: the share of the relevant items that are among the first k."""
     k = _cutoff("recall", k)
 
-    def compute(ranks: Int32[Array, " R"], candidates: Int32[Array, ""]) -> Float32[Array, ""]:
+    def compute(ranks: Ranked, candidates: One, ties: Ranked) -> Float32[Array, ""]:
         return jnp.sum(_within(ranks, k), dtype=jnp.float32) / _relevant(ranks)
 
-    return Metric(f"recall@{k}", compute)
+    return Metric(f"recall@{k}", compute, k)
 
 
 def precision(k: int) -> Metric:
     """Precision@k: the share of the first k places that hold a relevant item."""
     k = _cutoff("precision", k)
 
-    def compute(ranks: Int32[Array, " R"], candidates: Int32[Array, ""]) -> Float32[Array, ""]:
+    def compute(ranks: Ranked, candidates: One, ties: Ranked) -> Float32[Array, ""]:
         return _if_any(ranks, jnp.sum(_within(ranks, k), dtype=jnp.float32) / k)
 
-    return Metric(f"precision@{k}", compute)
+    return Metric(f"precision@{k}", compute, k)
 
 
 def mrr(k: int | None = None) -> Metric:
     """Reciprocal rank of the first relevant item, 0 where it lies beyond k."""
     k = None if k is None else _cutoff("mrr", k)
 
-    def compute(ranks: Int32[Array, " R"], candidates: Int32[Array, ""]) -> Float32[Array, ""]:
+    def compute(ranks: Ranked, candidates: One, ties: Ranked) -> Float32[Array, ""]:
         within = _within(ranks, k)
         return _if_any(ranks, jnp.max(jnp.where(within, _reciprocal(ranks), 0.0), initial=0.0))
 
-    return Metric(_name("mrr", k), compute)
+    return Metric(_name("mrr", k), compute, k or 0)
 
 
 def mean_average_precision(k: int | None = None) -> Metric:
     """AP@k of one user (MAP once averaged), divided by the number of relevant items."""
     k = None if k is None else _cutoff("mean_average_precision", k)
 
-    def compute(ranks: Int32[Array, " R"], candidates: Int32[Array, ""]) -> Float32[Array, ""]:
+    def compute(ranks: Ranked, candidates: One, ties: Ranked) -> Float32[Array, ""]:
         # Padding sorts first; the i-th relevant item then sits `padding` places further on.
         ordered = jnp.sort(ranks)
         padding = jnp.sum(ranks <= 0, dtype=jnp.float32)
@@ -105,32 +109,32 @@ def mean_average_precision(k: int | None = None) -> Metric:
         terms = jnp.where(_within(ordered, k), found * _reciprocal(ordered), 0.0)
         return jnp.sum(terms) / _relevant(ranks)
 
-    return Metric(_name("map", k), compute)
+    return Metric(_name("map", k), compute, k or 0)
 
 
 def ndcg(k: int) -> Metric:
     """NDCG@k with binary gains and the log2 discount; ln 2 / ln(1 + rank) for one item."""
     k = _cutoff("ndcg", k)
 
-    def compute(ranks: Int32[Array, " R"], candidates: Int32[Array, ""]) -> Float32[Array, ""]:
+    def compute(ranks: Ranked, candidates: One, ties: Ranked) -> Float32[Array, ""]:
         gained = jnp.sum(jnp.where(_within(ranks, k), _discount(ranks), 0.0))
         places = jnp.arange(1, ranks.shape[0] + 1)
         reachable = (places <= _relevant(ranks)) & (places <= k)
         # With no relevant item both sums are 0, and 0 / 0 is the NaN wanted.
         return gained / jnp.sum(jnp.where(reachable, _discount(places), 0.0))
 
-    return Metric(f"ndcg@{k}", compute)
+    return Metric(f"ndcg@{k}", compute, k)
 
 
 def auc() -> Metric:
-    """AUC: the share of (relevant, other) pairs with the relevant item ahead, ties counted 0."""
+    """AUC: the share of (relevant, other) pairs with the relevant item ahead, ties counted half."""
 
-    def compute(ranks: Int32[Array, " R"], candidates: Int32[Array, ""]) -> Float32[Array, ""]:
+    def compute(ranks: Ranked, candidates: One, ties: Ranked) -> Float32[Array, ""]:
         relevant = _relevant(ranks)
         others = candidates - relevant
         # The i-th relevant item has r_i - i others ahead of it. Their mean stays near C, where a
         # plain sum of ranks would lose float32 digits.
-        ahead = jnp.sum(ranks / relevant, dtype=jnp.float32) - (relevant + 1) / 2
+        ahead = jnp.sum((ranks - 0.5 * ties) / relevant, dtype=jnp.float32) - (relevant + 1) / 2
         return jnp.where((relevant > 0) & (others > 0), 1.0 - ahead / others, jnp.nan)
 
     return Metric("auc", compute)
@@ -150,12 +154,12 @@ def metrics(names: Iterable[str]) -> list[Metric]:
 
 
 def evaluate_user(
-    chosen: Sequence[Metric], ranks: Int32[Array, " R"], candidates: Int32[Array, ""]
+    chosen: Sequence[Metric], ranks: Ranked, candidates: One, ties: Ranked
 ) -> Float32[Array, " M"]:
     """float32[M]: the M chosen metrics of one user; NaN for a user without relevant items."""
     if not chosen:
         return jnp.zeros(0, jnp.float32)
-    values = [metric.compute(ranks, candidates) for metric in chosen]
+    values = [metric.compute(ranks, candidates, ties) for metric in chosen]
     return jnp.stack([jnp.asarray(value, jnp.float32) for value in values])
 
 

@@ -133,21 +133,25 @@ def beside(first: Protocol, second: Protocol, prefix: str) -> Protocol:
 
 
 def rating_error() -> Protocol:
-    """Mean squared and absolute error over the user's held-out ratings."""
+    """Mean squared and absolute error over the user's held-out ratings. A prediction that is NaN
+    is infinitely wrong: left out, it would make a broken model the better one."""
 
     def measure(score, case):
         if case.ratings is None:
             raise ValueError("rating_error(): the data has no ratings; evaluate a ranking instead.")
-        real = (case.targets >= 0).astype(jnp.float32)
-        error = score(jnp.maximum(case.targets, 0), case.member) - case.ratings
+        real = case.targets >= 0
+        error = jnp.abs(score(jnp.maximum(case.targets, 0), case.member) - case.ratings)
+        error = jnp.where(jnp.isnan(error), jnp.inf, error)
+        error = jnp.where(real, error, 0.0)  # padding may hold anything
         count = real.sum()
-        means = jnp.stack([(real * error**2).sum(), (real * jnp.abs(error)).sum()]) / count
+        means = jnp.stack([(error**2).sum(), error.sum()]) / count
         return jnp.where(count > 0, means, jnp.nan)
 
     def summarise(values, counts):
         """RMSE and MAE over all held-out ratings."""
-        weights = jnp.where(jnp.isnan(values[:, :1]), 0.0, counts[:, None].astype(jnp.float32))
-        mse, mae = (weights * jnp.nan_to_num(values)).sum(0) / weights.sum()
+        measured = ~jnp.isnan(values[:, :1])
+        weights = jnp.where(measured, counts[:, None].astype(jnp.float32), 0.0)
+        mse, mae = jnp.where(measured, weights * values, 0.0).sum(0) / weights.sum()
         return jnp.stack([jnp.sqrt(mse), mae])
 
     return Protocol(("mse", "mae"), measure, "rating error", summarise, ("rmse", "mae"), False)
@@ -234,6 +238,7 @@ def probe_clients(protocol: Protocol, parts: dict):
     Args:
         parts: name -> `data.Cases`, of clients that are one user each.
     """
+    longest = {name: int(cases.seen_count.max()) for name, cases in parts.items()}
     for name, cases in parts.items():
         if cases.users.shape[0] != len(set(cases.clients.tolist())):
             raise ValueError(
@@ -245,8 +250,8 @@ def probe_clients(protocol: Protocol, parts: dict):
         out = {}
         for name, cases in parts.items():
             row = cases.rows.at[data.id].get(mode="clip")
-            # By the time of the test a client has seen its training items and one of validation.
-            case = case_of(cases, jnp.maximum(row, 0), data.longest + cases.targets.shape[1])
+            # What was seen by then is of other parts too, and no length of training bounds it.
+            case = case_of(cases, jnp.maximum(row, 0), longest[name])
             values = protocol.measure(scorer(case.history), case)
             out[name] = jnp.where(row >= 0, values, jnp.nan)
         return out

@@ -36,10 +36,13 @@ class Ranks(NamedTuple):
     Attributes:
         ranks: int32[R], 1 is best, 0 marks padding.
         candidates: int32 scalar, how many items were ranked, the relevant ones included.
+        ties: int32[R], how many items that are not relevant tie with each, 0 for padding. All of
+            them stand before it; nothing is computed where nobody asks.
     """
 
     ranks: Int32[Array, " R"]
     candidates: Int32[Array, ""]
+    ties: Int32[Array, " R"]
 
 
 def ranks(
@@ -71,7 +74,11 @@ def ranks(
         candidates = jnp.sum(candidate, dtype=jnp.int32)
     thresholds = scores[targets]
     at_least = _count_at_least(scores, thresholds, candidate)
-    return Ranks(_settle_ties(at_least, thresholds, targets, valid), candidates)
+    tied = at_least - _count_above(scores, thresholds, candidate)
+    tied -= _count_at_least(thresholds, thresholds, valid)
+    tied += _count_above(thresholds, thresholds, valid)
+    settled = _settle_ties(at_least, thresholds, targets, valid)
+    return Ranks(settled, candidates, jnp.where(valid, tied, 0))
 
 
 def sampled_ranks(
@@ -95,13 +102,15 @@ def sampled_ranks(
     thresholds, negatives = _comparable(target_scores), _comparable(negative_scores)
     valid = jnp.ones(num_targets, bool) if target_mask is None else target_mask
     at_least = _count_at_least(negatives, thresholds, negative_mask)
+    tied = at_least - _count_above(negatives, thresholds, negative_mask)
     at_least += _count_at_least(thresholds, thresholds, valid)
     candidates = jnp.sum(valid, dtype=jnp.int32)
     if negative_mask is None:
         candidates += num_negatives
     else:
         candidates += jnp.sum(negative_mask, dtype=jnp.int32)
-    return Ranks(_settle_ties(at_least, thresholds, jnp.arange(num_targets), valid), candidates)
+    settled = _settle_ties(at_least, thresholds, jnp.arange(num_targets), valid)
+    return Ranks(settled, candidates, jnp.where(valid, tied, 0))
 
 
 def _comparable(scores: Array) -> Array:
@@ -122,14 +131,28 @@ def _distinct(targets: Array, num_items: int) -> tuple[Array, Array]:
 
 def _count_at_least(values: Array, thresholds: Array, counted: Array | None) -> Array:
     """int32[R]: for each threshold, how many counted values are at least that large."""
-    size = thresholds.shape[0]
-    if size < _BIN_FROM_TARGETS:
-        hits = values[None, :] >= thresholds[:, None]
-        return jnp.sum(hits if counted is None else hits & counted, axis=1, dtype=jnp.int32)
-    ordered = jnp.sort(thresholds)
-    # Bin b counts the values that reach exactly b thresholds. A value reaches t when it reaches as
-    # many thresholds as there are at or below t.
-    reached = jnp.searchsorted(ordered, values, side="right")
+    if thresholds.shape[0] < _BIN_FROM_TARGETS:
+        return _hits(values[None, :] >= thresholds[:, None], counted)
+    return _binned(values, thresholds, counted, "right")
+
+
+def _count_above(values: Array, thresholds: Array, counted: Array | None) -> Array:
+    """int32[R]: for each threshold, how many counted values are larger."""
+    if thresholds.shape[0] < _BIN_FROM_TARGETS:
+        return _hits(values[None, :] > thresholds[:, None], counted)
+    return _binned(values, thresholds, counted, "left")
+
+
+def _hits(hits: Array, counted: Array | None) -> Array:
+    return jnp.sum(hits if counted is None else hits & counted, axis=1, dtype=jnp.int32)
+
+
+def _binned(values: Array, thresholds: Array, counted: Array | None, side: str) -> Array:
+    """side: "right" for at least, "left" for above."""
+    size, ordered = thresholds.shape[0], jnp.sort(thresholds)
+    # Bin b counts the values that reach (or exceed) exactly b thresholds. A value reaches t when it
+    # reaches as many thresholds as there are at or below t.
+    reached = jnp.searchsorted(ordered, values, side=side)
     one = 1 if counted is None else counted.astype(jnp.int32)
     bins = jnp.zeros(size + 1, jnp.int32).at[reached].add(one)
     at_least = jnp.cumsum(bins[::-1])[::-1]

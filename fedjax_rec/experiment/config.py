@@ -43,6 +43,7 @@ from .factories import (
     find,
     full_name,
     is_factory,
+    of_default,
 )
 from .overrides import lay, merge
 
@@ -235,6 +236,8 @@ def _raw(source) -> dict:
         raw = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: {' '.join(str(error).split())}; mend the YAML.") from None
+    if raw is None:  # nothing, or comments alone: all defaults
+        return {}
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: holds no mapping of keys; see configs/quickstart.yaml.")
     for key in ("data", "evaluation"):
@@ -253,16 +256,17 @@ def _late_part(section: Any, part: str) -> dict:
 
 
 def _lengthen(raw: dict) -> None:
-    """Gives short names of factories, such as `uniform` of `cohorts`, their room."""
+    """Gives short names of factories, such as `uniform` of `cohorts`, their room, and arguments
+    that stand alone the factory that their key has by default."""
     for where in DEFAULTS:
         section, _, key = where.rpartition(".")
         holder = (raw.get(section) or {}) if section else raw
-        if isinstance(holder.get(key), dict) and "class_path" in holder[key]:
-            holder[key] = {
-                **holder[key], "class_path": full_name(holder[key]["class_path"], where)
-            }  # fmt: skip
-        elif key in holder:
-            holder[key] = full_name(holder[key], where)
+        if key not in holder:
+            continue
+        given = of_default(holder[key], where)
+        if isinstance(given, dict) and "class_path" in given:
+            given = {**given, "class_path": full_name(given["class_path"], where)}
+        holder[key] = full_name(given, where)
 
 
 def _parts_within(value: Any, inside: bool = False) -> Any:
@@ -294,6 +298,16 @@ def _check_numbers(made: Namespace) -> None:
         value = attrgetter(key)(made)
         if value < low:
             raise ConfigError(f"{key}={value} is too small; use {key} >= {low}.")
+    if not 0 <= made.seed < 2**32:
+        raise ConfigError(
+            f"seed={made.seed} is no seed, or the same run as {made.seed % 2**32}; use 0 <= seed < "
+            "2**32."
+        )
+    if made.data.above and not made.data.implicit:
+        raise ConfigError(
+            f"data.above={made.data.above} is not read with data.implicit=false, which keeps all "
+            "ratings; leave it out, or set data.implicit: true."
+        )
     if made.memory_budget is not None:
         bytes_of("memory_budget", made.memory_budget)
     if not made.evaluation.metrics:

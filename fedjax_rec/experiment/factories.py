@@ -35,6 +35,13 @@ def full_name(path: Any, where: str = "") -> Any:
     return path
 
 
+def of_default(section: Any, where: str) -> Any:
+    """`section` at the key `where`, as the default factory with these arguments where it holds
+    `init_args` and names no factory."""
+    bare = isinstance(section, dict) and "init_args" in section and "class_path" not in section
+    return {"class_path": DEFAULTS[where], **section} if bare and where in DEFAULTS else section
+
+
 def find(path: Any, where: str) -> Callable:
     """The factory called `path`. Raises ConfigError, naming the key `where` and the nearest one."""
     told = f"{where}.class_path={path!r}"

@@ -3,8 +3,8 @@
 there.
 
 One process at a time runs in it. Files are replaced whole (written beside, then renamed).
-`metrics.jsonl` grows by whole lines, each forced to disk; what a kill left half-written is cut off
-on resuming.
+`metrics.jsonl` grows by whole lines, each forced to disk. A checkpoint has the checksums of those
+up to it: on resuming they must be there, and what stands after them is cut off.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import json
 import math
 import os
 import shutil
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +51,9 @@ class RunFolder:
         self.lock = FileLock(self.path / LOCK, blocking=False)
         self._check()
 
-    def begin(self) -> None:
-        """Makes the folder, cleared of an earlier run where `overwrite`, with its `config.yaml`,
-        and holds it until `release`. Raises ValueError where another process does."""
+    def hold(self) -> None:
+        """Makes the folder and holds it until `release`. Raises ValueError where another process
+        does."""
         self.path.mkdir(parents=True, exist_ok=True)
         try:
             self.lock.acquire()
@@ -65,12 +67,21 @@ class RunFolder:
         except ValueError:
             self.release()
             raise
+
+    def begin(self, records: Sequence[dict] | None = None) -> None:
+        """Writes `config.yaml`, and where `records` are given them alone to `metrics.jsonl`, in a
+        folder that is cleared of an earlier run where `overwrite`. Holds it where that was not done
+        before."""
+        if not self.lock.is_locked:
+            self.hold()
         if self.overwrite:
             for name in ("best", "checkpoints", "figures"):
                 shutil.rmtree(self.path / name, ignore_errors=True)
             for name in ("metrics.jsonl", "summary.json", "per_user.npz"):
                 (self.path / name).unlink(missing_ok=True)
         self._write("config.yaml", yaml.safe_dump(self.plain, sort_keys=False).encode())
+        if records is not None:
+            self._write("metrics.jsonl", "".join(_json(r) + "\n" for r in records).encode())
 
     def release(self) -> None:
         """Leaves the folder to others, as a process that dies does; nothing where it holds none."""
@@ -117,20 +128,32 @@ class RunFolder:
     def finished(self) -> bool:
         return (self.path / "summary.json").is_file()
 
-    def records(self, until: int) -> list[dict]:
-        """The records of the first `until` rounds; later and half-written lines are cut off."""
+    def records(self, sums: Sequence[int] | np.ndarray) -> list[dict]:
+        """The first records, of which `sums` are the checksums as `sums(records)` gave them,
+        whatever stands after them.
+
+        Raises:
+            ValueError: One of them is damaged or missing; it names the line.
+        """
         file = self.path / "metrics.jsonl"
+        lines = file.read_bytes().split(b"\n") if file.is_file() else []
         kept = []
-        if file.is_file():
-            for line in file.read_text().splitlines():
-                try:
-                    record = json.loads(line)
-                except json.JSONDecodeError:
-                    break
-                if record["round"] <= until:
-                    kept.append({k: math.nan if v is None else v for k, v in record.items()})
-        self._write("metrics.jsonl", "".join(_json(r) + "\n" for r in kept).encode())
+        for line, sum_ in enumerate(sums, start=1):
+            text = lines[line - 1] if line <= len(lines) else b""
+            if zlib.crc32(text) != sum_:
+                what = "is not the record that was written" if text else "lacks the record"
+                raise ValueError(
+                    f"{file}:{line}: {what} there before the checkpoint; put the file back, or use "
+                    "another --out, or --overwrite true."
+                )
+            record = json.loads(text)
+            kept.append({k: math.nan if v is None else v for k, v in record.items()})
         return kept
+
+    @staticmethod
+    def sums(records: Sequence[dict]) -> np.ndarray:
+        """uint32[n]: a checksum of each record's line."""
+        return np.array([zlib.crc32(_json(record).encode()) for record in records], np.uint32)
 
     def append(self, record: dict) -> None:
         with open(self.path / "metrics.jsonl", "a") as file:

@@ -14,7 +14,7 @@ from .start import start_from
 
 
 def prepare_examples(
-    config: Config, found: data.Examples
+    config: Config, found: data.Examples, digests: dict[str, str]
 ) -> tuple[data.Dataset, Strategy, simulate.Measure]:
     """What `run.prepare` makes of interactions. Raises ValueError in one line, before training,
     where a part of the configuration is made for interactions."""
@@ -37,7 +37,7 @@ def prepare_examples(
     model = config.make_model(
         num_items=dataset.num_items, members=dataset.members, titles=None, fields=found.fields
     )
-    model, started = start_from(config, model, dataset.num_clients)
+    model, started = start_from(config, model, dataset.num_clients, digests)
     strategy = started(config.make_strategy(model, config.examples, None))
     if strategy.model.predict is None:
         raise unmeasured(

@@ -15,7 +15,7 @@ import polars as pl
 
 from .. import simulate
 from ..check import one_of
-from ..report.reading import Run, read_run
+from ..report.reading import Run, number, read_run
 from ..types import Model, State
 from . import config as configuration
 from .config import Config, ConfigError, Evaluation
@@ -73,7 +73,7 @@ class LoadedRun:
         return (
             f"LoadedRun({self.path}: {self.summary['strategy']} of {self.summary['model']} on "
             f"{self.files.summary['data']['name']}, {self.summary['totals']['rounds']} rounds; "
-            f"best {chosen} {best[chosen]:.4f} in round {best['round']})"
+            f"best {chosen} {number(best[chosen]):.4f} in round {best['round']})"
         )
 
     @property
@@ -103,8 +103,19 @@ class LoadedRun:
 
     @cached_property
     def experiment(self) -> Experiment:
-        """Data, strategy and measure, made again from the configuration."""
-        return prepare(self.read_config)
+        """Data, strategy and measure, made again from the configuration.
+
+        Raises:
+            ValueError: The data of that name are not those of the run any more.
+        """
+        made = prepare(self.read_config)
+        theirs = self.summary["data"].get("digests")
+        if theirs != made.digests:
+            raise ValueError(
+                f"{self.path}: data.source={self.config['data']['source']!r} is not the data that "
+                f"the run was made with any more ({theirs}, now {made.digests}); put those back."
+            )
+        return made
 
     @property
     def model(self) -> Model:

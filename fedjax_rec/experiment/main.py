@@ -13,12 +13,48 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command in `arguments` (default `sys.argv`); returns the exit status."""
+    with _one_line():
+        return _main(arguments)
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """What Python can only print, since nobody is there to catch it, without tracebacks.
+
+    Ctrl-C in the middle of a callback, as while libraries are imported, would be dropped: it comes
+    once more. Threads of tensorstore that outlive a write which failed find its event loop closed.
+    """
+    before, waiting = sys.unraisablehook, []
+
+    def heard(told) -> None:
+        if told.exc_type is KeyboardInterrupt:
+            again = threading.Timer(0.02, signal.raise_signal, [signal.SIGINT])
+            again.daemon = True
+            again.start()
+            waiting.append(again)
+        elif str(told.exc_value) != "Event loop is closed":
+            before(told)
+
+    sys.unraisablehook = heard
+    try:
+        yield
+    finally:
+        for again in waiting:
+            again.cancel()
+        if before is not sys.__unraisablehook__:  # a host's; else the process ends here
+            sys.unraisablehook = before
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [w for w in words if w != "--debug"]
@@ -168,15 +204,18 @@ def _report(words: Sequence[str]) -> int:
 
     from rich.console import Console
 
-    from ..report.reading import find_runs
+    from ..report.reading import find_runs, unfinished
     from ..report.results import results
-    from ..report.tables import table, write_report
+    from ..report.tables import tables, write_report
+
+    for path in unfinished(known.folders):
+        print(f"fedjax-rec: {path} is unfinished and is left out.", file=sys.stderr)
 
     if known.results:
         targets = Path(known.targets) if known.targets else None
         written = results(known.folders, targets, Path(known.results), known.section)
     else:
-        Console().print(table(find_runs(known.folders)))
+        Console().print(tables(find_runs(known.folders)))
         written = write_report(known.folders, Path(known.out))
     for path in written:
         print(path)

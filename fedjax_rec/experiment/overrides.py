@@ -14,7 +14,15 @@ from typing import Any
 
 import yaml
 
-from .factories import DEFAULTS, ConfigError, find, full_name, is_factory, parameters
+from .factories import (
+    DEFAULTS,
+    ConfigError,
+    find,
+    full_name,
+    is_factory,
+    of_default,
+    parameters,
+)
 
 
 def merge(raw: dict, words: Sequence[str]) -> dict:
@@ -107,6 +115,7 @@ def _value(text: str) -> Any:
 
 def _put(node: Any, path: list[str], value: Any, where: str) -> Any:
     """`node`, which stands at the key `where`, with `value` at `path` below it."""
+    node = of_default(node, where)
     named = (
         node is None or isinstance(node, str) or (isinstance(node, dict) and "class_path" in node)
     )

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from .. import __version__, data, evaluate, simulate, strategies
@@ -30,6 +31,8 @@ from .labelled import prepare_examples, unmeasured
 from .progress import Bar
 from .start import start_from
 
+RECORDS = "records"  # in a checkpoint: the checksums of the records up to it
+
 
 class Stopped(Exception):
     """The user interrupted the run; its state is saved."""
@@ -37,10 +40,12 @@ class Stopped(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """Everything that a configuration names, made for its data. split, partition: of interactions,
-    who is called what, and which client holds whom; None of labelled examples."""
+    """Everything that a configuration names, made for its data. digests: which data they are, see
+    `data.digests`. split, partition: of interactions, who is called what, and which client holds
+    whom; None of labelled examples."""
 
     described: dict[str, Any]
+    digests: dict[str, str]
     dataset: data.Dataset
     strategy: Strategy
     measure: simulate.Measure
@@ -62,24 +67,36 @@ def prepare(config: Config) -> Experiment:
     elif not isinstance(found, (data.Interactions, data.Examples)):
         found = part(found, "data.source")
     if isinstance(found, data.Examples):
-        return Experiment(data.describe_examples(found), *prepare_examples(config, found))
+        digests = data.digests_of_examples(found)
+        made = prepare_examples(config, found, digests)
+        return Experiment(data.describe_examples(found), digests, *made)
     if config.evaluation.candidates == "examples":
         raise ConfigError(
             "evaluation.candidates=examples needs labelled examples and data.source gives "
             "interactions; use full, sampled, both or ratings."
         )
+    if wanted.above and found.ratings is None:
+        raise ConfigError(
+            f"data.above={wanted.above} asks for ratings, and {found.name!r} has none; leave it "
+            "out, or use data with a rating column."
+        )
     if wanted.implicit:
         found = data.implicit(found, wanted.above)
+    else:
+        found = data.latest_of_pairs(found)
     if wanted.core:
         found = data.k_core(found, wanted.core, wanted.core)
     split = part(wanted.split, "data.split")(found)
     clients = part(wanted.clients, "data.clients")(split)
     sampled = config.evaluation.candidates in {"sampled", "both"}
     sampled = sampled or wanted.negatives == "symmetric"
+    digests = data.digests(split, clients)
     dataset = data.pack(
         split, clients, wanted.negatives, wanted.evaluation_negatives if sampled else 0,
         seed=config.seed, history=config.examples.history,
     )  # fmt: skip
+    if not wanted.implicit:
+        _check_ratings_are_read(config, dataset.store)
     parts = {"validation": dataset.validation, "test": dataset.test}
     parts = {name: cases for name, cases in parts.items() if cases is not None}
     if "test" not in parts:
@@ -90,7 +107,7 @@ def prepare(config: Config) -> Experiment:
     )
     own = config.evaluation.of == "personal"
     probe = evaluate.probe_clients(protocol, parts) if own else None
-    model, started = start_from(config, model, dataset.num_clients)
+    model, started = start_from(config, model, dataset.num_clients, digests)
     strategy = started(config.make_strategy(model, config.examples, probe))
     if strategy.model.ranking is None:
         raise unmeasured(config, model.ranking, "scores no items", "score(items, user) -> scores")
@@ -101,7 +118,30 @@ def prepare(config: Config) -> Experiment:
             strategy.model, protocol, parts, config.evaluation.users_per_chunk
         )
     config.cohorts.size(dataset.num_clients)
-    return Experiment(data.describe(found), dataset, strategy, measure, split, clients)
+    described = data.describe(found)
+    if split.ties is not None:
+        described |= {"ties": split.ties, "users_with_tied_ends": data.tied_ends(found)}
+    return Experiment(described, digests, dataset, strategy, measure, split, clients)
+
+
+def _check_ratings_are_read(config: Config, store: data.Store) -> None:
+    """Raises ConfigError for examples that can be drawn without the ratings which the data keep:
+    those of one star would be trained on as if they were liked."""
+    if store.labels is None:
+        return
+    one = store.take(jnp.arange(1))
+    alone = jax.tree.map(lambda x: x[0] if x.ndim else x, dataclasses.replace(one, store=None))
+    bare = dataclasses.replace(alone, store=dataclasses.replace(store, labels=None))
+    seed, first = jnp.zeros(2, jnp.uint32), jnp.zeros(1, jnp.uint32)
+    try:
+        jax.eval_shape(lambda: config.examples.draw(seed, bare, first))
+    except Exception:  # whatever they are made of, they want the ratings
+        return
+    name = config.plain["examples"]["class_path"]
+    raise ConfigError(
+        f"data.implicit=false keeps ratings, and examples={name} does not read them: low ones "
+        "would count as liked; use examples: fedjax_rec.data.ratings, or data.implicit: true."
+    )
 
 
 def _protocol(config: Config, dataset: data.Dataset) -> evaluate.Protocol:
@@ -136,18 +176,25 @@ def _run(config: Config, folder: RunFolder, show: bool) -> dict:
     # What the parts say against each other or the memory, they say before anything is written.
     like = experiment.outline(key)
     calls = simulate.program(strategy, store, key, config.cohorts, experiment.measure)
+    if (told := _few_candidates(config, experiment.dataset)) is not None:
+        print(told, file=sys.stderr)
     done = 0 if folder.overwrite else simulate.last_saved(folder.checkpoints)
     spent = _look_ahead(config, calls, like, store, done, show)
-    folder.begin()
+    folder.hold()
     protocol = experiment.measure.protocol
-    checkpoints = simulate.Checkpoints(folder.checkpoints, folder.fingerprint)
+    opened = lambda: simulate.Checkpoints(
+        folder.checkpoints, folder.fingerprint, about=experiment.digests
+    )
     state: Any = None
-    best = {}
-    if checkpoints.latest() is not None:
-        done, state, best = checkpoints.restore(like)
-        records = folder.records(done)
+    best, records = {}, []
+    if done:
+        # All of it is read and checked before any of it is written.
+        checkpoints = opened()
+        state, best, records = _resumed(config, folder, checkpoints, like)
+        folder.begin(records)
     else:
-        records = folder.records(0)
+        folder.begin(records)
+        checkpoints = opened()
     chooser = chooser_of(experiment.dataset, protocol)
     kept = BestState(folder.best, config.keep_best)
     rounds = simulate.simulate(
@@ -169,7 +216,8 @@ def _run(config: Config, folder: RunFolder, show: bool) -> dict:
             stop = bool(interrupted) and not last
             if last or stop or _due(records, config.checkpoint_every):
                 kept.write(progress.state)
-                checkpoints.save(progress.round, progress.state, best)
+                extras = {**best, RECORDS: folder.sums(records)}
+                checkpoints.save(progress.round, progress.state, extras)
             state = progress.state
             if stop:
                 checkpoints.close()
@@ -190,6 +238,49 @@ def _run(config: Config, folder: RunFolder, show: bool) -> dict:
     folder.write_summary(summary)
     figures.draw_all(folder.path)
     return summary
+
+
+def _resumed(
+    config: Config, folder: RunFolder, checkpoints: simulate.Checkpoints, like
+) -> tuple[Any, dict, list[dict]]:
+    """(state, values of the best round, records) of what was done before."""
+    newest = simulate.last_saved(folder.checkpoints)
+    done, state, saved = checkpoints.restore(like)
+    if done < newest:
+        print(
+            f"fedjax-rec: {folder.checkpoints}: the checkpoint of round {newest} is damaged; goes "
+            f"on from that of round {done}.",
+            file=sys.stderr,
+        )
+    if done > config.rounds:
+        raise ConfigError(
+            f"rounds={config.rounds} is less than the {done} that are done in {folder.path}; use "
+            "at least that many, another --out, or --overwrite true."
+        )
+    return state, {"values": saved["values"]}, folder.records(saved[RECORDS])
+
+
+def _few_candidates(config: Config, dataset: data.Dataset) -> str | None:
+    """That a metric looks at more places than some users have candidates: then it is high of any
+    model."""
+    wanted = config.evaluation.candidates
+    if wanted not in {"full", "sampled", "both"}:
+        return None
+    seen = int(dataset.test.seen_count.max())
+    fewest = {
+        "full": dataset.num_items - seen,
+        "sampled": config.data.evaluation_negatives + 1,
+    }
+    kinds = ("full", "sampled") if wanted == "both" else (wanted,)
+    for metric in evaluate.metrics(config.evaluation.metrics):
+        for kind in kinds:
+            if fewest[kind] < metric.least:
+                return (
+                    f"fedjax-rec: evaluation.metrics={metric.name} looks at {metric.least} places, "
+                    f"and there are users with {fewest[kind]} {kind} candidates: it is high of any "
+                    "model; use fewer places."
+                )
+    return None
 
 
 def _look_ahead(config: Config, calls: simulate.Program, like, store, done: int, show: bool):
@@ -254,7 +345,11 @@ def _summary(config: Config, experiment: Experiment, records, values, chooser: s
             "bytes_up": sum(r["bytes_up"] for r in records),
             "bytes_down": sum(r["bytes_down"] for r in records),
         },
-        "data": {**experiment.described, "clients": dataset.num_clients},
+        "data": {
+            **experiment.described,
+            "clients": dataset.num_clients,
+            "digests": experiment.digests,
+        },
         "negatives": config.data.negatives,
         "evaluation": label + (", own model" if config.evaluation.of == "personal" else ""),
         "model": config.plain["model"]["class_path"],

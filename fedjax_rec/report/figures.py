@@ -18,7 +18,15 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
 from fedjax_rec.evaluate import by_activity, mean_and_interval
-from fedjax_rec.report.reading import Group, Run, caption, group, labels, read_run
+from fedjax_rec.report.reading import (
+    LOWER_IS_BETTER,
+    Group,
+    Run,
+    caption,
+    group,
+    labels,
+    read_run,
+)
 from fedjax_rec.report.tables import MIB, title
 from fedjax_rec.storage import whole
 
@@ -27,7 +35,6 @@ Dash = Literal["-"] | tuple[float, tuple[float, ...]]
 # The palette once more with the next dash.
 DASHES: tuple[Dash, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)))
 GRAY = "#555555"
-LOWER_IS_BETTER = ("rmse", "mae", "loss")
 Curve = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # x, mean, low, high, each [R]
 
 
@@ -104,8 +111,10 @@ def user_distribution(run: Run) -> Figure:
     """
     if run.per_user is None:
         raise ValueError(f"{run.folder} has no per_user.npz; evaluate per user and run it again.")
-    names = run.per_user.metrics
-    values = dict(zip(names, run.per_user.values.T.astype(np.float64), strict=True))
+    values = _measured(run)
+    names = list(values)
+    if not names:
+        raise ValueError(f"{run.folder}: no user has a value of any metric; nothing to draw.")
     graded = [m for m in names if not np.isin(values[m][~np.isnan(values[m])], (0.0, 1.0)).all()]
     spread = "ndcg@10" if "ndcg@10" in graded else next(iter(graded), None)
     hits = next((m for m in names if m == "hr@10"), next(iter(names)))
@@ -124,11 +133,20 @@ def draw_all(folder: Path | str) -> list[Path]:
     """Draw a finished run's pictures into its `figures/`; per_user.png only with `per_user.npz`."""
     run, folder = read_run(folder), Path(folder) / "figures"
     drawn = {"learning_curve": learning_curve([run])}
-    if run.per_user is not None:
+    if run.per_user is not None and _measured(run):
         drawn["per_user"] = user_distribution(run)
     if (run.column("bytes_up") > 0).any():
         drawn["quality_bytes"] = quality_against_bytes([run])
     return [save(figure, folder / f"{name}.png") for name, figure in drawn.items()]
+
+
+def _measured(run: Run) -> dict[str, np.ndarray]:
+    """float64[U] by metric that some user has a finite value of; NaN where one has not."""
+    assert run.per_user is not None
+    columns = run.per_user.values.T.astype(np.float64)
+    columns = [np.where(np.isfinite(column), column, np.nan) for column in columns]
+    named = zip(run.per_user.metrics, columns, strict=True)
+    return {name: column for name, column in named if not np.isnan(column).all()}
 
 
 def save(figure: Figure, path: Path) -> Path:

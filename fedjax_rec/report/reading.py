@@ -12,8 +12,11 @@ from typing import Any
 import numpy as np
 import yaml
 
+from fedjax_rec.data.digest import CATALOGUE
+
 LABELS = ("seed", "out", "name", "config", "audit")  # keys of a configuration that change no result
 RANKING = ("hr@10", "ndcg@10")
+LOWER_IS_BETTER = ("rmse", "mae", "loss", "log_loss")
 KIB_UP = "kib_up"  # of a client in a round; no metric of a model, but targets may name it
 FIELDS = ("data", "evaluation", "negatives", "model", "strategy", "name")
 
@@ -55,6 +58,10 @@ class Run:
             self.summary["totals"],
         )
         return totals["bytes_up"] / (totals["rounds"] * clients.mean()) if clients.size else 0.0
+
+    def catalogue(self) -> str | None:
+        """The digest of the users and items of its data; None of a run that has none."""
+        return self.summary["data"].get("digests", {}).get(CATALOGUE)
 
     def setting(self) -> dict[str, Any]:
         """The configuration without the keys that change no result, and without seeds, also at the
@@ -106,14 +113,48 @@ def read_run(folder: Path | str) -> Run:
     absent = {"seed", "best", "selected_by", "totals", *FIELDS} - summary.keys()
     if absent:
         raise ValueError(f"{path} lacks {', '.join(sorted(absent))}; run it again.")
+    _check_summary(path, summary, records)
+    config = _mapping(folder / "config.yaml", yaml.safe_load)
+    return Run(folder, config, records, summary, _per_user(folder / "per_user.npz"))
+
+
+def _check_summary(path: Path, summary: dict[str, Any], records: Sequence[dict[str, Any]]) -> None:
+    """Raises ValueError where `summary` is not what `records` come to."""
     best = summary["best"].get("round")
     if best not in [record["round"] for record in records]:
         raise ValueError(
             f"{path} names best round {best}, which metrics.jsonl lacks: the files are of two "
             "runs; run it again."
         )
-    config = _mapping(folder / "config.yaml", yaml.safe_load)
-    return Run(folder, config, records, summary, _per_user(folder / "per_user.npz"))
+    chooser = summary["selected_by"]
+    sign = -1.0 if chooser.removeprefix("validation_") in LOWER_IS_BETTER else 1.0
+
+    def merit(record: dict[str, Any]) -> float:
+        value = sign * number(record.get(chooser))
+        return -np.inf if np.isnan(value) else value
+
+    chosen = max(records, key=merit)
+    wanted = {"best": chosen, "final": records[-1]}
+    wrong = [key for key, record in wanted.items() if summary.get(key, record) != record]
+    for key in ("bytes_up", "bytes_down"):
+        if summary["totals"].get(key, 0) != sum(record.get(key, 0) for record in records):
+            wrong.append(f"totals.{key}")
+    if wrong:
+        raise ValueError(
+            f"{path}: {wrong[0]} is not what metrics.jsonl comes to (best is round "
+            f"{chosen['round']} by {chooser}); was one of them edited? Run the same command again."
+        )
+
+
+def unfinished(folders: Iterable[Path | str]) -> list[Path]:
+    """Run folders at or under `folders` that `find_runs` passes over, in path order."""
+    found = {
+        path.parent.resolve(): path.parent
+        for folder in map(Path, folders)
+        for path in sorted(folder.rglob("config.yaml"))
+        if not (path.parent / "summary.json").is_file()
+    }
+    return list(found.values())
 
 
 def find_runs(folders: Iterable[Path | str]) -> list[Run]:
@@ -145,11 +186,12 @@ def _without_seeds(value: Any) -> Any:
 
 
 def group(runs: Iterable[Run]) -> list[Group]:
-    """Group runs that differ only in seeds; ordered by data, evaluation, negatives and model."""
+    """Group runs that differ only in seeds; ordered by data, evaluation, negatives and model. Runs
+    whose data name other users or items are apart, whatever their configurations say."""
     kept: dict[str, dict[str, Run]] = {}
     repeats: dict[str, list[Run]] = {}
     for run in runs:
-        key = json.dumps(run.setting(), sort_keys=True, default=str)
+        key = json.dumps([run.setting(), run.catalogue()], sort_keys=True, default=str)
         whole = {k: v for k, v in run.config.items() if k not in LABELS and v is not None}
         same = json.dumps([run.summary["seed"], whole], sort_keys=True, default=str)
         if kept.setdefault(key, {}).setdefault(same, run) is not run:

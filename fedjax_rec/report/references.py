@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 
 from fedjax_rec.report.reading import Group
+from fedjax_rec.report.settings import NO_SPLIT
 from fedjax_rec.report.tables import last_part
 
 METRIC, VALIDATION, BESIDE, OWN = "hr@10", "validation_", "sampled_", ", own model"
-WITHOUT = ("clients", "negatives", "evaluation_negatives")  # keys of data that split nothing
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def _holds_all(each: Group) -> bool:
 def _split(each: Group) -> str:
     """The data and its split, without seeds."""
     setting: Any = each.runs[0].setting().get("data") or {}
-    kept = {key: value for key, value in setting.items() if key not in WITHOUT}
+    kept = {key: value for key, value in setting.items() if key not in NO_SPLIT}
     return json.dumps([each.field("data"), kept], sort_keys=True, default=str)
 
 

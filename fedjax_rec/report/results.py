@@ -23,10 +23,11 @@ from fedjax_rec.report.references import (
     share_of_line,
 )
 from fedjax_rec.report.sections import slug, with_section
-from fedjax_rec.report.settings import settings
+from fedjax_rec.report.settings import names, settings
 from fedjax_rec.report.tables import (
     grid,
     header,
+    left_out,
     provenance,
     repeats,
     row,
@@ -75,6 +76,7 @@ def results(
     Raises:
         ValueError: a target is malformed, or two match the same runs.
     """
+    folders = list(folders)
     out, found = Path(out), group(find_runs(folders))
     groups = [each for each in found if not is_reference(each, found)] or found
     lines = lines_of(found, groups) if groups is not found else []
@@ -87,13 +89,13 @@ def results(
     held = ["target", "source", "verdict"] if wanted else []
     columns = [*header(shown), *([SHARE] if compared else []), *held]
     verdicts = lambda each: _verdicts(each, mine[id(each)]) if wanted else []
-    rows = []
+    rows, called = [], names(groups)
     for line in lines:
         told = [""] * len(held) if is_closed(line.group) else verdicts(line.group)
         rows.append([*_line(line, shown), share_of_line(line, lines), *told])
     for each in groups:
         compare = [share(each, found)] if compared else []
-        rows.append([*row(each, shown), *compare, *verdicts(each)])
+        rows.append([*row(each, shown, called[id(each)]), *compare, *verdicts(each)])
     for target in wanted:
         if target not in mine.values():
             match = {**dict.fromkeys(FIELDS, ""), **target.match}
@@ -101,7 +103,7 @@ def results(
             known = [match["name"], match["data"], model, match["negatives"], match["evaluation"]]
             blank = [""] * (len(columns) - len(known) - len(held))
             rows.append([*known, *blank, _goals(target), target.source, "not run"])
-    text = [*provenance(found), *([REFERENCES, ""] if lines else [])]
+    text = [*provenance(found), *left_out(folders), *([REFERENCES, ""] if lines else [])]
     text += [grid(columns, rows) + repeats(found), *_notes(trained, mine)]
     drawn, below = [], "###" if section else "##"
     for (data, evaluation), members in sets_of(groups).items():

@@ -13,13 +13,14 @@ Keys are dotted where they differ, as the command line takes them; a value `abse
 the first row has and this one has not.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import yaml
 
 from fedjax_rec.report.reading import Group
 
+NO_SPLIT = ("clients", "negatives", "evaluation_negatives")  # keys of data that split nothing
 HEAD = "# Settings of {}, written by `fedjax-rec report`; do not edit by hand.\n"
 
 
@@ -50,6 +51,36 @@ def _told(groups: Iterable[Group], called: str, above: int = 0) -> dict[str, dic
             if like == place
             else {"as": f"{called} {like}", "but": _differing(base, setting)}
         )
+    return told
+
+
+def names(groups: Iterable[Group]) -> dict[int, str]:
+    """What rows are called, by id of the group: their name, and where another row of the name has
+    other data or another evaluation, how they differ from the first of it."""
+    return _told_apart(groups, "name", lambda setting: setting)
+
+
+def data_names(groups: Iterable[Group]) -> dict[int, str]:
+    """What their data are called, by id of the group, where it tells those of one name apart that
+    are split or filtered otherwise. Who holds users, and negatives, make no other data."""
+    kept = lambda data: {key: value for key, value in data.items() if key not in NO_SPLIT}
+    return _told_apart(groups, "data", lambda setting: {"data": kept(setting["data"])})
+
+
+def _told_apart(
+    groups: Iterable[Group], field: str, kept: Callable[[dict], dict]
+) -> dict[int, str]:
+    first: dict[str, dict[str, Any]] = {}
+    told = {}
+    for each in groups:
+        name, setting = each.field(field), each.runs[0].setting()
+        mine = {key: setting.get(key) or {} for key in ("data", "evaluation")}
+        mine = {key: x if isinstance(x, Mapping) else {"": x} for key, x in mine.items()}
+        mine["data"] = {**mine["data"], "catalogue": each.runs[0].catalogue()}
+        mine = kept(mine)
+        base = first.setdefault(name, mine)
+        changed = ", ".join(f"{key}={value}" for key, value in _differing(base, mine).items())
+        told[id(each)] = f"{name} ({changed})" if changed else name
     return told
 
 

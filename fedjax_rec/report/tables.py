@@ -9,18 +9,39 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+from rich.console import Group as Stacked
 from rich.table import Table
 
-from fedjax_rec.report.reading import KIB_UP, RANKING, Group, Run, find_runs, group, number
+from fedjax_rec.report.reading import (
+    KIB_UP,
+    RANKING,
+    Group,
+    Run,
+    find_runs,
+    group,
+    number,
+    unfinished,
+)
+from fedjax_rec.report.settings import data_names, names
 from fedjax_rec.storage import whole
 
 MIB = 2**20
 
 
-def table(runs: Sequence[Run], metrics: Sequence[str] = RANKING) -> Table:
+def tables(runs: Sequence[Run]) -> Stacked:
+    """Tables for the terminal, one a data set and way of measuring: no column holds two of them."""
+    alike: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        about = str(run.summary["data"]["name"]), str(run.summary["evaluation"])
+        alike.setdefault(about, []).append(run)
+    told = lambda about: f", {', '.join(about)}" if len(alike) > 1 else ""
+    return Stacked(*(table(some, where=told(about)) for about, some in alike.items()))
+
+
+def table(runs: Sequence[Run], metrics: Sequence[str] = RANKING, where: str = "") -> Table:
     """One row per run for the terminal: test metrics at the best validation round."""
     shown = _union(run.names(metrics) for run in runs)
-    page = Table(title="test metrics at the best validation round", title_style="dim")
+    page = Table(title=f"test metrics at the best validation round{where}", title_style="dim")
     page.add_column("run")
     for name in ("seed", "rounds", "best round", *map(title, shown), "MiB up", "seconds"):
         page.add_column(name, justify="right")
@@ -37,8 +58,9 @@ def table(runs: Sequence[Run], metrics: Sequence[str] = RANKING) -> Table:
 
 def markdown(groups: Sequence[Group], metrics: Sequence[str] = RANKING) -> str:
     """A markdown table, one row per group; notes below it name the runs left out as repeats."""
-    shown = shown_metrics(groups, metrics)
-    return grid(header(shown), [row(each, shown) for each in groups]) + repeats(groups)
+    shown, called = shown_metrics(groups, metrics), names(groups)
+    rows = [row(each, shown, called[id(each)]) for each in groups]
+    return grid(header(shown), rows) + repeats(groups)
 
 
 def write_report(folders: Iterable[Path | str], out: Path | str) -> list[Path]:
@@ -54,9 +76,10 @@ def write_report(folders: Iterable[Path | str], out: Path | str) -> list[Path]:
     # They import this module, and matplotlib is slow.
     from fedjax_rec.report import figures, tradeoff
 
+    folders = list(folders)
     out, groups = Path(out), group(find_runs(folders))
     sets = sets_of(groups)
-    drawn, text = [], ["# Runs", "", *provenance(groups)]
+    drawn, text = [], ["# Runs", "", *provenance(groups), *left_out(folders)]
     for place, ((data, evaluation), members) in enumerate(sets.items(), start=1):
         runs = [run for each in members for run in each.runs]
         text += [f"## {data}, {evaluation}", "", markdown(members)]
@@ -73,10 +96,13 @@ def write_report(folders: Iterable[Path | str], out: Path | str) -> list[Path]:
 
 
 def sets_of(groups: Iterable[Group]) -> dict[tuple[str, str], list[Group]]:
-    """(data, evaluation) -> the groups that share them, and so may share axes."""
+    """(data, evaluation) -> the groups that share them, and so may share axes. Data of one name
+    that are split or filtered otherwise have what differs behind their name."""
+    groups = list(groups)
+    called = data_names(groups)
     sets: dict[tuple[str, str], list[Group]] = {}
     for each in groups:
-        sets.setdefault((each.field("data"), each.field("evaluation")), []).append(each)
+        sets.setdefault((called[id(each)], each.field("evaluation")), []).append(each)
     return sets
 
 
@@ -115,12 +141,13 @@ def header(metrics: Sequence[str]) -> list[str]:
     return [*left, *map(title, metrics), *right]
 
 
-def row(each: Group, metrics: Sequence[str]) -> list[str]:
+def row(each: Group, metrics: Sequence[str], name: str | None = None) -> list[str]:
+    """name: what it is called among others, see `settings.names`."""
     totals = [run.summary["totals"] for run in each.runs]
     rounds = sorted({total["rounds"] for total in totals})
     best = [str(run.summary["best"]["round"]) for run in each.runs]
     return [
-        each.field("name"),
+        name or each.field("name"),
         each.field("data"),
         f"{last_part(each.field('model'))} / {last_part(each.field('strategy'))}",
         each.field("negatives"),
@@ -156,6 +183,12 @@ def repeats(groups: Iterable[Group]) -> str:
     return "".join(
         f"\n`{run.folder}` repeats seed {run.summary['seed']} and is left out.\n" for run in runs
     )
+
+
+def left_out(folders: Iterable[Path | str]) -> list[str]:
+    """Lines that name the unfinished runs; ends with an empty one, where there are some."""
+    lines = [f"`{path}` is unfinished and is left out." for path in unfinished(folders)]
+    return [*lines, ""] if lines else []
 
 
 def last_part(name: str) -> str:

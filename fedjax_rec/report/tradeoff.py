@@ -1,6 +1,7 @@
 """The trade-off: quality at the best round against the bytes of a client, one dot a setting.
 
-Runs whose names agree up to the first comma (`colr,rank=8`) are one family: a colour and a line.
+Runs of one strategy whose names agree up to the first `=` (`colr,rank=8`, `colr,rank=16`) are one
+family, a colour and a line: they are a setting at several levels. Others are a dot each.
 """
 
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from fedjax_rec.report.figures import GRAY, PALETTE
-from fedjax_rec.report.reading import KIB_UP, Group, Run, caption, group
+from fedjax_rec.report.reading import KIB_UP, Group, Run, caption, group, labels
 from fedjax_rec.report.tables import title
 from fedjax_rec.report.targets import Target
 
@@ -30,15 +31,17 @@ def tradeoff(
     Raises ValueError where no run sent anything.
     """
     metric = metric or runs[0].names()[0]
-    families: dict[str, list[Group]] = {}
-    for each in group(runs):
-        if each.runs[0].bytes_per_client() > 0:
-            families.setdefault(each.field("name").split(",")[0], []).append(each)
+    sending = [each for each in group(runs) if each.runs[0].bytes_per_client() > 0]
+    families: dict[tuple, list[Group]] = {}
+    called = [each.field("name") for each in sending]
+    for each, name, label in zip(sending, called, labels(sending), strict=True):
+        alone = name if called.count(name) == 1 else label
+        families.setdefault(_family(each, alone), []).append(each)
     if not families:
         raise ValueError(f"tradeoff(metric={metric!r}): no run sent anything; give federated ones.")
     figure = Figure(figsize=(7.0, 4.2), layout="constrained")
     ax = figure.subplots()
-    for place, (name, members) in enumerate(families.items()):
+    for place, ((name, *_), members) in enumerate(families.items()):
         colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
         points = sorted((_kib(each), *_mean(each, metric), each.field("name")) for each in members)
         x, y, deviation, names = (list(column) for column in zip(*points, strict=True))
@@ -69,6 +72,15 @@ def tradeoff(
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(fontsize=8, frameon=False, loc="lower right", ncols=2 if len(families) > 5 else 1)
     return figure
+
+
+def _family(each: Group, label: str) -> tuple[str, ...]:
+    """What a group shares with those that it is drawn with, its name in the key first."""
+    name, comma, setting = each.field("name").partition(",")
+    if not comma or "=" not in setting:
+        return (label,)
+    fields = (each.field(key) for key in ("data", "evaluation", "negatives", "strategy"))
+    return (name, setting.partition("=")[0], *fields)
 
 
 def _kib(each: Group) -> float:

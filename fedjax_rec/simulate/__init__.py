@@ -6,6 +6,7 @@ from .checkpoint import (
     Parameters,
     last_saved,
     load_state,
+    made_of,
     parameters,
     save_state,
 )
@@ -15,10 +16,12 @@ from .forecast import Forecast, forecast
 from .loop import Diverged, Progress, simulate
 from .measure import Measure, aggregated, on_examples, personal
 from .program import Program, block_of, program
+from .seal import Damaged
 
 __all__ = [
     "Checkpoints",
     "Cohorts",
+    "Damaged",
     "Diverged",
     "Forecast",
     "Measure",
@@ -36,6 +39,7 @@ __all__ = [
     "full",
     "last_saved",
     "load_state",
+    "made_of",
     "on_examples",
     "parameters",
     "personal",

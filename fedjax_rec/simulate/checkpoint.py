@@ -1,13 +1,17 @@
 """Checkpoints with orbax: a run that is killed resumes to the same bits.
 
-A checkpoint holds every leaf of a `State` by its path, arrays of the caller's, and the fingerprint
-of the configuration that made it. Orbax writes to a temporary folder and renames it, so a
-checkpoint is whole or not there.
+A checkpoint holds every leaf of a `State` by its path, arrays of the caller's, what the run is made
+of (the fingerprint of its configuration, the digest of its data), and checksums of all of it.
+Orbax writes to a temporary folder and renames it, so a checkpoint is whole or not there, until a
+disk or a hand damages it: then the run goes on from the one before.
 """
 
 from __future__ import annotations
 
+import logging
 import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,11 +22,18 @@ import orbax.checkpoint as ocp
 
 from ..trees import named
 from ..types import State
+from .seal import SEAL, Damaged, opened, opened_text, sealed, sealed_text
 
 
 def _named(state: State) -> dict:
     """The leaves by path, without the empty ones, which orbax does not save."""
     return {name: x for name, x in named(state).items() if x.size}
+
+
+def _outline(like: State) -> dict[str, jax.ShapeDtypeStruct]:
+    """What `sealed(_named(state))` looks like."""
+    leaves = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in _named(like).items()}
+    return {**leaves, SEAL: jax.ShapeDtypeStruct((1 + len(leaves),), np.uint32)}
 
 
 def _filled(like: State, leaves: dict) -> State:
@@ -35,11 +46,41 @@ def _filled(like: State, leaves: dict) -> State:
     return jax.tree_util.tree_map_with_path(leaf, like)
 
 
+@contextmanager
+def _reading(what: str) -> Iterator[None]:
+    """Damage is told in one way, whichever of orbax's layers meets it."""
+    with _quiet():
+        try:
+            yield
+        except (MemoryError, PermissionError):
+            raise
+        except Damaged as error:
+            raise Damaged(f"{what} is damaged: {error}") from error
+        except Exception as error:  # of tensorstore, JSON, zstd and file systems: no narrower base
+            told = " ".join(str(error).split())[:80] or type(error).__name__
+            raise Damaged(f"{what} is damaged, or of another version: {told}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Orbax logs the traceback of each of its tasks beside what it raises; that is enough."""
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
 def save_state(folder: Path | str, round: int, state: State) -> None:
     """Writes `state` alone as the only one in `folder`, whole or not at all."""
     folder = Path(folder).absolute()
-    with ocp.StandardCheckpointer() as writer:
-        writer.save(folder / str(round) / "state", jax.device_get(_named(state)), force=True)
+    with _quiet(), ocp.StandardCheckpointer() as writer:
+        leaves = sealed(jax.device_get(_named(state)))
+        writer.save(folder / str(round) / "state", leaves, force=True)
     for other in folder.iterdir():
         if other.name != str(round):
             shutil.rmtree(other, ignore_errors=True)
@@ -51,13 +92,14 @@ def load_state(folder: Path | str, round: int, like: State) -> State:
 
     Raises:
         FileNotFoundError: where it is not there.
+        Damaged: where it is not what was saved; a ValueError.
     """
     place = Path(folder).absolute() / str(round) / "state"
     if not place.is_dir():
         raise FileNotFoundError(f"{folder}: holds no state of round {round}.")
-    outline = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in _named(like).items()}
-    with ocp.StandardCheckpointer() as reader:  # no manager, which would tidy up in the folder
-        return _filled(like, reader.restore(place, outline))
+    # No manager, which would tidy up in the folder.
+    with _reading(f"{folder}: the state of round {round}"), ocp.StandardCheckpointer() as reader:
+        return _filled(like, opened(reader.restore(place, _outline(like)), "the state"))
 
 
 class Parameters(NamedTuple):
@@ -74,17 +116,32 @@ def parameters(run: Path | str) -> Parameters:
 
     Raises:
         FileNotFoundError: where there is no checkpoint.
+        Damaged: where it is not what was saved; a ValueError.
     """
-    folder = Path(run).absolute() / "checkpoints"
-    step = last_saved(folder)
-    if not step:
-        raise FileNotFoundError(f"{run}: no run with a checkpoint; give the folder of a run.")
-    with ocp.StandardCheckpointer() as reader:  # no manager, which would tidy up in the folder
-        found = reader.restore(folder / str(step) / "state")
+    place, what = _last(run)
+    with _reading(what), ocp.StandardCheckpointer() as reader:
+        found = opened(reader.restore(place / "state"), "the state")
     of = lambda part: {
         name.removeprefix(part): np.asarray(x) for name, x in found.items() if name.startswith(part)
     }
     return Parameters(of(".shared"), of(".private"))
+
+
+def made_of(run: Path | str) -> dict[str, str]:
+    """What the last checkpoint of a run folder says of its `configuration` and its data, as
+    `Checkpoints` was told. Raises as `parameters`."""
+    place, what = _last(run)
+    with _reading(what), ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+        return opened_text(reader.restore(place / "about"), "what it says of itself")
+
+
+def _last(run: Path | str) -> tuple[Path, str]:
+    """The folder of the last checkpoint of a run, and what messages call it."""
+    folder = Path(run).absolute() / "checkpoints"
+    step = last_saved(folder)
+    if not step:
+        raise FileNotFoundError(f"{run}: no run with a checkpoint; give the folder of a run.")
+    return folder / str(step), f"{run}: the checkpoint of round {step}"
 
 
 def last_saved(folder: Path | str) -> int:
@@ -95,15 +152,26 @@ def last_saved(folder: Path | str) -> int:
 
 
 class Checkpoints:
-    """The checkpoints of one run folder. fingerprint: what the configuration boils down to."""
+    """The checkpoints of one run folder.
 
-    def __init__(self, folder: Path | str, fingerprint: str, keep: int = 2):
+    fingerprint: what the configuration boils down to. about: more of what the run is made of, by
+    name, such as the digest of its data; text that must be the same when the run goes on.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        fingerprint: str,
+        keep: int = 2,
+        about: Mapping[str, str] | None = None,
+    ):
         self.folder = Path(folder).absolute()
-        self.fingerprint = fingerprint
+        self.about = {"configuration": fingerprint, **(about or {})}
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, create=True, enable_async_checkpointing=False
         )
-        self.manager = ocp.CheckpointManager(self.folder, options=options)
+        with _quiet():
+            self.manager = ocp.CheckpointManager(self.folder, options=options)
 
     def latest(self) -> int | None:
         """The last saved round, or None."""
@@ -113,43 +181,63 @@ class Checkpoints:
         """Saves `state` after `round` rounds; nothing happens where that is saved already."""
         if round in self.manager.all_steps():
             return
-        about = {"fingerprint": self.fingerprint, "extras": sorted(extras or {})}
         items = {
-            "state": ocp.args.StandardSave(jax.device_get(_named(state))),
-            "about": ocp.args.JsonSave(about),
+            "state": ocp.args.StandardSave(sealed(jax.device_get(_named(state)))),
+            "about": ocp.args.JsonSave(sealed_text(self.about)),
+            "extras": ocp.args.StandardSave(sealed(extras or {})),
         }
-        if extras:
-            items["extras"] = ocp.args.StandardSave(dict(extras))
-        self.manager.save(round, args=ocp.args.Composite(**items))
+        with _quiet():
+            self.manager.save(round, args=ocp.args.Composite(**items))
 
     def restore(self, like: State) -> tuple[int, State, dict[str, np.ndarray]]:
-        """(round, state, extras) of the latest checkpoint, structured as `like` (shapes suffice).
+        """(round, state, extras) of the latest checkpoint that is whole, structured as `like`
+        (shapes suffice). Damaged ones after it are deleted.
 
-        Raises ValueError where it was made by another configuration, FileNotFoundError where
-        there is none.
+        Raises:
+            ValueError: It was made by another configuration or of other data, or each of them is
+                damaged (`Damaged`, which leaves them as they are).
+            FileNotFoundError: There is none.
         """
-        step = self.manager.latest_step()
-        if step is None:
+        steps = sorted(self.manager.all_steps(), reverse=True)
+        if not steps:
             raise FileNotFoundError(f"{self.folder}: holds no checkpoint; save one first.")
-        about = ocp.args.Composite(about=ocp.args.JsonRestore())
-        about = self.manager.restore(step, args=about)["about"]
-        made_by = about["fingerprint"]
-        if made_by != self.fingerprint:
-            raise ValueError(
-                f"{self.folder}: the checkpoint of round {step} is of another configuration "
-                f"({made_by}, this one is {self.fingerprint}); use the configuration in "
-                "config.yaml, another --out, or --overwrite true."
-            )
-        named = _named(like)
-        outline = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in named.items()}
-        items = {"state": ocp.args.StandardRestore(outline)}
-        if about["extras"]:
-            items["extras"] = ocp.args.StandardRestore()
-        got = self.manager.restore(step, args=ocp.args.Composite(**items))
+        first = None
+        for step in steps:
+            try:
+                found = self._read(step, like)
+            except Damaged as error:
+                first = first or error
+                continue
+            for later in steps[: steps.index(step)]:
+                shutil.rmtree(self.folder / str(later))
+            self.manager.reload()
+            return found
+        raise Damaged(
+            f"{first}, and no other is whole; put the files back, or use another --out, or "
+            "--overwrite true."
+        ) from first
 
-        state = _filled(like, got["state"])
-        extras = got["extras"] if about["extras"] else {}
-        return step, state, {k: np.asarray(v) for k, v in extras.items()}
+    def _read(self, step: int, like: State) -> tuple[int, State, dict[str, np.ndarray]]:
+        what = f"{self.folder}: the checkpoint of round {step}"
+        with _reading(what):
+            items = ocp.args.Composite(about=ocp.args.JsonRestore())
+            items = self.manager.restore(step, args=items)
+            about = opened_text(items["about"], "what it says of itself")
+        for name, mine in self.about.items():
+            if about.get(name) != mine:
+                raise ValueError(
+                    f"{what} is of another {name} ({about.get(name)}, this one is {mine}); use "
+                    f"the {name} that it was made with, another --out, or --overwrite true."
+                )
+        with _reading(what):
+            items = {
+                "state": ocp.args.StandardRestore(_outline(like)),
+                "extras": ocp.args.StandardRestore(),
+            }
+            got = self.manager.restore(step, args=ocp.args.Composite(**items))
+            state = _filled(like, opened(got["state"], "the state"))
+            extras = opened(got["extras"], "what goes with the state")
+        return step, state, {name: np.asarray(x) for name, x in extras.items()}
 
     def close(self) -> None:
         self.manager.close()

@@ -68,8 +68,7 @@ def on_examples(model: Model, parts: Mapping, users_per_chunk: int = 32):
 
 
 def _summaries(protocol: Protocol, parts: Mapping, of_users: dict) -> dict[str, jax.Array]:
-    held_out = lambda name: (parts[name].targets >= 0).sum(1)
-    return {name: protocol.summarise(x, held_out(name)) for name, x in of_users.items()}
+    return {name: protocol.summarise(x, parts[name].held_out()) for name, x in of_users.items()}
 
 
 def personal(protocol: Protocol, parts: Mapping):

@@ -44,6 +44,11 @@ def _with(case, targets):
     )  # fmt: skip
 
 
+def _targets(this: Measuring) -> jax.Array:
+    """int32[U, R], padded with -1."""
+    return jnp.asarray(np.asarray(this.cases.targets))
+
+
 def _scores(this: Measuring, sign: float) -> jax.Array:
     """The held-out items highest, or lowest, of all. Where they are ratings: as rated, or not."""
     users, items = this.cases.users.shape[0], worlds.interactions().num_items
@@ -60,7 +65,7 @@ def _scores(this: Measuring, sign: float) -> jax.Array:
 
 def numbers_are_as_many_as_names(this: Measuring) -> None:
     """measure(...) is float32[M] for M names, finite of users with something held out."""
-    told = this.values(_scores(this, 1.0), this.cases.targets)
+    told = this.values(_scores(this, 1.0), _targets(this))
     expect(
         told.shape == (len(this.cases.users), len(this.part.names)) and told.dtype == jnp.float32,
         f"{told.dtype}{list(told.shape)} for the names {this.part.names}",
@@ -71,7 +76,7 @@ def numbers_are_as_many_as_names(this: Measuring) -> None:
 
 def nothing_held_out_is_nan(this: Measuring) -> None:
     """A user without held-out items has NaN, which summaries leave out."""
-    blank = this.cases.targets.at[0].set(-1)
+    blank = _targets(this).at[0].set(-1)
     told = this.values(_scores(this, 1.0), blank)
     expect(np.isnan(np.asarray(told)[0]).all(), f"it has {told[0]}")
     counts = (blank >= 0).sum(1)
@@ -81,9 +86,9 @@ def nothing_held_out_is_nan(this: Measuring) -> None:
 def better_scores_are_better(this: Measuring) -> None:
     """Scores with the held-out items first are better in the leading number than those with them
     last."""
-    counts = (this.cases.targets >= 0).sum(1)
+    counts = this.cases.held_out()
     best, worst = (
-        float(this.part.summarise(this.values(_scores(this, s), this.cases.targets), counts)[0])
+        float(this.part.summarise(this.values(_scores(this, s), _targets(this)), counts)[0])
         for s in (1.0, -1.0)
     )
     right = best > worst if this.part.larger_is_better else best < worst
@@ -92,8 +97,8 @@ def better_scores_are_better(this: Measuring) -> None:
 
 def summaries_are_as_many_as_names(this: Measuring) -> None:
     """summarise(...) is float32[M'] for the summary names, whatever the order of the users."""
-    told = this.values(_scores(this, 1.0), this.cases.targets)
-    counts = (this.cases.targets >= 0).sum(1)
+    told = this.values(_scores(this, 1.0), _targets(this))
+    counts = this.cases.held_out()
     whole, turned = this.part.summarise(told, counts), this.part.summarise(told[::-1], counts[::-1])
     expect(whole.shape == (len(this.part.summary_names),), f"{list(whole.shape)}")
     np.testing.assert_allclose(turned, whole, rtol=1e-5)

@@ -50,6 +50,22 @@ def tokenizer(folder: Path):
     return made
 
 
+def begun(tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    """The tokens of texts that go on: what `tokenizer` puts before a text is there (as Llama's
+    `<s>`), what it puts behind one is not, since that is not where they end."""
+
+    # Every text is closed alike: by as many tokens as stand behind one that has a token.
+    mark = tokenizer.encode("a").special_tokens_mask[::-1]
+    closing = mark.index(0) if 0 in mark else 0
+    whole = [x.ids for x in tokenizer.encode_batch(list(texts))]
+    return [ids[: len(ids) - closing] for ids in whole]
+
+
+def within(tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    """The tokens of what stands in the middle of a text: those of its words alone."""
+    return [x.ids for x in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+
+
 def tokenize(folder: Path, texts: Sequence[str], length: int | None = None) -> Tokens:
     """`texts` with the special tokens of the tokenizer in `folder`, as long as the longest.
 

@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedjax_rec.data.interactions import describe, from_arrays, implicit, k_core, offsets, select
+from fedjax_rec.data.interactions import (
+    describe,
+    from_arrays,
+    implicit,
+    k_core,
+    latest_of_pairs,
+    offsets,
+    select,
+)
 
 ROWS = st.lists(
     st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(0, 5), st.integers(0, 5)),
@@ -49,6 +57,12 @@ def test_rows_are_sorted_by_user_and_time_and_ties_keep_their_order(rows):
         (["7", "007", "7", "8"], ["007", "7", "8"]),  # two ids, so all are text
         (["b", "a", "c", "a"], ["a", "b", "c"]),
         ([10**15, 5, 10**15, 7], ["5", "7", str(10**15)]),
+        (np.array([-20000, -5535, 20000, 7], np.int16), ["-20000", "-5535", "7", "20000"]),
+        (np.array([-100, 100, -128, 127], np.int8), ["-128", "-100", "100", "127"]),
+        (np.array([0, 255, 3, 0], np.uint8), ["0", "3", "255"]),
+        (np.array([2**63 + 5, 2**63 + 1, 3, 3], np.uint64), ["3", str(2**63 + 1), str(2**63 + 5)]),
+        (np.array([2**63 + 5, 2**63 + 1] * 2, np.uint64), [str(2**63 + 1), str(2**63 + 5)]),
+        (np.array([-(2**63), 2**63 - 1, 3, 3]), [str(-(2**63)), "3", str(2**63 - 1)]),
     ],
 )
 def test_ids_of_any_kind_become_dense_in_order(ids, names):
@@ -60,6 +74,69 @@ def test_ids_of_any_kind_become_dense_in_order(ids, names):
     assert sorted(pairs, key=lambda pair: pair[1]) == [
         (str(name), str(row)) for row, name in enumerate(ids)
     ]
+
+
+WHOLE = {
+    "floats": np.array([1.0, 10.0, 2.0]),
+    "text": ["1.0", "10", "2"],
+    "mixed": [1, "10.0", 2],
+    "polars": pl.Series([1.0, 10.0, 2.0]),
+    "objects": np.array([1, "10", 2.0], object),
+}
+
+
+@pytest.mark.parametrize("ids", WHOLE.values(), ids=WHOLE)
+def test_whole_numbers_are_integers_however_written_and_meet_their_features(ids):
+    for key in ([2, 10], [2.0, 10.0], ["2", "10"], ["2.00", "10.0"]):
+        features = pl.DataFrame({"user_id": key, "age": [20, 30]})
+        data = from_arrays("toy", ids, [0, 1, 2], user_features=features)
+        assert data.user_names.tolist() == ["1", "2", "10"]
+        assert data.user_features["age"].to_list() == [None, 20, 30]
+        assert describe(data)["users_described"] == 2 and describe(data)["items_described"] == 0
+    # Beside other text they are text, in features too.
+    features = pl.DataFrame({"user_id": ["2", "b"], "age": [20, 30]})
+    data = from_arrays("toy", ["2.0", "a", "b"], [0, 1, 2], user_features=features)
+    assert data.user_names.tolist() == ["2.0", "a", "b"]
+    assert data.user_features["age"].to_list() == [None, None, 30]
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [np.array([1.0, NAN, 2.0]), [1, NAN, 2], ["a", NAN, "b"], ["a", "", "b"], ["a", "null", "b"],
+     np.array(["a", NAN, "b"], object), np.array([1, None, 2], object), pl.Series([1.0, NAN, 2.0]),
+     pl.Series([1, None, 2]), np.array(["a", NAN, "b"])],
+)  # fmt: skip
+def test_a_missing_id_is_no_user(ids):
+    for columns in ((ids, [1, 2, 3]), ([1, 2, 3], ids)):
+        with pytest.raises(ValueError, match=r"'toy' (users|items)\[1\] .*missing") as error:
+            from_arrays("toy", *columns)
+        assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match=r"users\[1\] = 1.5 is no whole number"):
+        from_arrays("toy", [1.0, 1.5], [0, 1])
+
+
+def test_moments_keep_their_order_to_the_nanosecond():
+    start = 1_700_000_000_000_000_000
+    for times in (np.array([start + 200, start + 100, start]),
+                  np.array([start + 200, start + 100, start], "datetime64[ns]")):  # fmt: skip
+        data = from_arrays("toy", [0, 0, 0], [0, 1, 2], times)
+        assert data.items.tolist() == [2, 1, 0] and data.times.tolist() == sorted(times.astype(int))
+    assert from_arrays("toy", [0, 0], [0, 1], [2, 1]).times.dtype == np.float64
+    for times, told in (
+        (np.array(["2020-01-02", "NaT"], "datetime64[ns]"), r"times\[1\] is missing"),
+        (["2020-01-02", "2020-01-03"], r"times\[0\] = '2020-01-02' is no number"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            from_arrays("toy", [0, 0], [0, 1], times)
+
+
+def test_features_that_describe_nobody_are_refused():
+    features = pl.DataFrame({"item_id": ['"1"', '"2"'], "genre": ["a", "b"]})
+    with pytest.raises(ValueError, match=r"describe item_id '\"1\"' and others, but none of the 2"):
+        from_arrays("toy", [1, 2], [1, 2], item_features=features)
 
 
 def test_dense_ids_do_not_depend_on_the_order_of_rows():
@@ -123,6 +200,18 @@ def test_k_core_is_the_fixed_point(rows, users, items):
     assert core.num_users == len({row[0] for row in expected})
     assert core.num_items == len({row[1] for row in expected})
     assert core.user_features["copy"].to_list() == [f"u{name}" for name in core.user_names]
+
+
+@settings(max_examples=60, deadline=None)
+@given(ROWS)
+def test_a_pair_counts_as_it_was_rated_last(rows):
+    last = {}
+    for user, item, time, rating in sorted(rows, key=lambda row: (row[0], row[2])):
+        last[user, item] = (time, rating)
+    data = latest_of_pairs(build(rows))
+    found = dict(zip([(int(u), int(i)) for u, i, _ in original(data)],
+                     zip(data.times, data.ratings, strict=True), strict=True))  # fmt: skip
+    assert found == last and len(data) == len(last)
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,5 +1,7 @@
 """Negatives: never excluded, uniform over what is left, and the same in both layouts."""
 
+import tracemalloc
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -79,6 +81,26 @@ def test_uniform_over_the_allowed():
         assert abs(statistic - freedom) < 5 * np.sqrt(2 * freedom) + 1e-9
 
 
+def test_absent_items_are_one_list_and_no_pair_of_every_user():
+    """The draws of pairs (every user, every absent item), to the bit, and the memory of neither."""
+    rng = np.random.default_rng(0)
+    users, items = np.repeat(np.arange(400), 5), rng.integers(0, 3000, 2000)
+    absent = rng.random(3000) < 0.3
+    pairs = np.argwhere(np.broadcast_to(absent, (400, 3000)))
+    long = np.concatenate([users, pairs[:, 0]]), np.concatenate([items, pairs[:, 1]])
+    tracemalloc.start()
+    draws = exclusion(users, items, 400, 3000, budget=0, absent=absent)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**20 < len(pairs) * 8
+    whole = exclusion(*long, 400, 3000, budget=0)
+    for user in (0, 7, 399):
+        np.testing.assert_array_equal(pick(draws, user, BITS), pick(whole, user, BITS))
+    with pytest.raises(ValueError, match="user 'b' excludes all 2 items"):
+        names, absent = np.array(["a", "b"]), np.array([True, False, False])
+        exclusion(np.array([1, 1]), np.array([1, 2]), 2, 3, absent=absent, names=names)
+
+
 def test_a_user_without_negatives_is_named():
     users, items = np.repeat([0, 1], [3, 5]), np.r_[0:3, 0:5]
     with pytest.raises(ValueError, match="user 1 excludes all 5 items, so no negative is left; "):
@@ -103,6 +125,32 @@ def test_sample_distinct_is_distinct_outside_the_history_and_uniform():
     np.testing.assert_array_equal(
         sample_distinct(users, items, 3, 20, 6, 1), sample_distinct(users, items, 3, 20, 6, 1)
     )
+
+
+def test_the_negatives_of_either_part_are_uniform():
+    """Chi-square, items times part, of one user under 400 seeds; and by NumPy's own `choice`."""
+    seen, size, count = np.arange(0, 30, 6), 10, 400
+    users, allowed = np.zeros(len(seen), int), np.setdiff1d(np.arange(30), seen)
+
+    def excess(halves: np.ndarray) -> np.ndarray:
+        """How many deviations each of [draws, 2, size] is off the law of a uniform sample."""
+        hits = np.stack(
+            [np.bincount(x.reshape(-1), minlength=30) for x in np.moveaxis(halves, 1, 0)]
+        )
+        assert not hits[:, seen].any()
+        share, free = size / len(allowed), len(allowed) - 1
+        # Of samples without replacement, items are counted with variance n p (1 - p).
+        off = (hits[:, allowed] - count * share) ** 2 / (count * share * (1 - share))
+        return (off.sum(1) * free / len(allowed) - free) / np.sqrt(2 * free)
+
+    ours = [sample_distinct(users, seen, 1, 30, size, seed, parts=2)[0] for seed in range(count)]
+    rng = np.random.default_rng(5)
+    theirs = [rng.choice(allowed, 2 * size, replace=False) for _ in range(count)]
+    for drawn in (ours, theirs):
+        assert np.abs(excess(np.array(drawn).reshape(count, 2, size))).max() < 4
+    # What the test would see: the same sets, cut where the last items come late.
+    late = np.sort(np.array(ours), axis=1).reshape(count, 2, size)
+    assert excess(late).min() > 100
 
 
 def test_sample_distinct_can_take_all_that_is_left():
@@ -163,5 +211,5 @@ def test_bad_arguments_are_named():
 
 def test_too_many_evaluation_negatives_are_reported_as_given():
     """The message has to show the number that the user set, not twice of it."""
-    with pytest.raises(ValueError, match=r"evaluation.negatives=99 .*user 0 has only 32 items"):
+    with pytest.raises(ValueError, match=r"evaluation.negatives=99 .*user '0' has only 32 items"):
         pack(split_of_parts(), evaluation_negatives=99)

@@ -83,6 +83,12 @@ def test_dirichlet_skews_labels():
         sound(dirichlet(10, alpha, "job")(split), 4000)
 
 
+@pytest.mark.parametrize("alpha", [1e12, 1e30, 1e300, 1.7e308, float("inf")])
+def test_a_large_dirichlet_deals_evenly(alpha):
+    sizes = np.bincount(dirichlet(8, alpha)(users(50)).client_of_user)
+    assert sorted(sizes.tolist()) == [6] * 6 + [7] * 2
+
+
 def test_dirichlet_proportions_have_the_law():
     # Var of a Dir(alpha) share over k clients: (1/k)(1 - 1/k) / (k alpha + 1).
     shares = [

@@ -4,6 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from fedjax_rec import weights
 from fedjax_rec.data import from_arrays, yes_no_prompts
 from fedjax_rec.data.partition import by_hash
 from fedjax_rec.data.sources.prompts import short_title
@@ -52,9 +53,35 @@ def prompts(ratings, folder):
             "shots": 8, "clients": 3, "history": HISTORY, "length": 60, "latest": 100,
             "held_out": 6, **changes,
         }  # fmt: skip
-        return yes_no_prompts(ratings, folder[0], **arguments)
+        return yes_no_prompts(ratings, **{"tokenizer": folder[0], **arguments})
 
     return make
+
+
+def bracketed(folder, place):
+    """The tokenizer of `folder` in `place`, with a token before every text and one behind it."""
+    from tokenizers import Tokenizer, processors
+
+    made = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    made.add_special_tokens(["<s>", "</s>"])
+    ends = [(word, made.token_to_id(word)) for word in ("<s>", "</s>")]
+    made.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=ends)
+    made.save(str(place / "tokenizer.json"))
+    return [id for _, id in ends]
+
+
+def test_prompts_end_where_the_answer_would_begin(ratings, folder, prompts, tmp_path):
+    """Whatever the tokenizer closes a text with, and with what it opens one."""
+    first, last = bracketed(folder[0], tmp_path)
+    plain, made = prompts(), prompts(tokenizer=tmp_path)
+    np.testing.assert_array_equal(made.fields["length"], plain.fields["length"] + 1)
+    assert (made.fields["tokens"][:, 0] == first).all()
+    np.testing.assert_array_equal(made.fields["tokens"][:, 1:], plain.fields["tokens"])
+    tokens = weights.tokenizer(tmp_path)
+    number = {word: id for id, word in folder[1].items()}
+    two = [number["like"], number["?"]]
+    assert weights.begun(tokens, ["like ?", ""]) == [[first, *two], [first]]
+    assert weights.within(tokens, ["like ?", ""]) == [two, []] and last not in two
 
 
 def said(made, i, words) -> str:

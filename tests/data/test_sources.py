@@ -59,6 +59,30 @@ def test_folders_by_path(home, monkeypatch):
         sources.load(home / "empty")
 
 
+def test_what_is_no_folder_of_one_file_is_told(home, monkeypatch):
+    place = atomic(home / "mine")
+    monkeypatch.chdir(home)
+    for path in (place / "mine.inter", "mine/mine.inter"):
+        with pytest.raises(ValueError, match=r"mine\.inter is a file; name the folder"):
+            sources.load(path)
+    (home / "plain").write_text("")
+    with pytest.raises(ValueError, match="plain is a file"):
+        sources.load("plain")
+    for part in ("train", "valid", "test"):
+        (home / "split").mkdir(exist_ok=True)
+        (home / "split" / f"split.{part}.inter").write_text(INTER + "1\t2\t3\n")
+    with pytest.raises(ValueError, match=r"split already \(split\.test.*rows under one header"):
+        sources.load(home / "split")
+
+
+def test_sizes_of_the_list_are_those_that_are_here(home):
+    place = atomic(home / "given" / "ml-1m", "1\t2\t3\n1\t3\t4\n2\t3\t4")
+    found = {row["name"]: row for row in sources.known()}
+    assert [found["ml-1m"][k] for k in ("users", "items", "interactions")] == [None, None, 3]
+    assert len(sources.load("ml-1m")) == 3 and found["ml-10m"]["interactions"] == 10_000_054
+    assert sources.find("ml-1m") == place
+
+
 def test_official_files_as_archives_unpack(home):
     place = home / "given" / "ml-10M100K"
     place.mkdir(parents=True)

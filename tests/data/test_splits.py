@@ -8,19 +8,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedjax_rec.data.cold_items import cold_items
+from fedjax_rec.data.cold_users import cold_users
 from fedjax_rec.data.interactions import from_arrays
 from fedjax_rec.data.sources.atomic import read_atomic
 from fedjax_rec.data.splits import (
     TEST,
     TRAIN,
-    UNUSED,
     VALIDATION,
-    cold_users,
     global_time,
-    is_cold,
     leave_one_out,
     ratio,
     temporal_ratio,
+    tied_ends,
 )
 
 SHARED = Path(os.environ.get("FEDJAX_REC_DATA") or Path(__file__).parents[3] / "shared" / "data")
@@ -54,6 +54,38 @@ def test_leave_one_out_by_loop(rows):
         mine = [row for row in range(len(rows)) if rows[row][0] == user]
         mine.sort(key=lambda row: rows[row][1])  # stable: ties in original order
         assert [found[row] for row in mine] == [TRAIN] * (len(mine) - 2) + [VALIDATION, TEST]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 3)), max_size=40))
+def test_the_first_of_a_tie_counts_as_the_latest_where_asked_for(rows):
+    """By the sort of the released PFedRec: descending times, ties in the order of the file."""
+    rows = rows + [(user, 1) for user in range(5) for _ in range(3)]
+    found = parts_by_row(leave_one_out(ties="first")(history(rows)))
+    shares = parts_by_row(temporal_ratio(0.2, 0.3, ties="first")(history(rows)))
+    for user in range(5):
+        mine = [row for row in range(len(rows)) if rows[row][0] == user]
+        latest = sorted(mine, key=lambda row: -rows[row][1])  # stable
+        want = [TEST, VALIDATION] + [TRAIN] * (len(mine) - 2)
+        assert [found[row] for row in latest] == want
+        assert [shares[row] for row in latest] == sorted(shares[row] for row in mine)[::-1]
+
+
+def test_ties_are_told_and_go_through_other_splits():
+    data = history([(0, 1), (0, 2), (0, 2), (1, 1), (1, 2), (1, 3), (2, 5), (2, 5), (2, 5)])
+    assert tied_ends(data) == 2
+    assert (ratio()(data).ties, leave_one_out()(data).ties) == (None, "last")
+    for around in (cold_users, cold_items):
+        assert around(0.4, leave_one_out(ties="first"), seed=1)(data).ties == "first"
+    with pytest.raises(ValueError, match=r"leave_one_out\(ties='any'\)"):
+        leave_one_out(ties="any")
+
+
+def test_global_time_tells_nanoseconds_apart():
+    moments = 1_700_000_000_000_000_000 + np.arange(10) * 7
+    data = from_arrays("fine", [0] * 10, np.arange(10), moments[::-1])
+    assert global_time(0.2, 0.3)(data).part.tolist() == [0] * 5 + [1] * 2 + [2] * 3
+    assert data.items.tolist() == list(range(10))[::-1]
 
 
 def test_leave_one_out_names_the_user_with_too_few():
@@ -128,32 +160,14 @@ def test_ratio_is_random_and_repeats_with_its_seed():
     assert len(places) == 200 and abs(places.mean() - 4.5) < 4 * 2.87 / np.sqrt(200)
 
 
-def test_cold_users_have_support_and_test_but_no_training():
-    data = random_history(users=50)
-    warm, split = leave_one_out()(data), cold_users(0.2, seed=4)(data)
-    cold = is_cold(split)
-    assert cold.sum() == 10
-    for user in range(50):
-        mine, before = split.part[data.users == user], warm.part[data.users == user]
-        if cold[user]:
-            assert mine.tolist() == [UNUSED] * (len(mine) - 1) + [TEST]
-        else:
-            assert mine.tolist() == before.tolist()
-    assert not is_cold(warm).any()
-    assert (split.part == cold_users(0.2, seed=4)(data).part).all()
-    assert (is_cold(cold_users(0.2, seed=5)(data)) != cold).any()
-    wide = cold_users(0.2, temporal_ratio(0.1, 0.4))(data)
-    assert (wide.part[is_cold(wide)[data.users]] != TRAIN).all()
-
-
 @pytest.mark.parametrize(
     ("make", "said"),
     [
         (lambda: ratio(0.5, 0.5), "ratio.*leaves no training rows"),
         (lambda: temporal_ratio(-0.1, 0.5), "temporal_ratio"),
         (lambda: global_time(0.9, 0.2), "global_time"),
-        (lambda: cold_users(1.0), r"cold_users\(fraction=1.0\)"),
-        (lambda: cold_users(0.01)(random_history(users=5)), "holds out 0 of 5 users"),
+        (lambda: ratio(seed=-1), r"ratio\(seed=-1\) is no seed; use 0 <= seed < 2\*\*32"),
+        (lambda: cold_users(seed=2**32), r"cold_users\(seed=4294967296\) is no seed"),
     ],
 )
 def test_bad_shares_are_named(make, said):

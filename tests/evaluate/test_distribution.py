@@ -62,11 +62,25 @@ def test_results_are_plain_json():
     assert json.loads(json.dumps(results)) == results
 
 
+def test_what_no_user_has_a_value_of_is_nan_and_no_error():
+    for none in ([], [np.nan, np.nan]):
+        found = mean_and_interval(none)
+        assert found["users"] == 0 and np.isnan([found[k] for k in ("mean", "low", "high")]).all()
+        assert np.isnan(quantiles(none)["p50"]) and np.isnan(worst_share(none))
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_infinite_error_of_one_user_is_infinite_over_all_and_warns_of_nothing():
+    values = [1.0, 2.0, np.inf, np.inf]
+    assert mean_and_interval(values)["mean"] == np.inf and np.isnan(
+        mean_and_interval(values)["low"]
+    )
+    assert quantiles(values, [0.0])["p0"] == 1 and worst_share(values) == 1
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: mean_and_interval([]), "no user"),
-        (lambda: quantiles([np.nan]), "no user"),
         (lambda: mean_and_interval([[1.0]]), "shape"),
         (lambda: mean_and_interval([1.0], level=95), "level=95"),
         (lambda: quantiles([1.0], [50]), "q=50"),

@@ -7,6 +7,7 @@ import pytest
 
 from fedjax_rec import data, evaluate
 from fedjax_rec.data.splits import TEST, TRAIN
+from fedjax_rec.evaluate.labelled import measures
 from fedjax_rec.types import Model
 
 
@@ -40,6 +41,46 @@ def test_auc_of_many_keeps_six_digits():
     ranks = (np.flatnonzero(labels[order]) + 1).sum(dtype=np.float64)
     want = (ranks - ones * (ones + 1) / 2) / (ones * (2**20 - ones))
     np.testing.assert_allclose(jax.jit(evaluate.auc_of_all)(scores, labels), want, rtol=3e-6)
+
+
+def test_auc_of_a_large_client_beside_small_ones():
+    """140,000 examples have more pairs than an int32 counts, and their sums lose no digits."""
+    rng = np.random.default_rng(1)
+    sizes = [300, 140_000, 7, 300]
+    groups = np.repeat(np.arange(4), sizes).astype(np.int32)
+    labels = rng.integers(0, 2, len(groups)).astype(np.float32)
+    scores = (rng.normal(size=len(groups)) + labels).astype(np.float32)
+
+    def by_ranks(s, y):
+        order = np.argsort(s.astype(np.float64) + 0.0, kind="stable")
+        _, first, count = np.unique(s[order], return_index=True, return_counts=True)
+        middle = np.repeat(first + (count + 1) / 2, count)
+        ones = y.sum(dtype=np.float64)
+        total = middle[y[order] == 1].sum()
+        return (total - ones * (ones + 1) / 2) / (ones * (len(y) - ones))
+
+    want = [by_ranks(scores[groups == g], labels[groups == g]) for g in range(4)]
+    held = data.HeldOut(
+        {"labels": jnp.asarray(labels)}, jnp.arange(4), jnp.asarray(sizes), jnp.asarray(groups),
+        max(sizes),
+    )  # fmt: skip
+    of_clients, over_all = jax.jit(measures)(jnp.asarray(scores), held)
+    np.testing.assert_allclose(of_clients[:, 0], want, rtol=3e-6)
+    np.testing.assert_allclose(over_all[1], np.average(want, weights=sizes), rtol=3e-6)
+    loss = np.logaddexp(0, np.where(labels == 1, -1, 1) * scores.astype(np.float64))
+    mine = [loss[groups == g].mean() for g in range(4)]
+    np.testing.assert_allclose(of_clients[:, 1], mine, rtol=3e-6)
+
+
+def test_losses_at_the_ends_and_of_nan():
+    logits = jnp.array([jnp.inf, -jnp.inf, jnp.inf, -jnp.inf, jnp.nan, jnp.nan])
+    labels = jnp.array([1.0, 0.0, 0.0, 1.0, 0.0, 1.0])
+    each = jnp.arange(6)
+    held = data.HeldOut({"labels": labels}, each, jnp.ones(6, jnp.int32), each, 1)
+    of_clients, _ = measures(logits, held)
+    inf, nan = np.inf, np.nan
+    np.testing.assert_array_equal(of_clients[:, 1], np.float32([0, 0, inf, inf, nan, nan]))
+    np.testing.assert_array_equal(of_clients[:, 2], [1, 1, 0, 0, 0, 0])
 
 
 def test_nan_is_the_smallest_score():

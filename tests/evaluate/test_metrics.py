@@ -24,7 +24,6 @@ REFERENCE = {
     "hr@1": "Success@1", "hr@10": "Success@10", "ndcg@5": "nDCG@5", "ndcg@10": "nDCG@10",
     "ndcg@200": "nDCG@200", "recall@5": "R@5", "recall@20": "R@20", "precision@5": "P@5",
     "precision@100": "P@100", "mrr": "RR", "mrr@3": "RR@3", "map": "AP", "map@10": "AP@10",
-    "auc": "Accuracy",
 }  # fmt: skip
 NUM_USERS, NUM_ITEMS, NUM_TARGETS = 60, 80, 20
 
@@ -32,7 +31,7 @@ NUM_USERS, NUM_ITEMS, NUM_TARGETS = 60, 80, 20
 def of(names, at, candidates):
     """float32[M], the named metrics of one user, jitted."""
     chosen = metrics(names)
-    one = jax.jit(lambda r, c: evaluate_user(chosen, r, c))
+    one = jax.jit(lambda r, c: evaluate_user(chosen, r, c, jnp.zeros_like(r)))
     return np.asarray(one(jnp.asarray(at, jnp.int32), jnp.int32(candidates)))
 
 
@@ -68,7 +67,7 @@ def test_trec_eval_breaks_ties_by_document_id_descending_and_msmarco_ascending()
 def test_every_metric_agrees_with_ir_measures_on_tied_rankings():
     scores, targets, excluded = random_users()
     got = computed(list(REFERENCE), scores, targets, excluded)
-    providers = {"RR@3": ir_measures.msmarco, "Accuracy": ir_measures.accuracy}
+    providers = {"RR@3": ir_measures.msmarco}
     for column, (name, reference) in enumerate(REFERENCE.items()):
         measure = ir_measures.parse_measure(reference)
         # The relevant items must lose ties: the id that sorts first in msmarco sorts last in trec.
@@ -100,10 +99,10 @@ def test_every_metric_agrees_with_a_plain_loop():
         at = [place for place, j in enumerate(ordered, 1) if j in relevant]
         n, others = len(at), len(pool) - len(at)
         ahead = sum(
-            1
+            1.0 * (scores[user, t] > scores[user, j]) + 0.5 * (scores[user, t] == scores[user, j])
             for t in relevant
             for j in pool
-            if j not in relevant and scores[user, t] > scores[user, j]
+            if j not in relevant
         )
         gain = lambda places: sum(1 / math.log2(1 + r) for r in places if r <= 7)
         want = [
@@ -150,10 +149,12 @@ def test_user_without_relevant_items_is_nan_and_leaves_the_mean():
     names = ["hr@10", "ndcg@10", "recall@10", "precision@10", "mrr", "mrr@5", "map", "auc"]
     chosen = metrics(names)
     at = jnp.int32([[0, 0], [1, 0], [0, 4]])
-    values = jax.jit(jax.vmap(lambda r: evaluate_user(chosen, r, jnp.int32(50))))(at)
+    values = jax.jit(jax.vmap(lambda r: evaluate_user(chosen, r, jnp.int32(50), 0 * r)))(at)
     assert np.isnan(values[0]).all() and not np.isnan(values[1:]).any()
     np.testing.assert_allclose(np.nanmean(values[:, 4]), (1 + 0.25) / 2)
-    assert np.isnan(auc().compute(jnp.int32([1, 2]), jnp.int32(2)))  # nothing to lose against
+    assert np.isnan(
+        auc().compute(jnp.int32([1, 2]), jnp.int32(2), jnp.zeros(2, jnp.int32))
+    )  # nothing to lose against
 
 
 def test_perfect_and_worst_rankings_reach_the_bounds():
@@ -164,11 +165,18 @@ def test_perfect_and_worst_rankings_reach_the_bounds():
         np.testing.assert_allclose(values, bound, atol=1e-6)
 
 
+def test_constant_scores_have_an_auc_of_a_half_and_no_hit():
+    for some in ([3], [3, 7, 9], list(range(20))):
+        found = ranks(jnp.zeros(40), jnp.int32(some), jnp.arange(40) > 35)
+        got = evaluate_user(metrics(["auc", "hr@5"]), *found)
+        np.testing.assert_allclose(got, [0.5, 0.0], atol=1e-6)
+
+
 def test_auc_keeps_its_digits_on_a_million_items():
     at = np.random.default_rng(1).choice(10**6, 500, replace=False) + 1
     ahead = (np.sort(at) - np.arange(1, 501)).astype(float)
     want = 1 - ahead.sum() / (500 * (10**6 - 500))
-    got = auc().compute(jnp.asarray(at, jnp.int32), jnp.int32(10**6))
+    got = auc().compute(jnp.asarray(at, jnp.int32), jnp.int32(10**6), jnp.zeros(500, jnp.int32))
     np.testing.assert_allclose(got, want, atol=1e-6)
 
 
@@ -177,7 +185,7 @@ def test_names_and_types():
     assert [metric.name for metric in metrics(names)] == names
     values = of(names, [2], 10)
     assert values.shape == (9,) and values.dtype == jnp.float32
-    assert evaluate_user([], jnp.int32([2]), jnp.int32(10)).shape == (0,)
+    assert evaluate_user([], jnp.int32([2]), jnp.int32(10), jnp.int32([0])).shape == (0,)
     assert hit_ratio(np.int64(10)).name == "hr@10"
 
 

@@ -74,7 +74,7 @@ def by_sorting(scores, held, others):
     ranked = sorted([(-scores[i], 0) for i in others] + [(-scores[i], 1) for i in held])
     ranks = [place for place, (_, relevant) in enumerate(ranked, 1) if relevant]
     ideal = sum(1 / np.log2(1 + r) for r in range(1, min(len(held), 3) + 1))
-    pairs = [scores[h] > scores[o] for h in held for o in others]
+    pairs = [(np.sign(scores[h] - scores[o]) + 1) / 2 for h in held for o in others]
     return [
         float(ranks[0] <= 3),
         sum(1 / np.log2(1 + r) for r in ranks if r <= 3) / ideal,
@@ -124,6 +124,22 @@ def test_rating_error_is_over_all_ratings_and_not_over_users(world):
     every = np.concatenate([e for u, e in enumerate(errors) if u != 3])
     want = [np.sqrt(np.mean(every**2)), np.mean(abs(every))]
     np.testing.assert_allclose(protocol.summarise(values, counts), want, rtol=1e-5)
+
+
+def test_a_prediction_that_is_nan_is_infinitely_wrong_and_padding_may_hold_anything(world):
+    """A user of the worst model counts; a user with fewer held-out items has NaN at its padding."""
+    protocol = evaluate.rating_error()
+    fine = world.values(protocol)
+    counts = np.array([len(h) for h in world.held])
+    # Padding of targets asks for item 0, which no user holds out here.
+    assert all(0 not in held for held in world.held)
+    table = jnp.asarray(world.item)
+    run = world.running(protocol)
+    np.testing.assert_array_equal(run(table.at[0].set(jnp.nan), world.private), fine)
+    broken = np.asarray(run(table, world.private.at[3].set(jnp.nan)))
+    assert np.isinf(broken[3]).all()
+    np.testing.assert_array_equal(np.delete(broken, 3, 0), np.delete(fine, 3, 0))
+    assert np.isinf(protocol.summarise(broken, counts)).all()
 
 
 @pytest.mark.parametrize("size", [1, 4, 100])
@@ -192,6 +208,19 @@ def test_a_probe_sees_what_evaluate_users_sees(world):
         want = world.values(protocol)
         want[6] = np.nan
         np.testing.assert_array_equal(values, want)
+
+
+def test_a_probe_leaves_out_all_that_was_seen_however_little_was_trained_on(world):
+    """Validation may be larger than training and test: user 4 has seen 300 items, trained on 3."""
+    protocol = evaluate.full_catalogue(evaluate.metrics(["recall@50", "auc"]), ITEMS)
+    probe = evaluate.probe_clients(protocol, {"test": world.cases})
+
+    def one(client):
+        scorer = world.model.scorer(jnp.asarray(world.item), world.private[client])
+        return probe(scorer, SimpleNamespace(id=client, longest=jnp.int32(3)))["test"]
+
+    found = jax.jit(jax.vmap(one))(jnp.arange(USERS))
+    np.testing.assert_array_equal(found, world.values(protocol))
 
 
 def squared(catalogue) -> Model:

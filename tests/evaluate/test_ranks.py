@@ -11,22 +11,24 @@ from fedjax_rec.evaluate import ranks, sampled_ranks
 
 
 def looped(scores, targets, excluded):
-    """The definition, item by item: (ranks, candidates)."""
+    """The definition, item by item: (ranks, candidates, ties)."""
     scores = [-np.inf if np.isnan(s) else float(s) for s in scores]
     relevant = {int(t) for t in targets if 0 <= t < len(scores)}
     pool = [j for j in range(len(scores)) if j in relevant or not excluded[j]]
-    found, done = [], set()
+    found, done, ties = [], set(), []
     for t in map(int, targets):
         if t not in relevant or t in done:
             found.append(0)
+            ties.append(0)
             continue
+        ties.append(sum(scores[j] == scores[t] for j in pool if j not in relevant))
         done.add(t)
         rank = 1
         for j in pool:
             tied_before = scores[j] == scores[t] and (j not in relevant or j < t)
             rank += j != t and (scores[j] > scores[t] or tied_before)
         found.append(rank)
-    return found, len(pool)
+    return found, len(pool), ties
 
 
 @st.composite
@@ -49,9 +51,10 @@ jitted, jitted_sampled = map(jax.jit, (ranks, sampled_ranks))
 @given(users())
 def test_ranks_equal_the_definition(user):
     scores, targets, excluded = user
-    want, candidates = looped(scores, targets, excluded)
+    want, candidates, ties = looped(scores, targets, excluded)
     ranking = jitted(scores, targets, excluded)
     np.testing.assert_array_equal(ranking.ranks, want)
+    np.testing.assert_array_equal(ranking.ties, ties)
     assert int(ranking.candidates) == candidates
 
 
@@ -65,8 +68,9 @@ def test_sampled_ranks_equal_full_ranks_of_the_same_list(user, seed):
     together = np.concatenate([scores, negatives])
     targets = np.where(mask, np.arange(scores.size), -1)
     dropped = ~np.concatenate([mask, negative_mask])
-    want, candidates = looped(together, targets, dropped)
+    want, candidates, ties = looped(together, targets, dropped)
     ranking = jitted_sampled(scores, negatives, mask, negative_mask)
+    np.testing.assert_array_equal(ranking.ties, ties)
     np.testing.assert_array_equal(ranking.ranks, want)
     assert int(ranking.candidates) == candidates
 
@@ -116,7 +120,8 @@ def test_vmap_agrees_with_a_loop_over_users(num_targets):
     excluded = draw.random((5, 200)) < 0.3
     masked = jax.jit(jax.vmap(ranks))(scores, targets, excluded)
     for user in range(5):
-        want, candidates = looped(scores[user], targets[user], excluded[user])
+        want, candidates, ties = looped(scores[user], targets[user], excluded[user])
+        np.testing.assert_array_equal(masked.ties[user], ties)
         np.testing.assert_array_equal(masked.ranks[user], want)
         assert int(masked.candidates[user]) == candidates
 

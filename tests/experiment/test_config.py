@@ -13,7 +13,7 @@ from small_data import MYLAB
 
 from fedjax_rec import aggregate, wire
 from fedjax_rec.data import Batches
-from fedjax_rec.experiment.config import ConfigError, read
+from fedjax_rec.experiment.config import ConfigError, part, read
 from fedjax_rec.experiment.factories import called
 from fedjax_rec.simulate import Cohorts
 from fedjax_rec.types import Aggregator, Compressor, Model, Strategy
@@ -181,6 +181,34 @@ def test_what_the_command_line_says_is_set(words, key, value):
     assert found == value
 
 
+@pytest.mark.parametrize(
+    ("text", "words", "key", "value"),
+    [
+        ("model: {init_args: {scale: 0.2}}", ["--model.width=8"], "model.init_args.width", 8),
+        ("strategy: {init_args: {epochs: 2}}", ["--strategy.batch_size=8"],
+         "strategy.init_args.epochs", 2),
+        ("examples: {init_args: {negatives: 2}}", [], "examples.init_args.negatives", 2),
+        ("examples: {init_args: {negatives: 2}}", ["--examples.negatives=3"],
+         "examples.init_args.negatives", 3),
+        ("data: {split: {init_args: {ties: first}}}", [], "data.split.init_args.ties", "first"),
+        ("data: {split: {init_args: {ties: first}}}", ["--data.split=ratio"],
+         "data.split.class_path", "fedjax_rec.data.ratio"),
+        ("data: {clients: {init_args: {}}}", [], "data.clients.class_path",
+         "fedjax_rec.data.by_user"),
+        ("", ["--rounds=3"], "rounds", 3),
+        ("# nothing\n", [], "rounds", 100),
+    ],
+)  # fmt: skip
+def test_arguments_alone_are_of_the_default_factory(written, text, words, key, value):
+    config = read(written(text), words)
+    found = config.plain
+    for name in key.split("."):
+        found = found[name]
+    assert found == value
+    assert callable(part(config.data.split, "data.split"))
+    assert callable(part(config.data.clients, "data.clients"))
+
+
 def test_the_command_line_wins_over_the_file(written):
     path = written(
         "rounds: 9\nmodel: {class_path: pfedrec, init_args: {width: 6}}\n"
@@ -244,6 +272,9 @@ def test_a_user_names_factories_of_their_own(written, mylab):
         ("{}", ["--rounds=many"], "rounds=many is of the wrong type; use a whole number"),
         ("rounds: 2.5", [], "rounds=2.5 is of the wrong type"),
         ("{}", ["--rounds=0"], "rounds=0"),
+        ("{}", ["--seed=-1"], "seed=-1 is no seed, or the same run as 4294967295"),
+        ("{}", ["--seed=4294967297"], "seed=4294967297 is no seed, or the same run as 1; use 0 <="),
+        ("data: {implicit: false, above: 3}", [], "data.above=3.0 is not read with data.implicit"),
         ("{}", ["--evaluation.every=0"], "evaluation.every=0"),
         ("{}", ["--checkpoint_every=-1"], "checkpoint_every=-1"),
         ("{}", ["--evaluation.metrics=[]"], "evaluation.metrics=[]"),
@@ -277,7 +308,6 @@ def test_a_user_names_factories_of_their_own(written, mylab):
         ("{}", ["--rounds", "--seed", "3"], "--rounds has no value"),
         ("{}", ["--rounds.more=3"], "rounds"),
         ("[1, 2]", [], "holds no mapping"),
-        ("", [], "holds no mapping"),
         ("a: [1", [], "mend the YAML"),
     ],
 )  # fmt: skip

@@ -148,6 +148,27 @@ def test_binary_metrics_get_no_histogram(folder):
         assert len(figures.user_distribution(made).axes) == panels
 
 
+def test_a_metric_without_a_finite_value_has_no_panel(folder, tmp_path):
+    run = read_run(folder)
+    per_user = run.per_user
+    assert per_user is not None
+    users = len(per_user.users)
+    for lost, panels in (([0], 2), ([1], 1), ([0, 1], 0)):
+        values = per_user.values.copy()
+        values[:, lost] = [np.nan, np.inf][: len(lost)]
+        held = PerUser(values, per_user.metrics, per_user.activity, per_user.users)
+        made = type(run)(run.folder, run.config, run.records, run.summary, held)
+        if panels:
+            assert len(figures.user_distribution(made).axes) == panels
+        else:
+            with pytest.raises(ValueError, match="nothing to draw"):
+                figures.user_distribution(made)
+    copy = fake_run(tmp_path / "none")
+    with np.load(copy / "per_user.npz") as stored:
+        np.savez(copy / "per_user.npz", **{**stored, "values": np.full((users, 2), np.nan)})
+    assert "per_user.png" not in [path.name for path in figures.draw_all(copy)]
+
+
 def test_explicit_runs_say_which_way_is_better(tmp_path):
     run = read_run(fake_run(tmp_path / "run", explicit=True))
     assert "RMSE (lower is better)" in words(figures.learning_curve([run]))

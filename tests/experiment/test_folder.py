@@ -28,6 +28,9 @@ def record(n: int) -> dict:
     return {"round": n, "loss": 1 / n}
 
 
+SUMS = RunFolder.sums([record(n) for n in (1, 2, 3)])
+
+
 @pytest.fixture
 def full_disk(monkeypatch):
     """Makes writing files whole fail half way, as a full disk does."""
@@ -61,7 +64,7 @@ def test_one_process_at_a_time(tmp_path):
     with pytest.raises(ValueError, match="another process runs there; wait for it") as error:
         RunFolder(tmp_path, PLAIN, overwrite=True).begin()
     assert "\n" not in str(error.value)
-    assert folder.records(1) == [record(1)], "nothing was cleared"
+    assert folder.records(SUMS[:1]) == [record(1)], "nothing was cleared"
     folder.release()
     begun(tmp_path)
 
@@ -71,7 +74,7 @@ def test_what_ran_there_meanwhile_is_not_overwritten(tmp_path):
     begun(tmp_path / "a").append(record(1))
     with pytest.raises(ValueError, match="different: seed"):
         late.begin()
-    assert begun(tmp_path / "a").records(1) == [record(1)]
+    assert begun(tmp_path / "a").records(SUMS[:1]) == [record(1)]
 
 
 def test_a_folder_that_was_only_locked_is_empty(tmp_path):
@@ -95,7 +98,7 @@ def test_another_configuration_is_refused_and_named(tmp_path):
         RunFolder(tmp_path, other)
     told = str(error.value)
     assert "\n" not in told and "different: data.source, seed" in told and "--overwrite" in told
-    assert begun(tmp_path).records(1) == [record(1)]
+    assert begun(tmp_path).records(SUMS[:1]) == [record(1)]
 
 
 def test_overwrite_clears_what_a_run_wrote_and_nothing_else(tmp_path):
@@ -110,7 +113,7 @@ def test_overwrite_clears_what_a_run_wrote_and_nothing_else(tmp_path):
     assert folder.finished  # Still there: the new run has not begun.
     other.begin()
     assert {p.name for p in tmp_path.iterdir()} - {".lock"} == {"config.yaml", "notes.txt"}
-    assert not other.finished and other.records(9) == []
+    assert not other.finished and other.records([]) == []
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -133,25 +136,51 @@ def test_an_unreadable_configuration_is_refused(tmp_path, text):
     begun(tmp_path, overwrite=True)
 
 
-def test_a_half_written_line_is_cut_off_at_every_byte(tmp_path):
+def test_what_stands_after_the_checkpoint_is_cut_off_at_every_byte(tmp_path):
     folder = begun(tmp_path)
     lines = [json.dumps(record(n)) + "\n" for n in (1, 2, 3)]
     for cut in range(len(lines[2])):
         (tmp_path / "metrics.jsonl").write_text("".join(lines[:2]) + lines[2][:cut])
-        kept = folder.records(9)
-        whole = cut == len(lines[2]) - 1  # All but the end of the line.
-        assert kept == [record(n) for n in (1, 2, 3)[: 3 if whole else 2]]
-        folder.append(record(4))
+        kept = folder.records(SUMS[:2])
+        assert kept == [record(1), record(2)]
+        again = RunFolder(tmp_path, PLAIN)
+        again.begin(kept)
+        again.append(record(4))
+        again.release()
         read = (tmp_path / "metrics.jsonl").read_text().splitlines()
         assert [json.loads(line) for line in read] == [*kept, record(4)]
 
 
-def test_records_after_the_checkpoint_are_cut_off(tmp_path):
+DAMAGE = {
+    "a flipped bit": (2, lambda text: text.replace("0.5", "0.7")),
+    "a blank line": (2, lambda text: text.replace("\n", "\n\n", 1)),
+    "a lost line": (2, lambda text: "".join(text.splitlines(True)[::2])),
+    "half a line": (2, lambda text: text.splitlines(True)[0] + '{"round": 2, "lo'),
+    "no last line": (3, lambda text: "".join(text.splitlines(True)[:2])),
+    "no text": (1, lambda text: "\udcff" + text),
+    "nothing": (1, lambda text: ""),
+    "no file": (1, lambda text: None),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_record_before_the_checkpoint_is_named_and_nothing_rewritten(tmp_path, damage):
     folder = begun(tmp_path)
-    for n in (1, 2, 3, 4):
+    for n in (1, 2, 3):
         folder.append(record(n))
-    assert folder.records(2) == [record(1), record(2)]
-    assert folder.records(9) == [record(1), record(2)]
+    assert folder.records(SUMS) == [record(1), record(2), record(3)]
+    file = tmp_path / "metrics.jsonl"
+    line, change = DAMAGE[damage]
+    text = change(file.read_text())
+    if text is None:
+        file.unlink()
+    else:
+        file.write_bytes(text.encode("utf-8", "surrogateescape"))
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    with pytest.raises(ValueError, match=rf"metrics\.jsonl:{line}: .*--overwrite true") as error:
+        folder.records(SUMS)
+    assert "\n" not in str(error.value)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
 def test_arrays_and_summary_read_back(tmp_path):
@@ -180,7 +209,6 @@ def test_a_full_disk_leaves_files_as_they_were(tmp_path, full_disk, monkeypatch)
     for write in (
         lambda: folder.write_summary({"best": 2}),
         lambda: folder.write_per_user(values=np.zeros(3)),
-        lambda: folder.records(1),
         folder.begin,
     ):
         with pytest.raises(OSError, match="No space left"):
@@ -204,6 +232,7 @@ def test_what_was_not_measured_is_null_in_the_file_and_nan_again_when_read(tmp_p
     folder.append({"round": 1, "loss": 0.5, "hr@10": float("nan")})
     line = (tmp_path / "run" / "metrics.jsonl").read_text()
     assert json.loads(line) == {"round": 1, "loss": 0.5, "hr@10": None} and "NaN" not in line
-    assert np.isnan(folder.records(1)[0]["hr@10"])
+    (again,) = folder.records(folder.sums([{"round": 1, "loss": 0.5, "hr@10": float("inf")}]))
+    assert np.isnan(again["hr@10"])
     folder.write_summary({"best": {"hr@10": float("nan")}})
     assert json.loads((tmp_path / "run" / "summary.json").read_text()) == {"best": {"hr@10": None}}

@@ -1,5 +1,9 @@
 """The command line: bad input is one line on standard error, status 2 and nothing half-written."""
 
+import signal
+import sys
+import time
+
 import pytest
 import small_data
 from small_data import write_config, write_folder
@@ -46,6 +50,10 @@ def fails(place, capsys, *words, status: int = 2, config: str = "tiny.yaml") -> 
         (["--data.implicit=false", "--data.split=global_time", "--data.split.test=1"],
          "global_time(validation=0.1, test=1.0)"),
         (["--data.clients=by_hash"], "data.clients: by_hash() missing"),
+        (["--data.implicit=false"], "examples=fedjax_rec.data.pointwise does not read them"),
+        (["--data.implicit=false", "--examples=sequences"], "examples=fedjax_rec.data.sequences"),
+        (["--data.source=synthetic", "--data.above=3"],
+         "data.above=3.0 asks for ratings, and 'synthetic' has none"),
         (["--data.core=50"], "core"),
         (["--strategy.server=optax.adamm"], "(did you mean 'adam'?)"),
         (["--overwrite"], "expected one argument"),
@@ -161,3 +169,23 @@ def test_data_list_and_get_describe(place, capsys, monkeypatch):
         assert main(["data", "get", name]) == 0
         out = capsys.readouterr().out
         assert str(small_data.USERS) in out and str(small_data.ITEMS) in out
+
+
+def test_ctrl_c_in_a_callback_is_honoured(monkeypatch, capsys):
+    """As while libraries are imported: Python drops what is raised where nobody can catch it."""
+
+    class Callback:
+        def __del__(self):
+            signal.raise_signal(signal.SIGINT)
+
+    def command(words):
+        thing = Callback()
+        del thing
+        end = time.time() + 10
+        while time.time() < end:
+            time.sleep(0.01)
+        return 0
+
+    monkeypatch.setattr(sys.modules[main.__module__], "_data", command)
+    assert main(["data"]) == 130
+    assert capsys.readouterr().err == "fedjax-rec: stopped; the last checkpoint is kept.\n"

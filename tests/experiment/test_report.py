@@ -8,9 +8,10 @@ import pytest
 import yaml
 from rich.console import Console
 
-from fedjax_rec.report.reading import find_runs, group, read_run
+from fedjax_rec.experiment.main import main
+from fedjax_rec.report.reading import find_runs, group, read_run, unfinished
 from fedjax_rec.report.results import results
-from fedjax_rec.report.tables import markdown, table, title, write_report
+from fedjax_rec.report.tables import markdown, sets_of, table, tables, title, write_report
 
 USERS, VECTOR = 400, 4 * 32
 
@@ -95,6 +96,20 @@ def fake_run(
         users=np.arange(USERS),
     )
     return folder
+
+
+def edit(folder: Path, change) -> None:
+    """`change(record)` in every record of a run folder, and its summary to match."""
+    file, summary = folder / "metrics.jsonl", json.loads((folder / "summary.json").read_text())
+    records = [json.loads(line) for line in file.read_text().splitlines()]
+    for record in records:
+        change(record)
+    file.write_text("".join(json.dumps(r) + "\n" for r in records))
+    summary["best"] = next(r for r in records if r["round"] == summary["best"]["round"])
+    summary["final"] = records[-1]
+    for key in ("bytes_up", "bytes_down"):
+        summary["totals"][key] = sum(r[key] for r in records)
+    (folder / "summary.json").write_text(json.dumps(summary))
 
 
 @pytest.fixture(scope="module")
@@ -292,9 +307,8 @@ def test_results_hold_runs_against_targets(runs, tmp_path):
 def test_results_may_aim_at_bytes_and_draw_the_trade_off(tmp_path):
     for place, cohort in enumerate((20, 40, 80)):
         folder = fake_run(tmp_path / f"runs/{place}", name=f"colr,rank={cohort}", cohort=cohort)
-        summary = json.loads((folder / "summary.json").read_text())
-        summary["totals"]["bytes_up"] *= cohort  # a cohort changes no bytes of a client
-        (folder / "summary.json").write_text(json.dumps(summary))
+        # A cohort changes no bytes of a client: let them differ.
+        edit(folder, lambda r, cohort=cohort: r.update(bytes_up=r["bytes_up"] * cohort))
     kib = 20 * VECTOR * 50 / 1024
     goal = f"- match: {{name: 'colr,rank=20'}}\n  kib_up: {{at_most: {kib + 1}}}\n"
     page, _, picture = results(
@@ -425,3 +439,79 @@ def test_rounds_to_target_are_counted_on_validation(tmp_path):
         totals = [run.summary["totals"] for run in runs]
         sent = np.mean([total["bytes_up"] / total["rounds"] for total in totals]) / 2**20
         assert rows[name]["MiB up to 95%"] == f"{np.mean(first) * sent:,.1f}"
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda s: s["best"].update({"hr@10": 0.99}), "best is not what"),
+        (lambda s: s.update(best=s["final"]), "best is not what"),
+        (lambda s: s["final"].update({"loss": 0.1}), "final is not what"),
+        (lambda s: s["totals"].update(bytes_up=1), "totals.bytes_up is not what"),
+    ],
+)
+def test_a_summary_that_was_edited_is_not_believed(tmp_path, change, told):
+    file = fake_run(tmp_path / "run") / "summary.json"
+    read_run(tmp_path / "run")
+    summary = json.loads(file.read_text())
+    change(summary)
+    file.write_text(json.dumps(summary))
+    with pytest.raises(ValueError, match=told) as error:
+        read_run(tmp_path / "run")
+    assert "\n" not in str(error.value)
+    fake_run(tmp_path / "explicit", explicit=True)  # where the least is the best
+    assert read_run(tmp_path / "explicit").summary["selected_by"] == "validation_rmse"
+
+
+def configured(folder: Path, changes: dict, **about) -> Path:
+    """A fake run whose config.yaml has `changes` in `data`."""
+    fake_run(folder, **about)
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["data"] |= changes
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    return folder
+
+
+def test_rows_of_one_name_say_how_their_data_differ(tmp_path):
+    """And have no axis in common; other users or items under the same configuration too."""
+    configured(tmp_path / "a", {"core": 0}, name="mine")
+    configured(tmp_path / "b", {"core": 5}, name="mine")
+    configured(tmp_path / "c", {"core": 0, "clients": "by_hash"}, name="mine")
+    swapped = configured(tmp_path / "d", {"core": 0}, name="mine", seed=2)
+    summary = json.loads((swapped / "summary.json").read_text())
+    summary["data"]["digests"] = {"catalogue of users and items": "0123"}
+    (swapped / "summary.json").write_text(json.dumps(summary))
+    groups = group(find_runs([tmp_path]))
+    rows = [row["run"] for row in cells(markdown(groups))]
+    assert sorted(rows) == [
+        "mine", "mine (data.catalogue=0123)", "mine (data.clients=by_hash)", "mine (data.core=5)",
+    ]  # fmt: skip
+    assert sorted((data, len(them)) for (data, _), them in sets_of(groups).items()) == [
+        ("ml-100k", 2), ("ml-100k (data.catalogue=0123)", 1), ("ml-100k (data.core=5)", 1),
+    ]  # fmt: skip
+
+
+def test_unfinished_runs_are_named(runs, tmp_path, capsys):
+    folder = tmp_path / "begun"
+    folder.mkdir()
+    (folder / "config.yaml").write_text("seed: 0")
+    assert unfinished([runs, tmp_path]) == [folder] and not unfinished([runs])
+    fake_run(tmp_path / "done")
+    page, *_ = results([runs, tmp_path], None, tmp_path / "results.md")
+    assert f"`{folder}` is unfinished and is left out." in page.read_text()
+    assert main(["report", str(tmp_path), "--out", str(tmp_path / "report")]) == 0
+    assert f"{folder} is unfinished" in capsys.readouterr().err
+    assert f"`{folder}` is unfinished" in (tmp_path / "report/report.md").read_text()
+
+
+def test_sampled_and_full_rankings_are_no_column_of_one_table(tmp_path):
+    fake_run(tmp_path / "a")
+    fake_run(tmp_path / "b", evaluation="full catalogue")
+    found = find_runs([tmp_path])
+    console = Console(record=True, width=150)
+    console.print(tables(found))
+    text = console.export_text()
+    assert "ml-100k, sampled-99" in text and "ml-100k, full catalogue" in text
+    assert text.count("HR@10") == 2
+    console.print(tables(found[:1]))
+    assert "sampled-99" not in console.export_text()

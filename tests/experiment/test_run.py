@@ -5,6 +5,7 @@ Every run trains 60 users on 40 items for five rounds, with the same compiled pr
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import yaml
 from small_data import MYLAB, write_config, write_folder
 
 from fedjax_rec.experiment.folder import RunFolder
+from fedjax_rec.experiment.loaded import load_run
 from fedjax_rec.experiment.main import main
 from fedjax_rec.report import figures
 from fedjax_rec.simulate import Checkpoints
@@ -177,7 +179,7 @@ def test_a_full_disk_leaves_a_run_that_goes_on(
 
 
 def test_a_finished_run_repeated_changes_nothing_and_more_rounds_go_on(
-    place, straight, without_figures
+    place, straight, without_figures, capsys
 ):
     assert run(place, "longer", "--rounds=3") == 0
     first = results(place / "longer")
@@ -185,9 +187,13 @@ def test_a_finished_run_repeated_changes_nothing_and_more_rounds_go_on(
     assert results(place / "longer") == first
     assert run(place, "longer") == 0
     assert results(place / "longer") == results(straight)
-    # Fewer rounds than there are: nothing is undone.
-    assert run(place, "longer", "--rounds=2") == 0
-    assert records(place / "longer") == records(straight)
+    # Fewer rounds than there are: nothing is undone, and the folder does not say that it was.
+    before = {f.name: f.read_bytes() for f in (place / "longer").iterdir() if f.is_file()}
+    capsys.readouterr()
+    assert run(place, "longer", "--rounds=2") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "rounds=2 is less than the 5 that are done" in line
+    assert before == {f.name: f.read_bytes() for f in (place / "longer").iterdir() if f.is_file()}
 
 
 def test_another_configuration_is_refused_and_overwrites_when_told(
@@ -212,6 +218,87 @@ def test_a_checkpoint_of_another_configuration_is_refused(place, straight, witho
     assert run(place, "swapped", "--seed=1") == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "checkpoint of round 1 is of another configuration" in line
+
+
+def copied(place, straight, name) -> Path:
+    shutil.copytree(straight, place / name)
+    return place / name
+
+
+def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(
+    place, straight, without_figures, capsys
+):
+    """Those of rounds 4 and 5 are there; what was after round 4 is made once more, to the bit."""
+    folder = copied(place, straight, "damaged")
+    for file in (folder / "checkpoints" / "5" / "state").rglob("d/*"):
+        file.write_bytes(file.read_bytes()[:-9] + b"not this.")
+    assert run(place, "damaged") == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "checkpoint of round 5 is damaged; goes on from that of round 4" in line
+    assert results(folder) == results(straight)
+    assert run(place, "damaged") == 0 and not capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("lost", "line"), [("all", 1), ("file", 1), ("second", 2), ("last", 5), ("blank", 2)]
+)
+def test_records_that_a_checkpoint_counts_on_are_required(
+    place, straight, without_figures, capsys, lost, line
+):
+    folder = copied(place, straight, f"records {lost}")
+    file = folder / "metrics.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    left = {"all": [], "second": lines[:1] + lines[2:], "last": lines[:4],
+            "blank": [lines[0], "\n", *lines[1:]]}  # fmt: skip
+    if lost == "file":
+        file.unlink()
+    else:
+        file.write_text("".join(left[lost]))
+    before = {f: f.read_bytes() for f in folder.rglob("*") if f.is_file()}
+    for words in ((), ("--rounds=7",)):
+        assert run(place, folder.name, *words) == 2
+        (told,) = capsys.readouterr().err.splitlines()
+        assert f"metrics.jsonl:{line}: " in told and "--overwrite" in told
+    assert {f: f.read_bytes() for f in folder.rglob("*") if f.is_file()} == before
+
+
+def test_other_data_of_the_same_name_are_refused(place, without_figures, capsys):
+    """Other ratings of the same users and items stop a resumed run and a loaded one; other items
+    stop also a run that starts from it."""
+    other = place / "other"
+    write_folder(other)
+    write_config(place / "other.yaml", other)
+    words = ["run", str(place / "other.yaml"), "--quiet", "--out"]
+    assert main([*words, str(place / "swap"), "--rounds=1"]) == 0
+    file = other / "other.inter"
+    text = file.read_text()
+    start = ["--rounds=1", "--start_from", str(place / "swap")]
+    header, *lines = text.splitlines()
+    file.write_text("\n".join([header, *reversed(lines)]) + "\n")  # the order says nothing
+    assert main([*words, str(place / "swap"), "--rounds=1"]) == 0
+    file.write_text(text.replace("\ti3", "\tx3"))
+    capsys.readouterr()
+    assert main([*words, str(place / "swap"), "--rounds=2"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "of another catalogue" in line
+    assert main([*words, str(place / "from"), *start]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "start_from=" in line and "other users or items" in line
+    with pytest.raises(ValueError, match="is not the data that the run was made with any more"):
+        _ = load_run(place / "swap").experiment
+    # Fewer rows of the same users and items: the run is another, and may start from it.
+    file.write_text("\n".join(text.splitlines()[:-1]) + "\n")
+    assert main([*words, str(place / "swap"), "--rounds=2"]) == 2
+    assert "of another data set" in capsys.readouterr().err
+    assert main([*words, str(place / "from"), *start]) == 0
+
+
+def test_more_places_than_candidates_are_told(place, without_figures, capsys):
+    words = ["--rounds=1", "--evaluation.metrics=[mrr, hr@5, hr@10]", "--evaluation.every=1"]
+    few = ["--evaluation.candidates=sampled", "--data.evaluation_negatives=8"]
+    assert run(place, "few", *words, *few) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "hr@10 looks at 10 places, and there are users with 9 sampled candidates" in line
 
 
 def test_a_diverging_run_names_the_round(place, without_figures, capsys):

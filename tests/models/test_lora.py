@@ -25,7 +25,7 @@ X = jax.random.normal(jax.random.key(1), (5, WIDTH))
 pytestmark = pytest.mark.usefixtures("compiled_fast")
 
 
-def one_layer(adapt=models.lora, base=lambda module: module, **kwargs):
+def one_layer(adapt=models.lora, base=lambda module: module, targets="query", **kwargs):
     """A linear layer, not stacked, inside a module, with an adapter whose B is not zero."""
 
     class Holder(nnx.Module):
@@ -33,7 +33,8 @@ def one_layer(adapt=models.lora, base=lambda module: module, **kwargs):
             self.query = layers.linear(rngs, WIDTH, 4)
 
     rngs = nnx.Rngs(0)
-    module = adapt(base(models.freeze(Holder(rngs))), rngs, rank=2, alpha=6.0, **kwargs)
+    held = base(models.freeze(Holder(rngs)))
+    module = adapt(held, rngs, targets, rank=2, alpha=6.0, **kwargs)
     module.query.lora_b[...] = jax.random.normal(KEY, (2, 4))
     return module.query
 
@@ -221,8 +222,11 @@ def test_a_core_is_a_product_between_singular_vectors():
 def test_bad_arguments_end_in_one_line():
     with pytest.raises(ValueError, match=r"dropout=1\.0\) leaves nothing"):
         one_layer(dropout=1.0)
-    with pytest.raises(ValueError, match="fits no linear layer; the model has query"):
-        one_layer(targets="key")
+    misspelt = {"key": "key", "query|valeu": "valeu", "query|": "", "query | value": "query "}
+    for targets, wrong in misspelt.items():
+        told = f"'{wrong}' fits no linear layer; the model has query"
+        with pytest.raises(ValueError, match=told):
+            one_layer(targets=targets)
     with pytest.raises(ValueError, match="'nothing' fits no shared parameter; the model has head"):
         models.frozen_at(adapted(7), "nothing")
     with pytest.raises(ValueError, match="fits a row table"):

@@ -1,5 +1,7 @@
 """Titles ranked by likelihood, against the decoder's own logits of each whole text."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -77,6 +79,43 @@ def test_the_loss_is_that_of_all_tokens_of_the_titles(model, start):
         lost += [-p[t - 1, text[t]] for t in range(len(OPENING), len(text))]
     got = jax.jit(model.loss)(shared, private, batch, KEY)
     np.testing.assert_allclose(got, np.mean(lost), rtol=1e-4)
+
+
+def test_a_tokenizer_that_brackets_texts_opens_the_text_and_no_title(tmp_path, monkeypatch):
+    """As Llama's, which begins every text with <s>; some end it too."""
+    pytest.importorskip("tokenizers")
+    from tokenizers import Tokenizer, pre_tokenizers, processors
+    from tokenizers import models as kinds
+
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "laws")
+    import tiny_llama
+
+    words = {**{str(i): i for i in range(47)}, "<s>": 47, "</s>": 48, ";": 49}
+    made = Tokenizer(kinds.WordLevel(words, unk_token="0"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 47), ("</s>", 48)]
+    )
+    made.save(str(tmp_path / "tokenizer.json"))
+    tiny_llama.write(tmp_path, tiny_llama.decoder(50))
+    model = models.next_title(["5 6", "7", "8 9 10"], str(tmp_path), "1 2", most=20, rank=2)
+    shared, _ = jax.eval_shape(model.init, KEY)
+    assert shared["titles"].value.shape == (3, 4)
+    shared, _ = model.init(KEY)
+    want = [[5, 6, 49, 0], [7, 49, 0, 0], [8, 9, 10, 49]]
+    np.testing.assert_array_equal(shared["titles"].value, want)
+    text = models.after_titles(DECODER, [47, 1, 2], [[5, 6, 49], [7, 49], [8, 9, 10, 49]], 20)
+    np.testing.assert_array_equal(text.init(KEY)[0]["titles"].value, want)
+
+
+def test_tokens_of_another_vocabulary_are_refused():
+    for texts in ([[1, 50]], [[3], [-1]]):
+        with pytest.raises(ValueError, match=r"generate\(prompts\): text \d has token (50|-1)"):
+            models.generate(DECODER, texts, 2)
+        with pytest.raises(ValueError, match=r"after_titles\(titles\): text \d has token (50|-1)"):
+            models.after_titles(DECODER, OPENING, texts, MOST)
+    with pytest.raises(ValueError, match=r"after_titles\(opening\): text 0 has token 99"):
+        models.after_titles(DECODER, [99], TITLES, MOST)
 
 
 def test_titles_need_room():

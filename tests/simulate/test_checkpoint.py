@@ -9,8 +9,18 @@ import numpy as np
 import pytest
 from crowd import KEY, N, crowd, factorization, packed, same, walk
 
-from fedjax_rec.simulate import Checkpoints, simulate
+from fedjax_rec.simulate import (
+    Checkpoints,
+    Damaged,
+    load_state,
+    made_of,
+    save_state,
+    simulate,
+)
 from fedjax_rec.types import State
+
+# Threads of tensorstore find the event loop of a failed read closed.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 @pytest.fixture
@@ -105,6 +115,82 @@ def test_an_interrupted_write_leaves_the_earlier_one(opened, monkeypatch, tmp_pa
     same(again.restore(awkward())[1], awkward())
     again.save(4, awkward())
     assert opened().latest() == 4
+
+
+def flip(file, place=0.5):
+    """Another bit in the middle of a file, as a disk may have it."""
+    data = bytearray(file.read_bytes())
+    data[int(len(data) * place)] ^= 16
+    file.write_bytes(bytes(data))
+
+
+def state_of(folder, part="state"):
+    """The file that holds the arrays, among those that say where they lie."""
+    files = [f for f in (folder / part).rglob("d/*") if f.is_file()]
+    return max(files, key=lambda f: f.stat().st_size)
+
+
+DAMAGE = {
+    "a flipped bit": lambda folder: flip(state_of(folder)),
+    "a flipped bit in what goes with it": lambda folder: flip(state_of(folder, "extras")),
+    "a flipped bit in what it says": lambda folder: flip(folder / "about" / "metadata", 0.9),
+    "a truncated file": lambda folder: state_of(folder).write_bytes(b"short"),
+    "a lost file": lambda folder: state_of(folder).unlink(),
+    "an empty folder": lambda folder: (shutil.rmtree(folder), folder.mkdir()),
+    "all files empty": lambda folder: [
+        f.write_bytes(b"") for f in folder.rglob("*") if f.is_file()
+    ],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_checkpoint_is_passed_over_and_one_line_where_there_is_no_other(
+    opened, tmp_path, damage
+):
+    folder = tmp_path / "checkpoints"
+    one = opened()
+    values = np.random.default_rng(0).random((40, 3), np.float32)
+    for step in (2, 4):
+        one.save(step, awkward(), {"values": values})
+    DAMAGE[damage](folder / "4")
+    step, state, extras = opened().restore(awkward())
+    assert step == 2 and not (folder / "4").exists()
+    same(state, awkward())
+    np.testing.assert_array_equal(extras["values"], values)
+    # Its place is free for the same round once more.
+    again = opened()
+    again.save(4, awkward(), {"values": values})
+    assert opened().restore(awkward())[0] == 4
+    for step in (2, 4):
+        DAMAGE[damage](folder / str(step))
+    with pytest.raises(Damaged, match=r"round 4 is damaged.*no other is whole") as error:
+        opened().restore(awkward())
+    assert "\n" not in str(error.value) and (folder / "4").exists()
+
+
+def test_every_single_byte_of_an_array_counts(tmp_path):
+    save_state(tmp_path / "best", 3, awkward())
+    file = state_of(tmp_path / "best" / "3")
+    before = file.read_bytes()
+    same(load_state(tmp_path / "best", 3, awkward()), awkward())
+    found = 0
+    for place in np.linspace(0, 0.999, 12):
+        flip(file, place)
+        try:
+            same(load_state(tmp_path / "best", 3, awkward()), awkward())
+        except Damaged as error:
+            found += 1
+            assert "\n" not in str(error) and "state of round 3 is damaged" in str(error)
+        file.write_bytes(before)
+    assert found > 6
+
+
+def test_other_data_under_the_same_configuration_are_refused(opened, tmp_path):
+    opened(about={"data set": "one"}).save(2, awkward())
+    opened(about={"data set": "one"}).restore(awkward())
+    with pytest.raises(ValueError, match=r"of another data set \(one, this one is two\).*--overw"):
+        opened(about={"data set": "two"}).restore(awkward())
+    assert made_of(tmp_path) == {"configuration": "abc", "data set": "one"}
 
 
 def test_an_empty_folder_has_nothing_to_restore(opened):

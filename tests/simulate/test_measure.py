@@ -46,10 +46,10 @@ def test_aggregated_is_the_model_of_the_server_in_numpy(candidates):
     ]
     for name, cases in parts(data).items():
         for u in range(data.num_users):
-            target = int(cases.targets[u, 0])
+            target = int(cases.targets[u][0])
             others = set(range(data.num_items)) - set(train[u].tolist())
             if name == "test":
-                others.discard(int(data.validation.targets[u, 0]))
+                others.discard(int(data.validation.targets[u][0]))
             if candidates == "sampled":
                 others = set(np.asarray(cases.negatives[u]).tolist())
                 assert not others & {target, *train[u].tolist()}

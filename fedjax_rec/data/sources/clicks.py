@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ... import check
 from ...check import at_least, fraction, positive
 from ..examples import LABELS, Examples
 from ..splits import TEST, TRAIN, VALIDATION
@@ -54,6 +55,7 @@ def clicks(
     """
     for name, value in (("num_clients", num_clients), ("sparse", sparse), ("dense", dense)):
         at_least("clicks", name, value, 1)
+    check.seed("clicks", seed)
     at_least("clicks", "num_rows", num_rows, 4 * sparse)
     at_least("clicks", "examples_per_client", examples_per_client, 4)
     positive("clicks", "exponent", exponent)

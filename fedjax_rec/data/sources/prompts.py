@@ -7,7 +7,8 @@
 (TALLRec, Bao et al., RecSys 2023, whose data are the last 10,000 ratings of MovieLens-100K, the
 first 8 in 10 of them to learn from, then 1 to choose by and 1 to test on, in the order of time;
 `shots` of those to learn from are drawn, there in all, here for each client.) Texts become tokens
-once, on the host. Titles are short: without year and genres, "Godfather, The" as "The Godfather".
+once, on the host, and end where the answer would begin. Titles are short: without year and genres,
+"Godfather, The" as "The Godfather".
 
 `n` prompts, `T` most tokens of one.
 """
@@ -20,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ... import weights
+from ... import check, weights
 from ...check import at_least
 from ..examples import Examples
 from ..interactions import Interactions, offsets
@@ -80,6 +81,7 @@ def yes_no_prompts(
     counts = {"shots": shots, "clients": clients, "held_out": held_out, "history": history}
     for name, value in counts.items():
         at_least("yes_no_prompts", name, value, 1)
+    check.seed("yes_no_prompts", seed)
     found = load(source) if isinstance(source, str) else source
     lines, ratings = titles(found, genres=False), found.ratings
     if ratings is None or lines is None:
@@ -152,8 +154,8 @@ def encoded(
     left = np.arange(len(rows))
     while len(left):
         texts = [text(int(rows[i]), int(named[i])) for i in left]
-        for i, one in zip(left, made.encode_batch(texts), strict=True):
-            ids[i] = one.ids
+        for i, one in zip(left, weights.begun(made, texts), strict=True):
+            ids[i] = one
         left = left[[len(ids[i]) > most for i in left]]
         if len(left) and not named[left].all():
             longest = max(len(ids[i]) for i in left)

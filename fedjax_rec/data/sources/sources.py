@@ -66,7 +66,7 @@ def load(
     if text == "synthetic":
         return synthetic()
     place = find(text, folder)
-    if place is None and holds(Path(text)) is not None:
+    if place is None and (holds(Path(text)) is not None or Path(text).is_file()):
         return read_folder(Path(text))
     if place is None:
         if not fetch or text != "ml-100k" or folder is not None:
@@ -96,13 +96,18 @@ def known() -> list[dict[str, Any]]:
     """One row a data set: name, users, items, interactions, megabytes, licence, present, where,
     fetchable.
 
-    After the known names come the other atomic folders under `$FEDJAX_REC_DATA`, with unknown sizes
-    None.
+    Interactions are those that are here, where data are; users and items are None where these are
+    not those that GroupLens published. After the known names come the other atomic folders under
+    `$FEDJAX_REC_DATA`, with unknown sizes None.
     """
     rows = []
     for name, source in SOURCES.items():
         sizes = (source.users, source.items, source.interactions, source.megabytes)
-        rows.append(_row(name, sizes, LICENCE, find(name), name == "ml-100k"))
+        place = find(name)
+        here = source.interactions if place is None else _lines(place)
+        if here != source.interactions:  # other rows under the name: what they hold is to be read
+            sizes = (None, None, here, source.megabytes)
+        rows.append(_row(name, sizes, LICENCE, place, name == "ml-100k"))
     rows.append(
         _row(
             "synthetic", (1_000, 1_000, 20_000, 0), "made here, free", Path("made in memory"), False
@@ -140,9 +145,16 @@ def holds(folder: Path) -> Path | None:
 def read_folder(folder: str | Path, name: str | None = None) -> Interactions:
     """Read a folder of atomic or official files, told apart by what lies in it."""
     folder = Path(folder)
+    if folder.is_file():
+        raise ValueError(f"data source {folder} is a file; name the folder that holds it.")
     if not folder.is_dir():
         raise FileNotFoundError(f"data folder {folder} does not exist; check the path.")
     place = holds(folder)
+    if place is None and (parts := _benchmark(folder)):
+        raise ValueError(
+            f"{folder} holds a data set that is split already ({', '.join(parts)}), and here "
+            f"data.split divides; join the rows under one header in {folder.name}.inter."
+        )
     if place is None:
         raise FileNotFoundError(
             f"{folder} holds no data; put {folder.name}.inter (RecBole) or {', '.join(RATINGS)} "
@@ -157,10 +169,31 @@ def read_folder(folder: str | Path, name: str | None = None) -> Interactions:
 
 def _inter(folder: Path) -> str | None:
     """The stem of the folder's .inter file: the folder's own name, or else the only one there."""
-    stems = sorted(path.stem for path in folder.glob("*.inter"))
+    stems = sorted(
+        path.stem for path in folder.glob("*.inter") if path.name not in _benchmark(folder)
+    )
     if folder.name in stems:
         return folder.name
     return stems[0] if len(stems) == 1 else None
+
+
+def _lines(place: Path) -> int:
+    """Interactions in a folder of data, by the lines of its file."""
+    stem = _inter(place)
+    names = [f"{stem}.inter"] if stem else [n for n in RATINGS if (place / n).is_file()]
+    path = place / names[0]
+    count, last = 0, b"\n"
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            count, last = count + block.count(b"\n"), block[-1:]
+    return count + (last != b"\n") - (path.suffix in (".inter", ".csv"))
+
+
+def _benchmark(folder: Path) -> list[str]:
+    """Names of RecBole's benchmark files, one for each part of a split, where there are several."""
+    ends = (".train.inter", ".valid.inter", ".test.inter")
+    found = sorted(path.name for path in folder.glob("*.inter") if path.name.endswith(ends))
+    return found if len(found) > 1 else []
 
 
 def _named() -> list[str]:

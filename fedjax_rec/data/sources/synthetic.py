@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fedjax_rec import check
 from fedjax_rec.data.interactions import Interactions
 
 CANDIDATES = 8  # per interaction of the user; more is closer to the exact law
@@ -136,6 +137,7 @@ def _truth(
     for name, value in (("num_users", num_users), ("num_items", num_items), ("width", width)):
         if value < 1:
             raise ValueError(f"synthetic({name}={value}) is too small; use at least 1.")
+    check.seed("synthetic", seed)
     if popularity < 0 or affinity < 0:
         raise ValueError(
             f"synthetic(popularity={popularity}, affinity={affinity}); use values >= 0."

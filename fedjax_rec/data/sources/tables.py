@@ -14,6 +14,8 @@ from typing import NoReturn
 
 import polars as pl
 
+from ..ids import MISSING
+
 NAMES = {"\t": "tab", ",": "comma", "|": "'|'", "::": "'::'", ":": "':'"}
 
 
@@ -61,6 +63,14 @@ def interaction_table(
                 line = skip + 1 + int(table[name].is_null().arg_max() or 0)
                 raise ValueError(f"{path}:{line}: {name} is empty; fix or remove the line.")
     table = table.select(required)
+    for name in (name for name in required if name not in numbers):
+        gap = table[name].is_in(MISSING)
+        if gap.any():
+            row = int(gap.arg_max() or 0)
+            raise ValueError(
+                f"{path}:{skip + 1 + row}: {name} '{table[name][row]}' stands for a missing id; "
+                "remove the line, or rename the id."
+            )
     for name in numbers:
         values = table[name].cast(pl.Float64, strict=False)
         good = values.is_finite().fill_null(False)

@@ -22,6 +22,7 @@ from ... import weights
 from ...types import Model
 from ..objectives import Objective, bce
 from ..roles import Frozen, from_nnx
+from ..transformers.generate import check_tokens
 from ..transformers.llama import Llama
 from ..transformers.lora import freeze, lora
 from ..transformers.pretrained import load_llama
@@ -86,6 +87,8 @@ def yes_no_above(
     Args:
         keep: see `prompt_states.states`.
     """
+    for name, texts in (("answers", [answers]), ("fields", fields["tokens"])):
+        check_tokens("yes_no_above", name, texts, decoder)
     below, above = divided(decoder, layers)
     made = jnp.asarray(states(below, fields["tokens"], fields["length"], keep))
     table = decoder.tokens[...] if decoder.head is None else decoder.head.kernel[...].T

@@ -25,6 +25,7 @@ from ...check import at_least
 from ...types import Model
 from ..objectives import masked_mean
 from ..roles import Frozen, from_nnx
+from ..transformers.generate import check_tokens
 from ..transformers.layers import MASKED
 from ..transformers.llama import Llama, angles_at
 from ..transformers.pretrained import load_llama
@@ -148,8 +149,8 @@ def next_title(
     if titles is None:
         raise ValueError("next_title(titles=None) has nothing to say; use data with titles.")
     made = weights.tokenizer(weights.find(source))
-    said = [one.ids for one in made.encode_batch([f" {title.split(' (')[0]};" for title in titles])]
-    before = made.encode(opening).ids
+    said = weights.within(made, [f" {title.split(' (')[0]};" for title in titles])
+    (before,) = weights.begun(made, [opening])
     return after_titles(load_llama(source, dtype), before, said, most, targets, rank, alpha)
 
 
@@ -165,8 +166,11 @@ def after_titles(
     """`next_title` of a decoder at hand, and tokens: of the opening, and of the title of each item.
 
     Raises:
-        ValueError: where the longest title finds no room among `most` tokens after the opening.
+        ValueError: where the longest title finds no room among `most` tokens after the opening, and
+            for tokens that the decoder does not know.
     """
+    for name, texts in (("opening", [opening]), ("titles", titles)):
+        check_tokens("after_titles", name, texts, decoder)
     sizes = np.array([len(title) for title in titles], np.int32)
     at_least("after_titles", "len(opening)", len(opening), 1)
     at_least("after_titles", "most", most, len(opening) + int(sizes.max()))

@@ -10,7 +10,7 @@ those before it from the cache. Written for one prompt and mapped over a batch o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 import jax
@@ -30,18 +30,33 @@ def generate(model: Llama, prompts: Sequence[Sequence[int]], count: int, stop: i
         stop: a token that ends a text; it is left out.
 
     Raises:
-        ValueError: for an empty prompt.
+        ValueError: for an empty prompt, and for tokens that the model does not know.
     """
     at_least("generate", "count", count, 1)
     lengths = np.array([len(p) for p in prompts], np.int32)
     if not lengths.size or lengths.min() < 1:
         raise ValueError("generate(prompts) has an empty prompt; give each at least one token.")
+    check_tokens("generate", "prompts", prompts, model)
     tokens = np.zeros((len(lengths), lengths.max()), np.int32)
     for row, prompt in zip(tokens, prompts, strict=True):
         row[: len(prompt)] = prompt
     structure, variables = nnx.split(model)
     made = np.asarray(_continued(structure, variables, tokens, lengths, count)).tolist()
     return [row[: row.index(stop)] if stop in row else row for row in made]
+
+
+def check_tokens(where: str, name: str, texts: Iterable[Sequence[int]], model: Llama) -> None:
+    """Raises ValueError for the first token that is not of the vocabulary of `model`; reading its
+    table, it would be the first or the last token in its place."""
+    most = model.size.vocabulary
+    for place, text in enumerate(texts):
+        tokens = np.asarray(text).reshape(-1)
+        wrong = tokens[(tokens < 0) | (tokens >= most)]
+        if len(wrong):
+            raise ValueError(
+                f"{where}({name}): text {place} has token {wrong[0]}, and the model knows 0 to "
+                f"{most - 1}; use the tokenizer of the model."
+            )
 
 
 @partial(jax.jit, static_argnums=(0, 4))

@@ -109,18 +109,21 @@ def lora(
         layer: `LoRA` or `DoRA`.
 
     Raises:
-        ValueError: for rank < 1, for a dropout outside [0, 1), and where no layer fits.
+        ValueError: for rank < 1, for a dropout outside [0, 1), and where a pattern fits no layer.
     """
     at_least("lora", "rank", rank, 1)
     positive("lora", "alpha", alpha)
     if not 0 <= dropout < 1:
         raise ValueError(f"lora(dropout={dropout}) leaves nothing; use 0 <= dropout < 1.")
     found = linears(module)
-    chosen = [path for path in found if any(fnmatch.fnmatch(path, t) for t in targets.split("|"))]
-    if not chosen:
-        raise ValueError(
-            f"lora(targets={targets!r}) fits no linear layer; the model has {', '.join(found)}."
-        )
+    patterns = targets.split("|")
+    for pattern in patterns:
+        if not any(fnmatch.fnmatch(path, pattern) for path in found):
+            raise ValueError(
+                f"lora(targets={targets!r}): {pattern!r} fits no linear layer; the model has "
+                f"{', '.join(found)}."
+            )
+    chosen = [path for path in found if any(fnmatch.fnmatch(path, p) for p in patterns)]
     for path in chosen:
         holder, name = found[path]
         old = getattr(holder, name)

@@ -1,0 +1,67 @@
+"""Whole users held out of training, as when they are new: how well does a model serve them?
+
+`cold_users` validates and tests on them, `warm_users` on the other users, and both train on the
+same rows, so a pair of runs shows both sides (as Singhal et al., NeurIPS 2021, evaluate). A cold
+user is a client without training rows: what it keeps is as the model began it, and nothing is
+fitted to its UNUSED rows. Those are known of it: they are no candidates, and models that read a
+history read them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .. import check
+from .interactions import Interactions
+from .splits import TEST, TRAIN, UNUSED, Split, Splitter, leave_one_out
+
+
+def cold_users(fraction: float = 0.1, split: Splitter | None = None, seed: int = 0) -> Splitter:
+    """Hold a random `fraction` of the users with test rows under `split` (leave_one_out()) out of
+    training, and validate and test on them alone.
+
+    What `split` trains on of them becomes UNUSED, as do validation and test rows of other users.
+    `is_cold` tells which they are.
+
+    Raises:
+        ValueError: where no user is left on either side.
+    """
+    return _splitter("cold_users", fraction, split, seed, tests_cold=True)
+
+
+def warm_users(fraction: float = 0.1, split: Splitter | None = None, seed: int = 0) -> Splitter:
+    """The training rows of `cold_users`, with validation and tests on the users that are left."""
+    return _splitter("warm_users", fraction, split, seed, tests_cold=False)
+
+
+def _splitter(name: str, fraction: float, split: Splitter | None, seed: int, tests_cold: bool):
+    check.seed(name, seed)
+    if not 0 < fraction < 1:
+        raise ValueError(f"{name}(fraction={fraction}) is not a share; use 0 < fraction < 1.")
+    inner = leave_one_out() if split is None else split
+
+    def divide(interactions: Interactions) -> Split:
+        before = inner(interactions)
+        part = before.part.copy()
+        able = np.unique(interactions.users[part == TEST])
+        count = round(fraction * len(able))
+        if not 0 < count < len(able):
+            raise ValueError(
+                f"{name}(fraction={fraction}) holds out {count} of the {len(able)} users that can "
+                "be tested; use a fraction that leaves some on either side."
+            )
+        cold = np.zeros(interactions.num_users, bool)
+        cold[np.random.default_rng(seed).choice(able, count, replace=False)] = True
+        mine = cold[interactions.users]
+        part[np.where(part == TRAIN, mine, mine != tests_cold)] = UNUSED
+        return Split(interactions, part, before.absent, before.ties)
+
+    return divide
+
+
+def is_cold(split: Split) -> np.ndarray:
+    """bool[num_users]: the user has test rows and no training row."""
+    users, size = split.interactions.users, split.interactions.num_users
+    trains = np.bincount(users[split.part == TRAIN], minlength=size) > 0
+    tests = np.bincount(users[split.part == TEST], minlength=size) > 0
+    return tests & ~trains
