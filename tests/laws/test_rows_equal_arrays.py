@@ -23,11 +23,6 @@ from fedjax_rec.types import Cohort, Model
 
 # With the reason of each: what acts on rows that a client does not hold.
 UNLIKE = {
-    "scaffold()": "c_k of a row waits until its client touches it again",
-    "feddyn(0.1)": "the server takes h / alpha off rows whose clients are not pulled back",
-    "mime(0.5)": "momentum moves a row only where a client touches it",
-    "mime_lite(0.5)": "momentum moves a row only where a client touches it",
-    "fsvrg()": "the common gradient moves a row only where a client touches it",
     "fedavg_keeping(momentum)": "a row's momentum waits until its client touches it again",
 }
 # Whose parts are not defined on whole arrays, or take what only rows have.

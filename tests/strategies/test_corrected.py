@@ -16,10 +16,16 @@ RATE, STEPS = 0.3, 4
 WORLDS = pytest.mark.parametrize("name", ["whole", "compact"])
 
 
-def cohorts_of(problem, count=3):
+def cohorts_of(problem):
     """Some clients, others, and again some of the first; one of them has nothing."""
     n = problem.clients
-    return [np.arange(0, n, 2), np.arange(1, n, 2), np.arange(0, n, 3)][:count]
+    return [np.arange(0, n, 2), np.arange(1, n, 2), np.arange(0, n, 3)]
+
+
+def many_cohorts(problem, count=100):
+    """Five clients or so at a time, and now and then nobody."""
+    draw = np.random.default_rng(5)
+    return [np.flatnonzero(draw.uniform(size=problem.clients) < 0.2) for _ in range(count)]
 
 
 def made(problem, recipe, **kwargs):
@@ -28,13 +34,16 @@ def made(problem, recipe, **kwargs):
 
 
 def descended(problem, k, q, x, direction):
-    """(q, x) after STEPS steps of client k along direction(gradients, q, x), on its rows alone."""
-    mine = np.zeros((problem.items, 1), bool)
-    mine[problem.own[k]] = True
+    """(q, x) after STEPS steps of client k along direction(gradients, q, x), on every row."""
     for _ in range(STEPS):
         dq, dx = direction(problem.gradient(k, q, x), q, x)
-        q, x = q - RATE * mine * dq, x - RATE * dx
+        q, x = q - RATE * dq, x - RATE * dx
     return q, x
+
+
+def of_server(h):
+    """(of q, of x) of FedDyn's h."""
+    return np.asarray(h["item"]), np.asarray(h["x"])
 
 
 def check(state, q, x):
@@ -61,8 +70,9 @@ def test_fedprox_is_its_loop(name):
 
 @WORLDS
 def test_scaffold_is_its_loop_and_c_is_the_mean(name):
+    """Of the whole array, over a hundred rounds."""
     problem = Problem(name)
-    cohorts = cohorts_of(problem)
+    cohorts = many_cohorts(problem)
     state, _ = rounds(problem, made(problem, strategies.scaffold), cohorts)
     n = problem.clients
     q, x = problem.start, np.zeros(3)
@@ -76,12 +86,12 @@ def test_scaffold_is_its_loop_and_c_is_the_mean(name):
                 g[1] - own_x[k] + c_x,
             )
             after = descended(problem, k, q, x, towards)
-            rows = problem.own[k]
             # Option II of the paper.
-            own_q[k, rows] += (-c_q + (q - after[0]) / (STEPS * RATE))[rows]
+            own_q[k] += -c_q + (q - after[0]) / (STEPS * RATE)
             own_x[k] += -c_x + (x - after[1]) / (STEPS * RATE)
             moved.append(after)
-        q, x = (np.mean(p, 0) for p in zip(*moved, strict=True))
+        if moved:
+            q, x = (np.mean(p, 0) for p in zip(*moved, strict=True))
     check(state, q, x)
     for got, want in zip(of(state.private["control"]), (own_q, own_x), strict=True):
         np.testing.assert_allclose(got, want, rtol=2e-4, atol=2e-5)
@@ -91,8 +101,9 @@ def test_scaffold_is_its_loop_and_c_is_the_mean(name):
 
 @WORLDS
 def test_feddyn_is_its_loop(name):
+    """Of the whole array, over a hundred rounds."""
     problem, alpha = Problem(name), 0.5
-    cohorts = cohorts_of(problem)
+    cohorts = many_cohorts(problem)
     state, _ = rounds(problem, made(problem, strategies.feddyn, alpha=alpha), cohorts)
     n = problem.clients
     q, x, h_q, h_x = problem.start, np.zeros(3), np.zeros((problem.items, 3)), np.zeros(3)
@@ -108,11 +119,17 @@ def test_feddyn_is_its_loop(name):
             change.append((after[0] - q, after[1] - x))
             own_q[k] -= alpha * change[-1][0]
             own_x[k] -= alpha * change[-1][1]
+        if not change:
+            continue
         of_q, of_x = (sum(p) for p in zip(*change, strict=True))
         h_q, h_x = h_q - alpha * of_q / n, h_x - alpha * of_x / n
         q = q + of_q / len(change) - h_q / alpha
         x = x + of_x / len(change) - h_x / alpha
     check(state, q, x)
+    for got, want in zip(of(state.private["linear"]), (own_q, own_x), strict=True):
+        np.testing.assert_allclose(got, want, rtol=2e-4, atol=2e-5)
+    for got, want in zip(of_server(state.server["optimizer"]), (own_q, own_x), strict=True):
+        np.testing.assert_allclose(got, want.mean(0), rtol=2e-4, atol=2e-5)
 
 
 @pytest.mark.parametrize("by_row", [False, True])
