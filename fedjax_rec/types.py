@@ -277,8 +277,8 @@ class Cohort:
 class Now:
     """What everybody knows of a round. round: int32[]. shared: the server's model at its start.
     client: int32[], the client whose turn it is, and cohort: int32[C], the ids of all that take
-    part, where there are such. trip: which message of the round it is, where a client sends several:
-    what both ends draw from a seed is another in each."""
+    part, where there are such. trip: which message of the round it is, where a client sends
+    several: what both ends draw from a seed is another in each."""
 
     round: Int32[Array, ""]
     shared: PyTree

@@ -247,9 +247,9 @@ def _check_aux(aux) -> None:
 
 
 def _check_known(known) -> None:
-    """Raises ValueError where the server keeps something of each client that moves as it answers."""
+    """Raises ValueError where the server keeps something of each client that its upload moves."""
     if known:
         raise ValueError(
-            f"asynchronous(client) has what the server knows of it, {sorted(known)}, which would be "
-            "that of its start when it arrives; use a client such as clients.local_training."
+            f"asynchronous(client): the server knows {sorted(known)[0]!r} of it, which is another "
+            "when the upload arrives; use a client such as clients.local_training."
         )

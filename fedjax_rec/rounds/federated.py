@@ -193,9 +193,9 @@ def federated(
         states, shared = jax.lax.cond(counted.any(), stepped, lambda: (before, state.shared))
         if broadcast is not None:
             held, downlink_key = state.server["downlink"], keys.stream(of_round, "downlink")
-            send = lambda: broadcast.send(downlink_key, held, shared, state.round, cohort.ids)
+            args = downlink_key, held, shared, state.round, cohort.ids
             somebody = (cohort.ids < data.num_clients).any()
-            states["downlink"] = jax.lax.cond(somebody, send, lambda: held)
+            states["downlink"] = jax.lax.cond(somebody, broadcast.send, lambda *_: held, *args)
         if timed is not None:
             states["clock"], info = timed.finish(state.server["clock"], cohort, info)
         return State(shared, private, memory, states, state.round + 1), info
