@@ -1,5 +1,7 @@
 """Gradient sharing: centralised SGD, and the two-trip methods against NumPy loops."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -224,3 +226,39 @@ def test_bad_arguments_are_named():
     for recipe in (strategies.mime, strategies.mime_lite):
         with pytest.raises(ValueError, match="beta=2"):
             recipe(problem.model(), problem.examples(), beta=2)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "uplink"),
+    [
+        (strategies.fsvrg, compress.random_mask(0.3)),
+        pytest.param(strategies.mime, compress.count_sketch(1, 2), marks=pytest.mark.slow),
+    ],
+    ids=["drawn by the client", "seeded by the round"],
+)
+def test_both_trips_under_a_random_uplink_are_unbiased(recipe, uplink):
+    """E<C, plain> = |plain|^2: what is drawn for c says nothing of what is drawn for the change.
+
+    The problem is quadratic, so that a client's change is linear in c; it is alone, so that c is
+    its own. With one draw for both the ratio of the dense part would be 1 / 0.3.
+    """
+    problem = Problem("compact")
+    cohort = worlds.Cohort(jnp.int32([4]), problem.data.store)
+
+    def changes(uplink, starts):
+        strategy = made(problem, recipe, uplink=uplink)
+        begin = strategy.init(worlds.KEY, problem.clients)
+
+        def one(start):
+            state = replace(begin, round=start)
+            after = strategy.round(worlds.KEY, state, cohort)[0].shared["model"]
+            return of(jax.tree.map(jnp.subtract, after, begin.shared["model"]), jnp.ravel)
+
+        return worlds.compiled(lambda s: jax.lax.map(one, s))(starts)
+
+    found = zip(changes(uplink, jnp.arange(2000)), changes(None, jnp.arange(1)), strict=True)
+    for some, plain in found:
+        some, plain = np.asarray(some, float), np.asarray(plain[0], float)
+        ratio = some @ plain / (plain @ plain)
+        noise = ratio.std() / np.sqrt(ratio.size)
+        assert 0 < noise < 0.1 and abs(ratio.mean() - 1) < 4 * noise, (ratio.mean(), noise)
