@@ -10,7 +10,7 @@ from quadratic import Problem, from_start, of, rounds, worlds
 
 from fedjax_rec import aggregate, clients, compress, data, models, strategies
 from fedjax_rec.data.batches import Batches
-from fedjax_rec.types import Model
+from fedjax_rec.types import Model, Stage
 
 RATE, STEPS = 0.3, 4
 WORLDS = pytest.mark.parametrize("name", ["whole", "compact"])
@@ -130,6 +130,44 @@ def test_feddyn_is_its_loop(name):
         np.testing.assert_allclose(got, want, rtol=2e-4, atol=2e-5)
     for got, want in zip(of_server(state.server["optimizer"]), (own_q, own_x), strict=True):
         np.testing.assert_allclose(got, want.mean(0), rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("recipe", [strategies.scaffold, strategies.feddyn])
+def test_variates_keep_step_with_the_server_where_clients_are_stopped(recipe):
+    """The server's is the mean of the clients', those that a deadline or a stage stops included."""
+    problem = Problem("compact")
+    n = problem.clients
+    clock = strategies.traced_clock(np.where(np.arange(n) % 3 == 1, 1e-3, 1e9), 1e9, 1e9)
+
+    def held_back(key, memory, upload, now):
+        return memory, replace(upload, weight=jnp.where(now.client % 3 == 2, 0.0, upload.weight))
+
+    strategy = made(problem, recipe, clock=clock, deadline=1.0, stages=[Stage(held_back)])
+    cohorts = many_cohorts(problem, 8)
+    state, infos = rounds(problem, strategy, cohorts)
+    own = of(state.private["control" if recipe is strategies.scaffold else "linear"])
+    server = (
+        of(state.shared["control"])
+        if recipe is strategies.scaffold
+        else of_server(state.server["optimizer"])
+    )
+    for mine, theirs in zip(own, server, strict=True):
+        np.testing.assert_allclose(mine.mean(0), theirs, rtol=1e-4, atol=1e-6)
+        assert np.abs(theirs).max() > 1e-3
+        moved = np.flatnonzero((mine != 0).reshape(n, -1).any(1))
+        there = np.unique(np.concatenate(cohorts))
+        assert set(moved) == {k for k in there if k % 3 == 0 and problem.sizes[k]}
+    late = np.concatenate([np.asarray(info.metrics["late"]) for info in infos])
+    assert late.max() > 0
+
+
+def test_over_selection_leaves_the_stopped_as_they_were():
+    problem = Problem("compact")
+    inner = made(problem, strategies.scaffold, clock=strategies.lognormal_clock())
+    strategy = strategies.over_selection(inner, 5)
+    state, _ = rounds(problem, strategy, cohorts_of(problem))
+    for mine, theirs in zip(of(state.private["control"]), of(state.shared["control"]), strict=True):
+        np.testing.assert_allclose(mine.mean(0), theirs, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("by_row", [False, True])
@@ -259,8 +297,9 @@ def test_scaffold_sends_both_parts_and_a_compressor_sees_both():
     everyone = [np.arange(problem.clients)]
     _, (plain,) = rounds(problem, made(problem, strategies.fedavg), everyone)
     _, (both,) = rounds(problem, made(problem, strategies.scaffold), everyone)
-    twice = 2 * np.asarray(plain.bytes_up, int)
-    assert (np.abs(both.bytes_up - twice) <= 8).all() and (both.bytes_down == both.bytes_up).all()
+    twice, down = 2 * np.asarray(plain.bytes_up, int), np.asarray(both.bytes_down, int)
+    # Up come the steps as well, a number and its header.
+    assert (np.abs(down - twice) <= 8).all() and (np.asarray(both.bytes_up, int) == down + 6).all()
     _, (half,) = rounds(
         problem, made(problem, strategies.scaffold, uplink=compress.cast()), everyone
     )
