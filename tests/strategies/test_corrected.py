@@ -1,14 +1,16 @@
 """Drift corrections against NumPy loops, and what they are for, against closed forms."""
 
+import sys
 from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from quadratic import Problem, from_start, of, rounds, worlds
 
-from fedjax_rec import aggregate, clients, compress, data, models, strategies
+from fedjax_rec import aggregate, clients, compress, data, models, rows, strategies
 from fedjax_rec.data.batches import Batches
 from fedjax_rec.types import Model, Stage
 
@@ -316,6 +318,38 @@ def test_scores_are_of_the_model_inside():
         want = model.score(state.shared["model"], private["model"], slice(None), 0)
         got = strategy.model.score(state.shared, private, slice(None), 0)
         np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("recipe", [strategies.feddyn, strategies.mime_lite, strategies.fsvrg])
+def test_a_norm_over_rows_that_a_client_does_not_have_is_refused(recipe):
+    """Clipped to a global norm, a table's rows would depend on those that are not there."""
+    problem = Problem("compact")
+    clipped = optax.chain(optax.clip_by_global_norm(0.1), optax.sgd(RATE))
+    strategy = made(problem, recipe, optimizer=clipped)
+    cohort = worlds.Cohort(jnp.arange(problem.clients), problem.data.store)
+    state = strategy.init(worlds.KEY, problem.clients)
+    with pytest.raises(ValueError, match=r"shared/item moves too, .* use clients\.sgd"):
+        jax.eval_shape(strategy.round, worlds.KEY, state, cohort)
+
+
+def test_kept_momentum_is_clipped_alike_in_both_layouts(monkeypatch):
+    """The norm is of the rows that the client touches in the round, whichever others it holds."""
+    from fedjax_rec.clients import keeping, training
+
+    users = worlds.named("compact")
+    model = models.fedmf(users.num_items, width=4, scale=0.3)
+    optimizer = optax.chain(optax.trace(0.8), optax.clip_by_global_norm(0.02), optax.sgd(0.3))
+
+    def item():
+        strategy = strategies.fedavg_keeping(
+            model, data.pointwise(4), optimizer=optimizer, batch_size=16, clients_per_chunk=4
+        )
+        return worlds.run(strategy, users, rounds=3)[0].shared["item"].values
+
+    touched = item()
+    for module in (sys.modules[keeping.__module__], training):
+        monkeypatch.setattr(module, "localize", lambda s, turns: rows.map_tables(rows.whole, s))
+    np.testing.assert_allclose(item(), touched, atol=1e-6)
 
 
 @pytest.mark.parametrize(
