@@ -42,7 +42,7 @@ class Terms:
 
         reach = eta (1 + a + ... + a^(T-1)),   a = 1 - eta pull
 
-    which needs no client: the server adds it (`aggregate.with_drift`), and the client sends what
+    which needs no client: the server adds it (`aggregate.drift`), and the client sends what
     its gradients have done besides.
     """
 

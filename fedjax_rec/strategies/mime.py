@@ -27,7 +27,8 @@ from typing import Any
 import jax
 
 from .. import keys, rows, servers, trees, wire
-from ..aggregate import mean, with_drift
+from ..aggregate import mean
+from ..aggregate.drift import with_drift
 from ..aggregate.parts import by_part
 from ..check import fraction
 from ..clients import Local, sgd

@@ -28,7 +28,8 @@ import jax
 import jax.numpy as jnp
 
 from .. import rows, servers, trees
-from ..aggregate import uniform, with_drift
+from ..aggregate import uniform
+from ..aggregate.drift import with_drift
 from ..aggregate.parts import by_part, total
 from ..clients import Local, sgd
 from ..clients.batches import Passes
