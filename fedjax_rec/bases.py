@@ -11,17 +11,20 @@ import math
 import jax
 import jax.numpy as jnp
 
+from . import keys
+
 # A column of which less than this is new depends on those before, within the noise of float32.
 DEPENDENT = 1e-5
 
 
-def random_rows(seed: int, round, width: int, rank: int) -> jax.Array:
+def random_rows(seed: int, round, width: int, rank: int, trip: int = 0) -> jax.Array:
     """float32[rank, width]: A, rows orthogonal and of length sqrt(width / rank), so that
     E[A^T A] = I; its row space is uniform among those of dimension `rank`.
 
-    round: int or int32[]; every round has a space of its own. All matrices of one width share it.
+    round: int or int32[]; every round, and every trip of it, has a space of its own. All matrices
+    of one width share it.
     """
-    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), round), width)
+    key = jax.random.fold_in(keys.of_round(seed, round, trip), width)
     normal = jax.random.normal(key, (width, rank))
     return math.sqrt(width / rank) * orthonormal(normal).T
 

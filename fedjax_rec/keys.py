@@ -25,6 +25,12 @@ def for_client(key: jax.Array, client: jax.Array) -> jax.Array:
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(client)
 
 
+def of_round(seed: int, round, trip: int = 0) -> jax.Array:
+    """The key of a round that everybody makes from `seed`; trip: as `types.Now` has it."""
+    key = jax.random.fold_in(jax.random.key(seed), round)
+    return jax.random.fold_in(key, trip) if trip else key
+
+
 def words(key: jax.Array, n: int) -> jax.Array:
     """uint32[n] seeds for `mix`, drawn from `key`."""
     return jax.random.bits(key, (n,), jnp.uint32)

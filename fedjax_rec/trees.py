@@ -77,6 +77,11 @@ def select(condition: jax.Array, a: PyTree, b: PyTree) -> PyTree:
     return jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)
 
 
+def select_each(there: jax.Array, a: PyTree, b: PyTree) -> PyTree:
+    """`select` by client: leaves [c, ...] of `a` where `there` [c] holds, else of `b`."""
+    return jax.tree.map(lambda x, y: x if x is y else jnp.where(leading(there, x), x, y), a, b)
+
+
 def weighted_sum(weights: jax.Array, tree: PyTree) -> PyTree:
     """sum_k weights[k] * leaf[k] for leaves [c, ...].
 

@@ -114,10 +114,14 @@ class Client:
     update(key, private, shared, data, now) -> (private, Upload): `shared` is the server's pytree,
         never copied; `data` is the client's slice of `Cohort.data`; `now` is what everybody knows
         of the round.
+    unsent(before, after) -> private: what a client keeps of a round in which its upload does not
+        count (it was late, or a stage held it back), such as a control variate whose change the
+        server never saw. None for all of `after`.
     """
 
     init: Callable[..., PyTree]
     update: Callable[..., tuple[PyTree, Upload]]
+    unsent: Callable[..., PyTree] | None = None
 
 
 @dataclass(frozen=True)
@@ -238,6 +242,8 @@ class Upload:
         billed with the packet, seen by stages and aggregators.
     down: uint32[], the bytes that came down, where that is something else than the dense leaves of
         `shared` and the rows in `update`; else None.
+    known: what the server knows of this client already, such as its own copy of a control variate.
+        Aggregators read it, it is not sent, and no stage or compressor sees it.
     """
 
     update: PyTree
@@ -245,6 +251,7 @@ class Upload:
     metrics: Any
     aux: Any = field(default_factory=dict)
     down: UInt32[Array, "*c"] | None = None
+    known: Any = field(default_factory=dict)
 
 
 @record
@@ -270,12 +277,14 @@ class Cohort:
 class Now:
     """What everybody knows of a round. round: int32[]. shared: the server's model at its start.
     client: int32[], the client whose turn it is, and cohort: int32[C], the ids of all that take
-    part, where there are such."""
+    part, where there are such. trip: which message of the round it is, where a client sends
+    several: what both ends draw from a seed is another in each."""
 
     round: Int32[Array, ""]
     shared: PyTree
     client: Int32[Array, "*c"] | None = None
     cohort: Int32[Array, " C"] | None = None
+    trip: int = field(default=0, metadata={"static": True})
 
 
 @record

@@ -5,6 +5,12 @@
 `local_training` starts its optimizer anew in every round. The state kept is as large as the model
 for each of its moments; of a table a client goes on with the rows that it touches, and the state of
 the others waits.
+
+So a table of rows is not the array: there momentum goes on where the client has no gradient, in
+rows that it would have to send, which would be all that it ever touched. (The server cannot add
+them: what it gets does not tell it m_k.) Of matrix factorization with SGD at 0.5 and momentum 0.8,
+23 clients, a half of them a round, rows of about 1 in size differ by up to 0.006 after 3 rounds
+and 0.34 after 100. A plain array in the table's place is trained, and travels, whole.
 """
 
 from __future__ import annotations
@@ -15,9 +21,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from .. import rows
+from .. import rows, trees
 from ..types import Client, Model, PyTree, Upload
-from .batches import Passes
+from .batches import Passes, localize, mark, turns_of
 from .optimizers import from_optax
 from .training import change, first_private, kept, metrics_of, train
 
@@ -41,8 +47,8 @@ def keeping(
     plain = from_optax(transform)
 
     def update(key, private, shared, data, now):
-        state = private["optimizer"]
-        local = replace(plain, init=lambda params, now: _at(transform, state, params))
+        state, there = private["optimizer"], _live(batches, passes, key, shared, data)
+        local = replace(plain, init=lambda params, now: _at(transform, state, params, there))
         trained = train(model, batches, [local], passes, key, private["model"], shared, data, now)
         # Momentum moves every row of a whole local table.
         still = rows.settled(trained.params["shared"], trained.start["shared"])
@@ -64,6 +70,17 @@ def kept_beside(model: Model, transform: optax.GradientTransformation) -> Model:
         return shared, {"model": private, "optimizer": transform.init(whole)}
 
     return model.through(lambda shared, private: (shared, private["model"]), init)
+
+
+def _live(batches, passes: Passes, key, shared: PyTree, data) -> PyTree:
+    """bool[L, 1] a shared table, the rows that the round touches, and True for another leaf. Of
+    whole local tables that takes a pass over the batches."""
+    turns = turns_of(batches, passes, key, data)
+    local = trees.trainable(localize(shared, turns))
+    if any(x.ids is None for x in rows.nodes(local) if rows.is_table(x)):
+        seen = lambda t, local: mark(local, turns.draw(t))
+        local = jax.lax.fori_loop(0, turns.turns, seen, local)
+    return rows.map_nodes(lambda x: x.live[:, None] if rows.is_table(x) else jnp.bool_(True), local)
 
 
 def _rows_of(params: PyTree) -> PyTree:
@@ -89,13 +106,16 @@ def _touched(params: PyTree) -> PyTree:
     return {"shared": shared, "private": _rows_of(params["private"])}
 
 
-def _at(transform, state, params):
-    """The state of the whole model at the rows of `params`."""
+def _at(transform, state, params, there: PyTree):
+    """The state of the whole model at the rows of `params`, zero where the round touches none: in
+    either layout a norm over all rows is one of those that the client has."""
 
-    def one(s, ids):
-        return s if not ids.size else s.at[ids].get(mode="clip")
+    def one(s, ids, there):
+        return jnp.where(there, s if not ids.size else s.at[ids].get(mode="clip"), 0)
 
-    return optax.tree.map_params(transform, one, state, _rows_of(params))
+    own = rows.map_nodes(lambda x: jnp.bool_(True), params["private"])
+    masks = {"shared": there, "private": own}
+    return optax.tree.map_params(transform, one, state, _rows_of(params), masks)
 
 
 def _put(transform, state, local, params):

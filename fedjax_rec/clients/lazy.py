@@ -79,3 +79,20 @@ def arrived(table: LocalTable) -> LocalTable:
     if table.drift is None:
         return table
     return replace(table, values=table.drift.at(table.values, slice(None)), drift=None)
+
+
+def without_push(table: LocalTable) -> LocalTable:
+    """`table`, which drifts, with x + s_t v in place: y without what the push did."""
+    drift: Any = table.drift
+    return arrived(replace(table, drift=replace(drift, push=None)))
+
+
+def reached(mu, rate, steps) -> Array:
+    """float32[]: eta r_t after t = `steps` steps, as `Drift.shift` has it times the rate."""
+    if mu is None:
+        return rate * steps
+    step = jnp.asarray(rate * mu, jnp.float32)
+    power = jnp.asarray(1 - step) ** steps.astype(jnp.int32)
+    # Of small steps 1 - a^t would be the difference of two numbers near 1.
+    near = jnp.expm1(steps * jnp.log1p(-jnp.minimum(step, 0.5)))
+    return jnp.where(step < 0.5, -near, 1 - power) / mu

@@ -33,4 +33,4 @@ def reporting(client: Client, names: Sequence[str]) -> Client:
         said = {name: upload.metrics[name] for name in names}
         return private, replace(upload, aux=upload.aux | said)
 
-    return Client(client.init, update)
+    return replace(client, update=update)

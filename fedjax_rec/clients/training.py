@@ -9,7 +9,7 @@ which is how proximal terms, control variates and variance reduction come in.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -20,7 +20,7 @@ from .. import keys, rows, trees
 from ..types import Array, Client, Model, Now, PyTree, Upload
 from .batches import Passes, localize, mark, turns_of
 from .gradient import value_and_gradient
-from .lazy import arrived, drifting, is_lazy
+from .lazy import arrived, drifting, is_lazy, reached, without_push
 from .optimizers import Local, as_local, covered, path_of
 
 Probe = Callable[..., dict[str, jax.Array]]
@@ -36,6 +36,14 @@ class Terms:
 
     pull: None for none. push: an array a leaf, [L, D] of a table, as `rows.here` gives it;
     or None.
+
+    On rows that the client does not touch they act as well. There the gradient is zero, so that in
+    T steps of SGD the push alone moves them, by -reach push with
+
+        reach = eta (1 + a + ... + a^(T-1)),   a = 1 - eta pull
+
+    which needs no client: the server adds it (`aggregate.drift`), and the client sends what
+    its gradients have done besides.
     """
 
     pull: Any = None
@@ -49,6 +57,8 @@ class Trained:
     start, params: {"shared": ..., "private": ...} before and after, tables as `rows.LocalTable`.
     loss: float[], the mean over the round. count: float[], the client's examples. steps: float[],
     its batches with any. states: of the optimizers.
+    driven: the shared part of `params`, its tables without the drift of `Terms`, which on every
+        row is -reach push. reach: float[] for each of those tables, else None.
     """
 
     start: PyTree
@@ -57,6 +67,8 @@ class Trained:
     count: Array
     steps: Array
     states: PyTree
+    driven: PyTree = None
+    reach: PyTree = None
 
 
 def local_training(
@@ -141,9 +153,10 @@ def train(
     local = localize(shared, turns)
     start = {"shared": trees.trainable(local), "private": rows.map_tables(rows.whole, private)}
     follow = _along if direction is None else direction(start)
-    begin = start
+    begin, acting = start, None
     if terms is not None:
-        begin, follow = drifted(start, shared, terms(start), follow, optimizers, turns, passes, now)
+        acting = terms(start)
+        begin, follow = drifted(start, shared, acting, follow, optimizers, turns, passes, now)
 
     def turn(t, carry):
         states, params, total, seen, taken = carry
@@ -167,11 +180,14 @@ def train(
     zero = jnp.float32(0)
     first = tuple(o.init(start, now) for o in optimizers), begin, zero, zero, zero
     states, params, total, seen, taken = jax.lax.fori_loop(0, turns.turns, turn, first)
-    if terms is not None:
+    driven, reach = params["shared"], rows.map_nodes(lambda x: None, params["shared"])
+    if acting is not None:
+        driven, reach = _parted(driven, acting, optimizers, taken, now)
+        driven = rows.settled(driven, start["shared"])
         there = rows.map_tables(arrived, params["shared"])
         params = {**params, "shared": rows.settled(there, start["shared"])}
     loss, count = total / jnp.maximum(seen, 1.0), turns.count.astype(jnp.float32)
-    return Trained(start, params, loss, count, taken, states)
+    return Trained(start, params, loss, count, taken, states, driven, reach)
 
 
 def drifted(start, shared, terms: Terms, follow: Direction, optimizers, turns, passes, now: Now):
@@ -179,12 +195,8 @@ def drifted(start, shared, terms: Terms, follow: Direction, optimizers, turns, p
     rows of a batch; to other leaves the terms are added in every step."""
     longest = passes.steps or passes.epochs * -(-turns.most // passes.batch_size)
 
-    def rate_of(path):
-        rates = [o.rate(path, now) for o in optimizers if o.covers(path)]
-        return rates[0] if len(rates) == 1 else None
-
     def begin(path, mine, x, push):
-        rate = rate_of("shared/" + path_of(path))
+        rate = rate_of(optimizers, "shared/" + path_of(path), now)
         if not rows.is_table(mine) or not is_lazy(terms.pull, rate, longest):
             return mine
         return drifting(mine, x.values if mine.ids is None else mine.values, terms.pull, push, rate)
@@ -212,6 +224,53 @@ def drifted(start, shared, terms: Terms, follow: Direction, optimizers, turns, p
     return {**start, "shared": moving}, direction
 
 
+def _parted(shared: PyTree, terms: Terms, optimizers, steps, now: Now) -> tuple[PyTree, PyTree]:
+    """(driven, reach) of `Trained`, of tables as they are at the end of the loop."""
+    nothing = rows.map_nodes(lambda x: None, shared)
+    if terms.push is None:
+        return rows.map_tables(arrived, shared), nothing
+
+    def reach_of(path, x):
+        rate = rate_of(optimizers, "shared/" + path_of(path), now)
+        if not rows.is_table(x) or rate is None:
+            return None
+        return rate * x.drift.shift if x.drift is not None else reached(terms.pull, rate, steps)
+
+    def one(x, reach, push):
+        if reach is None:
+            return arrived(x) if rows.is_table(x) else x
+        return without_push(x) if x.drift is not None else moved(x, reach * push)
+
+    moved = lambda x, by: replace(x, values=x.values + by)
+    reach = rows.map_nodes_with_path(reach_of, shared)
+    return rows.map_nodes(one, shared, reach, terms.push), reach
+
+
+def rate_of(optimizers: Sequence[Local], path: str, now: Now):
+    """eta of the leaf at `path`, where one optimizer trains it and its step is one of SGD; else
+    None."""
+    rates = [o.rate(path, now) for o in optimizers if o.covers(path)]
+    return rates[0] if len(rates) == 1 else None
+
+
+def sgd_rate(where: str, optimizers: Sequence[Local], path: str, now: Now):
+    """`rate_of`, or 0 where nothing trains the leaf.
+
+    Raises:
+        ValueError: where it is trained by something else than steps of SGD.
+    """
+    if not any(o.covers(path) for o in optimizers):
+        return 0.0
+    rate = rate_of(optimizers, path, now)
+    if rate is None:
+        raise ValueError(
+            f"{where}(optimizer=...): what a client does not touch of {path} moves too, by a known "
+            "length for steps of SGD alone; use clients.sgd, clients.scheduled(sgd, ...) or groups "
+            "of them."
+        )
+    return rate
+
+
 def _along(gradient, params, batch):
     return gradient(params, batch)
 
@@ -225,6 +284,11 @@ def kept(trained: Trained) -> PyTree:
 def change(trained: Trained, shared: PyTree) -> PyTree:
     """What the client uploads: after - before, tables as `rows.RowsUpdate`."""
     return rows.change(trained.params["shared"], shared, trained.start["shared"])
+
+
+def driven_change(trained: Trained, shared: PyTree) -> PyTree:
+    """`change` without the drift of tables, which the server adds on every row."""
+    return rows.change(trained.driven, shared, trained.start["shared"])
 
 
 def own_model(trained: Trained, shared: PyTree) -> PyTree:

@@ -55,7 +55,7 @@ def count_sketch(rows: int = 5, columns: int = 1024, seed: int = 0) -> Compresso
         x = numbers(node)[0]
         if room(node) <= rows * columns:
             return memory, node, ()
-        words = hash_words(seed, now.round, rows)
+        words = hash_words(seed, now.round, rows, now.trip)
         table = sketch(x.reshape(-1), coordinates(node).reshape(-1), words, columns)
         return memory, table.astype(x.dtype), touched(node)
 
@@ -66,7 +66,7 @@ def count_sketch(rows: int = 5, columns: int = 1024, seed: int = 0) -> Compresso
         if isinstance(node, (RowsUpdate, Live)):
             shape = (touched.live.shape[0], *like.shape[1:])
             node = replace(touched, values=jnp.zeros(shape, like.dtype))
-        where, words = coordinates(node), hash_words(seed, now.round, rows)
+        where, words = coordinates(node), hash_words(seed, now.round, rows, now.trip)
         x = estimate(table, where.reshape(-1), words).reshape(where.shape)
         return with_numbers(node, jnp.where(numbers(node)[1], x, 0).astype(like.dtype))
 
@@ -77,9 +77,9 @@ def count_sketch(rows: int = 5, columns: int = 1024, seed: int = 0) -> Compresso
     return nodewise(lambda node: (), encode_node, decode_node, rows <= 2, omega)
 
 
-def hash_words(seed: int, round, rows: int) -> jax.Array:
+def hash_words(seed: int, round, rows: int, trip: int = 0) -> jax.Array:
     """uint32[rows]: the words that the hashes of round `round` are made with."""
-    return keys.words(jax.random.fold_in(jax.random.key(seed), round), rows)
+    return keys.words(keys.of_round(seed, round, trip), rows)
 
 
 def coordinates(node) -> jax.Array:

@@ -79,7 +79,7 @@ def _seeded(
         x = numbers(node)[0]
         if x.ndim < 2 or x.shape[-1] <= rank:
             return None
-        return random_rows(seed, now.round, x.shape[-1], rank)
+        return random_rows(seed, now.round, x.shape[-1], rank, now.trip)
 
     def multiplied(x, a, dtype):
         return product(x.astype(jnp.float32), a).astype(dtype)

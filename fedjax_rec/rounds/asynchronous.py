@@ -156,6 +156,7 @@ def asynchronous(
         everyone = over_clients(train, state.private, cohort)
         outline = jax.eval_shape(everyone, cohort.ids[:1], state.private)[1]
         _check_aux(outline.aux)
+        _check_known(outline.known)
         c = min(chunk, cohort.ids.size) if chunk else rule(key, state, cohort)
 
         def played(carry, ids):
@@ -242,4 +243,13 @@ def _check_aux(aux) -> None:
         raise ValueError(
             f"asynchronous(client) sends {more[0]!r} beside its update, which uploads in flight do "
             "not hold; use a client that sends `steps` or nothing."
+        )
+
+
+def _check_known(known) -> None:
+    """Raises ValueError where the server keeps something of each client that its upload moves."""
+    if known:
+        raise ValueError(
+            f"asynchronous(client): the server knows {sorted(known)[0]!r} of it, which is another "
+            "when the upload arrives; use a client such as clients.local_training."
         )

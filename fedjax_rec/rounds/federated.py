@@ -157,6 +157,9 @@ def federated(
             summary = aggregator.reduce(state.server["aggregator"], upload, now(ids))
             adds, stacks = rows.divide(summary, aggregator.additive)
             total = rows.combine(total, adds)
+            if client.unsent is not None:
+                before = at(private, ids)
+                here = trees.select_each(upload.weight > 0, here, client.unsent(before, here))
             private, memory = put(private, ids, here), put(memory, arrived, kept)
             return (private, memory, total), (stacks, (upload.metrics, upload.weight, up, down))
 
@@ -172,21 +175,27 @@ def federated(
             now(None),
         )
         update = sender.receive(keys.stream(of_round, "receive"), update, now(None))
-        moved, shared = optimizer.apply(state.server["optimizer"], state.shared, update)
-
         info = RoundInfo(*seen)
+        counted = info.weight > 0
         if verdicts is not None:
             verdicts = in_order(verdicts)
-            info = replace(info, verdicts=verdicts)
+            info, counted = replace(info, verdicts=verdicts), counted & (verdicts > 0)
             taken = jnp.where(verdicts > 0, cohort.ids, data.num_clients)
             after = lambda old, new: put(old, taken, at(new, cohort.ids))
             private, memory = after(state.private, private), after(state.memory, memory)
-        states = {"aggregator": finished, "optimizer": moved}
+
+        def stepped():
+            moved, shared = optimizer.apply(state.server["optimizer"], state.shared, update)
+            return {"aggregator": finished, "optimizer": moved}, shared
+
+        # Where nobody takes part nothing moves, neither by momentum nor by what is remembered.
+        before = {name: state.server[name] for name in ("aggregator", "optimizer")}
+        states, shared = jax.lax.cond(counted.any(), stepped, lambda: (before, state.shared))
         if broadcast is not None:
-            before, downlink_key = state.server["downlink"], keys.stream(of_round, "downlink")
-            states["downlink"] = broadcast.send(
-                downlink_key, before, shared, state.round, cohort.ids
-            )
+            held, downlink_key = state.server["downlink"], keys.stream(of_round, "downlink")
+            args = downlink_key, held, shared, state.round, cohort.ids
+            somebody = (cohort.ids < data.num_clients).any()
+            states["downlink"] = jax.lax.cond(somebody, broadcast.send, lambda *_: held, *args)
         if timed is not None:
             states["clock"], info = timed.finish(state.server["clock"], cohort, info)
         return State(shared, private, memory, states, state.round + 1), info

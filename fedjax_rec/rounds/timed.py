@@ -7,8 +7,8 @@ A server that waits for everybody waits for the slowest; with a deadline it leav
 late (FedCS, Nishio & Yonetani, ICC 2019; Bonawitz et al., MLSys 2019). A client that is late has
 got the model and trained: its private state and its bytes down count. Its upload is broken off:
 it weighs nothing, its bytes up count as 0, whatever was on the way already, and its compressor
-memory stays as it was, so that error feedback does not take for sent what never came. (SCAFFOLD's
-c = mean c_k does not survive that: the late client has moved its c_k, the server not its c.)
+memory stays as it was, so that error feedback does not take for sent what never came. So does what
+must keep step with the server, such as SCAFFOLD's c_k, see `Client.unsent`.
 """
 
 from __future__ import annotations

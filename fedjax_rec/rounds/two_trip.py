@@ -192,12 +192,21 @@ def power_sgd(
             kept.append(error)
             values.append(change)
         update = live_where_it_moves(with_values(like, values))
-        moved, shared = optimizer.apply(state.server["optimizer"], state.shared, update)
+        # Where nobody takes part nothing moves, neither by momentum nor by what is remembered.
+        counted = upload.weight > 0
+        stepped = lambda: (
+            {"warm": warm, "error": kept},
+            *optimizer.apply(state.server["optimizer"], state.shared, update),
+        )
+        held = {name: state.server[name] for name in ("warm", "error")}
+        states, moved, shared = jax.lax.cond(
+            counted.any(), stepped, lambda: (held, state.server["optimizer"], state.shared)
+        )
 
         real = cohort.ids < cohort.data.num_clients
         seen = upload.metrics, upload.weight, up, down
         seen = jax.tree.map(lambda x: jnp.where(trees.leading(real, x), x, jnp.zeros_like(x)), seen)
-        states = {"warm": warm, "error": kept, "optimizer": moved}
+        states = {**states, "optimizer": moved}
         private = put(state.private, cohort.ids, private)
         memory = put(state.memory, cohort.ids, memory)
         return State(shared, private, memory, states, state.round + 1), RoundInfo(*seen)

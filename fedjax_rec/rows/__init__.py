@@ -29,6 +29,7 @@ from .table import (
 )
 from .update import (
     add,
+    add_everywhere,
     add_to,
     apply,
     change,
@@ -59,12 +60,12 @@ from .walk import (
 )
 
 __all__ = [
-    "Gathered", "LocalTable", "Overlay", "RowsGradient", "RowsUpdate", "Table", "add", "add_to",
-    "apply", "as_update", "at_rows", "blank", "change", "clients_per_row", "combine", "compact",
-    "deltas", "dense", "difference", "divide", "flatten", "gather", "has_tables", "here",
-    "is_table", "join", "localize", "map_axes", "map_nodes", "map_nodes_with_path", "map_tables",
-    "mark", "merge", "negative", "nodes", "nodes_with_path", "put", "read", "scale",
-    "settled", "spread", "squared_norm", "static", "subtract", "tables", "to_dense", "update_of",
-    "values_at", "weighted_sum", "whole", "with_term", "with_values", "zero_update", "zeros_for",
-    "zeros_of",
+    "Gathered", "LocalTable", "Overlay", "RowsGradient", "RowsUpdate", "Table", "add",
+    "add_everywhere", "add_to", "apply", "as_update", "at_rows", "blank", "change",
+    "clients_per_row", "combine", "compact", "deltas", "dense", "difference", "divide",
+    "flatten", "gather", "has_tables", "here", "is_table", "join", "localize", "map_axes",
+    "map_nodes", "map_nodes_with_path", "map_tables", "mark", "merge", "negative", "nodes",
+    "nodes_with_path", "put", "read", "scale", "settled", "spread", "squared_norm", "static",
+    "subtract", "tables", "to_dense", "update_of", "values_at", "weighted_sum", "whole",
+    "with_term", "with_values", "zero_update", "zeros_for", "zeros_of",
 ]  # fmt: skip

@@ -139,6 +139,17 @@ def with_values(tree: PyTree, values: PyTree) -> PyTree:
     return map_nodes(lambda x, new: replace(x, values=new) if is_table(x) else new, tree, values)
 
 
+def add_everywhere(update: PyTree, values: PyTree) -> PyTree:
+    """`update` plus float[I, D] of `values` for each of its tables; None stands for nothing."""
+
+    def one(u, more):
+        if more is None:
+            return u
+        return RowsUpdate(to_dense(u) + more, None, _touched(u) | (more != 0).any(-1), None, u.size)
+
+    return map_nodes(one, update, values)
+
+
 def deltas(update: PyTree) -> PyTree:
     """The same changes with nothing left to do: origins taken off, factors applied."""
     return map_tables(lambda u: u.delta(), update)

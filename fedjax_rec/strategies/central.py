@@ -55,7 +55,9 @@ def central(model: Model, examples=None, probe=None, *, fit: Fit) -> Strategy:
         before = state.shared, state.private
         *after, loss = fit.solve(histories(store) * there[:, None, None], *before)
         _check_filled(before, tuple(after))
-        shared, fitted = after
+        # Of nobody's history there is nothing to fit.
+        some = (store.sizes(ids) * (ids < store.num_clients)).any()
+        shared, fitted = trees.select(some, after[0], state.shared), after[1]
         private = jax.tree.map(
             lambda new, old: jnp.where(trees.leading(there, new), new, old), fitted, state.private
         )

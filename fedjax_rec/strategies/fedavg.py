@@ -92,7 +92,8 @@ def fedavg_keeping(
     **assembly,
 ) -> Strategy:
     """`fedavg` of clients whose optax `optimizer` goes on in each round with the state that it had
-    in their last one, such as momentum.
+    in their last one, such as momentum. On a table of rows that is not what it is on an array, see
+    `clients.keeping`.
 
     Args:
         assembly: as in `federated`.

@@ -5,8 +5,16 @@
     h <- h - alpha/N sum_k (x_k - x);   x <- x + mean_k (x_k - x) - h / alpha
 
 (Acar et al., "Federated learning based on dynamic regularization", ICLR 2021, algorithm 1.) h_k is
-kept by the client, h by the server. Of a table both local terms act on the rows that the client
-touches in the round.
+kept by the client, h by the server, and h = mean_k h_k over all N.
+
+Of a table a client has the rows that it touches. On the others its gradient is zero, so that T
+steps make, with a = 1 - eta alpha,
+
+    x_k - x = (1 - a^T) / alpha h_k,   h_k <- a^T h_k
+
+which the server adds by itself: it keeps each h_k too, as it can tell it from what the client sent.
+So what is sent are the touched rows, and T, and a table is trained as the array; under an uplink
+that loses something, a server would know h_k but for what was lost.
 
 Cost: an array like `shared` for every client.
 """
@@ -21,17 +29,20 @@ import jax.numpy as jnp
 
 from .. import rows, servers, trees
 from ..aggregate import uniform
+from ..aggregate.drift import with_drift
 from ..aggregate.parts import each_of, total
 from ..check import positive
 from ..clients import Local, sgd
 from ..clients.batches import Passes
 from ..clients.training import (
     Terms,
-    change,
+    driven_change,
     first_private,
     kept,
     metrics_of,
+    path_of,
     several,
+    sgd_rate,
     train,
 )
 from ..data import Batches
@@ -90,13 +101,13 @@ def dynamic(
 ) -> Client:
     """`local_training` of f_k - <h_k, x> + alpha/2 |x - x0|^2, shared parameters.
 
-    `shared` is {"model": ...}. Beside the update goes `share`, 1/N, by which the server, who knows
-    how many clients there are, counts what part of them was there. `private` is {"model": ...,
-    "linear": h_k}, an array like the whole of `shared`. A step of SGD costs the rows of its batch,
-    see `clients.lazy`.
+    `shared` is {"model": ...}, `private` is {"model": ..., "linear": h_k}, an array like the whole
+    of `shared`. Beside the update, which of tables is without what h_k does on every row, go the
+    `steps`; `known` to the server are `share`, 1/N, and `drift`, what h_k does. A step of SGD costs
+    the rows of its batch, see `clients.lazy`.
 
     Raises:
-        ValueError: for alpha <= 0.
+        ValueError: for alpha <= 0, and in the round where the step on a table is not one of SGD.
     """
     positive("dynamic", "alpha", alpha)
     optimizers = several(optimizer)
@@ -105,25 +116,40 @@ def dynamic(
         linear, server = private["linear"], shared["model"]
 
         def regularized(start):
+            for path, x in rows.nodes_with_path(start["shared"]):
+                if rows.is_table(x):
+                    sgd_rate("dynamic", optimizers, "shared/" + path_of(path), now)
             return Terms(alpha, jax.tree.map(jnp.negative, here(linear, start["shared"])))
 
         trained = train(
             model, batches, optimizers, passes, key, private["model"], server, data, now,
             terms=regularized,
         )  # fmt: skip
-        local = trained.params["shared"]
-        moved = lambda h, x, x0: h - alpha * (x - x0)
-        values = rows.dense(local), rows.dense(trained.start["shared"])
-        after = {
-            "model": kept(trained),
-            "linear": put(linear, local, jax.tree.map(moved, here(linear, local), *values)),
-        }
+        local, driven = trained.params["shared"], rows.dense(trained.driven)
+        # What h_k alone does: on every row of a table, nothing apart on other leaves.
+        drift = rows.map_nodes(
+            lambda h, reach: None if reach is None else reach * h.values, linear, trained.reach
+        )
+        waned = rows.map_nodes(
+            lambda h, by: h if by is None else replace(h, values=h.values - alpha * by),
+            linear, drift,
+        )  # fmt: skip
+        moved = jax.tree.map(
+            lambda h, x, x0: h - alpha * (x - x0),
+            here(waned, local), driven, rows.dense(trained.start["shared"]),
+        )  # fmt: skip
+        after = {"model": kept(trained), "linear": put(waned, local, moved)}
+        metrics = metrics_of(trained, probe, model, server, data)
         share = jnp.where(trained.count > 0, 1.0 / data.store.num_clients, 0.0)
-        metrics = {**metrics_of(trained, probe, model, server, data), "share": share}
-        sent = {"model": change(trained, server)}
-        return after, Upload(sent, trained.count, metrics, {"share": share})
+        return after, Upload(
+            {"model": driven_change(trained, server)}, trained.count, metrics,
+            {"steps": trained.steps} if rows.has_tables(server) else {},
+            known={"share": share, "drift": drift},
+        )  # fmt: skip
 
-    return Client(first_private(beside_linear(model)), update)
+    # A server that did not get the upload did not move its h.
+    stay = lambda before, after: {**after, "linear": before["linear"]}
+    return Client(first_private(beside_linear(model)), update, stay)
 
 
 def beside_linear(model: Model) -> Model:
@@ -142,7 +168,11 @@ def _with_sum(aggregator: Aggregator) -> Aggregator:
     def model_of(uploads: Upload) -> Upload:
         return replace(uploads, update=uploads.update["model"])
 
-    parts = {"model": (aggregator, model_of), "sum": (_by_share(), model_of)}
+    everywhere = lambda a: with_drift(a, lambda upload: upload.known["drift"])
+    parts = {
+        "model": (everywhere(aggregator), model_of),
+        "sum": (everywhere(_by_share()), model_of),
+    }
     return each_of(parts, lambda shared, name: shared["model"])
 
 
@@ -151,7 +181,7 @@ def _by_share() -> Aggregator:
 
     def reduce(state, uploads: Upload, now):
         return rows.weighted_sum(
-            jnp.where(uploads.weight > 0, uploads.aux["share"], 0.0), uploads.update
+            jnp.where(uploads.weight > 0, uploads.known["share"], 0.0), uploads.update
         )
 
     return replace(total(), reduce=reduce)

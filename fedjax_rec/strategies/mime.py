@@ -6,8 +6,12 @@
 
 x is the server's model, c the gradient of all clients of the round at x, m the server's momentum,
 the same in all steps; then m <- beta m + (1 - beta) c (FSVRG: Konecny et al., "Federated
-optimization", 2016, algorithm 3; Karimireddy et al., "Mime", NeurIPS 2021, algorithm 1). Of a table
-c and m act on the rows that the client touches.
+optimization", 2016, algorithm 3; Karimireddy et al., "Mime", NeurIPS 2021, algorithm 1).
+
+Of a table a client has the rows that it touches. On the others its gradients are zero, so that its
+T steps make y - x = -T eta d, d what is the same for all, which the server adds by itself: a client
+sends of the touched rows what its gradients did besides, and T, and a table is trained as the
+array.
 
 `fsvrg` and `mime` make two trips a round: all clients send their gradient at x, then they train.
 FSVRG also scales rows by how many clients have them, which `aggregate.per_row()` does; its scaling
@@ -16,25 +20,29 @@ of local gradients by frequency (S_k) is left out, since drawn negatives have no
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import jax
 
-from .. import rows, servers, trees, wire
+from .. import keys, rows, servers, trees, wire
 from ..aggregate import mean
+from ..aggregate.drift import with_drift
 from ..aggregate.parts import by_part
 from ..check import fraction
 from ..clients import Local, sgd
 from ..clients.batches import Passes
 from ..clients.training import (
     Terms,
-    change,
+    Trained,
+    driven_change,
     first_private,
     kept,
     metrics_of,
+    path_of,
     several,
+    sgd_rate,
     train,
 )
 from ..data import Batches
@@ -105,13 +113,15 @@ def mime_lite(
     """
     fraction("mime_lite", "beta", beta)
     passes = Passes(epochs, steps, batch_size)
-    client = with_momentum(model, examples, optimizer or sgd(0.1), passes, beta, probe)
+    optimizers = several(optimizer or sgd(0.1))
+    client = with_momentum(model, examples, optimizers, passes, beta, probe)
 
     each = aggregator or mean()
+    moving = _with_common(each, optimizers, lambda shared: _scaled(shared, beta))
     both = {"model": servers.as_server(server or servers.step(1.0)), "momentum": _averaging(beta)}
     return federated(
         client, beside_common(model, ["momentum"], frozen=False),
-        aggregator=by_part({"model": each, "momentum": each}),
+        aggregator=by_part({"model": moving, "momentum": each}),
         server=servers.by_part(both), **assembly,
     )  # fmt: skip
 
@@ -133,15 +143,21 @@ def _after_gradient(
 ) -> Strategy:
     """A round of gradients, whose mean is put into `shared`, and then one of `variance_reduced`.
 
-    Both see the same examples. The state of the first is beside that of the second.
+    Both see the same examples, and draw what compressors draw each for itself. The state of the
+    first is beside that of the second.
     """
     passes, aggregator = Passes(epochs, steps, batch_size), aggregator or mean()
-    client = variance_reduced(model, examples, optimizer or sgd(0.1), passes, beta, probe)
+    optimizers = several(optimizer or sgd(0.1))
+    client = variance_reduced(model, examples, optimizers, passes, beta, probe)
     gradients = full_gradient(model, examples, None, None, batch_size)
-    of_gradients = federated(gradients, model, uplink, aggregator, _keeping(), clients_per_chunk)
+    first_trip = None if uplink is None else _of_trip(uplink, 1)
+    of_gradients = federated(
+        gradients, model, first_trip, aggregator, _keeping(), clients_per_chunk
+    )
     names = ["gradient"] if beta is None else ["gradient", "momentum"]
+    moving = _with_common(aggregator, optimizers, lambda shared: _common(shared, beta))
     training = federated(
-        client, beside_common(model, names, frozen=True), uplink, by_part({"model": aggregator}),
+        client, beside_common(model, names, frozen=True), uplink, by_part({"model": moving}),
         _with_momentum(servers.as_server(server or servers.step(1.0)), beta),
         clients_per_chunk,
     )  # fmt: skip
@@ -223,15 +239,7 @@ def variance_reduced(
         return direction
 
     def common(shared):
-        def terms(start):
-            c = here(shared["gradient"].value, start["shared"])
-            if beta is None:
-                return Terms(push=c)
-            m = here(shared["momentum"].value, start["shared"])
-            share: Any = beta
-            return Terms(push=jax.tree.map(lambda c, m: (1 - share) * c + share * m, c, m))
-
-        return terms
+        return lambda start: Terms(push=_common(shared, beta, lambda x: here(x, start["shared"])))
 
     def update(key, private, shared, data, now):
         server = shared["model"]
@@ -239,14 +247,14 @@ def variance_reduced(
             model, batches, optimizers, passes, key, private, server, data, now, beside,
             common(shared),
         )  # fmt: skip
-        sent = {**trees.trainable(shared), "model": change(trained, server)}
+        sent = {**trees.trainable(shared), "model": driven_change(trained, server)}
         # c and, where there is one, m, at the rows that the client touches: it has x already.
         local, server = trained.params["shared"], trees.trainable(server)
         names = ("gradient",) if beta is None else ("gradient", "momentum")
         parts = [as_update(here(shared[name].value, local), local, server) for name in names]
         down = wire.nbytes(Packet(parts))
         metrics = metrics_of(trained, probe, model, shared["model"], data)
-        return kept(trained), Upload(sent, trained.count, metrics, down=down)
+        return kept(trained), Upload(sent, trained.count, metrics, _steps(trained, server), down)
 
     return Client(first_private(model), update)
 
@@ -280,13 +288,63 @@ def with_momentum(
             model, batches, optimizers, passes, key, private, server, data, now, smaller, terms
         )
         sent = {
-            "model": change(trained, server),
+            "model": driven_change(trained, server),
             "momentum": as_update(mean.shared, mean.local, trees.trainable(server)),
         }
         metrics = metrics_of(trained, probe, model, server, data)
-        return kept(trained), Upload(sent, trained.count, metrics)
+        return kept(trained), Upload(sent, trained.count, metrics, _steps(trained, server))
 
     return Client(first_private(model), update)
+
+
+def _steps(trained: Trained, shared: PyTree) -> dict:
+    """What the server needs to know how far a client drifted: its steps, where there are rows."""
+    return {"steps": trained.steps} if rows.has_tables(shared) else {}
+
+
+def _common(shared: PyTree, beta: float | None, arrays: Callable = rows.dense) -> PyTree:
+    """What is the same in the steps of all clients, c, or (1 - beta) c + beta m; arrays(tree): of
+    all rows, or of some."""
+    c = arrays(shared["gradient"].value)
+    if beta is None:
+        return c
+    m, share = arrays(shared["momentum"].value), beta
+    return jax.tree.map(lambda c, m: (1 - share) * c + share * m, c, m)
+
+
+def _scaled(shared: PyTree, beta: float) -> PyTree:
+    return trees.scale(rows.dense(shared["momentum"]), beta)
+
+
+def _with_common(
+    aggregator: Aggregator, optimizers: Sequence[Local], common: Callable[[PyTree], PyTree]
+) -> Aggregator:
+    """`aggregator`, and -eta T common(shared) on every row of tables, T the mean of all steps."""
+
+    def drift(steps, now):
+        def one(path, x, d):
+            if not rows.is_table(x):
+                return None
+            path = "shared/" + path_of(path)
+            return -sgd_rate("variance_reduced", optimizers, path, now) * steps * d
+
+        server = trees.trainable(now.shared["model"])
+        return rows.map_nodes_with_path(one, server, common(now.shared))
+
+    return with_drift(aggregator, lambda upload: upload.aux.get("steps", ()), drift)
+
+
+def _of_trip(compressor: Compressor, trip: int) -> Compressor:
+    """`compressor` with draws of its own in this trip of a round."""
+
+    def encode(key, memory, update, now):
+        key = keys.stream(key, f"trip {trip}")
+        return compressor.encode(key, memory, update, replace(now, trip=trip))
+
+    def decode(packet, like, now):
+        return compressor.decode(packet, like, replace(now, trip=trip))
+
+    return replace(compressor, encode=encode, decode=decode)
 
 
 def _averaging(beta: float) -> Server:

@@ -231,7 +231,7 @@ def submodel(client: Client, fraction: float) -> Client:
         mask = _drawn(draw_key, shared["mask"].value, fraction)
         return client.update(key, private, {**shared, "mask": Frozen(mask)}, data, now)
 
-    return Client(client.init, update)
+    return replace(client, update=update)
 
 
 def _drawn(key: jax.Array, mask: dict, fraction: float) -> dict:
@@ -272,7 +272,7 @@ def _counting_down(client, down, model, where, uplink, aggregator, server, chunk
             _, packet = down.encode(down_key, down.init(touched), touched, known)
             return private, replace(upload, down=wire.nbytes(packet))
 
-        return Client(client.init, update)
+        return replace(client, update=update)
 
     _check_prunable(where, jax.eval_shape(model.init, jax.random.key(0))[0])
     return federated(counted(client), model, uplink, aggregator, server, chunk)

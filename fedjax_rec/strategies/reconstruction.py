@@ -194,7 +194,7 @@ def anew(client: Client, seed: int = 0) -> Client:
         after, upload = client.update(key, fresh, shared, data, now)
         return trees.select(data.length > 0, after, private), upload
 
-    return Client(client.init, update)
+    return replace(client, update=update)
 
 
 def downloads(shared: PyTree, uploads: Sequence[Upload]) -> jax.Array:

@@ -8,8 +8,13 @@
 beside the model in `shared` as {"model": ..., "control": c}, c_k in `private`; the aggregator adds
 what comes up, so that c = mean_k c_k over all N clients, those that were never there included.
 
-Of a table a client knows c at the rows that it touches, and corrects these; on the others, where
-its gradients are zero, neither model nor c_k change.
+Of a table a client has the rows that it touches. On the others its gradients are zero, so that
+
+    y - x = -T eta (c - c_k),   c_k' = 0
+
+which the server adds by itself: it knows c, and keeps each c_k too, as it was told it. So what is
+sent of a table are the touched rows, of y - x what the gradients alone did and of c_k' all there
+is, and T; and a table is trained as the array.
 
 Cost: an array like `shared` for every client, and twice as much sent, both ways.
 """
@@ -17,23 +22,26 @@ Cost: an array like `shared` for every client, and twice as much sent, both ways
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 
 from .. import rows, servers, trees
 from ..aggregate import uniform
+from ..aggregate.drift import with_drift
 from ..aggregate.parts import by_part, total
 from ..clients import Local, sgd
 from ..clients.batches import Passes
 from ..clients.optimizers import path_of
 from ..clients.training import (
     Terms,
-    change,
+    driven_change,
     first_private,
     kept,
     metrics_of,
     several,
+    sgd_rate,
     train,
 )
 from ..data import Batches
@@ -43,7 +51,6 @@ from ..types import (
     Aggregator,
     Client,
     Model,
-    Now,
     Server,
     Strategy,
     Transform,
@@ -76,7 +83,11 @@ def scaffold(
     passes = Passes(epochs, steps, batch_size)
     client = controlled(model, examples, optimizer or sgd(0.1), passes, probe)
 
-    parts = {"model": aggregator or uniform(), "control": total()}
+    of = lambda a, name: with_drift(a, lambda upload: upload.known[name])
+    parts = {
+        "model": of(aggregator or uniform(), "model"),
+        "control": of(total(), "control"),
+    }
     both = {
         "model": servers.as_server(server or servers.step(1.0)),
         "control": servers.step(1.0),
@@ -97,7 +108,9 @@ def controlled(
     """`local_training` with control variates of the shared parameters.
 
     `private` is {"model": ..., "control": c_k}: every client keeps an array like the whole of
-    `shared`. A step costs the rows of its batch, see `clients.lazy`.
+    `shared`. Beside the update, which of tables is without what c_k - c does on every row, go the
+    `steps`; `known` to the server are, of tables, what that does, and -c_k / N. A step costs the
+    rows of its batch, see `clients.lazy`.
 
     Raises:
         ValueError: in the round, where the step on a shared parameter is not one of SGD.
@@ -116,39 +129,46 @@ def controlled(
             model, batches, optimizers, passes, key, private["model"], shared["model"], data,
             now, terms=corrected,
         )  # fmt: skip
-        local, steps = trained.params["shared"], trained.steps
+        local, steps, clients = trained.params["shared"], trained.steps, data.store.num_clients
+        there = (steps > 0).astype(jnp.float32)
 
-        def option_two(path, y, x, c, mine):
-            rate = _rate(optimizers, "shared/" + path_of(path), now)
-            mean = (x - y) / (rate * jnp.maximum(steps, 1.0)) - c + mine
-            return jnp.where(steps > 0, mean, mine)
+        def option_two(path, x, y, before, c, mine):
+            """The mean of the client's gradients."""
+            rate = sgd_rate("controlled", optimizers, "shared/" + path_of(path), now)
+            length = rate * steps
+            mean = (before - y) / jnp.where(length > 0, length, 1.0)
+            return jnp.where(steps > 0, mean if rows.is_table(x) else mean - c + mine, mine)
 
         before = rows.dense(trained.start["shared"])
-        there = [here(x, local) for x in (common, own)]
-        fresh = jax.tree_util.tree_map_with_path(option_two, rows.dense(local), before, *there)
-        change_of_own = jax.tree.map(
-            lambda new, old: (new - old) / data.store.num_clients, fresh, there[1]
+        held = [here(x, local) for x in (common, own)]
+        fresh = rows.map_nodes_with_path(
+            option_two, local, rows.dense(trained.driven), before, *held
         )
+        told = rows.map_nodes(
+            lambda x, new, old: (new if rows.is_table(x) else new - old) / clients,
+            local, fresh, held[1],
+        )  # fmt: skip
         sent = {
-            "model": change(trained, shared["model"]),
-            "control": as_update(change_of_own, local, server),
+            "model": driven_change(trained, shared["model"]),
+            "control": as_update(told, local, server),
         }
+        of_tables = lambda one: rows.map_nodes(
+            lambda mine, c, reach: None if reach is None else one(mine.values, c.values, reach),
+            own, common, trained.reach,
+        )  # fmt: skip
+        known = {
+            "model": of_tables(lambda mine, c, reach: reach * (mine - c)),
+            "control": of_tables(lambda mine, c, reach: -mine / clients),
+        }
+        forgotten = rows.map_tables(lambda x: replace(x, values=(1 - there) * x.values), own)
+        after = {"model": kept(trained), "control": put(forgotten, local, fresh)}
         metrics = metrics_of(trained, probe, model, shared["model"], data)
-        after = {"model": kept(trained), "control": put(own, local, fresh)}
-        return after, Upload(sent, trained.count, metrics)
+        aux = {"steps": steps} if rows.has_tables(server) else {}
+        return after, Upload(sent, trained.count, metrics, aux, known=known)
 
-    return Client(first_private(beside_control(model)), update)
-
-
-def _rate(optimizers: Sequence[Local], path: str, now: Now):
-    """eta of the leaf at `path`; 1 where it is not trained, and so does not move."""
-    rates = [o.rate(path, now) for o in optimizers if o.covers(path)]
-    if len(rates) > 1 or None in rates:
-        raise ValueError(
-            f"controlled(optimizer=...): the control variate of {path} needs steps of SGD; use "
-            "clients.sgd, clients.scheduled(sgd, ...) or groups of them."
-        )
-    return rates[0] if rates else 1.0
+    # A server that did not get the upload did not move its c.
+    stay = lambda before, after: {**after, "control": before["control"]}
+    return Client(first_private(beside_control(model)), update, stay)
 
 
 def beside_control(model: Model) -> Model:

@@ -37,6 +37,7 @@ class Playing:
     infos: list[RoundInfo]
     learns: bool
     reorders: bool
+    rests: bool
 
     @cached_property
     def program(self):
@@ -59,6 +60,7 @@ def _bench(
     rounds: int = 8,
     learns: bool = True,
     reorders: bool = True,
+    rests: bool = True,
 ) -> Playing:
     found = dataset or worlds.interactions()
     model = model or worlds.toy_model(found.num_items, found.members)
@@ -72,7 +74,8 @@ def _bench(
         if t % 2:
             ids[count // 2 :] = count
         cohorts.append(np.asarray(draw.permutation(ids), np.int32))
-    this = Playing(made, model, found, step, cohorts, [made.init(KEY, count)], [], learns, reorders)
+    begin = made.init(KEY, count)
+    this = Playing(made, model, found, step, cohorts, [begin], [], learns, reorders, rests)
     for ids in cohorts:
         state, info = this.round(this.states[-1], ids)
         this.states.append(state)
@@ -116,6 +119,18 @@ def padding_reads_zero(this: Playing) -> None:
         nobody = ids == this.data.num_clients
         for name in ("weight", "bytes_up", "bytes_down"):
             expect(not np.asarray(getattr(info, name))[nobody].any(), f"{name} of padding is not 0")
+
+
+def a_round_of_nobody_moves_nothing(this: Playing) -> None:
+    """Where the whole cohort is padding, the model and what clients keep are the same bits: the
+    server's momentum does not go on, and nothing that it remembers is paid out."""
+    if not this.rests:
+        return
+    before = this.states[-1]
+    after, info = this.round(before, np.full_like(this.cohorts[0], this.data.num_clients))
+    expect(not np.asarray(info.weight).any(), "somebody weighs something")
+    parts = lambda state: (state.shared, state.private, state.memory)
+    same_bits(parts(after), parts(before))
 
 
 def the_order_of_the_cohort_changes_nothing(this: Playing) -> None:
@@ -214,7 +229,8 @@ STRATEGY = Kind(
     _bench,
     (
         one_trace_serves_all_rounds, it_stays_finite_and_learns, who_is_away_is_left_alone,
-        padding_reads_zero, its_model_is_the_model, a_run_goes_on_to_the_same_bits,
+        padding_reads_zero, a_round_of_nobody_moves_nothing, its_model_is_the_model,
+        a_run_goes_on_to_the_same_bits,
         the_order_of_the_cohort_changes_nothing, keys_are_consumed_once, no_table_is_copied,
         bytes_are_those_of_the_packets, chunks_change_nothing,
     ),
@@ -230,6 +246,7 @@ def check_strategy(
     rounds: int = 8,
     learns: bool = True,
     reorders: bool = True,
+    rests: bool = True,
 ) -> None:
     """Holds the laws of strategies against one.
 
@@ -241,6 +258,7 @@ def check_strategy(
         rounds: in which the loss of everybody must fall, an even number of at least 4.
         learns: False where it does not train what is measured as `loss`.
         reorders: False where a round draws lots by place.
+        rests: False where something arrives in a round that nobody starts.
 
     Raises:
         AssertionError: a law is broken; the line says which, and what came.
@@ -250,5 +268,5 @@ def check_strategy(
     """
     check(
         STRATEGY, strategy, model=model, examples=examples, dataset=dataset, rounds=rounds,
-        learns=learns, reorders=reorders,
+        learns=learns, reorders=reorders, rests=rests,
     )  # fmt: skip

@@ -33,6 +33,8 @@ AGGREGATORS = {
     "per_row": aggregate.per_row,
 }
 LAYOUTS = ("whole", "compact")
+# Uploads are on their way in a round that nobody starts.
+ARRIVING = {"asynchronous(constant clock)", "fedbuff(23)", "fedasync(23)"}
 # Another of like kind stands for them in the fast tests.
 LIKE_OTHERS = {
     "federated(local_training)", "fedavg(adam, scheduled)", "fedavg(fed_adam)", "fedmf()",
@@ -130,4 +132,11 @@ def test_every_strategy_with_every_part(name, uplink, aggregator, layout):
     for ids in ids_seen[recipe.rounds - 3 :]:
         saved, _ = step(KEY, saved, Cohort(ids, data.store))
     same(saved, state)
+    before = state
+    state, info = step(KEY, state, Cohort(jnp.full(USERS, USERS, jnp.int32), data.store))
+    if name not in ARRIVING:
+        # Nobody takes part, and nothing moves.
+        assert not np.asarray(info.weight).any()
+        held = lambda state: (state.shared, state.private, state.memory, state.server)
+        same(held(state), held(before))
     assert len(traces) == 1

@@ -66,9 +66,9 @@ class Problem:
         return of_q, self.curve[k] * (x - self.goal[k])
 
 
-def of(tree):
+def of(tree, array=np.asarray):
     """(q, x) of a model-shaped pytree."""
-    return np.asarray(tree["item"].values), np.asarray(tree["x"])
+    return array(tree["item"].values), array(tree["x"])
 
 
 def rounds(problem: Problem, strategy, cohorts):

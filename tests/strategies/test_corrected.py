@@ -1,25 +1,33 @@
 """Drift corrections against NumPy loops, and what they are for, against closed forms."""
 
+import sys
 from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from quadratic import Problem, from_start, of, rounds, worlds
 
-from fedjax_rec import aggregate, clients, compress, data, models, strategies
+from fedjax_rec import aggregate, clients, compress, data, models, rows, strategies
 from fedjax_rec.data.batches import Batches
-from fedjax_rec.types import Model
+from fedjax_rec.types import Model, Stage
 
 RATE, STEPS = 0.3, 4
 WORLDS = pytest.mark.parametrize("name", ["whole", "compact"])
 
 
-def cohorts_of(problem, count=3):
+def cohorts_of(problem):
     """Some clients, others, and again some of the first; one of them has nothing."""
     n = problem.clients
-    return [np.arange(0, n, 2), np.arange(1, n, 2), np.arange(0, n, 3)][:count]
+    return [np.arange(0, n, 2), np.arange(1, n, 2), np.arange(0, n, 3)]
+
+
+def many_cohorts(problem, count=100):
+    """Five clients or so at a time, and now and then nobody."""
+    draw = np.random.default_rng(5)
+    return [np.flatnonzero(draw.uniform(size=problem.clients) < 0.2) for _ in range(count)]
 
 
 def made(problem, recipe, **kwargs):
@@ -28,13 +36,16 @@ def made(problem, recipe, **kwargs):
 
 
 def descended(problem, k, q, x, direction):
-    """(q, x) after STEPS steps of client k along direction(gradients, q, x), on its rows alone."""
-    mine = np.zeros((problem.items, 1), bool)
-    mine[problem.own[k]] = True
+    """(q, x) after STEPS steps of client k along direction(gradients, q, x), on every row."""
     for _ in range(STEPS):
         dq, dx = direction(problem.gradient(k, q, x), q, x)
-        q, x = q - RATE * mine * dq, x - RATE * dx
+        q, x = q - RATE * dq, x - RATE * dx
     return q, x
+
+
+def of_server(h):
+    """(of q, of x) of FedDyn's h."""
+    return np.asarray(h["item"]), np.asarray(h["x"])
 
 
 def check(state, q, x):
@@ -61,8 +72,9 @@ def test_fedprox_is_its_loop(name):
 
 @WORLDS
 def test_scaffold_is_its_loop_and_c_is_the_mean(name):
+    """Of the whole array, over a hundred rounds."""
     problem = Problem(name)
-    cohorts = cohorts_of(problem)
+    cohorts = many_cohorts(problem)
     state, _ = rounds(problem, made(problem, strategies.scaffold), cohorts)
     n = problem.clients
     q, x = problem.start, np.zeros(3)
@@ -76,12 +88,12 @@ def test_scaffold_is_its_loop_and_c_is_the_mean(name):
                 g[1] - own_x[k] + c_x,
             )
             after = descended(problem, k, q, x, towards)
-            rows = problem.own[k]
             # Option II of the paper.
-            own_q[k, rows] += (-c_q + (q - after[0]) / (STEPS * RATE))[rows]
+            own_q[k] += -c_q + (q - after[0]) / (STEPS * RATE)
             own_x[k] += -c_x + (x - after[1]) / (STEPS * RATE)
             moved.append(after)
-        q, x = (np.mean(p, 0) for p in zip(*moved, strict=True))
+        if moved:
+            q, x = (np.mean(p, 0) for p in zip(*moved, strict=True))
     check(state, q, x)
     for got, want in zip(of(state.private["control"]), (own_q, own_x), strict=True):
         np.testing.assert_allclose(got, want, rtol=2e-4, atol=2e-5)
@@ -91,8 +103,9 @@ def test_scaffold_is_its_loop_and_c_is_the_mean(name):
 
 @WORLDS
 def test_feddyn_is_its_loop(name):
+    """Of the whole array, over a hundred rounds."""
     problem, alpha = Problem(name), 0.5
-    cohorts = cohorts_of(problem)
+    cohorts = many_cohorts(problem)
     state, _ = rounds(problem, made(problem, strategies.feddyn, alpha=alpha), cohorts)
     n = problem.clients
     q, x, h_q, h_x = problem.start, np.zeros(3), np.zeros((problem.items, 3)), np.zeros(3)
@@ -108,11 +121,55 @@ def test_feddyn_is_its_loop(name):
             change.append((after[0] - q, after[1] - x))
             own_q[k] -= alpha * change[-1][0]
             own_x[k] -= alpha * change[-1][1]
+        if not change:
+            continue
         of_q, of_x = (sum(p) for p in zip(*change, strict=True))
         h_q, h_x = h_q - alpha * of_q / n, h_x - alpha * of_x / n
         q = q + of_q / len(change) - h_q / alpha
         x = x + of_x / len(change) - h_x / alpha
     check(state, q, x)
+    for got, want in zip(of(state.private["linear"]), (own_q, own_x), strict=True):
+        np.testing.assert_allclose(got, want, rtol=2e-4, atol=2e-5)
+    for got, want in zip(of_server(state.server["optimizer"]), (own_q, own_x), strict=True):
+        np.testing.assert_allclose(got, want.mean(0), rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("recipe", [strategies.scaffold, strategies.feddyn])
+def test_variates_keep_step_with_the_server_where_clients_are_stopped(recipe):
+    """The server's is the mean of the clients', those that a deadline or a stage stops included."""
+    problem = Problem("compact")
+    n = problem.clients
+    clock = strategies.traced_clock(np.where(np.arange(n) % 3 == 1, 1e-3, 1e9), 1e9, 1e9)
+
+    def held_back(key, memory, upload, now):
+        return memory, replace(upload, weight=jnp.where(now.client % 3 == 2, 0.0, upload.weight))
+
+    strategy = made(problem, recipe, clock=clock, deadline=1.0, stages=[Stage(held_back)])
+    cohorts = many_cohorts(problem, 8)
+    state, infos = rounds(problem, strategy, cohorts)
+    own = of(state.private["control" if recipe is strategies.scaffold else "linear"])
+    server = (
+        of(state.shared["control"])
+        if recipe is strategies.scaffold
+        else of_server(state.server["optimizer"])
+    )
+    for mine, theirs in zip(own, server, strict=True):
+        np.testing.assert_allclose(mine.mean(0), theirs, rtol=1e-4, atol=1e-6)
+        assert np.abs(theirs).max() > 1e-3
+        moved = np.flatnonzero((mine != 0).reshape(n, -1).any(1))
+        there = np.unique(np.concatenate(cohorts))
+        assert set(moved) == {k for k in there if k % 3 == 0 and problem.sizes[k]}
+    late = np.concatenate([np.asarray(info.metrics["late"]) for info in infos])
+    assert late.max() > 0
+
+
+def test_over_selection_leaves_the_stopped_as_they_were():
+    problem = Problem("compact")
+    inner = made(problem, strategies.scaffold, clock=strategies.lognormal_clock())
+    strategy = strategies.over_selection(inner, 5)
+    state, _ = rounds(problem, strategy, cohorts_of(problem))
+    for mine, theirs in zip(of(state.private["control"]), of(state.shared["control"]), strict=True):
+        np.testing.assert_allclose(mine.mean(0), theirs, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("by_row", [False, True])
@@ -242,8 +299,9 @@ def test_scaffold_sends_both_parts_and_a_compressor_sees_both():
     everyone = [np.arange(problem.clients)]
     _, (plain,) = rounds(problem, made(problem, strategies.fedavg), everyone)
     _, (both,) = rounds(problem, made(problem, strategies.scaffold), everyone)
-    twice = 2 * np.asarray(plain.bytes_up, int)
-    assert (np.abs(both.bytes_up - twice) <= 8).all() and (both.bytes_down == both.bytes_up).all()
+    twice, down = 2 * np.asarray(plain.bytes_up, int), np.asarray(both.bytes_down, int)
+    # Up come the steps as well, a number and its header.
+    assert (np.abs(down - twice) <= 8).all() and (np.asarray(both.bytes_up, int) == down + 6).all()
     _, (half,) = rounds(
         problem, made(problem, strategies.scaffold, uplink=compress.cast()), everyone
     )
@@ -260,6 +318,38 @@ def test_scores_are_of_the_model_inside():
         want = model.score(state.shared["model"], private["model"], slice(None), 0)
         got = strategy.model.score(state.shared, private, slice(None), 0)
         np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("recipe", [strategies.feddyn, strategies.mime_lite, strategies.fsvrg])
+def test_a_norm_over_rows_that_a_client_does_not_have_is_refused(recipe):
+    """Clipped to a global norm, a table's rows would depend on those that are not there."""
+    problem = Problem("compact")
+    clipped = optax.chain(optax.clip_by_global_norm(0.1), optax.sgd(RATE))
+    strategy = made(problem, recipe, optimizer=clipped)
+    cohort = worlds.Cohort(jnp.arange(problem.clients), problem.data.store)
+    state = strategy.init(worlds.KEY, problem.clients)
+    with pytest.raises(ValueError, match=r"shared/item moves too, .* use clients\.sgd"):
+        jax.eval_shape(strategy.round, worlds.KEY, state, cohort)
+
+
+def test_kept_momentum_is_clipped_alike_in_both_layouts(monkeypatch):
+    """The norm is of the rows that the client touches in the round, whichever others it holds."""
+    from fedjax_rec.clients import keeping, training
+
+    users = worlds.named("compact")
+    model = models.fedmf(users.num_items, width=4, scale=0.3)
+    optimizer = optax.chain(optax.trace(0.8), optax.clip_by_global_norm(0.02), optax.sgd(0.3))
+
+    def item():
+        strategy = strategies.fedavg_keeping(
+            model, data.pointwise(4), optimizer=optimizer, batch_size=16, clients_per_chunk=4
+        )
+        return worlds.run(strategy, users, rounds=3)[0].shared["item"].values
+
+    touched = item()
+    for module in (sys.modules[keeping.__module__], training):
+        monkeypatch.setattr(module, "localize", lambda s, turns: rows.map_tables(rows.whole, s))
+    np.testing.assert_allclose(item(), touched, atol=1e-6)
 
 
 @pytest.mark.parametrize(

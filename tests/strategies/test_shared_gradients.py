@@ -1,5 +1,7 @@
 """Gradient sharing: centralised SGD, and the two-trip methods against NumPy loops."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +17,12 @@ WORLDS = pytest.mark.parametrize("name", ["whole", "compact"])
 def some_cohorts(problem):
     n = problem.clients
     return [np.arange(0, n, 2), np.arange(1, n, 2), np.arange(0, n, 3)]
+
+
+def many_cohorts(problem, count=100):
+    """Five clients or so at a time, and now and then nobody."""
+    draw = np.random.default_rng(5)
+    return [np.flatnonzero(draw.uniform(size=problem.clients) < 0.2) for _ in range(count)]
 
 
 def made(problem, recipe, **kwargs):
@@ -113,23 +121,25 @@ def test_fedsgd_sends_the_gradient_whatever_the_batches(name):
 @WORLDS
 @pytest.mark.parametrize("beta", [pytest.param(0.0, marks=pytest.mark.slow), 0.6])
 def test_fsvrg_and_mime_are_their_loop(name, beta):
+    """Of the whole array, over a hundred rounds."""
     problem = Problem(name)
-    cohorts = some_cohorts(problem)
+    cohorts = many_cohorts(problem)
     recipe, more = (strategies.mime, {"beta": beta}) if beta else (strategies.fsvrg, {})
     state, _ = rounds(problem, made(problem, recipe, **more), cohorts)
     q, x = problem.start, np.zeros(3)
     m_q, m_x = np.zeros_like(q), np.zeros(3)
     for ids in cohorts:
         there = [k for k in ids if problem.sizes[k]]
+        if not there:
+            continue
         c_q, c_x = mean_of(problem, there, q, x)
         after = []
         for k in there:
             y_q, y_x = q.copy(), x.copy()
-            mine = np.isin(np.arange(problem.items), problem.own[k])[:, None]
             at_q, at_x = problem.gradient(k, q, x)
             for _ in range(STEPS):
                 g_q, g_x = problem.gradient(k, y_q, y_x)
-                y_q = y_q - RATE * mine * ((1 - beta) * (g_q - at_q + c_q) + beta * m_q)
+                y_q = y_q - RATE * ((1 - beta) * (g_q - at_q + c_q) + beta * m_q)
                 y_x = y_x - RATE * ((1 - beta) * (g_x - at_x + c_x) + beta * m_x)
             after.append((y_q, y_x))
         share = problem.sizes[there] / problem.sizes[there].sum()
@@ -142,21 +152,23 @@ def test_fsvrg_and_mime_are_their_loop(name, beta):
 
 @WORLDS
 def test_mime_lite_is_its_loop(name):
+    """Of the whole array, over a hundred rounds."""
     problem, beta = Problem(name), 0.6
-    cohorts = some_cohorts(problem)
+    cohorts = many_cohorts(problem)
     state, _ = rounds(problem, made(problem, strategies.mime_lite, beta=beta), cohorts)
     q, x = problem.start, np.zeros(3)
     m_q, m_x = np.zeros_like(q), np.zeros(3)
     for ids in cohorts:
         there = [k for k in ids if problem.sizes[k]]
+        if not there:
+            continue
         c_q, c_x = mean_of(problem, there, q, x)
         after = []
         for k in there:
             y_q, y_x = q.copy(), x.copy()
-            mine = np.isin(np.arange(problem.items), problem.own[k])[:, None]
             for _ in range(STEPS):
                 g_q, g_x = problem.gradient(k, y_q, y_x)
-                y_q = y_q - RATE * mine * ((1 - beta) * g_q + beta * m_q)
+                y_q = y_q - RATE * ((1 - beta) * g_q + beta * m_q)
                 y_x = y_x - RATE * ((1 - beta) * g_x + beta * m_x)
             after.append((y_q, y_x))
         share = problem.sizes[there] / problem.sizes[there].sum()
@@ -214,3 +226,39 @@ def test_bad_arguments_are_named():
     for recipe in (strategies.mime, strategies.mime_lite):
         with pytest.raises(ValueError, match="beta=2"):
             recipe(problem.model(), problem.examples(), beta=2)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "uplink"),
+    [
+        (strategies.fsvrg, compress.random_mask(0.3)),
+        pytest.param(strategies.mime, compress.count_sketch(1, 2), marks=pytest.mark.slow),
+    ],
+    ids=["drawn by the client", "seeded by the round"],
+)
+def test_both_trips_under_a_random_uplink_are_unbiased(recipe, uplink):
+    """E<C, plain> = |plain|^2: what is drawn for c says nothing of what is drawn for the change.
+
+    The problem is quadratic, so that a client's change is linear in c; it is alone, so that c is
+    its own. With one draw for both the ratio of the dense part would be 1 / 0.3.
+    """
+    problem = Problem("compact")
+    cohort = worlds.Cohort(jnp.int32([4]), problem.data.store)
+
+    def changes(uplink, starts):
+        strategy = made(problem, recipe, uplink=uplink)
+        begin = strategy.init(worlds.KEY, problem.clients)
+
+        def one(start):
+            state = replace(begin, round=start)
+            after = strategy.round(worlds.KEY, state, cohort)[0].shared["model"]
+            return of(jax.tree.map(jnp.subtract, after, begin.shared["model"]), jnp.ravel)
+
+        return worlds.compiled(lambda s: jax.lax.map(one, s))(starts)
+
+    found = zip(changes(uplink, jnp.arange(2000)), changes(None, jnp.arange(1)), strict=True)
+    for some, plain in found:
+        some, plain = np.asarray(some, float), np.asarray(plain[0], float)
+        ratio = some @ plain / (plain @ plain)
+        noise = ratio.std() / np.sqrt(ratio.size)
+        assert 0 < noise < 0.1 and abs(ratio.mean() - 1) < 4 * noise, (ratio.mean(), noise)

@@ -5,10 +5,11 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from pulling import KEY, MODEL, USERS, close, pulling, resumes, run, same, store
 
-from fedjax_rec import compress, strategies
+from fedjax_rec import compress, servers, strategies
 from fedjax_rec.rounds.clock import Clock, lognormal_clock, traced_clock
 
 # Examples over speed: clients 4, 9 and 14 are ten times as slow as the others.
@@ -106,6 +107,36 @@ def test_where_everybody_is_late_only_time_goes_on(data):
     after, (info,) = run(federated(clock=CLOCK, deadline=0.05), data, [COHORT])
     close(after.shared, begin.shared, atol=0)
     assert float(after.server["clock"]) == pytest.approx(0.05) and not info.weight.any()
+
+
+SERVERS = {
+    "step": strategies.step,
+    "scheduled_step": lambda: strategies.scheduled_step(lambda t: 1 / (1 + t)),
+    "stochastic_step": strategies.stochastic_step,
+    "fed_adagrad": lambda: strategies.fed_adagrad(beta1=0.5),
+    "fed_adam": strategies.fed_adam,
+    "fed_yogi": strategies.fed_yogi,
+    "fed_avg_m": lambda: strategies.fed_avg_m(0.1, 0.9),
+    "fed_lion": strategies.fed_lion,
+    "optax": lambda: optax.chain(optax.add_decayed_weights(0.1), optax.adam(0.01)),
+}
+
+
+def test_every_server_is_among_them():
+    ships = {name for name in servers.__all__ if name not in ("as_server", "by_part")}
+    assert ships == SERVERS.keys() - {"optax"} | {"from_optax"}
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_no_server_moves_in_a_round_of_nobody_or_of_the_late_alone(name, data):
+    """Its state neither, so that the next round is what it would have been."""
+    strategy = federated(server=SERVERS[name](), clock=CLOCK, deadline=2.0)
+    before, _ = run(strategy, data, [COHORT, COHORT[::-1]])
+    for ids in (np.full_like(COHORT, USERS), np.where(np.isin(COHORT, [9, 14]), COHORT, USERS)):
+        after, (info,) = run(strategy, data, [ids], before)
+        assert not np.asarray(info.weight).any()
+        same((after.shared, after.server["optimizer"]), (before.shared, before.server["optimizer"]))
+        same(after.server["aggregator"], before.server["aggregator"])
 
 
 def test_nobody_takes_no_time_and_a_client_without_data_is_waited_for_by_none(data):

@@ -159,6 +159,27 @@ def forgetful(model, examples, wrong=False) -> Strategy:
     return replace(inner, round=round)
 
 
+def drifting_on(model, examples, wrong=False) -> Strategy:
+    """Momentum of the server that goes on where nobody takes part."""
+    inner = strategies.fedavg(model, examples, optimizer=clients.sgd(1.0))
+
+    def round(key, state, cohort, chunk=None):
+        after, info = inner.round(key, state, cohort, chunk)
+        moved = jax.tree.map(jnp.subtract, after.shared, state.shared)
+        there = 1.0 if wrong else (info.weight > 0).any()
+        goes_on = lambda x, m, by: x + there * 0.1 * (m + by)
+        shared = jax.tree.map(goes_on, after.shared, state.server["momentum"], moved)
+        momentum = jax.tree.map(lambda m, by: 0.5 * m + by, state.server["momentum"], moved)
+        return replace(after, shared=shared, server={**after.server, "momentum": momentum}), info
+
+    def init(key, num_clients):
+        state = inner.init(key, num_clients)
+        zeros = jax.tree.map(jnp.zeros_like, state.shared)
+        return replace(state, server={**state.server, "momentum": zeros})
+
+    return replace(inner, init=init, round=round)
+
+
 def by_identity(num_items, members=1, wrong=False) -> Model:
     """Row ids by identity: the rows of the batch are taken as they lie, whatever ids are asked."""
     plain = toy_model(num_items, members)
@@ -206,6 +227,9 @@ PLANTED = {
     ),
     "memory updated for absent clients": (
         forgetful, testing.check_strategy, "who is away is left alone",
+    ),
+    "a round of nobody that moves the model": (
+        drifting_on, testing.check_strategy, "a round of nobody moves nothing",
     ),
     "row ids by identity": (by_identity, testing.check_model, "rows are found by their ids"),
 }  # fmt: skip

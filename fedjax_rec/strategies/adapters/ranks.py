@@ -47,7 +47,7 @@ def of_rank(client: Client, ranks: Sequence[int] = ()) -> Client:
             down=_down(upload, shared, held),
         )  # fmt: skip
 
-    return Client(client.init, update)
+    return replace(client, update=update)
 
 
 def _squared_norm(layer: dict, change: dict) -> jax.Array:

@@ -260,4 +260,4 @@ def _with_base(client: Client, seeded: bool) -> Client:
         first, later = (wire.nbytes(Packet((body, seed, k))) for k in ([], kernels))
         return private, replace(upload, down=jnp.where(now.round > 0, later, first))
 
-    return Client(client.init, update)
+    return replace(client, update=update)
