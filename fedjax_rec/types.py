@@ -151,9 +151,9 @@ class Compressor:
         Both ends know `now`: a schedule, a shared seed or a mask of the model comes from it.
     linear: whether `decode` is linear in the packet's body, all else equal on all clients, so that
         a weighted sum of bodies decodes to the weighted sum of updates.
-    omega(update) -> float: of the variance, E|C(x) - x|^2 <= omega |x|^2, for updates like this
-        outline; None where nothing is claimed. Above 1 it loses more than it sends, and what feeds
-        its errors back is refused.
+    omega(update) -> float: of the error, E|C(x) - x|^2 <= omega |x|^2, of updates like this
+        outline, or of the parts that know theirs; None where nothing is claimed. Where it is 1 or
+        more, what is left out is more than what is sent, and feeding it back is refused.
     """
 
     init: Callable[..., PyTree]

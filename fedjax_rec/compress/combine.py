@@ -104,7 +104,8 @@ def chain(first: Compressor, second: Compressor, *more: Compressor) -> Compresso
     def omega(update):
         each = zip(stages, given(update, FIRST), strict=True)
         claims = [stage.omega(x) for stage, x in each if stage.omega is not None]
-        return math.prod(1 + claim for claim in claims if claim is not None) - 1
+        known = [claim for claim in claims if claim is not None]
+        return math.prod(1 + claim for claim in known) - 1 if known else None
 
     return Compressor(init, encode, decode, all(stage.linear for stage in stages), omega)
 

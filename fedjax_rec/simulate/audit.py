@@ -46,14 +46,6 @@ def audit(strategy: Strategy, state: State, store, key: jax.Array, clients: int 
             keys.stream(key, "round"), state, Cohort(jnp.asarray(ids, jnp.int32), store)
         )
     )
-    cohort = Cohort(jnp.asarray(ids, jnp.int32), store)
-    played = jax.jit(strategy.round)(keys.stream(key, "round"), state, cohort)[1]
-    counted = Counter(np.asarray(played.bytes_up)[np.asarray(played.bytes_up) > 0].tolist())
-    if counted - Counter(ledger.tolist()):
-        raise RuntimeError(
-            f"audit: the round counts {sorted(counted.elements())} bytes up where its packets have "
-            f"{sorted(ledger.tolist())}; what a client sends hangs on who is beside it."
-        )
     message, ranged = 0, 0
     for i, id in enumerate(ids):
         packet = jax.tree.map(lambda x, i=i: x[i], packets)
@@ -66,6 +58,14 @@ def audit(strategy: Strategy, state: State, store, key: jax.Array, clients: int 
             )
         message += len(sent)
         ranged += len(wire.to_bytes(packet, entropy=True)) if wire.can_range_code() else 0
+    cohort = Cohort(jnp.asarray(ids, jnp.int32), store)
+    played = jax.jit(strategy.round)(keys.stream(key, "round"), state, cohort)[1]
+    counted = Counter(np.asarray(played.bytes_up)[np.asarray(played.bytes_up) > 0].tolist())
+    if counted - Counter(ledger.tolist()):
+        raise RuntimeError(
+            f"audit: the round counts {sorted(counted.elements())} bytes up where its packets have "
+            f"{sorted(ledger.tolist())}; what a client sends hangs on who is beside it."
+        )
     return {
         "clients": len(ids),
         "ledger": int(ledger.sum(dtype=np.int64)),

@@ -65,9 +65,6 @@ def _bench(
     whole: bool = False,
     largest: float = np.inf,
 ) -> Compressing:
-    if omega is None and compressor.omega is not None:
-        omega = compressor.omega(update())
-
     def encode(key, memory, x, now):
         memory, packet = compressor.encode(key, memory, x, now)
         return memory, packet, wire.nbytes(packet)
@@ -283,7 +280,7 @@ def check_compressor(
         compressor: the part.
         error: |C(x) - x| <= error * max |x| in every coordinate of a node; None claims nothing.
         unbiased: E C(x) = x over keys.
-        omega: E |C(x) - x|^2 <= omega |x|^2 of unbiased ones; None for what the part claims.
+        omega: E |C(x) - x|^2 <= omega |x|^2 of unbiased ones.
         contraction: |C(x) - x|^2 <= contraction |x|^2 for every key.
         whole: the contraction is of the whole update and not of each of its nodes.
         largest: numbers beyond it may overflow.

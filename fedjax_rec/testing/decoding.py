@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import trees
+from ..rows import RowsUpdate
 from ..types import Compressor, Now, Packet, PyTree
 from ..wire import is_node
 from .laws import compiled
@@ -26,9 +27,18 @@ def many(compressor: Compressor, memory: PyTree, x: PyTree, now: Now) -> Callabl
     def one(key):
         packet = compressor.encode(key, memory, x, now)[1]
         back = compressor.decode(packet, x, now)
-        return [node.values if is_node(node) else node for node in nodes(back)]
+        return [whole(node) for node in nodes(back)]
 
     return compiled(lambda key: jax.vmap(one)(jax.random.split(key, PORTION)))
+
+
+def whole(node) -> jax.Array:
+    """The numbers of a node; of rows with ids those of the whole table, whatever their order."""
+    if not isinstance(node, RowsUpdate) or node.ids is None:
+        return node.values if is_node(node) else node
+    ids = jnp.where(node.live, node.ids, node.size)
+    zeros = jnp.zeros((node.size, *node.values.shape[1:]), node.values.dtype)
+    return zeros.at[ids].add(node.values, mode="drop")
 
 
 def squares(before: PyTree, after: PyTree, whole: bool) -> list[tuple[float, float]]:
@@ -79,4 +89,4 @@ def nodes(tree: PyTree) -> list:
 
 
 def numbers(node) -> np.ndarray:
-    return np.asarray(node.values if is_node(node) else node, np.float64)
+    return np.asarray(whole(node), np.float64)
