@@ -302,6 +302,8 @@ class RoundInfo:
     sum them on the host as Python ints, since 2^32 is soon passed.
     verdicts: float32[C], what the aggregator made of each upload, 0 for those that it rejected; or
     None where it takes all.
+    rejected: float32[C], 1 for clients whose round was not finite, who weigh nothing and keep what
+    they had, see `rounds.rejected`; None of a strategy that does not look.
     """
 
     metrics: dict[str, Array]
@@ -309,3 +311,4 @@ class RoundInfo:
     bytes_up: UInt32[Array, " C"]
     bytes_down: UInt32[Array, " C"]
     verdicts: Float32[Array, " C"] | None = None
+    rejected: Float32[Array, " C"] | None = None

@@ -70,16 +70,17 @@ def sgd(learning_rate: float) -> Local:
 
 def _sgd(learning_rate) -> Local:
     def apply(state, params, gradients, active, now):
-        # The gradient of a batch of padding is zero only where the loss masks all its terms.
-        rate = jnp.where(active, learning_rate, 0.0)
+        # What stands in the gradient's place may be anything in a batch of padding, NaN included.
+        taken = lambda change: jnp.where(active, change, 0)
+        rate = jnp.asarray(learning_rate, jnp.float32)
 
         def one(p, g):
             if not isinstance(p, LocalTable):
-                return (p - rate * g).astype(p.dtype)
+                return (p - taken(rate * g)).astype(p.dtype)
             drift = None if p.drift is None else p.drift.after(active)
             times = -rate if drift is None else -rate / drift.scale
-            step = p.values if g.dense is None else p.values - rate * g.dense
-            step = step.at[g.slots].add(times * g.values, mode="promise_in_bounds")
+            step = p.values if g.dense is None else p.values - taken(rate * g.dense)
+            step = step.at[g.slots].add(taken(times * g.values), mode="promise_in_bounds")
             return replace(p, values=step, drift=drift)
 
         return state, rows.map_nodes(one, params, gradients)

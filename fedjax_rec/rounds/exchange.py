@@ -98,7 +98,7 @@ def gossip(graph: Graph) -> Exchange:
             mixed = trees.leading(own, x) * x
             for j in range(ids.shape[1]):
                 mixed = mixed + trees.leading(shares[:, j], x) * x[ids[:, j]]
-            return jnp.where(trees.leading(there, x), mixed, x)
+            return jnp.where(trees.leading(there, x), mixed, x).astype(x.dtype)
 
         used = on & (shares > 0)
         sent = jnp.zeros(there.size, jnp.uint32).at[ids].add(used.astype(jnp.uint32))
@@ -114,7 +114,8 @@ def average() -> Exchange:
         there = weight > 0
         share = weight / jnp.maximum(weight.sum(), 1.0)
         mean = trees.weighted_sum(share, models)
-        after = jax.tree.map(lambda x, m: jnp.where(trees.leading(there, x), m, x), models, mean)
+        one = lambda x, m: jnp.where(trees.leading(there, x), m, x).astype(x.dtype)
+        after = jax.tree.map(one, models, mean)
         once = there.astype(jnp.uint32)
         return after, once, once
 

@@ -48,6 +48,7 @@ from .cohort import (
 )
 from .downlink import broadcasting, downloaded
 from .plan import checked
+from .rejected import judged
 from .timed import timing
 from .uplink import uplink_of
 
@@ -142,27 +143,29 @@ def federated(
         def played(carry, ids):
             private, memory, total = carry
             here, upload, down = everyone(ids, private)
+            sent = upload.update
             kept, upload, up = sender.chunk(
                 ids, of_clients.encode(ids), at(memory, ids), upload, now
             )
             if broadcast is not None:
                 down = broadcast.received(state.server["downlink"], ids)
-            real = ids < data.num_clients
-            upload, arrived = replace(upload, weight=jnp.where(real, upload.weight, 0.0)), ids
+            keep, upload, rejected = judged(ids, data.num_clients, here, sent, upload)
+            arrived = keep
             if timed is not None:
-                upload, up, arrived = timed.chunk(of_round, ids, upload, down, up)
+                upload, up, arrived = timed.chunk(of_round, keep, upload, down, up)
             if aggregator.additive is not True:
                 change = rows.deltas(upload.update)
                 upload = replace(upload, update=change)
             summary = aggregator.reduce(state.server["aggregator"], upload, now(ids))
             adds, stacks = rows.divide(summary, aggregator.additive)
             total = rows.combine(total, adds)
-            private, memory = put(private, ids, here), put(memory, arrived, kept)
-            return (private, memory, total), (stacks, (upload.metrics, upload.weight, up, down))
+            private, memory = put(private, keep, here), put(memory, arrived, kept)
+            info = RoundInfo(upload.metrics, upload.weight, up, down, rejected=rejected)
+            return (private, memory, total), (stacks, info)
 
         start = state.private, state.memory
         zero = trees.zeros_like(jax.eval_shape(played, (*start, None), cohort.ids[:c])[0][2])
-        (private, memory, total), stacks, seen, in_order = in_chunks(
+        (private, memory, total), stacks, info, in_order = in_chunks(
             played, (*start, zero), cohort, c
         )
         finished, update, verdicts = aggregator.finish(
@@ -174,7 +177,6 @@ def federated(
         update = sender.receive(keys.stream(of_round, "receive"), update, now(None))
         moved, shared = optimizer.apply(state.server["optimizer"], state.shared, update)
 
-        info = RoundInfo(*seen)
         if verdicts is not None:
             verdicts = in_order(verdicts)
             info = replace(info, verdicts=verdicts)

@@ -40,6 +40,7 @@ from .cohort import (
 )
 from .downlink import downloaded
 from .plan import checked
+from .rejected import judged
 from .uplink import uplink_of
 from .user_graph import Neighbours, Similarity, above_mean, cosine_similarity
 
@@ -147,21 +148,23 @@ def graph_guided(
         def played(carry, ids):
             private, memory, models = carry
             here, upload, down = everyone(ids, (private, targets))
+            change = upload.update
             kept, upload, up = sender.chunk(
                 ids, of_clients.encode(ids), at(memory, ids), upload, now
             )
+            keep, upload, rejected = judged(ids, n, here, change, upload)
             arrive = lambda update: rows.apply(shared, update)
             arrived = vmapped(arrive, upload.update)(upload.update)
-            weight = jnp.where(ids < n, upload.weight, 0.0)
-            models = put(models, jnp.where(weight > 0, ids, n), arrived)
-            private, memory = put(private, ids, here), put(memory, ids, kept)
-            return (private, memory, models), ((), (upload.metrics, weight, up, down))
+            models = put(models, jnp.where(upload.weight > 0, ids, n), arrived)
+            private, memory = put(private, keep, here), put(memory, keep, kept)
+            info = RoundInfo(upload.metrics, upload.weight, up, down, rejected=rejected)
+            return (private, memory, models), ((), info)
 
         begin = state.private, state.memory, server["models"]
-        (private, memory, models), _, seen, _ = in_chunks(played, begin, cohort, c)
-        metrics, weight, up, down = seen
-        metrics = {**metrics, "neighbours": jnp.where(weight > 0, degree, 0.0)}
-        info = RoundInfo(metrics, weight, up, down)
+        (private, memory, models), _, info, _ = in_chunks(played, begin, cohort, c)
+        weight = info.weight
+        metrics = {**info.metrics, "neighbours": jnp.where(weight > 0, degree, 0.0)}
+        info = replace(info, metrics=metrics)
         ids = jnp.where(weight > 0, cohort.ids, n)
         known = server["known"].at[ids].set(True, mode="drop")
         alike = similarity.between(rows.dense(at(models, ids)), rows.dense(models))
@@ -196,6 +199,6 @@ def mixed(weights: jax.Array, models: PyTree) -> PyTree:
 
     def one(x):
         total = jnp.matmul(weights, x.reshape(x.shape[0], -1), precision="highest")
-        return total.reshape(weights.shape[0], *x.shape[1:])
+        return total.reshape(weights.shape[0], *x.shape[1:]).astype(x.dtype)
 
     return jax.tree.map(one, rows.dense(models))

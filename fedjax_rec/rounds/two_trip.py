@@ -39,6 +39,7 @@ from .cohort import SMALLER, at, beginning, everybody, first_private, over_clien
 from .downlink import live_where_it_moves
 from .federated import at_work
 from .memory import refuse_too_large
+from .rejected import judged
 
 
 def power_sgd(
@@ -150,16 +151,18 @@ def power_sgd(
 
     def play(key, state: State, cohort: Cohort):
         memory, private, upload, sent, down = first_trip(key, state, cohort)
-        real = cohort.ids < cohort.data.num_clients
-        weight = jnp.where(real, upload.weight, 0.0)
+        nobody = cohort.data.num_clients
+        keep, upload, rejected = judged(cohort.ids, nobody, private, sent, upload)
+        weight = upload.weight
         lefts = broadcast(state, weight / jnp.maximum(weight.sum(), 1e-30), sent)
         second = vmapped(lambda update: second_trip(update, lefts), upload.update)
         rights, applied, received = second(upload.update)
-        upload = replace(upload, weight=weight)
-        return memory, private, upload, down, lefts, (sent, rights), applied, received
+        told = (keep, rejected)
+        return memory, private, upload, down, lefts, (sent, rights), applied, received, told
 
     def round(key, state: State, cohort: Cohort, chunk: int | None = None):
-        memory, private, upload, down, lefts, trips, applied, received = play(key, state, cohort)
+        played = play(key, state, cohort)
+        memory, private, upload, down, lefts, trips, applied, received, (keep, rejected) = played
         weights = upload.weight / jnp.maximum(upload.weight.sum(), 1e-30)
         up = sum(_bytes(sent) for sent in trips if sent)
         down = down + (_bytes(received) if received else 0)
@@ -181,7 +184,7 @@ def power_sgd(
                 change = left
             else:
                 flat = left.reshape(-1, rank)
-                right = jnp.tensordot(weights, next(rights), 1, precision="highest")
+                right = trees.weighted_sum(weights, next(rights))
                 if not _is_empty(error):
                     right = right + product(error.T, flat)
                 change = product(flat, right.T).reshape(numbers(node)[0].shape)
@@ -195,12 +198,12 @@ def power_sgd(
         moved, shared = optimizer.apply(state.server["optimizer"], state.shared, update)
 
         real = cohort.ids < cohort.data.num_clients
-        seen = upload.metrics, upload.weight, up, down
-        seen = jax.tree.map(lambda x: jnp.where(trees.leading(real, x), x, jnp.zeros_like(x)), seen)
+        info = RoundInfo(upload.metrics, upload.weight, up, down, rejected=rejected)
+        info = jax.tree.map(lambda x: jnp.where(trees.leading(real, x), x, jnp.zeros_like(x)), info)
         states = {"warm": warm, "error": kept, "optimizer": moved}
-        private = put(state.private, cohort.ids, private)
-        memory = put(state.memory, cohort.ids, memory)
-        return State(shared, private, memory, states, state.round + 1), RoundInfo(*seen)
+        private = put(state.private, keep, private)
+        memory = put(state.memory, keep, memory)
+        return State(shared, private, memory, states, state.round + 1), info
 
     def packets(key, state: State, cohort: Cohort):
         """Both trips as one message, which is a header of 3 bytes or so less than two."""
