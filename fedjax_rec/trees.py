@@ -70,6 +70,16 @@ def typed_as(tree: PyTree, like: PyTree) -> PyTree:
     return jax.tree.map(one, tree, like)
 
 
+def widened(tree: PyTree) -> PyTree:
+    """`tree` with its floats in float32 at least."""
+
+    def one(x):
+        floating = jnp.issubdtype(x.dtype, jnp.floating)
+        return x.astype(jnp.promote_types(x.dtype, jnp.float32)) if floating else x
+
+    return jax.tree.map(one, tree)
+
+
 def leading(mask: jax.Array, x: jax.Array) -> jax.Array:
     """`mask` [c] in the shape in which it broadcasts against x [c, ...]."""
     return mask.reshape(mask.shape + (1,) * (x.ndim - 1))

@@ -47,6 +47,9 @@ def value_and_gradient(
         whole = trees.with_frozen(tree["shared"], shared)
         return model.loss(whole, tree["private"], batch, key)
 
+    for (path, x), train in zip(paths, trained, strict=True):
+        if train:
+            _check_floats(path_of(path), x.values if rows.is_table(x) else x)
     chosen = [value for value, train in zip(seen, trained, strict=True) if train]
     real = batch["mask"].sum() > 0
     value, gradients = jax.value_and_grad(loss)(chosen)
@@ -62,3 +65,11 @@ def value_and_gradient(
             )
         out.append(gradient)
     return value, structure.unflatten(out)
+
+
+def _check_floats(path: str, x) -> None:
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(
+            f"{path} is of {x.dtype.name}, which has no gradient; keep it in trees.Frozen(...) "
+            "(models.Frozen of a module), or train a float."
+        )

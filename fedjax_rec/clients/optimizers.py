@@ -125,7 +125,8 @@ def from_optax(transform: optax.GradientTransformation) -> Local:
     """Steps with any optax transform; each step costs the client's whole local tables.
 
     On the touched rows it is what it would be on the whole table, as long as it leaves rows with
-    zero gradient and zero state where they are (weight decay does not).
+    zero gradient and zero state where they are (weight decay does not). Of narrower parameters the
+    state and the step are float32: Adam's epsilon is 0 in float16.
 
     Args:
         transform: such as `optax.adam(1e-3)`; it starts afresh in every round.
@@ -135,13 +136,16 @@ def from_optax(transform: optax.GradientTransformation) -> Local:
     """
 
     def init(params, now):
-        return transform.init(rows.dense(params))
+        return transform.init(trees.widened(rows.dense(params)))
 
     def apply(state, params, gradients, active, now):
-        before = rows.dense(params)
-        updates, after = transform.update(rows.at_rows(gradients, params), state, before)
+        kept = rows.dense(params)
+        before = trees.widened(kept)
+        slopes = trees.widened(rows.at_rows(gradients, params))
+        updates, after = transform.update(slopes, state, before)
         keep = lambda new, old: jnp.where(active, new, old)
-        stepped = jax.tree.map(keep, optax.apply_updates(before, updates), before)
+        stepped = trees.typed_as(optax.apply_updates(before, updates), kept)
+        stepped = jax.tree.map(keep, stepped, kept)
         state = jax.tree.map(keep, trees.typed_as(after, state), state)
         return state, rows.with_values(params, stepped)
 

@@ -176,8 +176,8 @@ def at(tree: PyTree, ids: jax.Array) -> PyTree:
 
 
 def put(tree: PyTree, ids: jax.Array, new: PyTree) -> PyTree:
-    """`tree` with the slices `ids` replaced; padding vanishes."""
-    return jax.tree.map(lambda x, y: x.at[ids].set(y, mode="drop"), tree, new)
+    """`tree` with the slices `ids` replaced, in its types; padding vanishes."""
+    return jax.tree.map(lambda x, y: x.at[ids].set(y.astype(x.dtype), mode="drop"), tree, new)
 
 
 def local_bytes(update: PyTree) -> int:

@@ -113,6 +113,7 @@ def decentralized(
         up, down = nbytes * times(sent), nbytes * times(got)
         info = RoundInfo(metrics, weight, up, down, rejected=rejected)
         shared = trees.with_frozen(mean, state.shared)
+        shared = trees.typed_as(shared, state.shared)
         return State(shared, private, (), {"models": models}, state.round + 1), info
 
     def packets(key, state: State, cohort: Cohort):

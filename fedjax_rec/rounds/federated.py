@@ -191,6 +191,8 @@ def federated(
             )
         if timed is not None:
             states["clock"], info = timed.finish(state.server["clock"], cohort, info)
+        # Sums are wider than what is kept.
+        shared, states = trees.typed_as((shared, states), (state.shared, state.server))
         return State(shared, private, memory, states, state.round + 1), info
 
     def packets(key, state: State, cohort: Cohort):
