@@ -96,17 +96,17 @@ def scheduled(make: Callable[..., Local | optax.GradientTransformation], schedul
         schedule: schedule(round) -> float32[].
 
     Returns:
-        A `Local` with the state of `make(schedule(0))`.
+        A `Local` with the state of `make(schedule(0))`. The schedule may begin, or end, at 0.
 
     Raises:
-        ValueError: where the first value of the schedule is not positive.
+        ValueError: where the first value of the schedule is below 0.
 
     Example:
         >>> import optax
         >>> from fedjax_rec import clients
         >>> slower = clients.scheduled(clients.sgd, optax.linear_schedule(1.0, 0.1, 100))
     """
-    positive("scheduled", "schedule(0)", schedule(0))
+    at_least("scheduled", "schedule(0)", schedule(0), 0)
     factory = _sgd if make is sgd else make  # a rate may fall to 0
 
     def of(round) -> Local:
@@ -118,7 +118,9 @@ def scheduled(make: Callable[..., Local | optax.GradientTransformation], schedul
     def apply(state, params, gradients, active, now):
         return of(now.round).apply(state, params, gradients, active, now)
 
-    return Local(init, apply, of(0).covers, lambda path, now: of(now.round).rate(path, now))
+    # What is trained does not depend on the value, which may be 0 in the first rounds.
+    covers = as_local(factory(jnp.float32(1.0))).covers
+    return Local(init, apply, covers, lambda path, now: of(now.round).rate(path, now))
 
 
 def from_optax(transform: optax.GradientTransformation) -> Local:

@@ -51,13 +51,11 @@ class Run:
         return tuple(m for m in metrics if m in self.summary["best"]) or (selected,)
 
     def bytes_per_client(self) -> float:
-        """Uplink bytes of a client in a round; a record without uplink (before training) counts
-        not."""
-        clients, totals = (
-            self.column("clients")[self.column("bytes_up") > 0],
-            self.summary["totals"],
-        )
-        return totals["bytes_up"] / (totals["rounds"] * clients.mean()) if clients.size else 0.0
+        """Uplink bytes of a client in a round in which it sent any: all bytes over all uploads."""
+        sent, each = self.column("bytes_up"), self.column("bytes_up_per_client")
+        some = (sent > 0) & (each > 0)
+        uploads = np.round(sent[some] / each[some]).sum()
+        return float(sent[some].sum() / uploads) if uploads else 0.0
 
     def catalogue(self) -> str | None:
         """The digest of the users and items of its data; None of a run that has none."""

@@ -48,6 +48,7 @@ from .clock import Clock
 from .cohort import (
     at,
     chunk_of,
+    clients_at_once,
     in_chunks,
     now_of,
     over_clients,
@@ -157,7 +158,7 @@ def asynchronous(
         everyone = over_clients(train, state.private, cohort)
         outline = jax.eval_shape(everyone, cohort.ids[:1], state.private)[1]
         _check_aux(outline.aux)
-        c = min(chunk, cohort.ids.size) if chunk else rule(key, state, cohort)
+        c = clients_at_once(chunk, rule, key, state, cohort)
 
         def played(carry, ids):
             private, memory, flight = carry

@@ -25,6 +25,7 @@ from .cohort import (
     beginning,
     chunk_of,
     client_keys,
+    clients_at_once,
     copies,
     first_private,
     in_chunks,
@@ -91,7 +92,7 @@ def decentralized(
         begin = state.private, state.server["models"]
         everyone = over_clients(training(key, state, cohort), begin, cohort)
         whole = Packet(rows.dense(trees.trainable(state.shared)))
-        c = min(chunk, cohort.ids.size) if chunk else rule(key, state, cohort)
+        c = clients_at_once(chunk, rule, key, state, cohort)
 
         def played(carry, ids):
             here, trained, upload = everyone(ids, carry)

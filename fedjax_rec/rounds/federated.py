@@ -38,13 +38,15 @@ from .cohort import (
     audited,
     beginning,
     client_keys,
-    everybody,
+    clients_at_once,
+    copies,
     first_private,
     in_chunks,
     now_of,
     over_clients,
     put,
     rule_of_thumb,
+    served,
 )
 from .downlink import broadcasting, downloaded
 from .plan import checked
@@ -111,7 +113,7 @@ def federated(
         memory, like = (), rows.zero_update(shared)
         if uplink is not None or stages:
             remember = uplink_of(uplink, stages).init
-            memory = everybody(lambda id: remember(like), num_clients)
+            memory = copies(remember(like), num_clients)
         states = {"aggregator": aggregator.init(shared), "optimizer": optimizer.init(shared)}
         if broadcast is not None:
             states["downlink"] = broadcast.init(shared, num_clients)
@@ -138,7 +140,7 @@ def federated(
         train, of_clients, now = work(key, state, cohort)
         sender = uplink_of(uplink, stages, state.shared, aggregator.linear)
         everyone = over_clients(train, state.private, cohort)
-        c = min(chunk, cohort.ids.size) if chunk else rule(key, state, cohort)
+        c = clients_at_once(chunk, rule, key, state, cohort)
 
         def played(carry, ids):
             private, memory, total = carry
@@ -148,7 +150,7 @@ def federated(
                 ids, of_clients.encode(ids), at(memory, ids), upload, now
             )
             if broadcast is not None:
-                down = broadcast.received(state.server["downlink"], ids)
+                down = broadcast.received(state.server["downlink"], served(cohort, ids))
             keep, upload, rejected = judged(ids, data.num_clients, here, sent, upload)
             arrived = keep
             if timed is not None:
@@ -186,8 +188,9 @@ def federated(
         states = {"aggregator": finished, "optimizer": moved}
         if broadcast is not None:
             before, downlink_key = state.server["downlink"], keys.stream(of_round, "downlink")
+            got = cohort.ids if cohort.stopped is None else cohort.stopped
             states["downlink"] = broadcast.send(
-                downlink_key, before, shared, state.round, cohort.ids
+                downlink_key, before, shared, state.round, served(cohort, got)
             )
         if timed is not None:
             states["clock"], info = timed.finish(state.server["clock"], cohort, info)
@@ -220,6 +223,7 @@ def at_work(client: Client, key, round, shared: PyTree, cohort: Cohort):
         down = upload.down
         if down is None:
             down = wire.nbytes(downloaded(trees.trainable(shared), upload.update))
+        down = jnp.where(cohort.data.sizes(id) > 0, down, jnp.uint32(0))
         return private, replace(upload, down=None), down
 
     return train, of_clients, now

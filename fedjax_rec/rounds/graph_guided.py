@@ -29,8 +29,8 @@ from .cohort import (
     beginning,
     chunk_of,
     client_keys,
+    clients_at_once,
     copies,
-    everybody,
     first_private,
     in_chunks,
     now_of,
@@ -82,7 +82,7 @@ def graph_guided(
         shared = model.init(keys.stream(key, "shared"))[0]
         memory, like = (), rows.zero_update(shared)
         if uplink is not None:
-            memory = everybody(lambda id: sender.init(like), num_clients)
+            memory = copies(sender.init(like), num_clients)
         server = {
             "models": copies(trees.trainable(shared), num_clients),
             "similarity": jnp.zeros((num_clients, num_clients)),
@@ -123,6 +123,7 @@ def graph_guided(
                 # Of the target, what is there of the model.
                 got = downloaded(shared, update).body
                 down = wire.nbytes(Packet({"model": got, "target": got}))
+            down = jnp.where(cohort.data.sizes(id) > 0, down, jnp.uint32(0))
             return private, replace(upload, update=update, down=None), down
 
         n = cohort.data.num_clients
@@ -143,7 +144,7 @@ def graph_guided(
         train, of_clients, now, slices = at_work(key, state, cohort)
         targets, degree = guides(state, cohort.ids)
         everyone = over_clients(train, (state.private, targets), cohort, slices)
-        c = min(chunk, cohort.ids.size) if chunk else rule(key, state, cohort)
+        c = clients_at_once(chunk, rule, key, state, cohort)
 
         def played(carry, ids):
             private, memory, models = carry

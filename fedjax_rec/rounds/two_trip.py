@@ -35,7 +35,7 @@ from ..compress.remembered import nodes, remembered, values_of, with_values
 from ..rows import RowsUpdate
 from ..servers.step import as_server, step
 from ..types import Client, Cohort, Model, Packet, RoundInfo, Server, State, Strategy, Transform
-from .cohort import SMALLER, at, beginning, everybody, first_private, over_clients, put, vmapped
+from .cohort import SMALLER, at, beginning, copies, first_private, over_clients, put, vmapped
 from .downlink import live_where_it_moves
 from .federated import at_work
 from .memory import refuse_too_large
@@ -75,7 +75,7 @@ def power_sgd(
     def fresh(key, num_clients) -> State:
         shared = model.init(keys.stream(key, "shared"))[0]
         like = rows.zero_update(shared)
-        memory = everybody(lambda id: errors.init(like), num_clients)
+        memory = copies(errors.init(like), num_clients)
         found = nodes(like)
         states = {
             "warm": [start(_width(n), rank) if is_reducible(n, rank) else () for n in found],
@@ -164,8 +164,9 @@ def power_sgd(
         played = play(key, state, cohort)
         memory, private, upload, down, lefts, trips, applied, received, (keep, rejected) = played
         weights = upload.weight / jnp.maximum(upload.weight.sum(), 1e-30)
-        up = sum(_bytes(sent) for sent in trips if sent)
-        down = down + (_bytes(received) if received else 0)
+        sends = (upload.weight > 0) | (rejected > 0)
+        up = jnp.where(sends, sum(_bytes(sent) for sent in trips if sent), 0)
+        down = down + jnp.where(sends, _bytes(received) if received else 0, 0)
 
         def stored(weight, memory, update, applied):
             left = trees.subtract(values_of(update), applied)

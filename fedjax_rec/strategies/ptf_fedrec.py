@@ -42,6 +42,7 @@ from ..rounds.cohort import (
     beginning,
     chunk_of,
     client_keys,
+    clients_at_once,
     everybody,
     first_private,
     in_chunks,
@@ -193,7 +194,7 @@ def ptf_fedrec(
     def round(key, state: State, cohort: Cohort, chunk: int | None = None):
         store, ids, of_round = cohort.data, cohort.ids, jax.random.fold_in(key, state.round)
         work, prepare = at_work(key, state, cohort), partial(lessons, examples, num_items)
-        c = min(chunk, ids.size) if chunk else rule(key, state, cohort)
+        c = clients_at_once(chunk, rule, key, state, cohort)
         length = min(num_items, int(store.longest * (1 + max(gamma[1], 1))) + 1)
 
         def played(private, ids):

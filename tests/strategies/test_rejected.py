@@ -11,7 +11,7 @@ from pulling import KEY, MODEL, USERS, close, pulling, run, same, store
 
 from fedjax_rec import aggregate, compress, rows, simulate, strategies, trees
 from fedjax_rec.rounds.rejected import finite
-from fedjax_rec.types import Client, Stage, Upload
+from fedjax_rec.types import Client, Cohort, Stage, Upload
 
 # What of whom is not finite: rows, a dense leaf, what is kept, the loss.
 SPOILED = {3: "rows", 6: "bias", 9: "private", 12: "loss"}
@@ -95,6 +95,20 @@ def test_a_round_is_that_of_those_who_are_sound(name):
     for kept in ("private", "memory"):
         slices = lambda tree: jax.tree.map(lambda x: x[jnp.int32(list(SPOILED))], tree)
         same(slices(getattr(state, kept)), slices(getattr(before, kept)))
+
+
+def test_who_has_no_data_is_billed_nothing_and_who_is_named_twice_is_refused():
+    """Neither the dense leaves nor a header, both ways, with a broadcast or without."""
+    data = without(store(), [2, 5])
+    for more in ({}, {"downlink": compress.identity()}):
+        strategy = strategies.federated(pulling(), MODEL, clients_per_chunk=4, **more)
+        _, infos = run(strategy, data, [THERE, THERE])
+        for info in infos:
+            for bytes in (info.bytes_up, info.bytes_down):
+                np.testing.assert_array_equal(np.asarray(bytes) > 0, ~np.isin(THERE, [2, 5]))
+    state = strategy.init(KEY, USERS)
+    with pytest.raises(ValueError, match=r"client 3 is named 2 times.*name each client once"):
+        strategy.round(KEY, state, Cohort(jnp.int32([3, USERS, 3, USERS]), data))
 
 
 def test_what_is_in_flight_holds_nothing_of_the_rejected():
