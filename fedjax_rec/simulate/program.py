@@ -60,15 +60,13 @@ def program(
         ids = draws.draw(draw, state.round, n)
         state, info = strategy.round(keys.stream(key, "round"), state, Cohort(ids, store), chunk)
         refused = jnp.zeros(ids.shape) if info.rejected is None else info.rejected
-        # Numbers of a client, by examples; where nobody counts, as when all are late, of all asked,
-        # and where nobody was, there is nothing to tell.
-        asked = (ids < n) & (refused == 0)
+        # Numbers of a client, by examples; where nobody counts, as when all are late, of all who
+        # trained, and where nobody did, there is nothing to tell.
+        asked = (ids < n) & (refused == 0) & (store.sizes(ids) > 0)
         counts = info.weight > 0
         weight = jnp.where(counts.any(), info.weight, asked.astype(jnp.float32))
         mean = lambda x: jnp.where(weight != 0, x * weight, 0).sum() / weight.sum()
         means = {name: mean(x) for name, x in info.metrics.items() if x.ndim == 1}
-        if "loss" in means:
-            means["loss"] = jnp.where(counts.any(), means["loss"], jnp.nan)
         told = {
             "clients": counts.sum(),
             "rejected": jnp.where(refused > 0, ids, -1),
