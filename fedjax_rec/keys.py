@@ -51,7 +51,18 @@ def mix(x: jax.Array) -> jax.Array:
 
 def below(bits: jax.Array, n: jax.Array) -> jax.Array:
     """int32 in [0, n) from uint32 bits, as floor(bits * n / 2^32); bias at most n / 2^32."""
-    return jax.lax.mulhi(bits, jnp.broadcast_to(n, bits.shape).astype(jnp.uint32)).astype(jnp.int32)
+    return upper_half(bits, jnp.asarray(n).astype(jnp.uint32)).astype(jnp.int32)
+
+
+def upper_half(a: jax.Array, b: jax.Array) -> jax.Array:
+    """uint32: floor(a * b / 2^32) of uint32 numbers, from products of their halves of 16 bits.
+
+    `jax.lax.mulhi` gives the same bits, and no program over more than one device (Shardy).
+    """
+    a_high, a_low, b_high, b_low = a >> 16, a & 0xFFFF, b >> 16, b & 0xFFFF
+    middle = a_high * b_low + (a_low * b_low >> 16)
+    other = a_low * b_high + (middle & 0xFFFF)
+    return a_high * b_high + (middle >> 16) + (other >> 16)
 
 
 def permute(index: jax.Array, n: jax.Array, seed: jax.Array) -> jax.Array:
@@ -76,6 +87,6 @@ def permute(index: jax.Array, n: jax.Array, seed: jax.Array) -> jax.Array:
         x = jnp.where(index < p, y ^ (y >> shift), index)
         x = (x >> 1) + jnp.where((x & 1) == 1, (n + 1) >> 1, 0)
         a, b = mix(a + jnp.uint32(0x9E3779B9)), mix(b ^ a)
-        x = x + jax.lax.mulhi(a ^ b, n)
+        x = x + upper_half(a ^ b, n)
         index = jnp.where(x >= n, x - n, x)
     return index

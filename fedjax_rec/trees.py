@@ -11,6 +11,9 @@ import jax.numpy as jnp
 
 from .types import PyTree, record
 
+# Numbers a client below which leaving clients out of a sum costs less than asking whether to.
+SMALL = 1024
+
 
 @record
 class Frozen:
@@ -67,6 +70,16 @@ def typed_as(tree: PyTree, like: PyTree) -> PyTree:
     return jax.tree.map(one, tree, like)
 
 
+def widened(tree: PyTree) -> PyTree:
+    """`tree` with its floats in float32 at least."""
+
+    def one(x):
+        floating = jnp.issubdtype(x.dtype, jnp.floating)
+        return x.astype(jnp.promote_types(x.dtype, jnp.float32)) if floating else x
+
+    return jax.tree.map(one, tree)
+
+
 def leading(mask: jax.Array, x: jax.Array) -> jax.Array:
     """`mask` [c] in the shape in which it broadcasts against x [c, ...]."""
     return mask.reshape(mask.shape + (1,) * (x.ndim - 1))
@@ -83,15 +96,21 @@ def select_each(there: jax.Array, a: PyTree, b: PyTree) -> PyTree:
 
 
 def weighted_sum(weights: jax.Array, tree: PyTree) -> PyTree:
-    """sum_k weights[k] * leaf[k] for leaves [c, ...].
+    """sum_k weights[k] * leaf[k] for leaves [c, ...], in float32 at least.
 
-    A matrix product: on CPU a reduction over the leading axis took 80% of a round.
+    What weighs 0 is not looked at: it may be NaN. A matrix product: on CPU a reduction over the
+    leading axis took 80% of a round.
     """
+    weigh = jnp.asarray(weights, jnp.float32)
 
     def one(x):
         flat = x.reshape(x.shape[0], -1)
-        total = jnp.matmul(weights.astype(flat.dtype), flat, precision="highest")
-        return total.reshape(x.shape[1:])
+        total = lambda flat: jnp.matmul(weigh, flat, precision="highest")
+        some = lambda flat: total(jnp.where(weigh[:, None] != 0, flat, 0))
+        if flat.shape[1] < SMALL:
+            return some(flat).reshape(x.shape[1:])
+        # The copy is made where there is anybody to leave out.
+        return jax.lax.cond((weigh != 0).all(), total, some, flat).reshape(x.shape[1:])
 
     return jax.tree.map(one, tree)
 

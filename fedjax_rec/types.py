@@ -266,11 +266,17 @@ class Packet:
 
 @record
 class Cohort:
-    """The clients of one round. ids: int32[C], where `id == num_clients` marks padding;
-    data: what those clients hold, one copy for all of them (see `data.Store`)."""
+    """The clients of one round. ids: int32[C], each once, where `id == num_clients` marks padding;
+    data: what those clients hold, one copy for all of them (see `data.Store`).
+    stopped: int32[S], all who were sent the model, where some of them were told to stop and are not
+    among `ids` (`over_selection`); None where nobody was.
+
+    A client that stands in `ids` twice would count twice. Rounds refuse it where the ids are known;
+    in a compiled program they are not, and `simulate` looks at the ids that it drew."""
 
     ids: Int32[Array, " C"]
     data: PyTree
+    stopped: Int32[Array, " S"] | None = None
 
 
 @record
@@ -311,6 +317,8 @@ class RoundInfo:
     sum them on the host as Python ints, since 2^32 is soon passed.
     verdicts: float32[C], what the aggregator made of each upload, 0 for those that it rejected; or
     None where it takes all.
+    rejected: float32[C], 1 for clients whose round was not finite, who weigh nothing and keep what
+    they had, see `rounds.rejected`; None of a strategy that does not look.
     """
 
     metrics: dict[str, Array]
@@ -318,3 +326,4 @@ class RoundInfo:
     bytes_up: UInt32[Array, " C"]
     bytes_down: UInt32[Array, " C"]
     verdicts: Float32[Array, " C"] | None = None
+    rejected: Float32[Array, " C"] | None = None

@@ -1,5 +1,9 @@
 """Key streams: by name, by client id and never by slot; counters that permute and draw."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -103,6 +107,50 @@ def test_below_is_uniform_and_in_range(n):
         assert chi_square(np.bincount(out, minlength=n)) < 5
     ends = keys.below(jnp.uint32([0, 2**32 - 1]), n)
     assert ends.tolist() == [0, n - 1]
+
+
+def test_the_upper_half_of_a_product_is_that_of_64_bits():
+    rng = np.random.default_rng(0)
+    ends = np.uint32([0, 1, 2, 0xFFFF, 0x10000, 0x10001, 2**31 - 1, 2**31, 2**32 - 1])
+    drawn = rng.integers(0, 2**32, (2, 20_000), dtype=np.uint32)
+    a, b = (
+        np.concatenate([x, y.ravel()]) for x, y in zip(drawn, np.meshgrid(ends, ends), strict=True)
+    )
+    want = (a.astype(np.uint64) * b.astype(np.uint64) >> np.uint64(32)).astype(np.uint32)
+    np.testing.assert_array_equal(keys.upper_half(jnp.asarray(a), jnp.asarray(b)), want)
+
+
+TWO_DEVICES = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from fedjax_rec import keys
+from fedjax_rec.wire import indices
+
+def drawn(index, seed):
+    number = keys.permute(index, jnp.uint32(90), seed)
+    ids = jnp.sort(number.astype(jnp.int32))
+    return keys.below(keys.mix(number), 7), indices.nbytes_of_list(ids, ids < 60, 90)
+
+index, seed = jnp.arange(90, dtype=jnp.uint32), jnp.uint32([5, 6])
+alone = jax.jit(drawn)(index, seed)
+mesh = Mesh(np.array(jax.devices()), "c")
+assert mesh.size == 2
+parted = jax.device_put(index, NamedSharding(mesh, PartitionSpec("c")))
+whole = jax.device_put(seed, NamedSharding(mesh, PartitionSpec()))
+both = jax.jit(drawn)(parted, whole)
+assert all(np.array_equal(x, y) for x, y in zip(alone, both))
+"""
+
+
+def test_a_program_over_two_devices_draws_the_same_bits():
+    there = {
+        **os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "0",
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", TWO_DEVICES], env=there, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_below_takes_a_bound_for_each_number():

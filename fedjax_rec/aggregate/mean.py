@@ -26,7 +26,9 @@ def linear(
 
     def reduce(state, uploads: Upload, now):
         weights = weigh(uploads.weight)
-        factors = weights if times is None else weights * times(uploads)
+        factors = weights
+        if times is not None:
+            factors = jnp.where(weights != 0, weights * times(uploads), 0)
         return {"update": rows.weighted_sum(factors, uploads.update), "weight": weights.sum()}
 
     def finish(key, state, summary, now):
@@ -61,7 +63,7 @@ def row_wise(times: Callable[[Upload], jax.Array] | None = None) -> Aggregator:
 
     def reduce(state, uploads: Upload, now):
         there = (uploads.weight > 0).astype(jnp.float32)
-        factor = 1.0 if times is None else times(uploads)
+        factor = 1.0 if times is None else jnp.where(uploads.weight > 0, times(uploads), 0)
         weigh = lambda x: there if rows.is_table(x) else uploads.weight
         one = lambda x: rows.weighted_sum(weigh(x) * factor, x)
         update = rows.map_nodes(one, uploads.update)

@@ -75,7 +75,8 @@ def _amount(where: str, momentum: float | None, proximal: float | None):
 
 def _times_effective(aggregator: Aggregator, amount: Callable) -> Aggregator:
     def reduce(state, uploads: Upload, now):
-        together = (uploads.weight * amount(uploads)).sum()
+        counts = uploads.weight > 0
+        together = jnp.where(counts, uploads.weight * amount(uploads), 0).sum()
         weight = uploads.weight.sum()
         inner = aggregator.reduce(state, uploads, now)
         return {"mean": inner, "amount": together, "weight": weight}

@@ -60,6 +60,7 @@ class Turns:
 def turns_of(batches, passes: Passes, key: jax.Array, data) -> Turns:
     """The turns of the client that holds `data`; the same key gives the same examples."""
     epochs, steps, batch_size = passes.epochs, passes.steps, passes.batch_size
+    _refuse_too_many(batches.most(data.store), passes)
     seed = keys.words(keys.stream(key, "examples"), 4)
     count = batches.count(data).astype(jnp.uint32)
     if batches.longest is None:
@@ -96,6 +97,20 @@ def turns_of(batches, passes: Passes, key: jax.Array, data) -> Turns:
         return jax.random.fold_in(of_epoch, turn % cycle)
 
     return Turns(draw, turns, count, key_of, most, batches.ids_in(data.store), batch_size)
+
+
+def _refuse_too_many(most: int, passes: Passes) -> None:
+    """Raises ValueError where examples or batches of a round are more than an int32 counts."""
+    batches = passes.steps or passes.epochs * -(-most // passes.batch_size)
+    for what, count, less in (
+        ("examples of one client", most + passes.batch_size, "draw fewer negatives"),
+        ("batches of one client in a round", batches, "use fewer epochs or steps"),
+    ):
+        if count >= 2**31:
+            raise ValueError(
+                f"{count} {what} are more than 2^31 - 1, which a round can count; {less}, or deal "
+                "the users to more clients (data.by_hash)."
+            )
 
 
 def _once(compute: Callable[[], PyTree], positive: jax.Array) -> PyTree:

@@ -19,7 +19,9 @@ def value_and_gradient(
 ) -> tuple[jax.Array, PyTree]:
     """(loss, gradients) at `params`, {"shared": ..., "private": ...} with tables as `LocalTable`.
 
-    Gradients are `rows.RowsGradient` of tables, and None of leaves that `covers(path)` leaves out.
+    Of a batch of padding both are 0, whatever the loss makes of no example: it may divide by their
+    number. Gradients are `rows.RowsGradient` of tables, and None of leaves that `covers(path)`
+    leaves out.
     shared: the server's pytree, of which the frozen leaves are taken.
     """
     paths, structure = rows.flatten(params)
@@ -45,8 +47,13 @@ def value_and_gradient(
         whole = trees.with_frozen(tree["shared"], shared)
         return model.loss(whole, tree["private"], batch, key)
 
+    for (path, x), train in zip(paths, trained, strict=True):
+        if train:
+            _check_floats(path_of(path), x.values if rows.is_table(x) else x)
     chosen = [value for value, train in zip(seen, trained, strict=True) if train]
+    real = batch["mask"].sum() > 0
     value, gradients = jax.value_and_grad(loss)(chosen)
+    value, gradients = trees.select(real, (value, gradients), trees.zeros_like((value, gradients)))
     gradients = iter(gradients)
     out = []
     for x, s, train in zip(leaves, slots, trained, strict=True):
@@ -58,3 +65,11 @@ def value_and_gradient(
             )
         out.append(gradient)
     return value, structure.unflatten(out)
+
+
+def _check_floats(path: str, x) -> None:
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(
+            f"{path} is of {x.dtype.name}, which has no gradient; keep it in trees.Frozen(...) "
+            "(models.Frozen of a module), or train a float."
+        )

@@ -70,16 +70,17 @@ def sgd(learning_rate: float) -> Local:
 
 def _sgd(learning_rate) -> Local:
     def apply(state, params, gradients, active, now):
-        # The gradient of a batch of padding is zero only where the loss masks all its terms.
-        rate = jnp.where(active, learning_rate, 0.0)
+        # What stands in the gradient's place may be anything in a batch of padding, NaN included.
+        taken = lambda change: jnp.where(active, change, 0)
+        rate = jnp.asarray(learning_rate, jnp.float32)
 
         def one(p, g):
             if not isinstance(p, LocalTable):
-                return (p - rate * g).astype(p.dtype)
+                return (p - taken(rate * g)).astype(p.dtype)
             drift = None if p.drift is None else p.drift.after(active)
             times = -rate if drift is None else -rate / drift.scale
-            step = p.values if g.dense is None else p.values - rate * g.dense
-            step = step.at[g.slots].add(times * g.values, mode="promise_in_bounds")
+            step = p.values if g.dense is None else p.values - taken(rate * g.dense)
+            step = step.at[g.slots].add(taken(times * g.values), mode="promise_in_bounds")
             return replace(p, values=step, drift=drift)
 
         return state, rows.map_nodes(one, params, gradients)
@@ -95,17 +96,17 @@ def scheduled(make: Callable[..., Local | optax.GradientTransformation], schedul
         schedule: schedule(round) -> float32[].
 
     Returns:
-        A `Local` with the state of `make(schedule(0))`.
+        A `Local` with the state of `make(schedule(0))`. The schedule may begin, or end, at 0.
 
     Raises:
-        ValueError: where the first value of the schedule is not positive.
+        ValueError: where the first value of the schedule is below 0.
 
     Example:
         >>> import optax
         >>> from fedjax_rec import clients
         >>> slower = clients.scheduled(clients.sgd, optax.linear_schedule(1.0, 0.1, 100))
     """
-    positive("scheduled", "schedule(0)", schedule(0))
+    at_least("scheduled", "schedule(0)", schedule(0), 0)
     factory = _sgd if make is sgd else make  # a rate may fall to 0
 
     def of(round) -> Local:
@@ -117,14 +118,17 @@ def scheduled(make: Callable[..., Local | optax.GradientTransformation], schedul
     def apply(state, params, gradients, active, now):
         return of(now.round).apply(state, params, gradients, active, now)
 
-    return Local(init, apply, of(0).covers, lambda path, now: of(now.round).rate(path, now))
+    # What is trained does not depend on the value, which may be 0 in the first rounds.
+    covers = as_local(factory(jnp.float32(1.0))).covers
+    return Local(init, apply, covers, lambda path, now: of(now.round).rate(path, now))
 
 
 def from_optax(transform: optax.GradientTransformation) -> Local:
     """Steps with any optax transform; each step costs the client's whole local tables.
 
     On the touched rows it is what it would be on the whole table, as long as it leaves rows with
-    zero gradient and zero state where they are (weight decay does not).
+    zero gradient and zero state where they are (weight decay does not). Of narrower parameters the
+    state and the step are float32: Adam's epsilon is 0 in float16.
 
     Args:
         transform: such as `optax.adam(1e-3)`; it starts afresh in every round.
@@ -134,13 +138,16 @@ def from_optax(transform: optax.GradientTransformation) -> Local:
     """
 
     def init(params, now):
-        return transform.init(rows.dense(params))
+        return transform.init(trees.widened(rows.dense(params)))
 
     def apply(state, params, gradients, active, now):
-        before = rows.dense(params)
-        updates, after = transform.update(rows.at_rows(gradients, params), state, before)
+        kept = rows.dense(params)
+        before = trees.widened(kept)
+        slopes = trees.widened(rows.at_rows(gradients, params))
+        updates, after = transform.update(slopes, state, before)
         keep = lambda new, old: jnp.where(active, new, old)
-        stepped = jax.tree.map(keep, optax.apply_updates(before, updates), before)
+        stepped = trees.typed_as(optax.apply_updates(before, updates), kept)
+        stepped = jax.tree.map(keep, stepped, kept)
         state = jax.tree.map(keep, trees.typed_as(after, state), state)
         return state, rows.with_values(params, stepped)
 

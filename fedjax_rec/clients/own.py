@@ -24,7 +24,8 @@ def with_own(model: Model, more: Callable[[], dict] = dict) -> Callable:
 
     def init(key, common=None):
         shared, private = model.init(key, common)
-        own = {"shared": rows.zeros_of(shared), "private": private}
+        zeros = trees.zeros_like(trees.trainable(shared))
+        own = {"shared": zeros, "private": private}
         return shared, {"model": private, "own": own, "met": jnp.bool_(False), **more()}
 
     return init

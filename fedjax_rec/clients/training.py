@@ -175,7 +175,8 @@ def train(
             params = rows.merge(changed, params)
             values.append(value)
             after.append(state)
-        return tuple(after), params, total + values[0] * size, seen + size, taken + (size > 0)
+        total = total + jnp.where(size > 0, values[0] * size, 0.0)
+        return tuple(after), params, total, seen + size, taken + (size > 0)
 
     zero = jnp.float32(0)
     first = tuple(o.init(start, now) for o in optimizers), begin, zero, zero, zero

@@ -118,6 +118,7 @@ class Config:
     audit: int
     threads: int
     memory_budget: str | int | None
+    most_rejected: float
     start_from: str | None
     plain: dict[str, Any]
 
@@ -178,6 +179,7 @@ def read(
         audit=made.audit,
         threads=made.threads,
         memory_budget=made.memory_budget,
+        most_rejected=0.1 if made.most_rejected is None else made.most_rejected,
         start_from=made.start_from,
         plain=plain,
     )
@@ -209,6 +211,7 @@ def _parser(factories, paths) -> ArgumentParser:
     parser.add_argument("--audit", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--memory_budget", type=str | int | None, default=None)
+    parser.add_argument("--most_rejected", type=float | None, default=None)
     parser.add_argument("--start_from", type=str | None, default=None)
     parser.add_class_arguments(Data, "data")
     parser.add_class_arguments(Evaluation, "evaluation")
@@ -310,6 +313,8 @@ def _check_numbers(made: Namespace) -> None:
         )
     if made.memory_budget is not None:
         bytes_of("memory_budget", made.memory_budget)
+    if made.most_rejected is not None and not 0 <= made.most_rejected <= 1:
+        raise ConfigError(f"most_rejected={made.most_rejected} is no share; use 0 to 1.")
     if not made.evaluation.metrics:
         raise ConfigError("evaluation.metrics=[] measures nothing; use [hr@10, ndcg@10].")
 

@@ -37,6 +37,11 @@ class Bar:
     def __exit__(self, *error) -> None:
         self.progress.__exit__(*error)
 
+    def say(self, line: str) -> None:
+        """A line above the bar."""
+        if not self.progress.disable:
+            self.progress.console.print(line, highlight=False, soft_wrap=True)
+
     def update(self, record: dict) -> None:
         self.sent += record["bytes_up"]
         self.got += record["bytes_down"]

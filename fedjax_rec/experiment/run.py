@@ -199,13 +199,16 @@ def _run(config: Config, folder: RunFolder, show: bool) -> dict:
     kept = BestState(folder.best, config.keep_best)
     rounds = simulate.simulate(
         strategy, store, config.rounds, key, config.cohorts, experiment.measure,
-        config.evaluation.every, state=state, calls=calls,
+        config.evaluation.every, state=state, calls=calls, most_rejected=config.most_rejected,
     )  # fmt: skip
     elapsed = spent + (records[-1]["seconds"] if records else 0.0)
     with _interruptible() as interrupted, Bar(config, records, chooser, show) as bar:
         for progress in rounds:
             elapsed += progress.metrics["seconds"]
             record = {**progress.metrics, "seconds": elapsed}
+            if progress.rejected:
+                record["rejected_clients"] = {str(r): ids for r, ids in progress.rejected.items()}
+                bar.say(_without(progress.rejected))
             records.append(record)
             if best_of(records, chooser, protocol) is record:
                 best = {"values": progress.values["test"]}
@@ -315,6 +318,15 @@ def _interruptible() -> Iterator[list]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _without(rejected: dict[int, list[int]]) -> str:
+    """Who was left out of which rounds, in one line."""
+    rounds = (f"round {at}: {', '.join(map(str, ids))}" for at, ids in rejected.items())
+    return (
+        f"left out clients whose round was not finite ({'; '.join(rounds)}); lower the learning "
+        "rates where there are many."
+    )
 
 
 def _due(records: list[dict], every: int) -> bool:

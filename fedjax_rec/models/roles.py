@@ -63,6 +63,12 @@ def from_nnx(build: Callable[[nnx.Rngs], nnx.Module]) -> Model:
     """
     outline = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
     for path, variable in nnx.to_flat_state(nnx.state(outline)):
+        if isinstance(variable, nnx.BatchStat):
+            raise TypeError(
+                f"from_nnx: variable {'.'.join(map(str, path))} holds statistics of batches, which "
+                "change while a client trains and have no place in a round; normalise with "
+                "nnx.LayerNorm or nnx.GroupNorm, which keep none."
+            )
         if not isinstance(variable, (nnx.Param, Frozen, nnx.RngState)):
             raise TypeError(
                 f"from_nnx: variable {'.'.join(map(str, path))} is a {type(variable).__name__}; "

@@ -51,13 +51,16 @@ class Run:
         return tuple(m for m in metrics if m in self.summary["best"]) or (selected,)
 
     def bytes_per_client(self) -> float:
-        """Uplink bytes of a client in a round; a record without uplink (before training) counts
-        not."""
-        clients, totals = (
-            self.column("clients")[self.column("bytes_up") > 0],
-            self.summary["totals"],
-        )
-        return totals["bytes_up"] / (totals["rounds"] * clients.mean()) if clients.size else 0.0
+        """Uplink bytes of a client in a round in which it sent any: all bytes over all uploads."""
+        sent, each = self.column("bytes_up"), self.column("bytes_up_per_client")
+        some, totals = sent > 0, self.summary["totals"]
+        if not some.any():
+            return 0.0
+        told = some & (each > 0)
+        uploads = np.round(sent[told] / each[told]).sum()
+        if not uploads:  # records that do not say what a client sent
+            uploads = totals["rounds"] * self.column("clients")[some].mean()
+        return float(totals["bytes_up"] / uploads)
 
     def catalogue(self) -> str | None:
         """The digest of the users and items of its data; None of a run that has none."""

@@ -48,6 +48,7 @@ from .clock import Clock
 from .cohort import (
     at,
     chunk_of,
+    clients_at_once,
     in_chunks,
     now_of,
     over_clients,
@@ -70,6 +71,7 @@ from .inflight import (
     summary_of,
 )
 from .memory import refuse_too_large
+from .rejected import judged
 from .selection import of_cohort
 from .timed import check_clients
 from .uplink import uplink_of
@@ -157,15 +159,17 @@ def asynchronous(
         outline = jax.eval_shape(everyone, cohort.ids[:1], state.private)[1]
         _check_aux(outline.aux)
         _check_known(outline.known)
-        c = min(chunk, cohort.ids.size) if chunk else rule(key, state, cohort)
+        c = clients_at_once(chunk, rule, key, state, cohort)
 
         def played(carry, ids):
             private, memory, flight = carry
             here, upload, down = everyone(ids, private)
+            change = upload.update
             kept, upload, up = sender.chunk(
                 ids, of_clients.encode(ids), at(memory, ids), upload, now
             )
-            weight = jnp.where(ids < nobody, upload.weight, 0.0)
+            keep, upload, rejected = judged(ids, nobody, here, change, upload)
+            weight = upload.weight
             took = clock.seconds(clock_key, ids, weight, down, up)
             hold = vmapped(
                 lambda update: held.hold(before, laid_out(update, held_rows)), upload.update
@@ -174,8 +178,9 @@ def asynchronous(
             sent["steps"] = upload.aux.get("steps", jnp.zeros_like(weight))
             places = places_of(flight, ids, nobody)
             flight = {**flight, **{k: put(flight[k], places, x) for k, x in sent.items()}}
-            info = RoundInfo({**upload.metrics, "client_seconds": took}, weight, up, down)
-            return (put(private, ids, here), put(memory, ids, kept), flight), ((), info)
+            metrics = {**upload.metrics, "client_seconds": took}
+            info = RoundInfo(metrics, weight, up, down, rejected=rejected)
+            return (put(private, keep, here), put(memory, keep, kept), flight), ((), info)
 
         begin = state.private, state.memory, flight
         carry, _, info, _ = in_chunks(played, begin, cohort, c)

@@ -19,8 +19,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .. import keys, rows, trees, wire
+from ..check import is_traced
 from ..types import Client, Cohort, Now, Packet, PyTree, State
 from .memory import clients_that_fit, refuse_too_large
 
@@ -103,6 +105,7 @@ def over_clients(each: Callable, held: PyTree, cohort: Cohort, slices: Callable 
     held: leaves [N, ...], of which `mine` is the client's slice, any of padding; or what
     slices(held, ids) makes a slice of.
     """
+    _refuse_repeated(cohort)
     data, of = cohort.data, slices or at
     args = lambda ids, held: (ids, of(held, ids), data.take(ids))
     outline = jax.eval_shape(args, cohort.ids[:1], held)
@@ -115,6 +118,11 @@ def chunk_of(asked: int | str | None, nbytes: int, cohort: Cohort) -> int:
     Budgets, such as "2GiB", are for `plan`."""
     size = cohort.ids.shape[0]
     return min(asked if isinstance(asked, int) else clients_that_fit(nbytes, size), size)
+
+
+def clients_at_once(told: int | None, rule: Callable[..., int], key, state, cohort: Cohort) -> int:
+    """`c` of a round: as it was told, but no more than the cohort, or by the strategy's rule."""
+    return min(told, cohort.ids.size) if told else rule(key, state, cohort)
 
 
 def rule_of_thumb(asked: int | str | None, each_of: Callable) -> Callable[..., int]:
@@ -170,14 +178,32 @@ def audited(
     return over_clients(one, held, cohort, slices)(cohort.ids, held)
 
 
+def served(cohort: Cohort, ids: jax.Array) -> jax.Array:
+    """`ids` with padding in place of clients without data, to whom nothing is sent."""
+    return jnp.where(cohort.data.sizes(ids) > 0, ids, cohort.data.num_clients)
+
+
 def at(tree: PyTree, ids: jax.Array) -> PyTree:
     """The slices `ids` of leaves [N, ...]; of padding any."""
     return jax.tree.map(lambda x: x.at[ids].get(mode="clip"), tree)
 
 
 def put(tree: PyTree, ids: jax.Array, new: PyTree) -> PyTree:
-    """`tree` with the slices `ids` replaced; padding vanishes."""
-    return jax.tree.map(lambda x, y: x.at[ids].set(y, mode="drop"), tree, new)
+    """`tree` with the slices `ids` replaced, in its types; padding vanishes."""
+    return jax.tree.map(lambda x, y: x.at[ids].set(y.astype(x.dtype), mode="drop"), tree, new)
+
+
+def _refuse_repeated(cohort: Cohort) -> None:
+    """Raises ValueError where ids that are known before tracing name a client twice."""
+    if is_traced(cohort.ids) or isinstance(cohort.ids, jax.ShapeDtypeStruct):
+        return
+    ids = np.asarray(cohort.ids)
+    named, times = np.unique(ids[ids < cohort.data.num_clients], return_counts=True)
+    if (times > 1).any():
+        raise ValueError(
+            f"Cohort(ids): client {named[times.argmax()]} is named {times.max()} times and would "
+            "count as often; name each client once."
+        )
 
 
 def local_bytes(update: PyTree) -> int:

@@ -25,6 +25,7 @@ from .cohort import (
     beginning,
     chunk_of,
     client_keys,
+    clients_at_once,
     copies,
     first_private,
     in_chunks,
@@ -34,6 +35,7 @@ from .cohort import (
 )
 from .exchange import Exchange
 from .plan import checked
+from .rejected import judged
 
 
 def decentralized(
@@ -90,14 +92,18 @@ def decentralized(
         begin = state.private, state.server["models"]
         everyone = over_clients(training(key, state, cohort), begin, cohort)
         whole = Packet(rows.dense(trees.trainable(state.shared)))
-        c = min(chunk, cohort.ids.size) if chunk else rule(key, state, cohort)
+        c = clients_at_once(chunk, rule, key, state, cohort)
 
         def played(carry, ids):
             here, trained, upload = everyone(ids, carry)
-            seen = upload.metrics, jnp.where(ids < store.num_clients, upload.weight, 0.0)
-            return put(carry, ids, (here, trained)), ((), seen)
+            keep, upload, rejected = judged(ids, store.num_clients, here, trained, upload)
+            private, models = carry
+            there = jnp.where(upload.weight > 0, ids, store.num_clients)
+            seen = upload.metrics, upload.weight, rejected
+            return (put(private, keep, here), put(models, there, trained)), ((), seen)
 
-        (private, models), _, (metrics, weight), _ = in_chunks(played, begin, cohort, c)
+        (private, models), _, seen, _ = in_chunks(played, begin, cohort, c)
+        metrics, weight, rejected = seen
         exchange_key = keys.stream(jax.random.fold_in(key, state.round), "exchange")
         weights = jnp.zeros(store.num_clients).at[cohort.ids].set(weight, mode="drop")
         models, sent, got = exchange.mix(exchange_key, state.round, weights, models)
@@ -105,8 +111,10 @@ def decentralized(
         metrics = {**metrics, "consensus": jnp.where(weight > 0, distance, 0.0)}
         times = lambda count: count.at[cohort.ids].get(mode="fill", fill_value=0)
         nbytes = wire.nbytes(whole)
-        info = RoundInfo(metrics, weight, nbytes * times(sent), nbytes * times(got))
+        up, down = nbytes * times(sent), nbytes * times(got)
+        info = RoundInfo(metrics, weight, up, down, rejected=rejected)
         shared = trees.with_frozen(mean, state.shared)
+        shared = trees.typed_as(shared, state.shared)
         return State(shared, private, (), {"models": models}, state.round + 1), info
 
     def packets(key, state: State, cohort: Cohort):

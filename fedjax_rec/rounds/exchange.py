@@ -82,7 +82,8 @@ def pairs() -> Exchange:
 def gossip(graph: Graph) -> Exchange:
     """Every client mixes the models of its neighbours: M_k <- sum_j W[k, j] M_j.
 
-    An edge to somebody who is not there has no weight; what it had, the model itself gets. Of a
+    An edge to somebody who is not there has no weight; what it had, the model itself gets, or all
+    who are there where everybody hears everybody (`Graph.even`). Of a
     symmetric W with rows that sum to 1 the mean of the models stays as it is, and their distance
     from it falls by the second largest |eigenvalue| of W a round. Costs N d models.
     """
@@ -91,6 +92,8 @@ def gossip(graph: Graph) -> Exchange:
         ids, shares = _neighbours(graph.mixing(weight.shape[0]))
         there = weight > 0
         on = there[:, None] & there[ids] & (ids != jnp.arange(there.size)[:, None])
+        if graph.even:
+            shares = jnp.full(ids.shape, 1.0 / jnp.maximum(there.sum(), 1))
         shares = jnp.where(on, shares, 0.0)
         own = 1.0 - shares.sum(1)
 
@@ -98,7 +101,7 @@ def gossip(graph: Graph) -> Exchange:
             mixed = trees.leading(own, x) * x
             for j in range(ids.shape[1]):
                 mixed = mixed + trees.leading(shares[:, j], x) * x[ids[:, j]]
-            return jnp.where(trees.leading(there, x), mixed, x)
+            return jnp.where(trees.leading(there, x), mixed, x).astype(x.dtype)
 
         used = on & (shares > 0)
         sent = jnp.zeros(there.size, jnp.uint32).at[ids].add(used.astype(jnp.uint32))
@@ -114,7 +117,8 @@ def average() -> Exchange:
         there = weight > 0
         share = weight / jnp.maximum(weight.sum(), 1.0)
         mean = trees.weighted_sum(share, models)
-        after = jax.tree.map(lambda x, m: jnp.where(trees.leading(there, x), m, x), models, mean)
+        one = lambda x, m: jnp.where(trees.leading(there, x), m, x).astype(x.dtype)
+        after = jax.tree.map(one, models, mean)
         once = there.astype(jnp.uint32)
         return after, once, once
 

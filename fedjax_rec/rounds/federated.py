@@ -38,16 +38,19 @@ from .cohort import (
     audited,
     beginning,
     client_keys,
-    everybody,
+    clients_at_once,
+    copies,
     first_private,
     in_chunks,
     now_of,
     over_clients,
     put,
     rule_of_thumb,
+    served,
 )
 from .downlink import broadcasting, downloaded
 from .plan import checked
+from .rejected import judged
 from .timed import timing
 from .uplink import uplink_of
 
@@ -110,7 +113,7 @@ def federated(
         memory, like = (), rows.zero_update(shared)
         if uplink is not None or stages:
             remember = uplink_of(uplink, stages).init
-            memory = everybody(lambda id: remember(like), num_clients)
+            memory = copies(remember(like), num_clients)
         states = {"aggregator": aggregator.init(shared), "optimizer": optimizer.init(shared)}
         if broadcast is not None:
             states["downlink"] = broadcast.init(shared, num_clients)
@@ -137,20 +140,21 @@ def federated(
         train, of_clients, now = work(key, state, cohort)
         sender = uplink_of(uplink, stages, state.shared, aggregator.linear)
         everyone = over_clients(train, state.private, cohort)
-        c = min(chunk, cohort.ids.size) if chunk else rule(key, state, cohort)
+        c = clients_at_once(chunk, rule, key, state, cohort)
 
         def played(carry, ids):
             private, memory, total = carry
             here, upload, down = everyone(ids, private)
+            sent = upload.update
             kept, upload, up = sender.chunk(
                 ids, of_clients.encode(ids), at(memory, ids), upload, now
             )
             if broadcast is not None:
-                down = broadcast.received(state.server["downlink"], ids)
-            real = ids < data.num_clients
-            upload, arrived = replace(upload, weight=jnp.where(real, upload.weight, 0.0)), ids
+                down = broadcast.received(state.server["downlink"], served(cohort, ids))
+            keep, upload, rejected = judged(ids, data.num_clients, here, sent, upload)
+            arrived = keep
             if timed is not None:
-                upload, up, arrived = timed.chunk(of_round, ids, upload, down, up)
+                upload, up, arrived = timed.chunk(of_round, keep, upload, down, up)
             if aggregator.additive is not True:
                 change = rows.deltas(upload.update)
                 upload = replace(upload, update=change)
@@ -160,12 +164,13 @@ def federated(
             if client.unsent is not None:
                 before = at(private, ids)
                 here = trees.select_each(upload.weight > 0, here, client.unsent(before, here))
-            private, memory = put(private, ids, here), put(memory, arrived, kept)
-            return (private, memory, total), (stacks, (upload.metrics, upload.weight, up, down))
+            private, memory = put(private, keep, here), put(memory, arrived, kept)
+            info = RoundInfo(upload.metrics, upload.weight, up, down, rejected=rejected)
+            return (private, memory, total), (stacks, info)
 
         start = state.private, state.memory
         zero = trees.zeros_like(jax.eval_shape(played, (*start, None), cohort.ids[:c])[0][2])
-        (private, memory, total), stacks, seen, in_order = in_chunks(
+        (private, memory, total), stacks, info, in_order = in_chunks(
             played, (*start, zero), cohort, c
         )
         finished, update, verdicts = aggregator.finish(
@@ -175,7 +180,6 @@ def federated(
             now(None),
         )
         update = sender.receive(keys.stream(of_round, "receive"), update, now(None))
-        info = RoundInfo(*seen)
         counted = info.weight > 0
         if verdicts is not None:
             verdicts = in_order(verdicts)
@@ -186,16 +190,19 @@ def federated(
 
         def stepped():
             moved, shared = optimizer.apply(state.server["optimizer"], state.shared, update)
-            return {"aggregator": finished, "optimizer": moved}, shared
+            new = {"aggregator": finished, "optimizer": moved}, shared
+            return trees.typed_as(new, (before, state.shared))  # sums are wider than what is kept
 
         # Where nobody takes part nothing moves, neither by momentum nor by what is remembered.
         before = {name: state.server[name] for name in ("aggregator", "optimizer")}
         states, shared = jax.lax.cond(counted.any(), stepped, lambda: (before, state.shared))
         if broadcast is not None:
             held, downlink_key = state.server["downlink"], keys.stream(of_round, "downlink")
-            args = downlink_key, held, shared, state.round, cohort.ids
+            got = cohort.ids if cohort.stopped is None else cohort.stopped
+            args = downlink_key, held, shared, state.round, served(cohort, got)
+            send = lambda *args: trees.typed_as(broadcast.send(*args), held)
             somebody = (cohort.ids < data.num_clients).any()
-            states["downlink"] = jax.lax.cond(somebody, broadcast.send, lambda *_: held, *args)
+            states["downlink"] = jax.lax.cond(somebody, send, lambda *_: held, *args)
         if timed is not None:
             states["clock"], info = timed.finish(state.server["clock"], cohort, info)
         return State(shared, private, memory, states, state.round + 1), info
@@ -225,6 +232,7 @@ def at_work(client: Client, key, round, shared: PyTree, cohort: Cohort):
         down = upload.down
         if down is None:
             down = wire.nbytes(downloaded(trees.trainable(shared), upload.update))
+        down = jnp.where(cohort.data.sizes(id) > 0, down, jnp.uint32(0))
         return private, replace(upload, down=None), down
 
     return train, of_clients, now

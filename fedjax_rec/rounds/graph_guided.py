@@ -29,8 +29,8 @@ from .cohort import (
     beginning,
     chunk_of,
     client_keys,
+    clients_at_once,
     copies,
-    everybody,
     first_private,
     in_chunks,
     now_of,
@@ -40,6 +40,7 @@ from .cohort import (
 )
 from .downlink import downloaded
 from .plan import checked
+from .rejected import judged
 from .uplink import uplink_of
 from .user_graph import Neighbours, Similarity, above_mean, cosine_similarity
 
@@ -81,7 +82,7 @@ def graph_guided(
         shared = model.init(keys.stream(key, "shared"))[0]
         memory, like = (), rows.zero_update(shared)
         if uplink is not None:
-            memory = everybody(lambda id: sender.init(like), num_clients)
+            memory = copies(sender.init(like), num_clients)
         server = {
             "models": copies(trees.trainable(shared), num_clients),
             "similarity": jnp.zeros((num_clients, num_clients)),
@@ -122,6 +123,7 @@ def graph_guided(
                 # Of the target, what is there of the model.
                 got = downloaded(shared, update).body
                 down = wire.nbytes(Packet({"model": got, "target": got}))
+            down = jnp.where(cohort.data.sizes(id) > 0, down, jnp.uint32(0))
             return private, replace(upload, update=update, down=None), down
 
         n = cohort.data.num_clients
@@ -142,26 +144,28 @@ def graph_guided(
         train, of_clients, now, slices = at_work(key, state, cohort)
         targets, degree = guides(state, cohort.ids)
         everyone = over_clients(train, (state.private, targets), cohort, slices)
-        c = min(chunk, cohort.ids.size) if chunk else rule(key, state, cohort)
+        c = clients_at_once(chunk, rule, key, state, cohort)
 
         def played(carry, ids):
             private, memory, models = carry
             here, upload, down = everyone(ids, (private, targets))
+            change = upload.update
             kept, upload, up = sender.chunk(
                 ids, of_clients.encode(ids), at(memory, ids), upload, now
             )
+            keep, upload, rejected = judged(ids, n, here, change, upload)
             arrive = lambda update: rows.apply(shared, update)
             arrived = vmapped(arrive, upload.update)(upload.update)
-            weight = jnp.where(ids < n, upload.weight, 0.0)
-            models = put(models, jnp.where(weight > 0, ids, n), arrived)
-            private, memory = put(private, ids, here), put(memory, ids, kept)
-            return (private, memory, models), ((), (upload.metrics, weight, up, down))
+            models = put(models, jnp.where(upload.weight > 0, ids, n), arrived)
+            private, memory = put(private, keep, here), put(memory, keep, kept)
+            info = RoundInfo(upload.metrics, upload.weight, up, down, rejected=rejected)
+            return (private, memory, models), ((), info)
 
         begin = state.private, state.memory, server["models"]
-        (private, memory, models), _, seen, _ = in_chunks(played, begin, cohort, c)
-        metrics, weight, up, down = seen
-        metrics = {**metrics, "neighbours": jnp.where(weight > 0, degree, 0.0)}
-        info = RoundInfo(metrics, weight, up, down)
+        (private, memory, models), _, info, _ = in_chunks(played, begin, cohort, c)
+        weight = info.weight
+        metrics = {**info.metrics, "neighbours": jnp.where(weight > 0, degree, 0.0)}
+        info = replace(info, metrics=metrics)
         ids = jnp.where(weight > 0, cohort.ids, n)
         known = server["known"].at[ids].set(True, mode="drop")
         alike = similarity.between(rows.dense(at(models, ids)), rows.dense(models))
@@ -196,6 +200,6 @@ def mixed(weights: jax.Array, models: PyTree) -> PyTree:
 
     def one(x):
         total = jnp.matmul(weights, x.reshape(x.shape[0], -1), precision="highest")
-        return total.reshape(weights.shape[0], *x.shape[1:])
+        return total.reshape(weights.shape[0], *x.shape[1:]).astype(x.dtype)
 
     return jax.tree.map(one, rows.dense(models))

@@ -19,9 +19,12 @@ from ..check import fraction, static
 
 @dataclass(frozen=True)
 class Graph:
-    """mixing(num_clients) -> float64[N, N]: W, not negative, with rows that sum to 1."""
+    """mixing(num_clients) -> float64[N, N]: W, not negative, with rows that sum to 1.
+    even: whether whoever is there mixes all who are there alike; else the weight of who is away
+    stays with the client's own model."""
 
     mixing: Callable[[int], np.ndarray]
+    even: bool = False
 
 
 def ring() -> Graph:
@@ -77,8 +80,8 @@ def exponential() -> Graph:
 
 
 def complete() -> Graph:
-    """Everybody hears everybody: one round and all models are their mean."""
-    return Graph(lambda n: np.full((n, n), 1 / n))
+    """Everybody hears everybody: one round, and the models of all who are there are their mean."""
+    return Graph(lambda n: np.full((n, n), 1 / n), even=True)
 
 
 def from_matrix(mixing) -> Graph:

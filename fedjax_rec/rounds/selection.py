@@ -48,7 +48,8 @@ def selecting(strategy: Strategy, utility: Utility, clients: int) -> Strategy:
         lot = jax.vmap(jax.random.uniform)(keys.for_client(lot_key, cohort.ids))
         ids = _first(clients, cohort, lot, -value)
         inner = keys.stream(key, "strategy")
-        after, info = strategy.round(inner, _inside(state), Cohort(ids, cohort.data), chunk)
+        chosen = replace(cohort, ids=ids)
+        after, info = strategy.round(inner, _inside(state), chosen, chunk)
         known = utility.observe(known, state.round, ids, info)
         return _around(after, known), of_cohort(info, ids, cohort)
 
@@ -95,7 +96,8 @@ def over_selection(strategy: Strategy, clients: int) -> Strategy:
         seconds = outlook.metrics["client_seconds"]
         first = jnp.where(cohort.data.sizes(cohort.ids) > 0, seconds, jnp.inf)
         ids = _first(clients, cohort, cohort.ids, first)
-        state, info = strategy.round(key, state, Cohort(ids, cohort.data), chunk)
+        told = cohort.ids if cohort.stopped is None else cohort.stopped
+        state, info = strategy.round(key, state, Cohort(ids, cohort.data, told), chunk)
         return state, replace(of_cohort(info, ids, cohort), bytes_down=outlook.bytes_down)
 
     return replace(strategy, round=round)

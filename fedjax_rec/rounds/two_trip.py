@@ -35,10 +35,11 @@ from ..compress.remembered import nodes, remembered, values_of, with_values
 from ..rows import RowsUpdate
 from ..servers.step import as_server, step
 from ..types import Client, Cohort, Model, Packet, RoundInfo, Server, State, Strategy, Transform
-from .cohort import SMALLER, at, beginning, everybody, first_private, over_clients, put, vmapped
+from .cohort import SMALLER, at, beginning, copies, first_private, over_clients, put, vmapped
 from .downlink import live_where_it_moves
 from .federated import at_work
 from .memory import refuse_too_large
+from .rejected import judged
 
 
 def power_sgd(
@@ -74,7 +75,7 @@ def power_sgd(
     def fresh(key, num_clients) -> State:
         shared = model.init(keys.stream(key, "shared"))[0]
         like = rows.zero_update(shared)
-        memory = everybody(lambda id: errors.init(like), num_clients)
+        memory = copies(errors.init(like), num_clients)
         found = nodes(like)
         states = {
             "warm": [start(_width(n), rank) if is_reducible(n, rank) else () for n in found],
@@ -150,19 +151,22 @@ def power_sgd(
 
     def play(key, state: State, cohort: Cohort):
         memory, private, upload, sent, down = first_trip(key, state, cohort)
-        real = cohort.ids < cohort.data.num_clients
-        weight = jnp.where(real, upload.weight, 0.0)
+        nobody = cohort.data.num_clients
+        keep, upload, rejected = judged(cohort.ids, nobody, private, sent, upload)
+        weight = upload.weight
         lefts = broadcast(state, weight / jnp.maximum(weight.sum(), 1e-30), sent)
         second = vmapped(lambda update: second_trip(update, lefts), upload.update)
         rights, applied, received = second(upload.update)
-        upload = replace(upload, weight=weight)
-        return memory, private, upload, down, lefts, (sent, rights), applied, received
+        told = (keep, rejected)
+        return memory, private, upload, down, lefts, (sent, rights), applied, received, told
 
     def round(key, state: State, cohort: Cohort, chunk: int | None = None):
-        memory, private, upload, down, lefts, trips, applied, received = play(key, state, cohort)
+        played = play(key, state, cohort)
+        memory, private, upload, down, lefts, trips, applied, received, (keep, rejected) = played
         weights = upload.weight / jnp.maximum(upload.weight.sum(), 1e-30)
-        up = sum(_bytes(sent) for sent in trips if sent)
-        down = down + (_bytes(received) if received else 0)
+        sends = (upload.weight > 0) | (rejected > 0)
+        up = jnp.where(sends, sum(_bytes(sent) for sent in trips if sent), 0)
+        down = down + jnp.where(sends, _bytes(received) if received else 0, 0)
 
         def stored(weight, memory, update, applied):
             left = trees.subtract(values_of(update), applied)
@@ -181,7 +185,7 @@ def power_sgd(
                 change = left
             else:
                 flat = left.reshape(-1, rank)
-                right = jnp.tensordot(weights, next(rights), 1, precision="highest")
+                right = trees.weighted_sum(weights, next(rights))
                 if not _is_empty(error):
                     right = right + product(error.T, flat)
                 change = product(flat, right.T).reshape(numbers(node)[0].shape)
@@ -194,22 +198,22 @@ def power_sgd(
         update = live_where_it_moves(with_values(like, values))
         # Where nobody takes part nothing moves, neither by momentum nor by what is remembered.
         counted = upload.weight > 0
-        stepped = lambda: (
-            {"warm": warm, "error": kept},
-            *optimizer.apply(state.server["optimizer"], state.shared, update),
-        )
         held = {name: state.server[name] for name in ("warm", "error")}
-        states, moved, shared = jax.lax.cond(
-            counted.any(), stepped, lambda: (held, state.server["optimizer"], state.shared)
-        )
+        before = held, state.server["optimizer"], state.shared
+
+        def stepped():
+            after = optimizer.apply(state.server["optimizer"], state.shared, update)
+            return trees.typed_as(({"warm": warm, "error": kept}, *after), before)
+
+        states, moved, shared = jax.lax.cond(counted.any(), stepped, lambda: before)
 
         real = cohort.ids < cohort.data.num_clients
-        seen = upload.metrics, upload.weight, up, down
-        seen = jax.tree.map(lambda x: jnp.where(trees.leading(real, x), x, jnp.zeros_like(x)), seen)
+        info = RoundInfo(upload.metrics, upload.weight, up, down, rejected=rejected)
+        info = jax.tree.map(lambda x: jnp.where(trees.leading(real, x), x, jnp.zeros_like(x)), info)
         states = {**states, "optimizer": moved}
-        private = put(state.private, cohort.ids, private)
-        memory = put(state.memory, cohort.ids, memory)
-        return State(shared, private, memory, states, state.round + 1), RoundInfo(*seen)
+        private = put(state.private, keep, private)
+        memory = put(state.memory, keep, memory)
+        return State(shared, private, memory, states, state.round + 1), info
 
     def packets(key, state: State, cohort: Cohort):
         """Both trips as one message, which is a header of 3 bytes or so less than two."""

@@ -101,9 +101,11 @@ def uplink_of(
     def through(id, key, memory, upload, now_of, share):
         now = now_of(id)
         memory, after, update, packet = sent(key, memory, upload, now, share)
+        # Whoever has nothing to say sends nothing.
+        cost = lambda packet: jnp.where(after.weight != 0, wire.nbytes(billed(packet, after)), 0)
         if compressor is None:
-            return memory, after, wire.nbytes(billed(Packet(after.update), after))
-        nbytes = wire.nbytes(billed(packet, after))
+            return memory, after, cost(Packet(after.update))
+        nbytes = cost(packet)
         back = packet.body if late is not None else compressor.decode(packet, update, now)
         arrived = rows.spread(back, after.update)
         return memory, replace(after, update=arrived), nbytes

@@ -21,6 +21,8 @@ from .walk import is_node, map_nodes
 def weighted_sum(weights: Float[Array, " c"], updates: PyTree) -> PyTree:
     """sum_k weights[k] * update_k over a leading axis [c, ...] of everything but `origin`.
 
+    Sums are float32, also of narrower leaves. An update of weight 0 counts as zeros, whatever it
+    holds, NaN included.
     A table is dense where slots are ids: [I, D] in `values`. Else it is the rows of all clients one
     after another, [c * L, D].
     """
@@ -31,7 +33,7 @@ def weighted_sum(weights: Float[Array, " c"], updates: PyTree) -> PyTree:
 
 def _rows(weights: jax.Array, update: RowsUpdate) -> RowsUpdate:
     c, length = update.live.shape
-    w = weights.astype(update.values.dtype)
+    w = weights.astype(jnp.float32)
     if update.ids is None:
         total = trees.weighted_sum(w, update.values)
         there = (update.live & (w != 0)[:, None]).any(0)
@@ -42,8 +44,9 @@ def _rows(weights: jax.Array, update: RowsUpdate) -> RowsUpdate:
     values = update.values
     if update.factor is not None:
         values = values * update.factor.reshape(c, -1, 1)
-    values = (w[:, None, None] * values).reshape(c * length, -1)
-    there = update.live & (w != 0)[:, None]
+    counts = (w != 0)[:, None]
+    values = jnp.where(counts[..., None], w[:, None, None] * values, 0).reshape(c * length, -1)
+    there = update.live & counts
     ids = jnp.where(there, update.ids, update.size)
     return RowsUpdate(values, ids.reshape(-1), there.reshape(-1), None, update.size)
 

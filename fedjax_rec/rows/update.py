@@ -162,7 +162,10 @@ def change(after: PyTree, shared: PyTree, before: PyTree) -> PyTree:
     """
 
     def one(a, s, b):
-        return update_of(a, s, b) if is_table(a) else a - s
+        if is_table(a):
+            return update_of(a, s, b)
+        # What is not trained may be of any type, and does not change.
+        return a - s if jnp.issubdtype(a.dtype, jnp.inexact) else jnp.zeros_like(a)
 
     return map_nodes(one, after, trees.trainable(shared), before)
 
@@ -172,7 +175,7 @@ def difference(after: PyTree, before: PyTree) -> PyTree:
 
     def one(a, b):
         if not is_table(a):
-            return a - b
+            return a != b if a.dtype == bool else a - b
         values = a.values - b.values
         return RowsUpdate(values, None, (values != 0).any(-1), None, a.shape[0])
 
@@ -181,13 +184,15 @@ def difference(after: PyTree, before: PyTree) -> PyTree:
 
 def zero_update(shared: PyTree) -> PyTree:
     """The update of the trainable part of `shared` that changes nothing, tables as whole ones."""
-    zero = zeros_of(shared)
+    zero = trees.zeros_like(trees.trainable(shared))
     return difference(zero, zero)
 
 
 def zeros_of(shared: PyTree) -> PyTree:
-    """Zeros like the trainable part of `shared`, tables as whole tables."""
-    return trees.zeros_like(trees.trainable(shared))
+    """Zeros like the trainable part of `shared`, tables as whole tables, of float32 at least: what
+    is kept beside a model adds up over many rounds."""
+    wide = lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32))
+    return jax.tree.map(wide, trees.trainable(shared))
 
 
 def zeros_for(model: Model) -> PyTree:

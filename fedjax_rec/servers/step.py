@@ -60,18 +60,20 @@ def from_optax(transform: optax.GradientTransformation) -> Server:
         transform: such as `optax.adam(1e-2)`.
 
     Returns:
-        A `Server` whose state is that of `transform`, of every row of every table.
+        A `Server` whose state is that of `transform`, of every row of every table, in float32
+        also where the model is narrower.
     """
 
     def init(shared):
-        return transform.init(rows.dense(trees.trainable(shared)))
+        return transform.init(trees.widened(rows.dense(trees.trainable(shared))))
 
     def apply(state, shared, update):
         before = trees.trainable(shared)
-        params = rows.dense(before)
-        gradient = rows.negative(rows.to_dense(update))
+        kept = rows.dense(before)
+        params = trees.widened(kept)
+        gradient = trees.widened(rows.negative(rows.to_dense(update)))
         change, after = transform.update(gradient, state, params)
-        params = optax.apply_updates(params, change)
+        params = trees.typed_as(optax.apply_updates(params, change), kept)
         after = trees.typed_as(after, state)
         return after, trees.with_frozen(rows.with_values(before, params), shared)
 

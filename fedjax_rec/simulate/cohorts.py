@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..check import at_least, fraction, static
+from ..check import at_least, below, fraction, positive, static
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,7 @@ def poisson(rate: float, largest: int | None = None) -> Cohorts:
         largest: places of the cohort; default six standard deviations above the mean, which a round
             exceeds with probability under 1e-9. Clients beyond it, chosen uniformly, are left out.
     """
+    positive("poisson", "rate", rate)
     fraction("poisson", "rate", rate)
     if largest is None:
         static("poisson", "rate", rate)
@@ -119,6 +120,7 @@ def dropout(cohorts: Cohorts, rate: float) -> Cohorts:
     """`cohorts`, of which each client fails to report with probability `rate`: it is as if it had
     never been drawn, and its place stays empty."""
     fraction("dropout", "rate", rate)
+    below("dropout", "rate", rate, 1)
 
     def draw(key, round, n):
         inner, coin = jax.random.split(key)

@@ -10,21 +10,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import jax
 import numpy as np
 
 from .. import keys
-from ..check import at_least
+from ..check import at_least, fraction
 from ..types import State, Strategy
 from .cohorts import Cohorts
 from .measure import Measure
 from .program import Program, block_of, program
 
+# What a round tells of itself, beside the numbers of its clients.
+TOLD = {"loss", "clients", "rejected", "repeated", "finite"}
+
 
 class Diverged(FloatingPointError):
-    """The loss or the model is no longer finite."""
+    """The loss, the model, or what too many clients make of it is no longer finite."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +36,11 @@ class Progress:
 
     round: how many rounds are done. state: after it. metrics: what goes to `metrics.jsonl`: means
     over users (plain names are the test part, others are prefixed, `validation_hr@10`), `loss` and
-    the client's other numbers, weighted by examples, `clients` in a round, bytes since the last
-    measured round, and of them the mean of one client in one round. values: part -> float32[U, M],
-    per user.
+    the client's other numbers, weighted by examples, NaN of a round in which nobody took part,
+    `clients` in a round, since the last measured round `rejected` clients and bytes, and of these
+    the mean of one client in one round in which it sent, or got, any. values: part ->
+    float32[U, M], per user. rejected: round -> the clients of which nothing was taken, since their
+    round was not finite (see `types.RoundInfo`).
     state is donated to the next round: copy what you want to keep.
     """
 
@@ -43,6 +48,7 @@ class Progress:
     state: State
     metrics: dict[str, float | int]
     values: dict[str, np.ndarray]
+    rejected: dict[int, list[int]] = field(default_factory=dict)
 
 
 def simulate(
@@ -56,6 +62,7 @@ def simulate(
     measures_per_call: int = 1,
     state: State | None = None,
     calls: Program | None = None,
+    most_rejected: float = 0.1,
 ) -> Iterator[Progress]:
     """Runs `strategy` on the clients of `store`, from `state` or the start, to `rounds` rounds.
 
@@ -66,14 +73,18 @@ def simulate(
         measures_per_call: measurements in one compiled call, for rounds that are shorter than a
             dispatch; progress comes in such steps.
         calls: the `program` of the same arguments, where it was made before.
+        most_rejected: the share of the clients of a round that may be rejected because what they
+            sent or would keep is not finite; 1 for any.
 
     Raises:
-        Diverged: naming the round, where the loss or the model stops being finite.
-        ValueError: where the cohort is larger than the clients.
+        Diverged: naming the round, where the loss or the model stops being finite, or what more
+            than `most_rejected` of its clients sent.
+        ValueError: where the cohort is larger than the clients, or names a client twice.
     """
     for name, value in (("every", every), ("measures_per_call", measures_per_call)):
         at_least("simulate", name, value, 1)
     at_least("simulate", "rounds", rounds, 0)
+    fraction("simulate", "most_rejected", most_rejected)
     calls = calls or program(strategy, store, key, cohorts, measure)
     now = strategy.init(keys.stream(key, "init"), store.num_clients) if state is None else state
 
@@ -85,31 +96,58 @@ def simulate(
         now, out = calls.compiled(now, store, times, step).call(now, store)
         seen, up, down, means, values = jax.device_get(out)
         seconds = (time.perf_counter() - begin) / times
-        told = ["loss", *sorted(seen.keys() - {"loss", "clients", "finite"})]
+        told = ["loss", *sorted(seen.keys() - TOLD)]
         for i in range(times):
-            _check_finite(seen["loss"][i], bool(seen["finite"][i]), done)
+            took_part = seen["clients"][i]
+            rejected = _rejected(seen["rejected"][i], took_part, done, most_rejected)
+            _check_distinct(seen["repeated"][i], done)
+            _check_finite(seen["loss"][i], took_part, bool(seen["finite"][i]), done)
             done += step
             sent, got = int(up[i].sum(dtype=np.int64)), int(down[i].sum(dtype=np.int64))
-            visits = max(1, int(seen["clients"][i].sum()))
             metrics = {
                 "round": done,
                 "seconds": seconds,
                 **{name: float(seen[name][i][-1]) for name in told},
-                "clients": round(float(seen["clients"][i].mean())),
+                "clients": round(float(took_part.mean())),
+                "rejected": sum(map(len, rejected.values())),
                 "bytes_up": sent,
                 "bytes_down": got,
-                "bytes_up_per_client": sent / visits,
-                "bytes_down_per_client": got / visits,
+                "bytes_up_per_client": sent / max(1, np.count_nonzero(up[i])),
+                "bytes_down_per_client": got / max(1, np.count_nonzero(down[i])),
             }
             for part, mean in means.items():
                 prefix = "" if part == "test" else f"{part}_"
                 for name, value in zip(names, mean[i], strict=True):
                     metrics[prefix + name] = float(value)
-            yield Progress(done, now, metrics, {part: v[i] for part, v in values.items()})
+            of_users = {part: v[i] for part, v in values.items()}
+            yield Progress(done, now, metrics, of_users, rejected)
 
 
-def _check_finite(losses: np.ndarray, finite: bool, done: int) -> None:
-    wrong = np.flatnonzero(~np.isfinite(losses))
+def _rejected(ids: np.ndarray, took_part: np.ndarray, done: int, most: float):
+    """{round: clients} of ids int[rounds, C], -1 for who was not rejected."""
+    found = {done + i + 1: [int(k) for k in of if k >= 0] for i, of in enumerate(ids)}
+    for i, (at, clients) in enumerate(found.items()):
+        asked = len(clients) + int(took_part[i])
+        if len(clients) > most * asked:
+            names = ", ".join(map(str, clients[:5])) + (", ..." if len(clients) > 5 else "")
+            raise Diverged(
+                f"round {at}: what {len(clients)} of {asked} clients made is not finite ({names}); "
+                "lower the learning rates and run again, or reject more than "
+                f"most_rejected={most} of them."
+            )
+    return {at: clients for at, clients in found.items() if clients}
+
+
+def _check_distinct(repeated: np.ndarray, done: int) -> None:
+    if repeated.any():
+        raise ValueError(
+            f"cohorts: the cohort of round {done + int(np.argmax(repeated)) + 1} names a client "
+            "twice, who would count twice; draw clients without replacement."
+        )
+
+
+def _check_finite(losses: np.ndarray, took_part: np.ndarray, finite: bool, done: int) -> None:
+    wrong = np.flatnonzero(~np.isfinite(losses) & (took_part > 0))
     if len(wrong) or not finite:
         at = done + int(wrong[0]) + 1 if len(wrong) else done + len(losses)
         what = f"the loss is {losses[wrong[0]]}" if len(wrong) else "the model is not finite"

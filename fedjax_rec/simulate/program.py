@@ -59,22 +59,29 @@ def program(
         draw = jax.random.fold_in(keys.stream(key, "cohort"), state.round)
         ids = draws.draw(draw, state.round, n)
         state, info = strategy.round(keys.stream(key, "round"), state, Cohort(ids, store), chunk)
-        # Numbers of a client, by examples; where nobody counts, as when all are late, of all asked.
-        weight = jnp.where((info.weight > 0).any(), info.weight, (ids < n).astype(jnp.float32))
-        total = jnp.maximum(weight.sum(), 1.0)
-        means = {
-            name: (x * weight).sum() / total for name, x in info.metrics.items() if x.ndim == 1
+        refused = jnp.zeros(ids.shape) if info.rejected is None else info.rejected
+        # Numbers of a client, by examples; where nobody counts, as when all are late, of all who
+        # trained, and where nobody did, there is nothing to tell.
+        asked = (ids < n) & (refused == 0) & (store.sizes(ids) > 0)
+        counts = info.weight > 0
+        weight = jnp.where(counts.any(), info.weight, asked.astype(jnp.float32))
+        mean = lambda x: jnp.where(weight != 0, x * weight, 0).sum() / weight.sum()
+        means = {name: mean(x) for name, x in info.metrics.items() if x.ndim == 1}
+        told = {
+            "clients": counts.sum(),
+            "rejected": jnp.where(refused > 0, ids, -1),
+            "repeated": jnp.zeros(n, jnp.int32).at[ids].add(1, mode="drop").max() > 1,
         }
-        return state, (info, ids, means)
+        return state, (info, ids, means | told)
 
     def measured(state, store, rounds, chunk):
-        state, (info, ids, of_clients) = jax.lax.scan(
+        state, (info, ids, seen) = jax.lax.scan(
             lambda s, _: one_round(s, store, chunk), state, None, length=rounds
         )
         last = jax.tree.map(lambda x: x[-1], info)
         values, means = ({}, {}) if measure is None else measure.values(state, last, ids[-1])
         finite = jnp.stack([jnp.isfinite(x).all() for x in _floats(state.shared)]).all()
-        seen = {**of_clients, "clients": (info.weight > 0).sum(1), "finite": finite}
+        seen = {**seen, "finite": finite}
         return state, (seen, info.bytes_up, info.bytes_down, means, values)
 
     def block(state, store, times, rounds, chunk):

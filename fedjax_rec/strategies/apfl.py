@@ -176,7 +176,7 @@ def _both(optimizer: Local, rate: float | None) -> Local:
             )
         alpha = params["private"]["alpha"]
         if alpha is not None and rate is not None:
-            step = jnp.where(state["fresh"] & active, rate, 0.0) * gradients["private"]["alpha"]
+            step = jnp.where(state["fresh"] & active, rate * gradients["private"]["alpha"], 0.0)
             alpha = jnp.clip(alpha - step, 0.0, 1.0)
         shared, private = ({n: p[kind] for n, p in parts.items()} for kind in ("shared", "private"))
         return states, {"shared": shared, "private": {**private, "alpha": alpha}}

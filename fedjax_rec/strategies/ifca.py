@@ -42,6 +42,7 @@ from ..types import (
 )
 
 Optimizer = Local | Sequence[Local] | Transform
+APART = 0.01
 
 
 def ifca(
@@ -78,11 +79,18 @@ def ifca(
 
 def of_clusters(model: Model, clusters: int) -> Model:
     """`clusters` models, each from a key of its own, so that they can part; a client sees the one
-    that it was in last, at first the first. Its private parameters serve all of them."""
+    that it was in last, at first the first. Its private parameters serve all of them.
+
+    A model that begins alike whatever its key, as one that starts from another run, would give
+    clusters that never part: the others then begin beside the first, by normal noise of `APART` of
+    the root mean square of each leaf."""
     at_least("of_clusters", "clusters", clusters, 1)
 
     def init(key, common=None):
         first, *others = (model.init(jax.random.fold_in(key, j))[0] for j in range(clusters))
+        others = [
+            _beside(first, x, keys.stream(key, f"apart {j}")) for j, x in enumerate(others, 1)
+        ]
         private = {"model": model.init(key, common)[1], "cluster": jnp.int32(0)}
         return {"clusters": (first, *map(trees.trainable, others))}, private
 
@@ -91,6 +99,22 @@ def of_clusters(model: Model, clusters: int) -> Model:
         return mine, private["model"]
 
     return model.through(view, init)
+
+
+def _beside(first: PyTree, other: PyTree, key) -> PyTree:
+    """`other`, and where it is `first` to the bit, a little off it."""
+    pairs = [jax.tree.leaves(trees.trainable(x)) for x in (first, other)]
+    alike = jnp.stack([(x == y).all() for x, y in zip(*pairs, strict=True)]).all()
+    of_leaf = iter(jax.random.split(key, len(pairs[0])))
+
+    def one(x):
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            return x
+        size = APART * jnp.sqrt((jnp.float32(x) ** 2).mean())
+        off = size * jax.random.normal(next(of_leaf), x.shape)
+        return jnp.where(alike, x + off, x).astype(x.dtype)
+
+    return trees.with_frozen(jax.tree.map(one, trees.trainable(other)), other)
 
 
 def clustered(

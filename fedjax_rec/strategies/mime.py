@@ -25,6 +25,7 @@ from dataclasses import replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from .. import keys, rows, servers, trees, wire
 from ..aggregate import mean
@@ -191,7 +192,8 @@ def _after_gradient(
             server={"gradient": first.server, "model": second.server},
         )
         up, down = info.bytes_up + before.bytes_up, info.bytes_down + before.bytes_down
-        return after, replace(info, bytes_up=up, bytes_down=down)
+        rejected = jax.tree.map(jnp.maximum, info.rejected, before.rejected)
+        return after, replace(info, bytes_up=up, bytes_down=down, rejected=rejected)
 
     def packets(key, state: State, cohort: Cohort):
         """Both trips as one message, which is a header of 3 bytes or so less than two."""

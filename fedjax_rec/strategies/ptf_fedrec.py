@@ -42,6 +42,7 @@ from ..rounds.cohort import (
     beginning,
     chunk_of,
     client_keys,
+    clients_at_once,
     everybody,
     first_private,
     in_chunks,
@@ -50,6 +51,7 @@ from ..rounds.cohort import (
     vmapped,
 )
 from ..rounds.plan import checked
+from ..rounds.rejected import judged
 from ..types import (
     Cohort,
     Model,
@@ -192,7 +194,7 @@ def ptf_fedrec(
     def round(key, state: State, cohort: Cohort, chunk: int | None = None):
         store, ids, of_round = cohort.data, cohort.ids, jax.random.fold_in(key, state.round)
         work, prepare = at_work(key, state, cohort), partial(lessons, examples, num_items)
-        c = min(chunk, ids.size) if chunk else rule(key, state, cohort)
+        c = clients_at_once(chunk, rule, key, state, cohort)
         length = min(num_items, int(store.longest * (1 + max(gamma[1], 1))) + 1)
 
         def played(private, ids):
@@ -200,16 +202,17 @@ def ptf_fedrec(
             lesson, positive = prepare(store.take(ids), held["told"])
             args = ids, held, lesson, positive
             here, upload, sends = vmapped(work, *args, axes=axes(store))(*args)
-            there = (ids < store.num_clients) & (upload.weight > 0)
+            _, upload, rejected = judged(ids, store.num_clients, here, sends, upload)
+            there = upload.weight > 0
             up = vmapped(lambda u: wire.nbytes(Packet(u)), sends)(sends)
             heard = vmapped(lambda u: listed(u, length), sends)(sends)
-            weight = jnp.where(there, upload.weight, 0.0)
             heard = (*heard[:2], jnp.where(there, heard[2], 0))
             private = put(private, jnp.where(there, ids, store.num_clients), here)
-            return private, ((), (upload.metrics, weight, jnp.where(there, up, 0), heard))
+            up = jnp.where(there, up, 0)
+            return private, ((), (upload.metrics, upload.weight, up, rejected, heard))
 
         private, _, seen, _ = in_chunks(played, state.private, cohort, c)
-        metrics, weight, up, (items, labels, counts) = seen
+        metrics, weight, up, rejected, (items, labels, counts) = seen
         # By client, so that the order of the cohort does not matter.
         order = jnp.argsort(ids)
         heard = tuple(x[order] for x in (ids, items, labels, counts))
@@ -235,7 +238,8 @@ def ptf_fedrec(
         there = weight > 0
         private["told"] = put(private["told"], jnp.where(there, ids, store.num_clients), told)
         metrics = {**metrics, "server_loss": jnp.where(there, loss, 0.0)}
-        info = RoundInfo(metrics, weight, up, jnp.where(there, down, 0))
+        down = jnp.where(there, down, 0)
+        info = RoundInfo(metrics, weight, up, down, rejected=rejected)
         shared = {**state.shared, "server": server}
         states = {"optimizer": moments, "updates": updates}
         return State(shared, private, (), states, state.round + 1), info

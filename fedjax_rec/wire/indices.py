@@ -30,6 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Int32, Integer, UInt32
 
+from .. import keys
 from ..types import Array
 from . import bits
 
@@ -162,7 +163,7 @@ def _log2(n):
 
 
 def _times_ln2(n):
-    return jax.lax.mulhi(n, jnp.uint32(LN2)) if isinstance(n, jax.Array) else n * LN2 >> 32
+    return keys.upper_half(n, jnp.uint32(LN2)) if isinstance(n, jax.Array) else n * LN2 >> 32
 
 
 def _pack_gaps(gaps: np.ndarray, size: int) -> bytes:

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from rounds import FIRST
+from rounds import FIRST, now
 
 from fedjax_rec import clients, keys, models, rows
+from fedjax_rec.clients.batches import Passes, turns_of
 from fedjax_rec.clients.optimizers import as_local
 from fedjax_rec.data.batches import Batches
 from fedjax_rec.rows import LocalTable, RowsGradient
@@ -102,6 +103,28 @@ def test_alternating_updates_see_the_updated_scorer():
     # The loss is that before the batch's first step.
     np.testing.assert_allclose(upload.metrics["loss"], total / 7, rtol=1e-5)
     assert float(upload.weight) == 7
+
+
+@pytest.mark.parametrize(
+    ("passes", "negatives", "told"),
+    [
+        (Passes(), 2**29, r"examples of one client are more.*draw fewer negatives"),
+        (Passes(epochs=2**29, batch_size=2), 1, r"batches of one client in a round are more"),
+        (Passes(steps=2**31), 1, r"batches of one client in a round are more"),
+    ],
+)
+def test_more_than_an_int32_counts_is_refused(passes, negatives, told):
+    many = replace(EXAMPLES, most=lambda store: store.longest * (1 + negatives))
+    with pytest.raises(ValueError, match=rf"^\d+ {told}"):
+        turns_of(many, passes, KEY, DATA)
+
+
+def test_a_schedule_may_begin_at_0():
+    warm = clients.scheduled(clients.sgd, lambda round: 0.1 * round)
+    assert float(warm.rate("shared/item", FIRST)) == 0
+    assert float(warm.rate("shared/item", now(3))) == pytest.approx(0.3)
+    with pytest.raises(ValueError, match=r"schedule\(0\)=-1\) is too small"):
+        clients.scheduled(clients.sgd, lambda round: round - 1)
 
 
 def test_groups_have_rates_of_their_own():

@@ -21,11 +21,14 @@ KEY = jax.random.key(5)
 class Crowd:
     """A store of N clients with nothing in it."""
 
-    sizes: jax.Array
+    held: jax.Array
 
     @property
     def num_clients(self) -> int:
-        return self.sizes.shape[0]
+        return self.held.shape[0]
+
+    def sizes(self, ids):
+        return self.held.at[ids].get(mode="fill", fill_value=0)
 
 
 def crowd() -> Crowd:

@@ -138,9 +138,18 @@ def test_a_model_that_is_infinite_stops_the_run():
 
 
 def test_a_round_without_clients_is_a_round():
-    (only,) = run(rounds=1, cohorts=cohorts.dropout(cohorts.full(), 1.0))
-    assert only[2]["clients"] == 0 and only[2]["loss"] == 0 and only[2]["bytes_up"] == 0
+    nobody = cohorts.Cohorts(lambda n: n, lambda key, round, n: jnp.full(n, n, jnp.int32))
+    (only,) = run(rounds=1, cohorts=nobody)
+    assert only[2]["clients"] == 0 and np.isnan(only[2]["loss"]) and only[2]["bytes_up"] == 0
     assert float(only[1].private["seen"].sum()) == 0
+
+
+def test_a_cohort_that_names_a_client_twice_ends_the_run():
+    twice = cohorts.Cohorts(
+        lambda n: 3, lambda key, round, n: jnp.where(round < 2, jnp.int32([0, 4, n]), 4)
+    )
+    with pytest.raises(ValueError, match="the cohort of round 3 names a client twice"):
+        run(cohorts=twice, every=4)
 
 
 def test_padding_counts_for_nothing():
@@ -154,7 +163,7 @@ def test_padding_counts_for_nothing():
 def test_without_a_measure_the_loss_is_reported():
     (only,) = run(rounds=1, measure=None)
     assert set(only[2]) == {
-        "round", "seconds", "loss", "clients", "bytes_up", "bytes_down",
+        "round", "seconds", "loss", "clients", "rejected", "bytes_up", "bytes_down",
         "bytes_up_per_client", "bytes_down_per_client",
     }  # fmt: skip
     assert only[3] == {}

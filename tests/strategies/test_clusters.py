@@ -237,6 +237,23 @@ def test_clients_of_two_kinds_part():
         np.testing.assert_allclose(scores, labels[k], atol=0.02)
 
 
+def test_clusters_of_a_model_that_begins_alike_are_a_little_apart():
+    """As of one that starts from another run; the others begin as they are drawn."""
+    wide = lambda key: {"item": rows.Table(jax.random.normal(key, (40, 3))), "b": jnp.zeros(3)}
+    drawn = Model(lambda key, common=None: (wide(key), {}), lambda *args: jnp.zeros(()))
+    same = replace(drawn, init=lambda key, common=None: (wide(jax.random.key(1)), {}))
+    key = jax.random.key(3)
+    first, *others = of_clusters(same, 3).init(key)[0]["clusters"]
+    apart = [np.asarray(x["item"].values - first["item"].values) for x in others]
+    for off in apart:
+        assert 0.008 < np.sqrt((off**2).mean()) < 0.012
+    assert np.abs(apart[0] - apart[1]).max() > 0.005
+    np.testing.assert_array_equal(first["item"].values, wide(jax.random.key(1))["item"].values)
+    for j, x in enumerate(of_clusters(drawn, 3).init(key)[0]["clusters"]):
+        want = wide(jax.random.fold_in(key, j))["item"].values
+        np.testing.assert_array_equal(x["item"].values, want)
+
+
 def test_bad_arguments_are_named():
     for make in (
         lambda: of_clusters(factorization(5), 0),

@@ -108,6 +108,14 @@ def test_the_average_is_weighted_by_examples():
     assert (sent == got).all() and sent.sum() == N - 2
 
 
+def test_who_all_hear_one_another_become_the_mean_of_those_who_are_there():
+    away = [0, 3, 4, 11]
+    after = mixed("gossip complete", there(*away))[0]["item"]
+    here = np.setdiff1d(np.arange(N), away)
+    want = np.asarray(stack()["item"])[here].mean(0)
+    np.testing.assert_allclose(after[here], np.broadcast_to(want, after[here].shape), atol=1e-6)
+
+
 def test_periods_are_counted_from_the_first_round():
     models = {"name": jnp.arange(float(N))}
     after = [mixed("periodic", there(), round=t, models=models)[0]["name"] for t in range(6)]

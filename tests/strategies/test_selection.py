@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from pulling import KEY, MODEL, USERS, close, pulling, resumes, run, same, store
 
+from fedjax_rec import compress, keys, models, simulate, strategies
 from fedjax_rec import data as rooms
-from fedjax_rec import keys, models, simulate, strategies
 from fedjax_rec.rounds.clock import Clock, traced_clock
 from fedjax_rec.rounds.selection import over_selection, selecting
 from fedjax_rec.rounds.utility import Utility, by_size, oort, power_of_choice
@@ -207,6 +207,17 @@ def test_over_selection_keeps_the_fastest(data):
     np.testing.assert_array_equal(info.bytes_down, everybody.bytes_down)
     took = np.asarray(info.metrics["simulated_seconds"])[mine]
     np.testing.assert_allclose(took, np.sort(seconds)[3], rtol=1e-5)
+
+
+def test_who_is_stopped_has_the_model_and_is_not_sent_it_again(data):
+    """With a downlink: the first round costs all the whole model, each later one a broadcast."""
+    alike = Clock(lambda key, ids, examples, down, up: ids.astype(jnp.float32))
+    strategy = over_selection(federated(clock=alike, downlink=compress.identity()), 3)
+    _, infos = run(strategy, data, [[4, 12, 1, 9, 7, 2]] * 3)
+    down = np.stack([np.asarray(i.bytes_down) for i in infos])
+    assert (down[0] == down[0][0]).all() and (down[1:] < down[0]).all() and (down[1:] > 0).all()
+    for later in down[1:]:
+        assert (later == later[0]).all()
 
 
 def test_over_selection_of_equals_keeps_just_as_many_and_nobody_without_data(data):

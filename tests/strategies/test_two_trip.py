@@ -32,6 +32,9 @@ class Crowd:
 
     num_clients: int = N
 
+    def sizes(self, ids):
+        return jnp.where(ids < self.num_clients, 1, 0)
+
     def take(self, ids):
         return Own(ids)
 
