@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -112,7 +113,8 @@ def traced_clock(
     for name, given in (
         ("speed", speed), ("downlink", downlink), ("uplink", uplink), ("latency", latency),
     ):  # fmt: skip
-        x = traces[name] = given if is_traced(given) else np.asarray(given, np.float32)
+        x: Any = given if is_traced(given) else np.asarray(given, np.float32)
+        traces[name] = x
         least = (lambda x: (x >= 0) & np.isfinite(x)) if name == "latency" else (lambda x: x > 0)
         if x.ndim > 1 or not holds(x, least):  # of NaN neither holds
             wanted = "finite and at least 0" if name == "latency" else "positive"

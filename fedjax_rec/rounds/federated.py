@@ -200,7 +200,8 @@ def federated(
             held, downlink_key = state.server["downlink"], keys.stream(of_round, "downlink")
             got = cohort.ids if cohort.stopped is None else cohort.stopped
             args = downlink_key, held, shared, state.round, served(cohort, got)
-            send = lambda *args: trees.typed_as(broadcast.send(*args), held)
+            sent = broadcast.send
+            send = lambda *args: trees.typed_as(sent(*args), held)
             somebody = (cohort.ids < data.num_clients).any()
             states["downlink"] = jax.lax.cond(somebody, send, lambda *_: held, *args)
         if timed is not None:

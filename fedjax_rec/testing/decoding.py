@@ -32,7 +32,7 @@ def many(compressor: Compressor, memory: PyTree, x: PyTree, now: Now) -> Callabl
     return compiled(lambda key: jax.vmap(one)(jax.random.split(key, PORTION)))
 
 
-def whole(node) -> jax.Array:
+def whole(node) -> Any:
     """The numbers of a node; of rows with ids those of the whole table, whatever their order."""
     if not isinstance(node, RowsUpdate) or node.ids is None:
         return node.values if is_node(node) else node
