@@ -2,6 +2,7 @@
 shapes in the annotations of some rooms, checked at every call while tests run."""
 
 import pytest
+import rotating
 from compiling import fast
 from jaxtyping import install_import_hook
 
@@ -17,3 +18,12 @@ def compiled_fast():
     """This module's tests are compiled fast rather than well."""
     with fast():
         yield
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Tests that take seconds take turns; `-m "not slow"` then leaves out those not due."""
+    for item in items:
+        if item.nodeid in rotating.listed():
+            for mark in rotating.marks(item.nodeid, rotating.TURNS):
+                item.add_marker(mark)

@@ -2,16 +2,28 @@
 
 `LAWS=all` runs all of them, `LAWS=NUMBER` those of that turn; in a tree without git it is turn 0.
 So what ships is run by `make test` before long, and by `make slow` at once.
+
+Laws over what ships say by themselves how many turns they take. Of all other tests those that take
+seconds, listed in `turns.txt`, take one of four. The list is made of a run that measures them:
+
+    LAWS=all pytest --durations=0 --durations-min=0.3 > durations.txt
+    python tests/rotating.py durations.txt
 """
 
 import functools
 import os
+import re
 import subprocess
+import sys
 import zlib
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+
+LISTED = Path(__file__).with_name("turns.txt")
+LEAST, TURNS = 3.0, 4  # seconds of a test that takes turns, and how many
 
 
 @functools.cache
@@ -35,3 +47,21 @@ def marks(name: str, of: int) -> list:
 def in_turn(names: Iterable[str], of: int) -> list:
     """Arguments of `pytest.mark.parametrize`: each name, slow where it is not its turn."""
     return [pytest.param(name, id=name, marks=marks(name, of)) for name in names]
+
+
+@functools.cache
+def listed() -> frozenset[str]:
+    """The tests of `turns.txt`, by their node ids."""
+    return frozenset(LISTED.read_text().splitlines())
+
+
+def measured(durations: str) -> list[str]:
+    """Node ids of the tests that took LEAST seconds, of what pytest prints of durations."""
+    took: Counter = Counter()
+    for seconds, name in re.findall(r"^ *([\d.]+)s (?:call|setup) +(\S.*)$", durations, re.M):
+        took[name.strip()] += float(seconds)
+    return sorted(name for name, seconds in took.items() if seconds >= LEAST)
+
+
+if __name__ == "__main__":
+    LISTED.write_text("".join(f"{name}\n" for name in measured(Path(sys.argv[1]).read_text())))

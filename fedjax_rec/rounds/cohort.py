@@ -95,6 +95,7 @@ def vmapped(each: Callable, *args: PyTree, axes: tuple | None = None) -> Callabl
     have no client axis, in arguments and results. axes: of the arguments, where they are others.
     """
     axes = axes or tuple(map(rows.map_axes, args))
+    each = jax.jit(each, inline=True)  # traced once, for its outline and for what runs
     outline = jax.eval_shape(jax.vmap(each, in_axes=axes), *args)
     return jax.vmap(each, in_axes=axes, out_axes=rows.map_axes(outline))
 
@@ -132,6 +133,9 @@ def rule_of_thumb(asked: int | str | None, each_of: Callable) -> Callable[..., i
     """
 
     def chunk(key, state: State, cohort: Cohort) -> int:
+        if isinstance(asked, int):
+            return min(asked, cohort.ids.shape[0])
+
         def one(key, state, cohort):
             data, ids = cohort.data, cohort.ids[:1]
             args = ids, at(state.private, ids), data.take(ids)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -142,8 +143,8 @@ def federated(
         everyone = over_clients(train, state.private, cohort)
         c = clients_at_once(chunk, rule, key, state, cohort)
 
-        def played(carry, ids):
-            private, memory, total = carry
+        @partial(jax.jit, inline=True)  # traced once, for the outline of sums and for what runs
+        def part(private, memory, ids):
             here, upload, down = everyone(ids, private)
             sent = upload.update
             kept, upload, up = sender.chunk(
@@ -160,13 +161,17 @@ def federated(
                 upload = replace(upload, update=change)
             summary = aggregator.reduce(state.server["aggregator"], upload, now(ids))
             adds, stacks = rows.divide(summary, aggregator.additive)
-            total = rows.combine(total, adds)
             if client.unsent is not None:
                 before = at(private, ids)
                 here = trees.select_each(upload.weight > 0, here, client.unsent(before, here))
             private, memory = put(private, keep, here), put(memory, arrived, kept)
             info = RoundInfo(upload.metrics, upload.weight, up, down, rejected=rejected)
-            return (private, memory, total), (stacks, info)
+            return private, memory, adds, (stacks, info)
+
+        def played(carry, ids):
+            private, memory, total = carry
+            private, memory, adds, seen = part(private, memory, ids)
+            return (private, memory, rows.combine(total, adds)), seen
 
         start = state.private, state.memory
         zero = trees.zeros_like(jax.eval_shape(played, (*start, None), cohort.ids[:c])[0][2])

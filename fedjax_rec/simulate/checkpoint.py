@@ -111,14 +111,15 @@ class Parameters(NamedTuple):
 
 
 def parameters(run: Path | str) -> Parameters:
-    """The parameters at the last checkpoint of a run folder, whatever configuration made it, for
-    `models.started` and `strategies.started`.
+    """The parameters after the best round of a run, of its folder `best/`, or where there is none
+    at the last checkpoint, whatever configuration made it, for `models.started` and
+    `strategies.started`.
 
     Raises:
         FileNotFoundError: where there is no checkpoint.
         Damaged: where it is not what was saved; a ValueError.
     """
-    place, what = _last(run)
+    place, what = _best(run) or _last(run)
     with _reading(what), ocp.StandardCheckpointer() as reader:
         found = opened(reader.restore(place / "state"), "the state")
     of = lambda part: {
@@ -133,6 +134,13 @@ def made_of(run: Path | str) -> dict[str, str]:
     place, what = _last(run)
     with _reading(what), ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
         return opened_text(reader.restore(place / "about"), "what it says of itself")
+
+
+def _best(run: Path | str) -> tuple[Path, str] | None:
+    """The folder of the state after the best round of a run, and what messages call it."""
+    folder = Path(run).absolute() / "best"
+    step = last_saved(folder)
+    return (folder / str(step), f"{run}: the best state, of round {step}") if step else None
 
 
 def _last(run: Path | str) -> tuple[Path, str]:

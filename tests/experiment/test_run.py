@@ -12,11 +12,13 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import yaml
 from small_data import MYLAB, write_config, write_folder
 
+from fedjax_rec import simulate
 from fedjax_rec.experiment.folder import RunFolder
 from fedjax_rec.experiment.loaded import load_run
 from fedjax_rec.experiment.main import main
@@ -398,6 +400,12 @@ def test_a_run_starts_from_another(place):
     first, second = (records(place / name)[0] for name in ("first", "second"))
     assert second["loss"] < first["loss"]
     assert run(place, "second", "--rounds", "1") == 2, "another configuration"
+    # What it began with is the state after the best round, not the last.
+    best = jax.tree_util.tree_leaves_with_path(load_run(place / "first").best.shared)
+    begun = simulate.parameters(place / "first").shared
+    assert best and len(best) == len(begun)
+    for path, x in best:
+        np.testing.assert_array_equal(begun[jax.tree_util.keystr(path)], x)
 
 
 def test_a_start_that_is_no_run_is_named(place, capsys):
