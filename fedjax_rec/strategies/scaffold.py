@@ -14,7 +14,8 @@ Of a table a client has the rows that it touches. On the others its gradients ar
 
 which the server adds by itself: it knows c, and keeps each c_k too, as it was told it. So what is
 sent of a table are the touched rows, of y - x what the gradients alone did and of c_k' all there
-is, and T; and a table is trained as the array.
+is, and T; and a table is trained as the array. Under an uplink that loses something, a server would
+know c_k but for what was lost.
 
 Cost: an array like `shared` for every client, and twice as much sent, both ways.
 """
