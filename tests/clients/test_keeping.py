@@ -94,8 +94,6 @@ def test_bad_arguments_are_named():
     problem = Problem("compact")
     with pytest.raises(TypeError, match="give an optax transform"):
         clients.keeping(problem.model(), problem.examples(), clients.sgd(0.1))
-    with pytest.raises(ValueError, match=r"scheduled\(schedule\(0\)=0.0\) must be positive"):
-        clients.scheduled(clients.sgd, lambda t: 0.0)
 
 
 def test_rows_that_a_client_does_not_touch_wait_with_their_momentum():

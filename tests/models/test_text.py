@@ -205,7 +205,10 @@ def test_bad_input_in_one_line(tmp_path):
         (lambda: models.text_tower(ITEMS), "text_tower needs titles, and the data does not"),
         (lambda: models.text_encoder(5, 1, titles, folder), "20 titles for 5 items; give one"),
         (lambda: make(models.text_encoder, trained_layers=4), r"=4\) of 3 layers; use at most 3"),
-        (lambda: make(models.text_encoder, targets="keys"), r"targets='keys'\) fits no linear"),
+        (
+            lambda: make(models.text_encoder, targets="keys"),
+            r"targets='keys'\): 'keys' fits no linear",
+        ),
         (lambda: make(models.text_encoder, b="own"), r"b='own'\) is unknown.*'private'"),
         (lambda: make(models.text_tower, layers=(0,)), r"layers=0\) must be positive"),
     ]
