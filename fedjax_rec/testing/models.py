@@ -63,15 +63,24 @@ def _bench(
     if not isinstance(model, Model):
         model = model(num_items=found.num_items, members=found.members)
     shared, private = compiled(model.init)(KEY, KEY)
-    most = int(np.argmin(np.asarray(found.store.length) + 1e9 * (found.store.length == 0)))
-    turns = turns_of(examples, Passes(batch_size=SIZE), KEY, worlds.of_client(found.store, most))
-    batch = compiled(turns.draw)(0)
+    batch = _smallest(found, examples)
     history = None
     if examples.history:
         history = jnp.full(examples.history, -1, jnp.int32).at[-2:].set(jnp.int32([2, 0]))
     return Modelling(
         model, examples, found, shared, private, batch, learning_rate, rounds, history, {}
     )
+
+
+def _smallest(dataset: Dataset, examples: Batches) -> dict:
+    """The first batch of the client with fewest interactions that make any example."""
+    length = np.asarray(dataset.store.length)
+    for client in np.argsort(length, kind="stable")[(length == 0).sum() :]:
+        one = worlds.of_client(dataset.store, int(client))
+        batch = compiled(turns_of(examples, Passes(batch_size=SIZE), KEY, one).draw)(0)
+        if batch["mask"].any():
+            return batch
+    raise ValueError("check_model(dataset): no client has an example; give one with more.")
 
 
 def _of_rows(model: Model, shared: PyTree, private: PyTree, batch: dict):
