@@ -292,6 +292,12 @@ def driven_change(trained: Trained, shared: PyTree) -> PyTree:
     return rows.change(trained.driven, shared, trained.start["shared"])
 
 
+def steps_beside(trained: Trained, shared: PyTree) -> dict:
+    """`Upload.aux` of a `driven_change`: the steps, which say how far the client drifted, where
+    there are tables."""
+    return {"steps": trained.steps} if rows.has_tables(shared) else {}
+
+
 def own_model(trained: Trained, shared: PyTree) -> PyTree:
     """The client's `shared` after training: its own rows where it touched them."""
     one = lambda a, s: rows.Overlay(a, s) if rows.is_table(a) else a

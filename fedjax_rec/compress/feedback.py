@@ -24,7 +24,7 @@ import jax.numpy as jnp
 
 from .. import trees, wire
 from ..check import holds
-from ..rows import RowsUpdate, values_at
+from ..rows import RowsUpdate, any_of, values_at
 from ..types import Compressor, Packet, PyTree
 from ..wire import Live, flatten, map_nodes
 from .leafwise import in_place, is_compressible, touched
@@ -235,22 +235,13 @@ def _more(node, back):
 
 
 def _all(node, more, back):
-    """A node of zeros with the rows of `back` and `more`, and as many columns as `node`."""
+    """A node of zeros with the rows of `back` and `more`, and as many columns as `back`."""
     if isinstance(node, Live):
         return replace(node, live=more)
     if not isinstance(node, RowsUpdate):
         return node
-    zeros = lambda count: jnp.zeros((count, *node.values.shape[1:]), node.values.dtype)
-    if more.ids is None and back.ids is None:
-        return replace(more, values=zeros(node.size), live=more.live | back.live)
-    listed = [jnp.where(u.live, _ids(u), node.size) for u in (more, back)]
-    ids = jnp.sort(jnp.concatenate(listed))[: node.live.shape[0]].astype(jnp.int32)
-    return replace(more, values=zeros(ids.shape[0]), ids=ids, live=ids < node.size)
-
-
-def _ids(update: RowsUpdate) -> jax.Array:
-    """int32[L]: of an update's rows, whatever its layout."""
-    return jnp.arange(update.live.shape[0]) if update.ids is None else jnp.asarray(update.ids)
+    # No row is of both, so that together they need no more room than `node` has.
+    return jax.tree.map(lambda x: x[: node.live.shape[0]], any_of([back, more]))
 
 
 def _spread(where, back):

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .. import check
 from .interactions import Interactions
-from .splits import TEST, TRAIN, UNUSED, Split, Splitter, leave_one_out
+from .splits import TEST, TRAIN, Split, Splitter, holding_out
 
 
 def cold_items(fraction: float = 0.2, split: Splitter | None = None, seed: int = 0) -> Splitter:
@@ -32,25 +31,22 @@ def warm_items(fraction: float = 0.2, split: Splitter | None = None, seed: int =
 
 
 def _splitter(name: str, fraction: float, split: Splitter | None, seed: int, tests_cold: bool):
-    check.seed(name, seed)
-    if not 0 < fraction < 1:
-        raise ValueError(f"{name}(fraction={fraction}) is not a share; use 0 < fraction < 1.")
-    inner = leave_one_out() if split is None else split
-
-    def divide(interactions: Interactions) -> Split:
-        before = inner(interactions)
-        part, size = before.part.copy(), interactions.num_items
-        count = round(fraction * size)
+    def drawn(rng: np.random.Generator, before: Split):
+        size = before.interactions.num_items
         absent = np.zeros(size, bool)
-        absent[np.random.default_rng(seed).choice(size, count, replace=False)] = True
-        cold = absent[interactions.items]
-        part[np.where(part == TRAIN, cold, cold != tests_cold)] = UNUSED
+        absent[rng.choice(size, round(fraction * size), replace=False)] = True
+        return absent[before.interactions.items], absent
+
+    divide = holding_out(name, fraction, split, seed, tests_cold, drawn)
+
+    def checked(interactions: Interactions) -> Split:
+        found = divide(interactions)
         for kept, what in ((TRAIN, "trains"), (TEST, "tests")):
-            if not (part == kept).any():
+            if not (found.part == kept).any():
                 raise ValueError(
                     f"{name}(fraction={fraction}, seed={seed}) leaves no row that {what}; use "
                     "another fraction."
                 )
-        return Split(interactions, part, absent, before.ties)
+        return found
 
-    return divide
+    return checked

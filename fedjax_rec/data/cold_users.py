@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .. import check
-from .interactions import Interactions
-from .splits import TEST, TRAIN, UNUSED, Split, Splitter, leave_one_out
+from .splits import TEST, TRAIN, Split, Splitter, holding_out
 
 
 def cold_users(fraction: float = 0.1, split: Splitter | None = None, seed: int = 0) -> Splitter:
@@ -35,28 +33,20 @@ def warm_users(fraction: float = 0.1, split: Splitter | None = None, seed: int =
 
 
 def _splitter(name: str, fraction: float, split: Splitter | None, seed: int, tests_cold: bool):
-    check.seed(name, seed)
-    if not 0 < fraction < 1:
-        raise ValueError(f"{name}(fraction={fraction}) is not a share; use 0 < fraction < 1.")
-    inner = leave_one_out() if split is None else split
-
-    def divide(interactions: Interactions) -> Split:
-        before = inner(interactions)
-        part = before.part.copy()
-        able = np.unique(interactions.users[part == TEST])
+    def drawn(rng: np.random.Generator, before: Split):
+        users = before.interactions.users
+        able = np.unique(users[before.part == TEST])
         count = round(fraction * len(able))
         if not 0 < count < len(able):
             raise ValueError(
                 f"{name}(fraction={fraction}) holds out {count} of the {len(able)} users that can "
                 "be tested; use a fraction that leaves some on either side."
             )
-        cold = np.zeros(interactions.num_users, bool)
-        cold[np.random.default_rng(seed).choice(able, count, replace=False)] = True
-        mine = cold[interactions.users]
-        part[np.where(part == TRAIN, mine, mine != tests_cold)] = UNUSED
-        return Split(interactions, part, before.absent, before.ties)
+        cold = np.zeros(before.interactions.num_users, bool)
+        cold[rng.choice(able, count, replace=False)] = True
+        return cold[users], before.absent
 
-    return divide
+    return holding_out(name, fraction, split, seed, tests_cold, drawn)
 
 
 def is_cold(split: Split) -> np.ndarray:

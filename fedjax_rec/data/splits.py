@@ -143,6 +143,34 @@ def temporal_ratio(validation: float = 0.1, test: float = 0.1, ties: str = "last
     return split
 
 
+def holding_out(
+    name: str,
+    fraction: float,
+    split: Splitter | None,
+    seed: int,
+    tests_held: bool,
+    drawn: Callable[[np.random.Generator, Split], tuple[np.ndarray, np.ndarray | None]],
+) -> Splitter:
+    """`split` (leave_one_out()) with some rows held out of training: they become UNUSED there, and
+    validation and test rows where `tests_held` does not hold of them.
+
+    drawn(rng, what `split` makes) -> (bool[n], the rows held out, and `Split.absent`).
+    """
+    check.seed(name, seed)
+    if not 0 < fraction < 1:
+        raise ValueError(f"{name}(fraction={fraction}) is not a share; use 0 < fraction < 1.")
+    inner = leave_one_out() if split is None else split
+
+    def divide(interactions: Interactions) -> Split:
+        before = inner(interactions)
+        held, absent = drawn(np.random.default_rng(seed), before)
+        part = before.part.copy()
+        part[np.where(part == TRAIN, held, held != tests_held)] = UNUSED
+        return Split(interactions, part, absent, before.ties)
+
+    return divide
+
+
 def _places(interactions: Interactions, ties: str = "last") -> np.ndarray:
     """int64[n]: the place of each row in its user's history, the oldest 0."""
     rows, start = np.arange(len(interactions)), offsets(interactions)

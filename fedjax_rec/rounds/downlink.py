@@ -72,11 +72,12 @@ def broadcasting(compressor: Compressor) -> Broadcast:
         back = compressor.decode(packet, change, now)
         whole = _whole(shared)
         owed = state["owed"].at[ids].set(jnp.uint32(0), mode="drop")
-        return {
+        after = {
             "known": rows.apply(state["known"], back),
             "memory": memory,
             "owed": owed + jnp.minimum(wire.nbytes(packet), whole - owed),
         }
+        return trees.typed_as(after, state)  # sums are wider than what is kept
 
     return Broadcast(init, lambda state: state["known"], received, send)
 

@@ -205,10 +205,8 @@ def federated(
             held, downlink_key = state.server["downlink"], keys.stream(of_round, "downlink")
             got = cohort.ids if cohort.stopped is None else cohort.stopped
             args = downlink_key, held, shared, state.round, served(cohort, got)
-            sent = broadcast.send
-            send = lambda *args: trees.typed_as(sent(*args), held)
             somebody = (cohort.ids < data.num_clients).any()
-            states["downlink"] = jax.lax.cond(somebody, send, lambda *_: held, *args)
+            states["downlink"] = jax.lax.cond(somebody, broadcast.send, lambda *_: held, *args)
         if timed is not None:
             states["clock"], info = timed.finish(state.server["clock"], cohort, info)
         return State(shared, private, memory, states, state.round + 1), info

@@ -8,6 +8,9 @@ server for those of any. All functions are of one client's update, and keep what
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 
@@ -114,3 +117,23 @@ def values_at(update: RowsUpdate, like: RowsUpdate) -> jax.Array:
     slot = jnp.minimum(slot, update.ids.shape[0] - 1)
     hit = (update.ids[slot] == like.ids) & update.live[slot] & like.live
     return jnp.where(hit[:, None], update.values[slot], 0)
+
+
+def any_of(updates: Sequence[RowsUpdate]) -> RowsUpdate:
+    """The rows of some updates of one table, each once; its values mean nothing. They have ids,
+    sorted, where all have; padding is last where no row is of two."""
+    first, size = updates[0], updates[0].size
+    if len(updates) == 1:
+        return replace(first, origin=None)
+    if all(u.ids is not None for u in updates):
+        named = [jnp.where(u.live, jnp.asarray(u.ids), size) for u in updates]
+        ids = jnp.sort(jnp.concatenate(named))
+        live = (ids < size) & jnp.concatenate([jnp.ones(1, bool), ids[1:] != ids[:-1]])
+        values = jnp.zeros((ids.shape[0], *first.values.shape[1:]), first.values.dtype)
+        return RowsUpdate(values, ids, live, None, size)
+    live = jnp.zeros(size, bool)
+    for u in updates:
+        ids = jnp.arange(size) if u.ids is None else u.ids
+        live = live.at[jnp.where(u.live, ids, size)].set(True, mode="drop")
+    values = jnp.zeros((size, *first.values.shape[1:]), first.values.dtype)
+    return RowsUpdate(values, None, live, None, size)

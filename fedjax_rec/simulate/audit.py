@@ -41,11 +41,8 @@ def audit(strategy: Strategy, state: State, store, key: jax.Array, clients: int 
     there = np.flatnonzero(sizes > 0)
     draw = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
     ids = np.sort(draw.choice(there, min(clients, len(there)), replace=False))
-    packets, ledger = jax.device_get(
-        jax.jit(strategy.packets)(
-            keys.stream(key, "round"), state, Cohort(jnp.asarray(ids, jnp.int32), store)
-        )
-    )
+    of_round, cohort = keys.stream(key, "round"), Cohort(jnp.asarray(ids, jnp.int32), store)
+    packets, ledger = jax.device_get(jax.jit(strategy.packets)(of_round, state, cohort))
     message, ranged = 0, 0
     for i, id in enumerate(ids):
         packet = jax.tree.map(lambda x, i=i: x[i], packets)
@@ -58,9 +55,8 @@ def audit(strategy: Strategy, state: State, store, key: jax.Array, clients: int 
             )
         message += len(sent)
         ranged += len(wire.to_bytes(packet, entropy=True)) if wire.can_range_code() else 0
-    cohort = Cohort(jnp.asarray(ids, jnp.int32), store)
-    played = jax.jit(strategy.round)(keys.stream(key, "round"), state, cohort)[1]
-    counted = Counter(np.asarray(played.bytes_up)[np.asarray(played.bytes_up) > 0].tolist())
+    up = np.asarray(jax.jit(strategy.round)(of_round, state, cohort)[1].bytes_up)
+    counted = Counter(up[up > 0].tolist())
     if counted - Counter(ledger.tolist()):
         raise RuntimeError(
             f"audit: the round counts {sorted(counted.elements())} bytes up where its packets have "

@@ -43,6 +43,7 @@ from ..clients.training import (
     path_of,
     several,
     sgd_rate,
+    steps_beside,
     train,
 )
 from ..data import Batches
@@ -143,7 +144,7 @@ def dynamic(
         share = jnp.where(trained.count > 0, 1.0 / data.store.num_clients, 0.0)
         return after, Upload(
             {"model": driven_change(trained, server)}, trained.count, metrics,
-            {"steps": trained.steps} if rows.has_tables(server) else {},
+            steps_beside(trained, server),
             known={"share": share, "drift": drift},
         )  # fmt: skip
 

@@ -36,7 +36,6 @@ from ..clients import Local, sgd
 from ..clients.batches import Passes
 from ..clients.training import (
     Terms,
-    Trained,
     driven_change,
     first_private,
     kept,
@@ -44,6 +43,7 @@ from ..clients.training import (
     path_of,
     several,
     sgd_rate,
+    steps_beside,
     train,
 )
 from ..data import Batches
@@ -256,7 +256,9 @@ def variance_reduced(
         parts = [as_update(here(shared[name].value, local), local, server) for name in names]
         down = wire.nbytes(Packet(parts))
         metrics = metrics_of(trained, probe, model, shared["model"], data)
-        return kept(trained), Upload(sent, trained.count, metrics, _steps(trained, server), down)
+        return kept(trained), Upload(
+            sent, trained.count, metrics, steps_beside(trained, server), down
+        )
 
     return Client(first_private(model), update)
 
@@ -294,14 +296,9 @@ def with_momentum(
             "momentum": as_update(mean.shared, mean.local, trees.trainable(server)),
         }
         metrics = metrics_of(trained, probe, model, server, data)
-        return kept(trained), Upload(sent, trained.count, metrics, _steps(trained, server))
+        return kept(trained), Upload(sent, trained.count, metrics, steps_beside(trained, server))
 
     return Client(first_private(model), update)
-
-
-def _steps(trained: Trained, shared: PyTree) -> dict:
-    """What the server needs to know how far a client drifted: its steps, where there are rows."""
-    return {"steps": trained.steps} if rows.has_tables(shared) else {}
 
 
 def _common(shared: PyTree, beta: float | None, arrays: Callable = rows.dense) -> PyTree:

@@ -205,32 +205,13 @@ def downloads(shared: PyTree, uploads: Sequence[Upload]) -> jax.Array:
     sent = trees.trainable(shared)
 
     def taken(updates: Sequence[PyTree]) -> jax.Array:
-        one = lambda x, *us: _any_of(us) if rows.is_table(x) else x
+        one = lambda x, *us: rows.any_of(us) if rows.is_table(x) else x
         return wire.nbytes(Packet(rows.map_nodes(one, sent, *updates)))
 
     if all(upload.down is None for upload in uploads):
         return taken([upload.update for upload in uploads])
     alone = [taken([u.update]) if u.down is None else u.down for u in uploads]
     return jnp.stack([jnp.asarray(count, jnp.uint32) for count in alone]).sum(dtype=jnp.uint32)
-
-
-def _any_of(updates: Sequence[rows.RowsUpdate]) -> rows.RowsUpdate:
-    """The rows of some updates of one table, each once; its values mean nothing."""
-    first, size = updates[0], updates[0].size
-    if len(updates) == 1:
-        return replace(first, origin=None)
-    if all(u.ids is not None for u in updates):
-        named = [jnp.where(u.live, jnp.asarray(u.ids), size) for u in updates]
-        ids = jnp.sort(jnp.concatenate(named))
-        live = (ids < size) & jnp.concatenate([jnp.ones(1, bool), ids[1:] != ids[:-1]])
-        values = jnp.zeros((ids.shape[0], *first.values.shape[1:]), first.values.dtype)
-        return rows.RowsUpdate(values, ids, live, None, size)
-    live = jnp.zeros(size, bool)
-    for u in updates:
-        ids = jnp.arange(size) if u.ids is None else u.ids
-        live = live.at[jnp.where(u.live, ids, size)].set(True, mode="drop")
-    values = jnp.zeros((size, *first.values.shape[1:]), first.values.dtype)
-    return rows.RowsUpdate(values, None, live, None, size)
 
 
 def _alike(where: str, clients: Sequence[Client]):

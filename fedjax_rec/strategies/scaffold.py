@@ -43,6 +43,7 @@ from ..clients.training import (
     metrics_of,
     several,
     sgd_rate,
+    steps_beside,
     train,
 )
 from ..data import Batches
@@ -164,7 +165,7 @@ def controlled(
         forgotten = rows.map_tables(lambda x: replace(x, values=(1 - there) * x.values), own)
         after = {"model": kept(trained), "control": put(forgotten, local, fresh)}
         metrics = metrics_of(trained, probe, model, shared["model"], data)
-        aux = {"steps": steps} if rows.has_tables(server) else {}
+        aux = steps_beside(trained, server)
         return after, Upload(sent, trained.count, metrics, aux, known=known)
 
     # A server that did not get the upload did not move its c.

@@ -154,10 +154,6 @@ def from_bytes(data: bytes, like: PyTree, finite: bool = False) -> PyTree:
     Raises:
         ValueError: where the bytes are not the message of this version of a packet like `like`.
     """
-    wanted = (like.body, like.side) if isinstance(like, Packet) else like
-    found, structure = flatten(wanted)
-    leaves = [leaf for _, leaf in found]
-    most = 2 + sum(map(_parts, leaves))
     limits = dict(max_map_len=0, max_str_len=0, max_ext_len=0)
     try:
         message = msgpack.unpackb(data, max_bin_len=len(data), max_array_len=len(data), **limits)
@@ -169,7 +165,10 @@ def from_bytes(data: bytes, like: PyTree, finite: bool = False) -> PyTree:
             f"from_bytes(data={len(data)} bytes) is no message of version {VERSION}; "
             "send and receive with the same fedjax_rec."
         )
-    if len(message) != most:
+    wanted = (like.body, like.side) if isinstance(like, Packet) else like
+    found, structure = flatten(wanted)
+    leaves = [leaf for _, leaf in found]
+    if len(message) - 2 != sum(map(_parts, leaves)):
         raise ValueError(
             f"from_bytes(data) holds {len(message) - 2} parts, which is not what `like` has; "
             "give the structure that was sent."
