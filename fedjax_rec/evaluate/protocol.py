@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float32, Int32, Integer
 
-from ..check import at_least
+from ..check import at_least, is_traced
 from ..types import Array, Model, PyTree, record
 from .metrics import Metric, evaluate_user
 from .ranks import ranks, sampled_ranks
@@ -238,8 +238,9 @@ def probe_clients(protocol: Protocol, parts: dict):
     Args:
         parts: name -> `data.Cases`, of clients that are one user each.
     """
-    longest = {name: int(cases.seen_count.max()) for name, cases in parts.items()}
     for name, cases in parts.items():
+        if is_traced(cases.clients):  # of a run whose cases were looked at before it was compiled
+            continue
         if cases.users.shape[0] != len(set(cases.clients.tolist())):
             raise ValueError(
                 f"probe_clients({name}): clients hold several users; evaluate the aggregated "
@@ -251,7 +252,7 @@ def probe_clients(protocol: Protocol, parts: dict):
         for name, cases in parts.items():
             row = cases.rows.at[data.id].get(mode="clip")
             # What was seen by then is of other parts too, and no length of training bounds it.
-            case = case_of(cases, jnp.maximum(row, 0), longest[name])
+            case = case_of(cases, jnp.maximum(row, 0), cases.seen_count.max())
             values = protocol.measure(scorer(case.history), case)
             out[name] = jnp.where(row >= 0, values, jnp.nan)
         return out

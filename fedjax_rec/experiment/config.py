@@ -102,7 +102,8 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Config:
-    """A configuration with every part made. plain: as nested dicts, for `config.yaml`."""
+    """A configuration with every part made. plain: as nested dicts, for `config.yaml`. parsed: as
+    it was checked, before its parts were made."""
 
     name: str
     seed: int
@@ -121,6 +122,7 @@ class Config:
     most_rejected: float
     start_from: str | None
     plain: dict[str, Any]
+    parsed: Namespace
 
 
 def read(
@@ -159,7 +161,7 @@ def read(
         keys = [a.dest for a in parser._actions if a.dest != "help"]
         raise ConfigError(one_line(str(error), keys)) from error
     for part in LATE:
-        check_made(_plain(_arguments(made, part)), f"{part}.init_args")
+        check_made(_arguments(made, part), f"{part}.init_args")
     for key in ("source", "split", "clients"):
         check_made(_plain(getattr(made.data, key)), f"data.{key}")
     check_complete(plain, "")
@@ -169,9 +171,9 @@ def read(
         seed=made.seed,
         rounds=made.rounds,
         data=made.data,
-        make_model=_late(factories["model"], _arguments(made, "model")),
+        make_model=late_factory(factories["model"], _arguments(made, "model")),
         examples=made.examples,
-        make_strategy=_late(factories["strategy"], _arguments(made, "strategy")),
+        make_strategy=late_factory(factories["strategy"], _arguments(made, "strategy")),
         cohorts=made.cohorts,
         evaluation=made.evaluation,
         checkpoint_every=made.checkpoint_every,
@@ -182,16 +184,18 @@ def read(
         most_rejected=0.1 if made.most_rejected is None else made.most_rejected,
         start_from=made.start_from,
         plain=plain,
+        parsed=parsed,
     )
 
 
-def _arguments(made: Namespace, part: str) -> Any:
-    """The arguments of a late part; None where it takes none but those of the run."""
-    return getattr(getattr(made, part), "init_args", None)
+def _arguments(made: Namespace, part: str) -> dict[str, Any]:
+    """The arguments of a late part but those of the run."""
+    given = getattr(getattr(made, part), "init_args", None)
+    return {} if given is None else dict(vars(given))
 
 
-def _late(factory, init_args) -> Callable:
-    kwargs = dict(vars(init_args)) if init_args is not None else {}
+def late_factory(factory: Callable, kwargs: Mapping[str, Any]) -> Callable:
+    """`factory` of these arguments, which takes those of the run as well."""
     known = inspect.signature(factory).parameters
     open_ended = any(p.kind is p.VAR_KEYWORD for p in known.values())
     # A model takes what it asks for: `titles` and `fields` are for those that read text.

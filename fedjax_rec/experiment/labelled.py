@@ -7,17 +7,12 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 
-from .. import data, simulate
-from ..types import Strategy
+from .. import data
 from .config import Config, ConfigError
-from .start import start_from
 
 
-def prepare_examples(
-    config: Config, found: data.Examples, digests: dict[str, str]
-) -> tuple[data.Dataset, Strategy, simulate.Measure]:
-    """What `run.prepare` makes of interactions. Raises ValueError in one line, before training,
-    where a part of the configuration is made for interactions."""
+def check_labelled(config: Config) -> None:
+    """Raises ConfigError where a part of the configuration is made for interactions."""
     wanted = config.evaluation
     if wanted.candidates != "examples":
         raise ConfigError(
@@ -28,33 +23,16 @@ def prepare_examples(
         raise ConfigError(
             f"evaluation.of={wanted.of} serves rankings; use aggregated with candidates: examples."
         )
+
+
+def pack_labelled(config: Config, found: data.Examples) -> data.Dataset:
+    """`found` on the device. Raises ValueError, before training, where nothing can be tested, or
+    batches read what examples do not have."""
     dataset = data.pack_examples(found)
     _check_batches(config.examples, dataset.store)
-    parts = {"validation": dataset.validation, "test": dataset.test}
-    parts = {name: held for name, held in parts.items() if held is not None}
-    if "test" not in parts:
+    if dataset.test is None:
         raise ConfigError("data.source leaves nothing to test on; put examples in the test part.")
-    model = config.make_model(
-        num_items=dataset.num_items, members=dataset.members, titles=None, fields=found.fields
-    )
-    model, started = start_from(config, model, dataset.num_clients, digests)
-    strategy = started(config.make_strategy(model, config.examples, None))
-    if strategy.model.predict is None:
-        raise unmeasured(
-            config, model.predict, "predicts no labelled examples", "predict(batch) -> logits"
-        )
-    config.cohorts.size(dataset.num_clients)
-    return dataset, strategy, simulate.on_examples(strategy.model, parts, wanted.users_per_chunk)
-
-
-def unmeasured(config: Config, of_model, what: str, method: str) -> ConfigError:
-    """That the strategy's model cannot be measured. of_model: what the model it was given has for
-    it, None where that has nothing either."""
-    if of_model is None:
-        name = config.plain["model"]["class_path"]
-        return ConfigError(f"model={name} {what}; give it a method {method}.")
-    name = config.plain["strategy"]["class_path"]
-    return ConfigError(f"strategy={name} makes a model that {what}; use another strategy.")
+    return dataset
 
 
 def _check_batches(batches: data.Batches, store) -> None:

@@ -20,8 +20,8 @@ from ..types import Model, State
 from . import config as configuration
 from .config import Config, ConfigError, Evaluation
 from .factories import unknown_argument
+from .prepare import Experiment, prepare
 from .recommend import recommend
-from .run import Experiment, prepare
 
 WHICH = ("best", "last")
 
@@ -109,11 +109,11 @@ class LoadedRun:
             ValueError: The data of that name are not those of the run any more.
         """
         made = prepare(self.read_config)
-        theirs = self.summary["data"].get("digests")
-        if theirs != made.digests:
+        theirs, ours = self.summary["data"].get("digests"), made.read.digests
+        if theirs != ours:
             raise ValueError(
                 f"{self.path}: data.source={self.config['data']['source']!r} is not the data that "
-                f"the run was made with any more ({theirs}, now {made.digests}); put those back."
+                f"the run was made with any more ({theirs}, now {ours}); put those back."
             )
         return made
 

@@ -18,14 +18,15 @@ from ..data.partition import members_of
 from ..data.splits import TEST, TRAIN, VALIDATION
 from ..types import State
 from .config import Config
-from .run import Experiment
+from .prepare import Experiment
 
 
 def recommend(
     experiment: Experiment, config: Config, state: Callable[[], State], user: Any, k: int
 ) -> pl.DataFrame:
     """The table that `LoadedRun.recommend` describes. state: read once the arguments are right."""
-    split, partition, model = experiment.split, experiment.partition, experiment.strategy.model
+    split, partition = experiment.read.split, experiment.read.partition
+    model = experiment.strategy.model
     if split is None or partition is None or model.ranking is None:
         raise ValueError(
             "recommend: the model predicts labelled examples and ranks no items; use evaluate()."

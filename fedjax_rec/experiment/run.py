@@ -6,153 +6,34 @@ run that was stopped and goes on writes the same records as one that was not (bu
 
 from __future__ import annotations
 
-import dataclasses
 import platform
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from .. import __version__, data, evaluate, simulate, strategies
 from ..report import figures
-from ..types import Strategy
 from .best import BestState, best_of, chooser_of
-from .config import Config, ConfigError, part
+from .config import Config, ConfigError
 from .folder import RunFolder
-from .labelled import prepare_examples, unmeasured
+from .prepare import Experiment, prepare
 from .progress import Bar
-from .start import start_from
 
 RECORDS = "records"  # in a checkpoint: the checksums of the records up to it
+_DRAWING = threading.Lock()  # matplotlib draws in one thread at a time
 
 
 class Stopped(Exception):
     """The user interrupted the run; its state is saved."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Experiment:
-    """Everything that a configuration names, made for its data. digests: which data they are, see
-    `data.digests`. split, partition: of interactions, who is called what, and which client holds
-    whom; None of labelled examples."""
-
-    described: dict[str, Any]
-    digests: dict[str, str]
-    dataset: data.Dataset
-    strategy: Strategy
-    measure: simulate.Measure
-    split: data.Split | None = None
-    partition: data.Partition | None = None
-
-    def outline(self, key: jax.Array) -> Any:
-        """Shapes of the state that the run begins with."""
-        clients = self.dataset.num_clients
-        return jax.eval_shape(lambda: self.strategy.init(key, clients))
-
-
-def prepare(config: Config) -> Experiment:
-    """Reads the data and builds model, strategy and measure. Raises ValueError in one line."""
-    wanted = config.data
-    found = wanted.source
-    if isinstance(found, str):
-        found = data.load(found)
-    elif not isinstance(found, (data.Interactions, data.Examples)):
-        found = part(found, "data.source")
-    if isinstance(found, data.Examples):
-        digests = data.digests_of_examples(found)
-        made = prepare_examples(config, found, digests)
-        return Experiment(data.describe_examples(found), digests, *made)
-    if config.evaluation.candidates == "examples":
-        raise ConfigError(
-            "evaluation.candidates=examples needs labelled examples and data.source gives "
-            "interactions; use full, sampled, both or ratings."
-        )
-    if wanted.above and found.ratings is None:
-        raise ConfigError(
-            f"data.above={wanted.above} asks for ratings, and {found.name!r} has none; leave it "
-            "out, or use data with a rating column."
-        )
-    if wanted.implicit:
-        found = data.implicit(found, wanted.above)
-    else:
-        found = data.latest_of_pairs(found)
-    if wanted.core:
-        found = data.k_core(found, wanted.core, wanted.core)
-    split = part(wanted.split, "data.split")(found)
-    clients = part(wanted.clients, "data.clients")(split)
-    sampled = config.evaluation.candidates in {"sampled", "both"}
-    sampled = sampled or wanted.negatives == "symmetric"
-    digests = data.digests(split, clients)
-    dataset = data.pack(
-        split, clients, wanted.negatives, wanted.evaluation_negatives if sampled else 0,
-        seed=config.seed, history=config.examples.history,
-    )  # fmt: skip
-    if not wanted.implicit:
-        _check_ratings_are_read(config, dataset.store)
-    parts = {"validation": dataset.validation, "test": dataset.test}
-    parts = {name: cases for name, cases in parts.items() if cases is not None}
-    if "test" not in parts:
-        raise ConfigError("data.split leaves nothing to test on; use a split with a test part.")
-    protocol = _protocol(config, dataset)
-    model = config.make_model(
-        num_items=dataset.num_items, members=dataset.members, titles=data.titles(found)
-    )
-    own = config.evaluation.of == "personal"
-    probe = evaluate.probe_clients(protocol, parts) if own else None
-    model, started = start_from(config, model, dataset.num_clients, digests)
-    strategy = started(config.make_strategy(model, config.examples, probe))
-    if strategy.model.ranking is None:
-        raise unmeasured(config, model.ranking, "scores no items", "score(items, user) -> scores")
-    if own:
-        measure = simulate.personal(protocol, parts)
-    else:
-        measure = simulate.aggregated(
-            strategy.model, protocol, parts, config.evaluation.users_per_chunk
-        )
-    config.cohorts.size(dataset.num_clients)
-    described = data.describe(found)
-    if split.ties is not None:
-        described |= {"ties": split.ties, "users_with_tied_ends": data.tied_ends(found)}
-    return Experiment(described, digests, dataset, strategy, measure, split, clients)
-
-
-def _check_ratings_are_read(config: Config, store: data.Store) -> None:
-    """Raises ConfigError for examples that can be drawn without the ratings which the data keep:
-    those of one star would be trained on as if they were liked."""
-    if store.labels is None:
-        return
-    one = store.take(jnp.arange(1))
-    alone = jax.tree.map(lambda x: x[0] if x.ndim else x, dataclasses.replace(one, store=None))
-    bare = dataclasses.replace(alone, store=dataclasses.replace(store, labels=None))
-    seed, first = jnp.zeros(2, jnp.uint32), jnp.zeros(1, jnp.uint32)
-    try:
-        jax.eval_shape(lambda: config.examples.draw(seed, bare, first))
-    except Exception:  # whatever they are made of, they want the ratings
-        return
-    name = config.plain["examples"]["class_path"]
-    raise ConfigError(
-        f"data.implicit=false keeps ratings, and examples={name} does not read them: low ones "
-        "would count as liked; use examples: fedjax_rec.data.ratings, or data.implicit: true."
-    )
-
-
-def _protocol(config: Config, dataset: data.Dataset) -> evaluate.Protocol:
-    wanted = config.evaluation
-    if wanted.candidates == "ratings":
-        return evaluate.rating_error()
-    metrics = evaluate.metrics(wanted.metrics)
-    full, sampled = evaluate.full_catalogue(metrics, dataset.num_items), evaluate.sampled(metrics)
-    if wanted.candidates == "both":
-        return evaluate.beside(full, sampled, "sampled_")
-    return full if wanted.candidates == "full" else sampled
 
 
 def run(config: Config, out: Path | str, overwrite: bool = False, show: bool = True) -> dict:
@@ -164,83 +45,127 @@ def run(config: Config, out: Path | str, overwrite: bool = False, show: bool = T
     folder = RunFolder(out, config.plain, overwrite)
     try:
         with strategies.memory_budget(config.memory_budget):
-            return _run(config, folder, show)
+            experiment = prepare(config)
+            key = jax.random.key(config.seed)
+            calls = simulate.program(experiment.made).of(key, experiment.inputs())
+            return carry_out(config, folder, experiment, calls, show)
     finally:
         folder.release()
 
 
-def _run(config: Config, folder: RunFolder, show: bool) -> dict:
-    experiment = prepare(config)
+def carry_out(
+    config: Config,
+    folder: RunFolder,
+    experiment: Experiment,
+    calls: simulate.Calls,
+    show: bool = False,
+    interrupted: Sequence | None = None,
+) -> dict:
+    """The run of `config` in its folder, or what is left of it; returns the summary.
+
+    interrupted: what is not empty once somebody asked for a stop; None listens to Ctrl-C.
+    """
     strategy, store = experiment.strategy, experiment.dataset.store
     key = jax.random.key(config.seed)
     # What the parts say against each other or the memory, they say before anything is written.
     like = experiment.outline(key)
-    calls = simulate.program(strategy, store, key, config.cohorts, experiment.measure)
-    if (told := _few_candidates(config, experiment.dataset)) is not None:
+    if (told := _few_candidates(config, experiment.dataset)) is not None and show:
         print(told, file=sys.stderr)
     done = 0 if folder.overwrite else simulate.last_saved(folder.checkpoints)
     spent = _look_ahead(config, calls, like, store, done, show)
     folder.hold()
-    protocol = experiment.measure.protocol
-    opened = lambda: simulate.Checkpoints(
-        folder.checkpoints, folder.fingerprint, about=experiment.digests
-    )
-    state: Any = None
-    best, records = {}, []
-    if done:
-        # All of it is read and checked before any of it is written.
-        checkpoints = opened()
-        state, best, records = _resumed(config, folder, checkpoints, like)
-        folder.begin(records)
-    else:
-        folder.begin(records)
-        checkpoints = opened()
-    chooser = chooser_of(experiment.dataset, protocol)
-    kept = BestState(folder.best, config.keep_best)
+    running = Running(config, folder, experiment, like, done, spent)
     rounds = simulate.simulate(
         strategy, store, config.rounds, key, config.cohorts, experiment.measure,
-        config.evaluation.every, state=state, calls=calls, most_rejected=config.most_rejected,
+        config.evaluation.every, state=running.state, calls=calls,
+        most_rejected=config.most_rejected,
     )  # fmt: skip
-    elapsed = spent + (records[-1]["seconds"] if records else 0.0)
-    with _interruptible() as interrupted, Bar(config, records, chooser, show) as bar:
+    listening = _interruptible() if interrupted is None else nullcontext(interrupted)
+    with listening as stops, Bar(config, running.records, running.chooser, show) as bar:
         for progress in rounds:
-            elapsed += progress.metrics["seconds"]
-            record = {**progress.metrics, "seconds": elapsed}
             if progress.rejected:
-                record["rejected_clients"] = {str(r): ids for r, ids in progress.rejected.items()}
                 bar.say(_without(progress.rejected))
-            records.append(record)
-            if best_of(records, chooser, protocol) is record:
-                best = {"values": progress.values["test"]}
-                kept.take(progress.round, progress.state)
-            folder.append(record)
-            bar.update(record)
-            last = progress.round >= config.rounds
-            stop = bool(interrupted) and not last
-            if last or stop or _due(records, config.checkpoint_every):
-                kept.write(progress.state)
-                extras = {**best, RECORDS: folder.sums(records)}
-                checkpoints.save(progress.round, progress.state, extras)
-            state = progress.state
-            if stop:
-                checkpoints.close()
-                raise Stopped(
-                    f"stopped after round {progress.round}; the same command goes on from there."
-                )
-    checkpoints.close()
-    summary = _summary(config, experiment, records, best["values"], chooser)
-    if config.audit:
-        summary["audit"] = simulate.audit(strategy, state, store, key, config.audit)
-    cases = experiment.measure.cases["test"]
-    folder.write_per_user(
-        values=best["values"],
-        metrics=np.array(protocol.names),
-        activity=experiment.dataset.activity[np.asarray(cases.clients)],
-        users=np.asarray(cases.users),
-    )
-    folder.write_summary(summary)
-    figures.draw_all(folder.path)
-    return summary
+            bar.update(running.take(progress, stop=bool(stops)))
+    return running.finish()
+
+
+class Running:
+    """A run under way: its records, its best round, and what its folder holds of them. `take` each
+    measured round, and `finish`.
+
+    state: that it goes on from, None at the start; then the last that was taken.
+    """
+
+    def __init__(self, config, folder: RunFolder, experiment: Experiment, like, done, spent=0.0):
+        self.config, self.folder, self.experiment = config, folder, experiment
+        self.protocol = experiment.measure.protocol
+        self.chooser = chooser_of(experiment.dataset, self.protocol)
+        self.kept = BestState(folder.best, config.keep_best)
+        self.state: Any = None
+        self.best: dict = {}
+        self.records: list[dict] = []
+        opened = lambda: simulate.Checkpoints(
+            folder.checkpoints, folder.fingerprint, about=experiment.read.digests
+        )
+        if done:
+            # All of it is read and checked before any of it is written.
+            self.checkpoints = opened()
+            found = _resumed(config, folder, self.checkpoints, like)
+            self.state, self.best, self.records = found
+            folder.begin(self.records)
+        else:
+            folder.begin(self.records)
+            self.checkpoints = opened()
+        self.elapsed = spent + (self.records[-1]["seconds"] if self.records else 0.0)
+
+    def take(self, progress: simulate.Progress, stop: bool = False) -> dict:
+        """Writes what a round says, and returns its record. Raises Stopped, with the state saved,
+        where it is to `stop` and is not done."""
+        config, records = self.config, self.records
+        self.elapsed += progress.metrics["seconds"]
+        record = {**progress.metrics, "seconds": self.elapsed}
+        if progress.rejected:
+            record["rejected_clients"] = {str(r): ids for r, ids in progress.rejected.items()}
+        records.append(record)
+        if best_of(records, self.chooser, self.protocol) is record:
+            self.best = {"values": progress.values["test"]}
+            self.kept.take(progress.round, progress.state)
+        self.folder.append(record)
+        last = progress.round >= config.rounds
+        stop = stop and not last
+        if last or stop or _due(records, config.checkpoint_every):
+            self.kept.write(progress.state)
+            extras = {**self.best, RECORDS: self.folder.sums(records)}
+            self.checkpoints.save(progress.round, progress.state, extras)
+        self.state = progress.state
+        if stop:
+            self.checkpoints.close()
+            raise Stopped(
+                f"stopped after round {progress.round}; the same command goes on from there."
+            )
+        return record
+
+    def finish(self) -> dict:
+        """Writes the summary, what each user's numbers are, and the figures."""
+        config, experiment, folder = self.config, self.experiment, self.folder
+        self.checkpoints.close()
+        values = self.best["values"]
+        summary = _summary(config, experiment, self.records, values, self.chooser)
+        if config.audit:
+            store, key = experiment.dataset.store, jax.random.key(config.seed)
+            found = simulate.audit(experiment.strategy, self.state, store, key, config.audit)
+            summary["audit"] = found
+        cases = experiment.measure.cases["test"]
+        folder.write_per_user(
+            values=values,
+            metrics=np.array(self.protocol.names),
+            activity=experiment.dataset.activity[np.asarray(cases.clients)],
+            users=np.asarray(cases.users),
+        )
+        folder.write_summary(summary)
+        with _DRAWING:
+            figures.draw_all(folder.path)
+        return summary
 
 
 def _resumed(
@@ -286,7 +211,7 @@ def _few_candidates(config: Config, dataset: data.Dataset) -> str | None:
     return None
 
 
-def _look_ahead(config: Config, calls: simulate.Program, like, store, done: int, show: bool):
+def _look_ahead(config: Config, calls: simulate.Calls, like, store, done: int, show: bool):
     """Compiles the call that the run begins with, says what it will hold in memory, and refuses
     what cannot fit. Returns the seconds it took."""
     begin = time.perf_counter()
@@ -358,9 +283,9 @@ def _summary(config: Config, experiment: Experiment, records, values, chooser: s
             "bytes_down": sum(r["bytes_down"] for r in records),
         },
         "data": {
-            **experiment.described,
+            **experiment.read.described,
             "clients": dataset.num_clients,
-            "digests": experiment.digests,
+            "digests": experiment.read.digests,
         },
         "negatives": config.data.negatives,
         "evaluation": label + (", own model" if config.evaluation.of == "personal" else ""),

@@ -15,10 +15,11 @@ from .device import configure
 from .forecast import Forecast, forecast
 from .loop import Diverged, Progress, simulate
 from .measure import Measure, aggregated, on_examples, personal
-from .program import Program, block_of, program
+from .program import Calls, Parts, Program, block_of, program
 from .seal import Damaged
 
 __all__ = [
+    "Calls",
     "Checkpoints",
     "Cohorts",
     "Damaged",
@@ -26,6 +27,7 @@ __all__ = [
     "Forecast",
     "Measure",
     "Parameters",
+    "Parts",
     "Program",
     "Progress",
     "aggregated",

@@ -15,12 +15,11 @@ from dataclasses import dataclass, field
 import jax
 import numpy as np
 
-from .. import keys
 from ..check import at_least, fraction
 from ..types import State, Strategy
 from .cohorts import Cohorts
 from .measure import Measure
-from .program import Program, block_of, program
+from .program import Calls, Parts, block_of, program
 
 # What a round tells of itself, beside the numbers of its clients.
 TOLD = {"loss", "clients", "rejected", "repeated", "finite"}
@@ -61,7 +60,7 @@ def simulate(
     every: int = 1,
     measures_per_call: int = 1,
     state: State | None = None,
-    calls: Program | None = None,
+    calls: Calls | None = None,
     most_rejected: float = 0.1,
 ) -> Iterator[Progress]:
     """Runs `strategy` on the clients of `store`, from `state` or the start, to `rounds` rounds.
@@ -72,7 +71,7 @@ def simulate(
         every: rounds between measurements; the last round is measured as well.
         measures_per_call: measurements in one compiled call, for rounds that are shorter than a
             dispatch; progress comes in such steps.
-        calls: the `program` of the same arguments, where it was made before.
+        calls: those of the same run, where its `program` was made before.
         most_rejected: the share of the clients of a round that may be rejected because what they
             sent or would keep is not finite; 1 for any.
 
@@ -85,8 +84,8 @@ def simulate(
         at_least("simulate", name, value, 1)
     at_least("simulate", "rounds", rounds, 0)
     fraction("simulate", "most_rejected", most_rejected)
-    calls = calls or program(strategy, store, key, cohorts, measure)
-    now = strategy.init(keys.stream(key, "init"), store.num_clients) if state is None else state
+    calls = calls or program(lambda _: Parts(strategy, cohorts, measure)).of(key)
+    now = calls.start(store) if state is None else state
 
     names = measure.protocol.summary_names if measure else ()
     done = int(now.round)

@@ -2,14 +2,19 @@
 
     scan over evaluations { scan over rounds { draw, round };  measure }
 
-A program compiles each length of block once, for values or for their shapes alone, so that a run
-can be looked at (`forecast`) before it begins, and begins with what was compiled for that.
+A run is a function of its key and of its inputs: numbers, and what it is measured on. Both are
+arguments of the compiled calls, so that runs which differ in them alone share a program, here and
+in the compilation cache. A program compiles each length of block once, for values or for their
+shapes alone, so that a run can be looked at (`forecast`) before it begins, and begins with what was
+compiled for that.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,98 +22,144 @@ import jax.numpy as jnp
 
 from .. import keys
 from ..rounds.plan import Chunk, plan
-from ..types import Cohort, State, Strategy
+from ..types import Cohort, PyTree, State, Strategy
 from .cohorts import Cohorts, full
 from .measure import Measure
 
 
 @dataclass(frozen=True)
+class Parts:
+    """What a run is made of. cohorts: None for everybody; measure: None for nothing."""
+
+    strategy: Strategy
+    cohorts: Cohorts | None = None
+    measure: Measure | None = None
+
+    def draws(self) -> Cohorts:
+        return self.cohorts or full()
+
+
+@dataclass(frozen=True)
 class Compiled:
     """call(state, store) -> (state, (seen, bytes_up, bytes_down, means, values)), state given up.
-    chunk: the clients that train at once."""
+    chunk: the clients that train at once. memory: XLA's account of it."""
 
-    call: Any
+    call: Callable[..., Any]
     chunk: Chunk
+    memory: Any
+
+
+@dataclass(frozen=True)
+class Calls:
+    """Of one run. start(store) -> State, before its first round. compiled(state, store, times,
+    rounds) -> Compiled: `times` measurements, each after `rounds` rounds. state: a State, or its
+    outline."""
+
+    start: Callable[..., State]
+    compiled: Callable[..., Compiled]
 
 
 @dataclass(frozen=True)
 class Program:
-    """compiled(state, store, times, rounds) -> Compiled: `times` measurements, each after `rounds`
-    rounds. state: a State, or its outline."""
+    """of(key, inputs=()) -> Calls: of the run of that key and those inputs, a pytree whose leaves
+    may be anything of the same shapes. Threads may share a program: one compiles, and others wait.
+    """
 
-    compiled: Callable[..., Compiled]
+    of: Callable[..., Calls]
 
 
-def program(
-    strategy: Strategy,
-    store,
-    key: jax.Array,
-    cohorts: Cohorts | None = None,
-    measure: Measure | None = None,
-) -> Program:
-    """The calls of the run that `simulate` makes of these arguments.
+def program(made: Callable[..., Parts]) -> Program:
+    """The calls of all runs of what made(inputs) -> Parts makes.
+
+    Args:
+        made: is traced. Inputs may be numbers, such as learning rates, and the cases that a model
+            is measured on; what changes shapes or the code that runs cannot be one of them.
 
     Raises:
-        ValueError: where the cohort is larger than the clients.
+        ValueError: from `compiled`, where the cohort is larger than the clients.
     """
-    draws = cohorts or full()
-    draws.size(store.num_clients)
 
-    def one_round(state, store, chunk):
-        n = store.num_clients
-        draw = jax.random.fold_in(keys.stream(key, "cohort"), state.round)
-        ids = draws.draw(draw, state.round, n)
-        state, info = strategy.round(keys.stream(key, "round"), state, Cohort(ids, store), chunk)
-        refused = jnp.zeros(ids.shape) if info.rejected is None else info.rejected
-        # Numbers of a client, by examples; where nobody counts, as when all are late, of all who
-        # trained, and where nobody did, there is nothing to tell.
-        asked = (ids < n) & (refused == 0) & (store.sizes(ids) > 0)
-        counts = info.weight > 0
-        weight = jnp.where(counts.any(), info.weight, asked.astype(jnp.float32))
-        mean = lambda x: jnp.where(weight != 0, x * weight, 0).sum() / weight.sum()
-        means = {name: mean(x) for name, x in info.metrics.items() if x.ndim == 1}
-        told = {
-            "clients": counts.sum(),
-            "rejected": jnp.where(refused > 0, ids, -1),
-            "repeated": jnp.zeros(n, jnp.int32).at[ids].add(1, mode="drop").max() > 1,
-        }
-        return state, (info, ids, means | told)
+    def block(key, inputs, state, store, times, rounds, chunk):
+        return blocks(made(inputs), key, state, store, times, rounds, chunk)
 
-    def measured(state, store, rounds, chunk):
-        state, (info, ids, seen) = jax.lax.scan(
-            lambda s, _: one_round(s, store, chunk), state, None, length=rounds
-        )
-        last = jax.tree.map(lambda x: x[-1], info)
-        values, means = ({}, {}) if measure is None else measure.values(state, last, ids[-1])
-        finite = jnp.stack([jnp.isfinite(x).all() for x in _floats(state.shared)]).all()
-        seen = {**seen, "finite": finite}
-        return state, (seen, info.bytes_up, info.bytes_down, means, values)
+    def first(key, inputs, num_clients):
+        return made(inputs).strategy.init(keys.stream(key, "init"), num_clients)
 
-    def block(state, store, times, rounds, chunk):
-        one = lambda s, _: measured(s, store, rounds, chunk)
-        return jax.lax.scan(one, state, None, length=times)
-
+    begin: Any = jax.jit(first, static_argnames="num_clients")
     jitted: Any = jax.jit(
         block, static_argnames=("times", "rounds", "chunk"), donate_argnames="state"
     )
-    made: dict[tuple[int, int], Compiled] = {}
-    planned: list[Chunk] = []
+    ready: dict[Any, tuple[Any, Chunk]] = {}
+    planned: dict[Any, Chunk] = {}
+    compiling = threading.Lock()
 
-    def chunk_for(state, store) -> Chunk:
-        """Chosen once, before anything is traced."""
-        if not planned:
-            ids = jax.ShapeDtypeStruct((draws.size(store.num_clients),), jnp.int32)
-            planned.append(plan(strategy, keys.stream(key, "round"), state, Cohort(ids, store)))
-        return planned[0]
+    def called(key, inputs, state, store, times, rounds):
+        """The executable of these shapes, and its chunk: chosen once, before anything is traced."""
+        of_shapes = _shapes((inputs, state, store))
+        with compiling:
+            if of_shapes not in planned:
+                planned[of_shapes] = chunk_for(made(inputs), key, state, store)
+            chunk = planned[of_shapes]
+            if (times, rounds, of_shapes) not in ready:
+                sizes = dict(times=times, rounds=rounds, chunk=chunk.clients)
+                lowered = jitted.lower(key, inputs, state, store, **sizes)
+                ready[times, rounds, of_shapes] = lowered.compile(), chunk
+        return ready[times, rounds, of_shapes]
 
-    def compiled(state: State, store, times: int, rounds: int) -> Compiled:
-        if (times, rounds) not in made:
-            chunk = chunk_for(state, store)
-            lowered = jitted.lower(state, store, times=times, rounds=rounds, chunk=chunk.clients)
-            made[times, rounds] = Compiled(lowered.compile(), chunk)
-        return made[times, rounds]
+    def of(key, inputs: PyTree = ()) -> Calls:
+        def compiled(state, store, times: int, rounds: int) -> Compiled:
+            call, chunk = called(key, inputs, state, store, times, rounds)
+            return Compiled(partial(call, key, inputs), chunk, call.memory_analysis())
 
-    return Program(compiled)
+        return Calls(lambda store: begin(key, inputs, num_clients=store.num_clients), compiled)
+
+    return Program(of)
+
+
+def blocks(parts: Parts, key, state, store, times: int, rounds: int, chunk: int):
+    """`times` measurements, each after `rounds` rounds, as `Compiled.call` gives them."""
+    one = lambda s, _: _measured(parts, key, s, store, rounds, chunk)
+    return jax.lax.scan(one, state, None, length=times)
+
+
+def chunk_for(parts: Parts, key, state, store) -> Chunk:
+    """How many clients train at once, by the shapes of all these."""
+    ids = jax.ShapeDtypeStruct((parts.draws().size(store.num_clients),), jnp.int32)
+    return plan(parts.strategy, keys.stream(key, "round"), state, Cohort(ids, store))
+
+
+def _one_round(parts: Parts, key, state, store, chunk):
+    n = store.num_clients
+    draw = jax.random.fold_in(keys.stream(key, "cohort"), state.round)
+    ids = parts.draws().draw(draw, state.round, n)
+    of_round = keys.stream(key, "round")
+    state, info = parts.strategy.round(of_round, state, Cohort(ids, store), chunk)
+    refused = jnp.zeros(ids.shape) if info.rejected is None else info.rejected
+    # Numbers of a client, by examples; where nobody counts, as when all are late, of all who
+    # trained, and where nobody did, there is nothing to tell.
+    asked = (ids < n) & (refused == 0) & (store.sizes(ids) > 0)
+    counts = info.weight > 0
+    weight = jnp.where(counts.any(), info.weight, asked.astype(jnp.float32))
+    mean = lambda x: jnp.where(weight != 0, x * weight, 0).sum() / weight.sum()
+    means = {name: mean(x) for name, x in info.metrics.items() if x.ndim == 1}
+    told = {
+        "clients": counts.sum(),
+        "rejected": jnp.where(refused > 0, ids, -1),
+        "repeated": jnp.zeros(n, jnp.int32).at[ids].add(1, mode="drop").max() > 1,
+    }
+    return state, (info, ids, means | told)
+
+
+def _measured(parts: Parts, key, state, store, rounds, chunk):
+    state, (info, ids, seen) = jax.lax.scan(
+        lambda s, _: _one_round(parts, key, s, store, chunk), state, None, length=rounds
+    )
+    last = jax.tree.map(lambda x: x[-1], info)
+    measure = parts.measure
+    values, means = ({}, {}) if measure is None else measure.values(state, last, ids[-1])
+    finite = jnp.stack([jnp.isfinite(x).all() for x in _floats(state.shared)]).all()
+    seen = {**seen, "finite": finite}
+    return state, (seen, info.bytes_up, info.bytes_down, means, values)
 
 
 def block_of(done: int, rounds: int, every: int, measures_per_call: int = 1) -> tuple[int, int]:
@@ -118,6 +169,12 @@ def block_of(done: int, rounds: int, every: int, measures_per_call: int = 1) -> 
     times = min(measures_per_call, (rounds - done) // every) if aligned else 0
     step = every if times else min(every - done % every, rounds - done)
     return max(times, 1), step
+
+
+def _shapes(tree) -> Any:
+    leaves, structure = jax.tree.flatten(tree)
+    like = lambda x: (getattr(x, "shape", ()), getattr(x, "dtype", type(x)))
+    return structure, tuple(map(like, leaves))
 
 
 def _floats(tree):

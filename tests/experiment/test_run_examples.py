@@ -150,4 +150,4 @@ def test_click_configurations_are_read_and_take_an_embedding(model):
     shared = jax.eval_shape(lambda: made.strategy.init(jax.random.key(0), 12)).shared
     table = shared["table"]["table"].values
     assert table.shape[0] == 50 and table.dtype == jnp.bfloat16
-    assert made.described["rows"] == 200
+    assert made.read.described["rows"] == 200

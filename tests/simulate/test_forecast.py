@@ -74,7 +74,7 @@ def test_a_forecast_is_that_of_the_call_that_runs():
     """One trace for the outline and the run; the parts add up to the peak."""
     traces: list = []
     strategy, store = walk(traces), crowd()
-    calls = simulate.program(strategy, store, KEY)
+    calls = simulate.program(lambda _: simulate.Parts(strategy)).of(KEY)
     like = jax.eval_shape(lambda: strategy.init(KEY, store.num_clients))
     with memory_budget("1GiB"):
         found = simulate.forecast(calls.compiled(like, store, *simulate.block_of(0, 3, 1)), like)
@@ -87,4 +87,4 @@ def test_a_forecast_is_that_of_the_call_that_runs():
     assert found.model == trees.nbytes(state.shared) and found.allowed == 2**30
     assert found.state == trees.nbytes(replace(state, shared=()))
     assert found.base + found.model + found.state + found.data + found.work == found.peak
-    assert found.data == 4 * 9  # the walk reads no more of the store than what its clients hold
+    assert found.data == 4 * 9 + 8  # the walk reads of the store what its clients hold, and the key
