@@ -134,7 +134,9 @@ def read(
 
     Raises ConfigError, naming the key and the nearest known one.
     """
-    raw = _raw(source)
+    raw = raw_of(source)
+    if "sweep" in raw:
+        raise ConfigError("sweep: the file is of several runs; use fedjax-rec sweep.")
     if isinstance(overrides, Mapping):
         given = dict(overrides)
         words = [f"--{KEY}={given.pop(KEY)}"] if KEY in given else []
@@ -167,7 +169,7 @@ def read(
     check_complete(plain, "")
     _check_numbers(made)
     return Config(
-        name=str(made.name or "_".join(filter(None, (_stem(source), choice)))),
+        name=str(made.name or "_".join(filter(None, (stem(source), choice)))),
         seed=made.seed,
         rounds=made.rounds,
         data=made.data,
@@ -229,11 +231,13 @@ def _parser(factories, paths) -> ArgumentParser:
     return parser
 
 
-def _stem(source: str | Path | Mapping | None) -> str:
+def stem(source: str | Path | Mapping | None) -> str:
+    """What a run is called where nothing else is said."""
     return Path(source).stem if isinstance(source, str | Path) else "run"
 
 
-def _raw(source) -> dict:
+def raw_of(source: str | Path | Mapping | None) -> dict:
+    """What a configuration says, before anything of it is read."""
     if source is None or isinstance(source, Mapping):
         return lay({}, source or {})
     path = Path(source)

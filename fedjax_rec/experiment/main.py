@@ -1,6 +1,7 @@
 """The command line `fedjax-rec`.
 
     fedjax-rec run CONFIG [--key value ...] --out DIR     one experiment
+    fedjax-rec sweep CONFIG --sweep.KEY VALUES --out DIR  many runs at once, and their table
     fedjax-rec runs FILE [--only NAME] [--seeds 0]        the runs of a file, and their section
     fedjax-rec bench [NAME ...] [--json FILE]             speed and memory on this machine
     fedjax-rec data get NAME | list                       fetch, check and describe data or weights
@@ -58,7 +59,10 @@ def _main(arguments: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [w for w in words if w != "--debug"]
-    commands = {"run": _run, "runs": _runs, "bench": _bench, "data": _data, "report": _report}
+    commands = {
+        "run": _run, "sweep": _sweep, "runs": _runs, "bench": _bench, "data": _data,
+        "report": _report,
+    }  # fmt: skip
     if not words or words[0] in ("-h", "--help"):
         print((__doc__ or "").strip())
         return 0 if words else 2
@@ -146,6 +150,48 @@ def _run(words: Sequence[str]) -> int:
         Console().print(table([read_run(out)]))
         print(f"{out}: config.yaml, metrics.jsonl, summary.json, figures/")
     return 0
+
+
+def _sweep(words: Sequence[str]) -> int:
+    parser = _parser(
+        "sweep",
+        "Many runs of one configuration, and their table. --sweep.KEY '[0.1, 1]' is an axis; "
+        "--key value overrides the configuration of all runs.",
+    )
+    parser.add_argument("config", help="a YAML file, which may have axes under `sweep:`")
+    parser.add_argument("--out", required=True, help="folder of the sweep, with one for each run")
+    parser.add_argument("--draws", type=int, help="points drawn at random; default all of them")
+    parser.add_argument("--workers", type=int, help="runs at a time; default one a core")
+    parser.add_argument("--quiet", action="store_true", help="no line a run and no table")
+    known, rest = parser.parse_known_args(words)
+
+    from ..check import at_least
+    from ..simulate import configure
+    from .overrides import pairs
+    from .sweep import run_sweep, trials
+    from .swept import of_settings, table
+
+    if known.workers is not None:
+        at_least("sweep", "--workers", known.workers, 1)
+    given = list(pairs(rest))
+    axes = {k.removeprefix("sweep."): v for k, v in given if k.startswith("sweep.")}
+    overrides = [f"--{k}={v}" for k, v in given if not k.startswith("sweep.")]
+    runs = trials(known.config, axes, known.out, overrides, known.draws)
+    configure(runs[0].config.threads)
+    done = 0
+
+    def told(ended) -> None:
+        nonlocal done
+        done += 1
+        if not known.quiet:
+            line = f"{ended.status}{': ' + ended.error if ended.error else ''}"
+            print(f"[{done}/{len(runs)}] {ended.out}: {line}", file=sys.stderr, flush=True)
+
+    ended = run_sweep(runs, known.out, known.workers, told)
+    if not known.quiet:
+        print(of_settings(table(ended), list(runs[0].point)))
+        print(f"{known.out}: sweep.csv, sweep.parquet, and a folder for each of {len(runs)} runs")
+    return 1 if all(one.status != "finished" for one in ended) else 0
 
 
 def _runs(words: Sequence[str]) -> int:

@@ -28,7 +28,7 @@ from .factories import (
 def merge(raw: dict, words: Sequence[str]) -> dict:
     """`raw` with the overrides in `words`. Raises ConfigError for a stray word."""
     for key, text in pairs(words):
-        raw = _put(raw, key.split("."), _value(text), "")
+        raw = _put(raw, key.split("."), value_of(text), "")
     return raw
 
 
@@ -84,7 +84,7 @@ def _path_of(factory: Any) -> str | None:
 def lay_words(raw: dict, changes: Mapping[str, Any]) -> dict:
     """`raw` with `changes`, dotted keys and values of YAML, as if they were words."""
     for key, value in changes.items():
-        value = _value(value) if isinstance(value, str) else value
+        value = value_of(value) if isinstance(value, str) else value
         raw = _put(raw, str(key).split("."), value, "")
     return raw
 
@@ -102,7 +102,7 @@ def pairs(words: Sequence[str]) -> Iterator[tuple[str, str]]:
         yield key, value
 
 
-def _value(text: str) -> Any:
+def value_of(text: str) -> Any:
     """`text` as YAML, with 1e-3 a number, and text where it is anything but a plain value."""
     try:
         value = yaml.safe_load(text)

@@ -6,6 +6,7 @@ run that was stopped and goes on writes the same records as one that was not (bu
 
 from __future__ import annotations
 
+import functools
 import platform
 import signal
 import subprocess
@@ -72,7 +73,12 @@ def carry_out(
     if (told := _few_candidates(config, experiment.dataset)) is not None and show:
         print(told, file=sys.stderr)
     done = 0 if folder.overwrite else simulate.last_saved(folder.checkpoints)
-    spent = _look_ahead(config, calls, like, store, done, show)
+    begin = time.perf_counter()
+    if (forecast := foreseen(config, experiment, calls, like, done)) is not None:
+        forecast.refuse()
+        if show:
+            print(forecast.line(), file=sys.stderr)
+    spent = time.perf_counter() - begin
     folder.hold()
     running = Running(config, folder, experiment, like, done, spent)
     rounds = simulate.simulate(
@@ -80,7 +86,7 @@ def carry_out(
         config.evaluation.every, state=running.state, calls=calls,
         most_rejected=config.most_rejected,
     )  # fmt: skip
-    listening = _interruptible() if interrupted is None else nullcontext(interrupted)
+    listening = interruptible() if interrupted is None else nullcontext(interrupted)
     with listening as stops, Bar(config, running.records, running.chooser, show) as bar:
         for progress in rounds:
             if progress.rejected:
@@ -211,21 +217,17 @@ def _few_candidates(config: Config, dataset: data.Dataset) -> str | None:
     return None
 
 
-def _look_ahead(config: Config, calls: simulate.Calls, like, store, done: int, show: bool):
-    """Compiles the call that the run begins with, says what it will hold in memory, and refuses
-    what cannot fit. Returns the seconds it took."""
-    begin = time.perf_counter()
-    if done < config.rounds:
-        block = simulate.block_of(done, config.rounds, config.evaluation.every)
-        forecast = simulate.forecast(calls.compiled(like, store, *block), like)
-        forecast.refuse()
-        if show:
-            print(forecast.line(), file=sys.stderr)
-    return time.perf_counter() - begin
+def foreseen(config: Config, experiment: Experiment, calls: simulate.Calls, like, done: int):
+    """What the call will hold that a run begins with, which is compiled for it; None where no round
+    is left."""
+    if done >= config.rounds:
+        return None
+    block = simulate.block_of(done, config.rounds, config.evaluation.every)
+    return simulate.forecast(calls.compiled(like, experiment.dataset.store, *block), like)
 
 
 @contextmanager
-def _interruptible() -> Iterator[list]:
+def interruptible() -> Iterator[list]:
     """A list that Ctrl-C fills, so that the round under way ends first; twice stops at once."""
     seen: list = []
 
@@ -303,6 +305,7 @@ def _summary(config: Config, experiment: Experiment, records, values, chooser: s
     }
 
 
+@functools.cache
 def _commit() -> str | None:
     """The commit of the checkout that the package runs from, if it is one."""
     try:

@@ -15,8 +15,9 @@ from .device import configure
 from .forecast import Forecast, forecast
 from .loop import Diverged, Progress, simulate
 from .measure import Measure, aggregated, on_examples, personal
-from .program import Calls, Parts, Program, block_of, program
+from .program import Calls, Parts, Program, block_of, blocks, program
 from .seal import Damaged
+from .whole import sweep, whole_run
 
 __all__ = [
     "Calls",
@@ -34,6 +35,7 @@ __all__ = [
     "audit",
     "available",
     "block_of",
+    "blocks",
     "configure",
     "dropout",
     "fixed",
@@ -49,5 +51,7 @@ __all__ = [
     "program",
     "save_state",
     "simulate",
+    "sweep",
     "uniform",
+    "whole_run",
 ]

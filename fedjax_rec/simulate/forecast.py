@@ -87,7 +87,7 @@ class Forecast:
 
 def forecast(compiled: Compiled, state: State) -> Forecast:
     """Of a call compiled for `state`, a State or its outline."""
-    stats = compiled.memory
+    stats = compiled.memory()
     shared = state.shared
     base = trees.nbytes(trees.frozen(shared))
     whole = trees.nbytes(shared)

@@ -42,11 +42,11 @@ class Parts:
 @dataclass(frozen=True)
 class Compiled:
     """call(state, store) -> (state, (seen, bytes_up, bytes_down, means, values)), state given up.
-    chunk: the clients that train at once. memory: XLA's account of it."""
+    chunk: the clients that train at once. memory(): XLA's account of it."""
 
     call: Callable[..., Any]
     chunk: Chunk
-    memory: Any
+    memory: Callable[[], Any]
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def program(made: Callable[..., Parts]) -> Program:
     def of(key, inputs: PyTree = ()) -> Calls:
         def compiled(state, store, times: int, rounds: int) -> Compiled:
             call, chunk = called(key, inputs, state, store, times, rounds)
-            return Compiled(partial(call, key, inputs), chunk, call.memory_analysis())
+            return Compiled(partial(call, key, inputs), chunk, call.memory_analysis)
 
         return Calls(lambda store: begin(key, inputs, num_clients=store.num_clients), compiled)
 

@@ -1,0 +1,332 @@
+"""A sweep: many runs of one configuration in one process, over all cores.
+
+    points -> configurations;   for each, on the next free core:  the run, in a folder of its own
+
+Runs that differ in numbers and seeds alone share one compiled program, in which those numbers are
+traced (`numbers`); what changes shapes or code is compiled once for each of its values. Each core
+plays a run of its own: on a CPU, several runs in one `vmap` cost each of them nearly twice its time
+alone, since every loop carries all of them to the end of the longest.
+
+A folder holds a run as `fedjax-rec run` would have left it, so a sweep that was stopped or killed
+goes on: what is finished is passed over, and what was begun is resumed. A run that diverges ends
+by itself. The table of all runs is `sweep.csv` and `sweep.parquet`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from filelock import FileLock, Timeout
+
+from .. import simulate, strategies
+from ..rounds.memory import allowed_bytes
+from . import config as configuration
+from .config import Config, ConfigError
+from .folder import LOCK, RunFolder, fingerprint
+from .grid import SEED, named, points
+from .numbers import numbers_of, outline_of
+from .prepare import Experiment, Read, assembled, read_data
+from .run import Stopped, carry_out, foreseen, interruptible
+from .swept import Ended, table, write_table
+
+ENDED = "ended.jsonl"  # of a sweep: runs that did not finish and would not the next time
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run of a sweep. point: the values of its axes, the seed among them."""
+
+    point: dict[str, Any]
+    config: Config
+    out: Path
+
+
+def trials(
+    config: str | Path | Mapping | None,
+    axes: Mapping[str, Any],
+    out: Path | str,
+    overrides: Sequence[str] = (),
+    draws: int | None = None,
+) -> list[Trial]:
+    """The runs of a sweep, each with its configuration read.
+
+    Raises:
+        ConfigError: An axis is unknown or empty, or a value of it makes no sense; two points are
+            the same run.
+    """
+    raw, stem = configuration.raw_of(config), configuration.stem(config)
+    axes = {**(raw.pop("sweep", None) or {}), **axes}
+    found: list[Trial] = []
+    places: dict[Path, dict] = {}
+    for point in points(axes, draws):
+        name = ",".join(filter(None, [stem, named(point)]))
+        words = [f"--{key}={json.dumps(value)}" for key, value in point.items()]
+        read = configuration.read(raw, [*overrides, f"--name={name}", *words])
+        place = Path(out) / f"{named(point) or stem}-{point[SEED]}".replace(os.sep, "_")
+        if place in places:
+            if draws is not None:  # the same values once more
+                continue
+            raise ConfigError(f"sweep: {named(point)} stands twice on its axes; leave one out.")
+        places[place] = point
+        found.append(Trial(point, read, place))
+    return found
+
+
+@dataclass
+class Shared:
+    """The programs of runs of one outline. varying: keys of the numbers that they differ in."""
+
+    varying: tuple[str, ...]
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    traceable: tuple[str, ...] | None = None
+    programs: list[tuple[tuple, Read, simulate.Program]] = field(default_factory=list)
+
+    def calls(self, config: Config, experiment: Experiment) -> simulate.Calls:
+        """Those of a run, of a program that it shares with all that it can."""
+        numbers, key = numbers_of(config), jax.random.key(config.seed)
+        mine = {name: numbers[name] for name in self.varying}
+        with self.lock:
+            if self.traceable is None:
+                self.traceable = _traceable(experiment, key, mine)
+            traced = {name: mine[name] for name in self.traceable}
+            fixed = tuple(x for name, x in mine.items() if name not in traced)
+            read = experiment.read
+            alike = (p for f, r, p in self.programs if f == fixed and _one_program(r, read))
+            if (program := next(alike, None)) is None:
+                program = simulate.program(experiment.made)
+                self.programs.append((fixed, read, program))
+        return program.of(key, experiment.inputs(traced))
+
+
+def _traceable(experiment: Experiment, key, numbers: Mapping[str, float]) -> tuple[str, ...]:
+    """Keys of the numbers that the round of an experiment takes traced: all, or each that does."""
+    store = experiment.dataset.store
+
+    def go(traced):
+        parts = experiment.made(experiment.inputs(traced))
+        state = parts.strategy.init(key, store.num_clients)
+        return simulate.blocks(parts, key, state, store, 1, 1, 1)
+
+    def takes(names: Sequence[str]) -> bool:
+        try:
+            jax.eval_shape(go, {name: numbers[name] for name in names})
+        except (TypeError, ValueError):
+            return False
+        return True
+
+    if takes(tuple(numbers)):
+        return tuple(numbers)
+    alone = tuple(name for name in numbers if takes([name]))
+    return alone if takes(alone) else ()
+
+
+def _one_program(a: Read, b: Read) -> bool:
+    """Whether models are told the same of both data. Cases and what clients hold are arguments."""
+    if a is b:
+        return True
+    if a.labelled and a.digests != b.digests:
+        return False
+    return all(_equal(a.late[name], b.late[name]) for name in a.late)
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
+        return np.array_equal(a, b)
+    return a == b
+
+
+class Data:
+    """What runs read, once for all runs that read the same, as long as one of them is to come."""
+
+    def __init__(self, configs: Sequence[Config]):
+        self.lock = threading.Lock()
+        self.to_come: dict[str, int] = {}
+        self.found: dict[str, Read] = {}
+        self.each: dict[str, threading.Lock] = {}
+        for config in configs:
+            name = self._name(config)
+            self.to_come[name] = self.to_come.get(name, 0) + 1
+            self.each.setdefault(name, threading.Lock())
+
+    def read(self, config: Config) -> Read:
+        name = self._name(config)
+        with self.each[name]:
+            with self.lock:
+                found = self.found.get(name)
+            if found is None:
+                found = read_data(config)
+            with self.lock:
+                self.found[name] = found
+                self.to_come[name] -= 1
+                if not self.to_come[name]:
+                    del self.found[name]
+        return found
+
+    @staticmethod
+    def _name(config: Config) -> str:
+        of = config.plain
+        parts = [of["data"], of["evaluation"]["candidates"], of["examples"], config.seed]
+        return json.dumps(parts, sort_keys=True)
+
+
+class Memory:
+    """Bytes that runs take while they last; who finds too few left waits for another to end."""
+
+    def __init__(self, allowed: int):
+        self.left = self.allowed = allowed
+        self.freed = threading.Condition()
+
+    @contextmanager
+    def taking(self, nbytes: int) -> Iterator[None]:
+        nbytes = min(nbytes, self.allowed)  # what can never fit is refused by the run itself
+        with self.freed:
+            self.freed.wait_for(lambda: nbytes <= self.left)
+            self.left -= nbytes
+        try:
+            yield
+        finally:
+            with self.freed:
+                self.left += nbytes
+                self.freed.notify_all()
+
+
+def _peak(config: Config, experiment: Experiment, calls: simulate.Calls, folder: RunFolder) -> int:
+    like = experiment.outline(jax.random.key(config.seed))
+    done = simulate.last_saved(folder.checkpoints)
+    forecast = foreseen(config, experiment, calls, like, done)
+    return 0 if forecast is None else forecast.peak
+
+
+def run_sweep(
+    runs: Sequence[Trial],
+    out: Path | str,
+    workers: int | None = None,
+    told: Callable[[Ended], None] = lambda ended: None,
+) -> list[Ended]:
+    """Plays what is left of a sweep and writes its table.
+
+    Args:
+        runs: See `trials`.
+        out: The folder of the sweep.
+        workers: Runs at a time; None for one a core, as long as memory lasts.
+        told: Called after each run.
+
+    Returns:
+        How each run ended, in the order of `runs`.
+
+    Raises:
+        ValueError: Another process sweeps in `out`, or a folder in it holds another run.
+        Stopped: Ctrl-C was pressed; the same call goes on from there.
+    """
+    out = Path(out)
+    for trial in runs:
+        RunFolder(trial.out, trial.config.plain)  # refuses what holds another run
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(out / LOCK, blocking=False), interruptible() as stops:
+            return _swept(runs, out, workers or _cores(), told, stops)
+    except Timeout:
+        raise ValueError(
+            f"--out {out}: another process sweeps there; wait for it, or use another folder."
+        ) from None
+
+
+def _swept(runs: Sequence[Trial], out: Path, workers: int, told, stops: list) -> list[Ended]:
+    hopeless = _ended_before(out)
+    ended: dict[int, Ended] = {}
+    left: list[tuple[int, Trial]] = []
+    for i, trial in enumerate(runs):
+        if RunFolder(trial.out, trial.config.plain).finished:
+            ended[i] = Ended(trial.point, trial.out, "finished")
+        elif (error := hopeless.get(_mark(trial))) is not None:
+            ended[i] = Ended(trial.point, trial.out, "diverged", error)
+        else:
+            left.append((i, trial))
+    outlines = [outline_of(trial.config) for _, trial in left]
+    alike: dict[str, list[Config]] = {}
+    for (_, trial), outline in zip(left, outlines, strict=True):
+        alike.setdefault(outline, []).append(trial.config)
+    shared = {outline: Shared(_varying(configs)) for outline, configs in alike.items()}
+    data, memory = Data([trial.config for _, trial in left]), Memory(allowed_bytes())
+
+    def play(trial: Trial, outline: str) -> Ended:
+        if stops:
+            raise Stopped("stopped; the same command goes on from there.")
+        config, folder = trial.config, RunFolder(trial.out, trial.config.plain)
+        try:
+            with strategies.memory_budget(config.memory_budget):
+                experiment = assembled(config, data.read(config))
+                calls = shared[outline].calls(config, experiment)
+                with memory.taking(_peak(config, experiment, calls, folder)):
+                    carry_out(config, folder, experiment, calls, interrupted=stops)
+        except simulate.Diverged as error:
+            return Ended(trial.point, trial.out, "diverged", str(error))
+        finally:
+            folder.release()
+        return Ended(trial.point, trial.out, "finished")
+
+    try:
+        with ThreadPoolExecutor(workers) as pool:
+            going = {
+                pool.submit(play, trial, outline): i
+                for (i, trial), outline in zip(left, outlines, strict=True)
+            }
+            try:
+                for done in as_completed(going):
+                    i = going[done]
+                    ended[i] = done.result()
+                    if ended[i].status == "diverged":
+                        _note(out, runs[i], ended[i])
+                    told(ended[i])
+            except BaseException:
+                stops.append(None)  # the others stop after their round, and nothing new begins
+                for one in going:
+                    one.cancel()
+                raise
+    finally:
+        write_table(table([ended[i] for i in sorted(ended)]), out)
+    return [ended[i] for i in range(len(runs))]
+
+
+def _varying(configs: Sequence[Config]) -> tuple[str, ...]:
+    """Keys of the numbers in which some of these differ."""
+    all_of = [numbers_of(config) for config in configs]
+    return tuple(name for name in all_of[0] if len({one[name] for one in all_of}) > 1)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _mark(trial: Trial) -> str:
+    """Which run it is, whatever folder it is in."""
+    return f"{trial.out.name} {fingerprint(trial.config.plain)}"
+
+
+def _note(out: Path, trial: Trial, ended: Ended) -> None:
+    with open(out / ENDED, "a", encoding="utf-8") as file:
+        file.write(json.dumps({"run": _mark(trial), "error": ended.error}) + "\n")
+
+
+def _ended_before(out: Path) -> dict[str, str]:
+    file = out / ENDED
+    if not file.is_file():
+        return {}
+    found = {}
+    for line in file.read_text(encoding="utf-8").splitlines():
+        try:
+            one = json.loads(line)
+        except json.JSONDecodeError:  # half a line of a process that was killed
+            continue
+        found[one["run"]] = one["error"]
+    return found
