@@ -13,6 +13,8 @@ from compiling import fast
 
 from fedjax_rec.data.sources.sources import find
 from fedjax_rec.experiment import config, runs
+from fedjax_rec.experiment.overrides import pairs
+from fedjax_rec.experiment.sweep import trials
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))
@@ -153,6 +155,14 @@ def test_commands_are_read(words):
         at = overrides.index("--out")
         del overrides[at : at + 2]
     assert config.read(ROOT / words[2], overrides).rounds
+
+
+def test_the_sweep_is_read():
+    ((_, _, path, *words),) = [w for w in commands("docs/sweeps.md") if w[1] == "sweep"]
+    given = dict(pairs(words))
+    axes = {k.removeprefix("sweep."): v for k, v in given.items() if k.startswith("sweep.")}
+    others = [f"--{k}={v}" for k, v in given.items() if k not in ("out",) and "sweep." not in k]
+    assert len(trials(ROOT / path, axes, given["out"], others)) == 4 * 2 * 4
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -1,0 +1,200 @@
+"""Sweeps: the points, the runs that share a program, their table, and what disturbs them.
+
+Every run trains 60 users on 40 items for five rounds.
+"""
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+from filelock import FileLock
+from small_data import write_config, write_folder
+
+from fedjax_rec import simulate
+from fedjax_rec.experiment import sweep
+from fedjax_rec.experiment.factories import ConfigError
+from fedjax_rec.experiment.grid import points
+from fedjax_rec.experiment.main import main
+from fedjax_rec.report import figures
+
+pytestmark = pytest.mark.usefixtures("compiled_fast")
+RATE = "strategy.item_learning_rate"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    place = tmp_path_factory.mktemp("sweeps")
+    write_config(place / "tiny.yaml", write_folder(place / "tiny"))
+    return place
+
+
+@pytest.fixture(autouse=True)
+def quick(place, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(place / "cache"))
+    monkeypatch.setattr(figures, "draw_all", lambda folder: [])
+
+
+@pytest.fixture
+def programs(monkeypatch):
+    """Grows by each program that is made."""
+    found: list = []
+    one = simulate.program
+    monkeypatch.setattr(simulate, "program", lambda made: found.append(1) or one(made))
+    return found
+
+
+def swept(place, name, axes, *words, **more):
+    runs = sweep.trials(place / "tiny.yaml", axes, place / name, words, **more)
+    return sweep.run_sweep(runs, place / name, workers=2)
+
+
+def records(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in one.items() if k != "seconds"} for one in lines]
+
+
+def close(found: list[dict], expected: list[dict]):
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        assert one.keys() == other.keys()
+        for name, value in one.items():
+            np.testing.assert_allclose(value, other[name], rtol=1e-5, err_msg=name)
+
+
+def test_runs_of_numbers_and_seeds_share_a_program_and_are_those_alone(place, programs):
+    ended = swept(place, "rates", {RATE: [1, 5.0, 20.0], "seed": "range(2)"})
+    assert len(programs) == 1 and [one.status for one in ended] == ["finished"] * 6
+    for one in (ended[1], ended[5]):
+        words = [f"--{RATE}={one.point[RATE]}", f"--seed={one.point['seed']}"]
+        out = place / f"alone-{one.point['seed']}"
+        assert main(["run", str(place / "tiny.yaml"), "--quiet", "--out", str(out), *words]) == 0
+        close(records(one.out), records(out))
+    found = pl.read_parquet(place / "rates" / "sweep.parquet")
+    assert found.height == 6 and found["status"].to_list() == ["finished"] * 6
+    assert (
+        found[RATE].to_list() == [1.0, 5.0, 20.0] * 2
+        and found["seed"].to_list() == [0] * 3 + [1] * 3
+    )
+    summary = json.loads((ended[5].out / "summary.json").read_text())
+    assert found["hr@5"][5] == summary["best"]["hr@5"]
+    assert found["validation"][5] == summary["best"]["validation_hr@5"]
+    assert (place / "rates" / "sweep.csv").read_text().count("\n") == 7
+
+
+def test_what_changes_shapes_has_a_program_for_each_value(place, programs):
+    ended = swept(place, "widths", {"model.width": [2, 4], RATE: [1.0, 5.0]})
+    assert len(programs) == 2 and all(one.status == "finished" for one in ended)
+
+
+def test_a_number_that_shapes_depend_on_is_not_traced(place, programs):
+    uplink = {"class_path": "fedjax_rec.compress.top_k", "init_args": {"fraction": 0.5}}
+    axes = {"strategy.uplink.fraction": [0.2, 0.6], RATE: [1.0, 5.0]}
+    ended = swept(place, "kept", axes, f"--strategy.uplink={json.dumps(uplink)}")
+    assert len(programs) == 2
+    sent = [sum(r["bytes_up"] for r in records(one.out)) for one in ended]
+    assert sent[0] == sent[1] < sent[2] == sent[3]
+
+
+def test_own_models_are_measured_on_the_cases_of_their_seed(place, programs):
+    axes = {"seed": "range(2)"}
+    words = ["--model=pfedrec", "--strategy=pfedrec", "--evaluation.of=personal",
+             "--evaluation.candidates=sampled", "--data.evaluation_negatives=9"]  # fmt: skip
+    ended = swept(place, "own", axes, *words)
+    assert len(programs) == 1
+    out = place / "own alone"
+    given = ["run", str(place / "tiny.yaml"), "--quiet", "--out", str(out), "--seed=1", *words]
+    assert main(given) == 0
+    close(records(ended[1].out), records(out))
+
+
+def test_a_run_that_diverges_ends_alone_and_is_not_played_again(place, capsys, monkeypatch):
+    axes = {RATE: [1e30, 5.0]}
+    ended = swept(place, "apart", axes)
+    assert [one.status for one in ended] == ["diverged", "finished"]
+    assert "lower the learning rates" in ended[0].error
+    found = pl.read_csv(place / "apart" / "sweep.csv")
+    assert found["status"].to_list() == ["diverged", "finished"]
+    assert found["validation"].is_null().to_list() == [True, False]
+    monkeypatch.setattr(sweep, "carry_out", lambda *_, **__: pytest.fail("played again"))
+    again = swept(place, "apart", axes)
+    assert again == ended
+
+
+def test_a_sweep_that_was_stopped_goes_on_to_the_same_table(place, monkeypatch):
+    axes = {RATE: [1.0, 3.0, 9.0], "seed": [0, 1]}
+    swept(place, "unbroken", axes)
+    runs = sweep.trials(place / "tiny.yaml", axes, place / "broken")
+
+    def stop(ended):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sweep.run_sweep(runs, place / "broken", 2, stop)
+    done = [t.out for t in runs if (t.out / "summary.json").is_file()]
+    assert 0 < len(done) < 6
+    kept = {path: (path / "summary.json").stat().st_mtime_ns for path in done}
+    sweep.run_sweep(runs, place / "broken", 2)
+    assert all((path / "summary.json").stat().st_mtime_ns == kept[path] for path in done)
+    less = ["seconds", "folder"]
+    first, second = (
+        pl.read_parquet(place / name / "sweep.parquet").drop(less)
+        for name in ("unbroken", "broken")
+    )
+    assert first.equals(second)
+
+
+def test_the_command_reads_axes_of_the_file_and_of_the_line(place, capsys):
+    config = place / "axes.yaml"
+    config.write_text((place / "tiny.yaml").read_text() + f"sweep: {{{RATE}: [1.0, 4.0]}}\n")
+    out = place / "command"
+    words = ["sweep", str(config), "--sweep.seed", "range(2)", "--rounds", "2", "--out", str(out)]
+    assert main(words) == 0
+    said = capsys.readouterr()
+    assert said.err.count("finished") == 4 and "item_learning_rate" in said.out
+    assert sorted(p.name for p in out.iterdir() if p.is_dir()) == [
+        f"item_learning_rate={rate}-{seed}" for rate in ("1.0", "4.0") for seed in (0, 1)
+    ]
+    assert main(["run", str(config), "--out", str(out / "x")]) == 2
+    assert "use fedjax-rec sweep" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("axes", "told"),
+    [
+        ({"strategy.item_learning_rat": "[1, 2]"}, "item_learning_rat is no key"),
+        ({RATE: "[]"}, "is no list of values"),
+        ({RATE: "loguniform(1, 2)"}, "did you mean 'log_uniform'"),
+        ({RATE: "log_uniform(1, 2)"}, "say --draws"),
+        ({RATE: "range(1.5)"}, "1.5 is no whole number"),
+        ({RATE: "[1, fast]"}, "fast"),
+        ({"seed": "[0.5]"}, "holds no seeds"),
+        ({RATE: "[1.0, 1.0]"}, "stands twice"),
+        ({}, "no axis"),
+    ],
+)
+def test_bad_axes_end_in_one_line_and_write_nothing(place, capsys, axes, told):
+    words = [word for key, value in axes.items() for word in (f"--sweep.{key}", value)]
+    out = place / "bad"
+    assert main(["sweep", str(place / "tiny.yaml"), "--out", str(out), *words]) == 2
+    said = capsys.readouterr().err
+    assert told in said and said.count("\n") == 1 and not out.exists()
+
+
+def test_two_sweeps_in_one_folder(place):
+    runs = sweep.trials(place / "tiny.yaml", {RATE: [1.0]}, place / "held")
+    (place / "held").mkdir()
+    with FileLock(place / "held" / ".lock"), pytest.raises(ValueError, match="another process"):
+        sweep.run_sweep(runs, place / "held")
+
+
+def test_points_that_are_drawn():
+    axes = {"a": "log_uniform(0.01, 1)", "b": [1, 2], "seed": "range(2)"}
+    found = points(axes, draws=20)
+    assert len(found) == 40 and found[:20] == [{**one, "seed": 0} for one in found[20:]]
+    drawn = [one["a"] for one in found[:20]]
+    assert all(0.01 <= a <= 1 and a == float(f"{a:.4g}") for a in drawn) and len(set(drawn)) > 15
+    assert min(drawn) < 0.05 and {one["b"] for one in found} == {1, 2}
+    assert points({"a": "logspace(0.1, 10, 3)"}) == [{"a": a, "seed": 0} for a in (0.1, 1.0, 10.0)]
+    with pytest.raises(ConfigError, match="--draws 0"):
+        points(axes, draws=0)
