@@ -169,7 +169,7 @@ def _sweep(words: Sequence[str]) -> int:
     from ..simulate import configure
     from .overrides import pairs
     from .sweep import run_sweep, trials
-    from .swept import of_settings, table
+    from .swept import settings_table
 
     if known.workers is not None:
         at_least("sweep", "--workers", known.workers, 1)
@@ -189,7 +189,9 @@ def _sweep(words: Sequence[str]) -> int:
 
     ended = run_sweep(runs, known.out, known.workers, told)
     if not known.quiet:
-        print(of_settings(table(ended), list(runs[0].point)))
+        from rich.console import Console
+
+        Console().print(settings_table(ended))
         print(f"{known.out}: sweep.csv, sweep.parquet, and a folder for each of {len(runs)} runs")
     return 1 if all(one.status != "finished" for one in ended) else 0
 

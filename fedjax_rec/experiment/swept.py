@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+from rich.table import Table
 
 from ..report.reading import read_run
 from ..storage import whole
@@ -47,18 +48,41 @@ def table(ended: Sequence[Ended]) -> pl.DataFrame:
 
 
 def of_settings(found: pl.DataFrame, axes: Sequence[str]) -> pl.DataFrame:
-    """Mean and spread of `validation` and of the first test metric over the seeds of each setting,
-    the best validation first; settings of which a seed diverged come last."""
-    axes = [key for key in axes if key != SEED]
-    if "validation" not in found.columns:
-        return found
+    """Of each setting, over its seeds: `runs`, how many of them `diverged`, mean and standard
+    deviation of `validation` and of the test metric that goes with it. The best validation comes
+    first; settings of which a seed diverged come last."""
     metric = found.columns[found.columns.index("best_round") + 1]
-    means = [pl.col(name).mean() for name in ("validation", metric)]
-    spread = [pl.col(name).std().alias(f"{name}_std") for name in ("validation", metric)]
+    numbers = [n for name in ("validation", metric) for n in _mean_and_std(name)]
     lost = (pl.col("status") != "finished").sum().alias("diverged")
-    grouped = found.group_by(axes, maintain_order=True) if axes else found.group_by(pl.lit("all"))
-    by = grouped.agg(pl.len().alias("runs"), lost, means[0], spread[0], means[1], spread[1])
+    by = found.group_by(axes, maintain_order=True).agg(pl.len().alias("runs"), lost, *numbers)
     return by.sort(["diverged", "validation"], descending=[False, True], nulls_last=True)
+
+
+def _mean_and_std(name: str) -> tuple[pl.Expr, pl.Expr]:
+    return pl.col(name).mean(), pl.col(name).std().alias(f"{name} std")
+
+
+def settings_table(ended: Sequence[Ended]) -> Table:
+    """The best twenty settings of a sweep, for people."""
+    found = table(ended)
+    axes = [key for key in ended[0].point if key != SEED] or [SEED]
+    if "validation" not in found.columns:
+        return Table(title="no run finished")
+    best = of_settings(found, axes)
+    *_, validation, _, metric, _ = best.columns
+    shown = Table(*(key.partition(".")[2] or key for key in axes), "runs", "diverged",
+                  "validation", f"test {metric}")  # fmt: skip
+    for row in best.head(20).iter_rows(named=True):
+        numbers = (_told(row[name], row[f"{name} std"]) for name in (validation, metric))
+        words = (str(row[key]) for key in (*axes, "runs", "diverged"))
+        shown.add_row(*words, *numbers)
+    return shown
+
+
+def _told(mean: float | None, std: float | None) -> str:
+    if mean is None:
+        return ""
+    return f"{mean:.4f}" if std is None else f"{mean:.4f} ± {std:.4f}"
 
 
 def write_table(found: pl.DataFrame, out: Path) -> None:

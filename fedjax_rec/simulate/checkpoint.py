@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,8 @@ import orbax.checkpoint as ocp
 from ..trees import named
 from ..types import State
 from .seal import SEAL, Damaged, opened, opened_text, sealed, sealed_text
+
+_ALONE = threading.RLock()
 
 
 def _named(state: State) -> dict:
@@ -63,7 +66,14 @@ def _reading(what: str) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Orbax logs the traceback of each of its tasks beside what it raises; that is enough."""
+    """Orbax logs the traceback of each of its tasks beside what it raises; that is enough. One
+    thread at a time: it tells its operations apart by a count of the whole process, and two saves
+    wait for each other's signals."""
+    with _ALONE:
+        yield from _quieted()
+
+
+def _quieted() -> Iterator[None]:
     loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -248,4 +258,5 @@ class Checkpoints:
         return step, state, {name: np.asarray(x) for name, x in extras.items()}
 
     def close(self) -> None:
-        self.manager.close()
+        with _quiet():
+            self.manager.close()

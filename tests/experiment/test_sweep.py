@@ -93,7 +93,7 @@ def test_a_number_that_shapes_depend_on_is_not_traced(place, programs):
     ended = swept(place, "kept", axes, f"--strategy.uplink={json.dumps(uplink)}")
     assert len(programs) == 2
     sent = [sum(r["bytes_up"] for r in records(one.out)) for one in ended]
-    assert sent[0] == sent[1] < sent[2] == sent[3]
+    assert max(sent[:2]) < 0.6 * min(sent[2:])
 
 
 def test_own_models_are_measured_on_the_cases_of_their_seed(place, programs):
@@ -151,7 +151,9 @@ def test_the_command_reads_axes_of_the_file_and_of_the_line(place, capsys):
     words = ["sweep", str(config), "--sweep.seed", "range(2)", "--rounds", "2", "--out", str(out)]
     assert main(words) == 0
     said = capsys.readouterr()
-    assert said.err.count("finished") == 4 and "item_learning_rate" in said.out
+    assert said.err.count("finished") == 4
+    rows = [line for line in said.out.splitlines() if "±" in line]
+    assert len(rows) == 2 and "item_learning_rate" in said.out and "test hr@5" in said.out
     assert sorted(p.name for p in out.iterdir() if p.is_dir()) == [
         f"item_learning_rate={rate}-{seed}" for rate in ("1.0", "4.0") for seed in (0, 1)
     ]

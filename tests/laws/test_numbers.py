@@ -15,7 +15,7 @@ from fedjax_rec.types import Cohort
         ("strategies/fedprox.yaml", []),
         ("strategies/fedavg.yaml", ["--choose=fed_adam"]),
         ("compression/fedmf.yaml", ["--choose=hundredfold"]),
-        ("strategies/oort.yaml", []),
+        ("strategies/oort.yaml", ["--strategy.clients=4"]),
     ],
 )
 def test_parts_made_anew_are_those_of_the_configuration(file, words):
