@@ -209,7 +209,8 @@ class Strategy:
         for what the strategy was asked for, or a rule of thumb.
     model: what scores `State.shared` and one client's slice of `State.private`.
     packets(key, State, Cohort) -> (Packet, bytes_up): what the cohort would send in this round,
-        with leading axes [C, ...], for audits of real bytes; None where nothing is sent up.
+        with leading axes [C, ...], for audits of real bytes; a tuple of Packets where clients send
+        several messages; None where nothing is sent up.
     clients_per_chunk: what was asked for: a number, the bytes that a round may take, such as
         "2GiB", or None; see `rounds.plan`.
     chunk(key, State, Cohort) -> int: the clients of a chunk where `round` is not told, from shapes
@@ -219,7 +220,7 @@ class Strategy:
     init: Callable[..., State]
     round: Callable[..., tuple[State, RoundInfo]]
     model: Model
-    packets: Callable[..., tuple[Packet, jax.Array]] | None = None
+    packets: Callable[..., tuple[Packet | tuple[Packet, ...], jax.Array]] | None = None
     clients_per_chunk: int | str | None = None
     chunk: Callable[..., int] | None = None
 

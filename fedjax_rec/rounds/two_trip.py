@@ -135,6 +135,7 @@ def power_sgd(
             if stages:
                 held, upload = staged.send(of_clients.encode(id), memory["stages"], upload, now(id))
                 memory = {"stages": held, "errors": owed}
+                upload = replace(upload, update=rows.deltas(upload.update))
             sent = [
                 with_numbers(node, product(numbers(node)[0], q))
                 if is_reducible(node, rank)
@@ -259,9 +260,9 @@ def power_sgd(
         return State(shared, private, memory, states, state.round + 1), info
 
     def packets(key, state: State, cohort: Cohort):
-        """Both trips as one message, which is a header of 3 bytes or so less than two."""
-        packet = Packet(*play(key, state, cohort)[5])
-        return packet, _bytes(packet)
+        """The messages of both trips."""
+        messages = tuple(Packet(sent) for sent in play(key, state, cohort)[5] if sent)
+        return messages, sum(map(_bytes, messages), jnp.uint32(0))
 
     return Strategy(beginning(fresh, held), round, model, packets)
 

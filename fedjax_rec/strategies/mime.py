@@ -27,7 +27,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .. import keys, rows, servers, trees, wire
+from .. import rows, servers, trees, wire
 from ..aggregate import mean
 from ..aggregate.drift import with_drift
 from ..aggregate.parts import by_part
@@ -47,7 +47,6 @@ from ..clients.training import (
     train,
 )
 from ..data import Batches
-from ..rounds.cohort import vmapped
 from ..rounds.federated import federated
 from ..rounds.trips import compressor_of_trip, stage_of_trip
 from ..rows import as_update, here, zeros_of
@@ -201,14 +200,13 @@ def _after_gradient(
         return after, replace(info, bytes_up=up, bytes_down=down, rejected=rejected)
 
     def packets(key, state: State, cohort: Cohort):
-        """Both trips as one message, which is a header of 3 bytes or so less than two."""
+        """The messages of both trips."""
         first, _ = apart(state)
         _, _, second = gradient(key, state, cohort)
-        trips = [(of_gradients.packets, first), (training.packets, second)]
-        sent = [send(key, at, cohort) for send, at in trips if send is not None]
-        part = lambda name: [getattr(packet, name) for packet, _ in sent]
-        packet = Packet(part("body"), part("side"), part("known"))
-        return packet, vmapped(wire.nbytes, packet)(packet)
+        sends: Any = of_gradients.packets, training.packets
+        before, bytes_before = sends[0](key, first, cohort)
+        after, bytes_after = sends[1](key, second, cohort)
+        return (before, after), bytes_before + bytes_after
 
     rule: Any = training.chunk
     return replace(
