@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .. import __version__, data, evaluate, simulate, strategies
+from .. import __version__, data, evaluate, keys, simulate, strategies
 from ..report import figures
 from ..types import Strategy
 from .best import BestState, best_of, chooser_of
@@ -180,12 +180,15 @@ def _run(config: Config, folder: RunFolder, show: bool) -> dict:
         print(told, file=sys.stderr)
     done = 0 if folder.overwrite else simulate.last_saved(folder.checkpoints)
     spent = _look_ahead(config, calls, like, store, done, show)
+    state: Any = None
+    if not done:
+        state = strategy.init(keys.stream(key, "init"), store.num_clients)
+        calls.look(state)
     folder.hold()
     protocol = experiment.measure.protocol
     opened = lambda: simulate.Checkpoints(
         folder.checkpoints, folder.fingerprint, about=experiment.digests
     )
-    state: Any = None
     best, records = {}, []
     if done:
         # All of it is read and checked before any of it is written.

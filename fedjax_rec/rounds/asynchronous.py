@@ -240,7 +240,7 @@ def asynchronous(
         info = replace(info, bytes_up=jnp.where(there, flight["bytes"][places], jnp.uint32(0)))
         return State(shared, private, memory, states, state.round + 1), info
 
-    return Strategy(init, round, model, assembly.packets, clients_per_chunk, rule)
+    return replace(assembly, init=init, round=round)
 
 
 def _check_aux(aux) -> None:

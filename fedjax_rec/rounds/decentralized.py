@@ -144,7 +144,8 @@ def decentralized(
         one = lambda id, mine, data: Packet(rows.dense(train(id, mine, data)[2]))
         return audited(one, (state.private, state.memory, state.server["models"]), cohort)
 
-    return Strategy(beginning(fresh, held), round, model, packets, clients_per_chunk, rule)
+    begins, examples = beginning(fresh, held), client.examples
+    return Strategy(begins, round, model, packets, clients_per_chunk, rule, examples)
 
 
 def consensus(models: PyTree) -> tuple[PyTree, jax.Array]:

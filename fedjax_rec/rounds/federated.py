@@ -221,7 +221,8 @@ def federated(
 
         return audited(one, (state.private, state.memory), cohort)
 
-    return Strategy(beginning(fresh, held), round, model, packets, clients_per_chunk, rule)
+    begins, examples = beginning(fresh, held), client.examples
+    return Strategy(begins, round, model, packets, clients_per_chunk, rule, examples)
 
 
 def at_work(client: Client, key, round, shared: PyTree, cohort: Cohort):

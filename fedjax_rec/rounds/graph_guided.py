@@ -210,7 +210,8 @@ def graph_guided(
         both = lambda held, ids: (slices(held[0], ids), at(held[1], ids))
         return audited(one, held, cohort, both)
 
-    return Strategy(beginning(fresh, held), round, model, packets, clients_per_chunk, rule)
+    begins, examples = beginning(fresh, held), client.examples
+    return Strategy(begins, round, model, packets, clients_per_chunk, rule, examples)
 
 
 def mixed(weights: jax.Array, models: PyTree) -> PyTree:

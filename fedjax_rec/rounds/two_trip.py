@@ -264,7 +264,7 @@ def power_sgd(
         messages = tuple(Packet(sent) for sent in play(key, state, cohort)[5] if sent)
         return messages, sum(map(_bytes, messages), jnp.uint32(0))
 
-    return Strategy(beginning(fresh, held), round, model, packets)
+    return Strategy(beginning(fresh, held), round, model, packets, examples=client.examples)
 
 
 def _width(node) -> int:

@@ -20,6 +20,7 @@ from ..rounds.plan import Chunk, plan
 from ..types import Cohort, State, Strategy
 from .cohorts import Cohorts, full
 from .measure import Measure
+from .padding import refuse_counted_padding
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,11 @@ class Compiled:
 @dataclass(frozen=True)
 class Program:
     """compiled(state, store, times, rounds) -> Compiled: `times` measurements, each after `rounds`
-    rounds. state: a State, or its outline."""
+    rounds. state: a State, or its outline.
+    look(state): raises ValueError where the loss counts padding, see `padding`; once."""
 
     compiled: Callable[..., Compiled]
+    look: Callable[[State], None]
 
 
 def program(
@@ -108,7 +111,14 @@ def program(
             made[times, rounds] = Compiled(lowered.compile(), chunk)
         return made[times, rounds]
 
-    return Program(compiled)
+    looked: list[bool] = []
+
+    def look(state: State) -> None:
+        if not looked:
+            refuse_counted_padding(strategy, state, store)
+            looked.append(True)
+
+    return Program(compiled, look)
 
 
 def block_of(done: int, rounds: int, every: int, measures_per_call: int = 1) -> tuple[int, int]:

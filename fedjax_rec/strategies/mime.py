@@ -263,7 +263,7 @@ def variance_reduced(
             sent, trained.count, metrics, steps_beside(trained, server), down
         )
 
-    return Client(first_private(model), update)
+    return Client(first_private(model), update, examples=batches)
 
 
 def with_momentum(
@@ -301,7 +301,7 @@ def with_momentum(
         metrics = metrics_of(trained, probe, model, server, data)
         return kept(trained), Upload(sent, trained.count, metrics, steps_beside(trained, server))
 
-    return Client(first_private(model), update)
+    return Client(first_private(model), update, examples=batches)
 
 
 def _common(shared: PyTree, beta: float | None, arrays: Callable = rows.dense) -> PyTree:

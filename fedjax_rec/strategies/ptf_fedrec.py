@@ -285,7 +285,8 @@ def ptf_fedrec(
         return packet, vmapped(wire.nbytes, packet)(packet)
 
     scores = by_client(model) if scored_by == "client" else by_server(serving)
-    return Strategy(beginning(fresh, held), round, scores, packets, clients_per_chunk, rule)
+    begins = beginning(fresh, held)
+    return Strategy(begins, round, scores, packets, clients_per_chunk, rule, examples)
 
 
 def by_client(model: Model) -> Model:
