@@ -13,6 +13,7 @@ Dimensions: `N` clients, `C` cohort, `c` clients of one chunk, `I` items, `D` wi
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, dataclass_transform
@@ -61,7 +62,8 @@ class Model:
         on all clients; None where there is one key for all. Tables of `shared` that clients touch
         row by row are `rows.Table` nodes; leaves that are never trained are inside `trees.Frozen`.
     loss(shared, private, batch, key) -> float: mean loss over the valid examples of one batch,
-        a dict of arrays [B, ...]. `batch["mask"]` is 1 for real examples and 0 for padding.
+        a dict of arrays [B, ...]. `batch["mask"]` is 1 for real examples and 0 for padding; a run
+        whose loss counts padding is refused before it begins, see `simulate.padding`.
     ranking: how it scores items; None where it scores none.
     predict(shared, private, batch) -> float[B]: the logit that each labelled example is positive,
         where an example is no (user, item) pair, see `data.Examples`; else None.
@@ -77,7 +79,11 @@ class Model:
         init: where its parameters lie elsewhere than the inner model's; None for that one's own."""
 
         def behind(function: Callable) -> Callable:
-            return lambda shared, private, *rest: function(*view(shared, private), *rest)
+            @functools.wraps(function)  # an error about it names it
+            def seen(shared, private, *rest):
+                return function(*view(shared, private), *rest)
+
+            return seen
 
         ranking = self.ranking and Ranking(
             behind(self.ranking.score), behind(self.ranking.catalogue), behind(self.ranking.context)
@@ -117,11 +123,14 @@ class Client:
     unsent(before, after) -> private: what a client keeps of a round in which its upload does not
         count (it was late, or a stage held it back), such as a control variate whose change the
         server never saw. None for all of `after`.
+    examples: what it trains on, `data.Batches`, by which a run looks at the loss before it begins,
+        see `simulate.padding`; None where it does not say.
     """
 
     init: Callable[..., PyTree]
     update: Callable[..., tuple[PyTree, Upload]]
     unsent: Callable[..., PyTree] | None = None
+    examples: Any = None
 
 
 @dataclass(frozen=True)
@@ -209,19 +218,22 @@ class Strategy:
         for what the strategy was asked for, or a rule of thumb.
     model: what scores `State.shared` and one client's slice of `State.private`.
     packets(key, State, Cohort) -> (Packet, bytes_up): what the cohort would send in this round,
-        with leading axes [C, ...], for audits of real bytes; None where nothing is sent up.
+        with leading axes [C, ...], for audits of real bytes; a tuple of Packets where clients send
+        several messages; None where nothing is sent up.
     clients_per_chunk: what was asked for: a number, the bytes that a round may take, such as
         "2GiB", or None; see `rounds.plan`.
     chunk(key, State, Cohort) -> int: the clients of a chunk where `round` is not told, from shapes
         alone; None where the round is not in chunks.
+    examples: what clients train on, as `Client.examples` says.
     """
 
     init: Callable[..., State]
     round: Callable[..., tuple[State, RoundInfo]]
     model: Model
-    packets: Callable[..., tuple[Packet, jax.Array]] | None = None
+    packets: Callable[..., tuple[Packet | tuple[Packet, ...], jax.Array]] | None = None
     clients_per_chunk: int | str | None = None
     chunk: Callable[..., int] | None = None
+    examples: Any = None
 
 
 @dataclass_transform(frozen_default=True)

@@ -58,7 +58,7 @@ def keeping(
         own = {"model": kept(trained), "optimizer": after}
         return own, Upload(change(trained, shared), trained.count, metrics)
 
-    return Client(first_private(kept_beside(model, transform)), update)
+    return Client(first_private(kept_beside(model, transform)), update, examples=batches)
 
 
 def kept_beside(model: Model, transform: optax.GradientTransformation) -> Model:

@@ -93,7 +93,8 @@ def local_training(
     """
     passes, optimizers = Passes(epochs, steps, batch_size), several(optimizer)
 
-    return Client(first_private(model), descent(model, batches, optimizers, passes, probe))
+    update = descent(model, batches, optimizers, passes, probe)
+    return Client(first_private(model), update, examples=batches)
 
 
 def descent(

@@ -79,11 +79,15 @@ def carry_out(
         if show:
             print(forecast.line(), file=sys.stderr)
     spent = time.perf_counter() - begin
+    begun = None
+    if not done:
+        begun = calls.start(store)
+        calls.look(begun, store)
     folder.hold()
     running = Running(config, folder, experiment, like, done, spent)
     rounds = simulate.simulate(
         strategy, store, config.rounds, key, config.cohorts, experiment.measure,
-        config.evaluation.every, state=running.state, calls=calls,
+        config.evaluation.every, state=running.state if done else begun, calls=calls,
         most_rejected=config.most_rejected,
     )  # fmt: skip
     listening = interruptible() if interrupted is None else nullcontext(interrupted)

@@ -50,6 +50,7 @@ from .cohort import (
     chunk_of,
     clients_at_once,
     in_chunks,
+    kept,
     now_of,
     over_clients,
     put,
@@ -165,7 +166,7 @@ def asynchronous(
             private, memory, flight = carry
             here, upload, down = everyone(ids, private)
             change = upload.update
-            kept, upload, up = sender.chunk(
+            remembered, upload, up = sender.chunk(
                 ids, of_clients.encode(ids), at(memory, ids), upload, now
             )
             keep, upload, rejected = judged(ids, nobody, here, change, upload)
@@ -180,7 +181,8 @@ def asynchronous(
             flight = {**flight, **{k: put(flight[k], places, x) for k, x in sent.items()}}
             metrics = {**upload.metrics, "client_seconds": took}
             info = RoundInfo(metrics, weight, up, down, rejected=rejected)
-            return (put(private, keep, here), put(memory, keep, kept), flight), ((), info)
+            here = kept(client, weight, at(private, ids), here)
+            return (put(private, keep, here), put(memory, keep, remembered), flight), ((), info)
 
         begin = state.private, state.memory, flight
         carry, _, info, _ = in_chunks(played, begin, cohort, c)
@@ -238,7 +240,7 @@ def asynchronous(
         info = replace(info, bytes_up=jnp.where(there, flight["bytes"][places], jnp.uint32(0)))
         return State(shared, private, memory, states, state.round + 1), info
 
-    return Strategy(init, round, model, assembly.packets, clients_per_chunk, rule)
+    return replace(assembly, init=init, round=round)
 
 
 def _check_aux(aux) -> None:

@@ -182,6 +182,14 @@ def audited(
     return over_clients(one, held, cohort, slices)(cohort.ids, held)
 
 
+def kept(client: Client, weight: jax.Array, before: PyTree, after: PyTree) -> PyTree:
+    """What the clients of a chunk keep, leaves [c, ...]: `after`, or of those whose upload weighs
+    nothing what `Client.unsent` says."""
+    if client.unsent is None:
+        return after
+    return trees.select_each(weight > 0, after, client.unsent(before, after))
+
+
 def served(cohort: Cohort, ids: jax.Array) -> jax.Array:
     """`ids` with padding in place of clients without data, to whom nothing is sent."""
     return jnp.where(cohort.data.sizes(ids) > 0, ids, cohort.data.num_clients)

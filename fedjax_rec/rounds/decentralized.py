@@ -1,6 +1,6 @@
 """A model for every client: clients train their own and pass models on, with or without a server.
 
-    M_k <- M_k + (what client k's data change),   then   M <- exchange(M)
+    M_k <- M_k + stages(what client k's data change),   then   M <- exchange(M)
 
 The models are a stack [N, ...] in `State.server["models"]`; the clients of a chunk train theirs in
 one vmapped call, and an `exchange` is a gather or a sparse product on the stack. What is frozen
@@ -12,15 +12,17 @@ probe looks at each client's own model, as trained and before it is passed on.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 
 from .. import keys, rows, trees, wire
-from ..types import Client, Cohort, Model, Packet, PyTree, RoundInfo, State, Strategy
+from ..types import Client, Cohort, Model, Packet, PyTree, RoundInfo, Stage, State, Strategy
 from .cohort import (
     SMALLER,
+    at,
     audited,
     beginning,
     chunk_of,
@@ -29,6 +31,7 @@ from .cohort import (
     copies,
     first_private,
     in_chunks,
+    kept,
     now_of,
     over_clients,
     put,
@@ -36,6 +39,7 @@ from .cohort import (
 from .exchange import Exchange
 from .plan import checked
 from .rejected import judged
+from .uplink import in_order, refuse_receiving
 
 
 def decentralized(
@@ -43,6 +47,7 @@ def decentralized(
     model: Model,
     exchange: Exchange,
     clients_per_chunk: int | str | None = None,
+    stages: Sequence[Stage] = (),
 ) -> Strategy:
     """A strategy of client models that are exchanged.
 
@@ -53,33 +58,47 @@ def decentralized(
     Args:
         client: as in `federated`; all clients start from one model.
         model: as in `federated`; all clients start from one model.
-        clients_per_chunk: as in `federated`; all clients start from one model.
+        exchange: who gets whose model.
+        clients_per_chunk: as in `federated`.
+        stages: what happens to a client's change before it enters the model that the client passes
+            on, which is the one that it has: clips, noise, attacks. A client that they hold back
+            (weight 0) keeps its model to the bit, sends nothing and gets nothing. Models alone
+            travel: what a stage puts beside the update goes to nobody.
 
     Raises:
+        ValueError: for a stage that receives, since nobody sums what is sent.
         MemoryError: before anything runs, where N models or private states cannot fit.
     """
     checked("decentralized", clients_per_chunk)
+    refuse_receiving("decentralized", stages)
+    staged = in_order(stages)
 
     def fresh(key, num_clients) -> State:
         shared = model.init(keys.stream(key, "shared"))[0]
         models = copies(trees.trainable(shared), num_clients)
         private = first_private(client, key, num_clients)
-        return State(shared, private, (), {"models": models}, jnp.int32(0))
+        memory = copies(staged.init(rows.zero_update(shared)), num_clients) if stages else ()
+        return State(shared, private, memory, {"models": models}, jnp.int32(0))
 
     held = lambda state: {
         "private state": (state.private, SMALLER),
+        "memory of stages": (state.memory, SMALLER),
         "models": (state.server, SMALLER),
     }
 
     def training(key, state: State, cohort: Cohort):
-        """(id, (private, model), data) -> (private, model, Upload) of one client in this round."""
+        """(id, (private, memory, model), data) -> (private, memory, model, Upload) of one client in
+        this round."""
         of_clients, now = client_keys(key, state.round), now_of(state.round, state.shared, cohort)
 
         def train(id, mine, data):
-            private, own = mine
+            private, memory, own = mine
             whole = trees.with_frozen(own, state.shared)
             private, upload = client.update(of_clients.train(id), private, whole, data, now(id))
-            return private, rows.apply(own, upload.update), replace(upload, update=None, down=None)
+            if stages:
+                memory, upload = staged.send(of_clients.encode(id), memory, upload, now(id))
+            trained = rows.apply(own, upload.update)
+            return private, memory, trained, replace(upload, update=None, down=None)
 
         return train
 
@@ -89,20 +108,22 @@ def decentralized(
 
     def round(key, state: State, cohort: Cohort, chunk: int | None = None):
         store = cohort.data
-        begin = state.private, state.server["models"]
+        begin = state.private, state.memory, state.server["models"]
         everyone = over_clients(training(key, state, cohort), begin, cohort)
         whole = Packet(rows.dense(trees.trainable(state.shared)))
         c = clients_at_once(chunk, rule, key, state, cohort)
 
         def played(carry, ids):
-            here, trained, upload = everyone(ids, carry)
+            private, memory, models = carry
+            here, remembered, trained, upload = everyone(ids, carry)
             keep, upload, rejected = judged(ids, store.num_clients, here, trained, upload)
-            private, models = carry
+            here = kept(client, upload.weight, at(private, ids), here)
             there = jnp.where(upload.weight > 0, ids, store.num_clients)
             seen = upload.metrics, upload.weight, rejected
-            return (put(private, keep, here), put(models, there, trained)), ((), seen)
+            private, memory = put(private, keep, here), put(memory, keep, remembered)
+            return (private, memory, put(models, there, trained)), ((), seen)
 
-        (private, models), _, seen, _ = in_chunks(played, begin, cohort, c)
+        (private, memory, models), _, seen, _ = in_chunks(played, begin, cohort, c)
         metrics, weight, rejected = seen
         exchange_key = keys.stream(jax.random.fold_in(key, state.round), "exchange")
         weights = jnp.zeros(store.num_clients).at[cohort.ids].set(weight, mode="drop")
@@ -115,15 +136,16 @@ def decentralized(
         info = RoundInfo(metrics, weight, up, down, rejected=rejected)
         shared = trees.with_frozen(mean, state.shared)
         shared = trees.typed_as(shared, state.shared)
-        return State(shared, private, (), {"models": models}, state.round + 1), info
+        return State(shared, private, memory, {"models": models}, state.round + 1), info
 
     def packets(key, state: State, cohort: Cohort):
         """The trained models, one of each client, whether or not this round passes them on."""
         train = training(key, state, cohort)
-        one = lambda id, mine, data: Packet(rows.dense(train(id, mine, data)[1]))
-        return audited(one, (state.private, state.server["models"]), cohort)
+        one = lambda id, mine, data: Packet(rows.dense(train(id, mine, data)[2]))
+        return audited(one, (state.private, state.memory, state.server["models"]), cohort)
 
-    return Strategy(beginning(fresh, held), round, model, packets, clients_per_chunk, rule)
+    begins, examples = beginning(fresh, held), client.examples
+    return Strategy(begins, round, model, packets, clients_per_chunk, rule, examples)
 
 
 def consensus(models: PyTree) -> tuple[PyTree, jax.Array]:

@@ -43,6 +43,7 @@ from .cohort import (
     copies,
     first_private,
     in_chunks,
+    kept,
     now_of,
     over_clients,
     put,
@@ -147,7 +148,7 @@ def federated(
         def part(private, memory, ids):
             here, upload, down = everyone(ids, private)
             sent = upload.update
-            kept, upload, up = sender.chunk(
+            remembered, upload, up = sender.chunk(
                 ids, of_clients.encode(ids), at(memory, ids), upload, now
             )
             if broadcast is not None:
@@ -161,10 +162,8 @@ def federated(
                 upload = replace(upload, update=change)
             summary = aggregator.reduce(state.server["aggregator"], upload, now(ids))
             adds, stacks = rows.divide(summary, aggregator.additive)
-            if client.unsent is not None:
-                before = at(private, ids)
-                here = trees.select_each(upload.weight > 0, here, client.unsent(before, here))
-            private, memory = put(private, keep, here), put(memory, arrived, kept)
+            here = kept(client, upload.weight, at(private, ids), here)
+            private, memory = put(private, keep, here), put(memory, arrived, remembered)
             info = RoundInfo(upload.metrics, upload.weight, up, down, rejected=rejected)
             return private, memory, adds, (stacks, info)
 
@@ -222,7 +221,8 @@ def federated(
 
         return audited(one, (state.private, state.memory), cohort)
 
-    return Strategy(beginning(fresh, held), round, model, packets, clients_per_chunk, rule)
+    begins, examples = beginning(fresh, held), client.examples
+    return Strategy(begins, round, model, packets, clients_per_chunk, rule, examples)
 
 
 def at_work(client: Client, key, round, shared: PyTree, cohort: Cohort):

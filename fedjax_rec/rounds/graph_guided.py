@@ -15,13 +15,25 @@ of the method, and more than training costs where clients are small.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 
 from .. import keys, rows, trees, wire
-from ..types import Client, Cohort, Compressor, Model, Packet, PyTree, RoundInfo, State, Strategy
+from ..types import (
+    Client,
+    Cohort,
+    Compressor,
+    Model,
+    Packet,
+    PyTree,
+    RoundInfo,
+    Stage,
+    State,
+    Strategy,
+)
 from .cohort import (
     SMALLER,
     at,
@@ -33,6 +45,7 @@ from .cohort import (
     copies,
     first_private,
     in_chunks,
+    kept,
     now_of,
     over_clients,
     put,
@@ -41,7 +54,7 @@ from .cohort import (
 from .downlink import downloaded
 from .plan import checked
 from .rejected import judged
-from .uplink import uplink_of
+from .uplink import refuse_receiving, uplink_of
 from .user_graph import Neighbours, Similarity, above_mean, cosine_similarity
 
 
@@ -52,6 +65,7 @@ def graph_guided(
     neighbours: Neighbours | None = None,
     uplink: Compressor | None = None,
     clients_per_chunk: int | str | None = None,
+    stages: Sequence[Stage] = (),
 ) -> Strategy:
     """A strategy of clients that are guided by their neighbours' models.
 
@@ -68,20 +82,23 @@ def graph_guided(
         similarity: default `cosine_similarity()`.
         neighbours: default `above_mean()`.
         uplink: as in `federated`; the server keeps models as they arrive.
-        clients_per_chunk: as in `federated`; the server keeps models as they arrive.
+        clients_per_chunk: as in `federated`.
+        stages: as in `federated`, of the change of the model; who they hold back has not reported.
 
     Raises:
+        ValueError: for a stage that receives, since the server sums no uploads.
         MemoryError: before anything runs, where N models, similarities or private states cannot
             fit.
     """
     checked("graph_guided", clients_per_chunk)
+    refuse_receiving("graph_guided", stages)
     similarity, neighbours = similarity or cosine_similarity(), neighbours or above_mean()
-    sender = uplink_of(uplink)
+    sender = uplink_of(uplink, stages)
 
     def fresh(key, num_clients) -> State:
         shared = model.init(keys.stream(key, "shared"))[0]
         memory, like = (), rows.zero_update(shared)
-        if uplink is not None:
+        if uplink is not None or stages:
             memory = copies(sender.init(like), num_clients)
         server = {
             "models": copies(trees.trainable(shared), num_clients),
@@ -150,14 +167,15 @@ def graph_guided(
             private, memory, models = carry
             here, upload, down = everyone(ids, (private, targets))
             change = upload.update
-            kept, upload, up = sender.chunk(
+            remembered, upload, up = sender.chunk(
                 ids, of_clients.encode(ids), at(memory, ids), upload, now
             )
             keep, upload, rejected = judged(ids, n, here, change, upload)
             arrive = lambda update: rows.apply(shared, update)
             arrived = vmapped(arrive, upload.update)(upload.update)
             models = put(models, jnp.where(upload.weight > 0, ids, n), arrived)
-            private, memory = put(private, keep, here), put(memory, keep, kept)
+            here = kept(client, upload.weight, at(private, ids), here)
+            private, memory = put(private, keep, here), put(memory, keep, remembered)
             info = RoundInfo(upload.metrics, upload.weight, up, down, rejected=rejected)
             return (private, memory, models), ((), info)
 
@@ -192,7 +210,8 @@ def graph_guided(
         both = lambda held, ids: (slices(held[0], ids), at(held[1], ids))
         return audited(one, held, cohort, both)
 
-    return Strategy(beginning(fresh, held), round, model, packets, clients_per_chunk, rule)
+    begins, examples = beginning(fresh, held), client.examples
+    return Strategy(begins, round, model, packets, clients_per_chunk, rule, examples)
 
 
 def mixed(weights: jax.Array, models: PyTree) -> PyTree:

@@ -1,6 +1,6 @@
 """PowerSGD with a server: one low-rank factorization of the mean update, in two trips up.
 
-    M_k = u_k + e_k;   up: P_k = M_k Q;   down: P = orth(mean_k P_k)
+    M_k = stages(u_k + e_k);   up: P_k = M_k Q;   down: P = orth(mean_k P_k)
                        up: Q_k = M_k^T P;   x <- x + P Q^T,  Q = mean_k Q_k
     e_k <- M_k - P Q_k^T
 
@@ -20,6 +20,7 @@ All updates of a cohort are held between the trips: the round is not in chunks.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -34,12 +35,35 @@ from ..compress.lowrank import is_reducible, restarted, start
 from ..compress.remembered import nodes, remembered, values_of, with_values
 from ..rows import RowsUpdate
 from ..servers.step import as_server, step
-from ..types import Client, Cohort, Model, Packet, RoundInfo, Server, State, Strategy, Transform
-from .cohort import SMALLER, at, beginning, copies, first_private, over_clients, put, vmapped
+from ..types import (
+    Client,
+    Cohort,
+    Model,
+    Packet,
+    RoundInfo,
+    Server,
+    Stage,
+    State,
+    Strategy,
+    Transform,
+)
+from .cohort import (
+    SMALLER,
+    at,
+    beginning,
+    copies,
+    first_private,
+    kept,
+    now_of,
+    over_clients,
+    put,
+    vmapped,
+)
 from .downlink import live_where_it_moves
 from .federated import at_work
 from .memory import refuse_too_large
 from .rejected import judged
+from .uplink import in_order
 
 
 def power_sgd(
@@ -49,6 +73,7 @@ def power_sgd(
     server: Server | Transform | None = None,
     remember_rows: int | None = None,
     dtype: str = "float32",
+    stages: Sequence[Stage] = (),
 ) -> Strategy:
     """PowerSGD of the clients' updates, averaged by examples, with error feedback.
 
@@ -63,6 +88,9 @@ def power_sgd(
         server: as in `federated`.
         remember_rows: of the errors that clients keep, as in `compress.error_feedback`.
         dtype: as `remember_rows`.
+        stages: what happens to M_k before it is factorized, so that nothing else leaves a client
+            and what they take off is not owed; they receive what is applied, P Q^T. A client that
+            they hold back (weight 0) sends nothing and still owes what it owed.
 
     Raises:
         ValueError: for rank < 1.
@@ -70,12 +98,14 @@ def power_sgd(
     """
     at_least("power_sgd", "rank", rank, 1)
     optimizer = as_server(server or step(1.0))
-    errors = remembered("power_sgd", remember_rows, dtype)
+    errors, staged = remembered("power_sgd", remember_rows, dtype), in_order(stages)
 
     def fresh(key, num_clients) -> State:
         shared = model.init(keys.stream(key, "shared"))[0]
         like = rows.zero_update(shared)
-        memory = copies(errors.init(like), num_clients)
+        memory = errors.init(like)
+        memory = {"stages": staged.init(like), "errors": memory} if stages else memory
+        memory = copies(memory, num_clients)
         found = nodes(like)
         states = {
             "warm": [start(_width(n), rank) if is_reducible(n, rank) else () for n in found],
@@ -91,31 +121,37 @@ def power_sgd(
     }
 
     def first_trip(key, state: State, cohort: Cohort):
-        """Of every client: what it keeps, M_k, its first message, and the bytes that it got."""
-        train, _, _ = at_work(client, key, state.round, state.shared, cohort)
+        """Of every client: its memory, what it keeps, M_k, its first message, and the bytes that it
+        got."""
+        train, of_clients, now = at_work(client, key, state.round, state.shared, cohort)
 
         def one(id, mine, data):
             private, memory = mine
             private, upload, down = train(id, private, data)
             update = rows.deltas(upload.update)
-            owed = trees.add(values_of(update), errors.recall(memory, update))
-            whole = with_values(update, owed)
+            owed = memory["errors"] if stages else memory
+            whole = with_values(update, trees.add(values_of(update), errors.recall(owed, update)))
+            upload = replace(upload, update=whole)
+            if stages:
+                held, upload = staged.send(of_clients.encode(id), memory["stages"], upload, now(id))
+                memory = {"stages": held, "errors": owed}
+                upload = replace(upload, update=rows.deltas(upload.update))
             sent = [
                 with_numbers(node, product(numbers(node)[0], q))
                 if is_reducible(node, rank)
                 else node
-                for node, q in zip(nodes(whole), state.server["warm"], strict=True)
+                for node, q in zip(nodes(upload.update), state.server["warm"], strict=True)
             ]
-            return private, replace(upload, update=whole), sent, down
+            return memory, private, upload, sent, down
 
-        kept = state.private, state.memory
-        play = over_clients(one, kept, cohort)
-        outline = jax.eval_shape(play, cohort.ids, kept)[1].update
+        held = state.private, state.memory
+        play = over_clients(one, held, cohort)
+        outline = jax.eval_shape(play, cohort.ids, held)[2].update
         refuse_too_large(
             "updates between the trips", 4 * trees.nbytes(outline), cohort.ids.shape[0],
             "use smaller cohorts, or federated(uplink=power_sgd_one_shot(...)), which has chunks",
         )  # fmt: skip
-        return at(state.memory, cohort.ids), *play(cohort.ids, kept)
+        return play(cohort.ids, held)
 
     def broadcast(state: State, weights, sent):
         """Of every node: P, or the mean where the node travelled whole."""
@@ -151,31 +187,36 @@ def power_sgd(
 
     def play(key, state: State, cohort: Cohort):
         memory, private, upload, sent, down = first_trip(key, state, cohort)
-        nobody = cohort.data.num_clients
+        nobody, says = cohort.data.num_clients, upload.weight != 0
         keep, upload, rejected = judged(cohort.ids, nobody, private, sent, upload)
         weight = upload.weight
+        private = kept(client, weight, at(state.private, cohort.ids), private)
         lefts = broadcast(state, weight / jnp.maximum(weight.sum(), 1e-30), sent)
         second = vmapped(lambda update: second_trip(update, lefts), upload.update)
         rights, applied, received = second(upload.update)
-        told = (keep, rejected)
-        return memory, private, upload, down, lefts, (sent, rights), applied, received, told
+        # What the protocol needs beside the update goes with the first message.
+        first = (sent, upload.aux) if upload.aux else sent
+        told = (keep, rejected, says)
+        return memory, private, upload, down, lefts, (first, rights), applied, received, told
 
     def round(key, state: State, cohort: Cohort, chunk: int | None = None):
         played = play(key, state, cohort)
-        memory, private, upload, down, lefts, trips, applied, received, (keep, rejected) = played
+        memory, private, upload, down, lefts, trips, applied, received, told = played
+        keep, rejected, says = told
         weights = upload.weight / jnp.maximum(upload.weight.sum(), 1e-30)
-        sends = (upload.weight > 0) | (rejected > 0)
-        up = jnp.where(sends, sum(_bytes(sent) for sent in trips if sent), 0)
-        down = down + jnp.where(sends, _bytes(received) if received else 0, 0)
+        up = jnp.where(says, sum(_bytes(sent) for sent in trips if sent), 0)
+        down = down + jnp.where(says, _bytes(received) if received else 0, 0)
 
         def stored(weight, memory, update, applied):
             left = trees.subtract(values_of(update), applied)
-            return trees.select(weight > 0, errors.store(memory, update, left), memory)
+            owed = memory["errors"] if stages else memory
+            owed = trees.select(weight > 0, errors.store(owed, update, left), owed)
+            return {**memory, "errors": owed} if stages else owed
 
         args = upload.weight, memory, upload.update, applied
         memory = vmapped(stored, *args)(*args)
         like = rows.zero_update(state.shared)
-        warm, kept, values, rights = [], [], [], iter(trips[1])
+        warm, owed, values, rights = [], [], [], iter(trips[1])
         parts = zip(
             nodes(like), nodes(upload.update), lefts, applied, state.server["warm"],
             state.server["error"], strict=True,
@@ -193,9 +234,12 @@ def power_sgd(
             if not _is_empty(error):
                 error = error + _mean(weights, with_numbers(batch, back)) - change
             warm.append(q)
-            kept.append(error)
+            owed.append(error)
             values.append(change)
         update = live_where_it_moves(with_values(like, values))
+        receive_key = keys.stream(jax.random.fold_in(key, state.round), "receive")
+        known = now_of(state.round, state.shared, cohort)(None)
+        update = staged.receive(receive_key, update, known)
         # Where nobody takes part nothing moves, neither by momentum nor by what is remembered.
         counted = upload.weight > 0
         held = {name: state.server[name] for name in ("warm", "error")}
@@ -203,7 +247,7 @@ def power_sgd(
 
         def stepped():
             after = optimizer.apply(state.server["optimizer"], state.shared, update)
-            return trees.typed_as(({"warm": warm, "error": kept}, *after), before)
+            return trees.typed_as(({"warm": warm, "error": owed}, *after), before)
 
         states, moved, shared = jax.lax.cond(counted.any(), stepped, lambda: before)
 
@@ -216,11 +260,11 @@ def power_sgd(
         return State(shared, private, memory, states, state.round + 1), info
 
     def packets(key, state: State, cohort: Cohort):
-        """Both trips as one message, which is a header of 3 bytes or so less than two."""
-        packet = Packet(*play(key, state, cohort)[5])
-        return packet, _bytes(packet)
+        """The messages of both trips."""
+        messages = tuple(Packet(sent) for sent in play(key, state, cohort)[5] if sent)
+        return messages, sum(map(_bytes, messages), jnp.uint32(0))
 
-    return Strategy(beginning(fresh, held), round, model, packets)
+    return Strategy(beginning(fresh, held), round, model, packets, examples=client.examples)
 
 
 def _width(node) -> int:

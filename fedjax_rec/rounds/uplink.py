@@ -60,35 +60,26 @@ def uplink_of(
     `Aggregator.linear`; where it does, what decodes linearly is decoded after the sum.
     """
     late = _decoded_late(compressor, shared) if linear and compressor is not None else None
+    staged = in_order(stages)
 
     def init(update):
         memory = () if compressor is None else compressor.init(update)
-        return {"stages": [s.init(update) for s in stages], "uplink": memory} if stages else memory
-
-    def staged(key, memory, upload: Upload, now: Now):
-        after = []
-        for i, (stage, mine) in enumerate(zip(stages, memory, strict=True)):
-            mine, upload = stage.send(keys.stream(key, f"stage {i}"), mine, upload, now)
-            after.append(mine)
-        return after, upload
+        return {"stages": staged.init(update), "uplink": memory} if stages else memory
 
     def sent(key, memory, upload: Upload, now: Now, share: float = 1.0):
         """(memory, upload, its update as the compressor saw it, Packet)"""
-        before, mine = memory, memory
+        before = mine = memory["uplink"] if stages else memory
+        held = ()
         if stages:
-            change = rows.deltas(upload.update)
-            upload = replace(upload, update=change)
-            after, upload = staged(key, memory["stages"], upload, now)
-            mine = memory["uplink"]
+            held, upload = staged.send(key, memory["stages"], upload, now)
         if compressor is None:
             update = rows.deltas(upload.update)
             packet = Packet(update)
         else:
             update = rows.map_tables(lambda u: rows.compact(u, _room(u, share)), upload.update)
             mine, packet = compressor.encode(key, mine, update, now)
-        memory = {"stages": after, "uplink": mine} if stages else mine
-        memory = trees.select(upload.weight > 0, memory, before)
-        return memory, upload, update, packet
+        mine = trees.select(upload.weight > 0, mine, before)
+        return {"stages": held, "uplink": mine} if stages else mine, upload, update, packet
 
     def billed(packet: Packet, upload: Upload) -> Packet:
         """The message: what the protocol needs beside the update travels with it."""
@@ -135,11 +126,39 @@ def uplink_of(
             update = rows.deltas(update)
             summed = replace(late, body=update)
             update = compressor.decode(summed, _as_wide(update, now.shared), now)
+        return staged.receive(key, update, now)
+
+    return Uplink(init, one, chunk, receive)
+
+
+def in_order(stages: Sequence[Stage]) -> Stage:
+    """`stages`, one after another, as one stage: each has a key and a memory of its own, which
+    changes only where the upload weighs something when all are through. They see a change of which
+    nothing is left to do, see `rows.deltas`."""
+
+    def send(key, memory, upload: Upload, now: Now):
+        upload, after = replace(upload, update=rows.deltas(upload.update)), []
+        for i, (stage, mine) in enumerate(zip(stages, memory, strict=True)):
+            mine, upload = stage.send(keys.stream(key, f"stage {i}"), mine, upload, now)
+            after.append(mine)
+        return trees.select(upload.weight > 0, after, memory), upload
+
+    def receive(key, update, now: Now):
         for i, stage in enumerate(stages):
             update = stage.receive(keys.stream(key, f"stage {i}"), update, now)
         return update
 
-    return Uplink(init, one, chunk, receive)
+    return Stage(send, lambda update: [stage.init(update) for stage in stages], receive)
+
+
+def refuse_receiving(where: str, stages: Sequence[Stage]) -> None:
+    """Raises ValueError for a stage with a `receive` of its own, where nobody sums uploads."""
+    for i, stage in enumerate(stages):
+        if stage.receive is not Stage.receive:
+            raise ValueError(
+                f"{where}(stages): number {i} does something to the sum of all uploads, `receive`, "
+                "and here nobody makes that sum; use a stage that only sends."
+            )
 
 
 def _decoded_late(compressor: Compressor, shared: PyTree) -> Packet | None:

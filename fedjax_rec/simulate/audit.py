@@ -43,18 +43,21 @@ def audit(strategy: Strategy, state: State, store, key: jax.Array, clients: int 
     ids = np.sort(draw.choice(there, min(clients, len(there)), replace=False))
     of_round, cohort = keys.stream(key, "round"), Cohort(jnp.asarray(ids, jnp.int32), store)
     packets, ledger = jax.device_get(jax.jit(strategy.packets)(of_round, state, cohort))
+    messages = packets if isinstance(packets, tuple) else (packets,)
     message, ranged = 0, 0
     for i, id in enumerate(ids):
-        packet = jax.tree.map(lambda x, i=i: x[i], packets)
-        sent = wire.to_bytes(packet)
-        wire.from_bytes(sent, packet)
-        if len(sent) != int(ledger[i]):
+        length = 0
+        for packet in jax.tree.map(lambda x, i=i: x[i], messages):
+            sent = wire.to_bytes(packet)
+            wire.from_bytes(sent, packet)
+            length += len(sent)
+            ranged += len(wire.to_bytes(packet, entropy=True)) if wire.can_range_code() else 0
+        if length != int(ledger[i]):
             raise RuntimeError(
-                f"audit: client {id} sent {len(sent)} bytes where the ledger counts "
+                f"audit: client {id} sent {length} bytes where the ledger counts "
                 f"{int(ledger[i])}; the compressor or the wire is wrong."
             )
-        message += len(sent)
-        ranged += len(wire.to_bytes(packet, entropy=True)) if wire.can_range_code() else 0
+        message += length
     up = np.asarray(jax.jit(strategy.round)(of_round, state, cohort)[1].bytes_up)
     counted = Counter(up[up > 0].tolist())
     if counted - Counter(ledger.tolist()):

@@ -78,7 +78,8 @@ def simulate(
     Raises:
         Diverged: naming the round, where the loss or the model stops being finite, or what more
             than `most_rejected` of its clients sent.
-        ValueError: where the cohort is larger than the clients, or names a client twice.
+        ValueError: where the cohort is larger than the clients, or names a client twice; and before
+            the first round, where the model's loss counts padding.
     """
     for name, value in (("every", every), ("measures_per_call", measures_per_call)):
         at_least("simulate", name, value, 1)
@@ -86,6 +87,7 @@ def simulate(
     fraction("simulate", "most_rejected", most_rejected)
     calls = calls or program(lambda _: Parts(strategy, cohorts, measure)).of(key)
     now = calls.start(store) if state is None else state
+    calls.look(now, store)
 
     names = measure.protocol.summary_names if measure else ()
     done = int(now.round)

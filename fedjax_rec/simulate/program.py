@@ -25,6 +25,7 @@ from ..rounds.plan import Chunk, plan
 from ..types import Cohort, PyTree, State, Strategy
 from .cohorts import Cohorts, full
 from .measure import Measure
+from .padding import refuse_counted_padding
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,12 @@ class Compiled:
 class Calls:
     """Of one run. start(store) -> State, before its first round. compiled(state, store, times,
     rounds) -> Compiled: `times` measurements, each after `rounds` rounds. state: a State, or its
-    outline."""
+    outline. look(state, store): raises ValueError where the loss counts padding, see `padding`;
+    once for all runs of the program."""
 
     start: Callable[..., State]
     compiled: Callable[..., Compiled]
+    look: Callable[..., None]
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,7 @@ def program(made: Callable[..., Parts]) -> Program:
     )
     ready: dict[Any, tuple[Any, Chunk]] = {}
     planned: dict[Any, Chunk] = {}
+    looked: list[bool] = []
     compiling = threading.Lock()
 
     def called(key, inputs, state, store, times, rounds):
@@ -111,7 +115,14 @@ def program(made: Callable[..., Parts]) -> Program:
             call, chunk = called(key, inputs, state, store, times, rounds)
             return Compiled(partial(call, key, inputs), chunk, call.memory_analysis)
 
-        return Calls(lambda store: begin(key, inputs, num_clients=store.num_clients), compiled)
+        def look(state, store) -> None:
+            with compiling:
+                if not looked:
+                    refuse_counted_padding(made(inputs).strategy, state, store)
+                    looked.append(True)
+
+        start = lambda store: begin(key, inputs, num_clients=store.num_clients)
+        return Calls(start, compiled, look)
 
     return Program(of)
 

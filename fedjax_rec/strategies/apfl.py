@@ -125,7 +125,7 @@ def apfl_client(
         upload = Upload(change(trained, two)["model"], trained.count, metrics)
         return ended(private, after, trained), upload
 
-    return Client(first_private(own(model, alpha)), update)
+    return Client(first_private(own(model, alpha)), update, examples=batches)
 
 
 def between(shared: PyTree, private: PyTree) -> tuple[PyTree, PyTree]:

@@ -127,7 +127,7 @@ def ditto_client(
         after = ended(private, {"model": kept(common), "own": held}, common)
         return after, Upload(change(common, shared), common.count, metrics)
 
-    return Client(first_private(own(model)), update)
+    return Client(first_private(own(model)), update, examples=batches)
 
 
 def _pull(gradients: PyTree, own: PyTree, server: PyTree, batch: dict, lam: float) -> PyTree:

@@ -150,7 +150,7 @@ def dynamic(
 
     # A server that did not get the upload did not move its h.
     stay = lambda before, after: {**after, "linear": before["linear"]}
-    return Client(first_private(beside_linear(model)), update, stay)
+    return Client(first_private(beside_linear(model)), update, stay, examples=batches)
 
 
 def beside_linear(model: Model) -> Model:

@@ -73,4 +73,4 @@ def proximal(
     at_least("proximal", "mu", mu, 0)
     optimizers, pulled = several(optimizer), lambda start: Terms(pull=mu)
     update = descent(model, batches, optimizers, passes, probe, terms=pulled)
-    return Client(first_private(model), update)
+    return Client(first_private(model), update, examples=batches)

@@ -111,7 +111,7 @@ def full_gradient(
         metrics = metrics_of(trained, probe, model, shared, data)
         return kept(trained), Upload(sent, mean.count, metrics)
 
-    return Client(first_private(model), update)
+    return Client(first_private(model), update, examples=batches)
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,7 @@ from ..data import Batches
 from ..rounds.decentralized import decentralized
 from ..rounds.exchange import Exchange, average, derangement, gossip, periodic
 from ..rounds.graphs import ring
-from ..types import (
-    Model,
-    Strategy,
-    Transform,
-)
+from ..types import Model, Stage, Strategy, Transform
 
 
 def model_swapping(
@@ -54,14 +50,16 @@ def gossip_sgd(
     steps: int | None = None,
     batch_size: int = 256,
     clients_per_chunk: int | None = None,
+    stages: Sequence[Stage] = (),
 ) -> Strategy:
     """M_k <- sum_j W[k, j] (M_j after local training), from one model for all.
 
     Args:
         exchange: default `gossip(ring())`.
         optimizer: default `sgd(0.1)`.
+        stages: of the change before it enters M_j, as in `decentralized`.
     """
     client = local_training(
         model, examples, optimizer or sgd(0.1), epochs, steps, batch_size, probe
     )
-    return decentralized(client, model, exchange or gossip(ring()), clients_per_chunk)
+    return decentralized(client, model, exchange or gossip(ring()), clients_per_chunk, stages)

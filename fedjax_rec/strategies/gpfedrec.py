@@ -8,6 +8,8 @@ about, are those of `rounds.graph_guided`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 
 from ..clients import groups, local_training, sgd
@@ -15,7 +17,7 @@ from ..data import Batches
 from ..models.factorization.gpfedrec import guided
 from ..rounds.graph_guided import graph_guided
 from ..rounds.user_graph import Neighbours, Similarity
-from ..types import Compressor, Model, Strategy
+from ..types import Compressor, Model, Stage, Strategy
 
 
 def gpfedrec(
@@ -33,6 +35,7 @@ def gpfedrec(
     batch_size: int = 256,
     uplink: Compressor | None = None,
     clients_per_chunk: int | None = None,
+    stages: Sequence[Stage] = (),
 ) -> Strategy:
     """GPFedRec of `models.gpfedrec`: SGD on private layers, user vector and item table.
 
@@ -44,6 +47,7 @@ def gpfedrec(
             target in every step. num_items is the rows of the largest table that `model` shares.
         similarity: as in `graph_guided`.
         neighbours: as in `graph_guided`.
+        stages: as in `graph_guided`.
     """
     items, users = item_learning_rate, user_learning_rate
     if items is None:
@@ -60,4 +64,4 @@ def gpfedrec(
     client = local_training(
         guided(model, strength), examples, optimizer, epochs, None, batch_size, probe
     )
-    return graph_guided(client, model, similarity, neighbours, uplink, clients_per_chunk)
+    return graph_guided(client, model, similarity, neighbours, uplink, clients_per_chunk, stages)

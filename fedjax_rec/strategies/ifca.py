@@ -158,7 +158,7 @@ def clustered(
     def init(key, id):
         return {"model": client.init(key, id), "cluster": jnp.int32(0)}
 
-    return Client(init, update)
+    return Client(init, update, examples=batches)
 
 
 def by_cluster(aggregator: Aggregator, clusters: int) -> Aggregator:

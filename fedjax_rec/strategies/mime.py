@@ -27,7 +27,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .. import keys, rows, servers, trees, wire
+from .. import rows, servers, trees, wire
 from ..aggregate import mean
 from ..aggregate.drift import with_drift
 from ..aggregate.parts import by_part
@@ -47,8 +47,8 @@ from ..clients.training import (
     train,
 )
 from ..data import Batches
-from ..rounds.cohort import vmapped
 from ..rounds.federated import federated
+from ..rounds.trips import compressor_of_trip, stage_of_trip
 from ..rows import as_update, here, zeros_of
 from ..types import (
     Aggregator,
@@ -59,6 +59,7 @@ from ..types import (
     Packet,
     PyTree,
     Server,
+    Stage,
     State,
     Strategy,
     Transform,
@@ -71,8 +72,9 @@ def fsvrg(model: Model, examples: Batches, probe=None, **kwargs) -> Strategy:
     """Two trips: c = mean_k grad f_k(x), then variance-reduced local steps.
 
     Args:
-        kwargs: optimizer of the clients, default `sgd(0.1)`; epochs, steps, batch_size; uplink and
-            aggregator of both trips, the latter default `mean()`; server, clients_per_chunk.
+        kwargs: optimizer of the clients, default `sgd(0.1)`; epochs, steps, batch_size; uplink,
+            stages and aggregator of both trips, the last default `mean()`; server,
+            clients_per_chunk.
     """
     return _after_gradient(model, examples, probe, beta=None, **kwargs)
 
@@ -141,26 +143,28 @@ def _after_gradient(
     aggregator: Aggregator | None = None,
     server: Server | Transform | None = None,
     clients_per_chunk: int | str | None = None,
+    stages: Sequence[Stage] = (),
 ) -> Strategy:
     """A round of gradients, whose mean is put into `shared`, and then one of `variance_reduced`.
 
-    Both see the same examples, and draw what compressors draw each for itself. The state of the
-    first is beside that of the second.
+    Both see the same examples, and draw what stages and compressors draw each for itself. The state
+    of the first is beside that of the second.
     """
     passes, aggregator = Passes(epochs, steps, batch_size), aggregator or mean()
     optimizers = several(optimizer or sgd(0.1))
     client = variance_reduced(model, examples, optimizers, passes, beta, probe)
     gradients = full_gradient(model, examples, None, None, batch_size)
-    first_trip = None if uplink is None else _of_trip(uplink, 1)
+    first_trip = None if uplink is None else compressor_of_trip(uplink, 1)
     of_gradients = federated(
-        gradients, model, first_trip, aggregator, _keeping(), clients_per_chunk
-    )
+        gradients, model, first_trip, aggregator, _keeping(), clients_per_chunk,
+        stages=[stage_of_trip(stage, 1) for stage in stages],
+    )  # fmt: skip
     names = ["gradient"] if beta is None else ["gradient", "momentum"]
     moving = _with_common(aggregator, optimizers, lambda shared: _common(shared, beta))
     training = federated(
         client, beside_common(model, names, frozen=True), uplink, by_part({"model": moving}),
         _with_momentum(servers.as_server(server or servers.step(1.0)), beta),
-        clients_per_chunk,
+        clients_per_chunk, stages=stages,
     )  # fmt: skip
 
     def init(key, num_clients):
@@ -196,14 +200,13 @@ def _after_gradient(
         return after, replace(info, bytes_up=up, bytes_down=down, rejected=rejected)
 
     def packets(key, state: State, cohort: Cohort):
-        """Both trips as one message, which is a header of 3 bytes or so less than two."""
+        """The messages of both trips."""
         first, _ = apart(state)
         _, _, second = gradient(key, state, cohort)
-        trips = [(of_gradients.packets, first), (training.packets, second)]
-        sent = [send(key, at, cohort) for send, at in trips if send is not None]
-        part = lambda name: [getattr(packet, name) for packet, _ in sent]
-        packet = Packet(part("body"), part("side"), part("known"))
-        return packet, vmapped(wire.nbytes, packet)(packet)
+        sends: Any = of_gradients.packets, training.packets
+        before, bytes_before = sends[0](key, first, cohort)
+        after, bytes_after = sends[1](key, second, cohort)
+        return (before, after), bytes_before + bytes_after
 
     rule: Any = training.chunk
     return replace(
@@ -260,7 +263,7 @@ def variance_reduced(
             sent, trained.count, metrics, steps_beside(trained, server), down
         )
 
-    return Client(first_private(model), update)
+    return Client(first_private(model), update, examples=batches)
 
 
 def with_momentum(
@@ -298,7 +301,7 @@ def with_momentum(
         metrics = metrics_of(trained, probe, model, server, data)
         return kept(trained), Upload(sent, trained.count, metrics, steps_beside(trained, server))
 
-    return Client(first_private(model), update)
+    return Client(first_private(model), update, examples=batches)
 
 
 def _common(shared: PyTree, beta: float | None, arrays: Callable = rows.dense) -> PyTree:
@@ -331,19 +334,6 @@ def _with_common(
         return rows.map_nodes_with_path(one, server, common(now.shared))
 
     return with_drift(aggregator, lambda upload: upload.aux.get("steps", ()), drift)
-
-
-def _of_trip(compressor: Compressor, trip: int) -> Compressor:
-    """`compressor` with draws of its own in this trip of a round."""
-
-    def encode(key, memory, update, now):
-        key = keys.stream(key, f"trip {trip}")
-        return compressor.encode(key, memory, update, replace(now, trip=trip))
-
-    def decode(packet, like, now):
-        return compressor.decode(packet, like, replace(now, trip=trip))
-
-    return replace(compressor, encode=encode, decode=decode)
 
 
 def _averaging(beta: float) -> Server:

@@ -143,7 +143,7 @@ def maml(
         return value, back(gradients, few, params)
 
     update = descent(model, batches, optimizers, passes, probe, lambda start: direction)
-    return Client(first_private(model), update)
+    return Client(first_private(model), update, examples=batches)
 
 
 def share_of(batch: dict, part: int, of: int) -> dict:

@@ -141,7 +141,7 @@ def pfedme_client(
         steps = descent(model, batches, optimizers, passes, probe, moreau(now))
         return steps(key, private, shared, data, now)
 
-    return Client(first_private(model), update)
+    return Client(first_private(model), update, examples=batches)
 
 
 def _given(tree: PyTree, like: PyTree) -> PyTree:

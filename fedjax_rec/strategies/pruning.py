@@ -40,6 +40,7 @@ from ..types import (
     Model,
     Packet,
     Server,
+    Stage,
     Strategy,
     Transform,
 )
@@ -60,6 +61,7 @@ def prune_fl(
     aggregator: Aggregator | None = None,
     server: Server | Transform | None = None,
     clients_per_chunk: int | str | None = None,
+    stages: Sequence[Stage] = (),
 ) -> Strategy:
     """Federated averaging of a model from `models.prunable` with the server `pruning`.
 
@@ -74,7 +76,7 @@ def prune_fl(
     client = _client(model, examples, probe, optimizer, epochs, steps, batch_size)
     assembled = _counting_down(
         client, masked(), model, "prune_fl", uplink or masked(), aggregator,
-        pruning(server or step(1.0), fraction, every), clients_per_chunk,
+        pruning(server or step(1.0), fraction, every), clients_per_chunk, stages,
     )  # fmt: skip
     send: Any = assembled.packets
     rule: Any = assembled.chunk
@@ -121,6 +123,7 @@ def federated_dropout(
     aggregator: Aggregator | None = None,
     server: Server | Transform | None = None,
     clients_per_chunk: int | str | None = None,
+    stages: Sequence[Stage] = (),
 ) -> Strategy:
     """Federated averaging of a model from `models.prunable`, of which each client of a round gets,
     trains and sends a random part of the columns: see `submodel`.
@@ -134,7 +137,7 @@ def federated_dropout(
     part = columns(fraction)
     return _counting_down(
         submodel(client, fraction), part, model, "federated_dropout", uplink or part, aggregator,
-        server, clients_per_chunk,
+        server, clients_per_chunk, stages,
     )  # fmt: skip
 
 
@@ -256,7 +259,9 @@ def _client(model, examples, probe, optimizer, epochs, steps, batch_size) -> Cli
     return local_training(model, examples, optimizer or sgd(0.1), epochs, steps, batch_size, probe)
 
 
-def _counting_down(client, down, model, where, uplink, aggregator, server, chunk) -> Strategy:
+def _counting_down(
+    client, down, model, where, uplink, aggregator, server, chunk, stages
+) -> Strategy:
     """The assembly, in which a client gets what `down` makes of the model that it touches.
 
     A client alone knows which rows these are, and says how many bytes they were.
@@ -275,7 +280,7 @@ def _counting_down(client, down, model, where, uplink, aggregator, server, chunk
         return replace(client, update=update)
 
     _check_prunable(where, jax.eval_shape(model.init, jax.random.key(0))[0])
-    return federated(counted(client), model, uplink, aggregator, server, chunk)
+    return federated(counted(client), model, uplink, aggregator, server, chunk, stages=stages)
 
 
 def _check_prunable(where: str, shared) -> None:

@@ -43,6 +43,7 @@ from ..rounds.cohort import (
     chunk_of,
     client_keys,
     clients_at_once,
+    copies,
     everybody,
     first_private,
     in_chunks,
@@ -52,12 +53,14 @@ from ..rounds.cohort import (
 )
 from ..rounds.plan import checked
 from ..rounds.rejected import judged
+from ..rounds.uplink import refuse_receiving, uplink_of
 from ..types import (
     Cohort,
     Model,
     Packet,
     PyTree,
     RoundInfo,
+    Stage,
     State,
     Strategy,
     Transform,
@@ -86,6 +89,7 @@ def ptf_fedrec(
     confident: float = 0.5,
     scored_by: str = "client",
     clients_per_chunk: int | str | None = None,
+    stages: Sequence[Stage] = (),
 ) -> Strategy:
     """Predictions up, predictions down; defaults are those of the release.
 
@@ -108,10 +112,14 @@ def ptf_fedrec(
         confident: mu.
         scored_by: whose model serves a user and is measured: the `client`'s own, or the `server`'s,
             whose quality the paper reports. A probe looks at the client's.
+        stages: what happens to the predictions, `upload.update`: the rows [I, 1] of a table, of
+            which those that are sent are live. They change what is said of an item and leave which
+            items it is said of. A client that they hold back (weight 0) is not heard and gets no
+            answer.
 
     Raises:
-        ValueError: for shares outside [0, 1], bounds that are none, clients of several users, and
-            models that cannot take part.
+        ValueError: for shares outside [0, 1], bounds that are none, clients of several users,
+            models that cannot take part, and a stage that receives, since nobody sums predictions.
         MemoryError: where N models cannot fit.
     """
     where = "ptf_fedrec"
@@ -133,6 +141,8 @@ def ptf_fedrec(
     descent: Transform = server_optimizer or optax.adam(1e-3)
     frequent = int(np.rint(confident * sent))
     checked(where, clients_per_chunk)
+    refuse_receiving(where, stages)
+    sender = uplink_of(None, stages)
     look = None if probe is None else lambda scorer, lesson: probe(scorer, lesson.own)
     client = local_training(
         model, taught(examples, sent), optimizer or optax.adam(1e-2), epochs,
@@ -159,12 +169,19 @@ def ptf_fedrec(
         trained = {**server, "shared": trees.trainable(server["shared"])}
         states = {"optimizer": descent.init(trained), "updates": jnp.zeros(num_items, jnp.int32)}
         shared = {"server": server, "frozen": trees.frozen(model.init(begin)[0])}
-        return State(shared, mine, (), states, jnp.int32(0))
+        silent = jnp.zeros((num_items, 1)), None, jnp.zeros(num_items, bool), None, num_items
+        nothing = rows.RowsUpdate(*silent)
+        memory = copies(sender.init(nothing), num_clients) if stages else ()
+        return State(shared, mine, memory, states, jnp.int32(0))
 
-    held = lambda state: {"models": (state.private, SMALLER)}
+    held = lambda state: {
+        "models": (state.private, SMALLER),
+        "memory of stages": (state.memory, SMALLER),
+    }
 
     def at_work(key, state: State, cohort: Cohort):
-        """(id, private, lesson, positive) -> (private, Upload, predictions) of one client."""
+        """(work, keys of the clients, now) of this round; work(id, private, lesson, positive) ->
+        (private, Upload of predictions) of one client."""
         store = cohort.data
         if store.owners is not None:
             raise ValueError(
@@ -187,31 +204,35 @@ def ptf_fedrec(
             values = swapped(jax.nn.sigmoid(scores), *chosen, swap, most)
             live = chosen[0] | chosen[1]
             said = rows.RowsUpdate(values[:, None], None, live, None, num_items)
-            return held, replace(upload, update=None), said
+            return held, replace(upload, update=said)
 
-        return work
+        return work, of_clients, now
 
     def round(key, state: State, cohort: Cohort, chunk: int | None = None):
         store, ids, of_round = cohort.data, cohort.ids, jax.random.fold_in(key, state.round)
-        work, prepare = at_work(key, state, cohort), partial(lessons, examples, num_items)
+        work, of_clients, now = at_work(key, state, cohort)
+        prepare = partial(lessons, examples, num_items)
         c = clients_at_once(chunk, rule, key, state, cohort)
         length = min(num_items, int(store.longest * (1 + max(gamma[1], 1))) + 1)
 
-        def played(private, ids):
+        def played(carry, ids):
+            private, memory = carry
             held = at(private, ids)
             lesson, positive = prepare(store.take(ids), held["told"])
             args = ids, held, lesson, positive
-            here, upload, sends = vmapped(work, *args, axes=axes(store))(*args)
-            _, upload, rejected = judged(ids, store.num_clients, here, sends, upload)
-            there = upload.weight > 0
-            up = vmapped(lambda u: wire.nbytes(Packet(u)), sends)(sends)
-            heard = vmapped(lambda u: listed(u, length), sends)(sends)
-            heard = (*heard[:2], jnp.where(there, heard[2], 0))
-            private = put(private, jnp.where(there, ids, store.num_clients), here)
-            up = jnp.where(there, up, 0)
-            return private, ((), (upload.metrics, upload.weight, up, rejected, heard))
+            here, upload = vmapped(work, *args, axes=axes(store))(*args)
+            said = upload.update
+            remembered, upload, up = sender.chunk(
+                ids, of_clients.encode(ids), at(memory, ids), upload, now
+            )
+            keep, upload, rejected = judged(ids, store.num_clients, here, said, upload)
+            heard = vmapped(lambda u: listed(u, length), upload.update)(upload.update)
+            heard = (*heard[:2], jnp.where(upload.weight > 0, heard[2], 0))
+            private, memory = put(private, keep, here), put(memory, keep, remembered)
+            return (private, memory), ((), (upload.metrics, upload.weight, up, rejected, heard))
 
-        private, _, seen, _ = in_chunks(played, state.private, cohort, c)
+        begin = state.private, state.memory
+        (private, memory), _, seen, _ = in_chunks(played, begin, cohort, c)
         metrics, weight, up, rejected, (items, labels, counts) = seen
         # By client, so that the order of the cohort does not matter.
         order = jnp.argsort(ids)
@@ -242,7 +263,7 @@ def ptf_fedrec(
         info = RoundInfo(metrics, weight, up, down, rejected=rejected)
         shared = {**state.shared, "server": server}
         states = {"optimizer": moments, "updates": updates}
-        return State(shared, private, (), states, state.round + 1), info
+        return State(shared, private, memory, states, state.round + 1), info
 
     def rule(key, state: State, cohort: Cohort) -> int:
         model_bytes = trees.nbytes(state.private["shared"]) // cohort.data.num_clients
@@ -256,11 +277,16 @@ def ptf_fedrec(
         held = at(state.private, ids)
         lesson, positive = lessons(examples, num_items, store.take(ids), held["told"])
         args = ids, held, lesson, positive
-        packet = Packet(vmapped(at_work(key, state, cohort), *args, axes=axes(store))(*args)[2])
+        work, of_clients, now = at_work(key, state, cohort)
+        upload = vmapped(work, *args, axes=axes(store))(*args)[1]
+        sends = lambda id, key, memory, upload: sender.one(key, memory, upload, now(id))[1]
+        sent = ids, of_clients.encode(ids), at(state.memory, ids), upload
+        packet = vmapped(sends, *sent)(*sent)
         return packet, vmapped(wire.nbytes, packet)(packet)
 
     scores = by_client(model) if scored_by == "client" else by_server(serving)
-    return Strategy(beginning(fresh, held), round, scores, packets, clients_per_chunk, rule)
+    begins = beginning(fresh, held)
+    return Strategy(begins, round, scores, packets, clients_per_chunk, rule, examples)
 
 
 def by_client(model: Model) -> Model:

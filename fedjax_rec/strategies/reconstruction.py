@@ -157,7 +157,7 @@ def in_sequence(clients: Sequence[Client]) -> Client:
             uploads.append(upload)
         return private, replace(uploads[-1], down=downloads(shared, uploads))
 
-    return Client(_alike("in_sequence", clients), update)
+    return Client(_alike("in_sequence", clients), update, examples=clients[-1].examples)
 
 
 def fine_tuned(client: Client, tuner: Client) -> Client:
@@ -179,7 +179,7 @@ def fine_tuned(client: Client, tuner: Client) -> Client:
         down = downloads(shared, [upload, tuned])
         return kept, replace(upload, metrics=upload.metrics | seen, down=down)
 
-    return Client(_alike("fine_tuned", [client, tuner]), update)
+    return Client(_alike("fine_tuned", [client, tuner]), update, examples=client.examples)
 
 
 def anew(client: Client, seed: int = 0) -> Client:

@@ -170,7 +170,7 @@ def controlled(
 
     # A server that did not get the upload did not move its c.
     stay = lambda before, after: {**after, "control": before["control"]}
-    return Client(first_private(beside_control(model)), update, stay)
+    return Client(first_private(beside_control(model)), update, stay, examples=batches)
 
 
 def beside_control(model: Model) -> Model:

@@ -18,6 +18,7 @@ from ..clients.batches import Passes, turns_of
 from ..clients.gradient import value_and_gradient
 from ..data import Batches, Dataset
 from ..rounds.federated import federated
+from ..simulate import padding
 from ..types import Cohort, Model, PyTree
 from . import worlds
 from .laws import KEY, Kind, check, close, compiled, expect, finite, same_bits, traced_once
@@ -128,21 +129,11 @@ def the_loss_is_a_finite_number(this: Modelling) -> None:
 
 def padding_does_not_count(this: Modelling) -> None:
     """Examples with mask 0 may hold anything."""
-    mask = np.array(this.batch["mask"])
-    if mask.all():  # so many examples that none is padding
-        mask[len(mask) // 2 :] = 0
-    padded = mask == 0
-    expect(not padded.all(), "no example of the batch counts; use clients with more")
-    first = int(np.flatnonzero(~padded)[0])
-    other = {
-        name: jnp.where(trees.leading(jnp.asarray(padded), x), x[first], x)
-        for name, x in this.batch.items()
-    }
-    close(
-        this.gradients({**other, "mask": jnp.asarray(mask)}),
-        this.gradients({**this.batch, "mask": jnp.asarray(mask)}),
-        rtol=1e-4, atol=1e-5,
-    )  # fmt: skip
+    batch, other = padding.paddings(this.batch)
+    close(this.gradients(other), this.gradients(batch), rtol=1e-4, atol=1e-5)
+    loss = compiled(lambda batch: this.part.loss(this.shared, this.private, batch, KEY))
+    told = padding.moved(loss, batch)
+    expect(told is None, str(told))
 
 
 def a_batch_of_padding_is_finite(this: Modelling) -> None:

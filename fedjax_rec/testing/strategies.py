@@ -175,7 +175,8 @@ def bytes_are_those_of_the_packets(this: Playing) -> None:
     packets, ledger = jax.device_get(compiled(this.part.packets)(KEY, this.states[0], cohort))
     counted, weighs = np.asarray(this.infos[0].bytes_up), np.asarray(this.infos[0].weight) > 0
     for k, id in enumerate(ids):
-        sent = len(wire.to_bytes(jax.tree.map(lambda x, k=k: x[k], packets)))
+        messages = packets if isinstance(packets, tuple) else (packets,)
+        sent = sum(len(wire.to_bytes(jax.tree.map(lambda x, k=k: x[k], m))) for m in messages)
         expect(sent == ledger[k], f"client {id} sends {sent} bytes and packets say {ledger[k]}")
         expect(
             sent == counted[k] or not weighs[k],

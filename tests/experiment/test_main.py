@@ -194,3 +194,32 @@ def test_ctrl_c_in_a_callback_is_honoured(monkeypatch, capsys):
     finally:
         signal.signal(signal.SIGINT, before)
     assert capsys.readouterr().err == "fedjax-rec: stopped; the last checkpoint is kept.\n"
+
+
+COUNTING = """
+from dataclasses import replace
+
+import jax.numpy as jnp
+from fedjax_rec import models
+from fedjax_rec.types import Model
+
+
+def plain_mean(num_items: int, members: int = 1, width: int = 4) -> Model:
+    model = models.fedmf(num_items, members, width=width)
+
+    def loss(shared, private, batch, key):
+        return model.loss(shared, private, {**batch, "mask": jnp.ones_like(batch["mask"])}, key)
+
+    return replace(model, loss=loss)
+"""
+
+
+def test_a_loss_that_counts_padding_is_refused_before_anything_is_written(
+    place, capsys, monkeypatch
+):
+    (place / "lab").mkdir()
+    (place / "lab" / "countinglab.py").write_text(COUNTING)
+    monkeypatch.syspath_prepend(place / "lab")
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    told = fails(place, capsys, "--model=countinglab.plain_mean", "--rounds=1")
+    assert "model.loss (countinglab.plain_mean.<locals>.loss) counts padding" in told

@@ -59,7 +59,8 @@ def with_server(server):
 
 
 def swapped(recipe, **settings):
-    make = lambda model, examples: recipe(model, examples, optimizer=rate(), **SMALL, **settings)
+    settings = {"optimizer": rate(), **SMALL, **settings}
+    make = lambda model, examples, **parts: recipe(model, examples, **settings, **parts)
     return Recipe(make, takes=())
 
 
@@ -122,16 +123,26 @@ STRATEGIES = {
         model=prunable,
         takes=("aggregator",),
     ),
-    "power_sgd(2)": Recipe(lambda m, e: strategies.power_sgd(client_of(m, e), m, 2), takes=()),
+    "power_sgd(2)": Recipe(
+        lambda m, e, **parts: strategies.power_sgd(client_of(m, e), m, 2, **parts), takes=()
+    ),
     "fetch_sgd()": Recipe(
-        lambda m, e: strategies.fetch_sgd(
-            m, e, optimizer=rate(), keep=150, columns=100, momentum=0.5, learning_rate=0.2, **SMALL
+        lambda m, e, **parts: strategies.fetch_sgd(
+            m,
+            e,
+            optimizer=rate(),
+            keep=150,
+            columns=100,
+            momentum=0.5,
+            learning_rate=0.2,
+            **SMALL,
+            **parts,
         ),
         takes=(),
     ),
     "decentralized(cycle)": Recipe(
-        lambda m, e: strategies.decentralized(
-            client_of(m, e), m, strategies.cycle(), clients_per_chunk=4
+        lambda m, e, **parts: strategies.decentralized(
+            client_of(m, e), m, strategies.cycle(), clients_per_chunk=4, **parts
         ),
         takes=(),
     ),
@@ -197,8 +208,8 @@ STRATEGIES = {
         model=lambda n: models.fedkd(n, width=6, shared_width=3, scale=0.3),
     ),
     "ptf_fedrec()": Recipe(
-        lambda m, e: strategies.ptf_fedrec(
-            m, e, server_model=m, optimizer=rate(), sent=5, epochs=2, **SMALL
+        lambda m, e, **parts: strategies.ptf_fedrec(
+            m, e, server_model=m, optimizer=rate(), sent=5, epochs=2, **SMALL, **parts
         ),
         takes=(),
     ),

@@ -8,18 +8,19 @@ of the product a share that is another with every commit, see `rotating`; `make 
 """
 
 import itertools
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from rotating import marks
+from rotating import in_turn, marks
 from strategies_registry import STRATEGIES
 from worlds import KEY, USERS, compiled, mean_loss, named, same
 
-from fedjax_rec import aggregate, compress
+from fedjax_rec import aggregate, compress, rows
 from fedjax_rec.data import pointwise
-from fedjax_rec.types import Cohort
+from fedjax_rec.types import Cohort, Stage
 
 UPLINKS = {
     "none": lambda: None,
@@ -140,3 +141,38 @@ def test_every_strategy_with_every_part(name, uplink, aggregator, layout):
         held = lambda state: (state.shared, state.private, state.memory, state.server)
         same(held(state), held(before))
     assert len(traces) == 1
+
+
+def counted(held: int) -> Stage:
+    """Leaves uploads as they are, counts those of a client, and holds one client back."""
+
+    def send(key, memory, upload, now):
+        weight = jnp.where(now.client == held, 0.0, upload.weight)
+        same = rows.scale(upload.update, 1.0)
+        return {"uploads": memory["uploads"] + 1}, replace(upload, update=same, weight=weight)
+
+    return Stage(send, lambda update: {"uploads": jnp.int32(0)})
+
+
+@pytest.mark.parametrize("name", in_turn([n for n in STRATEGIES if n != "central(ials)"], 15))
+def test_every_strategy_takes_stages(name):
+    """Whom they hold back weighs nothing and sends nothing; memory follows those that weigh."""
+    recipe, data, held = STRATEGIES[name], named("compact"), 7
+    made = lambda **kw: recipe.make(recipe.model(data.num_items), pointwise(4), **kw)
+    strategy = made(stages=[counted(held)])
+    step, state = compiled(strategy.round), strategy.init(KEY, USERS)
+    counts = np.zeros(USERS, int)
+    for ids in cohorts(4):
+        state, info = step(KEY, state, Cohort(ids, data.store))
+        ids, weight = np.asarray(ids), np.asarray(info.weight)
+        counts[ids[weight > 0]] += 1
+        assert held not in ids[weight > 0]
+        if name not in ARRIVING:  # bytes there are in the order of arrival
+            assert not np.asarray(info.bytes_up)[ids == held].any()
+    paths = jax.tree_util.tree_leaves_with_path(state.memory)
+    kept = [x for path, x in paths if getattr(path[-1], "key", None) == "uploads"]
+    assert kept and counts.any()
+    for uploads in kept:
+        np.testing.assert_array_equal(uploads, counts)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves((state.shared, state.private))
+               if not _is_key(x))  # fmt: skip

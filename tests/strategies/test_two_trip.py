@@ -192,10 +192,8 @@ def test_bytes_are_those_of_the_messages(played, layout):
     packets, counted = jax.jit(send, compiler_options=FAST)(this.start, ids)
     _, upload = this.updates(this.start, np.arange(N))
     for i in range(N):
-        packet = jax.tree.map(lambda x, i=i: x[i], packets)
-        assert len(wire.to_bytes(packet)) == int(counted[i])
-        trips = [len(wire.to_bytes(part)) for part in (packet.body, packet.side)]
-        assert sum(trips) == int(info.bytes_up[i])
+        trips = [len(wire.to_bytes(jax.tree.map(lambda x, i=i: x[i], part))) for part in packets]
+        assert len(trips) == 2 and sum(trips) == int(counted[i]) == int(info.bytes_up[i])
         n = int(upload.update["item"].live[i].sum())
         numbers = 4 * (3 + RANK * (n + D + 10 + D))
         assert 0 < int(info.bytes_up[i]) - numbers < 30
