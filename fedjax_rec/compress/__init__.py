@@ -1,6 +1,7 @@
 """What an update becomes on the wire."""
 
 from .cast import cast, scaled_cast, stochastic_cast
+from .cheaper import cheaper
 from .combine import chain, identity, partition, per_leaf, scheduled
 from .eden import drive, eden, lloyd_max
 from .feedback import diana, ef21, error_feedback, momentum_correction
@@ -16,7 +17,7 @@ from .subspace import seeded_low_rank, seeded_projection
 from .ternary import scaled_sign, terngrad
 
 __all__ = [
-    "cast", "chain", "columns", "count_sketch", "diana", "drive", "eden", "ef21",
+    "cast", "chain", "cheaper", "columns", "count_sketch", "diana", "drive", "eden", "ef21",
     "error_feedback", "global_top_k", "identity", "leafwise", "lloyd_max", "masked",
     "momentum_correction", "natural", "nodewise", "partition", "per_leaf", "power_sgd_one_shot",
     "qsgd", "qsgd_elias", "random_k", "random_mask", "rotate", "scaled_cast", "scaled_sign",

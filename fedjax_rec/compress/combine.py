@@ -15,13 +15,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 
 from .. import trees
 from ..types import Compressor, Now, Packet
-from ..wire import flatten, is_node, nodes
+from ..wire import Raw, flatten, is_node, nodes
 from .leafwise import largest
 from .remembered import remembers_updates
 
@@ -39,7 +40,8 @@ def identity() -> Compressor:
     def encode(key, memory, update, now):
         return memory, Packet(update)
 
-    return Compressor(lambda update: (), encode, lambda packet, like, now: packet.body, True)
+    decode = lambda packet, like, now: packet.body
+    return Compressor(lambda update: (), encode, decode, True, takes_raw=True)
 
 
 def chain(first: Compressor, second: Compressor, *more: Compressor) -> Compressor:
@@ -107,7 +109,8 @@ def chain(first: Compressor, second: Compressor, *more: Compressor) -> Compresso
         known = [claim for claim in claims if claim is not None]
         return math.prod(1 + claim for claim in known) - 1 if known else None
 
-    return Compressor(init, encode, decode, all(stage.linear for stage in stages), omega)
+    linear, raw = (all(getattr(s, x) for s in stages) for x in ("linear", "takes_raw"))
+    return Compressor(init, encode, decode, linear, omega, raw)
 
 
 def partition(rules: Mapping[str, Compressor]) -> Compressor:
@@ -148,7 +151,8 @@ def partition(rules: Mapping[str, Compressor]) -> Compressor:
         paths, _ = flatten(update)
         for path, node in paths:
             called = jax.tree_util.keystr(path, simple=True, separator="/")
-            role = "rows" if is_node(node) else "dense"
+            inner = node.values if isinstance(node, Raw) else node
+            role = "rows" if is_node(inner) else "dense"
             fits = [role == n if n in ("rows", "dense") else re.fullmatch(n, called) for n in names]
             place = next((i for i, fit in enumerate(fits) if fit), len(names))
             found[place][called] = node
@@ -195,7 +199,8 @@ def partition(rules: Mapping[str, Compressor]) -> Compressor:
         held = zip(parts, divided(update), strict=False)
         return largest(part.omega(mine) for part, mine in held if part.omega is not None)
 
-    return Compressor(init, encode, decode, all(part.linear for part in parts), omega)
+    linear, raw = (all(getattr(p, x) for p in parts) for x in ("linear", "takes_raw"))
+    return Compressor(init, encode, decode, linear, omega, raw)
 
 
 def per_leaf(compressor: Compressor) -> Compressor:
@@ -230,7 +235,7 @@ def per_leaf(compressor: Compressor) -> Compressor:
 
     claim = compressor.omega
     omega = claim and (lambda update: largest(map(claim, nodes(update))))
-    return Compressor(init, encode, decode, compressor.linear, omega)
+    return Compressor(init, encode, decode, compressor.linear, omega, compressor.takes_raw)
 
 
 def scheduled(make: Callable[..., Compressor], schedule: Callable) -> Compressor:
@@ -261,4 +266,4 @@ def scheduled(make: Callable[..., Compressor], schedule: Callable) -> Compressor
         return of(now.round).decode(packet, like, now)
 
     first = of(0)
-    return Compressor(first.init, encode, decode, first.linear, first.omega)
+    return replace(first, encode=encode, decode=decode)

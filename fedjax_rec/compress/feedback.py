@@ -68,7 +68,7 @@ def error_feedback(
         left = trees.subtract(owed, aligned(compressor.decode(packet, whole, now), whole))
         return {"error": errors.store(memory["error"], update, left), "inner": kept}, packet
 
-    return Compressor(init, encode, compressor.decode, compressor.linear)
+    return replace(compressor, init=init, encode=encode, omega=None)
 
 
 def momentum_correction(
@@ -120,7 +120,7 @@ def momentum_correction(
         }
         return memory, packet
 
-    return Compressor(init, encode, compressor.decode, compressor.linear)
+    return replace(compressor, init=init, encode=encode, omega=None)
 
 
 def ef21(compressor: Compressor, rows: int | None = None, dtype: str = "float32") -> Compressor:
@@ -218,7 +218,7 @@ def _differences(inner: Compressor, rate, shifts: Remembered) -> Compressor:
         back = map_nodes(_spread, where, back)
         return with_values(where, trees.add(aligned(back, where), aligned(shift, where)))
 
-    return Compressor(init, encode, decode)
+    return Compressor(init, encode, decode, takes_raw=inner.takes_raw)
 
 
 def _more(node, back):

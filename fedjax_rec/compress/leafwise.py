@@ -144,7 +144,7 @@ def nodewise(
         assert omega is not None
         return largest(omega(x) for x in nodes(update) if is_compressible(x))
 
-    return Compressor(init, encode, decode, linear, omega and most)
+    return Compressor(init, encode, decode, linear, omega and most, takes_raw=True)
 
 
 def largest(omegas: Iterable):

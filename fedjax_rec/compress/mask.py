@@ -86,7 +86,7 @@ def masked() -> Compressor:
             found.append(replace(side, values=values) if is_rows else values)
         return structure.unflatten(found)
 
-    return Compressor(lambda update: (), encode, decode, linear=True)
+    return Compressor(lambda update: (), encode, decode, linear=True, takes_raw=True)
 
 
 def _mask_of(shared) -> dict:

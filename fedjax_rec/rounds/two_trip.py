@@ -36,7 +36,17 @@ from ..compress.remembered import nodes, remembered, values_of, with_values
 from ..rows import RowsUpdate
 from ..servers.step import as_server, step
 from ..types import Client, Cohort, Model, Packet, RoundInfo, Server, State, Strategy, Transform
-from .cohort import SMALLER, at, beginning, copies, first_private, over_clients, put, served, vmapped
+from .cohort import (
+    SMALLER,
+    at,
+    beginning,
+    copies,
+    first_private,
+    over_clients,
+    put,
+    served,
+    vmapped,
+)
 from .downlink import live_where_it_moves
 from .federated import at_work
 from .memory import refuse_too_large

@@ -202,6 +202,7 @@ def of_one_cluster(uplink: Compressor) -> Compressor:
         lambda key, memory, update, now: uplink.encode(key, memory, update, of_first(now)),
         lambda packet, like, now: uplink.decode(packet, like, of_first(now)),
         omega=claim and (lambda update: claim(update["clusters"][0])),
+        takes_raw=uplink.takes_raw,
     )
 
 

@@ -44,4 +44,4 @@ def by_component(inner: Compressor | None = None) -> Compressor:
     claim = within.omega
     omega = claim and (lambda update: claim(rows(update)))
     init = lambda update: within.init(rows(update))
-    return Compressor(init, encode, decode, within.linear, omega)
+    return Compressor(init, encode, decode, within.linear, omega, within.takes_raw)
