@@ -72,12 +72,13 @@ def cheaper(compressor: Compressor, shared: PyTree = ()) -> Compressor:
         back = compressor.decode(packet, hidden(like), now)
         return map_nodes(lambda x: x.values if isinstance(x, Raw) else x, back)
 
-    claim = compressor.omega
+    claim, told = compressor.omega, compressor.complaint
     return replace(
         compressor,
         init=lambda update: compressor.init(hidden(update)),
         encode=encode,
         decode=decode,
+        complaint=told and (lambda packet, like, now: told(packet, hidden(like), now)),
         omega=claim and (lambda update: claim(hidden(update))),
     )
 

@@ -202,7 +202,9 @@ def from_bytes(data: bytes, like: PyTree, finite: bool = False) -> PyTree:
     read = []
     for leaf in leaves:
         if isinstance(leaf, RowsUpdate):
-            ids = indices.unpack(_bytes(next(parts)), leaf.size)
+            ids, most = indices.unpack(_bytes(next(parts)), leaf.size), leaf.live.shape[0]
+            if len(ids) > most:
+                raise ValueError(f"from_bytes(data) counts {len(ids)} rows of {most}.")
             values = _unpacked(_bytes(next(parts)), leaf.values, ranged, len(ids))
             read.append(RowsUpdate(values, ids, np.ones(len(ids), bool), None, leaf.size))
         elif isinstance(leaf, Live):
