@@ -23,6 +23,6 @@ __all__ = [
     "momentum_correction", "natural", "nodewise", "opener", "partition", "per_leaf",
     "power_sgd_one_shot", "qsgd", "qsgd_elias", "random_k", "random_mask", "rotate",
     "scaled_cast", "scaled_sign", "scheduled", "seeded_low_rank", "seeded_projection",
-    "sparse_ternary", "stochastic_cast", "stochastic_uniform", "terngrad", "threshold", "top_k", "top_k_per_row",
-    "truncated_svd", "warm_up_top_k",
+    "sparse_ternary", "stochastic_cast", "stochastic_uniform", "terngrad", "threshold", "top_k",
+    "top_k_per_row", "truncated_svd", "warm_up_top_k",
 ]  # fmt: skip
