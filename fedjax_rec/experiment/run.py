@@ -25,6 +25,7 @@ from .. import __version__, data, evaluate, simulate, strategies
 from ..report import figures
 from ..types import Strategy
 from .best import BestState, best_of, chooser_of
+from .cold import whose, with_fit
 from .config import Config, ConfigError, part
 from .folder import RunFolder
 from .labelled import prepare_examples, unmeasured
@@ -117,6 +118,8 @@ def prepare(config: Config) -> Experiment:
         measure = simulate.aggregated(
             strategy.model, protocol, parts, config.evaluation.users_per_chunk
         )
+        if config.evaluation.fit is not None:
+            measure = with_fit(config, measure, strategy, split, clients)
     config.cohorts.size(dataset.num_clients)
     described = data.describe(found)
     if split.ties is not None:
@@ -363,7 +366,7 @@ def _summary(config: Config, experiment: Experiment, records, values, chooser: s
             "digests": experiment.digests,
         },
         "negatives": config.data.negatives,
-        "evaluation": label + (", own model" if config.evaluation.of == "personal" else ""),
+        "evaluation": label + whose(config.evaluation),
         "model": config.plain["model"]["class_path"],
         "strategy": config.plain["strategy"]["class_path"],
         "versions": {

@@ -42,11 +42,12 @@ def tables(runs: Sequence[Run]) -> Stacked:
 def table(runs: Sequence[Run], metrics: Sequence[str] = RANKING, where: str = "") -> Table:
     """One row per run for the terminal: test metrics at the best validation round."""
     shown = _union(run.names(metrics) for run in runs)
-    page = Table(title=f"test metrics at the best validation round{where}", title_style="dim")
-    page.add_column("run")
+    told = f"test metrics at the best validation round{where}"
+    page = Table(title=told, title_style="dim", padding=(0, 1, 0, 0))
+    page.add_column("run", overflow="fold")
     bytes_ = ("MiB up", "MiB down")
     for name in ("seed", "rounds", "best round", *map(title, shown), *bytes_, "seconds"):
-        page.add_column(name, justify="right")
+        page.add_column(name, justify="right", overflow="fold")
     for run in runs:
         totals, best = run.summary["totals"], run.summary["best"]
         page.add_row(

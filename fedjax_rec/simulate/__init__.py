@@ -14,7 +14,7 @@ from .cohorts import Cohorts, available, dropout, fixed, full, poisson, uniform
 from .device import configure
 from .forecast import Forecast, forecast
 from .loop import Diverged, Progress, simulate
-from .measure import Measure, aggregated, on_examples, personal
+from .measure import Measure, aggregated, fitted, on_examples, personal
 from .program import Program, block_of, program
 from .seal import Damaged
 
@@ -34,6 +34,7 @@ __all__ = [
     "block_of",
     "configure",
     "dropout",
+    "fitted",
     "fixed",
     "forecast",
     "full",
