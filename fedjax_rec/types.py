@@ -163,6 +163,10 @@ class Compressor:
     omega(update) -> float: of the error, E|C(x) - x|^2 <= omega |x|^2, of updates like this
         outline, or of the parts that know theirs; None where nothing is claimed. Where it is 1 or
         more, what is left out is more than what is sent, and feeding it back is refused.
+    complaint(packet, like, now) -> str | None: of a packet that arrived, what no update like this
+        outline becomes: a count, a place or a scale; see `compress.opener`. None for no opinion.
+    takes_raw: whether it sends nodes inside `wire.Raw` as they are, so that small leaves can be
+        kept from it, see `compress.cheaper`. What is made of `nodewise` parts does.
     """
 
     init: Callable[..., PyTree]
@@ -170,6 +174,8 @@ class Compressor:
     decode: Callable[..., PyTree]
     linear: bool = False
     omega: Callable[..., Any] | None = None
+    complaint: Callable[..., str | None] | None = None
+    takes_raw: bool = False
 
 
 @dataclass(frozen=True)

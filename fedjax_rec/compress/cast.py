@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from ..check import one_of
 from ..types import Compressor
+from .contradictions import beyond, no_scale
 from .leafwise import leafwise
 from .quantize import random_bits, rounded_bits, unit
 
@@ -75,7 +76,10 @@ def scaled_cast(dtype: str = "float8_e4m3fn") -> Compressor:
         power = jnp.where(m < 2.0**-64, 2.0**64, 1.0)
         return (body.astype(jnp.float32) * (m * power / largest) / power).astype(like.dtype)
 
-    return leafwise(encode_leaf, decode_leaf)
+    def complaint(body, m, count):
+        return no_scale(m) or beyond("a number", body, largest)
+
+    return leafwise(encode_leaf, decode_leaf, complaint=complaint)
 
 
 def stochastic_cast() -> Compressor:

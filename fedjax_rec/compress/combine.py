@@ -15,13 +15,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 
 from .. import trees
 from ..types import Compressor, Now, Packet
-from ..wire import flatten, is_node, nodes
+from ..wire import Raw, flatten, is_node, nodes
 from .leafwise import largest
 from .remembered import remembers_updates
 
@@ -39,7 +40,8 @@ def identity() -> Compressor:
     def encode(key, memory, update, now):
         return memory, Packet(update)
 
-    return Compressor(lambda update: (), encode, lambda packet, like, now: packet.body, True)
+    decode = lambda packet, like, now: packet.body
+    return Compressor(lambda update: (), encode, decode, True, takes_raw=True)
 
 
 def chain(first: Compressor, second: Compressor, *more: Compressor) -> Compressor:
@@ -107,7 +109,18 @@ def chain(first: Compressor, second: Compressor, *more: Compressor) -> Compresso
         known = [claim for claim in claims if claim is not None]
         return math.prod(1 + claim for claim in known) - 1 if known else None
 
-    return Compressor(init, encode, decode, all(stage.linear for stage in stages), omega)
+    def complaint(packet, like, now):
+        body = packet.body
+        parts = zip(stages, packet.side, packet.known, given(like, now), strict=True)
+        for stage, side, known, x in reversed(list(parts)):
+            sent = Packet(body, side, known)
+            if told := stage.complaint and stage.complaint(sent, x, now):
+                return told
+            body = stage.decode(sent, x, now)
+        return None
+
+    linear, raw = (all(getattr(s, x) for s in stages) for x in ("linear", "takes_raw"))
+    return Compressor(init, encode, decode, linear, omega, complaint, raw)
 
 
 def partition(rules: Mapping[str, Compressor]) -> Compressor:
@@ -148,7 +161,8 @@ def partition(rules: Mapping[str, Compressor]) -> Compressor:
         paths, _ = flatten(update)
         for path, node in paths:
             called = jax.tree_util.keystr(path, simple=True, separator="/")
-            role = "rows" if is_node(node) else "dense"
+            inner = node.values if isinstance(node, Raw) else node
+            role = "rows" if is_node(inner) else "dense"
             fits = [role == n if n in ("rows", "dense") else re.fullmatch(n, called) for n in names]
             place = next((i for i, fit in enumerate(fits) if fit), len(names))
             found[place][called] = node
@@ -195,7 +209,15 @@ def partition(rules: Mapping[str, Compressor]) -> Compressor:
         held = zip(parts, divided(update), strict=False)
         return largest(part.omega(mine) for part, mine in held if part.omega is not None)
 
-    return Compressor(init, encode, decode, all(part.linear for part in parts), omega)
+    def complaint(packet, like, now):
+        held = zip(parts, packet.body, packet.side, packet.known, divided(like), strict=False)
+        told = (
+            part.complaint(Packet(*sent), mine, now) for part, *sent, mine in held if part.complaint
+        )
+        return next(filter(None, told), None)
+
+    linear, raw = (all(getattr(p, x) for p in parts) for x in ("linear", "takes_raw"))
+    return Compressor(init, encode, decode, linear, omega, complaint, raw)
 
 
 def per_leaf(compressor: Compressor) -> Compressor:
@@ -228,9 +250,18 @@ def per_leaf(compressor: Compressor) -> Compressor:
             compressor.decode(Packet(*p), node, now) for *p, (_, node) in parts
         )
 
-    claim = compressor.omega
+    claim, told = compressor.omega, compressor.complaint
     omega = claim and (lambda update: largest(map(claim, nodes(update))))
-    return Compressor(init, encode, decode, compressor.linear, omega)
+
+    def complaint(packet, like, now):
+        parts = zip(packet.body, packet.side, packet.known, nodes(like), strict=True)
+        said = (told(Packet(*sent), node, now) for *sent, node in parts) if told else ()
+        return next(filter(None, said), None)
+
+    return replace(
+        compressor, init=init, encode=encode, decode=decode, omega=omega,
+        complaint=told and complaint,
+    )  # fmt: skip
 
 
 def scheduled(make: Callable[..., Compressor], schedule: Callable) -> Compressor:
@@ -261,4 +292,9 @@ def scheduled(make: Callable[..., Compressor], schedule: Callable) -> Compressor
         return of(now.round).decode(packet, like, now)
 
     first = of(0)
-    return Compressor(first.init, encode, decode, first.linear, first.omega)
+
+    def complaint(packet, like, now):
+        told = of(now.round).complaint
+        return told and told(packet, like, now)
+
+    return replace(first, encode=encode, decode=decode, complaint=first.complaint and complaint)

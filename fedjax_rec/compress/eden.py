@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from ..types import Compressor
 from ..wire import Codes, Live, is_node
 from .combine import chain
+from .contradictions import miscounted, no_scale
 from .leafwise import count_real, nodewise, numbers, with_numbers
 from .rotate import rotate
 
@@ -133,7 +134,12 @@ def lloyd_max(bits: int = 4, unbiased: bool = True) -> Compressor:
         x = jnp.where(each(body.live), _decoded(body.values, scale, centroids), 0)
         return replace(body, values=x.astype(node.values.dtype))
 
-    return nodewise(lambda node: (), encode_node, decode_node)
+    def complaint(body, side, node, now):
+        if not _has_blocks(node):
+            return no_scale(side)
+        return no_scale(side.values) or miscounted("scales", side.live, body.live.sum())
+
+    return nodewise(lambda node: (), encode_node, decode_node, complaint=complaint)
 
 
 @functools.cache

@@ -21,12 +21,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .. import trees, wire
 from ..check import holds
 from ..rows import RowsUpdate, any_of, values_at
 from ..types import Compressor, Packet, PyTree
 from ..wire import Live, flatten, map_nodes
+from .contradictions import miscounted
 from .leafwise import in_place, is_compressible, touched
 from .remembered import Remembered, aligned, remembered, values_of, with_values
 
@@ -68,7 +70,7 @@ def error_feedback(
         left = trees.subtract(owed, aligned(compressor.decode(packet, whole, now), whole))
         return {"error": errors.store(memory["error"], update, left), "inner": kept}, packet
 
-    return Compressor(init, encode, compressor.decode, compressor.linear)
+    return replace(compressor, init=init, encode=encode, omega=None)
 
 
 def momentum_correction(
@@ -120,7 +122,7 @@ def momentum_correction(
         }
         return memory, packet
 
-    return Compressor(init, encode, compressor.decode, compressor.linear)
+    return replace(compressor, init=init, encode=encode, omega=None)
 
 
 def ef21(compressor: Compressor, rows: int | None = None, dtype: str = "float32") -> Compressor:
@@ -218,7 +220,31 @@ def _differences(inner: Compressor, rate, shifts: Remembered) -> Compressor:
         back = map_nodes(_spread, where, back)
         return with_values(where, trees.add(aligned(back, where), aligned(shift, where)))
 
-    return Compressor(init, encode, decode)
+    def complaint(packet, like, now):
+        (side, more), (known, _) = packet.side, packet.known
+        sent = Packet(packet.body, side, known)
+        if told := inner.complaint and inner.complaint(sent, like, now):
+            return told
+        back = flatten(like)[1].flatten_up_to(inner.decode(sent, like, now))
+        pairs = [p for p in zip(wire.nodes(like), back, strict=True) if is_compressible(p[0])]
+        for (node, mine), others in zip(pairs, more, strict=True):
+            if isinstance(node, Live):
+                told = miscounted("entries", mine.live, others.sum())
+            elif isinstance(node, RowsUpdate):
+                twice = sorted(_rows_of(mine) & _rows_of(others))
+                told = f"row {twice[0]} came with numbers and without" if twice else None
+            if told:
+                return told
+        return None
+
+    return Compressor(init, encode, decode, complaint=complaint, takes_raw=inner.takes_raw)
+
+
+def _rows_of(update: RowsUpdate) -> set[int]:
+    """The ids of rows that arrived."""
+    live = np.asarray(update.live)
+    ids = np.arange(live.size) if update.ids is None else np.asarray(update.ids)
+    return set(ids[live].tolist())
 
 
 def _more(node, back):

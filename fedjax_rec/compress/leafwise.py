@@ -10,6 +10,7 @@ rows of the others. What is not real is zero, is never sent, and must not enter 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
@@ -85,6 +86,7 @@ def nodewise(
     decode_node: Callable,
     linear: bool = False,
     omega: Callable | None = None,
+    complaint: Callable | None = None,
 ) -> Compressor:
     """Makes a compressor that treats every node of an update on its own.
 
@@ -97,6 +99,7 @@ def nodewise(
             the whole table where its `ids` are None, else rows with sorted ids, padding last.
         linear: whether decode_node is linear in the body, as of `types.Compressor`.
         omega: omega(node) -> float of one node, as of `types.Compressor`.
+        complaint: complaint(body, side, node, now) -> str | None of a node that arrived, likewise.
 
     Returns:
         A `Compressor` with one entry of memory and side a node.
@@ -144,7 +147,15 @@ def nodewise(
         assert omega is not None
         return largest(omega(x) for x in nodes(update) if is_compressible(x))
 
-    return Compressor(init, encode, decode, linear, omega and most)
+    def told(packet, like, now):
+        leaves, structure = flatten(like)
+        bodies = structure.flatten_up_to(packet.body)
+        for body, side, (path, node) in zip(bodies, packet.side, leaves, strict=True):
+            if is_compressible(node) and (said := complaint and complaint(body, side, node, now)):
+                return f"{jax.tree_util.keystr(path, simple=True, separator='/')}: {said}"
+        return None
+
+    return Compressor(init, encode, decode, linear, omega and most, told, takes_raw=True)
 
 
 def largest(omegas: Iterable):
@@ -160,6 +171,7 @@ def leafwise(
     decode_leaf: Callable,
     linear: bool = False,
     omega: Callable | None = None,
+    complaint: Callable | None = None,
 ) -> Compressor:
     """Makes a memoryless compressor that treats the array of every node on its own.
 
@@ -175,6 +187,8 @@ def leafwise(
             `like`.
         linear: whether decode_leaf is linear in the body, as of `types.Compressor`.
         omega: as of `nodewise`.
+        complaint: complaint(body, side, count) -> str | None, of the entries that arrived, `count`
+            coordinates.
 
     Returns:
         A `Compressor` without memory.
@@ -198,4 +212,8 @@ def leafwise(
         real = jnp.asarray(body.live).reshape(-1, *[1] * (values.ndim - 1))
         return replace(body, values=jnp.where(real, values, 0))
 
-    return nodewise(lambda node: (), encode_node, decode_node, linear, omega)
+    def told(body, side, node, now):
+        x = body.values if is_node(node) else body
+        return complaint and complaint(x, side, math.prod(x.shape))
+
+    return nodewise(lambda node: (), encode_node, decode_node, linear, omega, told)

@@ -69,7 +69,9 @@ def power_sgd_one_shot(rank: int, iterations: int = 1) -> Compressor:
     trips up, see `strategies.power_sgd`. Here each client sends a P and Q of its own in one.
     Contraction: C(x) is an orthogonal projection of x, so the error is at most |x|^2; it comes
     near the best of rank r as the client's Q learns.
-    Wire: 32 r (n + D) bits, n the touched rows, and the ids of those.
+    Wire: 32 r (n + D) bits, n the touched rows, and the ids of those. Nothing comes down for it: Q
+    stays where it is made, with the client (with the server in a downlink), and the first Q comes
+    from the shapes.
 
     Args:
         rank: r.

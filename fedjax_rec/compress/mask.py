@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from ..rows import RowsUpdate
 from ..types import Compressor, Packet
 from ..wire import Live, flatten, is_node
+from .contradictions import miscounted
 from .leafwise import in_place, is_compressible, nodewise, numbers, with_numbers
 from .select import check_room
 
@@ -86,7 +87,18 @@ def masked() -> Compressor:
             found.append(replace(side, values=values) if is_rows else values)
         return structure.unflatten(found)
 
-    return Compressor(lambda update: (), encode, decode, linear=True)
+    def complaint(packet, like, now):
+        mask, (leaves, structure) = _mask_of(now.shared), flatten(like)
+        bodies = structure.flatten_up_to(packet.body)
+        for (path, node), body, side in zip(leaves, bodies, packet.side, strict=True):
+            sent = kept(mask, path, node, side if isinstance(node, RowsUpdate) else None)
+            if sent is not None and (told := miscounted("numbers", body.live, sent.sum())):
+                return told
+        return None
+
+    return Compressor(
+        lambda update: (), encode, decode, linear=True, complaint=complaint, takes_raw=True
+    )
 
 
 def _mask_of(shared) -> dict:
@@ -129,7 +141,11 @@ def columns(fraction: float) -> Compressor:
         place = jnp.clip(jnp.cumsum(side) - 1, 0, x.shape[-1] - 1)
         return with_numbers(body, jnp.where(side, x[..., place], 0))
 
-    return nodewise(lambda node: (), encode_node, decode_node, linear=True)
+    def complaint(body, side, node, now):
+        x, _ = numbers(body)
+        return None if x.ndim < 2 else miscounted("columns", side, x.shape[-1])
+
+    return nodewise(lambda node: (), encode_node, decode_node, linear=True, complaint=complaint)
 
 
 def _square_norms(x: jax.Array) -> jax.Array:

@@ -19,13 +19,17 @@ grids included.
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .. import keys
 from ..check import at_least
 from ..types import Compressor
 from ..wire import Codes, Elias
+from .contradictions import beyond, no_scale
 from .leafwise import count_real, leafwise
 
 TINY = float(jnp.finfo(jnp.float32).tiny)
@@ -67,7 +71,12 @@ def stochastic_uniform(levels: int = 16) -> Compressor:
         share = jnp.where(body.symbols == top, 1.0, body.symbols.astype(jnp.float32) / top)
         return (side[0] * (1 - share) + side[1] * share).astype(like.dtype)
 
-    return leafwise(encode_leaf, decode_leaf)
+    def complaint(body, side, count):
+        low, high = np.asarray(side)
+        order = None if low <= high else f"a range from {low} to {high} came, which is none"
+        return order or beyond("a bound", side, float(np.finfo(np.float32).max))
+
+    return leafwise(encode_leaf, decode_leaf, complaint=complaint)
 
 
 def qsgd(levels: int) -> Compressor:
@@ -95,7 +104,7 @@ def qsgd(levels: int) -> Compressor:
     def decode_leaf(body, step, like):
         return ((body.symbols.astype(jnp.float32) - levels) * step).astype(like.dtype)
 
-    return leafwise(encode_leaf, decode_leaf)
+    return leafwise(encode_leaf, decode_leaf, complaint=lambda body, step, count: no_scale(step))
 
 
 def qsgd_elias(levels: int | None = None) -> Compressor:
@@ -126,7 +135,11 @@ def qsgd_elias(levels: int | None = None) -> Compressor:
     def decode_leaf(body, step, like):
         return (body.values.astype(jnp.float32) * step).astype(like.dtype)
 
-    return leafwise(encode_leaf, decode_leaf)
+    def complaint(body, step, count):
+        s = max(1, math.ceil(math.sqrt(count))) if levels is None else levels
+        return no_scale(step) or beyond("a multiple", body.values, s)
+
+    return leafwise(encode_leaf, decode_leaf, complaint=complaint)
 
 
 def natural() -> Compressor:
@@ -147,7 +160,11 @@ def natural() -> Compressor:
         bits = body.symbols.astype(jnp.uint32) << 23
         return jax.lax.bitcast_convert_type(bits, jnp.float32).astype(like.dtype)
 
-    return leafwise(encode_leaf, decode_leaf)
+    def complaint(body, side, count):
+        # An exponent of ones is an infinity.
+        return beyond("an exponent", np.asarray(body.symbols) & 255, 254)
+
+    return leafwise(encode_leaf, decode_leaf, complaint=complaint)
 
 
 def random_bits(key: jax.Array, x: jax.Array) -> jax.Array:

@@ -18,6 +18,7 @@ from ..check import is_traced
 from ..rows import RowsUpdate
 from ..types import Compressor
 from ..wire import Live
+from .contradictions import miscounted
 from .leafwise import count_real, in_place, nodewise, numbers, touched, with_numbers
 from .select import array_of, capacity, check_fraction, check_room, count_kept, rows_of
 
@@ -75,8 +76,12 @@ def random_k(fraction: float = 0.1, scaled: bool = True) -> Compressor:
         flat = flat.at[jnp.where(live, where, x.size)].set(values, mode="drop")
         return with_numbers(node, flat.reshape(x.shape))
 
+    def complaint(body, side, node, now):
+        kept = count_kept(fraction, _blank(side[1], node))
+        return miscounted("numbers", body.live, kept)
+
     omega = _omega(fraction, scaled)
-    return nodewise(lambda node: (), encode_node, decode_node, True, lambda node: omega)
+    return nodewise(lambda node: (), encode_node, decode_node, True, lambda node: omega, complaint)
 
 
 def random_mask(fraction: float = 0.1, scaled: bool = True) -> Compressor:
@@ -130,8 +135,12 @@ def random_mask(fraction: float = 0.1, scaled: bool = True) -> Compressor:
         x = numbers(node)[0]
         return with_numbers(node, flat.astype(x.dtype).reshape(x.shape))
 
+    def complaint(body, side, node, now):
+        seed, there = side
+        return miscounted("numbers", body.live, mask(seed, _blank(there, node)).sum())
+
     omega = _omega(fraction, scaled)
-    return nodewise(lambda node: (), encode_node, decode_node, True, lambda node: omega)
+    return nodewise(lambda node: (), encode_node, decode_node, True, lambda node: omega, complaint)
 
 
 def _omega(fraction, scaled: bool):

@@ -17,11 +17,13 @@ from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .. import keys
 from ..check import at_least
 from ..types import Compressor
 from ..wire import Live, is_node
+from .contradictions import miscounted
 from .hadamard import hadamard
 from .leafwise import nodewise, numbers, room, touched
 
@@ -78,7 +80,13 @@ def rotate(times: int = 2, block: int = 1024) -> Compressor:
             y = _signed(hadamard(y), seed, turn)
         return _apart(y.reshape(-1), touched, node)
 
-    return nodewise(lambda node: (), encode_node, decode_node, linear=True)
+    def complaint(body, side, node, now):
+        x, count = numbers(node)[0], node.size
+        if is_node(node):
+            count = int(np.sum(side[1].live)) * (x.size // x.shape[0])
+        return miscounted("blocks", body.live, -(-count // body.values.shape[1]))
+
+    return nodewise(lambda node: (), encode_node, decode_node, linear=True, complaint=complaint)
 
 
 def _signed(blocks: jax.Array, seed: jax.Array, turn: int) -> jax.Array:

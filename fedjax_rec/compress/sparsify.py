@@ -28,6 +28,7 @@ from ..types import Compressor, Packet
 from ..wire import Codes, Live, flatten, is_node
 from . import select
 from .combine import chain, scheduled
+from .contradictions import beyond, filled, miscounted
 from .leafwise import is_compressible, nodewise, numbers, touched, with_numbers
 from .ternary import scaled_sign
 
@@ -144,11 +145,23 @@ def _chosen(what: str, choose) -> Compressor:
         where, live = select.largest(ranks.reshape(-1), k, room)
         return memory, select.picked(node, where, live, what), _entries(node)
 
-    return nodewise(lambda node: (), encode_node, _placed)
+    def complaint(body, entries, node, now):
+        k = choose(filled(node))[1]
+        return miscounted("entries", body.live, k, most=True) or _beyond(body, entries, node)
+
+    return nodewise(lambda node: (), encode_node, _placed, complaint=complaint)
 
 
 def _placed(chosen, entries, node, now):
     return select.placed(chosen, entries, node)
+
+
+def _beyond(body, entries, node):
+    """A complaint of an entry beyond those that `Live` says there are."""
+    if not isinstance(node, Live) or not body.ids.size:
+        return None
+    width = node.values.size // node.values.shape[0]
+    return beyond("a place", body.ids, int(entries.live.sum()) * width - 1)
 
 
 def _entries(node):
@@ -195,7 +208,20 @@ def global_top_k(fraction: float = 0.01) -> Compressor:
         side = [_entries(leaf) if is_compressible(leaf) else () for leaf in leaves]
         return memory, Packet(structure.unflatten(body), side)
 
-    return replace(whole, encode=encode)
+    def complaint(packet, like, now):
+        leaves, structure = flatten(like)
+        bodies = structure.flatten_up_to(packet.body)
+        sent = [
+            (node, body, side)
+            for (_, node), body, side in zip(leaves, bodies, packet.side, strict=True)
+            if is_compressible(node)
+        ]
+        live = [body.live.sum() for _, body, _ in sent]
+        k = select.count_kept(fraction, *(filled(node) for node, _, _ in sent)) if sent else 0
+        told = (_beyond(body, side, node) for node, body, side in sent)
+        return miscounted("entries", live, k, most=True) or next(filter(None, told), None)
+
+    return replace(whole, encode=encode, complaint=complaint)
 
 
 def top_k_per_row(k: int) -> Compressor:
@@ -248,4 +274,13 @@ def top_k_per_row(k: int) -> Compressor:
         x = x.at[where.reshape(-1)].set(values.reshape(-1).astype(x.dtype))
         return with_numbers(body, x.reshape(*values.shape[:-1], width))
 
-    return nodewise(lambda node: (), encode_node, decode_node)
+    def complaint(body, side, node, now):
+        if not is_reducible(node):
+            return None
+        codes = side.values if isinstance(side, Live) else side
+        columns = np.asarray(codes.symbols).astype(np.int64).reshape(-1, k)
+        if (np.diff(columns) <= 0).any():
+            return "a row names columns that are not in order, each once"
+        return miscounted("rows of columns", side.live, body.live.sum()) if is_node(body) else None
+
+    return nodewise(lambda node: (), encode_node, decode_node, complaint=complaint)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from ..check import positive
 from ..types import Compressor
 from ..wire import Codes
+from .contradictions import no_scale
 from .leafwise import count_real, leafwise, numbers
 from .quantize import codes, uniform, unit
 
@@ -53,7 +54,7 @@ def terngrad(clip: float | None = None) -> Compressor:
         return ((body.symbols.astype(jnp.float32) - 1) * scale).astype(like.dtype)
 
     omega = None if clip is not None else lambda node: (math.sqrt(numbers(node)[0].size) - 1) / 2
-    return leafwise(encode_leaf, decode_leaf, omega=omega)
+    return leafwise(encode_leaf, decode_leaf, omega=omega, complaint=_no_scale)
 
 
 def scaled_sign() -> Compressor:
@@ -75,4 +76,8 @@ def scaled_sign() -> Compressor:
     def decode_leaf(body, scale, like):
         return jnp.where(body.symbols > 0, scale, -scale).astype(like.dtype)
 
-    return leafwise(encode_leaf, decode_leaf)
+    return leafwise(encode_leaf, decode_leaf, complaint=_no_scale)
+
+
+def _no_scale(body, scale, count):
+    return no_scale(scale)

@@ -69,7 +69,7 @@ def cases_of(
     seen_items, start, length = pairs_to_csr(
         data.users[seen], data.items[seen], data.num_users, data.num_items
     )
-    earlier = read | (seen & _before(split, held)) if history else read
+    earlier = read | (seen & before(split, held)) if history else read
     ratings = None if data.ratings is None else data.ratings[held]
     clients = partition.client_of_user[present]
     rows = np.full(partition.num_clients, -1, np.int32)
@@ -90,14 +90,14 @@ def cases_of(
     )
 
 
-def _before(split: Split, held: np.ndarray) -> np.ndarray:
+def before(split: Split, held: np.ndarray) -> np.ndarray:
     """bool[n]: rows that come before the first of their user where `held` holds, of items that
     training may see."""
     data, place = split.interactions, np.arange(len(held))
     first = np.full(data.num_users, len(held))
     np.minimum.at(first, data.users[held], place[held])
-    before = place < first[data.users]
-    return before if split.absent is None else before & ~split.absent[data.items]
+    earlier = place < first[data.users]
+    return earlier if split.absent is None else earlier & ~split.absent[data.items]
 
 
 def _last(data: Interactions, seen: np.ndarray, size: int) -> np.ndarray:

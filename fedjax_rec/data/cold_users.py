@@ -2,16 +2,19 @@
 
 `cold_users` validates and tests on them, `warm_users` on the other users, and both train on the
 same rows, so a pair of runs shows both sides (as Singhal et al., NeurIPS 2021, evaluate). A cold
-user is a client without training rows: what it keeps is as the model began it, and nothing is
-fitted to its UNUSED rows. Those are known of it: they are no candidates, and models that read a
-history read them.
+user is a client without training rows: what it keeps is as the model began it. Its UNUSED rows are
+known of it: they are no candidates, models that read a history read them, and `simulate.fitted`
+fits to those before the held-out ones what the client keeps, as when it joins a trained model.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
-from .splits import TEST, TRAIN, Split, Splitter, holding_out
+from .cases import before
+from .splits import TEST, TRAIN, UNUSED, VALIDATION, Split, Splitter, holding_out
 
 
 def cold_users(fraction: float = 0.1, split: Splitter | None = None, seed: int = 0) -> Splitter:
@@ -47,6 +50,16 @@ def _splitter(name: str, fraction: float, split: Splitter | None, seed: int, tes
         return cold[users], before.absent
 
     return holding_out(name, fraction, split, seed, tests_cold, drawn)
+
+
+def support_of_cold(split: Split) -> Split:
+    """`split` whose training rows are what is known of the cold users: UNUSED rows before their
+    first held-out one. Training rows of others are UNUSED."""
+    held = np.isin(split.part, (VALIDATION, TEST))
+    mine = is_cold(split)[split.interactions.users] & (split.part == UNUSED)
+    part = np.where(held, split.part, UNUSED).astype(split.part.dtype)
+    part[mine & before(split, held)] = TRAIN
+    return replace(split, part=part)
 
 
 def is_cold(split: Split) -> np.ndarray:

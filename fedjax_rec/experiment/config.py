@@ -25,6 +25,7 @@ from typing import Any, Literal
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 
+from ..check import at_least, positive
 from ..clients import Local
 from ..data import Batches
 from ..models import Embedding, Fit, ItemLoss
@@ -82,6 +83,16 @@ class Data:
 
 
 @dataclass(frozen=True)
+class ColdFit:
+    """What a cold user fits before it is measured: what its client keeps, by SGD with
+    `learning_rate`, in `epochs` over what is known of it, in batches of `batch_size`."""
+
+    learning_rate: float
+    epochs: int = 10
+    batch_size: int = 256
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """How a round is measured.
 
@@ -91,6 +102,8 @@ class Evaluation:
     of: `aggregated`, the server's model; `personal`, each client's own model after training.
     metrics: for rankings. The first one, on validation, chooses the best round.
     every: rounds between measurements. users_per_chunk: users scored at once.
+    fit: what cold users (`data.cold_users`) fit first; None for nothing, they keep what the model
+        began with.
     """
 
     candidates: Literal["full", "sampled", "both", "ratings", "examples"] = "full"
@@ -98,6 +111,7 @@ class Evaluation:
     metrics: tuple[str, ...] = ("hr@10", "ndcg@10", "mrr", "auc")
     every: int = 1
     users_per_chunk: int = 32
+    fit: ColdFit | None = None
 
 
 @dataclass(frozen=True)
@@ -323,6 +337,15 @@ def _check_numbers(made: Namespace) -> None:
         bytes_of("memory_budget", made.memory_budget)
     if made.most_rejected is not None and not 0 <= made.most_rejected <= 1:
         raise ConfigError(f"most_rejected={made.most_rejected} is no share; use 0 to 1.")
+    if (fit := made.evaluation.fit) is not None:
+        positive("evaluation.fit", "learning_rate", fit.learning_rate)
+        at_least("evaluation.fit", "epochs", fit.epochs, 1)
+        at_least("evaluation.fit", "batch_size", fit.batch_size, 1)
+        if made.evaluation.of == "personal":
+            raise ConfigError(
+                "evaluation.fit with evaluation.of=personal: who is cold trains in no round and "
+                "has no model of its own; use of: aggregated."
+            )
     if not made.evaluation.metrics:
         raise ConfigError("evaluation.metrics=[] measures nothing; use [hr@10, ndcg@10].")
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from .. import data, evaluate, simulate
 from ..types import Strategy
+from .cold import with_fit
 from .config import Config, ConfigError, part
 from .labelled import check_labelled, pack_labelled
 from .numbers import remade
@@ -147,7 +148,10 @@ def assembled(config: Config, read: Read) -> Experiment:
         protocol = _protocol(config, read)
         if own:
             return simulate.personal(protocol, cases)
-        return simulate.aggregated(strategy.model, protocol, cases, c)
+        measure = simulate.aggregated(strategy.model, protocol, cases, c)
+        if config.evaluation.fit is None:
+            return measure
+        return with_fit(config, measure, strategy, read.split, read.partition)
 
     strategy = strategy_of(config, read.cases)
     config.cohorts.size(read.dataset.num_clients)

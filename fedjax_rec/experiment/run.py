@@ -24,6 +24,7 @@ import numpy as np
 from .. import __version__, data, evaluate, simulate, strategies
 from ..report import figures
 from .best import BestState, best_of, chooser_of
+from .cold import whose
 from .config import Config, ConfigError
 from .folder import RunFolder
 from .prepare import Experiment, prepare
@@ -294,7 +295,7 @@ def _summary(config: Config, experiment: Experiment, records, values, chooser: s
             "digests": experiment.read.digests,
         },
         "negatives": config.data.negatives,
-        "evaluation": label + (", own model" if config.evaluation.of == "personal" else ""),
+        "evaluation": label + whose(config.evaluation),
         "model": config.plain["model"]["class_path"],
         "strategy": config.plain["strategy"]["class_path"],
         "versions": {

@@ -100,6 +100,8 @@ class Shared:
                 self.traceable = _traceable(experiment, key, mine)
             traced = {name: mine[name] for name in self.traceable}
             fixed = tuple(x for name, x in mine.items() if name not in traced)
+            if config.evaluation.fit is not None:  # to what the users of this seed are known by
+                fixed += (config.seed,)
             read = experiment.read
             alike = (p for f, r, p in self.programs if f == fixed and _one_program(r, read))
             if (program := next(alike, None)) is None:

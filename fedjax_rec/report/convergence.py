@@ -36,9 +36,9 @@ def convergence(
     for each in groups:
         rounds = [rounds_to(each.runs, chooser, part * most) for part in SHARES]
         totals = [run.summary["totals"] for run in each.runs]
-        sent, seconds = (
+        *bytes_, seconds = (
             np.mean([total[key] / total["rounds"] for total in totals])
-            for key in ("bytes_up", "seconds")
+            for key in ("bytes_up", "bytes_down", "seconds")
         )
         last = rounds[-1][0]
         cells = [
@@ -46,8 +46,8 @@ def convergence(
             *(spread(each.best(metric)) for metric in metrics),
             *([share(each, among)] if lines else []),
             *(text for _, text in rounds),
-            f"{last * sent / MIB:,.1f}" if np.isfinite(last) else "",
-            f"{sent / MIB:,.2f}",
+            *(f"{last * sent / MIB:,.1f}" if np.isfinite(last) else "" for sent in bytes_),
+            *(f"{sent / MIB:,.2f}" for sent in bytes_),
             f"{seconds:.3f}",
         ]
         rows.append(([number for number, _ in reversed(rounds)], cells))
@@ -55,12 +55,13 @@ def convergence(
     header = [
         "strategy", *map(shown_title, metrics), *(["share"] if lines else []),
         *(f"rounds to {part:.0%}" for part in SHARES),
-        f"MiB up to {SHARES[-1]:.0%}", "MiB up a round", "seconds a round",
+        *(f"MiB {way} to {SHARES[-1]:.0%}" for way in ("up", "down")),
+        *(f"MiB {way} a round" for way in ("up", "down")), "seconds a round",
     ]  # fmt: skip
     targets = ", ".join(f"{part:.0%} are {part * most:.4f}" for part in SHARES)
     above = [
         [line.group.field("name"), *(spread(line.best(metric)) for metric in metrics),
-         share_of_line(line, lines), *[""] * (len(SHARES) + 3)]
+         share_of_line(line, lines), *[""] * (len(SHARES) + 5)]
         for line in lines
     ]  # fmt: skip
     return [

@@ -17,7 +17,8 @@ from fedjax_rec.data.digest import CATALOGUE
 LABELS = ("seed", "out", "name", "config", "audit")  # keys of a configuration that change no result
 RANKING = ("hr@10", "ndcg@10")
 LOWER_IS_BETTER = ("rmse", "mae", "loss", "log_loss")
-KIB_UP = "kib_up"  # of a client in a round; no metric of a model, but targets may name it
+# Of a client in a round; no metrics of a model, but targets may name them.
+KIB_UP, KIB_DOWN = "kib_up", "kib_down"
 FIELDS = ("data", "evaluation", "negatives", "model", "strategy", "name")
 
 
@@ -50,9 +51,10 @@ class Run:
         selected = self.summary["selected_by"].removeprefix("validation_")
         return tuple(m for m in metrics if m in self.summary["best"]) or (selected,)
 
-    def bytes_per_client(self) -> float:
-        """Uplink bytes of a client in a round in which it sent any: all bytes over all uploads."""
-        sent, each = self.column("bytes_up"), self.column("bytes_up_per_client")
+    def bytes_per_client(self, way: str = "up") -> float:
+        """Bytes of a client in a round in which it sent any, or got any (`down`): all bytes over
+        all that did."""
+        sent, each = self.column(f"bytes_{way}"), self.column(f"bytes_{way}_per_client")
         some, totals = sent > 0, self.summary["totals"]
         if not some.any():
             return 0.0
@@ -60,7 +62,7 @@ class Run:
         uploads = np.round(sent[told] / each[told]).sum()
         if not uploads:  # records that do not say what a client sent
             uploads = totals["rounds"] * self.column("clients")[some].mean()
-        return float(totals["bytes_up"] / uploads)
+        return float(totals[f"bytes_{way}"] / uploads)
 
     def catalogue(self) -> str | None:
         """The digest of the users and items of its data; None of a run that has none."""
@@ -90,8 +92,9 @@ class Group:
 
     def best(self, metric: str) -> np.ndarray:
         """float64[seeds], the test value at the best validation round; NaN if not measured."""
-        if metric == KIB_UP:
-            return np.array([run.bytes_per_client() / 1024 for run in self.runs])
+        if metric in (KIB_UP, KIB_DOWN):
+            way = metric.removeprefix("kib_")
+            return np.array([run.bytes_per_client(way) / 1024 for run in self.runs])
         return np.array([number(run.summary["best"].get(metric)) for run in self.runs])
 
 
@@ -114,6 +117,8 @@ def read_run(folder: Path | str) -> Run:
         )
     summary = _mapping(path, json.loads)
     absent = {"seed", "best", "selected_by", "totals", *FIELDS} - summary.keys()
+    if not absent:
+        absent = {"bytes_up", "bytes_down"} - summary["totals"].keys()
     if absent:
         raise ValueError(f"{path} lacks {', '.join(sorted(absent))}; run it again.")
     _check_summary(path, summary, records)

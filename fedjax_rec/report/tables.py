@@ -13,6 +13,7 @@ from rich.console import Group as Stacked
 from rich.table import Table
 
 from fedjax_rec.report.reading import (
+    KIB_DOWN,
     KIB_UP,
     RANKING,
     Group,
@@ -41,17 +42,20 @@ def tables(runs: Sequence[Run]) -> Stacked:
 def table(runs: Sequence[Run], metrics: Sequence[str] = RANKING, where: str = "") -> Table:
     """One row per run for the terminal: test metrics at the best validation round."""
     shown = _union(run.names(metrics) for run in runs)
-    page = Table(title=f"test metrics at the best validation round{where}", title_style="dim")
-    page.add_column("run")
-    for name in ("seed", "rounds", "best round", *map(title, shown), "MiB up", "seconds"):
-        page.add_column(name, justify="right")
+    told = f"test metrics at the best validation round{where}"
+    page = Table(title=told, title_style="dim", padding=(0, 1, 0, 0))
+    page.add_column("run", overflow="fold")
+    bytes_ = ("MiB up", "MiB down")
+    for name in ("seed", "rounds", "best round", *map(title, shown), *bytes_, "seconds"):
+        page.add_column(name, justify="right", overflow="fold")
     for run in runs:
         totals, best = run.summary["totals"], run.summary["best"]
         page.add_row(
             str(run.summary["name"]),
             *(str(value) for value in (run.summary["seed"], totals["rounds"], best["round"])),
             *(spread([number(best.get(metric))]) for metric in shown),
-            *(f"{value:,.1f}" for value in (totals["bytes_up"] / MIB, totals["seconds"])),
+            *(f"{totals[key] / MIB:,.1f}" for key in ("bytes_up", "bytes_down")),
+            f"{totals['seconds']:,.1f}",
         )
     return page
 
@@ -113,8 +117,8 @@ def sizes(groups: Iterable[Group]) -> int:
 
 def title(metric: str) -> str:
     """A metric's name as papers print it: `hr@10` is HR@10, `recall@20` is Recall@20."""
-    if metric == KIB_UP:
-        return "KiB up"
+    if metric in (KIB_UP, KIB_DOWN):
+        return metric.replace("kib_", "KiB ")
     base, at, k = metric.partition("@")
     long = {"recall", "precision", "loss", "accuracy"}
     return (base.capitalize() if base in long else base.upper()) + at + k
@@ -137,8 +141,8 @@ def shown_metrics(groups: Sequence[Group], metrics: Sequence[str]) -> tuple[str,
 
 def header(metrics: Sequence[str]) -> list[str]:
     left = ["run", "data", "model / strategy", "negatives", "evaluation", "rounds", "seeds"]
-    right = ["best round", "KiB up per client and round", "MiB up", "seconds"]
-    return [*left, *map(title, metrics), *right]
+    each = [f"KiB {way} per client and round" for way in ("up", "down")]
+    return [*left, *map(title, metrics), "best round", *each, "MiB up", "MiB down", "seconds"]
 
 
 def row(each: Group, metrics: Sequence[str], name: str | None = None) -> list[str]:
@@ -156,8 +160,11 @@ def row(each: Group, metrics: Sequence[str], name: str | None = None) -> list[st
         ", ".join(str(run.summary["seed"]) for run in each.runs),
         *(spread(each.best(metric)) for metric in metrics),
         ", ".join(best),
-        f"{each.best(KIB_UP).mean():,.1f}",
-        f"{np.mean([total['bytes_up'] for total in totals]) / MIB:,.1f}",
+        *(f"{each.best(key).mean():,.1f}" for key in (KIB_UP, KIB_DOWN)),
+        *(
+            f"{np.mean([total[key] for total in totals]) / MIB:,.1f}"
+            for key in ("bytes_up", "bytes_down")
+        ),
         f"{np.mean([total['seconds'] for total in totals]):,.1f}",
     ]
 

@@ -148,7 +148,6 @@ def asynchronous(
         return fresh(key, num_clients)
 
     rule: Any = assembly.chunk
-    sender = uplink_of(uplink, stages)
 
     def start(key, state: State, flight, cohort: Cohort, chunk: int | None):
         """(private, memory, flight, RoundInfo, names of what clients send beside their updates)
@@ -156,6 +155,7 @@ def asynchronous(
         before, nobody = trees.trainable(state.shared), cohort.data.num_clients
         clock_key = keys.stream(jax.random.fold_in(key, state.round), "clock")
         train, of_clients, now = at_work(client, key, state.round, state.shared, cohort)
+        sender = uplink_of(uplink, stages, state.shared)
         everyone = over_clients(train, state.private, cohort)
         outline = jax.eval_shape(everyone, cohort.ids[:1], state.private)[1]
         _check_aux(outline.aux)
@@ -223,7 +223,9 @@ def asynchronous(
             finished, update, _ = aggregator.finish(
                 aggregate_key, before["aggregator"], summary, now(None)
             )
-            update = sender.receive(keys.stream(of_round, "receive"), update, now(None))
+            update = uplink_of(uplink, stages).receive(
+                keys.stream(of_round, "receive"), update, now(None)
+            )
             return finished, *optimizer.apply(before["optimizer"], state.shared, update)
 
         same = lambda: (before["aggregator"], before["optimizer"], state.shared)

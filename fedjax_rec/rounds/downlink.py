@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import rows, trees, wire
+from ..compress.cheaper import cheaper
 from ..compress.feedback import refuse_expanding
 from ..compress.remembered import remembers_updates
 from ..types import Compressor, Now, Packet, PyTree
@@ -44,11 +45,12 @@ def broadcasting(compressor: Compressor) -> Broadcast:
 
     Raises ValueError, when the state is made, for a compressor with error memory: x - y already
     holds what was left out, which would count twice and grow without end; and for one whose omega
-    is 1 or more, see `types.Compressor`, by which x - y would grow.
+    is 1 or more, see `types.Compressor`, by which x - y would grow. Small dense leaves are sent as
+    `compress.cheaper` has it.
     """
 
     def init(shared, num_clients):
-        memory = compressor.init(rows.zero_update(shared))
+        memory = cheaper(compressor, shared).init(rows.zero_update(shared))
         if remembers_updates(memory):
             raise ValueError(
                 "downlink: the server already remembers what was left out; give the compressor "
@@ -68,8 +70,9 @@ def broadcasting(compressor: Compressor) -> Broadcast:
     def send(key, state, shared, round, ids):
         now = Now(round, shared)
         change = rows.difference(trees.trainable(shared), state["known"])
-        memory, packet = compressor.encode(key, state["memory"], change, now)
-        back = compressor.decode(packet, change, now)
+        sender = cheaper(compressor, shared)
+        memory, packet = sender.encode(key, state["memory"], change, now)
+        back = sender.decode(packet, change, now)
         whole = _whole(shared)
         owed = state["owed"].at[ids].set(jnp.uint32(0), mode="drop")
         after = {

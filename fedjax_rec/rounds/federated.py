@@ -114,7 +114,7 @@ def federated(
         shared = model.init(keys.stream(key, "shared"))[0]
         memory, like = (), rows.zero_update(shared)
         if uplink is not None or stages:
-            remember = uplink_of(uplink, stages).init
+            remember = uplink_of(uplink, stages, shared).init
             memory = copies(remember(like), num_clients)
         states = {"aggregator": aggregator.init(shared), "optimizer": optimizer.init(shared)}
         if broadcast is not None:
@@ -212,7 +212,7 @@ def federated(
 
     def packets(key, state: State, cohort: Cohort):
         train, of_clients, now = work(key, state, cohort)
-        sender = uplink_of(uplink, stages)
+        sender = uplink_of(uplink, stages, state.shared)
 
         def one(id, mine, data):
             private, memory = mine

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -93,13 +94,13 @@ def graph_guided(
     checked("graph_guided", clients_per_chunk)
     refuse_receiving("graph_guided", stages)
     similarity, neighbours = similarity or cosine_similarity(), neighbours or above_mean()
-    sender = uplink_of(uplink, stages)
+    sender_of = partial(uplink_of, uplink, stages)
 
     def fresh(key, num_clients) -> State:
         shared = model.init(keys.stream(key, "shared"))[0]
         memory, like = (), rows.zero_update(shared)
         if uplink is not None or stages:
-            memory = copies(sender.init(like), num_clients)
+            memory = copies(sender_of(shared).init(like), num_clients)
         server = {
             "models": copies(trees.trainable(shared), num_clients),
             "similarity": jnp.zeros((num_clients, num_clients)),
@@ -167,7 +168,7 @@ def graph_guided(
             private, memory, models = carry
             here, upload, down = everyone(ids, (private, targets))
             change = upload.update
-            remembered, upload, up = sender.chunk(
+            remembered, upload, up = sender_of(state.shared).chunk(
                 ids, of_clients.encode(ids), at(memory, ids), upload, now
             )
             keep, upload, rejected = judged(ids, n, here, change, upload)
@@ -200,6 +201,7 @@ def graph_guided(
 
     def packets(key, state: State, cohort: Cohort):
         train, of_clients, now, slices = at_work(key, state, cohort)
+        sender = sender_of(state.shared)
 
         def one(id, mine, data):
             trained, memory = mine

@@ -6,7 +6,8 @@
 
 (Vogels et al., NeurIPS 2019, algorithms 1 and 2.) The product P Q^T is P P^T of the *mean* matrix,
 which one trip cannot give: `compress.power_sgd_one_shot` factorizes each client's own. Q is kept by
-the server and starts the next round.
+the server, starts the next round, and is sent to all who take part in it: no client holds it, since
+it is made of the Q_k of others. The first Q comes from the shapes and is sent to nobody.
 
 A client knows of a table only the rows that it touched, so it takes P Q_k^T off these alone; what
 P Q^T adds to its other rows, the server remembers and takes off as one more worker would:
@@ -57,6 +58,7 @@ from .cohort import (
     now_of,
     over_clients,
     put,
+    served,
     vmapped,
 )
 from .downlink import live_where_it_moves
@@ -78,7 +80,8 @@ def power_sgd(
     """PowerSGD of the clients' updates, averaged by examples, with error feedback.
 
     Wire: up 32 r (n + D) bits a matrix in two messages, n the touched rows, and the ids of those;
-    down 32 r n bits besides the model.
+    down, besides the model, Q in 32 r D bits before the first trip, from the second round on, and P
+    in 32 r n bits before the second.
 
     Vectors and scalars, and what has no more than `rank` columns, travel whole in the first trip.
 
@@ -206,6 +209,9 @@ def power_sgd(
         weights = upload.weight / jnp.maximum(upload.weight.sum(), 1e-30)
         up = jnp.where(says, sum(_bytes(sent) for sent in trips if sent), 0)
         down = down + jnp.where(says, _bytes(received) if received else 0, 0)
+        warm = [q for q in state.server["warm"] if not _is_empty(q)]
+        told = (state.round > 0) & (served(cohort, cohort.ids) < cohort.data.num_clients)
+        down = down + jnp.where(told, wire.nbytes(Packet(warm)) if warm else 0, 0)
 
         def stored(weight, memory, update, applied):
             left = trees.subtract(values_of(update), applied)

@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import keys, rows, trees, wire
+from ..compress.cheaper import cheaper
 from ..compress.leafwise import SMALLEST_ROOM
 from ..types import Compressor, Now, Packet, PyTree, Stage, Upload
 from .cohort import vmapped
@@ -50,15 +51,17 @@ class Uplink:
 def uplink_of(
     compressor: Compressor | None = None,
     stages: Sequence[Stage] = (),
-    shared: PyTree = None,
+    shared: PyTree = (),
     linear: bool = False,
 ) -> Uplink:
     """Uploads through `stages`, in their order, and then by `compressor`; None sends them as they
-    are. Memory changes only where the upload weighs something.
+    are. Memory changes only where the upload weighs something. Small dense leaves that it would not
+    make smaller are sent as they are, see `compress.cheaper`.
 
     shared: the server's model, and linear: whether the aggregator sums nodes of updates, see
     `Aggregator.linear`; where it does, what decodes linearly is decoded after the sum.
     """
+    compressor = compressor and cheaper(compressor, shared)
     late = _decoded_late(compressor, shared) if linear and compressor is not None else None
     staged = in_order(stages)
 

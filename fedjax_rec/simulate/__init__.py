@@ -14,7 +14,7 @@ from .cohorts import Cohorts, available, dropout, fixed, full, poisson, uniform
 from .device import configure
 from .forecast import Forecast, forecast
 from .loop import Diverged, Progress, simulate
-from .measure import Measure, aggregated, on_examples, personal
+from .measure import Measure, aggregated, fitted, on_examples, personal
 from .program import Calls, Parts, Program, block_of, blocks, program
 from .seal import Damaged
 from .whole import sweep, whole_run
@@ -38,6 +38,7 @@ __all__ = [
     "blocks",
     "configure",
     "dropout",
+    "fitted",
     "fixed",
     "forecast",
     "full",

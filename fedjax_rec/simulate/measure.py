@@ -7,13 +7,15 @@ where a user was not measured, and what they come to over all users, `{part: flo
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
 
+from .. import keys
 from ..evaluate import Protocol, evaluate_examples, evaluate_users, labelled
-from ..types import Model, RoundInfo, State
+from ..rounds.cohort import in_chunks, now_of, over_clients, put
+from ..types import Client, Cohort, Model, RoundInfo, State
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,36 @@ def aggregated(model: Model, protocol: Protocol, parts: Mapping, users_per_chunk
         return of_users, _summaries(protocol, parts, of_users)
 
     return Measure(values, protocol, dict(parts))
+
+
+def fitted(measure: Measure, client: Client, store, ids, key: jax.Array, chunk: int = 16):
+    """`measure` of a state in which some clients first train on `store`, as new clients do that
+    join a trained model: what they keep afterwards is theirs, what they would upload is dropped.
+
+    Nothing of it stays: the next round goes on from the state as it was.
+
+    Args:
+        client: what they do; for the private part alone `local_training` with
+            `groups({"private": ...})`, which leaves `shared` frozen.
+        store: what they train on.
+        ids: int32[c], who does.
+        key: of their draws, the same in every measurement.
+        chunk: how many at once.
+    """
+    cohort = Cohort(jnp.asarray(ids, jnp.int32), store)
+
+    def values(state: State, info: RoundInfo, of_round: jax.Array):
+        now = now_of(state.round, state.shared, cohort)
+
+        def one(id, mine, data):
+            return client.update(keys.for_client(key, id), mine, state.shared, data, now(id))[0]
+
+        everyone = over_clients(one, state.private, cohort)
+        step = lambda private, ids: (put(private, ids, everyone(ids, private)), ((), ()))
+        private = in_chunks(step, state.private, cohort, min(chunk, cohort.ids.size))[0]
+        return measure.values(replace(state, private=private), info, of_round)
+
+    return replace(measure, values=values)
 
 
 def on_examples(model: Model, parts: Mapping, users_per_chunk: int = 32):

@@ -195,13 +195,15 @@ def of_one_cluster(uplink: Compressor) -> Compressor:
     """`uplink` for the update of one model of several. What it remembers goes with the client into
     another cluster."""
 
-    claim = uplink.omega
+    claim, told = uplink.omega, uplink.complaint
     of_first = lambda now: replace(now, shared=now.shared["clusters"][0])
     return Compressor(
         lambda update: uplink.init(update["clusters"][0]),
         lambda key, memory, update, now: uplink.encode(key, memory, update, of_first(now)),
         lambda packet, like, now: uplink.decode(packet, like, of_first(now)),
         omega=claim and (lambda update: claim(update["clusters"][0])),
+        complaint=told and (lambda packet, like, now: told(packet, like, of_first(now))),
+        takes_raw=uplink.takes_raw,
     )
 
 

@@ -27,6 +27,7 @@ import jax.numpy as jnp
 from .. import keys, rows, trees, wire
 from ..check import at_least, static
 from ..clients import Local, local_training, sgd
+from ..compress.cheaper import cheaper
 from ..compress.mask import columns, masked
 from ..data import Batches
 from ..models.prunable import parameters, switched
@@ -274,7 +275,8 @@ def _counting_down(
             touched = rows.map_tables(lambda u: replace(u, origin=None), upload.update)
             known = replace(now, shared=shared)
             down_key = keys.stream(key, "down")
-            _, packet = down.encode(down_key, down.init(touched), touched, known)
+            sender = cheaper(down, shared)
+            _, packet = sender.encode(down_key, sender.init(touched), touched, known)
             return private, replace(upload, down=wire.nbytes(packet))
 
         return replace(client, update=update)

@@ -2,12 +2,12 @@
 
 from importlib.util import find_spec
 
-from .message import from_bytes, nbytes, to_bytes
-from .nodes import Codes, Elias, Live, flatten, is_node, map_nodes, nodes
+from .message import from_bytes, nbytes, nbytes_by_shape, to_bytes
+from .nodes import Codes, Elias, Live, Raw, flatten, is_node, map_nodes, nodes
 
 __all__ = [
-    "Codes", "Elias", "Live", "can_range_code", "flatten", "from_bytes", "is_node", "map_nodes",
-    "nbytes", "nodes", "to_bytes",
+    "Codes", "Elias", "Live", "Raw", "can_range_code", "flatten", "from_bytes", "is_node",
+    "map_nodes", "nbytes", "nbytes_by_shape", "nodes", "to_bytes",
 ]  # fmt: skip
 
 

@@ -64,6 +64,14 @@ def nbytes_of_mask(count: Integer[Array, ""] | int, size: int) -> UInt32[Array, 
     return _shorter(count, lower, stream, size)
 
 
+def most(count: int, size: int) -> int:
+    """Bytes that no set of `count` ids below `size` takes more than, in the layout of gaps."""
+    modulus, lower, _ = _golomb(count, max(1, size))
+    # All quotients together, and each remainder of the longer kind.
+    stream = count + (size - count) // modulus + count
+    return min(_length(count, lower, stream), 1 + bits.nbytes(size, 2))
+
+
 def _shorter(count, lower, stream, size: int) -> UInt32[Array, ""]:
     """Bytes of `count` fields of `lower` bits and a stream of bits, or of a bitmap or of the
     complement if less."""

@@ -23,7 +23,7 @@ from jaxtyping import UInt32
 from ..rows import RowsUpdate
 from ..types import Array, Packet, PyTree
 from . import bits, elias, entropy, indices
-from .nodes import Codes, Elias, Live, flatten, nodes
+from .nodes import Codes, Elias, Live, Raw, flatten, nodes
 
 VERSION = 2
 FIXED, RANGE = 0, 1
@@ -31,7 +31,11 @@ FIXED, RANGE = 0, 1
 
 def _leaves(packet: PyTree) -> list:
     sent = (packet.body, packet.side) if isinstance(packet, Packet) else packet
-    return nodes(sent)
+    return list(map(_bare, nodes(sent)))
+
+
+def _bare(leaf):
+    return leaf.values if isinstance(leaf, Raw) else leaf
 
 
 def _parts(leaf) -> int:
@@ -40,15 +44,12 @@ def _parts(leaf) -> int:
 
 def _binary(length):
     """Bytes of one msgpack binary part with `length` bytes of content."""
-    n = jnp.asarray(length, jnp.uint32)
-    return n + jnp.where(n < 2**8, 2, jnp.where(n < 2**16, 3, 5)).astype(jnp.uint32)
+    return length + 2 + (length >= 2**8) + 2 * (length >= 2**16)
 
 
 def _integer(value):
     """Bytes of one msgpack unsigned integer."""
-    n = jnp.asarray(value, jnp.uint32)
-    size = jnp.where(n < 2**8, 2, jnp.where(n < 2**16, 3, 5))
-    return jnp.where(n < 2**7, 1, size).astype(jnp.uint32)
+    return 1 + (value >= 2**7) + (value >= 2**8) + 2 * (value >= 2**16)
 
 
 def _header(parts: int) -> int:
@@ -64,10 +65,9 @@ def _content(values, live=None, count=None):
         numbers, levels, itemsize = values.symbols, values.levels, 0
     else:
         numbers, levels, itemsize = values, 2 if values.dtype == bool else 0, values.dtype.itemsize
-    if count is None:
-        total = numbers.size
-    else:
-        total = count * jnp.uint32(numbers.size // max(1, numbers.shape[0]))
+    total = numbers.size
+    if count is not None:
+        total = count * (numbers.size // max(1, numbers.shape[0]))
     return bits.nbytes(total, levels) if levels else total * itemsize
 
 
@@ -81,6 +81,31 @@ def _most(leaf) -> int:
     if isinstance(values, Elias):
         return ids + 8 + 8 * values.values.size
     return ids + 8 + values.size * values.dtype.itemsize
+
+
+def nbytes_by_shape(packet: PyTree, whole: int) -> int:
+    """The bytes of the parts of a packet, given by its outline, of what came of an array of `whole`
+    numbers; `Raw` not counted.
+
+    As many as there can be, of what is chosen to be so many, as by `top_k` and `random_k`. Where it
+    takes the numbers, or a draw, to know how many there are, as few as there can be: of `Elias`, of
+    `RowsUpdate` without ids, and of `Live` vectors with room for all.
+    """
+    total = 0
+    for leaf in nodes((packet.body, packet.side)):
+        values, count = leaf, None
+        if isinstance(leaf, RowsUpdate):
+            values, count = leaf.values, 0 if leaf.ids is None else leaf.live.shape[0]
+            total += _binary(indices.most(count, leaf.size))
+        elif isinstance(leaf, Live):
+            values, count = leaf.values, leaf.live.shape[0]
+            count = 0 if len(values.shape) == 1 and count >= whole else count
+            total += _integer(count)
+        if isinstance(values, Elias):
+            values = Codes(values.values, 2)
+        if not isinstance(leaf, Raw):
+            total += _binary(_content(values, None, count))
+    return total
 
 
 def nbytes(packet: PyTree) -> UInt32[Array, ""]:
@@ -108,7 +133,7 @@ def nbytes(packet: PyTree) -> UInt32[Array, ""]:
             count = leaf.live.sum(dtype=jnp.uint32)
             total += _integer(count) + _binary(_content(leaf.values, leaf.live, count))
         else:
-            total += _binary(_content(leaf))
+            total += jnp.asarray(_binary(_content(leaf)), jnp.uint32)
     return total + jnp.uint32(_header(sum(map(_parts, leaves))))
 
 
@@ -167,7 +192,7 @@ def from_bytes(data: bytes, like: PyTree, finite: bool = False) -> PyTree:
         )
     wanted = (like.body, like.side) if isinstance(like, Packet) else like
     found, structure = flatten(wanted)
-    leaves = [leaf for _, leaf in found]
+    leaves = [_bare(leaf) for _, leaf in found]
     if len(message) - 2 != sum(map(_parts, leaves)):
         raise ValueError(
             f"from_bytes(data) holds {len(message) - 2} parts, which is not what `like` has; "
@@ -177,7 +202,9 @@ def from_bytes(data: bytes, like: PyTree, finite: bool = False) -> PyTree:
     read = []
     for leaf in leaves:
         if isinstance(leaf, RowsUpdate):
-            ids = indices.unpack(_bytes(next(parts)), leaf.size)
+            ids, most = indices.unpack(_bytes(next(parts)), leaf.size), leaf.live.shape[0]
+            if len(ids) > most:
+                raise ValueError(f"from_bytes(data) counts {len(ids)} rows of {most}.")
             values = _unpacked(_bytes(next(parts)), leaf.values, ranged, len(ids))
             read.append(RowsUpdate(values, ids, np.ones(len(ids), bool), None, leaf.size))
         elif isinstance(leaf, Live):
@@ -188,7 +215,9 @@ def from_bytes(data: bytes, like: PyTree, finite: bool = False) -> PyTree:
             read.append(Live(values, np.ones(count, bool)))
         else:
             read.append(_unpacked(_bytes(next(parts)), leaf, ranged))
-    tree = structure.unflatten(read)
+    tree = structure.unflatten(
+        Raw(x) if isinstance(leaf, Raw) else x for x, (_, leaf) in zip(read, found, strict=True)
+    )
     layouts = (leaf.ids is not None for leaf in leaves if isinstance(leaf, RowsUpdate))
     if _written(read, ranged, layouts) != data:
         raise ValueError(

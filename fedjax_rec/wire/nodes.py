@@ -2,7 +2,7 @@
 
 `Codes` are symbols at a fixed width, `Elias` integers in Elias gamma code, `Live` an array of
 which only some leading entries are sent, and `rows.RowsUpdate` rows with their ids. Plain arrays
-travel as they are, bool arrays at one bit each.
+travel as they are, bool arrays at one bit each; so does `Raw`, which compressors leave alone.
 """
 
 from __future__ import annotations
@@ -49,9 +49,16 @@ class Live:
     live: Array
 
 
+@record
+class Raw:
+    """values: a node of an update that no compressor touches. On the wire it is that node."""
+
+    values: Any
+
+
 def is_node(node) -> bool:
     """Whether `node` is a leaf of a packet that is no plain array."""
-    return isinstance(node, (RowsUpdate, Live, Codes, Elias))
+    return isinstance(node, (RowsUpdate, Live, Codes, Elias, Raw))
 
 
 def nodes(tree: PyTree) -> list:

@@ -170,7 +170,9 @@ def test_the_markdown_agrees_with_numpy(runs):
     assert row["rounds"] == "60" and row["model / strategy"] == "pfedrec / pfedrec"
     assert row["KiB up per client and round"] == f"{VECTOR * 50 / 1024:,.1f}"
     assert other["KiB up per client and round"] == row["KiB up per client and round"]
+    assert row["KiB down per client and round"] == f"{2 * VECTOR * 50 / 1024:,.1f}"
     assert row["MiB up"] == f"{60 * USERS * VECTOR * 50 / 2**20:,.1f}"
+    assert row["MiB down"] == f"{120 * USERS * VECTOR * 50 / 2**20:,.1f}"
     assert row["seconds"] == "13.5"
 
 
@@ -439,6 +441,8 @@ def test_rounds_to_target_are_counted_on_validation(tmp_path):
         totals = [run.summary["totals"] for run in runs]
         sent = np.mean([total["bytes_up"] / total["rounds"] for total in totals]) / 2**20
         assert rows[name]["MiB up to 95%"] == f"{np.mean(first) * sent:,.1f}"
+        assert rows[name]["MiB down to 95%"] == f"{np.mean(first) * 2 * sent:,.1f}"
+        assert rows[name]["MiB down a round"] == f"{2 * sent:,.2f}"
 
 
 @pytest.mark.parametrize(

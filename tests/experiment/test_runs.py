@@ -38,7 +38,8 @@ def compression(seed):
         "colr,rank=2,item_learning_rate=2 colr,rank=1,item_learning_rate=1"
     )
     once = (
-        "eden,uplink.bits=4 eden,uplink.bits=2 eden,uplink.bits=1 colr_eden svd "
+        "both_ways,downlink.fraction=0.002 eden,uplink.bits=4 eden,uplink.bits=2 "
+        "eden,uplink.bits=1 colr_eden svd "
         "top_k,uplink.compressor.fraction=0.05 top_k,uplink.compressor.fraction=0.01 "
         "top_k_forgetful"
     )

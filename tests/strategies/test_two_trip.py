@@ -1,6 +1,6 @@
 """PowerSGD in two trips: the algorithm in NumPy, what is owed, bytes of both trips, padding."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -198,6 +198,32 @@ def test_bytes_are_those_of_the_messages(played, layout):
         numbers = 4 * (3 + RANK * (n + D + 10 + D))
         assert 0 < int(info.bytes_up[i]) - numbers < 30
         assert int(info.bytes_down[i]) - 4 * (3 + 10 * D + n * D + RANK * (n + 10)) in range(10, 45)
+
+
+def test_the_q_of_before_is_sent_to_all_who_come_back(played):
+    """From the second round on Q [D, r] of the table and of the kernel come down, 4 r D bytes each
+    in a part of 2 bytes more, in a message of 3 bytes and no more: also to who was never there. In
+    the first round Q is what the shapes say."""
+    this = played["ids"]
+    q = 3 + 2 * (2 + 4 * RANK * D)
+    state = this.start
+    for extra in (0, q):
+        state, info = this.step(before := state, jnp.asarray([0, 3, N, N, N]))
+        _, upload = this.updates(before, np.arange(N))
+        for slot, id in enumerate((0, 3)):
+            rows_of = jax.tree.map(lambda x, id=id: x[id], upload.update["item"])
+            n = int(rows_of.live.sum())
+            ids = wire.Live(jnp.zeros((SLOTS, RANK)), rows_of.live)
+            left = wire.nbytes([ids, jnp.zeros((2, 5, RANK))])
+            table = replace(rows_of, origin=None)
+            model = wire.nbytes([jnp.zeros(3), table, jnp.zeros((2, 5, D))])
+            assert int(left) == 3 + 1 + 2 + 4 * RANK * n + 2 + 4 * RANK * 10
+            assert int(info.bytes_down[slot]) == int(model) + int(left) + extra
+        assert not np.asarray(info.bytes_down)[2:].any()
+    _, info = this.step(state, jnp.asarray([4, N, N, N, N]))
+    never = int(info.bytes_down[0])
+    _, info = this.step(replace(state, round=jnp.int32(0)), jnp.asarray([4, N, N, N, N]))
+    assert never == int(info.bytes_down[0]) + q
 
 
 def test_padding_and_an_empty_cohort_change_nothing(played):

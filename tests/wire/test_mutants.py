@@ -7,13 +7,14 @@ import os
 import time
 import tracemalloc
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_rec import wire
+from fedjax_rec import compress, wire
 from fedjax_rec.rows import RowsUpdate
-from fedjax_rec.types import Packet
+from fedjax_rec.types import Now, Packet
 from fedjax_rec.wire import Codes, Elias, Live
 
 COUNT = int(os.environ.get("MUTANTS", "20000"))
@@ -92,3 +93,63 @@ def test_spoilt_messages_are_refused_or_have_one_meaning():
         f"{COUNT} mutants, {accepted} accepted; {worst:.3f} s at worst, peak {peak / 2**20:.1f} MiB"
     )
     assert peak < 8 * 2**20 and worst < 1.0
+
+
+FIRST = Now(jnp.int32(0), ())
+KERNEL = {"kernel": jnp.float32(np.random.default_rng(3).normal(size=(6, 8)))}
+
+
+def below_zero(x) -> bool:
+    return bool((np.asarray(x, np.float32) < 0).any())
+
+
+# What an accepted packet is asked besides, of a matrix [6, 8], in words of this test.
+PARTS = {
+    "top_k": (compress.top_k(0.1), lambda p: len(p.body["kernel"].ids) <= 5),
+    "columns": (compress.columns(0.25), lambda p: p.side[0].sum() == 2),
+    "qsgd": (compress.qsgd(7), lambda p: not below_zero(p.side[0])),
+}
+SLOW = {
+    "top_k_per_row": (
+        compress.top_k_per_row(2),
+        lambda p: (np.diff(p.side[0].symbols.astype(int), axis=-1) > 0).all(),
+    ),
+    "random_k": (compress.random_k(0.1), lambda p: len(p.body["kernel"].values) == 5),
+    "eden": (compress.eden(2, block=16), lambda p: not below_zero(p.side[1][0].values)),
+    "ternary": (compress.sparse_ternary(0.1), lambda p: len(p.body["kernel"].ids) <= 5),
+    "elias": (compress.qsgd_elias(4), lambda p: np.abs(p.body["kernel"].values).max() <= 4),
+    "svd": (compress.truncated_svd(2), lambda p: True),
+}
+
+
+def held_against(part, agrees, count: int) -> int:
+    """How many of `count` mutants of a message its opener takes; each can have been sent."""
+    rng = np.random.default_rng(1)
+    encode = jax.jit(part.encode, compiler_options={"xla_backend_optimization_level": 0})
+    packet = jax.device_get(encode(jax.random.key(0), part.init(KERNEL), KERNEL, FIRST)[1])
+    opened, data, accepted = compress.opener(part, KERNEL, FIRST), wire.to_bytes(packet), 0
+    assert wire.to_bytes(opened(data)) == data
+    for _ in range(count):
+        mutant = spoilt(data, rng)
+        try:
+            found = opened(mutant)
+        except ValueError as error:
+            assert str(error).startswith(("from_bytes(data", "opened(data")), error
+            assert "\n" not in str(error)
+        else:
+            accepted += 1
+            assert agrees(found) and wire.to_bytes(found) == mutant
+            back = part.decode(found, KERNEL, FIRST)["kernel"] if count > 1000 else np.zeros((6, 8))
+            assert back.shape == (6, 8)
+    return accepted
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_what_is_opened_can_have_been_sent(name):
+    assert held_against(*PARTS[name], count=200) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*PARTS, *SLOW])
+def test_what_is_opened_can_have_been_sent_of_many(name):
+    assert held_against(*{**PARTS, **SLOW}[name], count=COUNT // 10) > 0

@@ -44,4 +44,6 @@ def by_component(inner: Compressor | None = None) -> Compressor:
     claim = within.omega
     omega = claim and (lambda update: claim(rows(update)))
     init = lambda update: within.init(rows(update))
-    return Compressor(init, encode, decode, within.linear, omega)
+    told = within.complaint
+    complaint = told and (lambda packet, like, now: told(packet, rows(like), now))
+    return Compressor(init, encode, decode, within.linear, omega, complaint, within.takes_raw)
