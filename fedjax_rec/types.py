@@ -287,7 +287,8 @@ class Cohort:
     """The clients of one round. ids: int32[C], each once, where `id == num_clients` marks padding;
     data: what those clients hold, one copy for all of them (see `data.Store`).
     stopped: int32[S], all who were sent the model, where some of them were told to stop and are not
-    among `ids` (`over_selection`); None where nobody was.
+    among `ids` (`over_selection`); None where nobody was. mesh: of one axis, over whose devices the
+    clients are dealt; None for one device.
 
     A client that stands in `ids` twice would count twice. Rounds refuse it where the ids are known;
     in a compiled program they are not, and `simulate` looks at the ids that it drew."""
@@ -295,6 +296,7 @@ class Cohort:
     ids: Int32[Array, " C"]
     data: PyTree
     stopped: Int32[Array, " S"] | None = None
+    mesh: Any = field(default=None, metadata={"static": True})
 
 
 @record

@@ -44,18 +44,9 @@ from ..types import (
     Strategy,
     Transform,
 )
+from .chunks import at, in_chunks, put
 from .clock import Clock
-from .cohort import (
-    at,
-    chunk_of,
-    clients_at_once,
-    in_chunks,
-    kept,
-    now_of,
-    over_clients,
-    put,
-    vmapped,
-)
+from .cohort import chunk_of, clients_at_once, kept, now_of, over_clients, vmapped
 from .federated import at_work, federated
 from .inflight import (
     Held,
@@ -162,8 +153,8 @@ def asynchronous(
         _check_known(outline.known)
         c = clients_at_once(chunk, rule, key, state, cohort)
 
-        def played(carry, ids):
-            private, memory, flight = carry
+        def played(held_now, ids):
+            private, memory, flight = held_now
             here, upload, down = everyone(ids, private)
             change = upload.update
             remembered, upload, up = sender.chunk(
@@ -182,14 +173,19 @@ def asynchronous(
             metrics = {**upload.metrics, "client_seconds": took}
             info = RoundInfo(metrics, weight, up, down, rejected=rejected)
             here = kept(client, weight, at(private, ids), here)
-            return (put(private, keep, here), put(memory, keep, remembered), flight), ((), info)
+            return (put(private, keep, here), put(memory, keep, remembered), flight), (), (), info
 
         begin = state.private, state.memory, flight
-        carry, _, info, _ = in_chunks(played, begin, cohort, c)
-        return *carry, info, tuple(outline.aux)
+        after, _, _, info, _ = in_chunks(played, begin, cohort, c)
+        return *after, info, tuple(outline.aux)
 
     def round(key, state: State, cohort: Cohort, chunk: int | None = None):
         check_clients(clock, cohort)
+        if cohort.mesh is not None:
+            raise ValueError(
+                "asynchronous: what clients send waits in one place, so they are played on one "
+                "device; use devices=1."
+            )
         count, nobody = cohort.ids.shape[0], cohort.data.num_clients
         if count > concurrency:
             raise ValueError(
@@ -199,7 +195,7 @@ def asynchronous(
         of_round, before = jax.random.fold_in(key, state.round), state.server
         ids = starters(keys.stream(of_round, "start"), before["flight"], cohort)
         flight = reserved(before["flight"], ids, before["version"], nobody)
-        starting = Cohort(ids, cohort.data)
+        starting = replace(cohort, ids=ids)
         private, memory, flight, info, aux = start(key, state, flight, starting, chunk)
 
         places, there = arriving(flight, count, nobody)

@@ -1,14 +1,9 @@
 """The clients of a round at work: the one place that plays them, for every engine.
 
-    sort the cohort by size;  for each chunk of c clients:  one vmapped call;  put back in its order
+What a client does is written for one; `over_clients` is the one `vmap`, of the clients of
+a chunk (`chunks`).
 
-What a client does is written for one; `over_clients` is the one `vmap`. What a chunk needs is small
-and is used again by the next, which on a CPU keeps it in cache. Clients of like length share a
-chunk, so the loop inside it runs as long as its longest client and pads almost nothing, and one
-compiled loop serves them all. Where summaries add, chunked and unchunked rounds are equal.
-
-Dimensions: `N` clients, `C` cohort, `c` clients a chunk, `n` uploads of all chunks, padding
-included.
+Dimensions: `N` clients, `C` cohort, `c` clients a chunk.
 """
 
 from __future__ import annotations
@@ -24,6 +19,7 @@ import numpy as np
 from .. import keys, rows, trees, wire
 from ..check import is_traced
 from ..types import Client, Cohort, Now, Packet, PyTree, State
+from .chunks import at
 from .memory import clients_that_fit, refuse_too_large
 
 SMALLER = "use fewer clients, a smaller width, or group users into clients (data.by_hash)"
@@ -146,30 +142,6 @@ def rule_of_thumb(asked: int | str | None, each_of: Callable) -> Callable[..., i
     return chunk
 
 
-def in_chunks(
-    step: Callable, carry: PyTree, cohort: Cohort, c: int
-) -> tuple[PyTree, PyTree, PyTree, Callable]:
-    """(carry, stacks, seen, in_order) of step(carry, ids int32[c]) -> (carry, (stack, seen)) for
-    each chunk.
-
-    stacks: leaves [chunks, ...]. seen: leaves [C, ...], of leaves [c, ...] of each chunk, in the
-    order of `cohort.ids`; of padded clients 0. in_order([n, ...]) -> [C, ...] does the same.
-    """
-    size, store = cohort.ids.shape[0], cohort.data
-    order = jnp.argsort(-store.sizes(cohort.ids), stable=True)
-    fill = jnp.full(-size % c, store.num_clients, jnp.int32)
-    ids = jnp.concatenate([cohort.ids[order], fill])
-
-    def in_order(x):
-        x = x[:size]
-        real = trees.leading(cohort.ids < store.num_clients, x)
-        return jnp.where(real, jnp.zeros_like(x).at[order].set(x), jnp.zeros_like(x))
-
-    carry, (stacks, seen) = jax.lax.scan(step, carry, ids.reshape(-1, c))
-    flat = lambda x: in_order(x.reshape(-1, *x.shape[2:]))
-    return carry, stacks, jax.tree.map(flat, seen), in_order
-
-
 def audited(
     each: Callable, held: PyTree, cohort: Cohort, slices: Callable | None = None
 ) -> tuple[Packet, jax.Array]:
@@ -193,16 +165,6 @@ def kept(client: Client, weight: jax.Array, before: PyTree, after: PyTree) -> Py
 def served(cohort: Cohort, ids: jax.Array) -> jax.Array:
     """`ids` with padding in place of clients without data, to whom nothing is sent."""
     return jnp.where(cohort.data.sizes(ids) > 0, ids, cohort.data.num_clients)
-
-
-def at(tree: PyTree, ids: jax.Array) -> PyTree:
-    """The slices `ids` of leaves [N, ...]; of padding any."""
-    return jax.tree.map(lambda x: x.at[ids].get(mode="clip"), tree)
-
-
-def put(tree: PyTree, ids: jax.Array, new: PyTree) -> PyTree:
-    """`tree` with the slices `ids` replaced, in its types; padding vanishes."""
-    return jax.tree.map(lambda x, y: x.at[ids].set(y.astype(x.dtype), mode="drop"), tree, new)
 
 
 def _refuse_repeated(cohort: Cohort) -> None:

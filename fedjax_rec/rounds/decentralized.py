@@ -20,9 +20,9 @@ import jax.numpy as jnp
 
 from .. import keys, rows, trees, wire
 from ..types import Client, Cohort, Model, Packet, PyTree, RoundInfo, Stage, State, Strategy
+from .chunks import at, in_chunks, put
 from .cohort import (
     SMALLER,
-    at,
     audited,
     beginning,
     chunk_of,
@@ -30,11 +30,9 @@ from .cohort import (
     clients_at_once,
     copies,
     first_private,
-    in_chunks,
     kept,
     now_of,
     over_clients,
-    put,
 )
 from .exchange import Exchange
 from .plan import checked
@@ -113,17 +111,17 @@ def decentralized(
         whole = Packet(rows.dense(trees.trainable(state.shared)))
         c = clients_at_once(chunk, rule, key, state, cohort)
 
-        def played(carry, ids):
-            private, memory, models = carry
-            here, remembered, trained, upload = everyone(ids, carry)
+        def played(held, ids):
+            private, memory, models = held
+            here, remembered, trained, upload = everyone(ids, held)
             keep, upload, rejected = judged(ids, store.num_clients, here, trained, upload)
             here = kept(client, upload.weight, at(private, ids), here)
             there = jnp.where(upload.weight > 0, ids, store.num_clients)
             seen = upload.metrics, upload.weight, rejected
             private, memory = put(private, keep, here), put(memory, keep, remembered)
-            return (private, memory, put(models, there, trained)), ((), seen)
+            return (private, memory, put(models, there, trained)), (), (), seen
 
-        (private, memory, models), _, seen, _ = in_chunks(played, begin, cohort, c)
+        (private, memory, models), _, _, seen, _ = in_chunks(played, begin, cohort, c)
         metrics, weight, rejected = seen
         exchange_key = keys.stream(jax.random.fold_in(key, state.round), "exchange")
         weights = jnp.zeros(store.num_clients).at[cohort.ids].set(weight, mode="drop")

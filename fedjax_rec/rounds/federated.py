@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -32,21 +31,19 @@ from ..types import (
     Strategy,
     Transform,
 )
+from .chunks import at, in_chunks, put
 from .clock import Clock
 from .cohort import (
     SMALLER,
-    at,
     audited,
     beginning,
     client_keys,
     clients_at_once,
     copies,
     first_private,
-    in_chunks,
     kept,
     now_of,
     over_clients,
-    put,
     rule_of_thumb,
     served,
 )
@@ -144,8 +141,8 @@ def federated(
         everyone = over_clients(train, state.private, cohort)
         c = clients_at_once(chunk, rule, key, state, cohort)
 
-        @partial(jax.jit, inline=True)  # traced once, for the outline of sums and for what runs
-        def part(private, memory, ids):
+        def part(held, ids):
+            private, memory = held
             here, upload, down = everyone(ids, private)
             sent = upload.update
             remembered, upload, up = sender.chunk(
@@ -165,17 +162,10 @@ def federated(
             here = kept(client, upload.weight, at(private, ids), here)
             private, memory = put(private, keep, here), put(memory, arrived, remembered)
             info = RoundInfo(upload.metrics, upload.weight, up, down, rejected=rejected)
-            return private, memory, adds, (stacks, info)
+            return (private, memory), adds, stacks, info
 
-        def played(carry, ids):
-            private, memory, total = carry
-            private, memory, adds, seen = part(private, memory, ids)
-            return (private, memory, rows.combine(total, adds)), seen
-
-        start = state.private, state.memory
-        zero = trees.zeros_like(jax.eval_shape(played, (*start, None), cohort.ids[:c])[0][2])
-        (private, memory, total), stacks, info, in_order = in_chunks(
-            played, (*start, zero), cohort, c
+        (private, memory), total, stacks, info, in_order = in_chunks(
+            part, (state.private, state.memory), cohort, c
         )
         finished, update, verdicts = aggregator.finish(
             keys.stream(of_round, "aggregate"),

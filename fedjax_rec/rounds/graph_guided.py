@@ -35,9 +35,9 @@ from ..types import (
     State,
     Strategy,
 )
+from .chunks import at, in_chunks, put
 from .cohort import (
     SMALLER,
-    at,
     audited,
     beginning,
     chunk_of,
@@ -45,11 +45,9 @@ from .cohort import (
     clients_at_once,
     copies,
     first_private,
-    in_chunks,
     kept,
     now_of,
     over_clients,
-    put,
     vmapped,
 )
 from .downlink import downloaded
@@ -164,8 +162,8 @@ def graph_guided(
         everyone = over_clients(train, (state.private, targets), cohort, slices)
         c = clients_at_once(chunk, rule, key, state, cohort)
 
-        def played(carry, ids):
-            private, memory, models = carry
+        def played(held, ids):
+            private, memory, models = held
             here, upload, down = everyone(ids, (private, targets))
             change = upload.update
             remembered, upload, up = sender_of(state.shared).chunk(
@@ -178,10 +176,10 @@ def graph_guided(
             here = kept(client, upload.weight, at(private, ids), here)
             private, memory = put(private, keep, here), put(memory, keep, remembered)
             info = RoundInfo(upload.metrics, upload.weight, up, down, rejected=rejected)
-            return (private, memory, models), ((), info)
+            return (private, memory, models), (), (), info
 
         begin = state.private, state.memory, server["models"]
-        (private, memory, models), _, info, _ = in_chunks(played, begin, cohort, c)
+        (private, memory, models), _, _, info, _ = in_chunks(played, begin, cohort, c)
         weight = info.weight
         metrics = {**info.metrics, "neighbours": jnp.where(weight > 0, degree, 0.0)}
         info = replace(info, metrics=metrics)

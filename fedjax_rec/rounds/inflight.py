@@ -26,7 +26,8 @@ import jax.numpy as jnp
 from .. import keys, rows, trees
 from ..check import at_least
 from ..types import Aggregator, Cohort, Compressor, Now, PyTree, Upload
-from .cohort import at, vmapped
+from .chunks import at
+from .cohort import vmapped
 
 
 @dataclass(frozen=True)

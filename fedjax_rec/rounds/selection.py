@@ -62,7 +62,7 @@ def selecting(strategy: Strategy, utility: Utility, clients: int) -> Strategy:
 
     def chosen(key, state: State, cohort: Cohort) -> int:
         ids = jax.eval_shape(lambda ids: ids[:clients], cohort.ids)
-        return rule(key, _inside(state), Cohort(ids, cohort.data))
+        return rule(key, _inside(state), replace(cohort, ids=ids))
 
     return replace(
         strategy, init=init, round=round, packets=packets if sends else None,
@@ -97,7 +97,7 @@ def over_selection(strategy: Strategy, clients: int) -> Strategy:
         first = jnp.where(cohort.data.sizes(cohort.ids) > 0, seconds, jnp.inf)
         ids = _first(clients, cohort, cohort.ids, first)
         told = cohort.ids if cohort.stopped is None else cohort.stopped
-        state, info = strategy.round(key, state, Cohort(ids, cohort.data, told), chunk)
+        state, info = strategy.round(key, state, replace(cohort, ids=ids, stopped=told), chunk)
         return state, replace(of_cohort(info, ids, cohort), bytes_down=outlook.bytes_down)
 
     return replace(strategy, round=round)

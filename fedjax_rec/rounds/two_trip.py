@@ -48,16 +48,15 @@ from ..types import (
     Strategy,
     Transform,
 )
+from .chunks import at, put
 from .cohort import (
     SMALLER,
-    at,
     beginning,
     copies,
     first_private,
     kept,
     now_of,
     over_clients,
-    put,
     served,
     vmapped,
 )

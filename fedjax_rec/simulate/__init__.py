@@ -11,7 +11,7 @@ from .checkpoint import (
     save_state,
 )
 from .cohorts import Cohorts, available, dropout, fixed, full, poisson, uniform
-from .device import configure
+from .device import clients_mesh, configure
 from .forecast import Forecast, forecast
 from .loop import Diverged, Progress, simulate
 from .measure import Measure, aggregated, fitted, on_examples, personal
@@ -36,6 +36,7 @@ __all__ = [
     "available",
     "block_of",
     "blocks",
+    "clients_mesh",
     "configure",
     "dropout",
     "fitted",

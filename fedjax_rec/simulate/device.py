@@ -6,11 +6,13 @@ import os
 from pathlib import Path
 
 import jax
+from jax.sharding import Mesh
 
+from ..check import at_least
 from ..data.sources import sources
 
 
-def configure(threads: int = 1, cache: str | Path | None = "") -> None:
+def configure(threads: int = 1, cache: str | Path | None = "", devices: int = 1) -> None:
     """Call before the first computation; later calls change the cache only.
 
     Args:
@@ -18,11 +20,17 @@ def configure(threads: int = 1, cache: str | Path | None = "") -> None:
             operations of a round are small, and one thread does a round in the same wall time as
             two and half the CPU time; large dense models gain from more. `NPROC` in the environment
             wins.
+        devices: how many a CPU is for programs on a mesh, see `clients_mesh`: one for each of its
+            cores at most. What is an accelerator has those that it has.
         cache: folder for compiled programs, which makes the next start faster; "" for
             `$XDG_CACHE_HOME/fedjax_rec/xla` (or `~/.cache`), None for no cache.
     """
     if threads < 0:
         raise ValueError(f"configure(threads={threads}) must not be negative; 0 is one a core.")
+    if devices != 1:
+        at_least("configure", "devices", devices, 1)
+        if jax.config.jax_num_cpu_devices < devices:
+            jax.config.update("jax_num_cpu_devices", devices)
     if threads:
         os.environ.setdefault("NPROC", str(threads))
     if cache is None:
@@ -32,3 +40,27 @@ def configure(threads: int = 1, cache: str | Path | None = "") -> None:
     jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def clients_mesh(devices: int) -> Mesh | None:
+    """The mesh over which the clients of a round are dealt; None for one device.
+
+    Raises:
+        ValueError: There are fewer devices.
+
+    Example:
+        >>> simulate.configure(devices=2)  # the cores of a CPU as devices
+        >>> program = simulate.program(made, simulate.clients_mesh(2))
+    """
+    at_least("clients_mesh", "devices", devices, 1)
+    there = jax.local_devices()
+    if devices > len(there):
+        raise ValueError(
+            f"devices={devices}, and there are {len(there)} ({there[0].platform}); use at most "
+            f"{len(there)}, or on a CPU simulate.configure(devices={devices}) before anything else "
+            "of jax."
+        )
+    if devices == 1:
+        return None
+    kind = (jax.sharding.AxisType.Auto,)
+    return jax.make_mesh((devices,), ("clients",), kind, devices=there[:devices])

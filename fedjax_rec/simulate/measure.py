@@ -14,7 +14,8 @@ import jax.numpy as jnp
 
 from .. import keys
 from ..evaluate import Protocol, evaluate_examples, evaluate_users, labelled
-from ..rounds.cohort import in_chunks, now_of, over_clients, put
+from ..rounds.chunks import in_chunks, put
+from ..rounds.cohort import now_of, over_clients
 from ..types import Client, Cohort, Model, RoundInfo, State
 
 
@@ -71,8 +72,8 @@ def fitted(measure: Measure, client: Client, store, ids, key: jax.Array, chunk: 
             return client.update(keys.for_client(key, id), mine, state.shared, data, now(id))[0]
 
         everyone = over_clients(one, state.private, cohort)
-        step = lambda private, ids: (put(private, ids, everyone(ids, private)), ((), ()))
-        private = in_chunks(step, state.private, cohort, min(chunk, cohort.ids.size))[0]
+        step = lambda held, ids: (put(held, ids, (everyone(ids, held[0]),)), (), (), ())
+        (private,) = in_chunks(step, (state.private,), cohort, min(chunk, cohort.ids.size)).held
         return measure.values(replace(state, private=private), info, of_round)
 
     return replace(measure, values=values)

@@ -19,6 +19,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from .. import keys
 from ..rounds.plan import Chunk, plan
@@ -71,49 +72,49 @@ class Program:
     of: Callable[..., Calls]
 
 
-def program(made: Callable[..., Parts]) -> Program:
+def program(made: Callable[..., Parts], mesh: Mesh | None = None) -> Program:
     """The calls of all runs of what made(inputs) -> Parts makes.
 
     Args:
         made: is traced. Inputs may be numbers, such as learning rates, and the cases that a model
             is measured on; what changes shapes or the code that runs cannot be one of them.
+        mesh: Of one axis, over whose devices the clients of each round are dealt, see
+            `rounds.chunks`; None for one device.
 
     Raises:
-        ValueError: from `compiled`, where the cohort is larger than the clients.
+        ValueError: from `compiled`, where the cohort is larger than the clients, or a strategy
+            that cannot be dealt out has a mesh.
     """
 
     def block(key, inputs, state, store, times, rounds, chunk):
-        return blocks(made(inputs), key, state, store, times, rounds, chunk)
+        return blocks(made(inputs), key, state, store, times, rounds, chunk, mesh)
 
     def first(key, inputs, num_clients):
         return made(inputs).strategy.init(keys.stream(key, "init"), num_clients)
 
     begin: Any = jax.jit(first, static_argnames="num_clients")
-    jitted: Any = jax.jit(
-        block, static_argnames=("times", "rounds", "chunk"), donate_argnames="state"
-    )
-    ready: dict[Any, tuple[Any, Chunk]] = {}
+    ready: dict[Any, tuple[Any, Any, Chunk]] = {}
     planned: dict[Any, Chunk] = {}
     looked: list[bool] = []
     compiling = threading.Lock()
 
     def called(key, inputs, state, store, times, rounds):
-        """The executable of these shapes, and its chunk: chosen once, before anything is traced."""
+        """The call of these shapes, its executable, and the chunk, chosen before all is traced."""
         of_shapes = _shapes((inputs, state, store))
         with compiling:
             if of_shapes not in planned:
-                planned[of_shapes] = chunk_for(made(inputs), key, state, store)
+                planned[of_shapes] = chunk_for(made(inputs), key, state, store, mesh)
             chunk = planned[of_shapes]
             if (times, rounds, of_shapes) not in ready:
-                sizes = dict(times=times, rounds=rounds, chunk=chunk.clients)
-                lowered = jitted.lower(key, inputs, state, store, **sizes)
-                ready[times, rounds, of_shapes] = lowered.compile(), chunk
+                args = key, inputs, state, store
+                made_of = _compiled(mesh, block, args, (times, rounds, chunk.clients))
+                ready[times, rounds, of_shapes] = *made_of, chunk
         return ready[times, rounds, of_shapes]
 
     def of(key, inputs: PyTree = ()) -> Calls:
         def compiled(state, store, times: int, rounds: int) -> Compiled:
-            call, chunk = called(key, inputs, state, store, times, rounds)
-            return Compiled(partial(call, key, inputs), chunk, call.memory_analysis)
+            call, program, chunk = called(key, inputs, state, store, times, rounds)
+            return Compiled(partial(call, key, inputs), chunk, program.memory_analysis)
 
         def look(state, store) -> None:
             with compiling:
@@ -127,24 +128,51 @@ def program(made: Callable[..., Parts]) -> Program:
     return Program(of)
 
 
-def blocks(parts: Parts, key, state, store, times: int, rounds: int, chunk: int):
+def _compiled(mesh: Mesh | None, block: Callable, args: tuple, sizes: tuple) -> tuple[Any, Any]:
+    """(call, executable) of block(*args, *sizes), which gives up the state, its third argument."""
+    jitted = jax.jit(block, donate_argnums=2, static_argnums=(4, 5, 6))
+    if mesh is None:
+        made = jitted.lower(*args, *sizes).compile()
+        return made, made
+    # Lowered for shapes that lie nowhere, since `jax.shard_map` may close over no others; where
+    # they lie is then the compiler's choice.
+    made = jitted.lower(*jax.tree.map(_outline, args), *sizes).compile()
+    lie, _ = made.input_shardings
+
+    def call(*args):
+        return made(*jax.device_put(args, lie))
+
+    return call, made
+
+
+def _outline(x) -> Any:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype) if hasattr(x, "shape") else x
+
+
+def blocks(parts: Parts, key, state, store, times: int, rounds: int, chunk: int, mesh=None):
     """`times` measurements, each after `rounds` rounds, as `Compiled.call` gives them."""
-    one = lambda s, _: _measured(parts, key, s, store, rounds, chunk)
+    one = lambda s, _: _measured(parts, key, s, store, rounds, chunk, mesh)
     return jax.lax.scan(one, state, None, length=times)
 
 
-def chunk_for(parts: Parts, key, state, store) -> Chunk:
-    """How many clients train at once, by the shapes of all these."""
+def chunk_for(parts: Parts, key, state, store, mesh: Mesh | None = None) -> Chunk:
+    """How many clients train at once, on each device, by the shapes of all these."""
+    if mesh is not None and parts.strategy.chunk is None:
+        raise ValueError(
+            "the strategy plays its clients all at once and not in chunks, which could be dealt to "
+            f"{mesh.size} devices; use devices=1."
+        )
     ids = jax.ShapeDtypeStruct((parts.draws().size(store.num_clients),), jnp.int32)
     return plan(parts.strategy, keys.stream(key, "round"), state, Cohort(ids, store))
 
 
-def _one_round(parts: Parts, key, state, store, chunk):
+def _one_round(parts: Parts, key, state, store, chunk, mesh):
     n = store.num_clients
     draw = jax.random.fold_in(keys.stream(key, "cohort"), state.round)
     ids = parts.draws().draw(draw, state.round, n)
     of_round = keys.stream(key, "round")
-    state, info = parts.strategy.round(of_round, state, Cohort(ids, store), chunk)
+    cohort = Cohort(ids, store, mesh=mesh)
+    state, info = parts.strategy.round(of_round, state, cohort, chunk)
     refused = jnp.zeros(ids.shape) if info.rejected is None else info.rejected
     # Numbers of a client, by examples; where nobody counts, as when all are late, of all who
     # trained, and where nobody did, there is nothing to tell.
@@ -161,9 +189,9 @@ def _one_round(parts: Parts, key, state, store, chunk):
     return state, (info, ids, means | told)
 
 
-def _measured(parts: Parts, key, state, store, rounds, chunk):
+def _measured(parts: Parts, key, state, store, rounds, chunk, mesh):
     state, (info, ids, seen) = jax.lax.scan(
-        lambda s, _: _one_round(parts, key, s, store, chunk), state, None, length=rounds
+        lambda s, _: _one_round(parts, key, s, store, chunk, mesh), state, None, length=rounds
     )
     last = jax.tree.map(lambda x: x[-1], info)
     measure = parts.measure

@@ -37,8 +37,8 @@ from .. import keys, rows, trees, wire
 from ..check import at_least, fraction, is_traced, one_of, static
 from ..clients import Local, local_training
 from ..data import Batches
+from ..rounds.chunks import at, in_chunks, put
 from ..rounds.cohort import (
-    at,
     beginning,
     chunk_of,
     client_keys,
@@ -46,9 +46,7 @@ from ..rounds.cohort import (
     copies,
     everybody,
     first_private,
-    in_chunks,
     now_of,
-    put,
     vmapped,
 )
 from ..rounds.plan import checked
@@ -215,8 +213,8 @@ def ptf_fedrec(
         c = clients_at_once(chunk, rule, key, state, cohort)
         length = min(num_items, int(store.longest * (1 + max(gamma[1], 1))) + 1)
 
-        def played(carry, ids):
-            private, memory = carry
+        def played(before, ids):
+            private, memory = before
             held = at(private, ids)
             lesson, positive = prepare(store.take(ids), held["told"])
             args = ids, held, lesson, positive
@@ -229,10 +227,10 @@ def ptf_fedrec(
             heard = vmapped(lambda u: listed(u, length), upload.update)(upload.update)
             heard = (*heard[:2], jnp.where(upload.weight > 0, heard[2], 0))
             private, memory = put(private, keep, here), put(memory, keep, remembered)
-            return (private, memory), ((), (upload.metrics, upload.weight, up, rejected, heard))
+            return (private, memory), (), (), (upload.metrics, upload.weight, up, rejected, heard)
 
         begin = state.private, state.memory
-        (private, memory), _, seen, _ = in_chunks(played, begin, cohort, c)
+        (private, memory), _, _, seen, _ = in_chunks(played, begin, cohort, c)
         metrics, weight, up, rejected, (items, labels, counts) = seen
         # By client, so that the order of the cohort does not matter.
         order = jnp.argsort(ids)
