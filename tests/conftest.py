@@ -1,6 +1,7 @@
 """A fixture of all rooms: `pytestmark = pytest.mark.usefixtures("compiled_fast")`; and types and
 shapes in the annotations of some rooms, checked at every call while tests run."""
 
+import jax
 import pytest
 import rotating
 from compiling import fast
@@ -10,6 +11,8 @@ from jaxtyping import install_import_hook
 # for outlines and `vmap` axes as well, and `test_records.py` checks those of a round.
 CHECKED = ["fedjax_rec.rows", "fedjax_rec.wire"]
 CHECKED += [f"fedjax_rec.evaluate.{name}" for name in ("labelled", "protocol", "ranks")]
+# Before anything is computed: programs on a mesh have devices, and others the first of them.
+jax.config.update("jax_num_cpu_devices", 4)
 install_import_hook(CHECKED, "beartype.beartype")
 
 

@@ -132,6 +132,7 @@ class Config:
     keep_best: bool
     audit: int
     threads: int
+    devices: int
     memory_budget: str | int | None
     most_rejected: float
     start_from: str | None
@@ -196,6 +197,7 @@ def read(
         keep_best=made.keep_best,
         audit=made.audit,
         threads=made.threads,
+        devices=1 if made.devices is None else made.devices,
         memory_budget=made.memory_budget,
         most_rejected=0.1 if made.most_rejected is None else made.most_rejected,
         start_from=made.start_from,
@@ -230,6 +232,7 @@ def _parser(factories, paths) -> ArgumentParser:
     parser.add_argument("--keep_best", type=bool, default=True)
     parser.add_argument("--audit", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--devices", type=int | None, default=None)
     parser.add_argument("--memory_budget", type=str | int | None, default=None)
     parser.add_argument("--most_rejected", type=float | None, default=None)
     parser.add_argument("--start_from", type=str | None, default=None)
@@ -335,6 +338,8 @@ def _check_numbers(made: Namespace) -> None:
         )
     if made.memory_budget is not None:
         bytes_of("memory_budget", made.memory_budget)
+    if made.devices is not None and made.devices < 1:
+        raise ConfigError(f"devices={made.devices} is too small; use devices >= 1.")
     if made.most_rejected is not None and not 0 <= made.most_rejected <= 1:
         raise ConfigError(f"most_rejected={made.most_rejected} is no share; use 0 to 1.")
     if (fit := made.evaluation.fit) is not None:

@@ -52,7 +52,7 @@ def run(
     read = configuration.read(config.plain if isinstance(config, Config) else config, changes)
     if isinstance(config, Config) and "name" not in changes:
         read = replace(read, name=config.name)
-    simulate.configure(read.threads)
+    simulate.configure(read.threads, devices=read.devices)
     if out is not None:
         run_in_folder(read, out, overwrite, show)
         return load_run(out)

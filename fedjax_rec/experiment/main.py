@@ -141,7 +141,7 @@ def _run(words: Sequence[str]) -> int:
     from .run import run
 
     config = configuration.read(known.config, overrides)
-    configure(config.threads)
+    configure(config.threads, devices=config.devices)
     out = Path(known.out or Path("runs") / config.name)
     run(config, out, known.overwrite == "true", not known.quiet)
     if not known.quiet:

@@ -49,7 +49,8 @@ def run(config: Config, out: Path | str, overwrite: bool = False, show: bool = T
         with strategies.memory_budget(config.memory_budget):
             experiment = prepare(config)
             key = jax.random.key(config.seed)
-            calls = simulate.program(experiment.made).of(key, experiment.inputs())
+            mesh = simulate.clients_mesh(config.devices)
+            calls = simulate.program(experiment.made, mesh).of(key, experiment.inputs())
             return carry_out(config, folder, experiment, calls, show)
     finally:
         folder.release()

@@ -1,0 +1,94 @@
+"""A round that is dealt to devices is the round on one: every strategy, to float tolerance.
+
+Three devices own 8, 8 and 7 of 23 clients; cohorts of 11 are drawn, so that devices differ in how
+many they play, and one client has no example. The strategies take turns, see `rotating`.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from compiling import fast
+from rotating import marks
+from strategies_registry import STRATEGIES, client_of, fedmf
+from worlds import KEY, federated, named
+
+from fedjax_rec import data, rows, simulate, strategies
+from fedjax_rec.types import Aggregator
+
+# What they send waits in one place.
+ON_ONE = {"asynchronous(constant clock)", "fedbuff(23)", "fedasync(23)"}
+ROUNDS = 3
+
+
+def after(strategy, store, devices: int, cohorts):
+    """(state, metrics) after some rounds, as NumPy."""
+    mesh = simulate.clients_mesh(devices)
+    calls = simulate.program(lambda _: simulate.Parts(strategy, cohorts), mesh).of(KEY)
+    with fast():
+        (*_, end) = simulate.simulate(strategy, store, ROUNDS, KEY, cohorts, every=2, calls=calls)
+    return jax.tree.map(np.array, end.state), end.metrics
+
+
+def same_run(strategy, store, devices: int, cohorts):
+    one, of_one = after(strategy, store, 1, cohorts)
+    many, of_many = after(strategy, store, devices, cohorts)
+    assert jax.tree.structure(one) == jax.tree.structure(many)
+    for x, y in zip(jax.tree.leaves(one), jax.tree.leaves(many), strict=True):
+        assert (x.shape, x.dtype) == (y.shape, y.dtype)
+        np.testing.assert_allclose(
+            np.asarray(x, np.float64), np.asarray(y, np.float64), rtol=1e-4, atol=2e-5
+        )
+    for name in of_one.keys() - {"seconds"}:
+        np.testing.assert_allclose(of_many[name], of_one[name], rtol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(x, marks=marks(f"devices/{x}", 12)) for x in STRATEGIES]
+)
+def test_every_strategy_on_three_devices(name):
+    recipe, packed = STRATEGIES[name], named("compact")
+    strategy = recipe.make(recipe.model(packed.num_items), data.pointwise(4))
+    if strategy.chunk is None or name in ON_ONE:  # nothing that could be dealt out
+        with pytest.raises(ValueError, match="use devices=1"):
+            after(strategy, packed.store, 3, simulate.uniform(11))
+        return
+    same_run(strategy, packed.store, 3, simulate.uniform(11))
+
+
+@pytest.mark.parametrize(
+    "cohorts", [simulate.full(), simulate.fixed([3]), simulate.poisson(0.2, 9)]
+)
+def test_cohorts_that_devices_share_unevenly(cohorts):
+    packed = named("compact")
+    same_run(federated(packed, fedmf(packed.num_items)), packed.store, 4, cohorts)
+
+
+def listing() -> Aggregator:
+    """The largest of all uploads by weight: its summaries are listed and not added."""
+
+    def reduce(state, uploads, now):
+        return {"update": jax.vmap(rows.to_dense)(uploads.update), "weight": uploads.weight}
+
+    def finish(key, state, summary, now):
+        best = jnp.argmax(summary["weight"])
+        update = jax.tree.map(lambda x: x[best], summary["update"])
+        verdicts = (jnp.arange(summary["weight"].shape[0]) == best).astype(jnp.float32)
+        return state, update, verdicts
+
+    return Aggregator(lambda shared: (), reduce, finish, additive=False)
+
+
+def test_verdicts_on_listed_uploads_reach_their_clients():
+    """Who is chosen keeps what it made, whichever device played it."""
+    packed = named("compact")
+    model = fedmf(packed.num_items)
+    client = client_of(model, data.pointwise(4))
+    strategy = strategies.federated(client, model, aggregator=listing(), clients_per_chunk=2)
+    same_run(strategy, packed.store, 3, simulate.uniform(11))
+
+
+def test_more_devices_than_there_are():
+    with pytest.raises(ValueError, match=r"devices=99, and there are \d+ \(cpu\); use at most"):
+        simulate.clients_mesh(99)
+    assert simulate.clients_mesh(1) is None
