@@ -78,8 +78,8 @@ def test_what_is_known_of_a_cold_user_trains_and_nothing_else(world):
 
 
 def test_scores_are_those_of_a_fit_in_numpy(world):
-    """p <- p - eta mean_i (sigmoid(p q_i) - 1) q_i over what is known of the user, three times, with
-    Q as the server has it."""
+    """p <- p - eta mean_i (sigmoid(p q_i) - 1) q_i over what is known of the user, three times,
+    with Q as the server has it."""
     table = np.asarray(world.state.shared["item"].values, np.float64)
     got = world.values(SCORES, world.data.test, negatives=0)
     rows = dict(zip(np.asarray(world.data.test.users).tolist(), got, strict=True))
