@@ -123,17 +123,18 @@ def nbytes(packet: PyTree) -> UInt32[Array, ""]:
         )
     for leaf in leaves:
         if isinstance(leaf, RowsUpdate):
-            count = leaf.live.sum(dtype=jnp.uint32)
+            count = jnp.asarray(leaf.live).sum(dtype=jnp.uint32)
             if leaf.ids is None:
                 ids = indices.nbytes_of_mask(count, leaf.size)
             else:
                 ids = indices.nbytes_of_list(leaf.ids, leaf.live, leaf.size)
-            total += _binary(ids) + _binary(_content(leaf.values, leaf.live, count))
+            size = _binary(ids) + _binary(_content(leaf.values, leaf.live, count))
         elif isinstance(leaf, Live):
-            count = leaf.live.sum(dtype=jnp.uint32)
-            total += _integer(count) + _binary(_content(leaf.values, leaf.live, count))
+            count = jnp.asarray(leaf.live).sum(dtype=jnp.uint32)
+            size = _integer(count) + _binary(_content(leaf.values, leaf.live, count))
         else:
-            total += jnp.asarray(_binary(_content(leaf)), jnp.uint32)
+            size = _binary(_content(leaf))
+        total += jnp.asarray(size, jnp.uint32)
     return total + jnp.uint32(_header(sum(map(_parts, leaves))))
 
 

@@ -83,6 +83,9 @@ COMPRESSORS = {
         lambda: by_component(compress.cast("float16")), error=2.0**-11, largest=65504
     ),
     "per_leaf(cast)": Law(lambda: compress.per_leaf(compress.cast()), error=2.0**-8),
+    "cheaper(qsgd)": Law(
+        lambda: compress.cheaper(compress.qsgd(7)), unbiased=True, omega=350**0.5 / 7
+    ),
     "scheduled(scaled)": Law(
         lambda: compress.scheduled(lambda share: shrunk(share), lambda round: 1.0 - 0.1 * round),
         error=1e-6,
