@@ -49,10 +49,12 @@ def fraction(where: str, name: str, value) -> None:
 
 
 def seed(where: str, value) -> None:
-    """Raises ValueError unless 0 <= value < 2^32: beyond, keys of jax are those of the rest of the
-    division, and two seeds are one run."""
-    if not holds(value, lambda x: (x >= 0) & (x < 2**32)):
-        raise ValueError(f"{where}(seed={value}) is no seed; use 0 <= seed < 2**32.")
+    """Raises ValueError unless 0 <= value < 2^32, a whole number: beyond, keys of jax are those of
+    the rest of the division, and two seeds are one run."""
+    if not holds(value, lambda x: (x.dtype.kind in "iuO") & (x >= 0) & (x < 2**32)):
+        raise ValueError(
+            f"{where}(seed={value}) is no seed; use 0 <= seed < 2**32, a whole number."
+        )
 
 
 def static(where: str, name: str, value) -> None:

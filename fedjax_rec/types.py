@@ -139,9 +139,10 @@ class Stage:
 
     init(update) -> memory: what a client keeps between rounds; `update` is of the whole model.
     send(key, memory, upload, now) -> (memory, upload): at the client, of which `now.client` is the
-        id and `now.cohort` who else takes part. A client's memory changes only where its upload
-        weighs something and is not rejected.
-    receive(key, update, now) -> update: at the server, on what the aggregator made of all uploads.
+        id and `now.cohort` who else takes part. It holds a client back by a weight of 0. A client's
+        memory changes only where its upload weighs something and is not rejected.
+    receive(key, update, now) -> update: at the server, on what the aggregator made of all uploads;
+        refused where nobody sums them.
     """
 
     send: Callable[..., tuple[PyTree, Upload]]

@@ -14,6 +14,7 @@ from dataclasses import replace
 import jax
 import optax
 
+from .. import check
 from ..bases import product, random_rows
 from ..check import at_least
 from ..rows import RowsGradient, is_table, map_nodes_with_path, nodes_with_path
@@ -38,7 +39,7 @@ def subspace(optimizer: Local | optax.GradientTransformation, rank: int, seed: i
         A `Local` with A beside the state of `optimizer`.
 
     Raises:
-        ValueError: for rank < 1.
+        ValueError: for rank < 1, and for no seed of 32 bits.
 
     Example:
         >>> from fedjax_rec import clients, compress
@@ -46,6 +47,7 @@ def subspace(optimizer: Local | optax.GradientTransformation, rank: int, seed: i
         >>> uplink = compress.seeded_low_rank(rank=8, seed=7)  # the same A
     """
     at_least("subspace", "rank", rank, 1)
+    check.seed("subspace", seed)
     inner = as_local(optimizer)
 
     def spaces(params: PyTree, now) -> dict[str, jax.Array]:

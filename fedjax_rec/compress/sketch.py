@@ -18,7 +18,7 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 
-from .. import keys
+from .. import check, keys
 from ..check import at_least
 from ..rows import RowsUpdate
 from ..types import Compressor
@@ -46,10 +46,11 @@ def count_sketch(rows: int = 5, columns: int = 1024, seed: int = 0) -> Compresso
         A `Compressor` without memory.
 
     Raises:
-        ValueError: for rows or columns < 1.
+        ValueError: for rows or columns < 1, and for no seed of 32 bits.
     """
     at_least("count_sketch", "rows", rows, 1)
     at_least("count_sketch", "columns", columns, 1)
+    check.seed("count_sketch", seed)
 
     def encode_node(key, memory, node, now):
         x = numbers(node)[0]

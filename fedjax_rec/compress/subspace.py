@@ -17,6 +17,7 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
+from .. import check
 from ..bases import product, random_rows
 from ..check import at_least
 from ..types import Compressor
@@ -37,9 +38,10 @@ def seeded_projection(rank: int, seed: int = 0) -> Compressor:
         A linear `Compressor` without memory.
 
     Raises:
-        ValueError: for rank < 1.
+        ValueError: for rank < 1, and for no seed of 32 bits.
     """
     at_least("seeded_projection", "rank", rank, 1)
+    check.seed("seeded_projection", seed)
     return _seeded(rank, seed, lambda width: 1.0, lambda width: width / rank - 1)
 
 
@@ -59,7 +61,7 @@ def seeded_low_rank(rank: int, seed: int = 0) -> Compressor:
         A linear `Compressor` without memory.
 
     Raises:
-        ValueError: for rank < 1.
+        ValueError: for rank < 1, and for no seed of 32 bits.
 
     Example:
         >>> from fedjax_rec import clients, compress
@@ -67,6 +69,7 @@ def seeded_low_rank(rank: int, seed: int = 0) -> Compressor:
         >>> optimizer = clients.subspace(clients.sgd(0.5), 8, seed=7)
     """
     at_least("seeded_low_rank", "rank", rank, 1)
+    check.seed("seeded_low_rank", seed)
     # Rows of A are orthogonal, of length sqrt(D / r): (A A^T)^-1 is a factor.
     return _seeded(rank, seed, lambda width: rank / width, lambda width: 1 - rank / width)
 

@@ -14,7 +14,14 @@ import yaml
 
 from fedjax_rec.data.digest import CATALOGUE
 
-LABELS = ("seed", "out", "name", "config", "audit", "devices")  # keys of a configuration that change no result
+LABELS = (
+    "seed",
+    "out",
+    "name",
+    "config",
+    "audit",
+    "devices",
+)  # keys of a configuration that change no result
 RANKING = ("hr@10", "ndcg@10")
 LOWER_IS_BETTER = ("rmse", "mae", "loss", "log_loss")
 # Of a client in a round; no metrics of a model, but targets may name them.

@@ -90,7 +90,9 @@ def asynchronous(
     of the uploads that arrive, the first in the first place. Metrics are those of the client,
     `client_seconds`, and, the same for all, `simulated_seconds` since the last server step,
     `simulated_time` since the start, `arrived`, how many uploads did, and their mean `staleness`.
-    With M = K and a clock that gives all the same time, rounds are those of `federated`.
+    Where none of the uploads that arrive counts, having no weight or by the aggregator's verdict,
+    there is no server step. With M = K and a clock that gives all the same time, rounds are those
+    of `federated`.
 
     Args:
         client: as in `federated`.
@@ -201,7 +203,9 @@ def asynchronous(
         places, there = arriving(flight, count, nobody)
         due = (flight["ids"] < nobody).sum() - (concurrency - count)
         there &= jnp.arange(count) < jnp.where((ids == nobody).all(), count, due)
-        some = there.any()
+        weight = jnp.where(there, flight["weight"][places], 0.0)
+        # Where nothing that came weighs anything, nothing moves, by momentum neither.
+        some = (weight > 0).any()
         took = jnp.where(there, flight["seconds"][places], 0.0).max()
         tau = jnp.where(there, before["version"] - flight["version"][places], 0)
         tau = tau.astype(jnp.float32)
@@ -210,26 +214,31 @@ def asynchronous(
             latest, now = trees.trainable(state.shared), now_of(state.round, state.shared, cohort)
             nbytes = trees.nbytes(flight["held"]) // concurrency
             c = chunk_of(chunk or clients_per_chunk, nbytes, cohort)
-            weight = jnp.where(there, flight["weight"][places], 0.0)
             summary = summary_of(
                 aggregator, before["aggregator"], now(None), lambda x: held.release(latest, x),
                 flight, aux, places, weight, stale.weight(tau), c,
             )  # fmt: skip
             aggregate_key = keys.stream(of_round, "aggregate")
-            finished, update, _ = aggregator.finish(
+            finished, update, verdicts = aggregator.finish(
                 aggregate_key, before["aggregator"], summary, now(None)
             )
             update = uplink_of(uplink, stages).receive(
                 keys.stream(of_round, "receive"), update, now(None)
             )
-            return finished, *optimizer.apply(before["optimizer"], state.shared, update)
+            after = finished, *optimizer.apply(before["optimizer"], state.shared, update)
+            after = trees.typed_as(after, same)  # sums are wider than what is kept
+            if verdicts is None:
+                return after, jnp.bool_(True)
+            taken = ((verdicts[:count] > 0) & (weight > 0)).any()
+            return trees.select(taken, after, same), taken
 
-        same = lambda: (before["aggregator"], before["optimizer"], state.shared)
-        finished, moved, shared = jax.lax.cond(some, stepped, same)
+        same = before["aggregator"], before["optimizer"], state.shared
+        args = some, stepped, lambda: (same, jnp.bool_(False))
+        (finished, moved, shared), steps = jax.lax.cond(*args)
         now = before["clock"] + took
         states = {"aggregator": finished, "optimizer": moved, "clock": now}
         states["flight"] = after_arrival(flight, places, there, took, nobody)
-        states["version"] = before["version"] + some
+        states["version"] = before["version"] + steps
 
         everybody = {"simulated_seconds": took, "simulated_time": now, "arrived": there.sum()}
         everybody["staleness"] = tau.sum() / jnp.maximum(there.sum(), 1)

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .. import keys
+from .. import check, keys
 from ..check import at_least, holds, is_traced, positive
 
 
@@ -65,13 +65,15 @@ def lognormal_clock(
         seed: which clients are slow, whatever the key of the run.
 
     Raises:
-        ValueError: unless speed, bandwidths and epochs are positive and the others at least 0.
+        ValueError: unless speed, bandwidths and epochs are positive, the others at least 0, and the
+            seed is one of 32 bits.
     """
-    check = {"speed": speed, "downlink": downlink, "uplink": uplink, "epochs": epochs}
-    for name, value in check.items():
+    check.seed("lognormal_clock", seed)
+    rates = {"speed": speed, "downlink": downlink, "uplink": uplink, "epochs": epochs}
+    for name, value in rates.items():
         positive("lognormal_clock", name, value)
-    check = {"latency": latency, "spread": spread, "bandwidth_spread": bandwidth_spread}
-    for name, value in {**check, "jitter": 0 if jitter is None else jitter}.items():
+    others = {"latency": latency, "spread": spread, "bandwidth_spread": bandwidth_spread}
+    for name, value in {**others, "jitter": 0 if jitter is None else jitter}.items():
         at_least("lognormal_clock", name, value, 0)
 
     def devices(ids):

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .. import check
 from ..check import fraction, static
 
 
@@ -53,8 +54,9 @@ def erdos_renyi(probability: float, seed: int = 0) -> Graph:
     are connected.
 
     Raises:
-        ValueError: outside 0 <= probability <= 1.
+        ValueError: outside 0 <= probability <= 1, and for no seed of 32 bits.
     """
+    check.seed("erdos_renyi", seed)
     static("erdos_renyi", "probability", probability)
     fraction("erdos_renyi", "probability", probability)
 

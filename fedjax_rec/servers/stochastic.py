@@ -13,7 +13,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from .. import keys, rows, trees
+from .. import check, keys, rows, trees
 from ..check import positive
 from ..compress.quantize import rounded_bits
 from ..rows.narrow import Rounding, is_narrow
@@ -31,8 +31,9 @@ def stochastic_step(learning_rate: float = 1.0, seed: int = 0) -> Server:
         A `Server` whose state is the number of the round.
 
     Raises:
-        ValueError: for learning_rate <= 0.
+        ValueError: for learning_rate <= 0, and for no seed of 32 bits.
     """
+    check.seed("stochastic_step", seed)
     positive("stochastic_step", "learning_rate", learning_rate)
 
     def apply(count, shared, update):

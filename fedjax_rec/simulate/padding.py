@@ -65,7 +65,8 @@ def refuse_counted_padding(strategy: Strategy, state: State, store) -> None:
         module, name = (getattr(loss, x, "") for x in ("__module__", "__qualname__"))
         raise ValueError(
             f"model.loss ({module}.{name}) counts padding: {told}; multiply the loss of each "
-            'example by batch["mask"] and divide the sum by jnp.maximum(batch["mask"].sum(), 1).'
+            'example by batch["mask"] and divide the sum by jnp.maximum(batch["mask"].sum(), 1), '
+            "as models.masked_mean does."
         )
 
 

@@ -7,6 +7,7 @@ The local optimizer is `clients.subspace`, and what is sent `compress.seeded_low
 
 from __future__ import annotations
 
+from .. import check
 from ..aggregate import per_row
 from ..clients import groups, sgd, subspace
 from ..compress import chain, seeded_low_rank
@@ -40,7 +41,11 @@ def colr(
     Args:
         uplink: what happens to B, default nothing.
         kwargs: as in `fedavg`, without `optimizer`.
+
+    Raises:
+        ValueError: for no seed of 32 bits.
     """
+    check.seed("colr", seed)
     items = subspace(sgd(item_learning_rate), rank, seed)
     optimizer = groups({"private": sgd(user_learning_rate), "shared": items})
     low_rank = seeded_low_rank(rank, seed)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from .. import check
 from ..check import at_least, below, fraction, positive
 from ..compress.remembered import nodes, values_of, with_values
 from ..compress.sketch import coordinates, estimate, hash_words, sketch
@@ -51,8 +52,10 @@ def fetch_sgd(
             more.
 
     Raises:
-        ValueError: for keep, rows or columns < 1, momentum outside [0, 1), learning_rate <= 0.
+        ValueError: for keep, rows or columns < 1, momentum outside [0, 1), learning_rate <= 0, and
+            no seed of 32 bits.
     """
+    check.seed("fetch_sgd", seed)
     for name, value in (("keep", keep), ("rows", rows), ("columns", columns)):
         at_least("fetch_sgd", name, value, 1)
     positive("fetch_sgd", "learning_rate", learning_rate)

@@ -22,7 +22,7 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 
-from .. import rows, trees, wire
+from .. import check, rows, trees, wire
 from ..clients import Local, groups, local_training, sgd
 from ..data import Batches
 from ..data.subsets import query, support
@@ -99,7 +99,11 @@ def fedrecon(
         optimizer: default `sgd(0.1)`.
         seed: of the starts. For the evaluation the last reconstruction of each client stays in
             `State.private`; no round reads it.
+
+    Raises:
+        ValueError: for no seed of 32 bits.
     """
+    check.seed("fedrecon", seed)
     p = groups({"private": private_optimizer or sgd(0.1)})
     q = groups({"shared": optimizer or sgd(0.1)})
     parts = [
@@ -186,8 +190,10 @@ def anew(client: Client, seed: int = 0) -> Client:
     """`client`, which forgets its private parameters before each round and starts them afresh.
 
     They come from `seed`, the round and the client's id. A client without examples keeps what it
-    has; after the round the private parameters stay, for the evaluation.
+    has; after the round the private parameters stay, for the evaluation. Raises ValueError for no
+    seed of 32 bits.
     """
+    check.seed("anew", seed)
 
     def update(key, private, shared, data, now):
         fresh = client.init(jax.random.fold_in(jax.random.key(seed), now.round), data.id)

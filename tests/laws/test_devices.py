@@ -68,13 +68,12 @@ def listing() -> Aggregator:
     """The largest of all uploads by weight: its summaries are listed and not added."""
 
     def reduce(state, uploads, now):
-        return {"update": jax.vmap(rows.to_dense)(uploads.update), "weight": uploads.weight}
+        return {"update": uploads.update, "weight": uploads.weight}
 
     def finish(key, state, summary, now):
-        best = jnp.argmax(summary["weight"])
-        update = jax.tree.map(lambda x: x[best], summary["update"])
-        verdicts = (jnp.arange(summary["weight"].shape[0]) == best).astype(jnp.float32)
-        return state, update, verdicts
+        weight = summary["weight"]
+        chosen = (jnp.arange(weight.shape[0]) == jnp.argmax(weight)).astype(jnp.float32)
+        return state, rows.weighted_sum(chosen, summary["update"]), chosen
 
     return Aggregator(lambda shared: (), reduce, finish, additive=False)
 

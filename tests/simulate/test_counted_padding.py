@@ -113,7 +113,7 @@ def test_what_counts_padding_is_named_with_its_remedy(loss, told, zeros, world):
     assert line.startswith(
         "model.loss (test_counted_padding.model_of.<locals>.whole) counts padding: "
     )
-    assert line.endswith('divide the sum by jnp.maximum(batch["mask"].sum(), 1).')
+    assert 'divide the sum by jnp.maximum(batch["mask"].sum(), 1)' in line
     assert "\n" not in line
 
 

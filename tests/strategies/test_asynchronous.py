@@ -1,6 +1,7 @@
 """Asynchronous rounds against a loop over events, against `federated`, and their laws."""
 
 import functools
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +28,7 @@ from fedjax_rec.rounds import inflight, memory
 from fedjax_rec.rounds.asynchronous import asynchronous
 from fedjax_rec.rounds.clock import Clock, traced_clock
 from fedjax_rec.strategies import fedasync, fedbuff
-from fedjax_rec.types import Aggregator
+from fedjax_rec.types import Aggregator, Stage
 
 SPEED = np.random.default_rng(0).uniform(1, 20, USERS).round(3)
 CLOCK = traced_clock(SPEED, np.inf, np.inf)
@@ -217,6 +218,54 @@ def test_aggregators_see_what_arrives(data):
     n = np.asarray(data.length)[[2, 4, 14]]
     want = 1 + (n * (0.1 * np.array([2, 4, 14]) - 1) / 2).sum() / n.sum()
     np.testing.assert_allclose(state.shared["bias"], want, rtol=1e-5)
+
+
+def holding(now_held) -> Stage:
+    """Holds everybody back, or sends what is not finite, from the second round on."""
+
+    def send(key, memory, upload, now):
+        spoiled = rows.scale(upload.update, jnp.where(now.round > 0, jnp.nan, 1.0))
+        weight = jnp.where(now.round > 0, 0.0, upload.weight)
+        changes = {"weight": weight} if now_held else {"update": spoiled}
+        return memory, replace(upload, **changes)
+
+    return Stage(send)
+
+
+def refusing(after: int) -> Aggregator:
+    """The mean, which rejects all from the round `after` on."""
+    plain = aggregate.mean()
+
+    def reduce(state, uploads, now):
+        return {"mean": plain.reduce(state, uploads, now), "weight": uploads.weight}
+
+    def finish(key, state, seen, now):
+        state, update, _ = plain.finish(key, state, seen["mean"], now)
+        return state, update, jnp.where(now.round >= after, 0.0, seen["weight"])
+
+    return Aggregator(plain.init, reduce, finish, {"mean": True, "weight": False})
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"stages": [holding(True)]},
+        {"stages": [holding(False)]},
+        {"aggregator": refusing(1)},
+    ],
+    ids=["held back", "rejected", "by verdict"],
+)
+def test_where_nothing_that_arrives_counts_momentum_rests(parts, data):
+    """Time goes on, and the server stands as it stood."""
+    strategy = made(3, 3, ALIKE, server=strategies.fed_avg_m(0.9), **parts)
+    begin = strategy.init(KEY, USERS)
+    before, _ = run(strategy, data, [[2, 4, 14]], begin)
+    assert np.abs(before.shared["bias"] - begin.shared["bias"]).min() > 0.1
+    after, _ = run(strategy, data, [[1, 3, 5]], before)
+    held = lambda s: (s.shared, s.server["optimizer"], s.server["aggregator"], s.server["version"])
+    same(held(after), held(before))
+    assert int(before.server["version"]) == 1 and not (after.server["flight"]["ids"] < USERS).any()
+    np.testing.assert_allclose(after.server["clock"], 5.0)
 
 
 def test_staleness_weights():

@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from ... import check
 from ...check import at_least, one_of
 from ...keys import mix
 from ...rows.fields import Derived
@@ -116,10 +117,11 @@ def hashed(rows: int, hashes: int = 2, seed: int = 0, dtype: str = "float32") ->
     rows^-hashes, and a part of them more often.
 
     Raises:
-        ValueError: for numbers below 1.
+        ValueError: for numbers below 1, and for no seed of 32 bits.
     """
     at_least("hashed", "rows", rows, 1)
     at_least("hashed", "hashes", hashes, 1)
+    check.seed("hashed", seed)
     one_of("hashed", "dtype", dtype, DTYPES)
     function = Hashes(rows, hashes, seed)
 
