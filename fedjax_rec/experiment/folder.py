@@ -28,8 +28,8 @@ from ..storage import whole
 LOCK = ".lock"
 # Keys that do not change what a run computes: a run may be resumed with others.
 FREE = (
-    "rounds", "checkpoint_every", "audit", "name", "threads", "devices", "memory_budget", "keep_best",
-    "most_rejected",
+    "rounds", "checkpoint_every", "audit", "name", "threads", "devices", "memory_budget",
+    "keep_best", "most_rejected",
 )  # fmt: skip
 
 

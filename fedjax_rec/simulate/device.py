@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -29,8 +30,9 @@ def configure(threads: int = 1, cache: str | Path | None = "", devices: int = 1)
         raise ValueError(f"configure(threads={threads}) must not be negative; 0 is one a core.")
     if devices != 1:
         at_least("configure", "devices", devices, 1)
-        if jax.config.jax_num_cpu_devices < devices:
-            jax.config.update("jax_num_cpu_devices", devices)
+        with contextlib.suppress(RuntimeError):  # too late; whoever asks for a mesh is told
+            if getattr(jax.config, "jax_num_cpu_devices", 0) < devices:
+                jax.config.update("jax_num_cpu_devices", devices)
     if threads:
         os.environ.setdefault("NPROC", str(threads))
     if cache is None:
