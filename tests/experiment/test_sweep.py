@@ -200,19 +200,3 @@ def test_points_that_are_drawn():
     assert points({"a": "logspace(0.1, 10, 3)"}) == [{"a": a, "seed": 0} for a in (0.1, 1.0, 10.0)]
     with pytest.raises(ConfigError, match="--draws 0"):
         points(axes, draws=0)
-
-
-def test_a_run_on_two_devices_is_that_on_one_and_resumes_to_its_bits(place, monkeypatch):
-    """FedMF on drawn cohorts; stopped after the checkpoint of round 2, it goes on."""
-    config, out = str(place / "tiny.yaml"), lambda name: str(place / name)
-    go = lambda name, *words: main(["run", config, "--quiet", "--out", out(name), *words])
-    assert go("one device") == go("two devices", "--devices=2") == 0
-    assert go("two halves", "--devices=2", "--rounds=2") == 0
-    assert go("two halves", "--devices=2") == 0
-    one, two, halves = (
-        records(place / f"{n}") for n in ("one device", "two devices", "two halves")
-    )
-    close(two, one)
-    assert halves == two
-    assert go("none", "--devices=0") == go("none", "--devices=99") == 2
-    assert not (place / "none").exists()
