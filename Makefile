@@ -61,6 +61,7 @@ benchmarks: .venv/.installed ## measure, and write the pages docs/benchmarks*.md
 	@$(BIN)/fedjax-rec bench rounds-100k rounds-1m first tables cohort compress fedjax-100k fedjax-1m \
 	  --markdown docs/benchmarks.md
 	@$(BIN)/fedjax-rec bench strategies adapters clicks --markdown docs/benchmarks_more.md
+	@$(BIN)/fedjax-rec bench devices sweep --markdown docs/benchmarks_scale.md
 	@NPROC=2 $(BIN)/fedjax-rec bench adapters --markdown docs/benchmarks_threads.md
 
 clean: ## remove caches and builds; .venv and runs stay

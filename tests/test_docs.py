@@ -22,10 +22,8 @@ WITH_RUNS = ("README.md", "docs/configuration.md", "docs/item_texts.md")
 PAGES = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", *DOCS]
 EXECUTED = ["docs/communication.md", "docs/language_models.md", "docs/strategies.md"]
 # Pages that `fedjax-rec report` and `bench` write from finished runs.
-WRITTEN_BY_COMMANDS = {
-    ROOT / "docs" / name
-    for name in ("results.md", "benchmarks.md", "benchmarks_more.md", "benchmarks_threads.md")
-}
+PAGES_OF_BENCH = ("benchmarks", "benchmarks_more", "benchmarks_scale", "benchmarks_threads")
+WRITTEN_BY_COMMANDS = {ROOT / "docs" / f"{name}.md" for name in ("results", *PAGES_OF_BENCH)}
 
 
 def blocks(page: str, language: str) -> list[tuple[int, str]]:

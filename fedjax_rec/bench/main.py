@@ -25,6 +25,7 @@ from .cohort import cohort
 from .compress import compress_all
 from .rounds import first_round, rounds
 from .row import Row
+from .scale import devices, sweep
 from .strategies import strategies_100k
 from .tables import tables
 from .versus_fedjax import versus_fedjax
@@ -39,6 +40,8 @@ BENCHES: dict[str, Callable[[], Iterator[Row]]] = {
     "compress": compress_all,
     "strategies": strategies_100k,
     "adapters": adapters,
+    "devices": devices,
+    "sweep": sweep,
     "fedjax-100k": partial(versus_fedjax, "ml-100k"),
     "fedjax-1m": partial(versus_fedjax, "ml-1m"),
 }

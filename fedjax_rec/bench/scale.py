@@ -1,0 +1,125 @@
+"""Cores at work: rounds dealt to two devices, and many runs at once.
+
+Each bench has a process of its own, since the devices of a CPU are told before anything is
+computed. What is compared alternates in one process, and medians are taken.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+
+from .. import data, models, simulate, strategies
+from .row import Row
+
+RATES = [10.0, 20.0, 30.0, 40.0, 60.0, 80.0, 100.0, 120.0]
+SEEDS, ROUNDS = 4, 100
+CONFIG = {
+    "data": {"source": "ml-100k", "negatives": "paper"},
+    "model": "fedjax_rec.models.fedmf",
+    "strategy": {"init_args": {"user_learning_rate": 20.0, "item_learning_rate": 60.0}},
+    "evaluation": {"candidates": "sampled", "metrics": ["hr@10", "ndcg@10"], "every": 10},
+    "rounds": ROUNDS,
+}
+
+
+def devices() -> Iterator[Row]:
+    """Wall time of a round on two devices over that on one, without evaluation; needs the data."""
+    for source, goal in (("ml-100k", ""), ("ml-1m", "<= 0.6")):
+        for name in ("fedmf", "pfedrec"):
+            one, two = _process(f"on_devices({source!r}, {name!r})")
+            what = f"{name} {source}, a round on two devices: wall over one's"
+            yield Row("devices", what, two / one, "x", goal)
+
+
+def on_devices(source: str, name: str, times: int = 5, rounds: int = 5) -> tuple[float, float]:
+    """Median wall seconds of a round on one device and on two."""
+    simulate.configure(1, cache=None, devices=2)
+    packed = data.pack(data.leave_one_out()(data.implicit(data.load(source))), negatives="paper")
+    model = getattr(models, name)(packed.num_items)
+    strategy = getattr(strategies, name)(model, data.pointwise(4))
+    key, calls = jax.random.key(0), []
+    for count in (1, 2):
+        program = simulate.program(lambda _: simulate.Parts(strategy), simulate.clients_mesh(count))
+        of_run = program.of(key)
+        state = of_run.start(packed.store)
+        call = of_run.compiled(state, packed.store, 1, rounds).call
+        calls.append([call, jax.block_until_ready(call(state, packed.store)[0]), []])
+    for _ in range(times):
+        for one in calls:
+            begin = time.perf_counter()
+            one[1] = jax.block_until_ready(one[0](one[1], packed.store)[0])
+            one[2].append((time.perf_counter() - begin) / rounds)
+    first, second = (statistics.median(one[2]) for one in calls)
+    return first, second
+
+
+def sweep() -> Iterator[Row]:
+    """32 runs of FedMF on MovieLens-100K, eight rates by four seeds, with all that a run writes:
+    one a core, over one after another in one process, and over the command once a run."""
+    together, warm, command = _process("of_a_sweep()")
+    many = len(RATES) * SEEDS
+    what = f"{many} runs of FedMF ml-100k, {ROUNDS} rounds, {os.cpu_count()} cores"
+    yield Row("sweep", f"{what}: wall", together, "s", "")
+    yield Row("sweep", f"{what}: over one after another in one process", together / warm, "x",
+              "<= 0.55")  # fmt: skip
+    yield Row("sweep", f"{what}: over {many} commands", together / (many * command), "x", "<= 0.2")
+
+
+def of_a_sweep() -> tuple[float, float, float]:
+    """Wall seconds of the sweep on all cores, of its runs one after another once compiled, and of
+    one command, the median of three without a compilation cache."""
+    from ..experiment.sweep import run_sweep, trials
+
+    simulate.configure(1, cache=None)
+    axes = {"strategy.item_learning_rate": RATES, "seed": list(range(SEEDS))}
+    with tempfile.TemporaryDirectory() as place:
+        out = Path(place)
+        begin = time.perf_counter()
+        run_sweep(trials(CONFIG, axes, out / "together"), out / "together")
+        together = time.perf_counter() - begin
+        ended: list[float] = []
+        run_sweep(
+            trials(CONFIG, axes, out / "alone"), out / "alone", workers=1,
+            told=lambda one: ended.append(time.perf_counter()),
+        )  # fmt: skip
+        # The first run compiles; the others are what a warm run takes.
+        warm = (ended[-1] - ended[0]) * len(ended) / (len(ended) - 1)
+        (file := out / "run.json").write_text(json.dumps(CONFIG))
+        took = []
+        for i in range(3):
+            begin = time.perf_counter()
+            words = ["run", str(file), "--quiet", "--out", str(out / f"command-{i}")]
+            _command(words, out / f"cache-{i}")
+            took.append(time.perf_counter() - begin)
+    return together, warm, statistics.median(took)
+
+
+def _command(words: list[str], cache: Path) -> None:
+    run = [sys.executable, "-m", "fedjax_rec.experiment.main", *words]
+    data_cache = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
+    cache.mkdir()
+    (cache / "fedjax_rec").mkdir()
+    for found in (Path(data_cache) / "fedjax_rec").glob("ml-*"):  # the data, and no programs
+        (cache / "fedjax_rec" / found.name).symlink_to(found)
+    subprocess.run(run, check=True, env={**os.environ, "XDG_CACHE_HOME": str(cache)})
+
+
+def _process(call: str) -> list[float]:
+    """What a function of this file returns in a fresh process."""
+    script = f"import json; from fedjax_rec.bench import scale; print(json.dumps(scale.{call}))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(done.stderr.strip().splitlines()[-1])
+    return json.loads(done.stdout.splitlines()[-1])
