@@ -37,7 +37,7 @@ if TYPE_CHECKING:
         weights,
         wire,
     )
-    from .experiment.launch import run
+    from .experiment.launch import run, sweep
     from .experiment.loaded import LoadedRun, load_run
     from .types import (
         Aggregator,
@@ -63,6 +63,7 @@ ROOMS = (
 )  # fmt: skip
 HOMES = {
     "run": "experiment.launch",
+    "sweep": "experiment.launch",
     "load_run": "experiment.loaded",
     "LoadedRun": "experiment.loaded",
     **dict.fromkeys(
@@ -76,8 +77,8 @@ __all__ = [
     "Aggregator", "Client", "Cohort", "Compressor", "LoadedRun", "Model", "Now", "Packet",
     "Ranking", "RoundInfo", "Server", "Stage", "State", "Strategy", "Upload", "aggregate", "bench",
     "clients", "compress", "data", "evaluate", "experiment", "load_run", "models", "report",
-    "rounds", "rows", "run", "servers", "simulate", "strategies", "testing", "types", "weights",
-    "wire",
+    "rounds", "rows", "run", "servers", "simulate", "strategies", "sweep", "testing", "types",
+    "weights", "wire",
 ]  # fmt: skip
 
 

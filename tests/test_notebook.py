@@ -15,6 +15,7 @@ QUICKSTART = ROOT / "notebooks" / "00_quickstart.ipynb"
 COMMUNICATION = ROOT / "notebooks" / "01_communication.ipynb"
 STRATEGIES = ROOT / "notebooks" / "02_strategies.ipynb"
 LARGE_MODELS = ROOT / "notebooks" / "03_large_models.ipynb"
+SWEEPS = ROOT / "notebooks" / "04_sweeps.ipynb"
 
 
 def code(notebook) -> list:
@@ -166,8 +167,36 @@ def test_committed_large_models_learned():
     assert best["hr@10"] > 1.2 * frozen["hr@10"] > 0.03  # by chance 0.006
 
 
+def check_sweeps(notebook) -> dict:
+    """What holds for any axes and rounds; the best setting."""
+    (cell,) = [one for one in code(notebook) if one.source.endswith("\nbest")]
+    assert pictures(notebook) == 3
+    return ast.literal_eval(cell.outputs[0]["data"]["text/plain"])
+
+
+@pytest.mark.slow  # needs MovieLens-100K
+def test_sweeps_run(monkeypatch):
+    try:
+        data.load("ml-100k")
+    except OSError as error:
+        pytest.skip(f"MovieLens-100K is neither here nor to be had: {error}")
+    small = {
+        "rounds, every = 100, 5": "rounds, every = 4, 2",
+        '"seed": [0, 1, 2, 3]': '"seed": [0, 1]',
+    }
+    best = check_sweeps(run(SWEEPS, small, monkeypatch))
+    assert 0.03 < best["validation"] < 0.2
+
+
+def test_the_committed_sweep_found_good_rates():
+    best = check_sweeps(nbformat.read(SWEEPS, as_version=4))
+    assert best["validation"] > 0.13 and best["test"] > 0.11 and 0 < best["std"] < 0.02
+
+
 @pytest.mark.parametrize(
-    "path", [QUICKSTART, COMMUNICATION, STRATEGIES, LARGE_MODELS], ids=lambda path: path.stem
+    "path",
+    [QUICKSTART, COMMUNICATION, STRATEGIES, LARGE_MODELS, SWEEPS],
+    ids=lambda path: path.stem,
 )
 def test_committed_outputs_are_whole(path):
     notebook = nbformat.read(path, as_version=4)

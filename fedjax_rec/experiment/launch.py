@@ -1,18 +1,23 @@
-"""`fr.run`: what `fedjax-rec run` does, from Python."""
+"""`fr.run` and `fr.sweep`: what `fedjax-rec run` and `fedjax-rec sweep` do, from Python."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import polars as pl
 
 from .. import simulate
 from . import config as configuration
 from .config import Config
 from .loaded import LoadedRun, load_run
+from .overrides import lay
 from .run import run as run_in_folder
+from .sweep import run_sweep, trials
+from .swept import Ended, table
 
 
 def run(
@@ -59,3 +64,46 @@ def run(
     scratch = tempfile.TemporaryDirectory(prefix="fedjax_rec-", ignore_cleanup_errors=True)
     run_in_folder(read, scratch.name, show=show)
     return replace(load_run(scratch.name), scratch=scratch)
+
+
+def sweep(
+    config: Mapping[str, Any] | str | Path | None,
+    axes: Mapping[str, Any],
+    /,
+    *,
+    out: Path | str,
+    draws: int | None = None,
+    workers: int | None = None,
+    told: Callable[[Ended], None] = lambda ended: None,
+    **changes: Any,
+) -> pl.DataFrame:
+    """Runs one configuration at many points, or goes on with what is in the folder `out`.
+
+    Args:
+        config: The path of a YAML file, a mapping of the same keys, or None for the defaults.
+        axes: Key of the configuration -> its values, a list or a text as in docs/sweeps.md.
+        out: The folder of the sweep, with a run folder for each point and seed.
+        draws: How many points are drawn at random; None for all combinations.
+        workers: Runs at a time; None for one a core.
+        told: Is called with how each run ended.
+        **changes: Keys of the configuration that are laid over it, as in `fr.run`.
+
+    Returns:
+        One row a run: the values of its axes, its `status`, what its best round measured on
+        validation and on the test part, and its folder.
+
+    Raises:
+        ConfigError: A key is unknown or a value makes no sense; a ValueError.
+        ValueError: A folder holds another run, or another process sweeps there.
+        Stopped: Ctrl-C was pressed; the same call goes on from there.
+
+    Example:
+        >>> axes = {"strategy.item_learning_rate": [10, 60], "seed": "range(4)"}
+        >>> found = fr.sweep("configs/quickstart.yaml", axes, out="runs/rates", rounds=50)
+        >>> found.group_by("strategy.item_learning_rate").agg(pl.col("validation").mean())
+    """
+    raw = lay(configuration.raw_of(config), changes)
+    axes = {**(raw.pop("sweep", None) or {}), **axes}
+    runs = trials(raw, axes, out, draws=draws, stem=configuration.stem(config))
+    simulate.configure(runs[0].config.threads)
+    return table(run_sweep(runs, out, workers, told))

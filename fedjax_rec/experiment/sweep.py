@@ -57,14 +57,16 @@ def trials(
     out: Path | str,
     overrides: Sequence[str] = (),
     draws: int | None = None,
+    stem: str | None = None,
 ) -> list[Trial]:
-    """The runs of a sweep, each with its configuration read.
+    """The runs of a sweep, each with its configuration read. stem: what they are called before
+    their points; None for the name of the file.
 
     Raises:
         ConfigError: An axis is unknown or empty, or a value of it makes no sense; two points are
             the same run.
     """
-    raw, stem = configuration.raw_of(config), configuration.stem(config)
+    raw, stem = configuration.raw_of(config), stem or configuration.stem(config)
     axes = {**(raw.pop("sweep", None) or {}), **axes}
     found: list[Trial] = []
     places: dict[Path, dict] = {}
