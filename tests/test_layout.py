@@ -54,6 +54,7 @@ VMAPS = {
     "compress.sparsify": "rows of an array",
     "models.text.next_title": "titles",
     "models.transformers.generate": "prompts",
+    "simulate.whole": "whole runs",
     "strategies.ifca": "models of the clusters",
     "strategies.soft_labels": "examples",
     "evaluate.labelled": "clients that are scored",

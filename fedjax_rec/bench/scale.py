@@ -19,6 +19,7 @@ from pathlib import Path
 import jax
 
 from .. import data, models, simulate, strategies
+from ..data.sources import sources
 from .row import Row
 
 RATES = [10.0, 20.0, 30.0, 40.0, 60.0, 80.0, 100.0, 120.0]
@@ -64,54 +65,40 @@ def on_devices(source: str, name: str, times: int = 5, rounds: int = 5) -> tuple
 
 
 def sweep() -> Iterator[Row]:
-    """32 runs of FedMF on MovieLens-100K, eight rates by four seeds, with all that a run writes:
-    one a core, over one after another in one process, and over the command once a run."""
-    together, warm, command = _process("of_a_sweep()")
+    """32 runs of FedMF on MovieLens-100K, eight rates by four seeds, with all that a run writes, by
+    the command: one a core, over one after another in one process, and over a command for each."""
     many = len(RATES) * SEEDS
-    what = f"{many} runs of FedMF ml-100k, {ROUNDS} rounds, {os.cpu_count()} cores"
+    with tempfile.TemporaryDirectory() as place:
+        out = Path(place)
+        (file := out / "run.yaml").write_text(json.dumps(CONFIG))
+        axes = [f"--sweep.strategy.item_learning_rate={RATES}", f"--sweep.seed=range({SEEDS})"]
+        swept = lambda workers: _wall(
+            ["sweep", str(file), *axes, "--quiet", f"--workers={workers}", "--out"], out
+        )
+        together, alone = swept(os.cpu_count()), swept(1)
+        command = statistics.median(
+            _wall(["run", str(file), "--quiet", "--out"], out) for _ in "123"
+        )
+    what = f"{many} runs of FedMF ml-100k, {ROUNDS} rounds, {os.cpu_count()} at a time"
     yield Row("sweep", f"{what}: wall", together, "s", "")
-    yield Row("sweep", f"{what}: over one after another in one process", together / warm, "x",
-              "<= 0.55")  # fmt: skip
+    yield Row("sweep", f"{what}: over one at a time", together / alone, "x", "<= 0.55")
     yield Row("sweep", f"{what}: over {many} commands", together / (many * command), "x", "<= 0.2")
 
 
-def of_a_sweep() -> tuple[float, float, float]:
-    """Wall seconds of the sweep on all cores, of its runs one after another once compiled, and of
-    one command, the median of three without a compilation cache."""
-    from ..experiment.sweep import run_sweep, trials
-
-    simulate.configure(1, cache=None)
-    axes = {"strategy.item_learning_rate": RATES, "seed": list(range(SEEDS))}
-    with tempfile.TemporaryDirectory() as place:
-        out = Path(place)
-        begin = time.perf_counter()
-        run_sweep(trials(CONFIG, axes, out / "together"), out / "together")
-        together = time.perf_counter() - begin
-        ended: list[float] = []
-        run_sweep(
-            trials(CONFIG, axes, out / "alone"), out / "alone", workers=1,
-            told=lambda one: ended.append(time.perf_counter()),
-        )  # fmt: skip
-        # The first run compiles; the others are what a warm run takes.
-        warm = (ended[-1] - ended[0]) * len(ended) / (len(ended) - 1)
-        (file := out / "run.json").write_text(json.dumps(CONFIG))
-        took = []
-        for i in range(3):
-            begin = time.perf_counter()
-            words = ["run", str(file), "--quiet", "--out", str(out / f"command-{i}")]
-            _command(words, out / f"cache-{i}")
-            took.append(time.perf_counter() - begin)
-    return together, warm, statistics.median(took)
-
-
-def _command(words: list[str], cache: Path) -> None:
-    run = [sys.executable, "-m", "fedjax_rec.experiment.main", *words]
-    data_cache = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
-    cache.mkdir()
-    (cache / "fedjax_rec").mkdir()
-    for found in (Path(data_cache) / "fedjax_rec").glob("ml-*"):  # the data, and no programs
-        (cache / "fedjax_rec" / found.name).symlink_to(found)
-    subprocess.run(run, check=True, env={**os.environ, "XDG_CACHE_HOME": str(cache)})
+def _wall(words: list[str], place: Path) -> float:
+    """Seconds of `fedjax-rec WORDS OUT`, in a new folder and with no program compiled before."""
+    out = Path(tempfile.mkdtemp(dir=place))
+    cache = out / "cache" / "fedjax_rec"
+    cache.mkdir(parents=True)
+    for found in sources.cache().glob("ml-*"):  # the data alone
+        (cache / found.name).symlink_to(found)
+    command = [sys.executable, "-m", "fedjax_rec.experiment.main", *words, str(out / "runs")]
+    env = {**os.environ, "XDG_CACHE_HOME": str(out / "cache")}
+    begin = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+    if done.returncode:
+        raise RuntimeError(done.stderr.strip().splitlines()[-1])
+    return time.perf_counter() - begin
 
 
 def _process(call: str) -> list[float]:

@@ -146,25 +146,21 @@ def _over_devices(x: jax.Array, axis: str) -> jax.Array:
 
 
 def at(tree: PyTree, ids: jax.Array) -> PyTree:
-    """The slices `ids` of leaves [N, ...]; of padding any."""
-
-    def of(x):
-        if isinstance(x, Block):
-            return at(x.held, ids - x.first)
-        return x.at[ids].get(mode="clip")
-
-    return jax.tree.map(of, tree, is_leaf=_is_block)
+    """The slices `ids` of leaves [N, ...], or of blocks; of padding any."""
+    if isinstance(tree, Block):
+        return at(tree.held, ids - tree.first)
+    if type(tree) is tuple:
+        return tuple(at(one, ids) for one in tree)
+    return jax.tree.map(lambda x: x.at[ids].get(mode="clip"), tree)
 
 
 def put(tree: PyTree, ids: jax.Array, new: PyTree) -> PyTree:
     """`tree` with the slices `ids` replaced, in its types; padding vanishes."""
-
-    def of(x, y):
-        if isinstance(x, Block):
-            return Block(put(x.held, _inside(x, ids), y), x.first)
-        return x.at[ids].set(y.astype(x.dtype), mode="drop")
-
-    return jax.tree.map(of, tree, new, is_leaf=_is_block)
+    if isinstance(tree, Block):
+        return Block(put(tree.held, _inside(tree, ids), new), tree.first)
+    if type(tree) is tuple:
+        return tuple(put(one, ids, its) for one, its in zip(tree, new, strict=True))
+    return jax.tree.map(lambda x, y: x.at[ids].set(y.astype(x.dtype), mode="drop"), tree, new)
 
 
 def _inside(block: Block, ids: jax.Array) -> jax.Array:
@@ -173,7 +169,3 @@ def _inside(block: Block, ids: jax.Array) -> jax.Array:
         return ids
     size, place = leaves[0].shape[0], ids - block.first
     return jnp.where((place >= 0) & (place < size), place, size)
-
-
-def _is_block(x: Any) -> bool:
-    return isinstance(x, Block)
