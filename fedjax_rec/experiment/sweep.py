@@ -20,7 +20,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from ..rounds.memory import allowed_bytes
 from . import config as configuration
 from .config import Config, ConfigError
 from .folder import LOCK, RunFolder, fingerprint
-from .grid import SEED, named, points
+from .grid import SEED, folder_of, named, points, text
 from .numbers import numbers_of, outline_of
 from .prepare import Experiment, Read, assembled, read_data
 from .run import Stopped, carry_out, foreseen, interruptible
@@ -60,6 +60,8 @@ def trials(
 ) -> list[Trial]:
     """The runs of a sweep, each with its configuration read.
 
+    Without an axis of seeds they have that of the configuration.
+
     Raises:
         ConfigError: An axis is unknown or empty, or a value of it makes no sense; two points are
             the same run.
@@ -67,17 +69,23 @@ def trials(
     raw, stem = configuration.raw_of(config), configuration.stem(config)
     axes = {**(raw.pop("sweep", None) or {}), **axes}
     found: list[Trial] = []
-    places: dict[Path, dict] = {}
+    places: set[Path] = set()
     for point in points(axes, draws):
-        name = ",".join(filter(None, [stem, named(point)]))
-        words = [f"--{key}={json.dumps(value)}" for key, value in point.items()]
-        read = configuration.read(raw, [*overrides, f"--name={name}", *words])
-        place = Path(out) / f"{named(point) or stem}-{point[SEED]}".replace(os.sep, "_")
+        words = [f"--{key}={text(value)}" for key, value in point.items() if key in axes]
+        read = configuration.read(raw, [*overrides, *words])
+        if read.devices > 1:
+            raise ConfigError(
+                f"devices={read.devices}: a sweep plays a whole run on each core; use devices=1."
+            )
+        point = {**point, SEED: read.seed}
+        title, name = str(read.plain["name"] or stem), named(point)
+        place = Path(out) / folder_of(name or title, read.seed)
         if place in places:
             if draws is not None:  # the same values once more
                 continue
-            raise ConfigError(f"sweep: {named(point)} stands twice on its axes; leave one out.")
-        places[place] = point
+            raise ConfigError(f"sweep: {place.name} stands twice on its axes; leave one out.")
+        places.add(place)
+        read = replace(read, name=",".join(filter(None, [title, name])))
         found.append(Trial(point, read, place))
     return found
 

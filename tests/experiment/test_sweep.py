@@ -14,7 +14,7 @@ from small_data import write_config, write_folder
 from fedjax_rec import simulate
 from fedjax_rec.experiment import sweep
 from fedjax_rec.experiment.factories import ConfigError
-from fedjax_rec.experiment.grid import points
+from fedjax_rec.experiment.grid import named, points
 from fedjax_rec.experiment.main import main
 from fedjax_rec.report import figures
 
@@ -155,7 +155,7 @@ def test_the_command_reads_axes_of_the_file_and_of_the_line(place, capsys):
     rows = [line for line in said.out.splitlines() if "±" in line]
     assert len(rows) == 2 and "item_learning_rate" in said.out and "test hr@5" in said.out
     assert sorted(p.name for p in out.iterdir() if p.is_dir()) == [
-        f"item_learning_rate={rate}-{seed}" for rate in ("1.0", "4.0") for seed in (0, 1)
+        f"item_learning_rate={rate}-{seed}" for rate in (1, 4) for seed in (0, 1)
     ]
     assert main(["run", str(config), "--out", str(out / "x")]) == 2
     assert "use fedjax-rec sweep" in capsys.readouterr().err
@@ -171,7 +171,9 @@ def test_the_command_reads_axes_of_the_file_and_of_the_line(place, capsys):
         ({RATE: "range(1.5)"}, "1.5 is no whole number"),
         ({RATE: "[1, fast]"}, "fast"),
         ({"seed": "[0.5]"}, "holds no seeds"),
-        ({RATE: "[1.0, 1.0]"}, "stands twice"),
+        ({RATE: "[1, 1.0]"}, "item_learning_rate=1-0 stands twice"),
+        ({"seed": "uniform(0, 1)"}, "uniform(0, 1) holds no seeds"),
+        ({"devices": "[1, 2]"}, "use devices=1"),
         ({}, "no axis"),
     ],
 )
@@ -188,6 +190,36 @@ def test_two_sweeps_in_one_folder(place):
     (place / "held").mkdir()
     with FileLock(place / "held" / ".lock"), pytest.raises(ValueError, match="another process"):
         sweep.run_sweep(runs, place / "held")
+
+
+def test_axes_of_words_choices_and_factories(place):
+    """Words are words, the configuration says name and seed, and each run has a folder."""
+    config = place / "choices.yaml"
+    changes = {"seed": 7, "name": "mine", "choices": {"a": {"rounds": 3}, "b": {"rounds": 4}}}
+    write_config(config, place / "tiny", **changes)
+    uplink = {"class_path": "fedjax_rec.compress.top_k", "init_args": {"fraction": 0.5}}
+
+    def of(axes, *words):
+        return sweep.trials(config, axes, place, words)
+
+    by_choice = of({"choose": ["a", "b"]}, "--seed=8")
+    assert [(t.config.rounds, t.config.seed, t.point["seed"]) for t in by_choice] == [
+        (3, 8, 8), (4, 8, 8)
+    ]  # fmt: skip
+    assert [t.out.name for t in by_choice] == ["choose=a-8", "choose=b-8"]
+    words = of({"evaluation.candidates": ["full", "sampled"]})
+    assert [t.config.evaluation.candidates for t in words] == ["full", "sampled"]
+    assert words[1].config.name == "mine,candidates=sampled" and words[1].config.seed == 7
+    nothing, some = (
+        t.config.plain["strategy"]["init_args"]["uplink"]
+        for t in of({"strategy.uplink": [None, uplink]})
+    )
+    assert nothing is None and some["init_args"]["fraction"] == 0.5
+    long = [t.out.name for t in of({"start_from": ["a/b", "a_b", "c" * 300, "c" * 301]})]
+    assert len(set(long)) == 4 and max(map(len, long)) < 200 and "a_b~" in long[0]
+    assert [t.out.name for t in of({"seed": [1, 2]})] == ["mine-1", "mine-2"]
+    assert named({"a.width": 1, "b.width": 2, "b.rate": 0.5}) == "a.width=1,b.width=2,rate=0.5"
+    assert points({"a": "linspace(12345, 12346, 2)"})[1]["a"] == 12346.0
 
 
 def test_points_that_are_drawn():
