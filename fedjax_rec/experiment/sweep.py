@@ -8,8 +8,9 @@ plays a run of its own: on a CPU, several runs in one `vmap` cost each of them n
 alone, since every loop carries all of them to the end of the longest.
 
 A folder holds a run as `fedjax-rec run` would have left it, so a sweep that was stopped or killed
-goes on: what is finished is passed over, and what was begun is resumed. A run that diverges ends
-by itself. The table of all runs is `sweep.csv` and `sweep.parquet`.
+goes on: what is finished is passed over, and what was begun is resumed. A run that diverges or
+fails ends by itself; one that failed is tried again by the next call. The table of all runs is
+`sweep.csv` and `sweep.parquet`.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from __future__ import annotations
 import json
 import os
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,9 +31,11 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from .. import simulate, strategies
+from ..report.reading import read_run
 from ..rounds.memory import allowed_bytes
 from . import config as configuration
 from .config import Config, ConfigError
+from .failures import line_of
 from .folder import LOCK, RunFolder, fingerprint
 from .grid import SEED, folder_of, named, points, text
 from .numbers import numbers_of, outline_of
@@ -40,6 +44,7 @@ from .run import Stopped, carry_out, foreseen, interruptible
 from .swept import Ended, table, write_table
 
 ENDED = "ended.jsonl"  # of a sweep: runs that did not finish and would not the next time
+FAILED = "failed.log"  # where runs failed, of the last call
 
 
 @dataclass(frozen=True)
@@ -130,7 +135,7 @@ def _traceable(experiment: Experiment, key, numbers: Mapping[str, float]) -> tup
     def takes(names: Sequence[str]) -> bool:
         try:
             jax.eval_shape(go, {name: numbers[name] for name in names})
-        except (TypeError, ValueError):
+        except Exception:  # whatever a part says of numbers that it cannot see
             return False
         return True
 
@@ -229,7 +234,7 @@ def run_sweep(
         runs: See `trials`.
         out: The folder of the sweep.
         workers: Runs at a time; None for one a core, as long as memory lasts.
-        told: Called after each run.
+        told: Called of each run once it has ended, of those that had before at once.
 
     Returns:
         How each run ended, in the order of `runs`.
@@ -256,12 +261,15 @@ def _swept(runs: Sequence[Trial], out: Path, workers: int, told, stops: list) ->
     ended: dict[int, Ended] = {}
     left: list[tuple[int, Trial]] = []
     for i, trial in enumerate(runs):
-        if RunFolder(trial.out, trial.config.plain).finished:
+        if _finished(trial):
             ended[i] = Ended(trial.point, trial.out, "finished")
         elif (error := hopeless.get(_mark(trial))) is not None:
             ended[i] = Ended(trial.point, trial.out, "diverged", error)
         else:
             left.append((i, trial))
+    for i in ended:
+        told(ended[i])
+    (out / FAILED).unlink(missing_ok=True)
     outlines = [outline_of(trial.config) for _, trial in left]
     alike: dict[str, list[Config]] = {}
     for (_, trial), outline in zip(left, outlines, strict=True):
@@ -279,8 +287,15 @@ def _swept(runs: Sequence[Trial], out: Path, workers: int, told, stops: list) ->
                 calls = shared[outline].calls(config, experiment)
                 with memory.taking(_peak(config, experiment, calls, folder)):
                     carry_out(config, folder, experiment, calls, interrupted=stops)
+        except Stopped:
+            raise
         except simulate.Diverged as error:
             return Ended(trial.point, trial.out, "diverged", str(error))
+        except Exception as error:
+            with suppress(OSError), open(out / FAILED, "a", encoding="utf-8") as file:
+                file.write(f"{trial.out}\n{traceback.format_exc()}\n")
+            line = line_of(error, f"{out / FAILED} shows where")
+            return Ended(trial.point, trial.out, "failed", line)
         finally:
             folder.release()
         return Ended(trial.point, trial.out, "finished")
@@ -318,9 +333,18 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def _finished(trial: Trial) -> bool:
+    """Whether its folder holds all of the run, of as many rounds."""
+    try:
+        return read_run(trial.out).summary["totals"].get("rounds") == trial.config.rounds
+    except ValueError:
+        return False
+
+
 def _mark(trial: Trial) -> str:
-    """Which run it is, whatever folder it is in."""
-    return f"{trial.out.name} {fingerprint(trial.config.plain)}"
+    """Which run it is, whatever folder it is in, and how much it was allowed."""
+    c = trial.config
+    return f"{trial.out.name} {fingerprint(c.plain)} {c.rounds} {c.most_rejected}"
 
 
 def _note(out: Path, trial: Trial, ended: Ended) -> None:

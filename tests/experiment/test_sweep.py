@@ -13,6 +13,7 @@ from small_data import write_config, write_folder
 
 from fedjax_rec import simulate
 from fedjax_rec.experiment import sweep
+from fedjax_rec.experiment import swept as swept_tables
 from fedjax_rec.experiment.factories import ConfigError
 from fedjax_rec.experiment.grid import named, points
 from fedjax_rec.experiment.main import main
@@ -40,7 +41,7 @@ def programs(monkeypatch):
     """Grows by each program that is made."""
     found: list = []
     one = simulate.program
-    monkeypatch.setattr(simulate, "program", lambda made: found.append(1) or one(made))
+    monkeypatch.setattr(simulate, "program", lambda *made: found.append(1) or one(*made))
     return found
 
 
@@ -119,6 +120,47 @@ def test_a_run_that_diverges_ends_alone_and_is_not_played_again(place, capsys, m
     monkeypatch.setattr(sweep, "carry_out", lambda *_, **__: pytest.fail("played again"))
     again = swept(place, "apart", axes)
     assert again == ended
+
+
+def test_a_run_that_fails_leaves_the_others_and_is_tried_again(place, monkeypatch):
+    axes, out, real = {RATE: [1.0, 3.0, 9.0]}, place / "failing", sweep.carry_out
+
+    def broken(config, *rest, **more):
+        if config.plain["strategy"]["init_args"]["item_learning_rate"] == 1.0:
+            raise RuntimeError("a cable\ncame off")
+        return real(config, *rest, **more)
+
+    monkeypatch.setattr(sweep, "carry_out", broken)
+    ended = swept(place, "failing", axes)
+    assert [one.status for one in ended] == ["failed", "finished", "finished"]
+    assert ended[0].error == f"RuntimeError: a cable came off ({out / 'failed.log'} shows where)"
+    assert "raise RuntimeError" in (out / "failed.log").read_text()
+    assert pl.read_csv(out / "sweep.csv")["status"].to_list() == [one.status for one in ended]
+    monkeypatch.setattr(sweep, "carry_out", real)
+    told: list = []
+    runs = sweep.trials(place / "tiny.yaml", axes, out)
+    sweep.run_sweep(runs, out, 1, told.append)
+    assert [one.point[RATE] for one in told] == [3.0, 9.0, 1.0]  # what is there is told first
+    assert {one.status for one in told} == {"finished"} and not (out / "failed.log").exists()
+    # More rounds go on where these ended; fewer are none of theirs.
+    (more,) = swept(place, "failing", {RATE: [3.0]}, "--rounds=7")
+    assert [one["round"] for one in records(more.out)] == list(range(1, 8))
+    (fewer,) = swept(place, "failing", {RATE: [3.0]}, "--rounds=6")
+    assert fewer.status == "failed" and "rounds=6 is less than the 7" in fewer.error
+
+
+def test_the_lowest_error_is_the_best_setting():
+    rows = [(0.1, 0.9, "finished"), (0.2, 0.7, "finished"), (0.3, None, "failed")]
+    for metric, best in (("rmse", 0.2), ("hr@5", 0.1)):
+        found = pl.DataFrame(
+            [
+                {"rate": r, "status": s, "validation": x, "best_round": 1, metric: x}
+                for r, x, s in rows
+            ]
+        )
+        by = swept_tables.of_settings(found, ["rate"])
+        assert by["rate"][0] == best and by["rate"][2] == 0.3
+        assert by["lost"].to_list() == [0, 0, 1]
 
 
 def test_a_sweep_that_was_stopped_goes_on_to_the_same_table(place, monkeypatch):
