@@ -158,7 +158,8 @@ class Running:
         return record
 
     def finish(self) -> dict:
-        """Writes the summary, what each user's numbers are, and the figures."""
+        """Writes what each user's numbers are, the figures, and at last the summary, by which a run
+        is finished."""
         config, experiment, folder = self.config, self.experiment, self.folder
         self.checkpoints.close()
         values = self.best["values"]
@@ -174,9 +175,9 @@ class Running:
             activity=experiment.dataset.activity[np.asarray(cases.clients)],
             users=np.asarray(cases.users),
         )
-        folder.write_summary(summary)
         with _DRAWING:
-            figures.draw_all(folder.path)
+            figures.draw_all(folder.outcome(summary))
+        folder.write_summary(summary)
         return summary
 
 

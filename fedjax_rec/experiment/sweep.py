@@ -16,7 +16,6 @@ fails ends by itself; one that failed is tried again by the next call. The table
 from __future__ import annotations
 
 import json
-import os
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,6 +32,7 @@ from filelock import FileLock, Timeout
 from .. import simulate, strategies
 from ..report.reading import read_run
 from ..rounds.memory import allowed_bytes
+from ..simulate.device import cores
 from . import config as configuration
 from .config import Config, ConfigError
 from .failures import line_of
@@ -249,7 +249,7 @@ def run_sweep(
     out.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(out / LOCK, blocking=False), interruptible() as stops:
-            return _swept(runs, out, workers or _cores(), told, stops)
+            return _swept(runs, out, workers or cores(), told, stops)
     except Timeout:
         raise ValueError(
             f"--out {out}: another process sweeps there; wait for it, or use another folder."
@@ -327,10 +327,6 @@ def _varying(configs: Sequence[Config]) -> tuple[str, ...]:
     """Keys of the numbers in which some of these differ."""
     all_of = [numbers_of(config) for config in configs]
     return tuple(name for name in all_of[0] if len({one[name] for one in all_of}) > 1)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _finished(trial: Trial) -> bool:

@@ -142,6 +142,12 @@ def test_a_run_that_fails_leaves_the_others_and_is_tried_again(place, monkeypatc
     sweep.run_sweep(runs, out, 1, told.append)
     assert [one.point[RATE] for one in told] == [3.0, 9.0, 1.0]  # what is there is told first
     assert {one.status for one in told} == {"finished"} and not (out / "failed.log").exists()
+    # A run that ends amid its pictures is not finished.
+    monkeypatch.setattr(figures, "draw_all", lambda run: run.no_pencil)
+    (cut,) = swept(place, "failing", {RATE: [9.0]}, "--rounds=6")
+    assert cut.status == "failed" and "no_pencil" in cut.error
+    monkeypatch.setattr(figures, "draw_all", lambda run: [])
+    assert swept(place, "failing", {RATE: [9.0]}, "--rounds=6")[0].status == "finished"
     # More rounds go on where these ended; fewer are none of theirs.
     (more,) = swept(place, "failing", {RATE: [3.0]}, "--rounds=7")
     assert [one["round"] for one in records(more.out)] == list(range(1, 8))
