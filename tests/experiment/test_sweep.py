@@ -109,6 +109,32 @@ def test_own_models_are_measured_on_the_cases_of_their_seed(place, programs):
     close(records(ended[1].out), records(out))
 
 
+def test_cold_users_fit_what_is_known_of_them_in_their_seed(place):
+    words = ["--data.split=cold_users", "--evaluation.fit.learning_rate=2.0", "--rounds=1"]
+    ended = swept(place, "cold", {RATE: [1.0, 5.0], "seed": [0, 1]}, *words)
+    assert [one.status for one in ended] == ["finished"] * 4, ended
+    out = place / "cold alone"
+    given = ["run", str(place / "tiny.yaml"), "--quiet", "--out", str(out), "--seed=1", *words]
+    assert main([*given, f"--{RATE}=5.0"]) == 0
+    close(records(ended[3].out), records(out))
+
+
+def test_labelled_examples_share_a_program(place, programs):
+    config = {
+        "data": {"source": {"class_path": "fedjax_rec.data.clicks", "init_args": {
+            "num_clients": 8, "examples_per_client": 10, "num_rows": 104}}},
+        "model": {"class_path": "fedjax_rec.models.dlrm", "init_args": {"width": 2, "top": [4]}},
+        "examples": "fedjax_rec.data.examples",
+        "strategy": "fedjax_rec.strategies.fedavg",
+        "evaluation": {"candidates": "examples"},
+        "rounds": 1,
+    }  # fmt: skip
+    runs = sweep.trials(config, {"seed": [0, 1]}, place / "clicks")
+    ended = sweep.run_sweep(runs, place / "clicks", 2)
+    assert [one.status for one in ended] == ["finished"] * 2, ended
+    assert len(programs) == 1 and records(ended[0].out) != records(ended[1].out)
+
+
 def test_a_run_that_diverges_ends_alone_and_is_not_played_again(place, capsys, monkeypatch):
     axes = {RATE: [1e30, 5.0]}
     ended = swept(place, "apart", axes)
