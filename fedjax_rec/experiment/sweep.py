@@ -113,8 +113,8 @@ class Shared:
                 self.traceable = _traceable(experiment, key, mine)
             traced = {name: mine[name] for name in self.traceable}
             fixed = tuple(x for name, x in mine.items() if name not in traced)
-            if config.evaluation.fit is not None:  # to what the users of this seed are known by
-                fixed += (config.seed,)
+            if config.evaluation.fit is not None:  # to what the users of these data are known by
+                fixed += (config.seed, json.dumps(config.plain["data"]))
             read = experiment.read
             alike = (p for f, r, p in self.programs if f == fixed and _one_program(r, read))
             if (program := next(alike, None)) is None:
@@ -155,10 +155,10 @@ def _one_program(a: Read, b: Read) -> bool:
 
 
 def _equal(a: Any, b: Any) -> bool:
-    if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(_equal(a[name], b[name]) for name in a)
     if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
         return np.array_equal(a, b)
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_equal(a[name], b[name]) for name in a)
     return a == b
 
 

@@ -153,7 +153,7 @@ def sweep(
 
 def _runs(keys: jax.Array, inputs: PyTree) -> int:
     """How many runs there are. Raises ValueError where that cannot be told."""
-    typed = jnp.issubdtype(getattr(keys, "dtype", None), jax.dtypes.prng_key)
+    typed = jnp.issubdtype(jnp.asarray(keys).dtype, jax.dtypes.prng_key)
     shape = jnp.shape(keys) if typed else jnp.shape(keys)[:-1]
     if len(shape) != 1 or not shape[0]:
         raise ValueError(
