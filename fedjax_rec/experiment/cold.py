@@ -40,10 +40,11 @@ def with_fit(
             "evaluation.fit: the clients of this model keep nothing to fit; leave it out."
         )
     sampled = wanted.negatives == "symmetric"
-    known = data.pack(
-        support, partition, wanted.negatives, wanted.evaluation_negatives if sampled else 0,
-        seed=config.seed,
-    )  # fmt: skip
+    with jax.ensure_compile_time_eval():  # a run is traced, and its data are not
+        known = data.pack(
+            support, partition, wanted.negatives, wanted.evaluation_negatives if sampled else 0,
+            seed=config.seed,
+        )  # fmt: skip
     optimizer = clients.groups({"private": clients.sgd(fit.learning_rate)})
     client = clients.local_training(
         strategy.model, config.examples, optimizer, fit.epochs, None, fit.batch_size

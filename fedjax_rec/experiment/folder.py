@@ -23,6 +23,7 @@ import numpy as np
 import yaml
 from filelock import FileLock, Timeout
 
+from ..report.reading import Run, read_run
 from ..storage import whole
 
 LOCK = ".lock"
@@ -166,6 +167,10 @@ class RunFolder:
 
     def write_summary(self, summary: dict) -> None:
         self._write("summary.json", (_json(summary, indent=2) + "\n").encode())
+
+    def outcome(self, summary: dict) -> Run:
+        """The run as it is read once `summary` is written."""
+        return read_run(self.path, json.loads(_json(summary)))
 
     def write_per_user(self, **arrays: np.ndarray) -> None:
         with whole(self.path / "per_user.npz") as beside, open(beside, "wb") as file:

@@ -7,15 +7,17 @@
 
 An axis is a list of values, `range(8)`, `linspace(0, 1, 5)`, `logspace(0.01, 10, 4)` (from 0.01 to
 10, equal steps of the logarithm), or what points are drawn from: `uniform(0, 1)`,
-`log_uniform(1e-3, 1)`. Every point runs under every seed. What is drawn has four digits, so that
-a name says all of it.
+`log_uniform(1e-3, 1)`. Every point runs under every seed. What is drawn or stands on a logarithm
+has four digits, so that a name says all of it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import math
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -29,7 +31,7 @@ from .overrides import value_of
 SEED = "seed"
 SPACED: dict[str, Callable[..., Sequence]] = {
     "range": lambda *ends: list(range(*map(_whole, ends))),
-    "linspace": lambda a, b, n: [_short(x) for x in np.linspace(a, b, _whole(n))],
+    "linspace": lambda a, b, n: [_short(x, 12) for x in np.linspace(a, b, _whole(n))],
     "logspace": lambda a, b, n: [_short(x) for x in np.geomspace(a, b, _whole(n))],
 }
 DRAWN: dict[str, Callable[..., float]] = {
@@ -37,6 +39,7 @@ DRAWN: dict[str, Callable[..., float]] = {
     "log_uniform": lambda rng, a, b: _short(math.exp(rng.uniform(math.log(a), math.log(b)))),
 }
 FORM = re.compile(r"(\w+)\((.*)\)")
+LONGEST = 150  # bytes of a folder's name, of which file systems take 255
 
 
 def points(axes: Mapping[str, Any], draws: int | None = None, seed: int = 0) -> list[dict]:
@@ -63,9 +66,10 @@ def points(axes: Mapping[str, Any], draws: int | None = None, seed: int = 0) -> 
     if draws is not None and draws < 1:
         raise ConfigError(f"--draws {draws} draws nothing; use at least 1.")
     axes = dict(axes)
-    seeds = _values(SEED, axes.pop(SEED, [0]))
+    given = axes.pop(SEED, [0])
+    seeds = _values(SEED, given)
     if not isinstance(seeds, list) or any(type(one) is not int for one in seeds):
-        raise ConfigError(f"sweep of seed: {axes.get(SEED, seeds)} holds no seeds; use range(4).")
+        raise ConfigError(f"sweep of seed: {given} holds no seeds; use range(4).")
     known = {key: _values(key, value) for key, value in axes.items()}
     if draws is None:
         lists = []
@@ -84,8 +88,31 @@ def points(axes: Mapping[str, Any], draws: int | None = None, seed: int = 0) -> 
 
 def named(point: Mapping[str, Any]) -> str:
     """`item_learning_rate=10,mu=0.1` of a point, its seed left out."""
-    said = (f"{k.partition('.')[2] or k}={_text(v)}" for k, v in point.items() if k != SEED)
-    return ",".join(said)
+    names = short([key for key in point if key != SEED])
+    return ",".join(f"{name}={text(point[key])}" for key, name in names.items())
+
+
+def short(keys: Sequence[str]) -> dict[str, str]:
+    """Keys -> what they are called: without their section, where no two are then the same."""
+    ends = [key.partition(".")[2] or key for key in keys]
+    return {k: k if ends.count(end) > 1 else end for k, end in zip(keys, ends, strict=True)}
+
+
+def folder_of(name: str, seed: int) -> str:
+    """A folder's name for the runs called `name`. What is long or has slashes is cut, with digits
+    that tell it apart."""
+    cut = name.replace(os.sep, "_").encode()[:LONGEST].decode(errors="ignore")
+    if cut != name:
+        cut += f"~{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return f"{cut}-{seed}"
+
+
+def text(value: Any) -> str:
+    """A value as a word of the command line says it, 10.0 as 10."""
+    if isinstance(value, str):
+        return value
+    whole = isinstance(value, float) and abs(value) < 1e15 and value == int(value)
+    return json.dumps(int(value) if whole else value)
 
 
 def _values(key: str, given: Any) -> list | Callable[[np.random.Generator], float]:
@@ -115,15 +142,11 @@ def _drawn(values, rng: np.random.Generator) -> Any:
     return values[rng.integers(len(values))] if isinstance(values, list) else values(rng)
 
 
-def _short(x: float) -> float:
-    return float(f"{x:.4g}")
+def _short(x: float, digits: int = 4) -> float:
+    return float(f"{x:.{digits}g}")
 
 
 def _whole(x: float) -> int:
     if x != int(x):
         raise ValueError(f"{x} is no whole number")
     return int(x)
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)

@@ -94,16 +94,11 @@ def _main(arguments: Sequence[str] | None) -> int:
 def _explain(error: Exception) -> int:
     """One line on standard error; 130 for a stop, 1 for what went wrong in a run, else 2."""
     from ..simulate import Diverged
+    from .failures import FORESEEN, line_of
     from .run import Stopped
 
-    line = " ".join(str(error).split()) or type(error).__name__
-    known = (ValueError, TypeError, OSError, MemoryError, Stopped, Diverged)
-    if "No space left on device" in line:
-        where = getattr(error, "filename", None) or "the disk"
-        line = f"{where}: no space left; free some and run again to go on."
-    elif not isinstance(error, known):
-        line = f"{type(error).__name__}: {line} (--debug shows where)"
-    print(f"fedjax-rec: {line}", file=sys.stderr)
+    known = (*FORESEEN, Stopped, Diverged)
+    print(f"fedjax-rec: {line_of(error, '--debug shows where', known)}", file=sys.stderr)
     if isinstance(error, Stopped):
         return 130
     return 1 if isinstance(error, Diverged) or not isinstance(error, known) else 2
@@ -193,7 +188,8 @@ def _sweep(words: Sequence[str]) -> int:
 
         Console().print(settings_table(ended))
         print(f"{known.out}: sweep.csv, sweep.parquet, and a folder for each of {len(runs)} runs")
-    return 1 if all(one.status != "finished" for one in ended) else 0
+    how = [one.status for one in ended]
+    return 1 if "failed" in how or "finished" not in how else 0
 
 
 def _runs(words: Sequence[str]) -> int:

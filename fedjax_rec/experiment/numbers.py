@@ -28,8 +28,10 @@ def numbers_of(config: Config) -> dict[str, float]:
 
 
 def outline_of(config: Config) -> str:
-    """The configuration but for its numbers, its seeds, and what does not change what is run."""
-    kept = {key: value for key, value in config.plain.items() if key not in {*FREE, "seed"}}
+    """The configuration but for its numbers, its seeds, and what does not change what is run: a
+    budget of memory does, by how many clients train at once."""
+    free = {*FREE, "seed"} - {"memory_budget"}
+    kept = {key: value for key, value in config.plain.items() if key not in free}
     kept |= {name: _masked(kept[name]) for name in SECTIONS}
     kept["data"] = _unseeded(kept["data"])
     return json.dumps(kept, sort_keys=True)

@@ -48,6 +48,8 @@ def run(config: Config, out: Path | str, overwrite: bool = False, show: bool = T
     try:
         with strategies.memory_budget(config.memory_budget):
             experiment = prepare(config)
+            if (told := _few_candidates(config, experiment.dataset)) is not None:
+                print(told, file=sys.stderr)
             key = jax.random.key(config.seed)
             mesh = simulate.clients_mesh(config.devices)
             calls = simulate.program(experiment.made, mesh).of(key, experiment.inputs())
@@ -72,8 +74,6 @@ def carry_out(
     key = jax.random.key(config.seed)
     # What the parts say against each other or the memory, they say before anything is written.
     like = experiment.outline(key)
-    if (told := _few_candidates(config, experiment.dataset)) is not None and show:
-        print(told, file=sys.stderr)
     done = 0 if folder.overwrite else simulate.last_saved(folder.checkpoints)
     begin = time.perf_counter()
     if (forecast := foreseen(config, experiment, calls, like, done)) is not None:
@@ -158,7 +158,8 @@ class Running:
         return record
 
     def finish(self) -> dict:
-        """Writes the summary, what each user's numbers are, and the figures."""
+        """Writes what each user's numbers are, the figures, and at last the summary, by which a run
+        is finished."""
         config, experiment, folder = self.config, self.experiment, self.folder
         self.checkpoints.close()
         values = self.best["values"]
@@ -174,9 +175,9 @@ class Running:
             activity=experiment.dataset.activity[np.asarray(cases.clients)],
             users=np.asarray(cases.users),
         )
-        folder.write_summary(summary)
         with _DRAWING:
-            figures.draw_all(folder.path)
+            figures.draw_all(folder.outcome(summary))
+        folder.write_summary(summary)
         return summary
 
 

@@ -8,19 +8,20 @@ plays a run of its own: on a CPU, several runs in one `vmap` cost each of them n
 alone, since every loop carries all of them to the end of the longest.
 
 A folder holds a run as `fedjax-rec run` would have left it, so a sweep that was stopped or killed
-goes on: what is finished is passed over, and what was begun is resumed. A run that diverges ends
-by itself. The table of all runs is `sweep.csv` and `sweep.parquet`.
+goes on: what is finished is passed over, and what was begun is resumed. A run that diverges or
+fails ends by itself; one that failed is tried again by the next call. The table of all runs is
+`sweep.csv` and `sweep.parquet`.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +30,21 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from .. import simulate, strategies
+from ..report.reading import read_run
 from ..rounds.memory import allowed_bytes
+from ..simulate.device import cores
 from . import config as configuration
 from .config import Config, ConfigError
+from .failures import line_of
 from .folder import LOCK, RunFolder, fingerprint
-from .grid import SEED, named, points
+from .grid import SEED, folder_of, named, points, text
 from .numbers import numbers_of, outline_of
 from .prepare import Experiment, Read, assembled, read_data
 from .run import Stopped, carry_out, foreseen, interruptible
 from .swept import Ended, table, write_table
 
 ENDED = "ended.jsonl"  # of a sweep: runs that did not finish and would not the next time
+FAILED = "failed.log"  # where runs failed, of the last call
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,8 @@ def trials(
     """The runs of a sweep, each with its configuration read. stem: what they are called before
     their points; None for the name of the file.
 
+    Without an axis of seeds they have that of the configuration.
+
     Raises:
         ConfigError: An axis is unknown or empty, or a value of it makes no sense; two points are
             the same run.
@@ -69,17 +76,23 @@ def trials(
     raw, stem = configuration.raw_of(config), stem or configuration.stem(config)
     axes = {**(raw.pop("sweep", None) or {}), **axes}
     found: list[Trial] = []
-    places: dict[Path, dict] = {}
+    places: set[Path] = set()
     for point in points(axes, draws):
-        name = ",".join(filter(None, [stem, named(point)]))
-        words = [f"--{key}={json.dumps(value)}" for key, value in point.items()]
-        read = configuration.read(raw, [*overrides, f"--name={name}", *words])
-        place = Path(out) / f"{named(point) or stem}-{point[SEED]}".replace(os.sep, "_")
+        words = [f"--{key}={text(value)}" for key, value in point.items() if key in axes]
+        read = configuration.read(raw, [*overrides, *words])
+        if read.devices > 1:
+            raise ConfigError(
+                f"devices={read.devices}: a sweep plays a whole run on each core; use devices=1."
+            )
+        point = {**point, SEED: read.seed}
+        title, name = str(read.plain["name"] or stem), named(point)
+        place = Path(out) / folder_of(name or title, read.seed)
         if place in places:
             if draws is not None:  # the same values once more
                 continue
-            raise ConfigError(f"sweep: {named(point)} stands twice on its axes; leave one out.")
-        places[place] = point
+            raise ConfigError(f"sweep: {place.name} stands twice on its axes; leave one out.")
+        places.add(place)
+        read = replace(read, name=",".join(filter(None, [title, name])))
         found.append(Trial(point, read, place))
     return found
 
@@ -102,8 +115,8 @@ class Shared:
                 self.traceable = _traceable(experiment, key, mine)
             traced = {name: mine[name] for name in self.traceable}
             fixed = tuple(x for name, x in mine.items() if name not in traced)
-            if config.evaluation.fit is not None:  # to what the users of this seed are known by
-                fixed += (config.seed,)
+            if config.evaluation.fit is not None:  # to what the users of these data are known by
+                fixed += (config.seed, json.dumps(config.plain["data"]))
             read = experiment.read
             alike = (p for f, r, p in self.programs if f == fixed and _one_program(r, read))
             if (program := next(alike, None)) is None:
@@ -124,7 +137,7 @@ def _traceable(experiment: Experiment, key, numbers: Mapping[str, float]) -> tup
     def takes(names: Sequence[str]) -> bool:
         try:
             jax.eval_shape(go, {name: numbers[name] for name in names})
-        except (TypeError, ValueError):
+        except Exception:  # whatever a part says of numbers that it cannot see
             return False
         return True
 
@@ -146,6 +159,8 @@ def _one_program(a: Read, b: Read) -> bool:
 def _equal(a: Any, b: Any) -> bool:
     if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
         return np.array_equal(a, b)
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_equal(a[name], b[name]) for name in a)
     return a == b
 
 
@@ -223,7 +238,7 @@ def run_sweep(
         runs: See `trials`.
         out: The folder of the sweep.
         workers: Runs at a time; None for one a core, as long as memory lasts.
-        told: Called after each run.
+        told: Called of each run once it has ended, of those that had before at once.
 
     Returns:
         How each run ended, in the order of `runs`.
@@ -238,7 +253,7 @@ def run_sweep(
     out.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(out / LOCK, blocking=False), interruptible() as stops:
-            return _swept(runs, out, workers or _cores(), told, stops)
+            return _swept(runs, out, workers or cores(), told, stops)
     except Timeout:
         raise ValueError(
             f"--out {out}: another process sweeps there; wait for it, or use another folder."
@@ -250,12 +265,15 @@ def _swept(runs: Sequence[Trial], out: Path, workers: int, told, stops: list) ->
     ended: dict[int, Ended] = {}
     left: list[tuple[int, Trial]] = []
     for i, trial in enumerate(runs):
-        if RunFolder(trial.out, trial.config.plain).finished:
+        if _finished(trial):
             ended[i] = Ended(trial.point, trial.out, "finished")
         elif (error := hopeless.get(_mark(trial))) is not None:
             ended[i] = Ended(trial.point, trial.out, "diverged", error)
         else:
             left.append((i, trial))
+    for i in ended:
+        told(ended[i])
+    (out / FAILED).unlink(missing_ok=True)
     outlines = [outline_of(trial.config) for _, trial in left]
     alike: dict[str, list[Config]] = {}
     for (_, trial), outline in zip(left, outlines, strict=True):
@@ -273,8 +291,15 @@ def _swept(runs: Sequence[Trial], out: Path, workers: int, told, stops: list) ->
                 calls = shared[outline].calls(config, experiment)
                 with memory.taking(_peak(config, experiment, calls, folder)):
                     carry_out(config, folder, experiment, calls, interrupted=stops)
+        except Stopped:
+            raise
         except simulate.Diverged as error:
             return Ended(trial.point, trial.out, "diverged", str(error))
+        except Exception as error:
+            with suppress(OSError), open(out / FAILED, "a", encoding="utf-8") as file:
+                file.write(f"{trial.out}\n{traceback.format_exc()}\n")
+            line = line_of(error, f"{out / FAILED} shows where")
+            return Ended(trial.point, trial.out, "failed", line)
         finally:
             folder.release()
         return Ended(trial.point, trial.out, "finished")
@@ -308,13 +333,18 @@ def _varying(configs: Sequence[Config]) -> tuple[str, ...]:
     return tuple(name for name in all_of[0] if len({one[name] for one in all_of}) > 1)
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _finished(trial: Trial) -> bool:
+    """Whether its folder holds all of the run, of as many rounds."""
+    try:
+        return read_run(trial.out).summary["totals"].get("rounds") == trial.config.rounds
+    except ValueError:
+        return False
 
 
 def _mark(trial: Trial) -> str:
-    """Which run it is, whatever folder it is in."""
-    return f"{trial.out.name} {fingerprint(trial.config.plain)}"
+    """Which run it is, whatever folder it is in, and how much it was allowed."""
+    c = trial.config
+    return f"{trial.out.name} {fingerprint(c.plain)} {c.rounds} {c.most_rejected}"
 
 
 def _note(out: Path, trial: Trial, ended: Ended) -> None:

@@ -11,14 +11,14 @@ from typing import Any
 import polars as pl
 from rich.table import Table
 
-from ..report.reading import read_run
+from ..report.reading import LOWER_IS_BETTER, read_run
 from ..storage import whole
-from .grid import SEED
+from .grid import SEED, short
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a run of a sweep ended. status: "finished" or "diverged", with its error."""
+    """How a run of a sweep ended. status: "finished", or "diverged" or "failed" with its error."""
 
     point: Mapping[str, Any]
     out: Path
@@ -30,7 +30,7 @@ def table(ended: Sequence[Ended]) -> pl.DataFrame:
     """One row a run: the values of its axes, `seed`, `status`, `validation` (what chose its best
     round, there), the test metrics of that round, `loss`, `rounds`, bytes, `seconds` and `folder`.
 
-    Numbers of a run that diverged are null.
+    Numbers of a run that did not finish are null.
     """
     rows = []
     for one in ended:
@@ -48,14 +48,15 @@ def table(ended: Sequence[Ended]) -> pl.DataFrame:
 
 
 def of_settings(found: pl.DataFrame, axes: Sequence[str]) -> pl.DataFrame:
-    """Of each setting, over its seeds: `runs`, how many of them `diverged`, mean and standard
+    """Of each setting, over its seeds: `runs`, how many of them were `lost`, mean and standard
     deviation of `validation` and of the test metric that goes with it. The best validation comes
-    first; settings of which a seed diverged come last."""
+    first, of an error the lowest; settings of which a seed diverged or failed come last."""
     metric = found.columns[found.columns.index("best_round") + 1]
     numbers = [n for name in ("validation", metric) for n in _mean_and_std(name)]
-    lost = (pl.col("status") != "finished").sum().alias("diverged")
+    lost = (pl.col("status") != "finished").sum().alias("lost")
     by = found.group_by(axes, maintain_order=True).agg(pl.len().alias("runs"), lost, *numbers)
-    return by.sort(["diverged", "validation"], descending=[False, True], nulls_last=True)
+    falling = metric.removeprefix("sampled_") not in LOWER_IS_BETTER
+    return by.sort(["lost", "validation"], descending=[False, falling], nulls_last=True)
 
 
 def _mean_and_std(name: str) -> tuple[pl.Expr, pl.Expr]:
@@ -70,11 +71,10 @@ def settings_table(ended: Sequence[Ended]) -> Table:
         return Table(title="no run finished")
     best = of_settings(found, axes)
     *_, validation, _, metric, _ = best.columns
-    shown = Table(*(key.partition(".")[2] or key for key in axes), "runs", "diverged",
-                  "validation", f"test {metric}")  # fmt: skip
+    shown = Table(*short(axes).values(), "runs", "lost", "validation", f"test {metric}")
     for row in best.head(20).iter_rows(named=True):
         numbers = (_told(row[name], row[f"{name} std"]) for name in (validation, metric))
-        words = (str(row[key]) for key in (*axes, "runs", "diverged"))
+        words = (str(row[key]) for key in (*axes, "runs", "lost"))
         shown.add_row(*words, *numbers)
     return shown
 

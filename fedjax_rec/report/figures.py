@@ -129,9 +129,11 @@ def user_distribution(run: Run) -> Figure:
     return figure
 
 
-def draw_all(folder: Path | str) -> list[Path]:
-    """Draw a finished run's pictures into its `figures/`; per_user.png only with `per_user.npz`."""
-    run, folder = read_run(folder), Path(folder) / "figures"
+def draw_all(of: Run | Path | str) -> list[Path]:
+    """Draw a run's pictures into the `figures/` of its folder; per_user.png only with
+    `per_user.npz`."""
+    run = of if isinstance(of, Run) else read_run(of)
+    folder = run.folder / "figures"
     drawn = {"learning_curve": learning_curve([run])}
     if run.per_user is not None and _measured(run):
         drawn["per_user"] = user_distribution(run)

@@ -105,8 +105,10 @@ class Group:
         return np.array([number(run.summary["best"].get(metric)) for run in self.runs])
 
 
-def read_run(folder: Path | str) -> Run:
+def read_run(folder: Path | str, summary: dict[str, Any] | None = None) -> Run:
     """Read one run folder.
+
+    summary: what its `summary.json` will say, where it is about to be written.
 
     Raises:
         ValueError: the folder or a file is missing, a line is no record (with its line number),
@@ -117,12 +119,12 @@ def read_run(folder: Path | str) -> Run:
         raise ValueError(f"run folder {str(folder)!r} does not exist; name a finished run.")
     records = _records(folder / "metrics.jsonl")
     path = folder / "summary.json"
-    if not path.exists():
+    if summary is None and not path.exists():
         raise ValueError(
             f"{folder} is unfinished: no summary.json after round {records[-1]['round']}; "
             "resume the run or leave it out."
         )
-    summary = _mapping(path, json.loads)
+    summary = _mapping(path, json.loads) if summary is None else summary
     absent = {"seed", "best", "selected_by", "totals", *FIELDS} - summary.keys()
     if not absent:
         absent = {"bytes_up", "bytes_down"} - summary["totals"].keys()

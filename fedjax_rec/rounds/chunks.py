@@ -125,7 +125,8 @@ def _dealt(step, held, cohort: Cohort, c: int) -> Played:
         return tuple(x.held for x in blocks), summed, stacks, places
 
     whole, split = PartitionSpec(), PartitionSpec(axis)
-    fill = lambda x: jnp.pad(x, [(0, block * mesh.size - nobody)] + [(0, 0)] * (x.ndim - 1))
+    beyond = jnp.zeros(block * mesh.size - nobody, jnp.int32)  # whoever fills it, nobody reads it
+    fill = lambda x: jnp.concatenate([x, x[beyond]])  # keys too, which cannot be padded by zeros
     specs = split, whole, split, split
     play = jax.shard_map(own, mesh=mesh, in_specs=split, out_specs=specs, check_vma=False)
     held, (total, seen), stacks, places = play(jax.tree.map(fill, held))

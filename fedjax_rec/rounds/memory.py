@@ -78,6 +78,11 @@ def allowed_bytes() -> int:
     return budget_bytes() or int(DEVICE_SHARE * device_bytes())
 
 
+def sharing(devices: int) -> int:
+    """How many of so many devices have one memory between them: those of a CPU, the host's."""
+    return devices if jax.default_backend() == "cpu" else 1
+
+
 def clients_that_fit(bytes_per_client: int, cohort: int) -> int:
     """How many clients a chunk holds, for `bytes_per_client` bytes of local parameters."""
     per_client = max(1, bytes_per_client)

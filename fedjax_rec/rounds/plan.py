@@ -24,7 +24,7 @@ import jax
 from .. import rows, trees
 from ..check import at_least
 from ..types import PyTree, Strategy
-from .memory import CPU_CHUNK_CLIENTS, allowed_bytes, budget_bytes, bytes_of
+from .memory import CPU_CHUNK_CLIENTS, allowed_bytes, budget_bytes, bytes_of, sharing
 
 # Dense parts of the model, frozen ones included, from which it counts as large.
 LARGE = 16 * 2**20
@@ -51,13 +51,13 @@ def checked(where: str, asked: int | str | None) -> None:
         at_least(where, "clients_per_chunk", asked, 1)
 
 
-def plan(strategy: Strategy, key, state, cohort) -> Chunk:
+def plan(strategy: Strategy, key, state, cohort, devices: int = 1) -> Chunk:
     """How many clients of a cohort train at once, before anything of the round is traced.
 
     Arguments are those of `Strategy.round`, or their outlines. What the strategy was asked for
     (`clients_per_chunk`) or else what a run may take (`memory_budget`) decides; where neither is
-    set and the model is small, the strategy's own rule of thumb. Raises MemoryError where not even
-    one client fits what was asked for.
+    set and the model is small, the strategy's own rule of thumb. Of `devices` that share a memory
+    each has its part of it. Raises MemoryError where not even one client fits what was asked for.
     """
     key, state, cohort = jax.tree.map(_outline, (key, state, cohort))
     size, asked = cohort.ids.shape[0], strategy.clients_per_chunk
@@ -65,6 +65,7 @@ def plan(strategy: Strategy, key, state, cohort) -> Chunk:
         return Chunk(size)
     thumb = strategy.chunk(key, state, cohort)
     told = bytes_of("clients_per_chunk", asked) if isinstance(asked, str) else budget_bytes()
+    told = told and told // sharing(devices)
     large = base_bytes(state.shared) >= LARGE
     if isinstance(asked, int) or size == 1 or (told is None and not large):
         return Chunk(thumb)
@@ -76,7 +77,7 @@ def plan(strategy: Strategy, key, state, cohort) -> Chunk:
             f"clients_per_chunk={asked!r}: a round of one client at a time takes "
             f"{(fixed + each) / 2**20:.1f} MiB; allow it more."
         )
-    fit = min(size, ((told or allowed_bytes()) - fixed) // each)
+    fit = min(size, ((told or allowed_bytes() // sharing(devices)) - fixed) // each)
     if jax.default_backend() == "cpu":
         fit = min(fit, CPU_CHUNK_CLIENTS, CPU_WORKING_BYTES // each if large else thumb)
     return Chunk(max(1, fit), fixed, each)

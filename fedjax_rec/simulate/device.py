@@ -44,6 +44,11 @@ def configure(threads: int = 1, cache: str | Path | None = "", devices: int = 1)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def clients_mesh(devices: int) -> Mesh | None:
     """The mesh over which the clients of a round are dealt; None for one device.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from .. import trees
-from ..rounds.memory import allowed_bytes, device_bytes
+from ..rounds.memory import allowed_bytes, device_bytes, sharing
 from ..rounds.plan import Chunk, peak_bytes
 from ..types import State
 from .program import Compiled
@@ -20,7 +20,8 @@ from .program import Compiled
 class Forecast:
     """Bytes. base: frozen parts of the model; model: the rest of it; state: of all clients and the
     server; data: everything else that is read; work: temporaries and outputs; peak: all of them.
-    chunk: the clients trained at once. allowed: what the run may take, of `device`.
+    chunk: the clients trained at once. allowed: what the run may take, of `device`. All of it of
+    each of `devices`; those of a CPU have each its part of the host's memory.
     """
 
     base: int
@@ -32,6 +33,7 @@ class Forecast:
     chunk: Chunk
     allowed: int
     device: int
+    devices: int = 1
 
     @property
     def each(self) -> int:
@@ -43,11 +45,12 @@ class Forecast:
         clients = "1 client" if self.chunk.clients == 1 else f"{self.chunk.clients} clients"
         most = "at most " if self.chunk.each is None else ""
         base = f" on a base of {size(self.base)}" if self.base else ""
+        each = f", on each of {self.devices} devices" if self.devices > 1 else ""
         return (
             f"memory: model {size(self.model)}{base}, state {size(self.state)}, data "
             f"{size(self.data)}, temporary {size(self.work)} ({clients} at a time, {most}"
             f"{size(self.each)} each); peak {size(self.peak)} of {size(self.allowed)} allowed, "
-            f"device {size(self.device)}"
+            f"device {size(self.device)}{each}"
         )
 
     def refuse(self) -> None:
@@ -90,14 +93,15 @@ def forecast(compiled: Compiled, state: State) -> Forecast:
     stats = compiled.memory()
     shared = state.shared
     base = trees.nbytes(trees.frozen(shared))
-    whole = trees.nbytes(shared)
-    kept = trees.nbytes(replace(state, shared=()))
+    whole, devices = trees.nbytes(shared), compiled.devices
+    kept = trees.nbytes(replace(state, private=(), memory=(), shared=()))
+    kept += -(-trees.nbytes((state.private, state.memory)) // devices)
     data = max(0, stats.argument_size_in_bytes - whole - kept)
     peak = peak_bytes(stats)
     work = peak - stats.argument_size_in_bytes
-    return Forecast(
-        base, whole - base, kept, data, work, peak, compiled.chunk, allowed_bytes(), device_bytes()
-    )
+    allowed, device = (x() // sharing(devices) for x in (allowed_bytes, device_bytes))
+    model, chunk = whole - base, compiled.chunk
+    return Forecast(base, model, kept, data, work, peak, chunk, allowed, device, devices)
 
 
 def size(nbytes: int) -> str:

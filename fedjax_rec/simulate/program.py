@@ -44,11 +44,13 @@ class Parts:
 @dataclass(frozen=True)
 class Compiled:
     """call(state, store) -> (state, (seen, bytes_up, bytes_down, means, values)), state given up.
-    chunk: the clients that train at once. memory(): XLA's account of it."""
+    chunk: the clients that train at once on each device. memory(): XLA's account of one of the
+    devices."""
 
     call: Callable[..., Any]
     chunk: Chunk
     memory: Callable[[], Any]
+    devices: int
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,8 @@ def program(made: Callable[..., Parts], mesh: Mesh | None = None) -> Program:
     def of(key, inputs: PyTree = ()) -> Calls:
         def compiled(state, store, times: int, rounds: int) -> Compiled:
             call, program, chunk = called(key, inputs, state, store, times, rounds)
-            return Compiled(partial(call, key, inputs), chunk, program.memory_analysis)
+            devices = 1 if mesh is None else mesh.size
+            return Compiled(partial(call, key, inputs), chunk, program.memory_analysis, devices)
 
         def look(state, store) -> None:
             with compiling:
@@ -163,7 +166,8 @@ def chunk_for(parts: Parts, key, state, store, mesh: Mesh | None = None) -> Chun
             f"{mesh.size} devices; use devices=1."
         )
     ids = jax.ShapeDtypeStruct((parts.draws().size(store.num_clients),), jnp.int32)
-    return plan(parts.strategy, keys.stream(key, "round"), state, Cohort(ids, store))
+    devices = 1 if mesh is None else mesh.size
+    return plan(parts.strategy, keys.stream(key, "round"), state, Cohort(ids, store), devices)
 
 
 def _one_round(parts: Parts, key, state, store, chunk, mesh):

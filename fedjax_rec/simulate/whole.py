@@ -10,7 +10,6 @@ takes as many in one `vmap` as its memory holds.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -24,6 +23,7 @@ from ..check import at_least
 from ..rounds.memory import allowed_bytes
 from ..rounds.plan import peak_bytes
 from ..types import PyTree, State
+from .device import cores
 from .loop import TOLD
 from .program import Parts, blocks, chunk_for
 
@@ -127,6 +127,7 @@ def sweep(
         Curves as of `whole_run`, in the order of the runs, and last(state), leaves [R, ...].
 
     Raises:
+        ValueError: There is no key, an input has no slice for each, or a number is below 1.
         MemoryError: Not even one run fits.
 
     Example:
@@ -135,6 +136,10 @@ def sweep(
         >>> curves, _ = simulate.sweep(made, store, 100, seeds, rates, every=10)
         >>> best = curves["validation_hr@10"].max(1).argmax()
     """
+    if workers is not None:
+        at_least("sweep", "workers", workers, 1)
+    total = _runs(keys, inputs)
+    keys, inputs = jax.tree.map(jnp.asarray, (keys, inputs))
     of_run = lambda i: jax.tree.map(lambda x: x[i], (keys, inputs))
     run = whole_run(made, store, rounds, every, of_run(0)[1])
 
@@ -142,16 +147,33 @@ def sweep(
         state, curves = run(key, inputs, store)
         return curves, last(state)
 
-    total = keys.shape[0]
     play = _on_cores if jax.default_backend() == "cpu" else _in_groups
     return play(kept, of_run, total, store, workers)
+
+
+def _runs(keys: jax.Array, inputs: PyTree) -> int:
+    """How many runs there are. Raises ValueError where that cannot be told."""
+    typed = jnp.issubdtype(jnp.asarray(keys).dtype, jax.dtypes.prng_key)
+    shape = jnp.shape(keys) if typed else jnp.shape(keys)[:-1]
+    if len(shape) != 1 or not shape[0]:
+        raise ValueError(
+            f"sweep(keys) of shape {jnp.shape(keys)} is no list of keys, one a run; use "
+            "jax.random.split(key, runs)."
+        )
+    for x in jax.tree.leaves(inputs):
+        if jnp.shape(x)[:1] != shape:
+            raise ValueError(
+                f"sweep(inputs) has a leaf of shape {jnp.shape(x)} for {shape[0]} runs; give each "
+                "leaf a slice for each run."
+            )
+    return shape[0]
 
 
 def _on_cores(kept: Callable, of_run: Callable, total: int, store, workers: int | None):
     """One run on each core, of one compiled program."""
     call = jax.jit(kept).lower(*of_run(0), store).compile()
     fit = _that_fit(peak_bytes(call.memory_analysis()))
-    workers = max(1, min(fit, workers or os.cpu_count() or 1, total))
+    workers = max(1, min(fit, workers or cores(), total))
 
     def one(i: int):
         return jax.device_get(call(*of_run(i), store))

@@ -44,7 +44,7 @@ def test_cold_users_are_fitted_and_tables_say_so(place, monkeypatch):
         ("cold", [*WORDS, "--evaluation.of=personal"], "evaluation.of=personal"),
         (
             "cold", [*WORDS, "--data.clients.class_path=fedjax_rec.data.by_hash",
-                     "--data.clients.init_args.num_clients=4"],
+                     "--data.clients.init_args.num_clients=4", "--cohorts.size=4"],
             "holds cold users and others",
         ),
     ],

@@ -13,8 +13,9 @@ from small_data import write_config, write_folder
 
 from fedjax_rec import simulate
 from fedjax_rec.experiment import sweep
+from fedjax_rec.experiment import swept as swept_tables
 from fedjax_rec.experiment.factories import ConfigError
-from fedjax_rec.experiment.grid import points
+from fedjax_rec.experiment.grid import named, points
 from fedjax_rec.experiment.main import main
 from fedjax_rec.report import figures
 
@@ -40,7 +41,7 @@ def programs(monkeypatch):
     """Grows by each program that is made."""
     found: list = []
     one = simulate.program
-    monkeypatch.setattr(simulate, "program", lambda made: found.append(1) or one(made))
+    monkeypatch.setattr(simulate, "program", lambda *made: found.append(1) or one(*made))
     return found
 
 
@@ -108,6 +109,33 @@ def test_own_models_are_measured_on_the_cases_of_their_seed(place, programs):
     close(records(ended[1].out), records(out))
 
 
+def test_cold_users_fit_what_is_known_of_them_in_their_seed(place):
+    words = ["--data.split=cold_users", "--evaluation.fit.learning_rate=2.0", "--rounds=1"]
+    ended = swept(place, "cold", {"data.split.seed": [0, 1], "seed": [0, 1]}, *words)
+    assert [one.status for one in ended] == ["finished"] * 4, ended
+    out = place / "cold alone"
+    given = ["run", str(place / "tiny.yaml"), "--quiet", "--out", str(out), *words]
+    assert main([*given, "--seed=1", "--data.split.seed=1"]) == 0
+    (mine,) = [one for one in ended if set(one.point.values()) == {1}]
+    close(records(mine.out), records(out))
+
+
+def test_labelled_examples_share_a_program(place, programs):
+    config = {
+        "data": {"source": {"class_path": "fedjax_rec.data.clicks", "init_args": {
+            "num_clients": 8, "examples_per_client": 10, "num_rows": 104}}},
+        "model": {"class_path": "fedjax_rec.models.dlrm", "init_args": {"width": 2, "top": [4]}},
+        "examples": "fedjax_rec.data.examples",
+        "strategy": "fedjax_rec.strategies.fedavg",
+        "evaluation": {"candidates": "examples"},
+        "rounds": 1,
+    }  # fmt: skip
+    runs = sweep.trials(config, {"seed": [0, 1]}, place / "clicks")
+    ended = sweep.run_sweep(runs, place / "clicks", 2)
+    assert [one.status for one in ended] == ["finished"] * 2, ended
+    assert len(programs) == 1 and records(ended[0].out) != records(ended[1].out)
+
+
 def test_a_run_that_diverges_ends_alone_and_is_not_played_again(place, capsys, monkeypatch):
     axes = {RATE: [1e30, 5.0]}
     ended = swept(place, "apart", axes)
@@ -119,6 +147,53 @@ def test_a_run_that_diverges_ends_alone_and_is_not_played_again(place, capsys, m
     monkeypatch.setattr(sweep, "carry_out", lambda *_, **__: pytest.fail("played again"))
     again = swept(place, "apart", axes)
     assert again == ended
+
+
+def test_a_run_that_fails_leaves_the_others_and_is_tried_again(place, monkeypatch):
+    axes, out, real = {RATE: [1.0, 3.0, 9.0]}, place / "failing", sweep.carry_out
+
+    def broken(config, *rest, **more):
+        if config.plain["strategy"]["init_args"]["item_learning_rate"] == 1.0:
+            raise RuntimeError("a cable\ncame off")
+        return real(config, *rest, **more)
+
+    monkeypatch.setattr(sweep, "carry_out", broken)
+    ended = swept(place, "failing", axes)
+    assert [one.status for one in ended] == ["failed", "finished", "finished"]
+    assert ended[0].error == f"RuntimeError: a cable came off ({out / 'failed.log'} shows where)"
+    assert "raise RuntimeError" in (out / "failed.log").read_text()
+    assert pl.read_csv(out / "sweep.csv")["status"].to_list() == [one.status for one in ended]
+    monkeypatch.setattr(sweep, "carry_out", real)
+    told: list = []
+    runs = sweep.trials(place / "tiny.yaml", axes, out)
+    sweep.run_sweep(runs, out, 1, told.append)
+    assert [one.point[RATE] for one in told] == [3.0, 9.0, 1.0]  # what is there is told first
+    assert {one.status for one in told} == {"finished"} and not (out / "failed.log").exists()
+    # A run that ends amid its pictures is not finished.
+    monkeypatch.setattr(figures, "draw_all", lambda run: run.no_pencil)
+    (cut,) = swept(place, "failing", {RATE: [9.0]}, "--rounds=6")
+    assert cut.status == "failed" and "no_pencil" in cut.error
+    monkeypatch.setattr(figures, "draw_all", lambda run: [])
+    assert swept(place, "failing", {RATE: [9.0]}, "--rounds=6")[0].status == "finished"
+    # More rounds go on where these ended; fewer are none of theirs.
+    (more,) = swept(place, "failing", {RATE: [3.0]}, "--rounds=7")
+    assert [one["round"] for one in records(more.out)] == list(range(1, 8))
+    (fewer,) = swept(place, "failing", {RATE: [3.0]}, "--rounds=6")
+    assert fewer.status == "failed" and "rounds=6 is less than the 7" in fewer.error
+
+
+def test_the_lowest_error_is_the_best_setting():
+    rows = [(0.1, 0.9, "finished"), (0.2, 0.7, "finished"), (0.3, None, "failed")]
+    for metric, best in (("rmse", 0.2), ("hr@5", 0.1)):
+        found = pl.DataFrame(
+            [
+                {"rate": r, "status": s, "validation": x, "best_round": 1, metric: x}
+                for r, x, s in rows
+            ]
+        )
+        by = swept_tables.of_settings(found, ["rate"])
+        assert by["rate"][0] == best and by["rate"][2] == 0.3
+        assert by["lost"].to_list() == [0, 0, 1]
 
 
 def test_a_sweep_that_was_stopped_goes_on_to_the_same_table(place, monkeypatch):
@@ -155,7 +230,7 @@ def test_the_command_reads_axes_of_the_file_and_of_the_line(place, capsys):
     rows = [line for line in said.out.splitlines() if "±" in line]
     assert len(rows) == 2 and "item_learning_rate" in said.out and "test hr@5" in said.out
     assert sorted(p.name for p in out.iterdir() if p.is_dir()) == [
-        f"item_learning_rate={rate}-{seed}" for rate in ("1.0", "4.0") for seed in (0, 1)
+        f"item_learning_rate={rate}-{seed}" for rate in (1, 4) for seed in (0, 1)
     ]
     assert main(["run", str(config), "--out", str(out / "x")]) == 2
     assert "use fedjax-rec sweep" in capsys.readouterr().err
@@ -171,7 +246,9 @@ def test_the_command_reads_axes_of_the_file_and_of_the_line(place, capsys):
         ({RATE: "range(1.5)"}, "1.5 is no whole number"),
         ({RATE: "[1, fast]"}, "fast"),
         ({"seed": "[0.5]"}, "holds no seeds"),
-        ({RATE: "[1.0, 1.0]"}, "stands twice"),
+        ({RATE: "[1, 1.0]"}, "item_learning_rate=1-0 stands twice"),
+        ({"seed": "uniform(0, 1)"}, "uniform(0, 1) holds no seeds"),
+        ({"devices": "[1, 2]"}, "use devices=1"),
         ({}, "no axis"),
     ],
 )
@@ -188,6 +265,36 @@ def test_two_sweeps_in_one_folder(place):
     (place / "held").mkdir()
     with FileLock(place / "held" / ".lock"), pytest.raises(ValueError, match="another process"):
         sweep.run_sweep(runs, place / "held")
+
+
+def test_axes_of_words_choices_and_factories(place):
+    """Words are words, the configuration says name and seed, and each run has a folder."""
+    config = place / "choices.yaml"
+    changes = {"seed": 7, "name": "mine", "choices": {"a": {"rounds": 3}, "b": {"rounds": 4}}}
+    write_config(config, place / "tiny", **changes)
+    uplink = {"class_path": "fedjax_rec.compress.top_k", "init_args": {"fraction": 0.5}}
+
+    def of(axes, *words):
+        return sweep.trials(config, axes, place, words)
+
+    by_choice = of({"choose": ["a", "b"]}, "--seed=8")
+    assert [(t.config.rounds, t.config.seed, t.point["seed"]) for t in by_choice] == [
+        (3, 8, 8), (4, 8, 8)
+    ]  # fmt: skip
+    assert [t.out.name for t in by_choice] == ["choose=a-8", "choose=b-8"]
+    words = of({"evaluation.candidates": ["full", "sampled"]})
+    assert [t.config.evaluation.candidates for t in words] == ["full", "sampled"]
+    assert words[1].config.name == "mine,candidates=sampled" and words[1].config.seed == 7
+    nothing, some = (
+        t.config.plain["strategy"]["init_args"]["uplink"]
+        for t in of({"strategy.uplink": [None, uplink]})
+    )
+    assert nothing is None and some["init_args"]["fraction"] == 0.5
+    long = [t.out.name for t in of({"start_from": ["a/b", "a_b", "c" * 300, "c" * 301]})]
+    assert len(set(long)) == 4 and max(map(len, long)) < 200 and "a_b~" in long[0]
+    assert [t.out.name for t in of({"seed": [1, 2]})] == ["mine-1", "mine-2"]
+    assert named({"a.width": 1, "b.width": 2, "b.rate": 0.5}) == "a.width=1,b.width=2,rate=0.5"
+    assert points({"a": "linspace(12345, 12346, 2)"})[1]["a"] == 12346.0
 
 
 def test_points_that_are_drawn():

@@ -4,6 +4,8 @@ Three devices own 8, 8 and 7 of 23 clients; cohorts of 11 are drawn, so that dev
 many they play, and one client has no example. The strategies take turns, see `rotating`.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,7 +29,12 @@ def after(strategy, store, devices: int, cohorts):
     calls = simulate.program(lambda _: simulate.Parts(strategy, cohorts), mesh).of(KEY)
     with fast():
         (*_, end) = simulate.simulate(strategy, store, ROUNDS, KEY, cohorts, every=2, calls=calls)
-    return jax.tree.map(np.array, end.state), end.metrics
+    return jax.tree.map(as_numpy, end.state), end.metrics
+
+
+def as_numpy(x):
+    typed = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+    return np.array(jax.random.key_data(x) if typed else x)
 
 
 def same_run(strategy, store, devices: int, cohorts):
@@ -84,6 +91,46 @@ def test_verdicts_on_listed_uploads_reach_their_clients():
     client = client_of(model, data.pointwise(4))
     strategy = strategies.federated(client, model, aggregator=listing(), clients_per_chunk=2)
     same_run(strategy, packed.store, 3, simulate.uniform(11))
+
+
+def test_clients_keep_keys_counts_and_flags():
+    """Leaves of any type, of 23 clients on three devices."""
+    packed = named("compact")
+    model = fedmf(packed.num_items)
+    client = client_of(model, data.pointwise(4))
+
+    def update(key, private, shared, data, now):
+        row, upload = client.update(key, private["row"], shared, data, now)
+        moved = {"seed": jax.random.fold_in(private["seed"], 1), "turns": private["turns"] + 1}
+        return {"row": row, "odd": ~private["odd"], **moved}, upload
+
+    def first(key, id):
+        more = {"seed": jax.random.fold_in(key, id), "turns": jnp.int8(0), "odd": jnp.bool_(False)}
+        return {"row": client.init(key, id), **more}
+
+    keeping = dataclasses.replace(client, init=first, update=update, examples=None)
+    strategy = strategies.federated(keeping, model, clients_per_chunk=2)
+    same_run(strategy, packed.store, 3, simulate.uniform(11))
+
+
+def test_devices_of_a_cpu_share_its_memory():
+    """The forecast is of one device, which has a third of the host's memory."""
+    packed = named("compact")
+    strategy = federated(packed, fedmf(packed.num_items))
+    like = jax.eval_shape(lambda: strategy.init(KEY, packed.num_clients))
+    with strategies.memory_budget("300MiB"), fast():
+        alone, each = (
+            simulate.forecast(
+                simulate.program(lambda _: simulate.Parts(strategy), simulate.clients_mesh(n))
+                .of(KEY)
+                .compiled(like, packed.store, 1, 1),
+                like,
+            )
+            for n in (1, 3)
+        )
+    assert (alone.allowed, each.allowed) == (300 * 2**20, 100 * 2**20)
+    assert each.line().endswith("on each of 3 devices") and "devices" not in alone.line()
+    assert each.state < alone.state / 2
 
 
 def test_more_devices_than_there_are():

@@ -119,3 +119,31 @@ def test_numbers_of_rounds(name, value):
     given = {"rounds": 2, "every": 1, name: value}
     with pytest.raises(ValueError, match=f"whole_run\\({name}=0\\)"):
         simulate.whole_run(lambda _: Parts(walk()), crowd(), **given)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"keys": jax.random.key(0)}, r"sweep\(keys\) of shape \(\) is no list of keys"),
+        ({"keys": jax.random.PRNGKey(0)}, r"sweep\(keys\) of shape \(2,\)"),
+        ({"keys": jax.random.split(KEY, 3)[:0]}, r"of shape \(0,\)"),
+        ({"inputs": 0.1}, r"sweep\(inputs\) has a leaf of shape \(\) for 3 runs"),
+        ({"inputs": jnp.ones(2)}, r"leaf of shape \(2,\) for 3 runs"),
+        ({"workers": 0}, "workers=0"),
+        ({"every": 0}, "every=0"),
+    ],
+)
+def test_what_is_no_list_of_runs_is_refused(given, told):
+    right = {"keys": jax.random.split(KEY, 3), "inputs": jnp.ones(3)}
+    with pytest.raises(ValueError, match=told):
+        simulate.sweep(made, packed_once().store, ROUNDS, **{**right, **given})
+
+
+def test_runs_of_numpy_numbers_without_a_measure(monkeypatch):
+    """A tree of NumPy arrays, in groups as an accelerator plays them; measured once, at the end."""
+    monkeypatch.setattr(whole, "_on_cores", whole._in_groups)
+    bare = lambda x: Parts(made(x["rate"]).strategy, simulate.uniform(5))
+    keys, rates = jax.random.split(KEY, 2), {"rate": np.asarray([0.1, 0.3], np.float32)}
+    curves, _ = simulate.sweep(bare, packed_once().store, 2, keys, rates, every=9)
+    assert curves["round"].tolist() == [[2], [2]] and "ndcg@10" not in curves
+    assert np.isfinite(curves["loss"]).all()
