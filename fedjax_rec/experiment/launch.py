@@ -103,7 +103,6 @@ def sweep(
         >>> found.group_by("strategy.item_learning_rate").agg(pl.col("validation").mean())
     """
     raw = lay(configuration.raw_of(config), changes)
-    axes = {**(raw.pop("sweep", None) or {}), **axes}
     runs = trials(raw, axes, out, draws=draws, stem=configuration.stem(config))
     simulate.configure(runs[0].config.threads)
     return table(run_sweep(runs, out, workers, told))
