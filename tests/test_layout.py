@@ -39,7 +39,6 @@ WALKS = {
     "trees": "frozen values",
     "wire.nodes": "what is packed",
     "factors": "layers with adapters",
-    "rounds.chunks": "what the clients of a device keep",
     "models.placement": "frozen values and tables, by their path",
     "testing": "nodes of packets and programs, which laws take apart",
 }

@@ -81,9 +81,8 @@ def rotate(times: int = 2, block: int = 1024) -> Compressor:
         return _apart(y.reshape(-1), touched, node)
 
     def complaint(body, side, node, now):
-        x, count = numbers(node)[0], node.size
-        if is_node(node):
-            count = int(np.sum(side[1].live)) * (x.size // x.shape[0])
+        x = numbers(node)[0]
+        count = int(np.sum(side[1].live)) * (x.size // x.shape[0]) if is_node(node) else x.size
         return miscounted("blocks", body.live, -(-count // body.values.shape[1]))
 
     return nodewise(lambda node: (), encode_node, decode_node, linear=True, complaint=complaint)

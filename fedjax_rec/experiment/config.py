@@ -178,7 +178,7 @@ def read(
         keys = [a.dest for a in parser._actions if a.dest != "help"]
         raise ConfigError(one_line(str(error), keys)) from error
     for part in LATE:
-        check_made(_arguments(made, part), f"{part}.init_args")
+        check_made(_plain(made[part].get("init_args")), f"{part}.init_args")
     for key in ("source", "split", "clients"):
         check_made(_plain(getattr(made.data, key)), f"data.{key}")
     check_complete(plain, "")

@@ -16,7 +16,7 @@ from .config import Config
 from .loaded import LoadedRun, load_run
 from .overrides import lay
 from .run import run as run_in_folder
-from .sweep import run_sweep, trials
+from .sweep import run_sweep, threads_of_sweep, trials
 from .swept import Ended, table
 
 
@@ -104,5 +104,5 @@ def sweep(
     """
     raw = lay(configuration.raw_of(config), changes)
     runs = trials(raw, axes, out, draws=draws, stem=configuration.stem(config))
-    simulate.configure(runs[0].config.threads)
+    simulate.configure(threads_of_sweep(runs, workers))
     return table(run_sweep(runs, out, workers, told))

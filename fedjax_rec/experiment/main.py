@@ -163,7 +163,7 @@ def _sweep(words: Sequence[str]) -> int:
     from ..check import at_least
     from ..simulate import configure
     from .overrides import pairs
-    from .sweep import run_sweep, trials
+    from .sweep import run_sweep, threads_of_sweep, trials
     from .swept import settings_table
 
     if known.workers is not None:
@@ -172,7 +172,7 @@ def _sweep(words: Sequence[str]) -> int:
     axes = {k.removeprefix("sweep."): v for k, v in given if k.startswith("sweep.")}
     overrides = [f"--{k}={v}" for k, v in given if not k.startswith("sweep.")]
     runs = trials(known.config, axes, known.out, overrides, known.draws)
-    configure(runs[0].config.threads)
+    configure(threads_of_sweep(runs, known.workers))
     done = 0
 
     def told(ended) -> None:

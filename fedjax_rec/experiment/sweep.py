@@ -226,6 +226,12 @@ def _peak(config: Config, experiment: Experiment, calls: simulate.Calls, folder:
     return 0 if forecast is None else forecast.peak
 
 
+def threads_of_sweep(runs: Sequence[Trial], workers: int | None = None) -> int:
+    """Threads that XLA needs for this sweep: it plays no more programs at a time than it has."""
+    asked = runs[0].config.threads
+    return asked and max(asked, workers or cores())
+
+
 def run_sweep(
     runs: Sequence[Trial],
     out: Path | str,

@@ -127,15 +127,15 @@ def agree(found: dict, want: dict, rtol=2e-4, atol=5e-6) -> None:
 
 
 @functools.cache
-def compiled(client):
+def compiled(update):
     options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-    return jax.jit(client.update, compiler_options=options)
+    return jax.jit(update, compiler_options=options)
 
 
 def updated(client, shared, private, data=None, key=KEY, round=0):
     """(private, upload) of a compiled update, compiled once for each client."""
     now = Now(jnp.int32(round), shared, jnp.int32(0))
-    return compiled(client)(key, private, shared, listed() if data is None else data, now)
+    return compiled(client.update)(key, private, shared, listed() if data is None else data, now)
 
 
 def same(a, b) -> None:

@@ -154,7 +154,7 @@ def large(seed):
 
 def said(path: str | Path, words: list[str]) -> dict:
     """What a configuration says with its choice and overrides, before it is made."""
-    raw, _, words = choose(config._raw(path), words)
+    raw, _, words = choose(config.raw_of(path), words)
     return merge(raw, words)
 
 
