@@ -125,7 +125,7 @@ class LoadedRun:
     @cached_property
     def state(self) -> State:
         """The state after the last round."""
-        like = self.experiment.outline(jax.random.key(self.read_config.seed))
+        like = self.experiment.outline
         folder = self.path / "checkpoints"
         return simulate.load_state(folder, simulate.last_saved(folder), like)
 
@@ -139,7 +139,7 @@ class LoadedRun:
         round = self.summary["best"]["round"]
         if round == simulate.last_saved(self.path / "checkpoints"):
             return self.state
-        like = self.experiment.outline(jax.random.key(self.read_config.seed))
+        like = self.experiment.outline
         try:
             return simulate.load_state(self.path / "best", round, like)
         except FileNotFoundError:

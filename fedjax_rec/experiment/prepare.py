@@ -8,6 +8,7 @@ Runs that differ in numbers, seeds and cases alone are of one `Experiment.made`,
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -67,9 +68,10 @@ class Experiment:
         cases = {} if self.read.labelled else dict(self.measure.cases)
         return {"cases": cases, "numbers": dict(numbers or {})}
 
-    def outline(self, key: jax.Array) -> Any:
+    @functools.cached_property
+    def outline(self) -> Any:
         """Shapes of the state that the run begins with."""
-        clients = self.dataset.num_clients
+        key, clients = jax.random.key(0), self.dataset.num_clients
         return jax.eval_shape(lambda: self.strategy.init(key, clients))
 
 
@@ -172,20 +174,13 @@ def _late(dataset: data.Dataset, titles: Any) -> dict[str, Any]:
 def _check_measured(config: Config, read: Read, model, strategy: Strategy) -> None:
     """Raises ConfigError where what is trained cannot be measured."""
     if read.labelled:
-        asks, mine, theirs = (
-            ("predicts no labelled examples", "predict(batch) -> logits"),
-            (strategy.model.predict),
-            model.predict,
-        )
+        what, method = "predicts no labelled examples", "predict(batch) -> logits"
+        mine, theirs = strategy.model.predict, model.predict
     else:
-        asks, mine, theirs = (
-            ("scores no items", "score(items, user) -> scores"),
-            (strategy.model.ranking),
-            model.ranking,
-        )
+        what, method = "scores no items", "score(items, user) -> scores"
+        mine, theirs = strategy.model.ranking, model.ranking
     if mine is not None:
         return
-    what, method = asks
     if theirs is None:
         name = config.plain["model"]["class_path"]
         raise ConfigError(f"model={name} {what}; give it a method {method}.")

@@ -73,10 +73,10 @@ def carry_out(
     strategy, store = experiment.strategy, experiment.dataset.store
     key = jax.random.key(config.seed)
     # What the parts say against each other or the memory, they say before anything is written.
-    like = experiment.outline(key)
+    like = experiment.outline
     done = 0 if folder.overwrite else simulate.last_saved(folder.checkpoints)
     begin = time.perf_counter()
-    if (forecast := foreseen(config, experiment, calls, like, done)) is not None:
+    if (forecast := foreseen(config, experiment, calls, done)) is not None:
         forecast.refuse()
         if show:
             print(forecast.line(), file=sys.stderr)
@@ -224,12 +224,13 @@ def _few_candidates(config: Config, dataset: data.Dataset) -> str | None:
     return None
 
 
-def foreseen(config: Config, experiment: Experiment, calls: simulate.Calls, like, done: int):
+def foreseen(config: Config, experiment: Experiment, calls: simulate.Calls, done: int):
     """What the call will hold that a run begins with, which is compiled for it; None where no round
     is left."""
     if done >= config.rounds:
         return None
     block = simulate.block_of(done, config.rounds, config.evaluation.every)
+    like = experiment.outline
     return simulate.forecast(calls.compiled(like, experiment.dataset.store, *block), like)
 
 

@@ -220,9 +220,8 @@ class Memory:
 
 
 def _peak(config: Config, experiment: Experiment, calls: simulate.Calls, folder: RunFolder) -> int:
-    like = experiment.outline(jax.random.key(config.seed))
     done = simulate.last_saved(folder.checkpoints)
-    forecast = foreseen(config, experiment, calls, like, done)
+    forecast = foreseen(config, experiment, calls, done)
     return 0 if forecast is None else forecast.peak
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 from filelock import FileLock
-from small_data import write_config, write_folder
+from small_data import timeless, write_config, write_folder
 
 from fedjax_rec import simulate
 from fedjax_rec.experiment import sweep
@@ -50,11 +50,6 @@ def swept(place, name, axes, *words, **more):
     return sweep.run_sweep(runs, place / name, workers=2)
 
 
-def records(folder):
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in one.items() if k != "seconds"} for one in lines]
-
-
 def close(found: list[dict], expected: list[dict]):
     assert len(found) == len(expected)
     for one, other in zip(found, expected, strict=True):
@@ -70,7 +65,7 @@ def test_runs_of_numbers_and_seeds_share_a_program_and_are_those_alone(place, pr
         words = [f"--{RATE}={one.point[RATE]}", f"--seed={one.point['seed']}"]
         out = place / f"alone-{one.point['seed']}"
         assert main(["run", str(place / "tiny.yaml"), "--quiet", "--out", str(out), *words]) == 0
-        close(records(one.out), records(out))
+        close(timeless(one.out), timeless(out))
     found = pl.read_parquet(place / "rates" / "sweep.parquet")
     assert found.height == 6 and found["status"].to_list() == ["finished"] * 6
     assert (
@@ -93,7 +88,7 @@ def test_a_number_that_shapes_depend_on_is_not_traced(place, programs):
     axes = {"strategy.uplink.fraction": [0.2, 0.6], RATE: [1.0, 5.0]}
     ended = swept(place, "kept", axes, f"--strategy.uplink={json.dumps(uplink)}")
     assert len(programs) == 2
-    sent = [sum(r["bytes_up"] for r in records(one.out)) for one in ended]
+    sent = [sum(r["bytes_up"] for r in timeless(one.out)) for one in ended]
     assert max(sent[:2]) < 0.6 * min(sent[2:])
 
 
@@ -106,7 +101,7 @@ def test_own_models_are_measured_on_the_cases_of_their_seed(place, programs):
     out = place / "own alone"
     given = ["run", str(place / "tiny.yaml"), "--quiet", "--out", str(out), "--seed=1", *words]
     assert main(given) == 0
-    close(records(ended[1].out), records(out))
+    close(timeless(ended[1].out), timeless(out))
 
 
 def test_cold_users_fit_what_is_known_of_them_in_their_seed(place):
@@ -117,7 +112,7 @@ def test_cold_users_fit_what_is_known_of_them_in_their_seed(place):
     given = ["run", str(place / "tiny.yaml"), "--quiet", "--out", str(out), *words]
     assert main([*given, "--seed=1", "--data.split.seed=1"]) == 0
     (mine,) = [one for one in ended if set(one.point.values()) == {1}]
-    close(records(mine.out), records(out))
+    close(timeless(mine.out), timeless(out))
 
 
 def test_labelled_examples_share_a_program(place, programs):
@@ -133,7 +128,7 @@ def test_labelled_examples_share_a_program(place, programs):
     runs = sweep.trials(config, {"seed": [0, 1]}, place / "clicks")
     ended = sweep.run_sweep(runs, place / "clicks", 2)
     assert [one.status for one in ended] == ["finished"] * 2, ended
-    assert len(programs) == 1 and records(ended[0].out) != records(ended[1].out)
+    assert len(programs) == 1 and timeless(ended[0].out) != timeless(ended[1].out)
 
 
 def test_a_run_that_diverges_ends_alone_and_is_not_played_again(place, capsys, monkeypatch):
@@ -177,7 +172,7 @@ def test_a_run_that_fails_leaves_the_others_and_is_tried_again(place, monkeypatc
     assert swept(place, "failing", {RATE: [9.0]}, "--rounds=6")[0].status == "finished"
     # More rounds go on where these ended; fewer are none of theirs.
     (more,) = swept(place, "failing", {RATE: [3.0]}, "--rounds=7")
-    assert [one["round"] for one in records(more.out)] == list(range(1, 8))
+    assert [one["round"] for one in timeless(more.out)] == list(range(1, 8))
     (fewer,) = swept(place, "failing", {RATE: [3.0]}, "--rounds=6")
     assert fewer.status == "failed" and "rounds=6 is less than the 7" in fewer.error
 

@@ -1,20 +1,13 @@
 """A run whose clients are dealt to two devices, from the command line."""
 
-import json
-
 import numpy as np
 import pytest
-from small_data import write_config, write_folder
+from small_data import timeless, write_config, write_folder
 
 from fedjax_rec.experiment.main import main
 from fedjax_rec.report import figures
 
 pytestmark = pytest.mark.usefixtures("compiled_fast")
-
-
-def records(folder):
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in one.items() if k != "seconds"} for one in lines]
 
 
 def test_it_is_the_run_on_one_and_resumes_to_its_bits(tmp_path, monkeypatch):
@@ -29,7 +22,7 @@ def test_it_is_the_run_on_one_and_resumes_to_its_bits(tmp_path, monkeypatch):
     assert go("two halves", "--devices=2", "--rounds=2") == 0
     assert go("two halves", "--devices=2") == 0
     one, two, halves = (
-        records(place / f"{n}") for n in ("one device", "two devices", "two halves")
+        timeless(place / f"{n}") for n in ("one device", "two devices", "two halves")
     )
     for mine, alone in zip(two, one, strict=True):
         for name, value in mine.items():
