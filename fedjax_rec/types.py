@@ -226,12 +226,15 @@ class Strategy:
     model: what scores `State.shared` and one client's slice of `State.private`.
     packets(key, State, Cohort) -> (Packet, bytes_up): what the cohort would send in this round,
         with leading axes [C, ...], for audits of real bytes; a tuple of Packets where clients send
-        several messages; None where nothing is sent up.
+        several messages; None where nothing is sent up. bytes_up counts each once; the round counts
+        it as often as it is sent.
     clients_per_chunk: what was asked for: a number, the bytes that a round may take, such as
         "2GiB", or None; see `rounds.plan`.
     chunk(key, State, Cohort) -> int: the clients of a chunk where `round` is not told, from shapes
         alone; None where the round is not in chunks.
     examples: what clients train on, as `Client.examples` says.
+    delayed: whether uploads arrive in later rounds than those that they were sent in, so that the
+        bytes up of a round are those of others than its cohort, in the order of arrival.
     """
 
     init: Callable[..., State]
@@ -241,6 +244,7 @@ class Strategy:
     clients_per_chunk: int | str | None = None
     chunk: Callable[..., int] | None = None
     examples: Any = None
+    delayed: bool = False
 
 
 @dataclass_transform(frozen_default=True)

@@ -30,7 +30,7 @@ def numbers(node) -> tuple[jax.Array, jax.Array]:
     """(x, real) of a node: its array, and a bool mask that broadcasts against it. x is 0 where it
     is not real."""
     if not is_node(node):
-        return node, jnp.ones((1,) * node.ndim, bool)
+        return jnp.asarray(node), jnp.ones((1,) * node.ndim, bool)
     real = node.live.reshape(-1, *[1] * (node.values.ndim - 1))
     return jnp.where(real, node.values, 0), real
 

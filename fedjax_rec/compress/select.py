@@ -176,7 +176,8 @@ def picked(node, where: jax.Array, live: jax.Array, what: str) -> RowsUpdate:
 def rows_of(node) -> jax.Array | None:
     """int32[L]: what each row is called in coordinates; None where that is its place."""
     if not isinstance(node, Live):
-        return node.ids if isinstance(node, RowsUpdate) else None
+        named = isinstance(node, RowsUpdate) and node.ids is not None
+        return jnp.asarray(node.ids) if named else None
     return jnp.cumsum(jnp.asarray(node.live), dtype=jnp.int32) - 1
 
 

@@ -118,6 +118,7 @@ def estimate(table: jax.Array, where: jax.Array, words: jax.Array) -> jax.Array:
     """float32[d]: what the sketch says of the coordinates `where`."""
     if not where.size:
         return jnp.zeros(where.shape)
+    table, words = jnp.asarray(table), jnp.asarray(words)
 
     def one(i):
         seen = []

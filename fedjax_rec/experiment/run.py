@@ -166,8 +166,9 @@ class Running:
         summary = _summary(config, experiment, self.records, values, self.chooser)
         if config.audit:
             store, key = experiment.dataset.store, jax.random.key(config.seed)
-            found = simulate.audit(experiment.strategy, self.state, store, key, config.audit)
-            summary["audit"] = found
+            summary["audit"] = simulate.audit(
+                experiment.strategy, self.state, store, key, config.audit, config.cohorts
+            )
         cases = experiment.measure.cases["test"]
         folder.write_per_user(
             values=values,

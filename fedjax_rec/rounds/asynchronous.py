@@ -247,7 +247,7 @@ def asynchronous(
         info = replace(info, bytes_up=jnp.where(there, flight["bytes"][places], jnp.uint32(0)))
         return State(shared, private, memory, states, state.round + 1), info
 
-    return replace(assembly, init=init, round=round)
+    return replace(assembly, init=init, round=round, delayed=True)
 
 
 def _check_aux(aux) -> None:

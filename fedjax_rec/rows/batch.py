@@ -23,7 +23,7 @@ def of_batch(params: PyTree, batch: dict) -> PyTree:
 
     def one(table):
         ids = jnp.sort(jnp.concatenate([ids_of(f, batch).reshape(-1) for f in table.fields]))
-        values = table.values.at[table.slots(ids)].get(mode="clip")
+        values = jnp.asarray(table.values).at[table.slots(ids)].get(mode="clip")
         return LocalTable(values, ids, jnp.ones(ids.shape, bool), table.fields)
 
     return map_tables(one, params)

@@ -34,10 +34,10 @@ def compact(update: PyTree, room: int) -> PyTree:
             .at[place]
             .set(jnp.arange(length, dtype=jnp.int32), mode="drop")
         )
-        take = lambda x, nothing: x.at[source].get(mode="fill", fill_value=nothing)
+        take = lambda x, nothing: jnp.asarray(x).at[source].get(mode="fill", fill_value=nothing)
         values = take(u.values, 0)
         if u.origin is not None:
-            values = values - take(jnp.asarray(u.origin), 0)
+            values = values - take(u.origin, 0)
         if u.factor is not None:
             factor = jnp.asarray(u.factor)
             values = values * (take(factor, 0) if factor.ndim else factor)
@@ -106,7 +106,7 @@ def values_at(update: RowsUpdate, like: RowsUpdate) -> jax.Array:
     if update.ids is like.ids:
         return update.values
     if update.ids is None:
-        return update.values.at[like.ids].get(mode="clip")
+        return jnp.asarray(update.values).at[like.ids].get(mode="clip")
     if like.ids is None:
         zeros = jnp.zeros((like.size, *update.values.shape[1:]), update.values.dtype)
         ids = jnp.where(update.live, update.ids, update.size)

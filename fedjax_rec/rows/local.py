@@ -29,7 +29,7 @@ def at_rows(gradients: PyTree, params: PyTree) -> PyTree:
     def one(g, p):
         if not isinstance(g, RowsGradient):
             return g
-        start = jnp.zeros_like(p.values) if g.dense is None else g.dense
+        start = jnp.zeros_like(p.values) if g.dense is None else jnp.asarray(g.dense)
         return start.at[g.slots].add(g.values, mode="promise_in_bounds")
 
     return map_nodes(one, gradients, params)
@@ -47,7 +47,7 @@ def here(tree: PyTree, local: PyTree) -> PyTree:
         if not is_table(mine):
             return x
         values = x.values if is_table(x) else x
-        return values if mine.ids is None else values.at[mine.ids].get(mode="clip")
+        return values if mine.ids is None else jnp.asarray(values).at[mine.ids].get(mode="clip")
 
     return map_nodes(one, local, tree)
 
@@ -63,7 +63,7 @@ def put(tree: PyTree, local: PyTree, values: PyTree) -> PyTree:
             after = jnp.where(mine.live[:, None], new, old)
         else:
             ids = jnp.where(mine.live, mine.ids, old.shape[0])
-            after = old.at[ids].set(new, mode="drop")
+            after = jnp.asarray(old).at[ids].set(new, mode="drop")
         return replace(x, values=after) if is_table(x) else after
 
     return map_nodes(one, local, tree, values)

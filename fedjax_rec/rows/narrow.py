@@ -27,7 +27,9 @@ def wide(values: jax.Array) -> jax.Array:
 
 def rows_at(values: Any, ids, mode: str | None = None) -> jax.Array:
     """The rows `ids` int[...], bfloat16 as float32."""
-    return _by_bits(values, ids, mode) if is_narrow(values) else values.at[ids].get(mode=mode)
+    if is_narrow(values):
+        return _by_bits(values, ids, mode)
+    return jnp.asarray(values).at[ids].get(mode=mode)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))

@@ -62,7 +62,7 @@ class LocalTable:
     def rows(self, slots: jax.Array) -> jax.Array:
         if self.drift is not None:
             return self.drift.at(self.values, slots)
-        return self.values.at[slots].get(mode="promise_in_bounds")
+        return jnp.asarray(self.values).at[slots].get(mode="promise_in_bounds")
 
     def slots(self, ids: jax.Array) -> jax.Array:
         """Where the rows `ids` lie; each of them must have been given to `localize`."""
@@ -153,7 +153,7 @@ def mark(local: LocalTable, ids: Int32[Array, "*b"], real: Shaped[Array, "*#b"])
     if local.ids is not None:
         return local
     ids = jnp.where(real > 0, ids, local.live.shape[0])
-    return replace(local, live=local.live.at[ids.reshape(-1)].set(True, mode="drop"))
+    return replace(local, live=jnp.asarray(local.live).at[ids.reshape(-1)].set(True, mode="drop"))
 
 
 def update_of(local: LocalTable, table: Table, before: LocalTable | None = None) -> RowsUpdate:

@@ -78,7 +78,7 @@ def apply(tree: PyTree, update: PyTree, rounding: Rounding | None = None) -> PyT
         if u is None:
             return x
         if isinstance(u, RowsGradient):
-            values = x.values if is_table(x) else x
+            values = jnp.asarray(x.values if is_table(x) else x)
             values = values.at[u.slots].add(u.values, mode="promise_in_bounds")
             values = values if u.dense is None else values + u.dense
             return replace(x, values=values) if is_table(x) else values

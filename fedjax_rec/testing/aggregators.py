@@ -83,6 +83,13 @@ def chunks_change_nothing(this: Aggregating) -> None:
         close(parts, whole)
 
 
+def jit_changes_nothing(this: Aggregating) -> None:
+    """Without jit the update is the same to float tolerance."""
+    for layout in LAYOUTS:
+        upload = this.uploads(layout)
+        close(aggregated(this.part, upload), this.made(upload), 1e-4, 1e-5)
+
+
 def padding_does_not_count(this: Aggregating) -> None:
     """A client of weight 0 changes nothing, whatever it holds."""
     for layout in LAYOUTS:
@@ -163,8 +170,8 @@ AGGREGATOR = Kind(
     "aggregator",
     _bench,
     (
-        the_update_fits_the_model, the_order_of_clients_changes_nothing, chunks_change_nothing,
-        padding_does_not_count, a_round_without_clients_changes_nothing,
+        the_update_fits_the_model, jit_changes_nothing, the_order_of_clients_changes_nothing,
+        chunks_change_nothing, padding_does_not_count, a_round_without_clients_changes_nothing,
         untouched_rows_do_not_move, verdicts_are_one_a_client, the_rejected_do_not_count,
         linear_ones_sum, a_key_gives_the_same_bits, keys_are_consumed_once,
         state_keeps_its_shape,

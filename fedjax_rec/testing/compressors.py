@@ -29,7 +29,18 @@ from ..types import Compressor, PyTree
 from ..wire import is_node
 from .bias import biased, enough, standard_error
 from .decoding import PORTION, PORTIONS, many, nodes, numbers, off_linear, squares
-from .laws import KEY, Kind, check, close, compiled, expect, now_of, same_bits, traced_once
+from .laws import (
+    KEY,
+    Kind,
+    check,
+    close,
+    compiled,
+    expect,
+    now_of,
+    same_bits,
+    traced_once,
+    without_jit,
+)
 from .programs import keys_once
 from .updates import ADVERSARIAL, flat, model_of, update
 
@@ -124,6 +135,15 @@ def what_arrives_decodes_to_the_same_update(this: Compressing) -> None:
         for a, b in zip(flat(there), flat(here), strict=True):
             near = dict(rtol=2e-5, atol=1e-6 * max(1e-30, np.abs(b).max()))
             chex.assert_trees_all_close(a, b, **near)
+
+
+def jit_changes_nothing(this: Compressing) -> None:
+    """Without jit, of arrays of NumPy, what arrives is the same to float tolerance."""
+    x = update()
+    _, packet = without_jit(this.part.encode, KEY, this.memory, x, FIRST)
+    back = without_jit(this.part.decode, packet, x, FIRST)
+    for a, b in zip(flat(back), flat(this.back(x)), strict=True):
+        chex.assert_trees_all_close(a, b, rtol=1e-4, atol=1e-5 * max(1e-30, np.abs(b).max()))
 
 
 def everything_is_sent(this: Compressing) -> None:
@@ -257,7 +277,7 @@ COMPRESSOR = Kind(
     "compressor",
     _bench,
     (
-        keeps_the_structure, bytes_are_those_of_the_message,
+        keeps_the_structure, jit_changes_nothing, bytes_are_those_of_the_message,
         what_arrives_decodes_to_the_same_update, everything_is_sent, clients_do_not_meddle,
         untouched_rows_stay_zero, zeros_come_back_as_zeros, a_key_gives_the_same_bits,
         keys_are_consumed_once, memory_keeps_its_shape, whatever_comes_stays_finite,

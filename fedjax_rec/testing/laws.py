@@ -23,6 +23,7 @@ from typing import Any
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ..types import Now, PyTree
 
@@ -95,6 +96,14 @@ def expect(holds: Any, came: str) -> None:
 def compiled(f: Callable) -> Callable:
     """`f` compiled fast rather than well: laws compile for longer than they run."""
     return jax.jit(f, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def without_jit(f: Callable, *args) -> Any:
+    """f(*args) one operation after another, of arrays of NumPy: what `chex.variants` calls without
+    jit and without device."""
+    is_key = lambda x: jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+    of_host = lambda x: np.asarray(x) if isinstance(x, jax.Array) and not is_key(x) else x
+    return f(*jax.tree.map(of_host, args))
 
 
 def traced_once(f: Callable) -> Callable:

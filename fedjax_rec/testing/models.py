@@ -127,6 +127,12 @@ def the_loss_is_a_finite_number(this: Modelling) -> None:
     finite((value, gradients))
 
 
+def jit_changes_nothing(this: Modelling) -> None:
+    """Without jit the loss is the same to float tolerance."""
+    value = this.part.loss(this.shared, this.private, this.batch, KEY)
+    close(value, this.gradients(this.batch)[0], 1e-4, 1e-5)
+
+
 def padding_does_not_count(this: Modelling) -> None:
     """Examples with mask 0 may hold anything."""
     batch, other = padding.paddings(this.batch)
@@ -240,7 +246,8 @@ MODEL = Kind(
     "model",
     _bench,
     (
-        it_begins_by_its_key, the_loss_is_a_finite_number, padding_does_not_count,
+        it_begins_by_its_key, the_loss_is_a_finite_number, jit_changes_nothing,
+        padding_does_not_count,
         a_batch_of_padding_is_finite, rows_equal_the_array, rows_are_found_by_their_ids,
         scores_are_of_the_items_asked_for, predictions_are_one_an_example,
         keys_are_consumed_once, it_learns,

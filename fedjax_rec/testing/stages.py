@@ -73,6 +73,15 @@ def the_upload_still_fits_the_model(this: Sending) -> None:
         chex.assert_trees_all_equal_shapes(_dense(sent), _dense(upload))
 
 
+def jit_changes_nothing(this: Sending) -> None:
+    """Without jit what is sent is the same to float tolerance."""
+    ids = jnp.arange(CLIENTS, dtype=jnp.int32)
+    for layout in SENT:
+        upload = uploads(layout)
+        sent = this.chunk(KEY, this.memory, upload, ids, COHORT, jnp.int32(0))
+        close(sent, this.sent(upload, layout), 1e-4, 1e-5)
+
+
 def padding_stays_padding(this: Sending) -> None:
     """A client of weight 0 still weighs nothing, and no other weighs nothing of a sudden."""
     for layout in SENT:
@@ -152,7 +161,8 @@ STAGE = Kind(
     "stage",
     _bench,
     (
-        the_upload_still_fits_the_model, padding_stays_padding, clients_do_not_meddle,
+        the_upload_still_fits_the_model, jit_changes_nothing, padding_stays_padding,
+        clients_do_not_meddle,
         the_cohort_is_a_set, memory_keeps_its_shape, the_sum_is_kept, what_comes_is_finite,
         a_key_gives_the_same_bits, keys_are_consumed_once,
     ),

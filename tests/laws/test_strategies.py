@@ -1,14 +1,13 @@
-"""The product of what ships: strategies by compressors, aggregators, cohorts and table layouts.
+"""The product of what ships: strategies by compressors, aggregators and table layouts, each held
+to the laws of `fedjax_rec.testing`.
 
-For each: the loss falls, one trace serves every round, a run goes on from its state to the same
-bits, who is not in the cohort is untouched, and bytes are counted for who sent and nobody else.
-
-The fast tests take each strategy with one compressor, aggregator and table layout of its own, and
-of the product a share that is another with every commit, see `rotating`; `make slow` runs the rest.
+The fast tests take strategies with one compressor, aggregator and table layout of their own, and of
+the product a share, others with every commit, see `rotating`; `make slow` runs the rest.
 """
 
 import itertools
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +15,9 @@ import numpy as np
 import pytest
 from rotating import in_turn, marks
 from strategies_registry import STRATEGIES
-from worlds import KEY, USERS, compiled, mean_loss, named, same
+from worlds import KEY, USERS, compiled, named
 
-from fedjax_rec import aggregate, compress, rows
+from fedjax_rec import aggregate, compress, rows, testing
 from fedjax_rec.data import pointwise
 from fedjax_rec.types import Cohort, Stage
 
@@ -36,7 +35,9 @@ AGGREGATORS = {
 LAYOUTS = ("whole", "compact")
 # Uploads are on their way in a round that nobody starts.
 ARRIVING = {"asynchronous(constant clock)", "fedbuff(23)", "fedasync(23)"}
-# Another of like kind stands for them in the fast tests.
+# Their messages go to several others.
+SEVERAL = {"gossip_sgd()", "decentralized(cycle)"}
+# Another of like kind stands for them more often than not.
 LIKE_OTHERS = {
     "federated(local_training)", "fedavg(adam, scheduled)", "fedavg(fed_adam)", "fedmf()",
     "fedncf()", "pfedrec()", "colr(2)", "federated_dropout(0.5)", "power_sgd(2)", "fedper()",
@@ -52,7 +53,7 @@ def one_each():
     """Every strategy once, with parts that differ from one to the next."""
     for i, name in enumerate(STRATEGIES):
         uplink, aggregator = list(UPLINKS)[i % 3], list(AGGREGATORS)[i % 4]
-        turns = marks(name, 10) if name in LIKE_OTHERS else []
+        turns = marks(name, 12 if name in LIKE_OTHERS else 4)
         yield pytest.param(name, uplink, aggregator, LAYOUTS[i // 2 % 2], id=name, marks=turns)
 
 
@@ -80,67 +81,21 @@ def cohorts(rounds: int):
         yield jnp.asarray(ids, jnp.int32)
 
 
-def untouched(before, after, ids):
-    """Slices [N, ...] of clients outside `ids` are the same bits."""
-    others = np.setdiff1d(np.arange(USERS), ids)
-    for x, y in zip(
-        *(jax.tree.leaves((s.private, s.memory)) for s in (before, after)), strict=True
-    ):
-        if x.ndim and x.shape[0] == USERS:
-            x, y = (np.asarray(jax.random.key_data(z) if _is_key(z) else z) for z in (x, y))
-            np.testing.assert_array_equal(x[others], y[others])
-
-
-def _is_key(x):
-    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
-
-
 @pytest.mark.parametrize(("name", "uplink", "aggregator", "layout"), [*one_each(), *all_others()])
-def test_every_strategy_with_every_part(name, uplink, aggregator, layout):
+def test_every_strategy_keeps_its_laws_with_every_part(name, uplink, aggregator, layout):
     recipe, data = STRATEGIES[name], named(layout)
     parts = {"uplink": UPLINKS[uplink](), "aggregator": AGGREGATORS[aggregator]()}
     parts = {
         part: made for part, made in parts.items() if part in recipe.takes and made is not None
     }
-    strategy = recipe.make(recipe.model(data.num_items), pointwise(4), **parts)
-    traces = []
+    testing.check_strategy(
+        partial(recipe.make, **parts), model=recipe.model(data.num_items), dataset=data,
+        rounds=recipe.rounds, several=name in SEVERAL,
+    )  # fmt: skip
 
-    def counted(key, state, cohort):
-        traces.append(1)
-        return strategy.round(key, state, cohort)
 
-    step = compiled(counted)
-    state, losses, saved, ids_seen = strategy.init(KEY, USERS), [], None, []
-    for t, ids in enumerate(cohorts(recipe.rounds)):
-        before = state
-        state, info = step(KEY, state, Cohort(ids, data.store))
-        ids_seen.append(ids)
-        untouched(before, state, np.asarray(ids))
-        sent, there = np.asarray(info.bytes_up), np.asarray(info.weight) > 0
-        assert not sent[np.asarray(ids) == USERS].any()
-        assert not np.asarray(info.bytes_down)[np.asarray(ids) == USERS].any()
-        if there.any():
-            losses.append((t, mean_loss(info)))
-        if t == recipe.rounds - 4:
-            # As a checkpoint has it: through NumPy.
-            saved = jax.tree.map(
-                lambda x: x if _is_key(x) else jnp.array(np.array(x, copy=True)), state
-            )
-    assert len(traces) == 1
-    full = [loss for t, loss in losses if t % 2 == 0]
-    assert all(np.isfinite(loss) for loss in full) and full[-1] < full[0]
-    assert saved is not None
-    for ids in ids_seen[recipe.rounds - 3 :]:
-        saved, _ = step(KEY, saved, Cohort(ids, data.store))
-    same(saved, state)
-    before = state
-    state, info = step(KEY, state, Cohort(jnp.full(USERS, USERS, jnp.int32), data.store))
-    if name not in ARRIVING:
-        # Nobody takes part, and nothing moves.
-        assert not np.asarray(info.weight).any()
-        held = lambda state: (state.shared, state.private, state.memory, state.server)
-        same(held(state), held(before))
-    assert len(traces) == 1
+def _is_key(x):
+    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
 def counted(held: int) -> Stage:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from crowd import walk
 
-from fedjax_rec import compress, data, models, simulate, strategies, wire
+from fedjax_rec import clients, compress, data, models, simulate, strategies, wire
 
 KEY = jax.random.key(4)
 
@@ -72,6 +72,46 @@ def test_a_ledger_that_lies_is_caught(world):
 
     with pytest.raises(RuntimeError, match="ledger counts"):
         simulate.audit(replace(made, packets=lying), state, world.store, KEY, clients=2)
+
+
+def test_a_round_that_counts_something_else_is_caught(world):
+    made = strategy(world)
+
+    def fewer(key, state, cohort, chunk=None):
+        state, info = made.round(key, state, cohort, chunk)
+        return state, replace(info, bytes_up=info.bytes_up * 2 // 3)
+
+    state = made.init(KEY, world.num_clients)
+    with pytest.raises(RuntimeError, match="the round counts"):
+        simulate.audit(replace(made, round=fewer), state, world.store, KEY, clients=2)
+
+
+def chosen(world, model):
+    wait = {"clock": strategies.lognormal_clock()}
+    training = {"optimizer": clients.sgd(1.0), "batch_size": 16}
+    inner = strategies.fedavg(model, data.pointwise(2), **training, **wait)
+    return strategies.over_selection(inner, 8)
+
+
+def passed_on(world, model):
+    client = clients.local_training(model, data.pointwise(2), clients.sgd(1.0))
+    return strategies.decentralized(client, model, strategies.cycle())
+
+
+def late(world, model):
+    client = clients.local_training(model, data.pointwise(2), clients.sgd(1.0))
+    return strategies.asynchronous(client, model, strategies.lognormal_clock(), concurrency=10)
+
+
+@pytest.mark.parametrize("make", [chosen, passed_on, late])
+def test_the_round_is_that_of_the_whole_cohort(world, make):
+    """Of those who are looked at some are not asked, some send to several, and some arrive later
+    than others."""
+    made = make(world, models.fedmf(world.num_items, width=4))
+    *_, last = simulate.simulate(made, world.store, 3, KEY, simulate.uniform(9))
+    found = simulate.audit(made, last.state, world.store, KEY, 3, simulate.uniform(9))
+    assert found["clients"] == 3
+    assert found["ledger"] == found["message"] > 0
 
 
 def test_the_same_key_audits_the_same_clients(world):

@@ -152,5 +152,5 @@ def _distance(x, target: jax.Array, batch: dict) -> jax.Array:
     # A row that stands in the batch several times counts once, in equal shares.
     times = jnp.zeros(count, mine.dtype).at[ids].add(1.0, mode="drop")
     share = jnp.where(ids < count, 1.0 / times.at[ids].get(mode="fill", fill_value=1.0), 0.0)
-    apart = mine - target.at[ids].get(mode="clip")
+    apart = mine - jnp.asarray(target).at[ids].get(mode="clip")
     return (share[:, None] * apart**2).sum() / target.size
