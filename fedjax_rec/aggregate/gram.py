@@ -85,7 +85,9 @@ def _by_ids(x: RowsUpdate) -> jax.Array:
 
     def with_one(one):
         mine, values = one
-        table = jnp.zeros((x.size, values.shape[-1]), values.dtype).at[mine].set(values, mode="drop")
+        table = (
+            jnp.zeros((x.size, values.shape[-1]), values.dtype).at[mine].set(values, mode="drop")
+        )
         return (table.at[ids].get(mode="fill", fill_value=0) * x.values).sum((1, 2))
 
     return jax.lax.map(with_one, (ids, x.values))

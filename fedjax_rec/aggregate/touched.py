@@ -45,8 +45,7 @@ class Stacked:
     def in_order(self, by: jax.Array | None = None) -> jax.Array:
         """float[n, G, D]: `values` from the smallest to the largest, or by the numbers `by` and
         where these are equal by their own; what nobody said is last."""
-        keys = [jnp.where(self.there, x, jnp.inf) for x in (by, self.values) if x is not None]
-        return jax.lax.sort(keys, dimension=0, num_keys=len(keys))[-1]
+        return _sorted([], self.there, by, self.values)
 
     def each(self, x: jax.Array) -> jax.Array:
         """x [G, ...] of its group, for each entry."""
@@ -76,9 +75,8 @@ class OneAfterAnother:
         return (here - first[self.group])[:, None]
 
     def in_order(self, by: jax.Array | None = None) -> jax.Array:
-        keys = [jnp.broadcast_to(self.group[:, None], self.values.shape)]
-        keys += [jnp.where(self.there, x, jnp.inf) for x in (by, self.values) if x is not None]
-        return jax.lax.sort(keys, dimension=0, num_keys=len(keys))[-1]
+        group = jnp.broadcast_to(self.group[:, None], self.values.shape)
+        return _sorted([group], self.there, by, self.values)
 
     def each(self, x: jax.Array) -> jax.Array:
         return x[self.group]
@@ -86,6 +84,25 @@ class OneAfterAnother:
     def total(self, x: jax.Array) -> jax.Array:
         room = self.group.shape[0]
         return jax.ops.segment_sum(x, self.group, room, indices_are_sorted=True)
+
+
+def _sorted(first: list, there, by, values) -> jax.Array:
+    """`values` in the order of `first`, `by` and themselves; those that are not there last."""
+    keys = [_in_order_of_bits(jnp.where(there, x, jnp.inf)) for x in (by, values) if x is not None]
+    keys = [*first, *keys]
+    # What is equal in all keys is the same number, so it need not keep its place.
+    found = jax.lax.sort(keys, dimension=0, num_keys=len(keys), is_stable=False)[-1]
+    return jax.lax.bitcast_convert_type(_turned(found), jnp.float32)
+
+
+def _in_order_of_bits(x: jax.Array) -> jax.Array:
+    """int32 in the order of float32, which a CPU sorts in a fifth of the time."""
+    return _turned(jax.lax.bitcast_convert_type(x, jnp.int32))
+
+
+def _turned(bits: jax.Array) -> jax.Array:
+    """The bits of negative numbers, larger where the number is smaller; its own inverse."""
+    return jnp.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
 
 
 Groups = Stacked | OneAfterAnother

@@ -50,7 +50,9 @@ def test_the_rejected_keep_what_they_had_and_the_chosen_moves():
     (chosen,) = np.flatnonzero(info.verdicts)
     moved = [
         np.asarray(x != y).reshape(packed.num_clients, -1).any(1)
-        for x, y in zip(jax.tree.leaves(state.private), jax.tree.leaves(before.private), strict=True)
+        for x, y in zip(
+            jax.tree.leaves(state.private), jax.tree.leaves(before.private), strict=True
+        )
     ]
     assert np.flatnonzero(np.any(moved, 0)).tolist() == [chosen]
 
@@ -87,7 +89,8 @@ def traced(name: str, number):
 
 
 @pytest.mark.parametrize(
-    "name", ["geometric_median", "norm_bound", "row_norm_bound", "centered_clip", "foolsgold", "dnc"]
+    "name",
+    ["geometric_median", "norm_bound", "row_norm_bound", "centered_clip", "foolsgold", "dnc"],
 )
 def test_numbers_may_be_traced(name):
     from fedjax_rec.testing.uploads import aggregated, uploads
