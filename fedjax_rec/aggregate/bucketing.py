@@ -3,8 +3,8 @@
     v_b = 1/|B_b| sum over k in B_b of u_k,   s clients a bucket
 
 (Karimireddy, He, Jaggi, "Byzantine-robust learning on heterogeneous datasets via bucketing", ICLR
-2022.) f attackers spoil f of the n / s buckets at most, so that the rule behind it has to stand f of
-n / s. Cost: of the mixtures, n/s n P.
+2022.) f attackers spoil f of the n / s buckets at most, so that the rule behind it has to stand f
+of n / s. Cost: of the mixtures, n/s n P.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """CAF, the covariance-bound agnostic filter: clients weigh less the further they lie out.
 
-    until sum_k c_k <= n - 2f:  mu = sum_k c_k u_k / sum_k c_k,   v and lambda of the largest variance
-    of the weighted covariance,   t_k = <u_k - mu, v>^2,   c_k <- c_k (1 - t_k / max t)
+    until sum_k c_k <= n - 2f:
+        mu = sum_k c_k u_k / sum_k c_k,   lambda, v: largest of the weighted covariance around mu
+        t_k = <u_k - mu, v>^2,   c_k <- c_k (1 - t_k / max t)
     u = the mu of the smallest lambda
 
 (Allouah, Guerraoui, Stephan, "Towards trustworthy federated learning with untrusted participants",

@@ -1,4 +1,4 @@
-"""DnC, divide and conquer: without those that lie furthest out along the direction of most variance.
+"""DnC, divide and conquer: without those furthest out along the direction of most variance.
 
     in each of some rounds, on some of the coordinates:  x_k = u_k - mean u,
     v = the top right singular vector of x,   s_k = <x_k, v>^2,   the c f largest s_k are out

@@ -46,7 +46,7 @@ def foolsgold(confidence: float = 1.0) -> Aggregator:
         False
     """
     positive("foolsgold", "confidence", confidence)
-    return weighing(lambda key, *args: _weights(*args, confidence), lambda there: None)
+    return weighing(lambda key, gram, there: _weights(gram, there, confidence), lambda there: None)
 
 
 def _weights(gram: jax.Array, there: jax.Array, confidence):

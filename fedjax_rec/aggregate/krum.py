@@ -45,7 +45,7 @@ def krum(f: int) -> Aggregator:
         False
     """
     at_least("krum", "f", f, 0)
-    return weighing(lambda _, *args: _best(*args, f, 1), partial(_refuse, "krum", f))
+    return weighing(lambda key, gram, there: _best(gram, there, f, 1), partial(_refuse, "krum", f))
 
 
 def multi_krum(f: int, m: int | None = None) -> Aggregator:
@@ -74,7 +74,9 @@ def multi_krum(f: int, m: int | None = None) -> Aggregator:
     at_least("multi_krum", "f", f, 0)
     if m is not None:
         at_least("multi_krum", "m", m, 1)
-    return weighing(lambda _, *args: _best(*args, f, m), partial(_refuse, "multi_krum", f))
+    return weighing(
+        lambda key, gram, there: _best(gram, there, f, m), partial(_refuse, "multi_krum", f)
+    )
 
 
 def scores(distances: jax.Array, there: jax.Array, f) -> jax.Array:

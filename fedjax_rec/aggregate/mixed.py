@@ -2,8 +2,8 @@
 
     v_b = sum_k W[b, k] u_k,   and the rule of v_1, v_2, ...
 
-A mixer makes the uploads that a rule sees more alike: `nnm`, `bucketing`. A mixture touches the rows
-that any of its clients touched.
+A mixer makes the uploads that a rule sees more alike: `nnm`, `bucketing`. A mixture touches the
+rows that any of its clients touched.
 
 `n` clients, `b` mixtures, `I` rows of a table.
 """

@@ -102,7 +102,7 @@ class RowsUpdate:
     factor: Array | None = None
 
     def delta(self) -> RowsUpdate:
-        """The same change, `origin` taken off and `factor` applied; or those of clients [c, ...]."""
+        """The same change, `origin` taken off and `factor` applied; of one client or many."""
         values: Any = self.values
         if self.origin is not None:
             values = values - self.origin
