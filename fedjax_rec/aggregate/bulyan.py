@@ -4,8 +4,8 @@
     u[i] = the mean of the m - 2f nearest to the median, of the m of S that touched row i
 
 (El Mhamdi, Guerraoui, Rouault, "The hidden vulnerability of distributed learning in Byzantium",
-ICML 2018.) Breakdown point: f of 4f + 3 clients. Cost: inner products of all pairs, n^2 P, and n sorts
-of n^2 distances.
+ICML 2018.) Breakdown point: f of 4f + 3 clients. Cost: inner products of all pairs, n^2 P, and n
+sorts of n^2 distances.
 
 Krum's score is over n - f - 2 others of those that are left, and over one where that is none.
 """
