@@ -1,10 +1,28 @@
-"""How uploads become one update: pure functions whose summaries add over chunks of clients."""
+"""How uploads become one update: pure functions whose summaries add over chunks of clients, and
+robust rules, most of which see all clients at once."""
 
+from .bucketing import bucketing
+from .bulyan import bulyan
+from .caf import caf
+from .centered_clip import centered_clip
+from .dnc import dnc
+from .foolsgold import foolsgold
+from .geometric_median import geometric_median
+from .krum import krum, multi_krum
+from .mda import mda
+from .meamed import meamed
 from .mean import mean, per_row, uniform
+from .median import median
+from .mixed import Mixer, mixed
+from .nnm import nnm
+from .norm_bound import norm_bound, row_norm_bound
 from .normalized import normalized, normalized_per_row
 from .parts import total
+from .trimmed_mean import trimmed_mean
 
 __all__ = [
-    "mean", "normalized", "normalized_per_row", "per_row", "total",
-    "uniform",
+    "Mixer", "bucketing", "bulyan", "caf", "centered_clip", "dnc", "foolsgold",
+    "geometric_median", "krum", "mda", "meamed", "mean", "median", "mixed", "multi_krum",
+    "nnm", "norm_bound", "normalized", "normalized_per_row", "per_row", "row_norm_bound",
+    "total", "trimmed_mean", "uniform",
 ]  # fmt: skip

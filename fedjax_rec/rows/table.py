@@ -102,12 +102,14 @@ class RowsUpdate:
     factor: Array | None = None
 
     def delta(self) -> RowsUpdate:
-        """The same change, `origin` taken off and `factor` applied. No leading client axis."""
+        """The same change, `origin` taken off and `factor` applied; of one client or many."""
         values: Any = self.values
         if self.origin is not None:
             values = values - self.origin
         if self.factor is not None:
-            values = values * self.factor
+            factor = jnp.asarray(self.factor)
+            of_all = factor.ndim == values.ndim - 2  # one number for all rows of a client
+            values = values * (factor[..., None, None] if of_all else factor)
         return RowsUpdate(values, self.ids, self.live, None, self.size)
 
 

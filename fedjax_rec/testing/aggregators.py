@@ -44,8 +44,8 @@ class Aggregating:
         upload = uploads(layout, **kwargs)
         return upload if self.aux is None else replace(upload, aux=self.aux(upload))
 
-    def update(self, upload: Upload) -> PyTree:
-        return self.made(upload)[1]
+    def update(self, upload: Upload, ids=None) -> PyTree:
+        return self.made(upload, ids)[1]
 
 
 def _bench(aggregator: Aggregator, *, aux: Callable[[Upload], dict] | None = None) -> Aggregating:
@@ -68,9 +68,8 @@ def the_order_of_clients_changes_nothing(this: Aggregating) -> None:
     """Clients in another order make the same update, and verdicts follow their clients."""
     for layout in LAYOUTS:
         upload = this.uploads(layout)
-        (_, update, said), (_, other, turned) = (
-            this.made(x) for x in (upload, take(upload, TURNED))
-        )
+        _, update, said = this.made(upload)
+        _, other, turned = this.made(take(upload, TURNED), TURNED)
         close(other, update)
         if said is not None:
             same_bits(turned, said[TURNED])
@@ -94,7 +93,8 @@ def padding_does_not_count(this: Aggregating) -> None:
     """A client of weight 0 changes nothing, whatever it holds."""
     for layout in LAYOUTS:
         upload = this.uploads(layout)
-        without = this.update(take(upload, np.flatnonzero(WEIGHTS)))
+        real = np.flatnonzero(WEIGHTS)
+        without = this.update(take(upload, real), real)
         close(this.update(this.uploads(layout, garbage=1e6)), without)
 
 

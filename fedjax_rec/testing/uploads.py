@@ -81,14 +81,19 @@ def now(clients=None) -> Now:
     return Now(jnp.int32(0), SHARED, clients, jnp.arange(CLIENTS))
 
 
-def aggregated(aggregator: Aggregator, upload: Upload, chunk: int | None = None, key=KEY):
-    """(state, update as dense arrays, verdicts) of uploads reduced in chunks."""
-    upload, state = as_engines_do(aggregator, upload), aggregator.init(SHARED)
+def aggregated(
+    aggregator: Aggregator, upload: Upload, ids=None, chunk: int | None = None, key=KEY, state=None
+):
+    """(state, update as dense arrays, verdicts) of uploads reduced in chunks. ids: int32[n], of the
+    clients; None for 0, 1, ... state: None for that before the first round."""
+    upload = as_engines_do(aggregator, upload)
+    state = aggregator.init(SHARED) if state is None else state
     count = upload.weight.shape[0]
+    ids = jnp.arange(count) if ids is None else jnp.asarray(ids)
     total, stacks = None, []
     for start in range(0, count, chunk or count):
         index = np.arange(start, min(start + (chunk or count), count))
-        found = aggregator.reduce(state, take(upload, index), now(jnp.asarray(index, jnp.int32)))
+        found = aggregator.reduce(state, take(upload, index), now(jnp.int32(ids[index])))
         adds, lists = rows.divide(found, aggregator.additive)
         total = rows.combine(total, adds)
         stacks.append(lists)

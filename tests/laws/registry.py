@@ -64,6 +64,31 @@ AGGREGATORS = {
     "normalized_per_row(0.9)": lambda: aggregate.normalized_per_row(momentum=0.9),
 }
 
+# Rules that stand attackers. The laws' uploads are of five clients, three at most on a row.
+ROBUST = {
+    "median(2)": lambda: aggregate.median(floor=2),
+    "trimmed_mean(1)": lambda: aggregate.trimmed_mean(f=1),
+    "trimmed_mean(0, floor=2)": lambda: aggregate.trimmed_mean(f=0, floor=2),
+    "meamed(1)": lambda: aggregate.meamed(f=1),
+    "geometric_median()": lambda: aggregate.geometric_median(),
+    "krum(1)": lambda: aggregate.krum(f=1),
+    "multi_krum(1)": lambda: aggregate.multi_krum(f=1),
+    "bulyan(0)": lambda: aggregate.bulyan(f=0),
+    "mda(1)": lambda: aggregate.mda(f=1),
+    "foolsgold()": lambda: aggregate.foolsgold(),
+    "dnc(1)": lambda: aggregate.dnc(f=1, share=0.7, times=2),
+    "caf(1)": lambda: aggregate.caf(f=1),
+    "norm_bound(2)": lambda: aggregate.norm_bound(2.0),
+    "row_norm_bound(0.5)": lambda: aggregate.row_norm_bound(0.5),
+    "centered_clip(2)": lambda: aggregate.centered_clip(2.0),
+    "mixed(nnm, median)": lambda: aggregate.mixed(aggregate.nnm(f=1), aggregate.median(2)),
+    "mixed(nnm, mean)": lambda: aggregate.mixed(aggregate.nnm(f=1), aggregate.uniform()),
+    "mixed(bucketing, trimmed_mean)": lambda: aggregate.mixed(
+        aggregate.bucketing(s=2), aggregate.trimmed_mean(f=1)
+    ),
+}
+AGGREGATORS |= ROBUST
+
 
 def masking(server: Server) -> Server:
     """A server of `prunable` models on any model, with the mask in its own state."""

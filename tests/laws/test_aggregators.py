@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from registry import AGGREGATORS, SERVERS
+from registry import AGGREGATORS, ROBUST, SERVERS
+from rotating import in_turn
 from worlds import close
 
 from fedjax_rec import testing
@@ -22,7 +23,8 @@ from fedjax_rec.testing.uploads import (
 )
 from fedjax_rec.types import Upload
 
-NAMES = pytest.mark.parametrize("name", AGGREGATORS)
+NAMES = [name for name in AGGREGATORS if name not in ROBUST]
+SUMS = pytest.mark.parametrize("name", NAMES)
 PARTS = ("item", "bias")
 
 
@@ -77,12 +79,12 @@ def looped(name: str, upload: Upload) -> dict:
     return {"item": table, "bias": dense}
 
 
-@NAMES
+@pytest.mark.parametrize("name", [*NAMES, *in_turn(ROBUST, 6)])
 def test_aggregators_keep_their_laws(name):
     testing.check_aggregator(AGGREGATORS[name]())
 
 
-@NAMES
+@SUMS
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_equals_a_loop(name, layout):
     upload = uploads(layout)

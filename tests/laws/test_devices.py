@@ -15,7 +15,7 @@ from rotating import marks
 from strategies_registry import STRATEGIES, client_of, fedmf
 from worlds import KEY, federated, named
 
-from fedjax_rec import data, rows, simulate, strategies
+from fedjax_rec import aggregate, data, rows, simulate, strategies
 from fedjax_rec.types import Aggregator
 
 # What they send waits in one place.
@@ -90,6 +90,24 @@ def test_verdicts_on_listed_uploads_reach_their_clients():
     model = fedmf(packed.num_items)
     client = client_of(model, data.pointwise(4))
     strategy = strategies.federated(client, model, aggregator=listing(), clients_per_chunk=2)
+    same_run(strategy, packed.store, 3, simulate.uniform(11))
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        aggregate.trimmed_mean(1),
+        aggregate.centered_clip(0.5),
+        aggregate.mixed(aggregate.bucketing(2), aggregate.multi_krum(1)),
+    ],
+    ids=["trimmed_mean", "centered_clip", "bucketing"],
+)
+def test_robust_rules_see_the_clients_of_all_devices(rule):
+    """And know them by their ids, whichever device played them."""
+    packed = named("compact")
+    model = fedmf(packed.num_items)
+    client = client_of(model, data.pointwise(4))
+    strategy = strategies.federated(client, model, aggregator=rule, clients_per_chunk=2)
     same_run(strategy, packed.store, 3, simulate.uniform(11))
 
 
