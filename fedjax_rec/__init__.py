@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from . import (
         aggregate,
         bench,
+        callbacks,
         clients,
         compress,
         data,
@@ -57,9 +58,9 @@ if TYPE_CHECKING:
     )
 
 ROOMS = (
-    "aggregate", "bench", "clients", "compress", "data", "evaluate", "experiment", "models",
-    "report", "rounds", "rows", "servers", "simulate", "strategies", "testing", "types", "weights",
-    "wire",
+    "aggregate", "bench", "callbacks", "clients", "compress", "data", "evaluate", "experiment",
+    "models", "report", "rounds", "rows", "servers", "simulate", "strategies", "testing", "types",
+    "weights", "wire",
 )  # fmt: skip
 HOMES = {
     "run": "experiment.launch",
@@ -76,9 +77,9 @@ HOMES = {
 __all__ = [
     "Aggregator", "Client", "Cohort", "Compressor", "LoadedRun", "Model", "Now", "Packet",
     "Ranking", "RoundInfo", "Server", "Stage", "State", "Strategy", "Upload", "aggregate", "bench",
-    "clients", "compress", "data", "evaluate", "experiment", "load_run", "models", "report",
-    "rounds", "rows", "run", "servers", "simulate", "strategies", "sweep", "testing", "types",
-    "weights", "wire",
+    "callbacks", "clients", "compress", "data", "evaluate", "experiment", "load_run", "models",
+    "report", "rounds", "rows", "run", "servers", "simulate", "strategies", "sweep", "testing",
+    "types", "weights", "wire",
 ]  # fmt: skip
 
 

@@ -30,9 +30,10 @@ from ..clients import Local
 from ..data import Batches
 from ..models import Embedding, Fit, ItemLoss
 from ..rounds.memory import bytes_of
-from ..simulate import Cohorts
+from ..simulate import Callback, Cohorts
 from ..strategies import Clock, Exchange, Graph, Held, Neighbours, Similarity, Staleness, Utility
 from ..types import Aggregator, Compressor, Model, Server, Stage, Strategy
+from . import callbacks
 from .choices import KEY, choose
 from .complaints import one_line
 from .factories import (
@@ -136,6 +137,7 @@ class Config:
     memory_budget: str | int | None
     most_rejected: float
     start_from: str | None
+    callbacks: tuple[Callback, ...]
     plain: dict[str, Any]
     parsed: Namespace
 
@@ -164,6 +166,7 @@ def read(
         raw[part] = _late_part(raw.get(part), part)
     _lengthen(raw)
     raw = _parts_within(raw)
+    raw[callbacks.KEY] = callbacks.sections(raw.get(callbacks.KEY))
     factories = {part: find(raw[part].get("class_path"), part) for part in LATE}
     parser = _parser(factories, {part: raw[part]["class_path"] for part in LATE})
     try:
@@ -201,6 +204,7 @@ def read(
         memory_budget=made.memory_budget,
         most_rejected=0.1 if made.most_rejected is None else made.most_rejected,
         start_from=made.start_from,
+        callbacks=callbacks.made_of(plain[callbacks.KEY]),
         plain=plain,
         parsed=parsed,
     )
@@ -236,6 +240,7 @@ def _parser(factories, paths) -> ArgumentParser:
     parser.add_argument("--memory_budget", type=str | int | None, default=None)
     parser.add_argument("--most_rejected", type=float | None, default=None)
     parser.add_argument("--start_from", type=str | None, default=None)
+    parser.add_argument(f"--{callbacks.KEY}", type=list[dict[str, Any]] | None, default=None)
     parser.add_class_arguments(Data, "data")
     parser.add_class_arguments(Evaluation, "evaluation")
     for part, factory in factories.items():

@@ -30,7 +30,7 @@ LOCK = ".lock"
 # Keys that do not change what a run computes: a run may be resumed with others.
 FREE = (
     "rounds", "checkpoint_every", "audit", "name", "threads", "devices", "memory_budget",
-    "keep_best", "most_rejected",
+    "keep_best", "most_rejected", "callbacks",
 )  # fmt: skip
 
 
@@ -79,9 +79,9 @@ class RunFolder:
         if not self.lock.is_locked:
             self.hold()
         if self.overwrite:
-            for name in ("best", "checkpoints", "figures"):
+            for name in ("best", "checkpoints", "figures", "tensorboard"):
                 shutil.rmtree(self.path / name, ignore_errors=True)
-            for name in ("metrics.jsonl", "summary.json", "per_user.npz"):
+            for name in ("metrics.jsonl", "summary.json", "per_user.npz", "trackers.json"):
                 (self.path / name).unlink(missing_ok=True)
         self._write("config.yaml", yaml.safe_dump(self.plain, sort_keys=False).encode())
         if records is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 
 from .. import simulate
+from ..simulate import Callback
 from . import config as configuration
 from .config import Config
 from .loaded import LoadedRun, load_run
@@ -27,6 +28,7 @@ def run(
     out: Path | str | None = None,
     overwrite: bool = False,
     show: bool = True,
+    callbacks: Sequence[Callback | Mapping[str, Any] | str] = (),
     **changes: Any,
 ) -> LoadedRun:
     """Runs an experiment, or goes on with what is in the folder `out`, and loads it.
@@ -37,6 +39,9 @@ def run(
         out: The folder of the run. None is a temporary one, which is gone with what is returned.
         overwrite: Whether a run of another configuration in `out` is replaced.
         show: Whether there is a bar of progress on standard error.
+        callbacks: Functions (Progress) -> None | Stop that are called after each measured round,
+            beside those of the configuration; those that are named, {"class_path": name}, take
+            their place. See docs/tracking.md.
         **changes: Keys of the configuration that are laid over it, such as `rounds=20` or
             `model={"width": 64}`. Where a part goes, its factory may stand itself. `choose="name"`
             takes one of the `choices` of a file.
@@ -54,15 +59,18 @@ def run(
         >>> done = fr.run("configs/quickstart.yaml", rounds=20, model={"width": 64})
         >>> done.recommend(user=196, k=5)
     """
+    named = [one for one in callbacks if not callable(one)]
+    functions = [one for one in callbacks if callable(one)]
+    changes |= {"callbacks": named} if named else {}
     read = configuration.read(config.plain if isinstance(config, Config) else config, changes)
     if isinstance(config, Config) and "name" not in changes:
         read = replace(read, name=config.name)
     simulate.configure(read.threads, devices=read.devices)
     if out is not None:
-        run_in_folder(read, out, overwrite, show)
+        run_in_folder(read, out, overwrite, show, functions)
         return load_run(out)
     scratch = tempfile.TemporaryDirectory(prefix="fedjax_rec-", ignore_cleanup_errors=True)
-    run_in_folder(read, scratch.name, show=show)
+    run_in_folder(read, scratch.name, show=show, callbacks=functions)
     return replace(load_run(scratch.name), scratch=scratch)
 
 

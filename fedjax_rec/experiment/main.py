@@ -93,15 +93,15 @@ def _main(arguments: Sequence[str] | None) -> int:
 
 def _explain(error: Exception) -> int:
     """One line on standard error; 130 for a stop, 1 for what went wrong in a run, else 2."""
-    from ..simulate import Diverged
+    from ..simulate import CallbackError, Diverged
     from .failures import FORESEEN, line_of
     from .run import Stopped
 
-    known = (*FORESEEN, Stopped, Diverged)
+    known = (*FORESEEN, Stopped, Diverged, CallbackError)
     print(f"fedjax-rec: {line_of(error, '--debug shows where', known)}", file=sys.stderr)
     if isinstance(error, Stopped):
         return 130
-    return 1 if isinstance(error, Diverged) or not isinstance(error, known) else 2
+    return 1 if isinstance(error, Diverged | CallbackError) or not isinstance(error, known) else 2
 
 
 def _parser(name: str, about: str) -> argparse.ArgumentParser:

@@ -34,6 +34,7 @@ from ..report.reading import read_run
 from ..rounds.memory import allowed_bytes
 from ..simulate.device import cores
 from . import config as configuration
+from . import stopped
 from .config import Config, ConfigError
 from .failures import line_of
 from .folder import LOCK, RunFolder, fingerprint
@@ -341,9 +342,13 @@ def _varying(configs: Sequence[Config]) -> tuple[str, ...]:
 def _finished(trial: Trial) -> bool:
     """Whether its folder holds all of the run, of as many rounds."""
     try:
-        return read_run(trial.out).summary["totals"].get("rounds") == trial.config.rounds
+        summary = read_run(trial.out).summary
     except ValueError:
         return False
+    ended = summary.get(stopped.KEY)
+    if ended is not None and stopped.holds(ended, trial.config, trial.config.callbacks):
+        return True
+    return summary["totals"].get("rounds") == trial.config.rounds
 
 
 def _mark(trial: Trial) -> str:
