@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from ..simulate import Progress
-from .tracker import Tracker, Tracking, flat, remembered
+from .tracker import Tracker, Tracking, flat, remembered, spelled
 
 LONGEST = 6000  # of a parameter
 AT_ONCE = 100  # parameters in one call
@@ -22,6 +22,8 @@ def mlflow(
     Args:
         experiment: What runs are listed under; it is made where there is none.
         tracking_uri: A server, a database, or a folder; None for what MLFLOW_TRACKING_URI says.
+            MLflow wants a database to have the whole of it installed, `pip install mlflow`, and a
+            folder to be allowed, MLFLOW_ALLOW_FILE_STORE=true.
         name: Of the run; None for that of its folder.
 
     Returns:
@@ -56,8 +58,7 @@ def mlflow(
         def write(round: int, metrics: dict[str, float]) -> None:
             now = int(1000 * time.time())
             told = [
-                entities.Metric(key.replace("@", "_at_"), value, now, round)
-                for key, value in metrics.items()
+                entities.Metric(spelled(key), value, now, round) for key, value in metrics.items()
             ]
             client.log_batch(of_run, metrics=told)
 

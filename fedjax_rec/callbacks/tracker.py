@@ -75,6 +75,11 @@ def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in found.items() if math.isfinite(value)}
 
 
+def spelled(name: str) -> str:
+    """`hr_at_10` of hr@10, for libraries that know no `@` in names."""
+    return name.replace("@", "_at_")
+
+
 def flat(config: Any, path: str = "") -> dict[str, Any]:
     """A configuration by dotted keys, as overrides of the command line name them; lists as text."""
     if not isinstance(config, Mapping):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Any, Literal
 
 from ..simulate import Progress
@@ -33,7 +34,7 @@ def wandb(
     """
 
     def open(there: Any, progress: Progress) -> Tracking:
-        of_run, _ = remembered(progress, "wandb", there.util.generate_id)
+        of_run, _ = remembered(progress, "wandb", lambda: uuid.uuid4().hex)
         place = folder or (None if progress.folder is None else str(progress.folder))
         run = there.init(
             project=project,
