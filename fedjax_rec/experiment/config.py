@@ -152,8 +152,9 @@ def read(
     Raises ConfigError, naming the key and the nearest known one.
     """
     raw = raw_of(source)
-    if "sweep" in raw:
-        raise ConfigError("sweep: the file is of several runs; use fedjax-rec sweep.")
+    for key in ("sweep", "search"):
+        if key in raw:
+            raise ConfigError(f"{key}: the file is of several runs; use fedjax-rec sweep.")
     if isinstance(overrides, Mapping):
         given = dict(overrides)
         words = [f"--{KEY}={given.pop(KEY)}"] if KEY in given else []
@@ -204,7 +205,7 @@ def read(
         memory_budget=made.memory_budget,
         most_rejected=0.1 if made.most_rejected is None else made.most_rejected,
         start_from=made.start_from,
-        callbacks=callbacks.made_of(plain[callbacks.KEY]),
+        callbacks=callbacks.made(plain[callbacks.KEY]),
         plain=plain,
         parsed=parsed,
     )
@@ -261,7 +262,9 @@ def stem(source: str | Path | Mapping | None) -> str:
 def raw_of(source: str | Path | Mapping | None) -> dict:
     """What a configuration says, before anything of it is read."""
     if source is None or isinstance(source, Mapping):
-        return lay({}, source or {})
+        given = dict(source or {})
+        axes = {"sweep": given.pop("sweep")} if "sweep" in given else {}  # whose keys are dotted
+        return {**lay({}, given), **axes}
     path = Path(source)
     if not path.is_file():
         raise ConfigError(f"{path}: there is no such configuration file; check the path.")

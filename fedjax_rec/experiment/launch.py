@@ -17,7 +17,7 @@ from .config import Config
 from .loaded import LoadedRun, load_run
 from .overrides import lay
 from .run import run as run_in_folder
-from .sweep import run_sweep, threads_of_sweep, trials
+from .sweep import planned, run_sweep, threads_of_sweep
 from .swept import Ended, table
 
 
@@ -80,7 +80,6 @@ def sweep(
     /,
     *,
     out: Path | str,
-    draws: int | None = None,
     workers: int | None = None,
     told: Callable[[Ended], None] = lambda ended: None,
     **changes: Any,
@@ -91,10 +90,10 @@ def sweep(
         config: The path of a YAML file, a mapping of the same keys, or None for the defaults.
         axes: Key of the configuration -> its values, a list or a text as in docs/sweeps.md.
         out: The folder of the sweep, with a run folder for each point and seed.
-        draws: How many points are drawn at random; None for all combinations.
         workers: Runs at a time; None for one a core.
         told: Is called with how each run ended.
-        **changes: Keys of the configuration that are laid over it, as in `fr.run`.
+        **changes: Keys of the configuration that are laid over it, as in `fr.run`; `search`, such
+            as {"trials": 20}, for points that are drawn or proposed in place of all.
 
     Returns:
         One row a run: the values of its axes, its `status`, what its best round measured on
@@ -111,6 +110,6 @@ def sweep(
         >>> found.group_by("strategy.item_learning_rate").agg(pl.col("validation").mean())
     """
     raw = lay(configuration.raw_of(config), changes)
-    runs = trials(raw, axes, out, draws=draws, stem=configuration.stem(config))
-    simulate.configure(threads_of_sweep(runs, workers))
-    return table(run_sweep(runs, out, workers, told))
+    plan = planned(raw, axes, out, stem=configuration.stem(config))
+    simulate.configure(threads_of_sweep(plan.threads, workers))
+    return table(run_sweep(plan, out, workers, told))

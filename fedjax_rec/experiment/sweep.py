@@ -16,17 +16,14 @@ fails ends by itself; one that failed is tried again by the next call. The table
 from __future__ import annotations
 
 import json
-import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
 from filelock import FileLock, Timeout
 
 from .. import simulate, strategies
@@ -34,15 +31,16 @@ from ..report.reading import read_run
 from ..rounds.memory import allowed_bytes
 from ..simulate.device import cores
 from . import config as configuration
-from . import stopped
+from . import search, stopped
 from .config import Config, ConfigError
-from .failures import line_of
+from .failures import line_of, of_a_sweep
 from .folder import LOCK, RunFolder, fingerprint
-from .grid import SEED, folder_of, named, points, text
-from .numbers import numbers_of, outline_of
-from .prepare import Experiment, Read, assembled, read_data
+from .grid import SEED, axes_of, drawn, folder_of, named, points, text
+from .numbers import outline_of
+from .prepare import Experiment, assembled
 from .run import Stopped, carry_out, foreseen, interruptible
-from .swept import Ended, table, write_table
+from .shared import Data, Memory, Shared, varying
+from .swept import Ended, outcome, table, write_table
 
 ENDED = "ended.jsonl"  # of a sweep: runs that did not finish and would not the next time
 FAILED = "failed.log"  # where runs failed, of the last call
@@ -57,15 +55,26 @@ class Trial:
     out: Path
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep plays. total: how many runs at the most. more(ended): the next that are played
+    together, after all that have ended; none at the end. threads: what the configuration says.
+    searched: the axes of a search, whose batches share programs."""
+
+    total: int
+    more: Callable[[Sequence[Ended]], list[Trial]]
+    threads: int
+    searched: tuple[str, ...] = ()
+
+
 def trials(
     config: str | Path | Mapping | None,
     axes: Mapping[str, Any],
     out: Path | str,
     overrides: Sequence[str] = (),
-    draws: int | None = None,
     stem: str | None = None,
 ) -> list[Trial]:
-    """The runs of a sweep, each with its configuration read. stem: what they are called before
+    """The runs of a grid, each with its configuration read. stem: what they are called before
     their points; None for the name of the file.
 
     Without an axis of seeds they have that of the configuration.
@@ -76,148 +85,75 @@ def trials(
     """
     raw, stem = configuration.raw_of(config), stem or configuration.stem(config)
     axes = {**(raw.pop("sweep", None) or {}), **axes}
-    found: list[Trial] = []
-    places: set[Path] = set()
-    for point in points(axes, draws):
-        words = [f"--{key}={text(value)}" for key, value in point.items() if key in axes]
-        read = configuration.read(raw, [*overrides, *words])
-        if read.devices > 1:
-            raise ConfigError(
-                f"devices={read.devices}: a sweep plays a whole run on each core; use devices=1."
-            )
-        point = {**point, SEED: read.seed}
-        title, name = str(read.plain["name"] or stem), named(point)
-        place = Path(out) / folder_of(name or title, read.seed)
-        if place in places:
-            if draws is not None:  # the same values once more
-                continue
-            raise ConfigError(f"sweep: {place.name} stands twice on its axes; leave one out.")
-        places.add(place)
-        read = replace(read, name=",".join(filter(None, [title, name])))
-        found.append(Trial(point, read, place))
-    return found
+    found: dict[Path, Trial] = {}
+    for point in points(axes):
+        one = _trial(raw, axes, point, Path(out), overrides, stem)
+        if one.out in found:
+            raise ConfigError(f"sweep: {one.out.name} stands twice on its axes; leave one out.")
+        found[one.out] = one
+    return list(found.values())
 
 
-@dataclass
-class Shared:
-    """The programs of runs of one outline. varying: keys of the numbers that they differ in."""
-
-    varying: tuple[str, ...]
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    traceable: tuple[str, ...] | None = None
-    programs: list[tuple[tuple, Read, simulate.Program]] = field(default_factory=list)
-
-    def calls(self, config: Config, experiment: Experiment) -> simulate.Calls:
-        """Those of a run, of a program that it shares with all that it can."""
-        numbers, key = numbers_of(config), jax.random.key(config.seed)
-        mine = {name: numbers[name] for name in self.varying}
-        with self.lock:
-            if self.traceable is None:
-                self.traceable = _traceable(experiment, key, mine)
-            traced = {name: mine[name] for name in self.traceable}
-            fixed = tuple(x for name, x in mine.items() if name not in traced)
-            if config.evaluation.fit is not None:  # to what the users of these data are known by
-                fixed += (config.seed, json.dumps(config.plain["data"]))
-            read = experiment.read
-            alike = (p for f, r, p in self.programs if f == fixed and _one_program(r, read))
-            if (program := next(alike, None)) is None:
-                program = simulate.program(experiment.made)
-                self.programs.append((fixed, read, program))
-        return program.of(key, experiment.inputs(traced))
+def _trial(raw: Mapping, axes, point: Mapping[str, Any], out: Path, overrides, stem: str) -> Trial:
+    words = [f"--{key}={text(value)}" for key, value in point.items() if key in axes]
+    read = configuration.read(raw, [*overrides, *words])
+    if read.devices > 1:
+        raise ConfigError(
+            f"devices={read.devices}: a sweep plays a whole run on each core; use devices=1."
+        )
+    point = {**point, SEED: read.seed}
+    title, name = str(read.plain["name"] or stem), named(point)
+    read = replace(read, name=",".join(filter(None, [title, name])))
+    return Trial(point, read, out / folder_of(name or title, read.seed))
 
 
-def _traceable(experiment: Experiment, key, numbers: Mapping[str, float]) -> tuple[str, ...]:
-    """Keys of the numbers that the round of an experiment takes traced: all, or each that does."""
-    store = experiment.dataset.store
+def planned(
+    config: str | Path | Mapping | None,
+    axes: Mapping[str, Any],
+    out: Path | str,
+    overrides: Sequence[str] = (),
+    stem: str | None = None,
+) -> Plan:
+    """What is played of a configuration: the grid of its axes, or what its `search` asks for.
 
-    def go(traced):
-        parts = experiment.made(experiment.inputs(traced))
-        state = parts.strategy.init(key, store.num_clients)
-        return simulate.blocks(parts, key, state, store, 1, 1, 1)
+    Args are those of `trials`. Raises ConfigError as it does, and where the search makes no sense;
+    ValueError where `out` holds another search.
+    """
+    raw, stem = configuration.raw_of(config), stem or configuration.stem(config)
+    section = raw.pop(search.KEY, None)
+    if section is None:
+        runs = trials(raw, axes, out, overrides, stem)
+        return _whole(runs)
+    axes, out = {**(raw.pop("sweep", None) or {}), **axes}, Path(out)
+    wanted, section = search.search_of(section)
+    known, seeds = axes_of(axes)
+    if not known:
+        raise ConfigError("search: no axis but seeds; write --sweep.KEY 'loguniform(0.1, 10)'.")
+    journal = search.Journal(out, section, axes)
 
-    def takes(names: Sequence[str]) -> bool:
-        try:
-            jax.eval_shape(go, {name: numbers[name] for name in names})
-        except Exception:  # whatever a part says of numbers that it cannot see
-            return False
-        return True
+    def runs_of(setting: Mapping[str, Any]) -> list[Trial]:
+        every = ({**setting, SEED: seed} for seed in seeds)
+        return [_trial(raw, axes, point, out, overrides, stem) for point in every]
 
-    if takes(tuple(numbers)):
-        return tuple(numbers)
-    alone = tuple(name for name in numbers if takes([name]))
-    return alone if takes(alone) else ()
+    def more(ended: Sequence[Ended]) -> list[Trial]:
+        """Those asked for, one batch after another; settings that came before are not repeated."""
+        by = {one.out: one for one in ended}
+        told: list[search.Told] = []
+        while len(told) < wanted.trials:
+            n = min(wanted.batch, wanted.trials - len(told))
+            if len(journal.asked) < len(told) + n:
+                known_of = len(journal.asked) - len(told)
+                journal.write(wanted.ask(known, [*told], n)[known_of:])
+            batch = [runs_of(setting) for setting in journal.asked[len(told) : len(told) + n]]
+            new = {one.out: one for runs in batch for one in runs if one.out not in by}
+            if new:
+                return list(new.values())
+            for setting, runs in zip(journal.asked[len(told) :], batch, strict=False):
+                told.append(outcome(setting, [by[one.out] for one in runs]))
+        return []
 
-
-def _one_program(a: Read, b: Read) -> bool:
-    """Whether models are told the same of both data. Cases and what clients hold are arguments."""
-    if a is b:
-        return True
-    if a.labelled and a.digests != b.digests:
-        return False
-    return all(_equal(a.late[name], b.late[name]) for name in a.late)
-
-
-def _equal(a: Any, b: Any) -> bool:
-    if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
-        return np.array_equal(a, b)
-    if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(_equal(a[name], b[name]) for name in a)
-    return a == b
-
-
-class Data:
-    """What runs read, once for all runs that read the same, as long as one of them is to come."""
-
-    def __init__(self, configs: Sequence[Config]):
-        self.lock = threading.Lock()
-        self.to_come: dict[str, int] = {}
-        self.found: dict[str, Read] = {}
-        self.each: dict[str, threading.Lock] = {}
-        for config in configs:
-            name = self._name(config)
-            self.to_come[name] = self.to_come.get(name, 0) + 1
-            self.each.setdefault(name, threading.Lock())
-
-    def read(self, config: Config) -> Read:
-        name = self._name(config)
-        with self.each[name]:
-            with self.lock:
-                found = self.found.get(name)
-            if found is None:
-                found = read_data(config)
-            with self.lock:
-                self.found[name] = found
-                self.to_come[name] -= 1
-                if not self.to_come[name]:
-                    del self.found[name]
-        return found
-
-    @staticmethod
-    def _name(config: Config) -> str:
-        of = config.plain
-        parts = [of["data"], of["evaluation"]["candidates"], of["examples"], config.seed]
-        return json.dumps(parts, sort_keys=True)
-
-
-class Memory:
-    """Bytes that runs take while they last; who finds too few left waits for another to end."""
-
-    def __init__(self, allowed: int):
-        self.left = self.allowed = allowed
-        self.freed = threading.Condition()
-
-    @contextmanager
-    def taking(self, nbytes: int) -> Iterator[None]:
-        nbytes = min(nbytes, self.allowed)  # what can never fit is refused by the run itself
-        with self.freed:
-            self.freed.wait_for(lambda: nbytes <= self.left)
-            self.left -= nbytes
-        try:
-            yield
-        finally:
-            with self.freed:
-                self.left += nbytes
-                self.freed.notify_all()
+    first = runs_of(drawn(known, 0, 0))[0].config  # whose errors are said before anything runs
+    return Plan(wanted.trials * len(seeds), more, first.threads, tuple(axes))
 
 
 def _peak(config: Config, experiment: Experiment, calls: simulate.Calls, folder: RunFolder) -> int:
@@ -226,14 +162,14 @@ def _peak(config: Config, experiment: Experiment, calls: simulate.Calls, folder:
     return 0 if forecast is None else forecast.peak
 
 
-def threads_of_sweep(runs: Sequence[Trial], workers: int | None = None) -> int:
-    """Threads that XLA needs for this sweep: it plays no more programs at a time than it has."""
-    asked = runs[0].config.threads
+def threads_of_sweep(asked: int, workers: int | None = None) -> int:
+    """Threads that XLA needs for a sweep whose configuration asks for so many: it plays no more
+    programs at a time than it has."""
     return asked and max(asked, workers or cores())
 
 
 def run_sweep(
-    runs: Sequence[Trial],
+    runs: Sequence[Trial] | Plan,
     out: Path | str,
     workers: int | None = None,
     told: Callable[[Ended], None] = lambda ended: None,
@@ -241,7 +177,7 @@ def run_sweep(
     """Plays what is left of a sweep and writes its table.
 
     Args:
-        runs: See `trials`.
+        runs: See `trials` and `planned`.
         out: The folder of the sweep.
         workers: Runs at a time; None for one a core, as long as memory lasts.
         told: Called of each run once it has ended, of those that had before at once.
@@ -254,19 +190,49 @@ def run_sweep(
         Stopped: Ctrl-C was pressed; the same call goes on from there.
     """
     out = Path(out)
-    for trial in runs:
-        RunFolder(trial.out, trial.config.plain)  # refuses what holds another run
+    plan = runs if isinstance(runs, Plan) else _whole(runs)
     out.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(out / LOCK, blocking=False), interruptible() as stops:
-            return _swept(runs, out, workers or cores(), told, stops)
+            (out / FAILED).unlink(missing_ok=True)
+            ended: list[Ended] = []
+            programs: dict[str, Shared] = {}
+            while batch := plan.more(ended):
+                _refuse_others(batch)
+                ended = _swept(
+                    batch, ended, out, workers or cores(), programs, plan.searched, told, stops
+                )
+            return ended
     except Timeout:
         raise ValueError(
             f"--out {out}: another process sweeps there; wait for it, or use another folder."
         ) from None
 
 
-def _swept(runs: Sequence[Trial], out: Path, workers: int, told, stops: list) -> list[Ended]:
+def _whole(runs: Sequence[Trial]) -> Plan:
+    """All of these at once."""
+    return Plan(len(runs), lambda ended: [] if ended else list(runs), runs[0].config.threads)
+
+
+def _refuse_others(runs: Sequence[Trial]) -> None:
+    for trial in runs:
+        try:
+            RunFolder(trial.out, trial.config.plain)
+        except ValueError as error:
+            raise ValueError(of_a_sweep(str(error))) from None
+
+
+def _swept(
+    runs: Sequence[Trial],
+    before: list[Ended],
+    out: Path,
+    workers: int,
+    programs,
+    searched,
+    told,
+    stops: list,
+) -> list[Ended]:
+    """`before` and how each of `runs` ended; the table is of both."""
     hopeless = _ended_before(out)
     ended: dict[int, Ended] = {}
     left: list[tuple[int, Trial]] = []
@@ -279,12 +245,14 @@ def _swept(runs: Sequence[Trial], out: Path, workers: int, told, stops: list) ->
             left.append((i, trial))
     for i in ended:
         told(ended[i])
-    (out / FAILED).unlink(missing_ok=True)
     outlines = [outline_of(trial.config) for _, trial in left]
     alike: dict[str, list[Config]] = {}
     for (_, trial), outline in zip(left, outlines, strict=True):
         alike.setdefault(outline, []).append(trial.config)
-    shared = {outline: Shared(_varying(configs)) for outline, configs in alike.items()}
+    for outline, configs in alike.items():
+        keys = varying(configs, searched)
+        if outline not in programs or not set(keys) <= set(programs[outline].varying):
+            programs[outline] = Shared(keys)
     data, memory = Data([trial.config for _, trial in left]), Memory(allowed_bytes())
 
     def play(trial: Trial, outline: str) -> Ended:
@@ -294,7 +262,7 @@ def _swept(runs: Sequence[Trial], out: Path, workers: int, told, stops: list) ->
         try:
             with strategies.memory_budget(config.memory_budget):
                 experiment = assembled(config, data.read(config))
-                calls = shared[outline].calls(config, experiment)
+                calls = programs[outline].calls(config, experiment)
                 with memory.taking(_peak(config, experiment, calls, folder)):
                     carry_out(config, folder, experiment, calls, interrupted=stops)
         except Stopped:
@@ -304,7 +272,7 @@ def _swept(runs: Sequence[Trial], out: Path, workers: int, told, stops: list) ->
         except Exception as error:
             with suppress(OSError), open(out / FAILED, "a", encoding="utf-8") as file:
                 file.write(f"{trial.out}\n{traceback.format_exc()}\n")
-            line = line_of(error, f"{out / FAILED} shows where")
+            line = of_a_sweep(line_of(error, f"{out / FAILED} shows where"))
             return Ended(trial.point, trial.out, "failed", line)
         finally:
             folder.release()
@@ -329,14 +297,8 @@ def _swept(runs: Sequence[Trial], out: Path, workers: int, told, stops: list) ->
                     one.cancel()
                 raise
     finally:
-        write_table(table([ended[i] for i in sorted(ended)]), out)
-    return [ended[i] for i in range(len(runs))]
-
-
-def _varying(configs: Sequence[Config]) -> tuple[str, ...]:
-    """Keys of the numbers in which some of these differ."""
-    all_of = [numbers_of(config) for config in configs]
-    return tuple(name for name in all_of[0] if len({one[name] for one in all_of}) > 1)
+        write_table(table([*before, *(ended[i] for i in sorted(ended))]), out)
+    return [*before, *(ended[i] for i in range(len(runs)))]
 
 
 def _finished(trial: Trial) -> bool:

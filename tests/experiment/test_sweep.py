@@ -14,8 +14,7 @@ from small_data import timeless, write_config, write_folder
 from fedjax_rec import simulate
 from fedjax_rec.experiment import sweep
 from fedjax_rec.experiment import swept as swept_tables
-from fedjax_rec.experiment.factories import ConfigError
-from fedjax_rec.experiment.grid import named, points
+from fedjax_rec.experiment.grid import axes_of, drawn, named, points
 from fedjax_rec.experiment.main import main
 from fedjax_rec.report import figures
 
@@ -45,8 +44,8 @@ def programs(monkeypatch):
     return found
 
 
-def swept(place, name, axes, *words, **more):
-    runs = sweep.trials(place / "tiny.yaml", axes, place / name, words, **more)
+def swept(place, name, axes, *words):
+    runs = sweep.trials(place / "tiny.yaml", axes, place / name, words)
     return sweep.run_sweep(runs, place / name, workers=2)
 
 
@@ -236,8 +235,12 @@ def test_the_command_reads_axes_of_the_file_and_of_the_line(place, capsys):
     [
         ({"strategy.item_learning_rat": "[1, 2]"}, "item_learning_rat is no key"),
         ({RATE: "[]"}, "is no list of values"),
-        ({RATE: "loguniform(1, 2)"}, "did you mean 'log_uniform'"),
-        ({RATE: "log_uniform(1, 2)"}, "say --draws"),
+        ({RATE: "log_uniform(1, 2)"}, "did you mean 'loguniform'"),
+        ({RATE: "loguniform(1, 2)"}, "say how often, --search.trials 20"),
+        ({RATE: "uniform(2, 1)"}, "2 is not below 1"),
+        ({RATE: "uniform(1, 1)"}, "1 is not below 1"),
+        ({RATE: "loguniform(0, 1)"}, "0 has no logarithm"),
+        ({RATE: "loguniform(-1, 1)"}, "-1 has no logarithm"),
         ({RATE: "range(1.5)"}, "1.5 is no whole number"),
         ({RATE: "[1, fast]"}, "fast"),
         ({"seed": "[0.5]"}, "holds no seeds"),
@@ -293,12 +296,12 @@ def test_axes_of_words_choices_and_factories(place):
 
 
 def test_points_that_are_drawn():
-    axes = {"a": "log_uniform(0.01, 1)", "b": [1, 2], "seed": "range(2)"}
-    found = points(axes, draws=20)
-    assert len(found) == 40 and found[:20] == [{**one, "seed": 0} for one in found[20:]]
-    drawn = [one["a"] for one in found[:20]]
-    assert all(0.01 <= a <= 1 and a == float(f"{a:.4g}") for a in drawn) and len(set(drawn)) > 15
-    assert min(drawn) < 0.05 and {one["b"] for one in found} == {1, 2}
+    axes, seeds = axes_of({"a": "loguniform(0.01, 1)", "b": [1, 2], "seed": "range(2)"})
+    assert seeds == [0, 1]
+    found = [drawn(axes, 3, i) for i in range(40)]
+    assert found[7:] == [drawn(axes, 3, i) for i in range(7, 40)]
+    numbers = [one["a"] for one in found]
+    assert all(0.01 <= a <= 1 and a == float(f"{a:.4g}") for a in numbers)
+    assert len(set(numbers)) > 35 and sum(a < 0.1 for a in numbers) in range(10, 30)
+    assert {one["b"] for one in found} == {1, 2} and drawn(axes, 4, 0) != found[0]
     assert points({"a": "logspace(0.1, 10, 3)"}) == [{"a": a, "seed": 0} for a in (0.1, 1.0, 10.0)]
-    with pytest.raises(ConfigError, match="--draws 0"):
-        points(axes, draws=0)
