@@ -11,6 +11,7 @@ are first used, so that importing the package is quick and starts no device.
 
 from __future__ import annotations
 
+import functools
 import importlib
 from typing import TYPE_CHECKING
 
@@ -91,11 +92,15 @@ def __getattr__(name: str):
         found = getattr(importlib.import_module(f"{__name__}.{HOMES[name]}"), name)
         globals()[name] = found
         return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}{_hint(name)}")
+
+
+@functools.cache  # jsonargparse asks for thousands of names that are not here
+def _hint(name: str) -> str:
     import difflib
 
     near = difflib.get_close_matches(name, __all__, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}")
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def __dir__() -> list[str]:

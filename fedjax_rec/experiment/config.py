@@ -13,6 +13,7 @@ signature. On the command line `--model.width 64` is short for `--model.init_arg
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 import warnings
@@ -31,6 +32,7 @@ from ..data import Batches
 from ..models import Embedding, Fit, ItemLoss
 from ..rounds.memory import bytes_of
 from ..simulate import Callback, Cohorts
+from ..storage import read_yaml
 from ..strategies import Clock, Exchange, Graph, Held, Neighbours, Similarity, Staleness, Utility
 from ..types import Aggregator, Compressor, Model, Server, Stage, Strategy
 from . import callbacks
@@ -169,13 +171,13 @@ def read(
     raw = _parts_within(raw)
     raw[callbacks.KEY] = callbacks.sections(raw.get(callbacks.KEY))
     factories = {part: find(raw[part].get("class_path"), part) for part in LATE}
-    parser = _parser(factories, {part: raw[part]["class_path"] for part in LATE})
+    parser = _parser(*factories.values(), tuple(raw[part]["class_path"] for part in LATE))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             parsed = parser.parse_object(raw)
             made = parser.instantiate(parsed)
-            plain = yaml.safe_load(parser.dump(parsed, skip_none=False))
+            plain = read_yaml(parser.dump(parsed, skip_none=False))
     except (ArgumentError, TypeError, ValueError, KeyError, AttributeError) as error:
         for key in re.findall(r"argument '(\w+)\.class_path'", str(error)):
             check_made(_plain(parsed.data[key]), f"data.{key}")  # a part that refused to be made
@@ -227,7 +229,8 @@ def late_factory(factory: Callable, kwargs: Mapping[str, Any]) -> Callable:
     return lambda *args, **late: factory(*args, **wanted(late), **kwargs)
 
 
-def _parser(factories, paths) -> ArgumentParser:
+@functools.lru_cache(maxsize=16)  # it takes longer to make than to use, and sweeps use it often
+def _parser(model: Callable, strategy: Callable, paths: tuple[str, str]) -> ArgumentParser:
     set_parsing_settings(subclasses_enabled=PARTS)
     parser = ArgumentParser(exit_on_error=False, prog="fedjax-rec run")
     parser.add_argument("--name", type=str | int | None, default=None)
@@ -244,8 +247,8 @@ def _parser(factories, paths) -> ArgumentParser:
     parser.add_argument(f"--{callbacks.KEY}", type=list[dict[str, Any]] | None, default=None)
     parser.add_class_arguments(Data, "data")
     parser.add_class_arguments(Evaluation, "evaluation")
-    for part, factory in factories.items():
-        parser.add_argument(f"--{part}.class_path", type=str, default=paths[part])
+    for part, factory, path in zip(LATE, (model, strategy), paths, strict=True):
+        parser.add_argument(f"--{part}.class_path", type=str, default=path)
         parser.add_function_arguments(
             factory, f"{part}.init_args", skip=set(LATE[part]), as_group=False
         )
@@ -269,7 +272,7 @@ def raw_of(source: str | Path | Mapping | None) -> dict:
     if not path.is_file():
         raise ConfigError(f"{path}: there is no such configuration file; check the path.")
     try:
-        raw = yaml.safe_load(path.read_text())
+        raw = read_yaml(path.read_text())
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: {' '.join(str(error).split())}; mend the YAML.") from None
     if raw is None:  # nothing, or comments alone: all defaults

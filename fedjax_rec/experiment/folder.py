@@ -24,7 +24,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from ..report.reading import Run, read_run
-from ..storage import whole
+from ..storage import read_yaml, whole
 
 LOCK = ".lock"
 # Keys that do not change what a run computes: a run may be resumed with others.
@@ -105,7 +105,7 @@ class RunFolder:
         file = self.path / "config.yaml"
         if file.is_file():
             try:
-                found = yaml.safe_load(file.read_text())
+                found = read_yaml(file.read_text())
             except yaml.YAMLError:
                 found = None
             if isinstance(found, dict) or self.overwrite:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -25,6 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from rich.console import Console
+from rich.progress import track
 
 from .. import simulate, strategies
 from ..report.reading import read_run
@@ -86,12 +88,19 @@ def trials(
     raw, stem = configuration.raw_of(config), stem or configuration.stem(config)
     axes = {**(raw.pop("sweep", None) or {}), **axes}
     found: dict[Path, Trial] = {}
-    for point in points(axes):
+    for point in _followed(points(axes)):
         one = _trial(raw, axes, point, Path(out), overrides, stem)
         if one.out in found:
             raise ConfigError(f"sweep: {one.out.name} stands twice on its axes; leave one out.")
         found[one.out] = one
     return list(found.values())
+
+
+def _followed(given: list[dict]) -> Iterable[dict]:
+    """These, with a bar on a terminal where they are so many that reading them takes seconds."""
+    console = Console(stderr=True)
+    quiet = len(given) < 200 or not console.is_terminal
+    return track(given, "reading points", console=console, transient=True, disable=quiet)
 
 
 def _trial(raw: Mapping, axes, point: Mapping[str, Any], out: Path, overrides, stem: str) -> Trial:
