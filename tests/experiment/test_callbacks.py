@@ -17,6 +17,7 @@ from fedjax_rec.experiment import sweep
 from fedjax_rec.experiment.factories import ConfigError
 from fedjax_rec.experiment.folder import RunFolder
 from fedjax_rec.experiment.main import main
+from fedjax_rec.experiment.runs import read_runs
 from fedjax_rec.report import figures
 from fedjax_rec.simulate import CallbackError, Stop
 
@@ -233,3 +234,15 @@ def test_a_metric_that_is_not_measured_is_refused_with_those_that_are(place, cap
     (line,) = capsys.readouterr().err.splitlines()
     assert "'validation_ndcg@5' is not measured; use one of validation_hr@5, validation_mrr" in line
     shutil.rmtree(place / "unmeasured")
+
+
+def test_a_file_of_runs_has_callbacks_under_set_alone(place, tmp_path):
+    file = tmp_path / "runs.yaml"
+    raw = {"runs": [str(place / "tiny.yaml")], "callbacks": [rule()]}
+    file.write_text(yaml.safe_dump(raw))
+    with pytest.raises(ConfigError, match=r"runs.yaml: callbacks are keys of a configuration"):
+        read_runs(file)
+    file.write_text(yaml.safe_dump({"runs": raw["runs"], "set": {"callbacks": [rule()]}}))
+    (one,) = read_runs(file).runs
+    read = configuration.read(one.config, one.options())
+    assert read.plain["callbacks"] == [rule()] and len(read.callbacks) == 1
