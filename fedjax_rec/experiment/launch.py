@@ -81,6 +81,7 @@ def sweep(
     *,
     out: Path | str,
     workers: int | None = None,
+    processes: int = 1,
     told: Callable[[Ended], None] = lambda ended: None,
     **changes: Any,
 ) -> pl.DataFrame:
@@ -91,6 +92,7 @@ def sweep(
         axes: Key of the configuration -> its values, a list or a text as in docs/sweeps.md.
         out: The folder of the sweep, with a run folder for each point and seed.
         workers: Runs at a time; None for one a core.
+        processes: That take runs which share a program; 1 for threads of this one.
         told: Is called with how each run ended.
         **changes: Keys of the configuration that are laid over it, as in `fr.run`; `search`, such
             as {"trials": 20}, for points that are drawn or proposed in place of all.
@@ -112,4 +114,4 @@ def sweep(
     raw = lay(configuration.raw_of(config), changes)
     plan = planned(raw, axes, out, stem=configuration.stem(config))
     simulate.configure(threads_of_sweep(plan.threads, workers))
-    return table(run_sweep(plan, out, workers, told))
+    return table(run_sweep(plan, out, workers, told, processes))

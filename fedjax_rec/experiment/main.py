@@ -157,6 +157,8 @@ def _sweep(words: Sequence[str]) -> int:
     parser.add_argument("config", help="a YAML file, which may have axes under `sweep:`")
     parser.add_argument("--out", required=True, help="folder of the sweep, with one for each run")
     parser.add_argument("--workers", type=int, help="runs at a time; default one a core")
+    parser.add_argument("--processes", type=int, default=1, help="that take runs which share a "
+                        "program; default 1, whose threads take all")  # fmt: skip
     parser.add_argument("--quiet", action="store_true", help="no line a run and no table")
     known, rest = parser.parse_known_args(words)
 
@@ -169,6 +171,7 @@ def _sweep(words: Sequence[str]) -> int:
 
     if known.workers is not None:
         at_least("sweep", "--workers", known.workers, 1)
+    at_least("sweep", "--processes", known.processes, 1)
     given = list(pairs(rest))
     axes = {k.removeprefix("sweep."): v for k, v in given if k.startswith("sweep.")}
     searched = {k: v for k, v in given if k.partition(".")[0] == "search"}
@@ -186,7 +189,7 @@ def _sweep(words: Sequence[str]) -> int:
             line = f"{ended.status}{': ' + ended.error if ended.error else ''}"
             print(f"[{done}/{plan.total}] {ended.out}: {line}", file=sys.stderr, flush=True)
 
-    ended = run_sweep(plan, known.out, known.workers, told)
+    ended = run_sweep(plan, known.out, known.workers, told, known.processes)
     if not known.quiet:
         from rich.console import Console
 

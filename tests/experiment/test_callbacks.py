@@ -13,7 +13,7 @@ from small_data import timeless, write_config, write_folder
 
 import fedjax_rec as fr
 from fedjax_rec.experiment import config as configuration
-from fedjax_rec.experiment import sweep
+from fedjax_rec.experiment import playing, sweep
 from fedjax_rec.experiment.factories import ConfigError
 from fedjax_rec.experiment.folder import RunFolder
 from fedjax_rec.experiment.main import main
@@ -203,7 +203,7 @@ def test_runs_of_a_sweep_stop_each_by_itself_and_are_not_played_again(place, mon
     assert [one.status for one in ended] == ["finished"] * 2
     for one in ended:
         assert summary(one.out)["stopped"]["round"] == expected(timeless(one.out), 2, 0.01)
-    monkeypatch.setattr(sweep, "carry_out", lambda *_, **__: pytest.fail("played again"))
+    monkeypatch.setattr(playing, "carry_out", lambda *_, **__: pytest.fail("played again"))
     sweep.run_sweep(runs, place / "swept", 2)
 
 

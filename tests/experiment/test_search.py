@@ -14,7 +14,7 @@ from small_data import timeless, write_config, write_folder
 
 import fedjax_rec as fr
 from fedjax_rec import simulate
-from fedjax_rec.experiment import search, sweep
+from fedjax_rec.experiment import playing, search, sweep
 from fedjax_rec.experiment.factories import ConfigError
 from fedjax_rec.experiment.grid import axes_of, drawn
 from fedjax_rec.experiment.main import main
@@ -138,19 +138,19 @@ def test_a_killed_search_goes_on_to_the_same_runs(place, monkeypatch):
 def test_what_was_asked_for_stays_when_a_failed_run_comes_right(place, monkeypatch):
     monkeypatch.setattr(search, "random", greedy)
     section = {"class_path": "random", "init_args": {"trials": 4}}
-    axes, real = {RATE: "uniform(0, 100)"}, sweep.carry_out
+    axes, real = {RATE: "uniform(0, 100)"}, playing.carry_out
 
     def broken(config, *rest, **more):
         if config.plain["strategy"]["init_args"]["item_learning_rate"] == 2.0:
             raise RuntimeError("a cable came off")
         return real(config, *rest, **more)
 
-    monkeypatch.setattr(sweep, "carry_out", broken)
+    monkeypatch.setattr(playing, "carry_out", broken)
     HEARD.clear()
     first = sweep.run_sweep(plan(place, "failing", section, axes), place / "failing", 2)
     assert [one.status for one in first] == ["finished", "failed", "finished", "finished"]
     assert HEARD[1][1] == Told({RATE: 2.0}, None)
-    monkeypatch.setattr(sweep, "carry_out", real)
+    monkeypatch.setattr(playing, "carry_out", real)
     second = sweep.run_sweep(plan(place, "failing", section, axes), place / "failing", 2)
     assert [one.status for one in second] == ["finished"] * 4
     assert [one.point for one in second] == [one.point for one in first]

@@ -12,7 +12,7 @@ from filelock import FileLock
 from small_data import timeless, write_config, write_folder
 
 from fedjax_rec import simulate
-from fedjax_rec.experiment import sweep
+from fedjax_rec.experiment import playing, sweep
 from fedjax_rec.experiment import swept as swept_tables
 from fedjax_rec.experiment.grid import axes_of, drawn, named, points
 from fedjax_rec.experiment.main import main
@@ -138,26 +138,26 @@ def test_a_run_that_diverges_ends_alone_and_is_not_played_again(place, capsys, m
     found = pl.read_csv(place / "apart" / "sweep.csv")
     assert found["status"].to_list() == ["diverged", "finished"]
     assert found["validation"].is_null().to_list() == [True, False]
-    monkeypatch.setattr(sweep, "carry_out", lambda *_, **__: pytest.fail("played again"))
+    monkeypatch.setattr(playing, "carry_out", lambda *_, **__: pytest.fail("played again"))
     again = swept(place, "apart", axes)
     assert again == ended
 
 
 def test_a_run_that_fails_leaves_the_others_and_is_tried_again(place, monkeypatch):
-    axes, out, real = {RATE: [1.0, 3.0, 9.0]}, place / "failing", sweep.carry_out
+    axes, out, real = {RATE: [1.0, 3.0, 9.0]}, place / "failing", playing.carry_out
 
     def broken(config, *rest, **more):
         if config.plain["strategy"]["init_args"]["item_learning_rate"] == 1.0:
             raise RuntimeError("a cable\ncame off")
         return real(config, *rest, **more)
 
-    monkeypatch.setattr(sweep, "carry_out", broken)
+    monkeypatch.setattr(playing, "carry_out", broken)
     ended = swept(place, "failing", axes)
     assert [one.status for one in ended] == ["failed", "finished", "finished"]
     assert ended[0].error == f"RuntimeError: a cable came off ({out / 'failed.log'} shows where)"
     assert "raise RuntimeError" in (out / "failed.log").read_text()
     assert pl.read_csv(out / "sweep.csv")["status"].to_list() == [one.status for one in ended]
-    monkeypatch.setattr(sweep, "carry_out", real)
+    monkeypatch.setattr(playing, "carry_out", real)
     told: list = []
     runs = sweep.trials(place / "tiny.yaml", axes, out)
     sweep.run_sweep(runs, out, 1, told.append)
