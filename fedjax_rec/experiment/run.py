@@ -115,7 +115,7 @@ def carry_out(
     called = (bar, *callbacks)
     with listening as stops, simulate.attending(called):
         for progress in rounds:
-            running.take(progress, called, stop=bool(stops))
+            running.take(progress, called, stops)
             if running.stopped is not None:
                 bar.say(stopped.line_of(running.stopped))
                 break
@@ -157,10 +157,10 @@ class Running:
         self,
         progress: simulate.Progress,
         callbacks: Sequence[simulate.Callback] = (),
-        stop: bool = False,
+        stops: Sequence = (),
     ) -> None:
         """Writes what a round says, and tells `callbacks`. Raises Stopped, with the state saved,
-        where it is to `stop` and is not done."""
+        where `stops` then is not empty and the run is not done."""
         config, records = self.config, self.records
         self.elapsed += progress.metrics["seconds"]
         record = {**progress.metrics, "seconds": self.elapsed}
@@ -178,7 +178,7 @@ class Running:
         if (said := simulate.told(callbacks, of_run)) is not None:
             self.stopped = stopped.mark(progress.round, *said, config)
         last = progress.round >= config.rounds or said is not None
-        stop = stop and not last
+        stop = bool(stops) and not last
         if last or stop or _due(records, config.checkpoint_every):
             self.kept.write(progress.state)
             extras = {**self.best, RECORDS: self.folder.sums(records)}

@@ -1,6 +1,7 @@
-"""A sweep: many runs of one configuration in one process, over all cores.
+"""A sweep: many runs of one configuration over all cores, in one process (`playing`) or in several
+(`workers`).
 
-    points -> configurations;   for each, on the next free core:  the run, in a folder of its own
+    trials -> for each, on the next free core:  the run, in a folder of its own
 
 Runs that differ in numbers and seeds alone share one compiled program, in which those numbers are
 traced (`numbers`); what changes shapes or code is compiled once for each of its values. Each core

@@ -174,6 +174,7 @@ def test_a_run_that_fails_leaves_the_others_and_is_tried_again(place, monkeypatc
     assert [one["round"] for one in timeless(more.out)] == list(range(1, 8))
     (fewer,) = swept(place, "failing", {RATE: [3.0]}, "--rounds=6")
     assert fewer.status == "failed" and "rounds=6 is less than the 7" in fewer.error
+    assert fewer.error.endswith("another --out, or remove that one.")  # no --overwrite of a sweep
 
 
 def test_the_lowest_error_is_the_best_setting():
@@ -263,6 +264,23 @@ def test_two_sweeps_in_one_folder(place):
     (place / "held").mkdir()
     with FileLock(place / "held" / ".lock"), pytest.raises(ValueError, match="another process"):
         sweep.run_sweep(runs, place / "held")
+
+
+def test_a_folder_of_another_run_is_refused_by_words_of_a_sweep(place, capsys):
+    other = place / "others" / "item_learning_rate=1-0"
+    other.mkdir(parents=True)
+    (other / "config.yaml").write_text("seed: 3\n")
+    words = [
+        "sweep",
+        str(place / "tiny.yaml"),
+        "--out",
+        str(other.parent),
+        f"--sweep.{RATE}",
+        "[1]",
+    ]
+    assert main(words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "holds a run of another configuration" in line and "or remove that one." in line
 
 
 def test_axes_of_words_choices_and_factories(place):

@@ -13,6 +13,7 @@ from small_data import write_config, write_folder
 
 from fedjax_rec import callbacks
 from fedjax_rec.callbacks.tracker import flat
+from fedjax_rec.experiment.folder import RunFolder
 from fedjax_rec.experiment.main import main
 from fedjax_rec.report import figures
 from fedjax_rec.simulate import CallbackError, Progress, attending, told
@@ -200,3 +201,16 @@ def test_configurations_are_flat_by_the_keys_of_the_command_line():
         "rounds": 5, "model.class_path": "fedjax_rec.models.fedmf", "model.width": 4,
         "evaluation.metrics": '["hr@5"]', "evaluation.fit": None,
     }  # fmt: skip
+
+
+def test_a_run_that_is_overwritten_is_another_to_its_trackers(tmp_path):
+    folder = RunFolder(tmp_path / "run", {"seed": 0})
+    folder.begin([])
+    (folder.path / "trackers.json").write_text("{}")
+    (folder.path / "tensorboard").mkdir()
+    folder.release()
+    RunFolder(tmp_path / "run", {"seed": 0}).begin([])
+    assert (folder.path / "trackers.json").exists() and (folder.path / "tensorboard").exists()
+    RunFolder(tmp_path / "run", {"seed": 1}, overwrite=True).begin([])
+    left = {path.name for path in folder.path.iterdir()}
+    assert left == {"config.yaml", "metrics.jsonl", ".lock"}

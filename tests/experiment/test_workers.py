@@ -107,22 +107,28 @@ def test_a_group_that_loses_two_has_failed_and_the_others_have_not(place):
     assert "its process ended with status -9, twice" in error
 
 
-def test_whose_sweep_is_killed_stops_and_lets_the_next_go_on(place):
-    """The one who began the processes is killed: they stop, and the same command ends the sweep."""
+@pytest.mark.parametrize("ends_by", ["SIGKILL", "SIGINT"])
+def test_whose_sweep_is_killed_stops_and_lets_the_next_go_on(place, ends_by):
+    """The one who began the processes is killed, or stopped: they stop after their rounds, and the
+    same command ends the sweep."""
     raw = yaml.safe_load((place / "tiny.yaml").read_text()) | {"rounds": 400}
     (place / "long.yaml").write_text(yaml.safe_dump({**raw, "sweep": {"model.width": [2, 4]}}))
-    out = place / "orphans"
+    out = place / f"orphans {ends_by}"
     words = ["sweep", str(place / "long.yaml"), "--out", str(out), "--processes", "2", "--quiet"]
     first = subprocess.Popen(
         [sys.executable, "-m", "fedjax_rec.experiment.main", *words],
-        cwd=ROOT, start_new_session=True,
+        cwd=ROOT, start_new_session=True, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     records = lambda: {file: len(file.read_text().splitlines()) for file in
                        out.glob("*/metrics.jsonl")}  # fmt: skip
     end = time.time() + 120
     while time.time() < end and not (len(records()) == 2 and min(records().values()) > 4):
         time.sleep(0.1)
-    first.send_signal(signal.SIGKILL)
+    first.send_signal(signal.Signals[ends_by])
+    if ends_by == "SIGINT":
+        _, errors = first.communicate(timeout=60)
+        assert first.returncode == 130
+        assert errors == "fedjax-rec: stopped; the same command goes on from there.\n"
     first.wait()
     done = records()
     assert len(done) == 2 and max(done.values()) < 400
