@@ -76,13 +76,13 @@ def test_the_command_draws_by_seed_and_number_and_more_are_added(place, capsys):
 
 
 def greedy(trials: int, batch: int = 2) -> search.Search:
-    """Goes on from the best of what it was told, which it also writes down."""
+    """Goes on from the best of what it was told, by how many have a value; writes down all."""
 
     def ask(axes, told, n):
         HEARD.append(list(told))
         known = [one for one in told if one.value is not None]
         best = max(known, key=lambda one: one.value).setting[RATE] if known else 1.0
-        return [{RATE: best + (i + 1) * 0.5 + len(told)} for i in range(n)]
+        return [{RATE: best + (i + 1) * 0.5 + len(known)} for i in range(n)]
 
     return search.Search(trials, batch, ask)
 
