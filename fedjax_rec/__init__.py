@@ -11,6 +11,7 @@ are first used, so that importing the package is quick and starts no device.
 
 from __future__ import annotations
 
+import functools
 import importlib
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from . import (
         aggregate,
         bench,
+        callbacks,
         clients,
         compress,
         data,
@@ -57,9 +59,9 @@ if TYPE_CHECKING:
     )
 
 ROOMS = (
-    "aggregate", "bench", "clients", "compress", "data", "evaluate", "experiment", "models",
-    "report", "rounds", "rows", "servers", "simulate", "strategies", "testing", "types", "weights",
-    "wire",
+    "aggregate", "bench", "callbacks", "clients", "compress", "data", "evaluate", "experiment",
+    "models", "report", "rounds", "rows", "servers", "simulate", "strategies", "testing", "types",
+    "weights", "wire",
 )  # fmt: skip
 HOMES = {
     "run": "experiment.launch",
@@ -76,9 +78,9 @@ HOMES = {
 __all__ = [
     "Aggregator", "Client", "Cohort", "Compressor", "LoadedRun", "Model", "Now", "Packet",
     "Ranking", "RoundInfo", "Server", "Stage", "State", "Strategy", "Upload", "aggregate", "bench",
-    "clients", "compress", "data", "evaluate", "experiment", "load_run", "models", "report",
-    "rounds", "rows", "run", "servers", "simulate", "strategies", "sweep", "testing", "types",
-    "weights", "wire",
+    "callbacks", "clients", "compress", "data", "evaluate", "experiment", "load_run", "models",
+    "report", "rounds", "rows", "run", "servers", "simulate", "strategies", "sweep", "testing",
+    "types", "weights", "wire",
 ]  # fmt: skip
 
 
@@ -90,11 +92,15 @@ def __getattr__(name: str):
         found = getattr(importlib.import_module(f"{__name__}.{HOMES[name]}"), name)
         globals()[name] = found
         return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}{_hint(name)}")
+
+
+@functools.cache  # jsonargparse asks for thousands of names that are not here
+def _hint(name: str) -> str:
     import difflib
 
     near = difflib.get_close_matches(name, __all__, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}")
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def __dir__() -> list[str]:

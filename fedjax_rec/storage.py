@@ -15,6 +15,17 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+def read_yaml(text: str) -> Any:
+    """What YAML says, by the parser in C where PyYAML has it, which takes a tenth of the time.
+
+    Raises yaml.YAMLError.
+    """
+    return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 def roots() -> list[Path]:

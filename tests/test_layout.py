@@ -22,6 +22,7 @@ FLOORS = (
     ("rounds",),
     ("strategies",),
     ("simulate",),
+    ("callbacks",),
     ("testing",),
     ("report",),
     ("experiment", "bench"),

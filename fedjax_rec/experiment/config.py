@@ -13,6 +13,7 @@ signature. On the command line `--model.width 64` is short for `--model.init_arg
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 import warnings
@@ -30,9 +31,11 @@ from ..clients import Local
 from ..data import Batches
 from ..models import Embedding, Fit, ItemLoss
 from ..rounds.memory import bytes_of
-from ..simulate import Cohorts
+from ..simulate import Callback, Cohorts
+from ..storage import read_yaml
 from ..strategies import Clock, Exchange, Graph, Held, Neighbours, Similarity, Staleness, Utility
 from ..types import Aggregator, Compressor, Model, Server, Stage, Strategy
+from . import callbacks
 from .choices import KEY, choose
 from .complaints import one_line
 from .factories import (
@@ -136,6 +139,7 @@ class Config:
     memory_budget: str | int | None
     most_rejected: float
     start_from: str | None
+    callbacks: tuple[Callback, ...]
     plain: dict[str, Any]
     parsed: Namespace
 
@@ -150,8 +154,9 @@ def read(
     Raises ConfigError, naming the key and the nearest known one.
     """
     raw = raw_of(source)
-    if "sweep" in raw:
-        raise ConfigError("sweep: the file is of several runs; use fedjax-rec sweep.")
+    for key in ("sweep", "search"):
+        if key in raw:
+            raise ConfigError(f"{key}: the file is of several runs; use fedjax-rec sweep.")
     if isinstance(overrides, Mapping):
         given = dict(overrides)
         words = [f"--{KEY}={given.pop(KEY)}"] if KEY in given else []
@@ -164,14 +169,15 @@ def read(
         raw[part] = _late_part(raw.get(part), part)
     _lengthen(raw)
     raw = _parts_within(raw)
+    raw[callbacks.KEY] = callbacks.sections(raw.get(callbacks.KEY))
     factories = {part: find(raw[part].get("class_path"), part) for part in LATE}
-    parser = _parser(factories, {part: raw[part]["class_path"] for part in LATE})
+    parser = _parser(*factories.values(), tuple(raw[part]["class_path"] for part in LATE))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             parsed = parser.parse_object(raw)
             made = parser.instantiate(parsed)
-            plain = yaml.safe_load(parser.dump(parsed, skip_none=False))
+            plain = read_yaml(parser.dump(parsed, skip_none=False))
     except (ArgumentError, TypeError, ValueError, KeyError, AttributeError) as error:
         for key in re.findall(r"argument '(\w+)\.class_path'", str(error)):
             check_made(_plain(parsed.data[key]), f"data.{key}")  # a part that refused to be made
@@ -201,6 +207,7 @@ def read(
         memory_budget=made.memory_budget,
         most_rejected=0.1 if made.most_rejected is None else made.most_rejected,
         start_from=made.start_from,
+        callbacks=callbacks.made(plain[callbacks.KEY]),
         plain=plain,
         parsed=parsed,
     )
@@ -222,7 +229,8 @@ def late_factory(factory: Callable, kwargs: Mapping[str, Any]) -> Callable:
     return lambda *args, **late: factory(*args, **wanted(late), **kwargs)
 
 
-def _parser(factories, paths) -> ArgumentParser:
+@functools.lru_cache(maxsize=16)  # it takes longer to make than to use, and sweeps use it often
+def _parser(model: Callable, strategy: Callable, paths: tuple[str, str]) -> ArgumentParser:
     set_parsing_settings(subclasses_enabled=PARTS)
     parser = ArgumentParser(exit_on_error=False, prog="fedjax-rec run")
     parser.add_argument("--name", type=str | int | None, default=None)
@@ -236,10 +244,11 @@ def _parser(factories, paths) -> ArgumentParser:
     parser.add_argument("--memory_budget", type=str | int | None, default=None)
     parser.add_argument("--most_rejected", type=float | None, default=None)
     parser.add_argument("--start_from", type=str | None, default=None)
+    parser.add_argument(f"--{callbacks.KEY}", type=list[dict[str, Any]] | None, default=None)
     parser.add_class_arguments(Data, "data")
     parser.add_class_arguments(Evaluation, "evaluation")
-    for part, factory in factories.items():
-        parser.add_argument(f"--{part}.class_path", type=str, default=paths[part])
+    for part, factory, path in zip(LATE, (model, strategy), paths, strict=True):
+        parser.add_argument(f"--{part}.class_path", type=str, default=path)
         parser.add_function_arguments(
             factory, f"{part}.init_args", skip=set(LATE[part]), as_group=False
         )
@@ -256,12 +265,14 @@ def stem(source: str | Path | Mapping | None) -> str:
 def raw_of(source: str | Path | Mapping | None) -> dict:
     """What a configuration says, before anything of it is read."""
     if source is None or isinstance(source, Mapping):
-        return lay({}, source or {})
+        given = dict(source or {})
+        axes = {"sweep": given.pop("sweep")} if "sweep" in given else {}  # whose keys are dotted
+        return {**lay({}, given), **axes}
     path = Path(source)
     if not path.is_file():
         raise ConfigError(f"{path}: there is no such configuration file; check the path.")
     try:
-        raw = yaml.safe_load(path.read_text())
+        raw = read_yaml(path.read_text())
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: {' '.join(str(error).split())}; mend the YAML.") from None
     if raw is None:  # nothing, or comments alone: all defaults

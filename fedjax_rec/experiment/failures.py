@@ -6,6 +6,11 @@ from __future__ import annotations
 FORESEEN = (ValueError, TypeError, OSError, MemoryError)
 
 
+def of_a_sweep(line: str) -> str:
+    """What a run says, as a sweep says it, which has no `--overwrite`: one of its folders goes."""
+    return line.replace("--overwrite true", "remove that one")
+
+
 def line_of(error: BaseException, where: str, foreseen: tuple[type, ...] = FORESEEN) -> str:
     """`error` in one line. where: what shows its place, told of errors that are not `foreseen`."""
     line = " ".join(str(error).split()) or type(error).__name__

@@ -24,13 +24,13 @@ import yaml
 from filelock import FileLock, Timeout
 
 from ..report.reading import Run, read_run
-from ..storage import whole
+from ..storage import read_yaml, whole
 
 LOCK = ".lock"
 # Keys that do not change what a run computes: a run may be resumed with others.
 FREE = (
     "rounds", "checkpoint_every", "audit", "name", "threads", "devices", "memory_budget",
-    "keep_best", "most_rejected",
+    "keep_best", "most_rejected", "callbacks",
 )  # fmt: skip
 
 
@@ -79,9 +79,9 @@ class RunFolder:
         if not self.lock.is_locked:
             self.hold()
         if self.overwrite:
-            for name in ("best", "checkpoints", "figures"):
+            for name in ("best", "checkpoints", "figures", "tensorboard"):
                 shutil.rmtree(self.path / name, ignore_errors=True)
-            for name in ("metrics.jsonl", "summary.json", "per_user.npz"):
+            for name in ("metrics.jsonl", "summary.json", "per_user.npz", "trackers.json"):
                 (self.path / name).unlink(missing_ok=True)
         self._write("config.yaml", yaml.safe_dump(self.plain, sort_keys=False).encode())
         if records is not None:
@@ -105,7 +105,7 @@ class RunFolder:
         file = self.path / "config.yaml"
         if file.is_file():
             try:
-                found = yaml.safe_load(file.read_text())
+                found = read_yaml(file.read_text())
             except yaml.YAMLError:
                 found = None
             if isinstance(found, dict) or self.overwrite:

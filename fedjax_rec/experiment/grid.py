@@ -1,14 +1,14 @@
-"""The points of a sweep: every combination of its axes, or some that are drawn at random.
+"""The points of a sweep: every combination of its axes, or some of them that a search asks for.
 
     sweep:
       strategy.item_learning_rate: [1, 10, 60]
-      strategy.user_learning_rate: log_uniform(1, 100)   # with --draws 20
+      strategy.user_learning_rate: loguniform(1, 100)   # with a `search`
       seed: range(4)
 
 An axis is a list of values, `range(8)`, `linspace(0, 1, 5)`, `logspace(0.01, 10, 4)` (from 0.01 to
-10, equal steps of the logarithm), or what points are drawn from: `uniform(0, 1)`,
-`log_uniform(1e-3, 1)`. Every point runs under every seed. What is drawn or stands on a logarithm
-has four digits, so that a name says all of it.
+10, equal steps of the logarithm), or a distribution: `uniform(0, 1)`, `loguniform(1e-3, 1)`. Every
+point runs under every seed. What is drawn or stands on a logarithm has four digits, so that a name
+says all of it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,60 +31,89 @@ from .overrides import value_of
 
 SEED = "seed"
 SPACED: dict[str, Callable[..., Sequence]] = {
-    "range": lambda *ends: list(range(*map(_whole, ends))),
+    "range": lambda *ends: range(*map(_whole, ends)),
     "linspace": lambda a, b, n: [_short(x, 12) for x in np.linspace(a, b, _whole(n))],
     "logspace": lambda a, b, n: [_short(x) for x in np.geomspace(a, b, _whole(n))],
 }
-DRAWN: dict[str, Callable[..., float]] = {
-    "uniform": lambda rng, a, b: _short(rng.uniform(a, b)),
-    "log_uniform": lambda rng, a, b: _short(math.exp(rng.uniform(math.log(a), math.log(b)))),
-}
+DRAWN = ("uniform", "loguniform")
 FORM = re.compile(r"(\w+)\((.*)\)")
 LONGEST = 150  # bytes of a folder's name, of which file systems take 255
 
 
-def points(axes: Mapping[str, Any], draws: int | None = None, seed: int = 0) -> list[dict]:
-    """The points of a sweep, one dict of keys and values each, `seed` among them.
+@dataclass(frozen=True)
+class Drawn:
+    """A distribution of numbers from `low` to `high`, uniform in them or in their logarithm."""
+
+    low: float
+    high: float
+    log: bool
+
+    def at(self, share: float) -> float:
+        """The number at a share of [0, 1) of the way."""
+        if not self.log:
+            return self.rounded(self.low + share * (self.high - self.low))
+        low, high = math.log(self.low), math.log(self.high)
+        return self.rounded(math.exp(low + share * (high - low)))
+
+    def rounded(self, x: float) -> float:
+        """`x` in four digits, and in the interval."""
+        return min(max(_short(x), self.low), self.high)
+
+
+Axis = list | range | Drawn
+
+
+def axes_of(given: Mapping[str, Any]) -> tuple[dict[str, Axis], list[int]]:
+    """The axes but that of seeds, and the seeds, [0] where there is no such axis.
+
+    Raises ConfigError for what is no axis.
+    """
+    if not given:
+        raise ConfigError("sweep: no axis; write --sweep.strategy.learning_rate '[0.1, 1]'.")
+    given = dict(given)
+    of_seeds = given.pop(SEED, [0])
+    seeds = _axis(SEED, of_seeds)
+    if isinstance(seeds, Drawn) or any(type(one) is not int for one in seeds):
+        raise ConfigError(f"sweep of seed: {of_seeds} holds no seeds; use range(4).")
+    return {key: _axis(key, value) for key, value in given.items()}, list(seeds)
+
+
+def points(axes: Mapping[str, Any]) -> list[dict]:
+    """The points of a grid, one dict of keys and values each, `seed` among them.
 
     Args:
         axes: Key of the configuration -> list of values, or a text as above.
-        draws: How many points are drawn, where they are; a list is then drawn from as well. None
-            for every combination.
-        seed: Of the draws.
 
     Returns:
         Points in order, those of the first seed first.
 
     Raises:
-        ConfigError: An axis holds nothing, or is drawn from without `draws`.
+        ConfigError: An axis holds nothing, or is a distribution.
 
     Example:
         >>> points({"strategy.mu": [0.1, 1.0], "seed": "range(2)"})[0]
         {'strategy.mu': 0.1, 'seed': 0}
     """
-    if not axes:
-        raise ConfigError("sweep: no axis; write --sweep.strategy.learning_rate '[0.1, 1]'.")
-    if draws is not None and draws < 1:
-        raise ConfigError(f"--draws {draws} draws nothing; use at least 1.")
-    axes = dict(axes)
-    given = axes.pop(SEED, [0])
-    seeds = _values(SEED, given)
-    if not isinstance(seeds, list) or any(type(one) is not int for one in seeds):
-        raise ConfigError(f"sweep of seed: {given} holds no seeds; use range(4).")
-    known = {key: _values(key, value) for key, value in axes.items()}
-    if draws is None:
-        lists = []
-        for key, values in known.items():
-            if not isinstance(values, list):
-                raise ConfigError(f"sweep of {key}: {axes[key]} is drawn from; say --draws 20.")
-            lists.append(values)
-        settings = [dict(zip(known, one, strict=True)) for one in itertools.product(*lists)]
-    else:
-        rng = np.random.default_rng(seed)
-        settings = [
-            {key: _drawn(values, rng) for key, values in known.items()} for _ in range(draws)
-        ]
+    known, seeds = axes_of(axes)
+    lists: list[Sequence] = []
+    for key, values in known.items():
+        if isinstance(values, Drawn):
+            raise ConfigError(
+                f"sweep of {key}: {axes[key]} is drawn from; say how often, --search.trials 20."
+            )
+        lists.append(values)
+    settings = [dict(zip(known, one, strict=True)) for one in itertools.product(*lists)]
     return [{**setting, SEED: one} for one in seeds for setting in settings]
+
+
+def drawn(axes: Mapping[str, Axis], seed: int, number: int) -> dict[str, Any]:
+    """The setting of this number that is drawn under a seed, whatever was drawn before it."""
+    rng = np.random.default_rng([seed, number])
+    shares = zip(axes.items(), rng.random(len(axes)), strict=True)
+    return {
+        key: axis.at(x) if isinstance(axis, Drawn) else axis[int(x * len(axis))]
+        for (key, axis), x in shares
+    }
 
 
 def named(point: Mapping[str, Any]) -> str:
@@ -115,11 +145,11 @@ def text(value: Any) -> str:
     return json.dumps(int(value) if whole else value)
 
 
-def _values(key: str, given: Any) -> list | Callable[[np.random.Generator], float]:
-    """The list of an axis, or what draws a value of it."""
+def _axis(key: str, given: Any) -> Axis:
+    """An axis as it is given. Raises ConfigError where it is none."""
     given = value_of(given) if isinstance(given, str) else given
     if isinstance(given, str) and (form := FORM.fullmatch(given.strip())):
-        name, known = form[1], SPACED | DRAWN
+        name, known = form[1], [*SPACED, *DRAWN]
         if name not in known:
             raise ConfigError(
                 f"sweep of {key}: {name}(...) is no axis{nearest(name, known)}; use a list, or "
@@ -128,18 +158,23 @@ def _values(key: str, given: Any) -> list | Callable[[np.random.Generator], floa
         try:
             numbers = [float(one) for one in form[2].split(",")]
             if name in DRAWN:
-                DRAWN[name](np.random.default_rng(0), *numbers)
-                return lambda rng: DRAWN[name](rng, *numbers)
-            given = list(SPACED[name](*numbers))
+                return _distribution(*numbers, log=name == "loguniform")
+            given = SPACED[name](*numbers)
         except (TypeError, ValueError, OverflowError) as error:
             raise ConfigError(f"sweep of {key}: {given} cannot be read ({error}).") from None
-    if not isinstance(given, list) or not given:
+    if not isinstance(given, list | range) or not given:
         raise ConfigError(f"sweep of {key}: {given} is no list of values; write '[0.1, 1]'.")
+    if isinstance(given, range):
+        return given
     return [value_of(one) if isinstance(one, str) else one for one in given]
 
 
-def _drawn(values, rng: np.random.Generator) -> Any:
-    return values[rng.integers(len(values))] if isinstance(values, list) else values(rng)
+def _distribution(low: float, high: float, log: bool) -> Drawn:
+    if not -math.inf < low < high < math.inf:
+        raise ValueError(f"{text(low)} is not below {text(high)}")
+    if log and low <= 0:
+        raise ValueError(f"{text(low)} has no logarithm; begin above 0")
+    return Drawn(low, high, log)
 
 
 def _short(x: float, digits: int = 4) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,13 @@ from typing import Any
 import polars as pl
 
 from .. import simulate
+from ..simulate import Callback
 from . import config as configuration
 from .config import Config
 from .loaded import LoadedRun, load_run
 from .overrides import lay
 from .run import run as run_in_folder
-from .sweep import run_sweep, threads_of_sweep, trials
+from .sweep import planned, run_sweep, threads_of_sweep
 from .swept import Ended, table
 
 
@@ -27,6 +28,7 @@ def run(
     out: Path | str | None = None,
     overwrite: bool = False,
     show: bool = True,
+    callbacks: Sequence[Callback | Mapping[str, Any] | str] = (),
     **changes: Any,
 ) -> LoadedRun:
     """Runs an experiment, or goes on with what is in the folder `out`, and loads it.
@@ -37,6 +39,9 @@ def run(
         out: The folder of the run. None is a temporary one, which is gone with what is returned.
         overwrite: Whether a run of another configuration in `out` is replaced.
         show: Whether there is a bar of progress on standard error.
+        callbacks: Functions (Progress) -> None | Stop that are called after each measured round,
+            beside those of the configuration; those that are named, {"class_path": name}, take
+            their place. See docs/tracking.md.
         **changes: Keys of the configuration that are laid over it, such as `rounds=20` or
             `model={"width": 64}`. Where a part goes, its factory may stand itself. `choose="name"`
             takes one of the `choices` of a file.
@@ -54,15 +59,18 @@ def run(
         >>> done = fr.run("configs/quickstart.yaml", rounds=20, model={"width": 64})
         >>> done.recommend(user=196, k=5)
     """
+    named = [one for one in callbacks if not callable(one)]
+    functions = [one for one in callbacks if callable(one)]
+    changes |= {"callbacks": named} if named else {}
     read = configuration.read(config.plain if isinstance(config, Config) else config, changes)
     if isinstance(config, Config) and "name" not in changes:
         read = replace(read, name=config.name)
     simulate.configure(read.threads, devices=read.devices)
     if out is not None:
-        run_in_folder(read, out, overwrite, show)
+        run_in_folder(read, out, overwrite, show, functions)
         return load_run(out)
     scratch = tempfile.TemporaryDirectory(prefix="fedjax_rec-", ignore_cleanup_errors=True)
-    run_in_folder(read, scratch.name, show=show)
+    run_in_folder(read, scratch.name, show=show, callbacks=functions)
     return replace(load_run(scratch.name), scratch=scratch)
 
 
@@ -72,8 +80,8 @@ def sweep(
     /,
     *,
     out: Path | str,
-    draws: int | None = None,
     workers: int | None = None,
+    processes: int = 1,
     told: Callable[[Ended], None] = lambda ended: None,
     **changes: Any,
 ) -> pl.DataFrame:
@@ -83,10 +91,11 @@ def sweep(
         config: The path of a YAML file, a mapping of the same keys, or None for the defaults.
         axes: Key of the configuration -> its values, a list or a text as in docs/sweeps.md.
         out: The folder of the sweep, with a run folder for each point and seed.
-        draws: How many points are drawn at random; None for all combinations.
         workers: Runs at a time; None for one a core.
+        processes: That take runs which share a program; 1 for threads of this one.
         told: Is called with how each run ended.
-        **changes: Keys of the configuration that are laid over it, as in `fr.run`.
+        **changes: Keys of the configuration that are laid over it, as in `fr.run`; `search`, such
+            as {"trials": 20}, for points that are drawn or proposed in place of all.
 
     Returns:
         One row a run: the values of its axes, its `status`, what its best round measured on
@@ -103,6 +112,6 @@ def sweep(
         >>> found.group_by("strategy.item_learning_rate").agg(pl.col("validation").mean())
     """
     raw = lay(configuration.raw_of(config), changes)
-    runs = trials(raw, axes, out, draws=draws, stem=configuration.stem(config))
-    simulate.configure(threads_of_sweep(runs, workers))
-    return table(run_sweep(runs, out, workers, told))
+    plan = planned(raw, axes, out, stem=configuration.stem(config))
+    simulate.configure(threads_of_sweep(plan.threads, workers))
+    return table(run_sweep(plan, out, workers, told, processes))

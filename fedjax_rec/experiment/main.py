@@ -93,15 +93,15 @@ def _main(arguments: Sequence[str] | None) -> int:
 
 def _explain(error: Exception) -> int:
     """One line on standard error; 130 for a stop, 1 for what went wrong in a run, else 2."""
-    from ..simulate import Diverged
+    from ..simulate import CallbackError, Diverged
     from .failures import FORESEEN, line_of
     from .run import Stopped
 
-    known = (*FORESEEN, Stopped, Diverged)
+    known = (*FORESEEN, Stopped, Diverged, CallbackError)
     print(f"fedjax-rec: {line_of(error, '--debug shows where', known)}", file=sys.stderr)
     if isinstance(error, Stopped):
         return 130
-    return 1 if isinstance(error, Diverged) or not isinstance(error, known) else 2
+    return 1 if isinstance(error, Diverged | CallbackError) or not isinstance(error, known) else 2
 
 
 def _parser(name: str, about: str) -> argparse.ArgumentParser:
@@ -151,28 +151,35 @@ def _sweep(words: Sequence[str]) -> int:
     parser = _parser(
         "sweep",
         "Many runs of one configuration, and their table. --sweep.KEY '[0.1, 1]' is an axis; "
-        "--key value overrides the configuration of all runs.",
+        "--search optuna --search.trials 64 tries some points and not all; --key value overrides "
+        "the configuration of all runs.",
     )
     parser.add_argument("config", help="a YAML file, which may have axes under `sweep:`")
     parser.add_argument("--out", required=True, help="folder of the sweep, with one for each run")
-    parser.add_argument("--draws", type=int, help="points drawn at random; default all of them")
     parser.add_argument("--workers", type=int, help="runs at a time; default one a core")
+    parser.add_argument("--processes", type=int, default=1, help="that take runs which share a "
+                        "program; default 1, whose threads take all")  # fmt: skip
     parser.add_argument("--quiet", action="store_true", help="no line a run and no table")
     known, rest = parser.parse_known_args(words)
 
     from ..check import at_least
     from ..simulate import configure
-    from .overrides import pairs
-    from .sweep import run_sweep, threads_of_sweep, trials
+    from . import config as configuration
+    from .overrides import lay_words, pairs
+    from .sweep import planned, run_sweep, threads_of_sweep
     from .swept import settings_table
 
     if known.workers is not None:
         at_least("sweep", "--workers", known.workers, 1)
+    at_least("sweep", "--processes", known.processes, 1)
     given = list(pairs(rest))
     axes = {k.removeprefix("sweep."): v for k, v in given if k.startswith("sweep.")}
-    overrides = [f"--{k}={v}" for k, v in given if not k.startswith("sweep.")]
-    runs = trials(known.config, axes, known.out, overrides, known.draws)
-    configure(threads_of_sweep(runs, known.workers))
+    searched = {k: v for k, v in given if k.partition(".")[0] == "search"}
+    others = [(k, v) for k, v in given if k not in searched and not k.startswith("sweep.")]
+    overrides = [f"--{k}={v}" for k, v in others]
+    raw = lay_words(configuration.raw_of(known.config), searched)
+    plan = planned(raw, axes, known.out, overrides, configuration.stem(known.config))
+    configure(threads_of_sweep(plan.threads, known.workers))
     done = 0
 
     def told(ended) -> None:
@@ -180,14 +187,14 @@ def _sweep(words: Sequence[str]) -> int:
         done += 1
         if not known.quiet:
             line = f"{ended.status}{': ' + ended.error if ended.error else ''}"
-            print(f"[{done}/{len(runs)}] {ended.out}: {line}", file=sys.stderr, flush=True)
+            print(f"[{done}/{plan.total}] {ended.out}: {line}", file=sys.stderr, flush=True)
 
-    ended = run_sweep(runs, known.out, known.workers, told)
+    ended = run_sweep(plan, known.out, known.workers, told, known.processes)
     if not known.quiet:
         from rich.console import Console
 
         Console().print(settings_table(ended))
-        print(f"{known.out}: sweep.csv, sweep.parquet, and a folder for each of {len(runs)} runs")
+        print(f"{known.out}: sweep.csv, sweep.parquet, and a folder for each of {len(ended)} runs")
     how = [one.status for one in ended]
     return 1 if "failed" in how or "finished" not in how else 0
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from ..storage import read_yaml
 from .factories import (
     DEFAULTS,
     ConfigError,
@@ -105,7 +106,7 @@ def pairs(words: Sequence[str]) -> Iterator[tuple[str, str]]:
 def value_of(text: str) -> Any:
     """`text` as YAML, with 1e-3 a number, and text where it is anything but a plain value."""
     try:
-        value = yaml.safe_load(text)
+        value = read_yaml(text)
     except yaml.YAMLError:
         return text
     if isinstance(value, str) and re.fullmatch(r"[-+]?\d[\d.]*[eE][-+]?\d+", value):

@@ -6,15 +6,15 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from .. import simulate
 from .config import Config
 
 
 class Bar:
-    """A context manager; `update(record)` after each measured round. Quiet where not `show`."""
+    """A callback of the run of which `records` are there already. Quiet where not `show`."""
 
     def __init__(self, config: Config, records: list[dict], chooser: str, show: bool):
         self.metric = chooser.removeprefix("validation_")
-        self.records, self.rounds = records, config.rounds
         self.sent, self.got = (sum(r[b] for r in records) for b in ("bytes_up", "bytes_down"))
         self.progress = Progress(
             TextColumn("{task.description}"),
@@ -42,11 +42,14 @@ class Bar:
         if not self.progress.disable:
             self.progress.console.print(line, highlight=False, soft_wrap=True)
 
-    def update(self, record: dict) -> None:
+    def __call__(self, progress: simulate.Progress) -> None:
+        record = progress.metrics
+        if progress.rejected:
+            self.say(_without(progress.rejected))
         self.sent += record["bytes_up"]
         self.got += record["bytes_down"]
         # The pace of the last rounds, so that compilation does not count for long.
-        recent = self.records[-10:]
+        recent = progress.records[-10:]
         rounds = recent[-1]["round"] - recent[0]["round"]
         seconds = recent[-1]["seconds"] - recent[0]["seconds"]
         pace = f"{rounds / seconds:.1f} rounds/s" if rounds and seconds > 0 else ""
@@ -56,3 +59,12 @@ class Bar:
             f"down {decimal(self.got)}  {pace}"
         )
         self.progress.update(self.task, completed=record["round"], text=text)
+
+
+def _without(rejected: dict[int, list[int]]) -> str:
+    """Who was left out of which rounds, in one line."""
+    rounds = (f"round {at}: {', '.join(map(str, ids))}" for at, ids in rejected.items())
+    return (
+        f"left out clients whose round was not finite ({'; '.join(rounds)}); lower the learning "
+        "rates where there are many."
+    )

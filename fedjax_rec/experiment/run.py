@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import numpy as np
 
 from .. import __version__, data, evaluate, simulate, strategies
 from ..report import figures
+from . import stopped
 from .best import BestState, best_of, chooser_of
 from .cold import whose
 from .config import Config, ConfigError
@@ -38,8 +40,16 @@ class Stopped(Exception):
     """The user interrupted the run; its state is saved."""
 
 
-def run(config: Config, out: Path | str, overwrite: bool = False, show: bool = True) -> dict:
+def run(
+    config: Config,
+    out: Path | str,
+    overwrite: bool = False,
+    show: bool = True,
+    callbacks: Sequence[simulate.Callback] = (),
+) -> dict:
     """Runs `config` in the folder `out`, or goes on with what is there; returns the summary.
+
+    callbacks: beside those of the configuration.
 
     Raises Stopped after Ctrl-C, with the state saved, and MemoryError, before anything is written,
     where it cannot fit.
@@ -53,7 +63,7 @@ def run(config: Config, out: Path | str, overwrite: bool = False, show: bool = T
             key = jax.random.key(config.seed)
             mesh = simulate.clients_mesh(config.devices)
             calls = simulate.program(experiment.made, mesh).of(key, experiment.inputs())
-            return carry_out(config, folder, experiment, calls, show)
+            return carry_out(config, folder, experiment, calls, show, callbacks=callbacks)
     finally:
         folder.release()
 
@@ -65,11 +75,14 @@ def carry_out(
     calls: simulate.Calls,
     show: bool = False,
     interrupted: Sequence | None = None,
+    callbacks: Sequence[simulate.Callback] = (),
 ) -> dict:
     """The run of `config` in its folder, or what is left of it; returns the summary.
 
     interrupted: what is not empty once somebody asked for a stop; None listens to Ctrl-C.
+    callbacks: beside those of the configuration.
     """
+    callbacks = (*config.callbacks, *callbacks)
     strategy, store = experiment.strategy, experiment.dataset.store
     key = jax.random.key(config.seed)
     # What the parts say against each other or the memory, they say before anything is written.
@@ -87,17 +100,25 @@ def carry_out(
         calls.look(begun, store)
     folder.hold()
     running = Running(config, folder, experiment, like, done, spent)
+    if running.stopped is not None:
+        if stopped.holds(running.stopped, config, callbacks):
+            print(f"fedjax-rec: {folder.path}: {stopped.line_of(running.stopped)}", file=sys.stderr)
+            return running.finish()
+        running.stopped = None
     rounds = simulate.simulate(
         strategy, store, config.rounds, key, config.cohorts, experiment.measure,
         config.evaluation.every, state=running.state if done else begun, calls=calls,
         most_rejected=config.most_rejected,
     )  # fmt: skip
     listening = interruptible() if interrupted is None else nullcontext(interrupted)
-    with listening as stops, Bar(config, running.records, running.chooser, show) as bar:
+    bar = Bar(config, running.records, running.chooser, show)
+    called = (bar, *callbacks)
+    with listening as stops, simulate.attending(called):
         for progress in rounds:
-            if progress.rejected:
-                bar.say(_without(progress.rejected))
-            bar.update(running.take(progress, stop=bool(stops)))
+            running.take(progress, called, stops)
+            if running.stopped is not None:
+                bar.say(stopped.line_of(running.stopped))
+                break
     return running.finish()
 
 
@@ -105,7 +126,8 @@ class Running:
     """A run under way: its records, its best round, and what its folder holds of them. `take` each
     measured round, and `finish`.
 
-    state: that it goes on from, None at the start; then the last that was taken.
+    state: that it goes on from, None at the start; then the last that was taken. stopped: which
+    callback ended it, see `stopped`; None where none did.
     """
 
     def __init__(self, config, folder: RunFolder, experiment: Experiment, like, done, spent=0.0):
@@ -116,6 +138,7 @@ class Running:
         self.state: Any = None
         self.best: dict = {}
         self.records: list[dict] = []
+        self.stopped: dict | None = None
         opened = lambda: simulate.Checkpoints(
             folder.checkpoints, folder.fingerprint, about=experiment.read.digests
         )
@@ -123,16 +146,21 @@ class Running:
             # All of it is read and checked before any of it is written.
             self.checkpoints = opened()
             found = _resumed(config, folder, self.checkpoints, like)
-            self.state, self.best, self.records = found
+            self.state, self.best, self.records, self.stopped = found
             folder.begin(self.records)
         else:
             folder.begin(self.records)
             self.checkpoints = opened()
         self.elapsed = spent + (self.records[-1]["seconds"] if self.records else 0.0)
 
-    def take(self, progress: simulate.Progress, stop: bool = False) -> dict:
-        """Writes what a round says, and returns its record. Raises Stopped, with the state saved,
-        where it is to `stop` and is not done."""
+    def take(
+        self,
+        progress: simulate.Progress,
+        callbacks: Sequence[simulate.Callback] = (),
+        stops: Sequence = (),
+    ) -> None:
+        """Writes what a round says, and tells `callbacks`. Raises Stopped, with the state saved,
+        where `stops` then is not empty and the run is not done."""
         config, records = self.config, self.records
         self.elapsed += progress.metrics["seconds"]
         record = {**progress.metrics, "seconds": self.elapsed}
@@ -143,11 +171,19 @@ class Running:
             self.best = {"values": progress.values["test"]}
             self.kept.take(progress.round, progress.state)
         self.folder.append(record)
-        last = progress.round >= config.rounds
-        stop = stop and not last
+        of_run = replace(
+            progress, metrics=record, records=tuple(records), config=config.plain,
+            folder=self.folder.path,
+        )  # fmt: skip
+        if (said := simulate.told(callbacks, of_run)) is not None:
+            self.stopped = stopped.mark(progress.round, *said, config)
+        last = progress.round >= config.rounds or said is not None
+        stop = bool(stops) and not last
         if last or stop or _due(records, config.checkpoint_every):
             self.kept.write(progress.state)
             extras = {**self.best, RECORDS: self.folder.sums(records)}
+            if self.stopped is not None:
+                extras[stopped.KEY] = stopped.packed(self.stopped)
             self.checkpoints.save(progress.round, progress.state, extras)
         self.state = progress.state
         if stop:
@@ -155,7 +191,6 @@ class Running:
             raise Stopped(
                 f"stopped after round {progress.round}; the same command goes on from there."
             )
-        return record
 
     def finish(self) -> dict:
         """Writes what each user's numbers are, the figures, and at last the summary, by which a run
@@ -164,6 +199,8 @@ class Running:
         self.checkpoints.close()
         values = self.best["values"]
         summary = _summary(config, experiment, self.records, values, self.chooser)
+        if self.stopped is not None:
+            summary[stopped.KEY] = self.stopped
         if config.audit:
             store, key = experiment.dataset.store, jax.random.key(config.seed)
             summary["audit"] = simulate.audit(
@@ -184,8 +221,8 @@ class Running:
 
 def _resumed(
     config: Config, folder: RunFolder, checkpoints: simulate.Checkpoints, like
-) -> tuple[Any, dict, list[dict]]:
-    """(state, values of the best round, records) of what was done before."""
+) -> tuple[Any, dict, list[dict], dict | None]:
+    """(state, values of the best round, records, what stopped it) of what was done before."""
     newest = simulate.last_saved(folder.checkpoints)
     done, state, saved = checkpoints.restore(like)
     if done < newest:
@@ -199,7 +236,8 @@ def _resumed(
             f"rounds={config.rounds} is less than the {done} that are done in {folder.path}; use "
             "at least that many, another --out, or --overwrite true."
         )
-    return state, {"values": saved["values"]}, folder.records(saved[RECORDS])
+    ended = stopped.unpacked(saved.get(stopped.KEY))
+    return state, {"values": saved["values"]}, folder.records(saved[RECORDS]), ended
 
 
 def _few_candidates(config: Config, dataset: data.Dataset) -> str | None:
@@ -254,15 +292,6 @@ def interruptible() -> Iterator[list]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _without(rejected: dict[int, list[int]]) -> str:
-    """Who was left out of which rounds, in one line."""
-    rounds = (f"round {at}: {', '.join(map(str, ids))}" for at, ids in rejected.items())
-    return (
-        f"left out clients whose round was not finite ({'; '.join(rounds)}); lower the learning "
-        "rates where there are many."
-    )
 
 
 def _due(records: list[dict], every: int) -> bool:

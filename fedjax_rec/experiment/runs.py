@@ -211,6 +211,11 @@ def _text(value: Any) -> str:
 
 def _known(found: Mapping[str, Any], keys: Sequence[str], where: str) -> None:
     for key in found:
+        if key == "callbacks":
+            raise ConfigError(
+                f"{where}: callbacks are keys of a configuration; write them there, or under set: "
+                "{callbacks: [...]}."
+            )
         if key not in keys:
             near = nearest(str(key), keys)
             raise ConfigError(f"{where}: {key} is no key{near}; use {', '.join(keys)}.")

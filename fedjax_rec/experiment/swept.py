@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from rich.table import Table
 from ..report.reading import LOWER_IS_BETTER, read_run
 from ..storage import whole
 from .grid import SEED, short
+from .search import Told
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,17 @@ def table(ended: Sequence[Ended]) -> pl.DataFrame:
             row |= {key: totals[key] for key in ("bytes_up", "bytes_down", "seconds")}
         rows.append({**row, "folder": str(one.out), "error": one.error})
     return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def outcome(setting: Mapping[str, Any], ended: Sequence[Ended]) -> Told:
+    """What a setting came to, of how its runs ended."""
+    if any(one.status != "finished" for one in ended):
+        return Told(setting, None, any(one.status == "diverged" for one in ended))
+    summaries = [json.loads((one.out / "summary.json").read_text()) for one in ended]
+    values = [one["best"][one["selected_by"]] for one in summaries]
+    if any(value is None for value in values):
+        return Told(setting, None)
+    return Told(setting, sum(values) / len(values), metric=summaries[0]["selected_by"])
 
 
 def of_settings(found: pl.DataFrame, axes: Sequence[str]) -> pl.DataFrame:

@@ -13,6 +13,7 @@ import numpy as np
 import yaml
 
 from fedjax_rec.data.digest import CATALOGUE
+from fedjax_rec.storage import read_yaml
 
 LABELS = (
     "seed",
@@ -131,7 +132,7 @@ def read_run(folder: Path | str, summary: dict[str, Any] | None = None) -> Run:
     if absent:
         raise ValueError(f"{path} lacks {', '.join(sorted(absent))}; run it again.")
     _check_summary(path, summary, records)
-    config = _mapping(folder / "config.yaml", yaml.safe_load)
+    config = _mapping(folder / "config.yaml", read_yaml)
     return Run(folder, config, records, summary, _per_user(folder / "per_user.npz"))
 
 

@@ -13,13 +13,16 @@ from .checkpoint import (
 from .cohorts import Cohorts, available, dropout, fixed, full, poisson, uniform
 from .device import clients_mesh, configure
 from .forecast import Forecast, forecast
-from .loop import Diverged, Progress, simulate
+from .loop import Diverged, simulate
 from .measure import Measure, aggregated, fitted, on_examples, personal
 from .program import Calls, Parts, Program, block_of, blocks, program
+from .progress import Callback, CallbackError, Progress, Stop, attending, name_of, told
 from .seal import Damaged
 from .whole import sweep, whole_run
 
 __all__ = [
+    "Callback",
+    "CallbackError",
     "Calls",
     "Checkpoints",
     "Cohorts",
@@ -31,7 +34,9 @@ __all__ = [
     "Parts",
     "Program",
     "Progress",
+    "Stop",
     "aggregated",
+    "attending",
     "audit",
     "available",
     "block_of",
@@ -46,6 +51,7 @@ __all__ = [
     "last_saved",
     "load_state",
     "made_of",
+    "name_of",
     "on_examples",
     "parameters",
     "personal",
@@ -54,6 +60,7 @@ __all__ = [
     "save_state",
     "simulate",
     "sweep",
+    "told",
     "uniform",
     "whole_run",
 ]

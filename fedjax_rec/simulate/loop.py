@@ -9,8 +9,9 @@ a saved state gives the same bits as one that was never interrupted.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import jax
 import numpy as np
@@ -20,6 +21,7 @@ from ..types import State, Strategy
 from .cohorts import Cohorts
 from .measure import Measure
 from .program import Calls, Parts, block_of, program
+from .progress import Callback, Progress, attending, told
 
 # What a round tells of itself, beside the numbers of its clients.
 TOLD = {"loss", "clients", "rejected", "repeated", "finite"}
@@ -27,27 +29,6 @@ TOLD = {"loss", "clients", "rejected", "repeated", "finite"}
 
 class Diverged(FloatingPointError):
     """The loss, the model, or what too many clients make of it is no longer finite."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What one measured round hands to the caller.
-
-    round: how many rounds are done. state: after it. metrics: what goes to `metrics.jsonl`: means
-    over users (plain names are the test part, others are prefixed, `validation_hr@10`), `loss` and
-    the client's other numbers, weighted by examples, NaN of a round in which nobody took part,
-    `clients` in a round, since the last measured round `rejected` clients and bytes, and of these
-    the mean of one client in one round in which it sent, or got, any. values: part ->
-    float32[U, M], per user. rejected: round -> the clients of which nothing was taken, since their
-    round was not finite (see `types.RoundInfo`).
-    state is donated to the next round: copy what you want to keep.
-    """
-
-    round: int
-    state: State
-    metrics: dict[str, float | int]
-    values: dict[str, np.ndarray]
-    rejected: dict[int, list[int]] = field(default_factory=dict)
 
 
 def simulate(
@@ -62,6 +43,8 @@ def simulate(
     state: State | None = None,
     calls: Calls | None = None,
     most_rejected: float = 0.1,
+    callbacks: Sequence[Callback] = (),
+    records: Sequence[Mapping[str, Any]] = (),
 ) -> Iterator[Progress]:
     """Runs `strategy` on the clients of `store`, from `state` or the start, to `rounds` rounds.
 
@@ -70,12 +53,16 @@ def simulate(
     Args:
         every: rounds between measurements; the last round is measured as well.
         measures_per_call: measurements in one compiled call, for rounds that are shorter than a
-            dispatch; progress comes in such steps.
+            dispatch; progress comes in such steps, all with the state after the last.
         calls: those of the same run, where its `program` was made before.
         most_rejected: the share of the clients of a round that may be rejected because what they
             sent or would keep is not finite; 1 for any.
+        callbacks: functions (Progress) -> None | Stop, called after each measurement. Once one
+            says stop, the measurement with its `stop` is the last.
+        records: the metrics of measurements before `state`, for `Progress.records`.
 
     Raises:
+        CallbackError: naming a callback that raises.
         Diverged: naming the round, where the loss or the model stops being finite, or what more
             than `most_rejected` of its clients sent.
         ValueError: where the cohort is larger than the clients, or names a client twice; and before
@@ -89,6 +76,23 @@ def simulate(
     now = calls.start(store) if state is None else state
     calls.look(now, store)
 
+    found = _measurements(
+        calls, store, now, rounds, measure, every, measures_per_call, most_rejected
+    )
+    with attending(callbacks):
+        for progress in found:
+            records = (*records, progress.metrics)
+            progress = replace(progress, records=records)
+            said = told(callbacks, progress)
+            yield progress if said is None else replace(progress, stop=said[1])
+            if said is not None:
+                return
+
+
+def _measurements(
+    calls: Calls, store, now: State, rounds, measure, every, measures_per_call, most_rejected
+) -> Iterator[Progress]:
+    """Plays the rounds after `now`."""
     names = measure.protocol.summary_names if measure else ()
     done = int(now.round)
     while done < rounds:

@@ -12,10 +12,9 @@ from filelock import FileLock
 from small_data import timeless, write_config, write_folder
 
 from fedjax_rec import simulate
-from fedjax_rec.experiment import sweep
+from fedjax_rec.experiment import playing, sweep
 from fedjax_rec.experiment import swept as swept_tables
-from fedjax_rec.experiment.factories import ConfigError
-from fedjax_rec.experiment.grid import named, points
+from fedjax_rec.experiment.grid import axes_of, drawn, named, points
 from fedjax_rec.experiment.main import main
 from fedjax_rec.report import figures
 
@@ -45,8 +44,8 @@ def programs(monkeypatch):
     return found
 
 
-def swept(place, name, axes, *words, **more):
-    runs = sweep.trials(place / "tiny.yaml", axes, place / name, words, **more)
+def swept(place, name, axes, *words):
+    runs = sweep.trials(place / "tiny.yaml", axes, place / name, words)
     return sweep.run_sweep(runs, place / name, workers=2)
 
 
@@ -139,26 +138,26 @@ def test_a_run_that_diverges_ends_alone_and_is_not_played_again(place, capsys, m
     found = pl.read_csv(place / "apart" / "sweep.csv")
     assert found["status"].to_list() == ["diverged", "finished"]
     assert found["validation"].is_null().to_list() == [True, False]
-    monkeypatch.setattr(sweep, "carry_out", lambda *_, **__: pytest.fail("played again"))
+    monkeypatch.setattr(playing, "carry_out", lambda *_, **__: pytest.fail("played again"))
     again = swept(place, "apart", axes)
     assert again == ended
 
 
 def test_a_run_that_fails_leaves_the_others_and_is_tried_again(place, monkeypatch):
-    axes, out, real = {RATE: [1.0, 3.0, 9.0]}, place / "failing", sweep.carry_out
+    axes, out, real = {RATE: [1.0, 3.0, 9.0]}, place / "failing", playing.carry_out
 
     def broken(config, *rest, **more):
         if config.plain["strategy"]["init_args"]["item_learning_rate"] == 1.0:
             raise RuntimeError("a cable\ncame off")
         return real(config, *rest, **more)
 
-    monkeypatch.setattr(sweep, "carry_out", broken)
+    monkeypatch.setattr(playing, "carry_out", broken)
     ended = swept(place, "failing", axes)
     assert [one.status for one in ended] == ["failed", "finished", "finished"]
     assert ended[0].error == f"RuntimeError: a cable came off ({out / 'failed.log'} shows where)"
     assert "raise RuntimeError" in (out / "failed.log").read_text()
     assert pl.read_csv(out / "sweep.csv")["status"].to_list() == [one.status for one in ended]
-    monkeypatch.setattr(sweep, "carry_out", real)
+    monkeypatch.setattr(playing, "carry_out", real)
     told: list = []
     runs = sweep.trials(place / "tiny.yaml", axes, out)
     sweep.run_sweep(runs, out, 1, told.append)
@@ -175,6 +174,7 @@ def test_a_run_that_fails_leaves_the_others_and_is_tried_again(place, monkeypatc
     assert [one["round"] for one in timeless(more.out)] == list(range(1, 8))
     (fewer,) = swept(place, "failing", {RATE: [3.0]}, "--rounds=6")
     assert fewer.status == "failed" and "rounds=6 is less than the 7" in fewer.error
+    assert fewer.error.endswith("another --out, or remove that one.")  # no --overwrite of a sweep
 
 
 def test_the_lowest_error_is_the_best_setting():
@@ -236,8 +236,12 @@ def test_the_command_reads_axes_of_the_file_and_of_the_line(place, capsys):
     [
         ({"strategy.item_learning_rat": "[1, 2]"}, "item_learning_rat is no key"),
         ({RATE: "[]"}, "is no list of values"),
-        ({RATE: "loguniform(1, 2)"}, "did you mean 'log_uniform'"),
-        ({RATE: "log_uniform(1, 2)"}, "say --draws"),
+        ({RATE: "log_uniform(1, 2)"}, "did you mean 'loguniform'"),
+        ({RATE: "loguniform(1, 2)"}, "say how often, --search.trials 20"),
+        ({RATE: "uniform(2, 1)"}, "2 is not below 1"),
+        ({RATE: "uniform(1, 1)"}, "1 is not below 1"),
+        ({RATE: "loguniform(0, 1)"}, "0 has no logarithm"),
+        ({RATE: "loguniform(-1, 1)"}, "-1 has no logarithm"),
         ({RATE: "range(1.5)"}, "1.5 is no whole number"),
         ({RATE: "[1, fast]"}, "fast"),
         ({"seed": "[0.5]"}, "holds no seeds"),
@@ -260,6 +264,23 @@ def test_two_sweeps_in_one_folder(place):
     (place / "held").mkdir()
     with FileLock(place / "held" / ".lock"), pytest.raises(ValueError, match="another process"):
         sweep.run_sweep(runs, place / "held")
+
+
+def test_a_folder_of_another_run_is_refused_by_words_of_a_sweep(place, capsys):
+    other = place / "others" / "item_learning_rate=1-0"
+    other.mkdir(parents=True)
+    (other / "config.yaml").write_text("seed: 3\n")
+    words = [
+        "sweep",
+        str(place / "tiny.yaml"),
+        "--out",
+        str(other.parent),
+        f"--sweep.{RATE}",
+        "[1]",
+    ]
+    assert main(words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "holds a run of another configuration" in line and "or remove that one." in line
 
 
 def test_axes_of_words_choices_and_factories(place):
@@ -293,12 +314,12 @@ def test_axes_of_words_choices_and_factories(place):
 
 
 def test_points_that_are_drawn():
-    axes = {"a": "log_uniform(0.01, 1)", "b": [1, 2], "seed": "range(2)"}
-    found = points(axes, draws=20)
-    assert len(found) == 40 and found[:20] == [{**one, "seed": 0} for one in found[20:]]
-    drawn = [one["a"] for one in found[:20]]
-    assert all(0.01 <= a <= 1 and a == float(f"{a:.4g}") for a in drawn) and len(set(drawn)) > 15
-    assert min(drawn) < 0.05 and {one["b"] for one in found} == {1, 2}
+    axes, seeds = axes_of({"a": "loguniform(0.01, 1)", "b": [1, 2], "seed": "range(2)"})
+    assert seeds == [0, 1]
+    found = [drawn(axes, 3, i) for i in range(40)]
+    assert found[7:] == [drawn(axes, 3, i) for i in range(7, 40)]
+    numbers = [one["a"] for one in found]
+    assert all(0.01 <= a <= 1 and a == float(f"{a:.4g}") for a in numbers)
+    assert len(set(numbers)) > 35 and sum(a < 0.1 for a in numbers) in range(10, 30)
+    assert {one["b"] for one in found} == {1, 2} and drawn(axes, 4, 0) != found[0]
     assert points({"a": "logspace(0.1, 10, 3)"}) == [{"a": a, "seed": 0} for a in (0.1, 1.0, 10.0)]
-    with pytest.raises(ConfigError, match="--draws 0"):
-        points(axes, draws=0)
