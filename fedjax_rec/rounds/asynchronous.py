@@ -97,6 +97,7 @@ def asynchronous(
     Args:
         client: as in `federated`.
         model: as in `federated`.
+        clock: how long clients take, such as `lognormal_clock()`.
         uplink: as in `federated`.
         aggregator: as in `federated`.
         server: as in `federated`.

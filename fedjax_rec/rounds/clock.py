@@ -95,12 +95,13 @@ def traced_clock(
     jitter: float | None = None,
     epochs: float = 1.0,
 ) -> Clock:
-    """A clock of measured devices: examples a second, bytes a second and seconds, float[N] each,
-    or one number for all clients.
-
-    Bandwidths may be infinite.
+    """A clock of devices that were measured: client k has the k-th entry of each list.
 
     Args:
+        speed: examples a second, float[N] or one number for all clients, as are the next three.
+        downlink: bytes a second, which may be infinite.
+        uplink: bytes a second, likewise.
+        latency: seconds a round.
         jitter: as in `lognormal_clock`.
         epochs: as in `lognormal_clock`.
 

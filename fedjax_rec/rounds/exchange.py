@@ -80,12 +80,15 @@ def pairs() -> Exchange:
 
 
 def gossip(graph: Graph) -> Exchange:
-    """Every client mixes the models of its neighbours: M_k <- sum_j W[k, j] M_j.
+    """M_k <- sum_j W[k, j] M_j: every client mixes the models of its neighbours.
 
     An edge to somebody who is not there has no weight; what it had, the model itself gets, or all
     who are there where everybody hears everybody (`Graph.even`). Of a
     symmetric W with rows that sum to 1 the mean of the models stays as it is, and their distance
     from it falls by the second largest |eigenvalue| of W a round. Costs N d models.
+
+    Args:
+        graph: where W comes from, such as `ring()`.
     """
 
     def mix(key, round, weight, models):
@@ -129,6 +132,10 @@ def periodic(exchanges: list[Exchange], every: list[int]) -> Exchange:
     """After round t = 1, 2, ... the first of `exchanges` whose period divides t, or none.
 
     `periodic([average(), derangement()], [10, 1])` averages every ten rounds and swaps otherwise.
+
+    Args:
+        exchanges: in the order in which they are asked.
+        every: the period of each, in rounds.
 
     Raises:
         ValueError: where there are not as many periods as exchanges, and for a period below 1.

@@ -34,8 +34,10 @@ def ring() -> Graph:
 
 
 def torus() -> Graph:
-    """A grid of r x c clients, r the largest divisor of N up to sqrt(N), that closes at both ends:
-    four neighbours. Of a prime number of clients it is a ring."""
+    """A grid of r x c clients that closes at both ends, r the largest divisor of N up to sqrt(N).
+
+    Everyone has four neighbours. Of a prime number of clients it is a ring.
+    """
 
     def mixing(n):
         height = next(r for r in range(math.isqrt(n), 0, -1) if n % r == 0)
@@ -50,8 +52,13 @@ def torus() -> Graph:
 
 
 def erdos_renyi(probability: float, seed: int = 0) -> Graph:
-    """Every pair of clients is joined with this probability. Above ln(N) / N it is likely that all
-    are connected.
+    """A graph in which every pair of clients is joined with the same probability.
+
+    Above ln(N) / N it is likely that all are connected.
+
+    Args:
+        probability: of an edge.
+        seed: of the graph, which stays the same for the whole run.
 
     Raises:
         ValueError: outside 0 <= probability <= 1, and for no seed of 32 bits.
@@ -68,8 +75,9 @@ def erdos_renyi(probability: float, seed: int = 0) -> Graph:
 
 
 def exponential() -> Graph:
-    """Client i hears those at i + 1, i + 2, i + 4, ... (Assran et al., ICML 2019), with equal
-    weights: directed, so that the mean of the models moves where somebody is away."""
+    """A directed graph in which client i hears those at i + 1, i + 2, i + 4, ... with equal weights
+    (Assran et al., ICML 2019). The mean of the models moves where somebody is away.
+    """
 
     def mixing(n):
         hops = [2**j for j in range(max(1, math.ceil(math.log2(n))))]
@@ -88,6 +96,9 @@ def complete() -> Graph:
 
 def from_matrix(mixing) -> Graph:
     """Any W, for instance of Metropolis weights (`metropolis`) on a graph of networkx.
+
+    Args:
+        mixing: W, float[N, N], not negative, with rows that sum to 1.
 
     Raises:
         ValueError: where W is not square, has a negative entry or a row that does not sum to 1;
@@ -111,7 +122,14 @@ def from_matrix(mixing) -> Graph:
 
 
 def metropolis(adjacency) -> np.ndarray:
-    """float64[N, N]: the weights above for a symmetric bool[N, N]; its diagonal does not count."""
+    """float64[N, N]: W[i, j] = 1 / (1 + max(d_i, d_j)) for neighbours, the rest on the diagonal.
+
+    Args:
+        adjacency: bool[N, N], symmetric; its diagonal does not count.
+
+    Raises:
+        ValueError: where `adjacency` is not symmetric.
+    """
     joined = np.asarray(adjacency, bool) & ~np.eye(len(adjacency), dtype=bool)
     if (joined != joined.T).any():
         raise ValueError("metropolis(adjacency) is not symmetric; use adjacency | adjacency.T.")
@@ -121,7 +139,11 @@ def metropolis(adjacency) -> np.ndarray:
 
 
 def contraction(mixing: np.ndarray) -> float:
-    """The second largest |eigenvalue| of W: the factor by which gossip brings models together."""
+    """The second largest |eigenvalue| of W: the factor by which gossip brings models together.
+
+    Args:
+        mixing: W, float[N, N], as `Graph.mixing` makes it.
+    """
     return float(np.sort(np.abs(np.linalg.eigvals(mixing)))[-2]) if len(mixing) > 1 else 0.0
 
 

@@ -31,6 +31,11 @@ def selecting(strategy: Strategy, utility: Utility, clients: int) -> Strategy:
     of several numbers a client, which is how a measure knows that a probe saw nothing. `packets`
     are of all candidates, each as if it were chosen.
 
+    Args:
+        strategy: what the chosen play.
+        utility: what it is worth to have a client; the highest are chosen.
+        clients: m, how many.
+
     Raises:
         ValueError: for clients < 1 and, in the round, for fewer candidates than `clients`.
     """
@@ -79,6 +84,10 @@ def over_selection(strategy: Strategy, clients: int) -> Strategy:
     the bytes of the real packets: a first pass over the cohort finds them. It costs a round where
     they depend on what was trained, and little where the compiler sees that they do not (updates as
     they are).
+
+    Args:
+        strategy: one with a clock, such as `federated(clock=...)`.
+        clients: m, how many are waited for.
 
     Raises:
         ValueError: as `selecting`, and for a strategy without a clock.

@@ -87,6 +87,7 @@ def power_sgd(
     Args:
         client: as in `federated`.
         model: as in `federated`.
+        rank: r, the columns of P and Q.
         server: as in `federated`.
         remember_rows: of the errors that clients keep, as in `compress.error_feedback`.
         dtype: as `remember_rows`.

@@ -54,9 +54,18 @@ def cosine_distance_as_released() -> Similarity:
 
 
 def above_mean(multiple: float = 1.0) -> Neighbours:
-    """Neighbours are those with S[k, j] > multiple * mean S, the mean over all pairs of known
-    clients, a client and itself included; a client without any is its own. The client itself is
-    among its neighbours where its similarity to itself is above."""
+    """Neighbours of k are those with S[k, j] > multiple * mean S.
+
+    The mean is over all pairs of known clients, a client and itself included; a client without
+    any neighbour is its own. The client itself is among its neighbours where its similarity to
+    itself is above.
+
+    Args:
+        multiple: of the mean.
+
+    Raises:
+        ValueError: for multiple <= 0.
+    """
     positive("above_mean", "multiple", multiple)
 
     def weigh(similarity, known):
@@ -68,8 +77,16 @@ def above_mean(multiple: float = 1.0) -> Neighbours:
 
 
 def nearest(count: int) -> Neighbours:
-    """The `count` clients of highest similarity, the client itself among them if it is; all that
-    are known where there are fewer; of equal ones those of lower id."""
+    """Neighbours of k are the `count` clients of highest S[k, j], k itself among them if it is.
+
+    All that are known where there are fewer; of equal ones those of lower id.
+
+    Args:
+        count: how many, at least 1.
+
+    Raises:
+        ValueError: for count < 1.
+    """
     at_least("nearest", "count", count, 1)
 
     def weigh(similarity, known):

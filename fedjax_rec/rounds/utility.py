@@ -76,11 +76,17 @@ def oort(
     """U_k = (u_k + sqrt(0.1 log R / R_k)) * min(1, T / t_k)^alpha in round R = 1, 2, ...
 
     u_k = n_k * loss_k, what is to be learned, as last reported in round R_k and then scaled to 0..1
-    over the candidates, as released; the paper's is n_k sqrt(mean loss^2 of an example). T:
-    preferred_seconds, fixed (the paper's pacer moves it); None for no penalty. t_k: the last
-    `client_seconds`, of a strategy with a clock, also of a client that was too late. A share
+    over the candidates, as released; the paper's is n_k sqrt(mean loss^2 of an example). t_k: the
+    last `client_seconds`, of a strategy with a clock, also of a client that was too late. A share
     max(explore_least, explore * decay^(R - 1)) of the m places, in the mean, is for clients never
     seen, by lot; those that one of the two kinds cannot fill are for the other.
+
+    Args:
+        preferred_seconds: T, fixed (the paper's pacer moves it); None for no penalty.
+        alpha: how hard slowness counts.
+        explore: the share of places for clients never seen, in the first round.
+        decay: what a round leaves of that share.
+        explore_least: below which it does not fall.
 
     Raises:
         ValueError: for T or alpha not positive, and shares outside 0..1.

@@ -103,7 +103,14 @@ def by_part(servers: Mapping[str, Server]) -> Server:
 
 
 def as_server(server: Server | optax.GradientTransformation) -> Server:
-    """`server`, wrapped by `from_optax` where it is an optax transform."""
+    """`server`, wrapped by `from_optax` where it is an optax transform.
+
+    Args:
+        server: a `Server`, or an optax transform such as `optax.adam(1e-2)`.
+
+    Raises:
+        TypeError: where it is neither.
+    """
     if isinstance(server, Server):
         return server
     if isinstance(server, optax.GradientTransformation):
