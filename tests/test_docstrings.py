@@ -72,17 +72,20 @@ def found(package: Path, room: str, path: Path, name: str) -> Exported | None:
     return None
 
 
+def names(node: ast.Assign) -> bool:
+    """Whether `node` is the list of what a module exports."""
+    return ast.unparse(node.targets[0]) == "__all__"
+
+
 def exported(package: Path, rooms=ROOMS) -> list[Exported]:
     """The functions of `rooms`, each once, under the first room that exports it."""
     everything: dict[str, Exported] = {}
     for room in rooms:
         init = package / room / "__init__.py"
         tree = ast.parse(init.read_text(encoding="utf-8"))
-        names = {a.asname or a.name for x in tree.body if isinstance(x, ast.ImportFrom) for a in x.names}
-        names |= {x.name for x in tree.body if isinstance(x, ast.FunctionDef)}
-        for name in sorted(names):
-            one = found(package, room, init, name)
-            if one and not name.startswith("_"):
+        (listed,) = (x.value for x in tree.body if isinstance(x, ast.Assign) and names(x))
+        for name in ast.literal_eval(listed):
+            if one := found(package, room, init, name):
                 everything.setdefault(one.where, one)
     return list(everything.values())
 

@@ -28,8 +28,10 @@ def opener(
         finite: refuse NaN and infinities.
 
     Returns:
-        open(data) -> `Packet`, for `compressor.decode(packet, like, now)`. It raises ValueError, in
-        one line, for bytes that no client sends.
+        open(data) -> `Packet`, for `compressor.decode(packet, like, now)`.
+
+    Raises:
+        ValueError: from `open`, in one line, for bytes that no client sends.
 
     Example:
         >>> import jax, jax.numpy as jnp
