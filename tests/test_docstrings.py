@@ -5,22 +5,57 @@ holds what their text takes for granted: a `model`, `examples`, a `dataset`, an 
 """
 
 import ast
-import inspect
+import doctest
+import io
 import re
+import sys
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import polars as pl
 import pytest
+from flax import nnx
+
+import fedjax_rec as fr
+from fedjax_rec import data, models, strategies, trees
+from fedjax_rec.types import Model
+
+sys.path.insert(0, str(Path(__file__).parent / "laws"))
+import tiny_bert
+import tiny_llama
+from adapted import adapted
 
 PACKAGE = Path(__file__).resolve().parents[1] / "fedjax_rec"
-ROOMS = (
-    "aggregate clients compress data evaluate models rounds rows servers strategies testing weights"
-).split()
+ROOMS = [
+    "aggregate",
+    "clients",
+    "compress",
+    "data",
+    "evaluate",
+    "models",
+    "rounds",
+    "rows",
+    "servers",
+    "strategies",
+    "testing",
+    "weights",
+]
 WITH_EXAMPLES = {"aggregate", "clients", "compress", "data", "evaluate", "models", "strategies"}
 # Algebra, whose sentence names its arguments.
 IN_PROSE = {"rows", "weights"}
 SECTION = re.compile(r"^(Args|Returns|Raises|Example):\n((?:(?: .*)?\n)*)", re.MULTILINE)
 OTHERS = re.compile(r"not named here are those of ((?:`[\w.]+`(?: and )?)+)")
+
+
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 class Exported(NamedTuple):
@@ -61,7 +96,7 @@ def source_of(package: Path, init: Path, node: ast.ImportFrom) -> Path:
 
 def found(package: Path, room: str, path: Path, name: str) -> Exported | None:
     """The function `name` of `path`, or of where `path` has it from."""
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+    for node in tree_of(path).body:
         if isinstance(node, ast.FunctionDef) and node.name == name:
             return Exported(room, f"{path.relative_to(package.parent)}:{node.lineno}", node)
         if isinstance(node, ast.ImportFrom) and path.name == "__init__.py":
@@ -82,7 +117,7 @@ def exported(package: Path, rooms=ROOMS) -> list[Exported]:
     everything: dict[str, Exported] = {}
     for room in rooms:
         init = package / room / "__init__.py"
-        tree = ast.parse(init.read_text(encoding="utf-8"))
+        tree = tree_of(init)
         (listed,) = (x.value for x in tree.body if isinstance(x, ast.Assign) and names(x))
         for name in ast.literal_eval(listed):
             if one := found(package, room, init, name):
@@ -121,3 +156,95 @@ def wrong(package: Path, rooms=ROOMS) -> list[str]:
         if one.room in WITH_EXAMPLES and ">>>" not in one.sections.get("Example", ""):
             say("there is no Example.")
     return told
+
+
+def test_docstrings_name_arguments_and_errors_and_have_examples():
+    assert wrong(PACKAGE) == []
+
+
+def test_what_a_docstring_lacks_is_told(tmp_path):
+    package = tmp_path / "fedjax_rec"
+    (package / "models").mkdir(parents=True)
+    (package / "models" / "__init__.py").write_text(
+        'from .mf import mf, nf\n\n__all__ = ["mf", "nf"]\n'
+    )
+    (package / "models" / "mf.py").write_text(
+        'def mf(width, scale=1.0):\n    """A model.\n\n    Args:\n        wide: D.\n    """\n'
+        "    def check():\n        raise ValueError\n\n\n"
+        'def nf(width, seed):\n    """Arguments not named here are those of `mf`.\n\n'
+        '    Args:\n        seed: s.\n\n    Example:\n        >>> nf(1, 2)\n    """\n'
+    )
+    assert wrong(package, ["models"]) == [
+        "fedjax_rec/models/mf.py:1 mf: Args says nothing of width, scale.",
+        "fedjax_rec/models/mf.py:1 mf: Args names wide, which it does not take.",
+        "fedjax_rec/models/mf.py:1 mf: there is a `raise`, and no Raises.",
+        "fedjax_rec/models/mf.py:1 mf: there is no Example.",
+        "fedjax_rec/models/mf.py:11 nf: Args says nothing of width.",
+    ]
+
+
+@pytest.fixture(scope="module")
+def namespace(compiled_fast):
+    """What the text of an example takes for granted."""
+    given = {room: getattr(fr, room) for room in ROOMS} | {"simulate": fr.simulate}
+    given |= {
+        "jax": jax,
+        "jnp": jnp,
+        "nnx": nnx,
+        "optax": optax,
+        "partial": partial,
+        "trees": trees,
+    }
+    interactions = data.synthetic(30, 24, interactions_per_user=8, seed=1)
+    split, key, num_items = data.leave_one_out()(interactions), jax.random.key(0), 24
+    ratings = 1.0 + np.arange(len(interactions)) % 5
+    rated = replace(interactions, ratings=ratings.astype(np.float32))
+    names = pl.DataFrame({"item_id": rated.item_names, "title": [f"{i} (1990)" for i in range(24)]})
+    clicks = data.clicks(5, 12, num_rows=100, sparse=4, dense=2)
+    clicked, click_model = data.pack_examples(clicks), models.deepfm(100, 4, 2, width=4, deep=(4,))
+    model, dataset = models.fedmf(num_items, width=4), data.pack(split, evaluation_negatives=0)
+    return given | {
+        "adapted": adapted(num_items), "bert_folder": tiny_bert.folder(),
+        "click_model": click_model, "click_parameters": state_of(click_model, clicked, key),
+        "clicked": clicked, "clicks": clicks, "dataset": dataset,
+        "decoder": tiny_llama.decoder(tiny_llama.VOCABULARY), "decoder_folder": tiny_llama.folder(),
+        "films": replace(rated, item_features=names), "interactions": rated, "key": key,
+        "model": model, "num_items": num_items, "parameters": state_of(model, dataset, key),
+        "prompts": tiny_llama.prompts(6), "split": split, "titles": tiny_bert.titles(num_items),
+    }  # fmt: skip
+
+
+def state_of(model: Model, dataset: data.Dataset, key):
+    """(shared, private) of a run that begins."""
+    init = strategies.fedavg(model, data.pointwise(1)).init
+    state = jax.jit(init, static_argnums=1)(key, dataset.num_clients)
+    return state.shared, state.private
+
+
+def with_examples(room: str) -> list[doctest.DocTest]:
+    """Those of everything in `room`, exported or not."""
+    parse, found = doctest.DocTestParser().get_doctest, []
+    for path in sorted((PACKAGE / room).rglob("*.py")):
+        for node in tree_of(path).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                text = ast.get_docstring(node) or ""
+                if ">>>" in text:
+                    found.append(parse(text, {}, node.name, str(path), node.lineno))
+    return found
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_examples_run(namespace, room):
+    told = io.StringIO()
+    for one in with_examples(room):
+        one.globs = dict(namespace)
+        doctest.DocTestRunner().run(one, out=told.write)
+    assert not told.getvalue(), told.getvalue()
+
+
+def test_examples_of_laws_name_what_there_is():
+    """Laws take a minute, so these are not run: every `room.name` in them is looked up."""
+    texts = [one.sections["Example"] for one in exported(PACKAGE, ["testing"])]
+    named = re.findall(rf"\b({'|'.join(fr.ROOMS)})\.(\w+)", "".join(texts))
+    assert len(named) > len(texts)
+    assert [f"{a}.{b}" for a, b in named if not hasattr(getattr(fr, a), b)] == []

@@ -43,7 +43,8 @@ def cheaper(compressor: Compressor, shared: PyTree = ()) -> Compressor:
         >>> from fedjax_rec.types import Now
         >>> update, now = {"bias": jnp.ones(1)}, Now(jnp.int32(0), ())
         >>> sent = lambda c: c.encode(jax.random.key(0), c.init(update), update, now)[1]
-        >>> [int(wire.nbytes(sent(c))) for c in (compress.eden(4), cheaper(compress.eden(4)))]
+        >>> eden = compress.eden(4)
+        >>> [int(wire.nbytes(sent(c))) for c in (eden, compress.cheaper(eden))]
         [19, 9]
     """
     if not compressor.takes_raw:

@@ -39,7 +39,7 @@ def opener(
         >>> from fedjax_rec.types import Now
         >>> part, update, now = compress.qsgd(7), jnp.arange(9.0), Now(jnp.int32(0), ())
         >>> packet = part.encode(jax.random.key(0), part.init(update), update, now)[1]
-        >>> received = opener(part, update, now)(wire.to_bytes(packet))
+        >>> received = compress.opener(part, update, now)(wire.to_bytes(packet))
         >>> bool((received.body.symbols == packet.body.symbols).all())
         True
     """

@@ -130,8 +130,8 @@ def pack(
         history: items of each user's history that cases hold for models that read it.
 
     Raises:
-        ValueError: for an unknown policy, where nothing is left to train on, or where a user is
-            left without negatives.
+        ValueError: for an unknown policy, where nothing is left to train on, or where a user has
+            no negatives left, or fewer than `evaluation_negatives` a part.
 
     Example:
         >>> dataset = data.pack(split, data.by_hash(4)(split), evaluation_negatives=0)

@@ -34,7 +34,7 @@ def mean_and_interval(values: Any, level: float = 0.95) -> dict[str, float]:
     Example:
         >>> told = evaluate.mean_and_interval([0.1, 0.4, float("nan"), 0.7])
         >>> told["users"]
-        3
+        3.0
     """
     known = _known("mean_and_interval", values)
     _check_share("mean_and_interval", "level", level)
@@ -91,7 +91,7 @@ def by_activity(values: Any, counts: Any, groups: int = 4) -> dict[str, dict[str
     Example:
         >>> found = evaluate.by_activity([0.1, 0.2, 0.4, 0.5], [3, 9, 20, 50], groups=2)
         >>> found["q2"]["low"]
-        20
+        20.0
     """
     return _grouped("by_activity", values, "counts", np.asarray(counts, np.float64), groups)
 

@@ -56,8 +56,9 @@ def auc_of_all(scores: Float[Array, " n"], labels: Shaped[Array, " n"]) -> Float
         The AUC, NaN where one of the labels does not occur.
 
     Example:
-        >>> float(evaluate.auc_of_all(jnp.array([0.1, 0.9, 0.4]), jnp.array([0, 1, 1])))
-        1.0
+        >>> scores, labels = jnp.array([0.1, 0.9, 0.4, 0.2]), jnp.array([0, 1, 0, 1])
+        >>> float(jax.jit(evaluate.auc_of_all)(scores, labels))
+        0.75
     """
     _, positive, beaten = _beaten(scores, labels, jnp.zeros(scores.shape, jnp.int32))
     ones = positive.sum()
@@ -81,7 +82,9 @@ def auc_by_group(
 
     Example:
         >>> scores, labels = jnp.array([0.1, 0.9, 0.4, 0.2]), jnp.array([0, 1, 0, 1])
-        >>> auc = evaluate.auc_by_group(scores, labels, jnp.array([0, 0, 1, 1]), 2)
+        >>> by_group = jax.jit(evaluate.auc_by_group, static_argnums=3)
+        >>> by_group(scores, labels, jnp.array([0, 0, 1, 1]), 2).tolist()
+        [1.0, 0.0]
     """
     group, positive, beaten = _beaten(scores, labels, groups)
     per_group = lambda x: jax.ops.segment_sum(x, group, count, indices_are_sorted=True)
@@ -194,7 +197,8 @@ def evaluate_examples(
 
     Example:
         >>> parameters = click_parameters  # shared, and private [N, ...]
-        >>> each, whole = evaluate.evaluate_examples(click_model, *parameters, clicked.test)
+        >>> measure = jax.jit(partial(evaluate.evaluate_examples, click_model))
+        >>> each, whole = measure(*parameters, clicked.test)
     """
     logits = predict_examples(model, shared, private, held, tiles_per_chunk)
     return measures(logits, held)

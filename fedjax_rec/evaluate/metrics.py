@@ -235,7 +235,8 @@ def evaluate_user(
 
     Example:
         >>> found = evaluate.ranks(jnp.array([0.3, 0.9, 0.1]), jnp.array([0]))
-        >>> values = evaluate.evaluate_user(evaluate.metrics(["hr@1", "mrr"]), *found)
+        >>> evaluate.evaluate_user(evaluate.metrics(["hr@1", "mrr"]), *found).tolist()
+        [0.0, 0.5]
     """
     if not chosen:
         return jnp.zeros(0, jnp.float32)

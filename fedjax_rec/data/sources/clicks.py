@@ -112,7 +112,8 @@ def click_logits(
         found: what `clicks` made.
 
     Example:
-        >>> best = evaluate.auc_of_all(data.click_logits(clicks), clicks.fields["labels"])
+        >>> found = data.clicks(num_clients=5, num_rows=100, sparse=4, dense=2, seed=3)
+        >>> best = data.click_logits(found, seed=3)
     """
     return _logits(found.fields[IDS], found.fields[DENSE], strength, crossed, bias, seed)
 
