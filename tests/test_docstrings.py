@@ -1,4 +1,4 @@
-"""Docstrings of what the rooms export: every argument is named, every error told, every example runs.
+"""Docstrings of what rooms export: each argument is named, each error told, each example runs.
 
 The sources are read by `ast`, so the laws cost no import; the examples run in a namespace that
 holds what their text takes for granted: a `model`, `examples`, a `dataset`, an `update`.
@@ -11,6 +11,7 @@ import re
 import sys
 from dataclasses import replace
 from functools import cache, partial
+from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,20 +33,10 @@ import tiny_llama
 from adapted import adapted
 
 PACKAGE = Path(__file__).resolve().parents[1] / "fedjax_rec"
-ROOMS = [
-    "aggregate",
-    "clients",
-    "compress",
-    "data",
-    "evaluate",
-    "models",
-    "rounds",
-    "rows",
-    "servers",
-    "strategies",
-    "testing",
-    "weights",
-]
+ROOMS = (
+    "aggregate", "clients", "compress", "data", "evaluate", "models", "rounds", "rows", "servers",
+    "strategies", "testing", "weights",
+)  # fmt: skip
 WITH_EXAMPLES = {"aggregate", "clients", "compress", "data", "evaluate", "models", "strategies"}
 # Algebra, whose sentence names its arguments.
 IN_PROSE = {"rows", "weights"}
@@ -248,3 +239,33 @@ def test_examples_of_laws_name_what_there_is():
     named = re.findall(rf"\b({'|'.join(fr.ROOMS)})\.(\w+)", "".join(texts))
     assert len(named) > len(texts)
     assert [f"{a}.{b}" for a, b in named if not hasattr(getattr(fr, a), b)] == []
+
+
+def exists(name: str) -> bool:
+    """Whether the dotted `name` is something in the package: a value, or a file."""
+    found, parts = fr, name.split(".")
+    for i, part in enumerate(parts):
+        if hasattr(found, part):
+            found = getattr(found, part)
+        elif part in getattr(found, "__dataclass_fields__", ()):
+            return True
+        elif PACKAGE.joinpath(*parts[:i], f"{part}.py").exists():
+            found = import_module(".".join(["fedjax_rec", *parts[: i + 1]]))
+        else:
+            return False
+    return True
+
+
+def test_names_in_backticks_exist():
+    """Of what the source says in backticks and opens with a room; in `data` the word is an argument
+    as well, and `report.md` a file."""
+    rooms = "|".join(set(fr.ROOMS) - {"data", "report"})
+    pattern = re.compile(rf"`(?:fedjax_rec\.)?((?:{rooms})(?:\.\w+)+)")
+    missing = {
+        f"{path.relative_to(PACKAGE)}: {name}"
+        for path in PACKAGE.rglob("*.py")
+        for name in pattern.findall(path.read_text(encoding="utf-8"))
+        if not exists(name)
+    }
+    assert missing == set()
+    assert exists("clients.lazy.Terms") and not exists("clients.of_rank")

@@ -115,8 +115,8 @@ def columns(fraction: float) -> Compressor:
     """Sends the k = ceil(fraction * D) columns of largest norm of every matrix and table.
 
     Contraction: |C(x) - x|^2 <= (1 - k/D) |x|^2, for each node; lossless where no more than k
-    columns differ from zero, as after `strategies.submodel`. A matrix [n, D] costs 32 n k + D bits, a
-    table that for its touched rows, and their ids. Vectors and scalars are sent whole.
+    columns differ from zero, as after `strategies.submodel`. A matrix [n, D] costs 32 n k + D bits,
+    a table that for its touched rows, and their ids. Vectors and scalars are sent whole.
 
     Args:
         fraction: of the columns. It sets shapes, so it cannot be traced.

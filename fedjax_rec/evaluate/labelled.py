@@ -140,7 +140,7 @@ def predict_examples(model: Model, shared, private, held, tiles_per_chunk: int =
         model: one with `predict`.
         shared: the server's pytree.
         private: leaves [N, ...].
-        held: a `data.HeldOut`.
+        held: a `data.HeldOut`, which cannot be traced.
         tiles_per_chunk: tiles of `T` examples of one client that go through at once.
 
     Raises:
@@ -196,9 +196,8 @@ def evaluate_examples(
         ValueError: as `predict_examples`.
 
     Example:
-        >>> parameters = click_parameters  # shared, and private [N, ...]
-        >>> measure = jax.jit(partial(evaluate.evaluate_examples, click_model))
-        >>> each, whole = measure(*parameters, clicked.test)
+        >>> measure = partial(evaluate.evaluate_examples, click_model, held=clicked.test)
+        >>> each, whole = jax.jit(measure)(*click_parameters)
     """
     logits = predict_examples(model, shared, private, held, tiles_per_chunk)
     return measures(logits, held)

@@ -37,7 +37,7 @@ def map_nodes(one: Callable, tree: PyTree, *rest: PyTree) -> PyTree:
 
 
 def map_nodes_with_path(one: Callable, tree: PyTree, *rest: PyTree) -> PyTree:
-    """`map_nodes` of `one(path, node, *nodes)` on `tree` and `rest`, with the key path of the node."""
+    """`map_nodes` of `one(path, node, *nodes)` on `tree` and `rest`, with a node's key path."""
     return jax.tree_util.tree_map_with_path(
         lambda path, x, *r: None if x is None else one(path, x, *r), tree, *rest, is_leaf=is_node
     )

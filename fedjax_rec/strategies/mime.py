@@ -83,8 +83,8 @@ def fsvrg(model: Model, examples: Batches, probe=None, **kwargs) -> Strategy:
 
 
 def mime(model: Model, examples: Batches, probe=None, *, beta: float = 0.9, **kwargs) -> Strategy:
-    """`fsvrg` with momentum of the server in local steps; then m <- beta m + (1 - beta) c. Arguments
-    that are not named here are those of `fsvrg`.
+    """`fsvrg` with momentum of the server in local steps; then m <- beta m + (1 - beta) c.
+    Arguments that are not named here are those of `fsvrg`.
 
     Args:
         beta: what a round keeps of m.
@@ -113,8 +113,8 @@ def mime_lite(
     server: Server | Transform | None = None,
     **assembly,
 ) -> Strategy:
-    """One trip, in which a client sends its change and its gradient at x, and gets x and m. Arguments
-    that are not named here are those of `fedavg`.
+    """One trip, in which a client sends its change and its gradient at x, and gets x and m.
+    Arguments that are not named here are those of `fedavg`.
 
     Args:
         beta: what a round keeps of m.

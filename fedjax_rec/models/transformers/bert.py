@@ -67,7 +67,7 @@ class Layer(nnx.Module):
     """One layer, or the stack of several where its variables have a leading axis [L, ...]."""
 
     def __init__(self, linears: dict[str, Linear], norms: dict[str, LayerNorm], sizes: BertSizes):
-        # Any: `adapters.lora` puts its own layers in their place.
+        # Any: `models.lora` puts its own layers in their place.
         self.query: Any = linears["query"]
         self.key: Any = linears["key"]
         self.value: Any = linears["value"]
