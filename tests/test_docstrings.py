@@ -268,4 +268,4 @@ def test_names_in_backticks_exist():
         if not exists(name)
     }
     assert missing == set()
-    assert exists("clients.lazy.Terms") and not exists("clients.of_rank")
+    assert exists("clients.training.Terms") and not exists("clients.of_rank")

@@ -42,7 +42,8 @@ def cheaper(compressor: Compressor, shared: PyTree = ()) -> Compressor:
         >>> from fedjax_rec import compress, wire
         >>> from fedjax_rec.types import Now
         >>> update, now = {"bias": jnp.ones(1)}, Now(jnp.int32(0), ())
-        >>> sent = lambda c: c.encode(jax.random.key(0), c.init(update), update, now)[1]
+        >>> key, encode = jax.random.key(0), lambda c: jax.jit(c.encode)
+        >>> sent = lambda c: encode(c)(key, c.init(update), update, now)[1]
         >>> eden = compress.eden(4)
         >>> [int(wire.nbytes(sent(c))) for c in (eden, compress.cheaper(eden))]
         [19, 9]

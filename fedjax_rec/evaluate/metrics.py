@@ -235,7 +235,8 @@ def evaluate_user(
 
     Example:
         >>> found = evaluate.ranks(jnp.array([0.3, 0.9, 0.1]), jnp.array([0]))
-        >>> evaluate.evaluate_user(evaluate.metrics(["hr@1", "mrr"]), *found).tolist()
+        >>> values = jax.jit(partial(evaluate.evaluate_user, evaluate.metrics(["hr@1", "mrr"])))
+        >>> values(*found).tolist()
         [0.0, 0.5]
     """
     if not chosen:
