@@ -37,8 +37,7 @@ ROOMS = (
     "aggregate", "clients", "compress", "data", "evaluate", "models", "rounds", "rows", "servers",
     "strategies", "testing", "weights",
 )  # fmt: skip
-WITH_EXAMPLES = {"aggregate", "clients", "compress", "data", "evaluate", "models", "strategies"}
-# Algebra, whose sentence names its arguments.
+# Algebra, and files: no examples are asked for, and the sentence may name the arguments.
 IN_PROSE = {"rows", "weights"}
 SECTION = re.compile(r"^(Args|Returns|Raises|Example):\n((?:(?: .*)?\n)*)", re.MULTILINE)
 OTHERS = re.compile(r"not named here are those of ((?:`[\w.]+`(?: and )?)+)")
@@ -144,7 +143,7 @@ def wrong(package: Path, rooms=ROOMS) -> list[str]:
         raises = any(isinstance(x, ast.Raise) for x in ast.walk(one.node))
         if raises and "Raises" not in one.sections:
             say("there is a `raise`, and no Raises.")
-        if one.room in WITH_EXAMPLES and ">>>" not in one.sections.get("Example", ""):
+        if one.room not in {*IN_PROSE, "testing"} and ">>>" not in one.sections.get("Example", ""):
             say("there is no Example.")
     return told
 
@@ -182,6 +181,7 @@ def namespace(compiled_fast):
         "jax": jax,
         "jnp": jnp,
         "nnx": nnx,
+        "np": np,
         "optax": optax,
         "partial": partial,
         "trees": trees,

@@ -37,7 +37,12 @@ class Exchange:
 
 
 def derangement() -> Exchange:
-    """Uniform among the permutations of those who are there that leave nobody the own model."""
+    """Uniform among the permutations of those who are there that leave nobody the own model.
+
+    Example:
+        >>> swap = strategies.derangement()
+        >>> strategy = strategies.model_swapping(model, data.pointwise(4), swap=swap)
+    """
 
     def source(key, weight):
         there, itself = weight > 0, jnp.arange(weight.size)
@@ -55,7 +60,11 @@ def derangement() -> Exchange:
 
 
 def cycle() -> Exchange:
-    """The models go round by client id, so that in C rounds each has been with everybody."""
+    """The models go round by client id, so that in C rounds each has been with everybody.
+
+    Example:
+        >>> strategy = strategies.model_swapping(model, data.pointwise(4), swap=strategies.cycle())
+    """
 
     def source(key, weight):
         there, place = weight > 0, jnp.arange(weight.size)
@@ -68,7 +77,11 @@ def cycle() -> Exchange:
 
 
 def pairs() -> Exchange:
-    """A uniform matching; of an odd number one client keeps its model."""
+    """A uniform matching; of an odd number one client keeps its model.
+
+    Example:
+        >>> strategy = strategies.gossip_sgd(model, data.pointwise(4), exchange=strategies.pairs())
+    """
 
     def source(key, weight):
         there = weight > 0
@@ -89,6 +102,9 @@ def gossip(graph: Graph) -> Exchange:
 
     Args:
         graph: where W comes from, such as `ring()`.
+
+    Example:
+        >>> exchange = strategies.gossip(strategies.ring())
     """
 
     def mix(key, round, weight, models):
@@ -114,7 +130,12 @@ def gossip(graph: Graph) -> Exchange:
 
 
 def average() -> Exchange:
-    """Everybody gets the mean by examples of the models of those who are there."""
+    """Everybody gets the mean by examples of the models of those who are there.
+
+    Example:
+        >>> mean = strategies.average()
+        >>> strategy = strategies.gossip_sgd(model, data.pointwise(4), exchange=mean)
+    """
 
     def mix(key, round, weight, models):
         there = weight > 0
@@ -139,6 +160,10 @@ def periodic(exchanges: list[Exchange], every: list[int]) -> Exchange:
 
     Raises:
         ValueError: where there are not as many periods as exchanges, and for a period below 1.
+
+    Example:
+        >>> parts = [strategies.average(), strategies.derangement()]
+        >>> exchange = strategies.periodic(parts, every=[10, 1])
     """
     if len(exchanges) != len(every) or not every:
         raise ValueError(

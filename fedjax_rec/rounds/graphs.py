@@ -29,7 +29,11 @@ class Graph:
 
 
 def ring() -> Graph:
-    """Everyone has two neighbours."""
+    """Everyone has two neighbours.
+
+    Example:
+        >>> exchange = strategies.gossip(strategies.ring())
+    """
     return Graph(lambda n: metropolis(_circulant(n, [1])))
 
 
@@ -37,6 +41,9 @@ def torus() -> Graph:
     """A grid of r x c clients that closes at both ends, r the largest divisor of N up to sqrt(N).
 
     Everyone has four neighbours. Of a prime number of clients it is a ring.
+
+    Example:
+        >>> exchange = strategies.gossip(strategies.torus())
     """
 
     def mixing(n):
@@ -62,6 +69,9 @@ def erdos_renyi(probability: float, seed: int = 0) -> Graph:
 
     Raises:
         ValueError: outside 0 <= probability <= 1, and for no seed of 32 bits.
+
+    Example:
+        >>> exchange = strategies.gossip(strategies.erdos_renyi(0.2))
     """
     check.seed("erdos_renyi", seed)
     static("erdos_renyi", "probability", probability)
@@ -77,6 +87,9 @@ def erdos_renyi(probability: float, seed: int = 0) -> Graph:
 def exponential() -> Graph:
     """A directed graph in which client i hears those at i + 1, i + 2, i + 4, ... with equal weights
     (Assran et al., ICML 2019). The mean of the models moves where somebody is away.
+
+    Example:
+        >>> exchange = strategies.gossip(strategies.exponential())
     """
 
     def mixing(n):
@@ -90,7 +103,11 @@ def exponential() -> Graph:
 
 
 def complete() -> Graph:
-    """Everybody hears everybody: one round, and the models of all who are there are their mean."""
+    """Everybody hears everybody: one round, and the models of all who are there are their mean.
+
+    Example:
+        >>> exchange = strategies.gossip(strategies.complete())
+    """
     return Graph(lambda n: np.full((n, n), 1 / n), even=True)
 
 
@@ -103,6 +120,9 @@ def from_matrix(mixing) -> Graph:
     Raises:
         ValueError: where W is not square, has a negative entry or a row that does not sum to 1;
             and, when it is used, where it is of another number of clients.
+
+    Example:
+        >>> graph = strategies.from_matrix([[0.75, 0.25], [0.25, 0.75]])
     """
     given = np.asarray(mixing, np.float64)
     if given.ndim != 2 or given.shape[0] != given.shape[1]:
@@ -129,6 +149,10 @@ def metropolis(adjacency) -> np.ndarray:
 
     Raises:
         ValueError: where `adjacency` is not symmetric.
+
+    Example:
+        >>> pairs = np.array([[0, 1], [1, 0]], bool)
+        >>> graph = strategies.from_matrix(strategies.metropolis(pairs))
     """
     joined = np.asarray(adjacency, bool) & ~np.eye(len(adjacency), dtype=bool)
     if (joined != joined.T).any():
@@ -143,6 +167,10 @@ def contraction(mixing: np.ndarray) -> float:
 
     Args:
         mixing: W, float[N, N], as `Graph.mixing` makes it.
+
+    Example:
+        >>> float(strategies.contraction(np.array([[0.75, 0.25], [0.25, 0.75]])))
+        0.5
     """
     return float(np.sort(np.abs(np.linalg.eigvals(mixing)))[-2]) if len(mixing) > 1 else 0.0
 

@@ -52,6 +52,10 @@ def memory_budget(size: int | str | None) -> Iterator[None]:
 
     Raises:
         ValueError: for what is no size.
+
+    Example:
+        >>> with strategies.memory_budget("2GiB"):
+        ...     strategy = strategies.fedavg(model, data.pointwise(4))
     """
     before = _told.set(_told.get() if size is None else bytes_of("memory_budget", size))
     try:

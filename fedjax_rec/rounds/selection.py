@@ -38,6 +38,10 @@ def selecting(strategy: Strategy, utility: Utility, clients: int) -> Strategy:
 
     Raises:
         ValueError: for clients < 1 and, in the round, for fewer candidates than `clients`.
+
+    Example:
+        >>> strategy = strategies.fedavg(model, data.pointwise(4))
+        >>> few = strategies.selecting(strategy, strategies.power_of_choice(), clients=2)
     """
     at_least("selecting", "clients", clients, 1)
 
@@ -91,6 +95,11 @@ def over_selection(strategy: Strategy, clients: int) -> Strategy:
 
     Raises:
         ValueError: as `selecting`, and for a strategy without a clock.
+
+    Example:
+        >>> clock = strategies.lognormal_clock()
+        >>> strategy = strategies.fedavg(model, data.pointwise(4), clock=clock)
+        >>> first = strategies.over_selection(strategy, clients=2)
     """
     at_least("over_selection", "clients", clients, 1)
 

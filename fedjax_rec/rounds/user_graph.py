@@ -34,7 +34,13 @@ class Neighbours:
 
 
 def cosine_similarity() -> Similarity:
-    """<a, b> / (|a| |b|) of whole models, all leaves in one vector; 0 for a model of zeros."""
+    """<a, b> / (|a| |b|) of whole models, all leaves in one vector; 0 for a model of zeros.
+
+    Example:
+        >>> alike = strategies.cosine_similarity()
+        >>> gpfedrec = models.gpfedrec(num_items)
+        >>> strategy = strategies.gpfedrec(gpfedrec, data.pointwise(4), similarity=alike)
+    """
 
     def between(a, b):
         norms = jnp.sqrt(_squares(a))[:, None] * jnp.sqrt(_squares(b))
@@ -48,6 +54,9 @@ def cosine_distance_as_released() -> Similarity:
 
     That is what the released code of GPFedRec does (it hands scikit-learn's cosine distance on as
     the similarity), against its paper's text. A client is never its own neighbour in it.
+
+    Example:
+        >>> unlike = strategies.cosine_distance_as_released()
     """
     cosine = cosine_similarity()
     return Similarity(lambda a, b: 1.0 - cosine.between(a, b))
@@ -65,6 +74,10 @@ def above_mean(multiple: float = 1.0) -> Neighbours:
 
     Raises:
         ValueError: for multiple <= 0.
+
+    Example:
+        >>> gpfedrec, near = models.gpfedrec(num_items), strategies.above_mean(1.5)
+        >>> strategy = strategies.gpfedrec(gpfedrec, data.pointwise(4), neighbours=near)
     """
     positive("above_mean", "multiple", multiple)
 
@@ -86,6 +99,9 @@ def nearest(count: int) -> Neighbours:
 
     Raises:
         ValueError: for count < 1.
+
+    Example:
+        >>> near = strategies.nearest(5)
     """
     at_least("nearest", "count", count, 1)
 

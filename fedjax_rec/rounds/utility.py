@@ -40,6 +40,10 @@ def by_size() -> Utility:
 
     As log n_k + Gumbel noise, of which the m highest are such a sample (Efraimidis & Spirakis,
     2006; Vieira, 2014).
+
+    Example:
+        >>> strategy = strategies.fedavg(model, data.pointwise(4))
+        >>> few = strategies.selecting(strategy, strategies.by_size(), clients=2)
     """
 
     def value(key, state, round, cohort, places):
@@ -53,6 +57,10 @@ def power_of_choice() -> Utility:
     """The last loss that a client reported, the mean over its training; clients never chosen first.
 
     A client that was chosen and had nothing to report, for want of data or too late, counts as 0.
+
+    Example:
+        >>> worst = strategies.power_of_choice()
+        >>> strategy = strategies.selective(model, data.pointwise(4), clients=2, utility=worst)
     """
 
     def observe(loss, round, ids, info):
@@ -90,6 +98,10 @@ def oort(
 
     Raises:
         ValueError: for T or alpha not positive, and shares outside 0..1.
+
+    Example:
+        >>> oort = strategies.oort(preferred_seconds=30.0)
+        >>> strategy = strategies.selective(model, data.pointwise(4), clients=2, utility=oort)
     """
     positive("oort", "alpha", alpha)
     if preferred_seconds is not None:
