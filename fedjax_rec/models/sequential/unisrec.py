@@ -74,7 +74,7 @@ def unisrec(
 
     Example:
         >>> model = models.unisrec(num_items, titles=titles, weights=bert_folder, components=4)
-        >>> strategy = strategies.fedavg(model, data.sequences(10, negatives=8))
+        >>> examples = data.sequences(10, negatives=8)
     """
     check("unisrec", width, length, layers, heads, dropout)
     positive("unisrec", "scale", scale)
