@@ -40,20 +40,32 @@ def linear(
 
 
 def mean() -> Aggregator:
-    """Mean weighted by examples."""
+    """sum_k n_k u_k / sum_k n_k, the mean of updates weighted by examples.
+
+    Example:
+        >>> strategy = strategies.fedavg(model, data.pointwise(4), aggregator=aggregate.mean())
+    """
     return linear(lambda weight: weight)
 
 
 def uniform() -> Aggregator:
-    """Every client counts the same."""
+    """sum_k u_k / C, the mean in which each of the C clients that weigh something counts the same.
+
+    Example:
+        >>> strategy = strategies.fedavg(model, data.pointwise(4), aggregator=aggregate.uniform())
+    """
     return linear(lambda weight: (weight > 0).astype(jnp.float32))
 
 
 def per_row() -> Aggregator:
-    """Each row averaged over the clients that touched it; other leaves weighted by examples.
+    """sum_k u_k[i] / #{k : k touched i}: each row i of a table is averaged over the clients that
+    touched it. Other leaves are averaged by examples, as in `mean`.
 
     After an uplink that sends some of the touched rows only (`top_k`), over the clients that sent
     it: rows move further than under `mean`, and what error feedback sends later weighs as much.
+
+    Example:
+        >>> strategy = strategies.fedavg(model, data.pointwise(4), aggregator=aggregate.per_row())
     """
     return row_wise()
 

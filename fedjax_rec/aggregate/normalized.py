@@ -21,24 +21,40 @@ from .mean import linear, row_wise
 
 
 def normalized(momentum: float | None = None, proximal: float | None = None) -> Aggregator:
-    """`mean()` of u_k / a_k, times tau_eff.
+    """tau_eff sum_k p_k u_k / a_k, the mean by examples of updates that are divided by their steps.
 
     Clients must send their `steps`, `clients.reporting(client, ["steps"])`. A fixed point of the
     round is one of sum_k p_k f_k to first order in the step, however unequal the steps are.
 
     Args:
-        momentum: of the local SGD; None for none.
-        proximal: eta mu of FedProx; None for none. At most one of the two.
+        momentum: r, of the local SGD; None for none.
+        proximal: s = eta mu of FedProx; None for none. At most one of the two.
 
     Raises:
-        ValueError: outside 0 <= momentum < 1 and 0 <= proximal <= 1, and where both are given.
+        ValueError: outside 0 <= momentum < 1 and 0 <= proximal <= 1, where both are given, and in
+            the round where clients do not send their steps.
+
+    Example:
+        >>> rule = aggregate.normalized(momentum=0.9)
+        >>> strategy = strategies.fednova(model, data.pointwise(4), aggregator=rule)
     """
     amount = _amount("normalized", momentum, proximal)
     return _times_effective(linear(lambda weight: weight, lambda u: 1 / amount(u)), amount)
 
 
 def normalized_per_row(momentum: float | None = None, proximal: float | None = None) -> Aggregator:
-    """`per_row()` of u_k / a_k, times tau_eff; otherwise as `normalized`."""
+    """`per_row()` of u_k / a_k, times tau_eff.
+
+    Args:
+        momentum: as in `normalized`.
+        proximal: as in `normalized`.
+
+    Raises:
+        ValueError: as `normalized`.
+
+    Example:
+        >>> rule = aggregate.normalized_per_row(momentum=0.9)
+    """
     amount = _amount("normalized_per_row", momentum, proximal)
     return _times_effective(row_wise(lambda u: 1 / amount(u)), amount)
 

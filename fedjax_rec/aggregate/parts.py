@@ -24,7 +24,11 @@ from ..types import Aggregator, PyTree, Upload
 
 
 def total() -> Aggregator:
-    """The sum over clients that weigh something, whatever they weigh."""
+    """sum_k u_k over the clients that weigh something, whatever they weigh.
+
+    Example:
+        >>> strategy = strategies.fedavg(model, data.pointwise(4), aggregator=aggregate.total())
+    """
 
     def reduce(state, uploads: Upload, now):
         return rows.weighted_sum((uploads.weight > 0).astype(jnp.float32), uploads.update)

@@ -37,7 +37,20 @@ def keeping(
 ) -> Client:
     """`local_training` with an optax transform whose state stays with the client.
 
-    `private` is {"model": ..., "optimizer": state}. Raises TypeError for other optimizers.
+    Arguments that are not named here are those of `local_training`.
+
+    Args:
+        transform: the optimizer of the client, such as `optax.sgd(0.1, momentum=0.9)`.
+        passes: how much a client does in a round, default one epoch in batches of 256.
+
+    Returns:
+        A `Client` whose `private` is {"model": ..., "optimizer": state}.
+
+    Raises:
+        TypeError: where `transform` is no optax transform.
+
+    Example:
+        >>> client = clients.keeping(model, data.pointwise(4), optax.sgd(0.1, momentum=0.9))
     """
     if not isinstance(transform, optax.GradientTransformation):
         raise TypeError(

@@ -63,6 +63,9 @@ def sgd(learning_rate: float) -> Local:
 
     Raises:
         ValueError: for learning_rate <= 0.
+
+    Example:
+        >>> client = clients.local_training(model, data.pointwise(4), clients.sgd(0.1))
     """
     positive("sgd", "learning_rate", learning_rate)
     return _sgd(learning_rate)
@@ -135,6 +138,9 @@ def from_optax(transform: optax.GradientTransformation) -> Local:
 
     Returns:
         A `Local` whose state is that of `transform`.
+
+    Example:
+        >>> adam = clients.from_optax(optax.adam(1e-3))  # what optimizer=optax.adam(1e-3) becomes
     """
 
     def init(params, now):
@@ -170,6 +176,9 @@ def accumulated(optimizer: Transform, batches: int) -> Local:
 
     Raises:
         ValueError: for batches < 1.
+
+    Example:
+        >>> four = clients.accumulated(optax.sgd(0.1), batches=4)
     """
     at_least("accumulated", "batches", batches, 1)
     return from_optax(optax.MultiSteps(optimizer, batches).gradient_transformation())

@@ -15,11 +15,16 @@ def reporting(client: Client, names: Sequence[str]) -> Client:
     What the simulator sees of a client (`Upload.metrics`) nobody sends; what an aggregator or a
     stage reads (`Upload.aux`) is part of the message: four bytes a number and a header.
 
+    Args:
+        client: any.
+        names: of its metrics, each a float32[].
+
     Raises:
         ValueError: in the round, for a name that is none of the client's metrics.
 
     Example:
-        `reporting(local_training(model, batches, sgd(0.1)), ["steps"])` for `aggregate.normalized`.
+        >>> client = clients.local_training(model, data.pointwise(4), clients.sgd(0.1))
+        >>> told = clients.reporting(client, ["steps"])  # for `aggregate.normalized`
     """
 
     def update(key, private, shared, data, now):

@@ -82,14 +82,25 @@ def local_training(
 ) -> Client:
     """A client that trains `model` on its own examples and uploads what changed.
 
-    batches: what an example is, e.g. `data.pointwise()`.
-    optimizer: a local optimizer or optax transform; or a sequence of them, each taking a step on
-        a gradient of its own in every batch (alternating updates, as PFedRec's).
-    epochs: passes over the client's examples; or `steps`: batches, whatever the client's size.
-    probe(scorer, data) -> metrics: looks at the client's model after training, before it is
-        gone; scorer(history) -> score(items, user), with its own rows.
-    The upload weighs the client's examples; `metrics` are `loss`, the mean over the round, `steps`,
-    and what the probe says. Raises ValueError for numbers below 1.
+    The upload weighs the client's examples; its metrics are `loss`, the mean over the round,
+    `steps`, and what the probe says.
+
+    Args:
+        model: what is trained, its shared and its private parameters.
+        batches: what an example is, e.g. `data.pointwise()`.
+        optimizer: a local optimizer or optax transform; or a sequence of them, each taking a step
+            on a gradient of its own in every batch (alternating updates, as PFedRec's).
+        epochs: passes over the client's examples.
+        steps: batches, whatever the client's size, in place of `epochs`; default None.
+        batch_size: examples of a batch.
+        probe: probe(scorer, data) -> metrics looks at the client's model after training, before it
+            is gone; scorer(history) -> score(items, user), with its own rows. Default none.
+
+    Raises:
+        ValueError: for numbers below 1.
+
+    Example:
+        >>> client = clients.local_training(model, data.pointwise(4), clients.sgd(0.1), epochs=2)
     """
     passes, optimizers = Passes(epochs, steps, batch_size), several(optimizer)
 

@@ -38,6 +38,9 @@ def cast(dtype: str = "bfloat16") -> Compressor:
 
     Raises:
         ValueError: for other types.
+
+    Example:
+        >>> strategy = strategies.fedavg(model, data.pointwise(4), uplink=compress.cast("bfloat16"))
     """
     one_of("cast", "dtype", dtype, DTYPES)
     return leafwise(
@@ -62,6 +65,9 @@ def scaled_cast(dtype: str = "float8_e4m3fn") -> Compressor:
 
     Raises:
         ValueError: for other types.
+
+    Example:
+        >>> uplink = compress.error_feedback(compress.scaled_cast("float8_e4m3fn"))
     """
     one_of("scaled_cast", "dtype", dtype, DTYPES)
     # Of bfloat16 the range is that of float32: 1, so that its products stay within.
@@ -89,6 +95,9 @@ def stochastic_cast() -> Compressor:
 
     Returns:
         A `Compressor` without memory.
+
+    Example:
+        >>> uplink = compress.stochastic_cast()
     """
 
     def encode_leaf(key, x, real):

@@ -35,6 +35,9 @@ def identity() -> Compressor:
 
     Returns:
         A lossless, linear `Compressor` without memory.
+
+    Example:
+        >>> strategy = strategies.fedavg(model, data.pointwise(4), downlink=compress.identity())
     """
 
     def encode(key, memory, update, now):
@@ -229,6 +232,9 @@ def per_leaf(compressor: Compressor) -> Compressor:
 
     Returns:
         A `Compressor` whose memory has one entry a node; linear where `compressor` is.
+
+    Example:
+        >>> uplink = compress.per_leaf(compress.global_top_k(0.01))
     """
 
     def init(update):

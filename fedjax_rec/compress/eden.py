@@ -41,6 +41,9 @@ def drive(times: int = 2, block: int = 4096) -> Compressor:
 
     Raises:
         ValueError: as `rotate`.
+
+    Example:
+        >>> one_bit = compress.drive()
     """
     return eden(1, True, times, block)
 
@@ -100,6 +103,9 @@ def lloyd_max(bits: int = 4, unbiased: bool = True) -> Compressor:
 
     Raises:
         ValueError: unless 1 <= bits <= 4.
+
+    Example:
+        >>> two_bits = compress.chain(compress.rotate(), compress.lloyd_max(2))
     """
     _check("lloyd_max", bits)
     thresholds, centroids = normal_levels(bits)

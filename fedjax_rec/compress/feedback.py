@@ -95,6 +95,9 @@ def momentum_correction(
 
     Raises:
         ValueError: outside 0 <= momentum < 1, and as `error_feedback`.
+
+    Example:
+        >>> uplink = compress.momentum_correction(compress.top_k(0.01), momentum=0.9)
     """
     if not holds(momentum, lambda x: (x >= 0) & (x < 1)):
         raise ValueError(
@@ -141,6 +144,9 @@ def ef21(compressor: Compressor, rows: int | None = None, dtype: str = "float32"
 
     Raises:
         ValueError: as `error_feedback`.
+
+    Example:
+        >>> uplink = compress.ef21(compress.top_k(0.05))
     """
     h = _differences(compressor, 1.0, remembered("ef21", rows, dtype))
 
@@ -184,6 +190,9 @@ def diana(
 
     Raises:
         ValueError: outside 0 < rate <= 1, and as `error_feedback`.
+
+    Example:
+        >>> uplink = compress.diana(compress.natural(), rate=0.5)
     """
     if not holds(rate, lambda x: (x > 0) & (x <= 1)):
         raise ValueError(f"diana(rate={rate}) does not learn; use 0 < rate <= 1 / (1 + omega).")

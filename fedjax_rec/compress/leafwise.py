@@ -106,8 +106,9 @@ def nodewise(
 
     Example:
         >>> import jax, jax.numpy as jnp
+        >>> from fedjax_rec import compress
         >>> from fedjax_rec.types import Now
-        >>> halves = nodewise(
+        >>> halves = compress.nodewise(
         ...     lambda node: (),
         ...     lambda key, memory, node, now: (memory, node / 2, ()),
         ...     lambda body, side, node, now: body * 2,
@@ -195,7 +196,8 @@ def leafwise(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> short = leafwise(
+        >>> from fedjax_rec import compress
+        >>> short = compress.leafwise(
         ...     lambda key, x, real: (x.astype(jnp.float16), ()),
         ...     lambda body, side, like: body.astype(like.dtype),
         ... )

@@ -44,6 +44,9 @@ def truncated_svd(rank: int) -> Compressor:
 
     Raises:
         ValueError: for rank < 1.
+
+    Example:
+        >>> uplink = compress.error_feedback(compress.truncated_svd(rank=2))
     """
     at_least("truncated_svd", "rank", rank, 1)
 
@@ -82,6 +85,9 @@ def power_sgd_one_shot(rank: int, iterations: int = 1) -> Compressor:
 
     Raises:
         ValueError: for rank or iterations < 1.
+
+    Example:
+        >>> uplink = compress.error_feedback(compress.power_sgd_one_shot(rank=2))
     """
     at_least("power_sgd_one_shot", "rank", rank, 1)
     at_least("power_sgd_one_shot", "iterations", iterations, 1)

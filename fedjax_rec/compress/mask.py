@@ -35,6 +35,11 @@ def masked() -> Compressor:
 
     Raises:
         ValueError: in a round, where a mask is of another shape than its node.
+
+    Example:
+        >>> eight_bits = compress.chain(compress.masked(), compress.stochastic_uniform(256))
+        >>> pruned = models.prunable(model)
+        >>> strategy = strategies.prune_fl(pruned, data.pointwise(4), uplink=eight_bits)
     """
 
     def kept(mask, path, node, rows=None):
@@ -110,8 +115,8 @@ def columns(fraction: float) -> Compressor:
     """Sends the k = ceil(fraction * D) columns of largest norm of every matrix and table.
 
     Contraction: |C(x) - x|^2 <= (1 - k/D) |x|^2, for each node; lossless where no more than k
-    columns differ from zero, as after `clients.submodel`. A matrix [n, D] costs 32 n k + D bits, a
-    table that for its touched rows, and their ids. Vectors and scalars are sent whole.
+    columns differ from zero, as after `strategies.submodel`. A matrix [n, D] costs 32 n k + D bits,
+    a table that for its touched rows, and their ids. Vectors and scalars are sent whole.
 
     Args:
         fraction: of the columns. It sets shapes, so it cannot be traced.
@@ -121,6 +126,9 @@ def columns(fraction: float) -> Compressor:
 
     Raises:
         ValueError: outside 0 < fraction <= 1.
+
+    Example:
+        >>> uplink = compress.error_feedback(compress.columns(0.25))
     """
     check_room("columns", "fraction", fraction)
 

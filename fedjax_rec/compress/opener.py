@@ -28,16 +28,19 @@ def opener(
         finite: refuse NaN and infinities.
 
     Returns:
-        open(data) -> `Packet`, for `compressor.decode(packet, like, now)`. It raises ValueError, in
-        one line, for bytes that no client sends.
+        open(data) -> `Packet`, for `compressor.decode(packet, like, now)`.
+
+    Raises:
+        ValueError: from `open`, in one line, for bytes that no client sends.
 
     Example:
         >>> import jax, jax.numpy as jnp
         >>> from fedjax_rec import compress, wire
         >>> from fedjax_rec.types import Now
         >>> part, update, now = compress.qsgd(7), jnp.arange(9.0), Now(jnp.int32(0), ())
-        >>> packet = part.encode(jax.random.key(0), part.init(update), update, now)[1]
-        >>> received = opener(part, update, now)(wire.to_bytes(packet))
+        >>> key, encode = jax.random.key(0), jax.jit(part.encode)
+        >>> packet = encode(key, part.init(update), update, now)[1]
+        >>> received = compress.opener(part, update, now)(wire.to_bytes(packet))
         >>> bool((received.body.symbols == packet.body.symbols).all())
         True
     """

@@ -51,6 +51,9 @@ def stochastic_uniform(levels: int = 16) -> Compressor:
 
     Raises:
         ValueError: unless 2 <= levels <= 65536.
+
+    Example:
+        >>> eight_bits = compress.stochastic_uniform(levels=256)
     """
     _grid("stochastic_uniform", levels, 2, SYMBOLS)
     top = levels - 1
@@ -94,6 +97,9 @@ def qsgd(levels: int) -> Compressor:
 
     Raises:
         ValueError: unless 1 <= levels <= 32767.
+
+    Example:
+        >>> four_bits = compress.qsgd(levels=7)
     """
     _grid("qsgd", levels, 1, (SYMBOLS - 1) // 2)
 
@@ -122,6 +128,9 @@ def qsgd_elias(levels: int | None = None) -> Compressor:
 
     Raises:
         ValueError: unless levels is None or 1 <= levels <= 65536.
+
+    Example:
+        >>> uplink = compress.qsgd_elias()
     """
     if levels is not None:
         _grid("qsgd_elias", levels, 1, SYMBOLS)
@@ -151,6 +160,9 @@ def natural() -> Compressor:
 
     Returns:
         A `Compressor` without memory.
+
+    Example:
+        >>> nine_bits = compress.natural()
     """
 
     def encode_leaf(key, x, real):

@@ -40,6 +40,9 @@ def random_k(fraction: float = 0.1, scaled: bool = True) -> Compressor:
 
     Raises:
         ValueError: outside 0 < fraction <= 1.
+
+    Example:
+        >>> uplink = compress.error_feedback(compress.random_k(0.1, scaled=False))
     """
     check_room("random_k", "fraction", fraction)
 
@@ -102,6 +105,9 @@ def random_mask(fraction: float = 0.1, scaled: bool = True) -> Compressor:
 
     Raises:
         ValueError: outside 0 < fraction <= 1.
+
+    Example:
+        >>> uplink = compress.random_mask(0.1)
     """
     check_fraction("random_mask", "fraction", fraction)
 

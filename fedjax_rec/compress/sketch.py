@@ -47,6 +47,9 @@ def count_sketch(rows: int = 5, columns: int = 1024, seed: int = 0) -> Compresso
 
     Raises:
         ValueError: for rows or columns < 1, and for no seed of 32 bits.
+
+    Example:
+        >>> uplink = compress.count_sketch(rows=5, columns=1024)
     """
     at_least("count_sketch", "rows", rows, 1)
     at_least("count_sketch", "columns", columns, 1)

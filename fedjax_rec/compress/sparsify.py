@@ -83,6 +83,9 @@ def warm_up_top_k(start: float = 0.25, end: float = 0.001, rounds: int = 4) -> C
 
     Raises:
         ValueError: outside 0 < end <= start <= 1 and for rounds < 1.
+
+    Example:
+        >>> uplink = compress.error_feedback(compress.warm_up_top_k(0.25, 0.01, rounds=10))
     """
     select.check_room("warm_up_top_k", "start", start)
     if not holds(end, lambda x: (x > 0) & (x <= start)):
@@ -107,6 +110,9 @@ def threshold(tau: float, at_most: float = 0.1) -> Compressor:
 
     Raises:
         ValueError: for tau < 0 and outside 0 < at_most <= 1.
+
+    Example:
+        >>> uplink = compress.error_feedback(compress.threshold(tau=1e-3, at_most=0.1))
     """
     at_least("threshold", "tau", tau, 0)
     select.check_room("threshold", "at_most", at_most)
@@ -133,6 +139,9 @@ def sparse_ternary(fraction: float = 0.01) -> Compressor:
 
     Raises:
         ValueError: as `top_k`.
+
+    Example:
+        >>> uplink = compress.error_feedback(compress.sparse_ternary(0.01))
     """
     return chain(top_k(fraction), scaled_sign())
 
@@ -183,6 +192,9 @@ def global_top_k(fraction: float = 0.01) -> Compressor:
 
     Raises:
         ValueError: as `top_k`.
+
+    Example:
+        >>> uplink = compress.error_feedback(compress.global_top_k(0.01))
     """
     select.check_room("global_top_k", "fraction", fraction)
     what = f"global_top_k(fraction={fraction})"
@@ -240,6 +252,9 @@ def top_k_per_row(k: int) -> Compressor:
 
     Raises:
         ValueError: for k < 1.
+
+    Example:
+        >>> uplink = compress.error_feedback(compress.top_k_per_row(4))
     """
     at_least("top_k_per_row", "k", k, 1)
 

@@ -39,6 +39,9 @@ def seeded_projection(rank: int, seed: int = 0) -> Compressor:
 
     Raises:
         ValueError: for rank < 1, and for no seed of 32 bits.
+
+    Example:
+        >>> uplink = compress.seeded_projection(rank=8, seed=7)
     """
     at_least("seeded_projection", "rank", rank, 1)
     check.seed("seeded_projection", seed)

@@ -36,6 +36,9 @@ def terngrad(clip: float | None = None) -> Compressor:
 
     Raises:
         ValueError: for clip <= 0.
+
+    Example:
+        >>> uplink = compress.terngrad(clip=2.5)
     """
     if clip is not None:
         positive("terngrad", "clip", clip)
@@ -66,6 +69,9 @@ def scaled_sign() -> Compressor:
 
     Returns:
         A `Compressor` without memory.
+
+    Example:
+        >>> one_bit = compress.error_feedback(compress.scaled_sign())
     """
 
     def encode_leaf(key, x, real):

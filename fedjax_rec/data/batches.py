@@ -59,7 +59,21 @@ def _user(data: ClientData, index: jax.Array):
 
 
 def pointwise(negatives: int = 4) -> Batches:
-    """Each interaction with label 1, and `negatives` drawn items with label 0 beside it."""
+    """Each interaction with label 1, and `negatives` drawn items with label 0 beside it.
+
+    Args:
+        negatives: of an interaction, outside the user's items, see `pack(negatives=)`.
+
+    Returns:
+        `Batches` of `items` int32[B], `labels` float32[B] and, where clients hold several users,
+        `users` int32[B].
+
+    Raises:
+        ValueError: for negatives < 0.
+
+    Example:
+        >>> strategy = strategies.fedavg(model, data.pointwise(4))
+    """
     at_least("pointwise", "negatives", negatives, 0)
 
     def count(data):
@@ -81,7 +95,22 @@ def pointwise(negatives: int = 4) -> Batches:
 
 
 def pairwise(negatives: int = 1) -> Batches:
-    """items [B, 2]: an interaction and a drawn item, for BPR; `negatives` pairs an interaction."""
+    """An interaction and a drawn item, for BPR.
+
+    Args:
+        negatives: pairs of an interaction.
+
+    Returns:
+        `Batches` of `items` int32[B, 2], the interaction's item first, and the other fields of
+        `pointwise`.
+
+    Raises:
+        ValueError: for negatives < 1.
+
+    Example:
+        >>> ranked = models.fedmf(num_items, objective=models.bpr())
+        >>> strategy = strategies.fedavg(ranked, data.pairwise())
+    """
     at_least("pairwise", "negatives", negatives, 1)
 
     def count(data):
@@ -99,7 +128,15 @@ def pairwise(negatives: int = 1) -> Batches:
 
 
 def ratings() -> Batches:
-    """Each interaction with its rating as label, and no negatives."""
+    """Each interaction with its rating as label, and no negatives.
+
+    Raises:
+        ValueError: in the round, where the data have no ratings.
+
+    Example:
+        >>> rated = models.fedmf(num_items, objective=models.squared_error())
+        >>> strategy = strategies.fedavg(rated, data.ratings())
+    """
 
     def draw(seed, data, q):
         if data.store.labels is None:

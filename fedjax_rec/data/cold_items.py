@@ -16,17 +16,35 @@ from .splits import TEST, TRAIN, Split, Splitter, holding_out
 def cold_items(fraction: float = 0.2, split: Splitter | None = None, seed: int = 0) -> Splitter:
     """Hold a random `fraction` of the items out of training, and validate and test on them alone.
 
-    What `split` (leave_one_out()) trains on of them becomes UNUSED, as do validation and test rows
-    of other items. `Split.absent` tells which they are.
+    What `split` trains on of them becomes UNUSED, as do validation and test rows of other items.
+    `Split.absent` tells which they are.
+
+    Args:
+        fraction: of all items.
+        split: which rows train, validate and test before; default `leave_one_out()`.
+        seed: of the draw.
 
     Raises:
-        ValueError: where no row is left to train or test on.
+        ValueError: outside 0 < fraction < 1, for no seed of 32 bits, and where no row is left to
+            train or test on.
+
+    Example:
+        >>> split = data.cold_items(0.2)(interactions)
     """
     return _splitter("cold_items", fraction, split, seed, tests_cold=True)
 
 
 def warm_items(fraction: float = 0.2, split: Splitter | None = None, seed: int = 0) -> Splitter:
-    """The training rows of `cold_items`, with validation and tests on the items that are left."""
+    """The training rows of `cold_items`, with validation and tests on the items that are left.
+
+    Arguments that are not named here are those of `cold_items`.
+
+    Raises:
+        ValueError: as `cold_items`.
+
+    Example:
+        >>> split = data.warm_items(0.2)(interactions)
+    """
     return _splitter("warm_items", fraction, split, seed, tests_cold=False)
 
 

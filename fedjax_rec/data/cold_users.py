@@ -18,20 +18,38 @@ from .splits import TEST, TRAIN, UNUSED, VALIDATION, Split, Splitter, holding_ou
 
 
 def cold_users(fraction: float = 0.1, split: Splitter | None = None, seed: int = 0) -> Splitter:
-    """Hold a random `fraction` of the users with test rows under `split` (leave_one_out()) out of
-    training, and validate and test on them alone.
+    """Hold a random `fraction` of the users with test rows out of training, and validate and test
+    on them alone.
 
     What `split` trains on of them becomes UNUSED, as do validation and test rows of other users.
     `is_cold` tells which they are.
 
+    Args:
+        fraction: of the users with test rows under `split`.
+        split: which rows train, validate and test before; default `leave_one_out()`.
+        seed: of the draw.
+
     Raises:
-        ValueError: where no user is left on either side.
+        ValueError: outside 0 < fraction < 1, for no seed of 32 bits, and where no user is left on
+            either side.
+
+    Example:
+        >>> split = data.cold_users(0.2)(interactions)
     """
     return _splitter("cold_users", fraction, split, seed, tests_cold=True)
 
 
 def warm_users(fraction: float = 0.1, split: Splitter | None = None, seed: int = 0) -> Splitter:
-    """The training rows of `cold_users`, with validation and tests on the users that are left."""
+    """The training rows of `cold_users`, with validation and tests on the users that are left.
+
+    Arguments that are not named here are those of `cold_users`.
+
+    Raises:
+        ValueError: as `cold_users`.
+
+    Example:
+        >>> split = data.warm_users(0.2)(interactions)
+    """
     return _splitter("warm_users", fraction, split, seed, tests_cold=False)
 
 

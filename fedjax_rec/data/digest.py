@@ -20,8 +20,19 @@ CATALOGUE, ROWS = "catalogue of users and items", "data set"  # as messages call
 
 
 def digests(split: Split, partition: Partition) -> dict[str, str]:
-    """By `CATALOGUE`, the ids of users and items, in order, to whom rows of tables and the state of
-    clients belong; by `ROWS`, these, every interaction with its part, and the clients."""
+    """Which data a run is made of, in twelve hexadecimal digits each.
+
+    Args:
+        split: what trains and tests.
+        partition: who holds whom.
+
+    Returns:
+        By `CATALOGUE`, the ids of users and items, in order, to whom rows of tables and the state
+        of clients belong; by `ROWS`, these, every interaction with its part, and the clients.
+
+    Example:
+        >>> told = data.digests(split, data.by_user()(split))
+    """
     data = split.interactions
     names = {"users": data.user_names, "items": data.item_names}
     rows = {
@@ -32,8 +43,18 @@ def digests(split: Split, partition: Partition) -> dict[str, str]:
 
 
 def digests_of_examples(found: Examples) -> dict[str, str]:
-    """The same of labelled examples, whose rows and clients have numbers and no names: `CATALOGUE`
-    tells how many there are and what the fields are called."""
+    """`digests` of labelled examples, whose rows and clients have numbers and no names.
+
+    Args:
+        found: the record.
+
+    Returns:
+        By `CATALOGUE`, how many rows and clients there are and what the fields are called; by
+        `ROWS`, everything.
+
+    Example:
+        >>> told = data.digests_of_examples(clicks)
+    """
     sizes = np.array([found.num_rows, found.num_clients])
     kinds = {f"field {name}": np.array(x.shape[1:]) for name, x in found.fields.items()}
     fields = {f"field {name}": x for name, x in found.fields.items()}

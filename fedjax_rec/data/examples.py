@@ -129,7 +129,11 @@ class HeldOut:
 
 def examples() -> Batches:
     """Each example of an `ExampleStore` as it is: every field, of which those of integers may be
-    ids of table rows."""
+    ids of table rows.
+
+    Example:
+        >>> strategy = strategies.fedavg(click_model, data.examples())
+    """
 
     def draw(seed, data, q):
         index = data.start + q.astype(jnp.int32)
@@ -141,11 +145,18 @@ def examples() -> Batches:
 def pack_examples(found: Examples) -> Dataset:
     """`found` on the device.
 
-    `members` is one more than the largest `users` where there is such a field (the user's index
-    inside its client), else 1.
+    Args:
+        found: the record.
+
+    Returns:
+        A `Dataset` whose `members` is one more than the largest `users` where there is such a field
+        (the user's index inside its client), else 1.
 
     Raises:
         ValueError: where nothing is left to train on.
+
+    Example:
+        >>> dataset = data.pack_examples(clicks)
     """
     train = _part(found, TRAIN)
     if not len(train):
@@ -165,7 +176,17 @@ def pack_examples(found: Examples) -> Dataset:
 
 
 def describe_examples(found: Examples) -> dict[str, Any]:
-    """Sizes, the share of ones among the labels, examples a client, and the fields."""
+    """Sizes, the share of ones among the labels, examples a client, and the fields.
+
+    Args:
+        found: the record.
+
+    Returns:
+        Plain numbers and texts by name, ready for JSON.
+
+    Example:
+        >>> told = data.describe_examples(clicks)
+    """
     count = np.bincount(found.client, minlength=found.num_clients)
     return {
         "name": found.name,

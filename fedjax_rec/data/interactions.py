@@ -60,16 +60,26 @@ def from_arrays(
     user_features: pl.DataFrame | None = None,
     item_features: pl.DataFrame | None = None,
 ) -> Interactions:
-    """Interactions from columns of equal length n, in any order and with any ids (integers or
-    text, see `data.ids`).
+    """Interactions from columns of equal length n, in any order and with any ids.
 
-    `times`, numbers or datetime64, None means that the rows come in time order. Features carry the
-    original ids in a column `user_id` (`item_id`); users and items without interactions are left
-    out, those without features get nulls; `describe` says how many have some.
+    Users and items without interactions are left out, those without features get nulls; `describe`
+    says how many have some.
+
+    Args:
+        name: what tables and errors call the data.
+        users: [n], integers or text, see `data.ids`.
+        items: [n], likewise.
+        times: [n], numbers or datetime64; None says that the rows come in time order.
+        ratings: [n], numbers; None for implicit feedback.
+        user_features: a frame with the original ids in a column `user_id`.
+        item_features: a frame with the original ids in a column `item_id`.
 
     Raises:
         ValueError: on unequal lengths, missing ids, times or ratings, no rows, an id described
             twice, or features that describe none of the ids.
+
+    Example:
+        >>> found = data.from_arrays("mine", ["ann", "ann", "bob"], [7, 9, 7], times=[1, 2, 1])
     """
     if len(users) == 0:
         raise ValueError(f"'{name}' has no interactions; give at least one.")
@@ -139,8 +149,16 @@ def k_core(interactions: Interactions, users: int = 5, items: int = 5) -> Intera
     the bipartite graph); the fixed point does not depend on the order. Repeated pairs count as
     often as they occur.
 
+    Args:
+        interactions: what is filtered.
+        users: least interactions of a user, 0 for any.
+        items: least interactions of an item, 0 for any.
+
     Raises:
-        ValueError: when nothing is left.
+        ValueError: for bounds below 0, and when nothing is left.
+
+    Example:
+        >>> dense = data.k_core(interactions, users=3, items=2)
     """
     if users < 0 or items < 0:
         raise ValueError(f"k_core(users={users}, items={items}) takes counts; use values >= 0.")
@@ -170,6 +188,16 @@ def implicit(interactions: Interactions, above: float = 0.0) -> Interactions:
     Data without ratings passes. Of a repeated (user, item) pair only the earliest row stays:
     implicit feedback is a set, and a second row of the same pair could put a training item into the
     test part.
+
+    Args:
+        interactions: what is filtered.
+        above: the rating that does not count yet.
+
+    Raises:
+        ValueError: where no rating is above.
+
+    Example:
+        >>> liked = data.implicit(interactions, above=3.0)
     """
     keep = np.ones(len(interactions), bool)
     if interactions.ratings is not None:
@@ -188,7 +216,14 @@ def implicit(interactions: Interactions, above: float = 0.0) -> Interactions:
 
 def latest_of_pairs(interactions: Interactions) -> Interactions:
     """Of a repeated (user, item) pair the latest row alone: a rating that was changed counts as it
-    is now, and no pair is both in the training and in the test part."""
+    is now, and no pair is both in the training and in the test part.
+
+    Args:
+        interactions: what is filtered.
+
+    Example:
+        >>> final = data.latest_of_pairs(interactions)
+    """
     rows = np.arange(len(interactions))[::-1]
     keep = np.zeros(len(interactions), bool)
     keep[rows[_first_of_pairs(interactions, rows)]] = True
@@ -204,6 +239,15 @@ def _first_of_pairs(interactions: Interactions, rows: np.ndarray) -> np.ndarray:
 def describe(interactions: Interactions) -> dict[str, Any]:
     """Sizes, density (distinct rows / users * items), interactions a user, time range, kind of
     ratings, features.
+
+    Args:
+        interactions: what is described.
+
+    Returns:
+        Plain numbers and texts by name, ready for JSON.
+
+    Example:
+        >>> told = data.describe(interactions)
     """
     counts = np.bincount(interactions.users, minlength=interactions.num_users)
     n, cells = len(interactions), interactions.num_users * interactions.num_items

@@ -33,7 +33,11 @@ Partitioner = Callable[[Split], Partition]
 
 
 def by_user() -> Partitioner:
-    """Each user is a client, in the order of the dense ids."""
+    """Each user is a client, in the order of the dense ids.
+
+    Example:
+        >>> partition = data.by_user()(split)
+    """
 
     def partition(split: Split) -> Partition:
         size = split.interactions.num_users
@@ -49,8 +53,15 @@ def by_hash(num_clients: int, seed: int = 0) -> Partitioner:
     CRC-32 of the id, mixed with the seed by splitmix64 (Steele et al. 2014). A client that got no
     user takes one from the largest.
 
+    Args:
+        num_clients: at most the users there are.
+        seed: of the hash.
+
     Raises:
-        ValueError: with more clients than users.
+        ValueError: for no client, with more clients than users, and for no seed of 32 bits.
+
+    Example:
+        >>> partition = data.by_hash(num_clients=4)(split)
     """
     _check_clients("by_hash", num_clients)
     check.seed("by_hash", seed)
@@ -69,8 +80,14 @@ def by_attribute(column: str) -> Partitioner:
     """One client for each value of a user feature, in sorted order; users without a value share the
     last client.
 
+    Args:
+        column: of the user features, such as "occupation".
+
     Raises:
-        ValueError: naming the columns there are.
+        ValueError: naming the columns there are, where `column` is none of them.
+
+    Example:
+        >>> partitioner = data.by_attribute("occupation")
     """
 
     def partition(split: Split) -> Partition:
@@ -83,14 +100,24 @@ def by_attribute(column: str) -> Partitioner:
 def dirichlet(
     num_clients: int, alpha: float, column: str | None = None, seed: int = 0
 ) -> Partitioner:
-    """Skewed groups: small `alpha` concentrates users on few clients, large makes them even.
+    """Skewed groups: client c gets the share p_v[c] of the users with label v, p_v ~ Dir(alpha).
 
-    With `column` (a user feature) the skew is in its labels, without it in the number of users. A
-    client that got no user takes one from the largest. An infinite `alpha` is the limit, where
-    shares are equal.
+    A client that got no user takes one from the largest.
+
+    Args:
+        num_clients: at most the users there are.
+        alpha: small concentrates users on few clients, large makes them even; infinity is the
+            limit, where shares are equal.
+        column: the user feature that has the labels; None for one label, where the skew is in the
+            number of users.
+        seed: of the draw.
 
     Raises:
-        ValueError: with more clients than users, or alpha <= 0.
+        ValueError: for no client, with more clients than users, alpha <= 0, a column that is not
+            there, and for no seed of 32 bits.
+
+    Example:
+        >>> partition = data.dirichlet(num_clients=4, alpha=0.5)(split)
     """
     _check_clients("dirichlet", num_clients)
     check.seed("dirichlet", seed)

@@ -25,21 +25,29 @@ def sequences(
     each: bool = False,
     exclude: bool = True,
 ) -> Batches:
-    """`inputs`, `targets` int32[B, L] and `real` float32[B, L], 1 where there is an input and its
-    target; `negatives` int32[B, n], or [B, L, n] with `each`; `users` where a client holds several.
+    """What the next item is after each of L items of a user: one example a user.
 
     Args:
         length: `L`.
+        negatives: `n`. Those of an example serve all of its places, and losses let the examples of
+            a batch share theirs.
         window: `last`, the user's last items; or `random`, by the round's seed, such that each item
             is in the window at least as often as in the mean (the last ones are more often).
-        negatives: `n`. Those of an example serve all of its places, and losses let the examples of
-            a batch share theirs; with `each` every place has n of its own, as in the paper of
-            SASRec.
+        each: every place has n negatives of its own, as in the paper of SASRec.
         exclude: draw them outside the user's items, see `pack(negatives=)`; else from all items.
-            Users with one training item have no example.
+
+    Returns:
+        `Batches` of `inputs`, `targets` int32[B, L] and `real` float32[B, L], 1 where there is an
+        input and its target; `negatives` int32[B, n], or [B, L, n] with `each`; `users` where a
+        client holds several. Users with one training item have no example.
 
     Raises:
-        ValueError: for length < 1 or an unknown window.
+        ValueError: for length < 1, negatives < 0, an unknown window and, in the round, for data
+            that do not say where a user's interactions lie.
+
+    Example:
+        >>> batches = data.sequences(length=10, negatives=8)
+        >>> strategy = strategies.fedavg(models.sasrec(num_items, width=8, length=10), batches)
     """
     at_least("sequences", "length", length, 1)
     at_least("sequences", "negatives", negatives, 0)

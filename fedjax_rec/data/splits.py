@@ -52,7 +52,10 @@ def leave_one_out(ties: str = "last") -> Splitter:
             "first".
 
     Raises:
-        ValueError: for a user with fewer than 3.
+        ValueError: for other `ties`, and for a user with fewer than 3.
+
+    Example:
+        >>> split = data.leave_one_out()(interactions)
     """
     one_of("leave_one_out", "ties", ties, TIES)
 
@@ -81,8 +84,16 @@ def global_time(validation: float = 0.1, test: float = 0.1) -> Splitter:
     Rows of equal time stay together, so the shares are met up to ties. Users who came late have no
     training rows.
 
+    Args:
+        validation: share of all rows, 0 for none.
+        test: share of all rows, 0 for none.
+
     Raises:
-        ValueError: when ties leave a part empty (as when times are positions in short histories).
+        ValueError: for shares below 0 or that sum to 1 or more, and when ties leave a part empty
+            (as when times are positions in short histories).
+
+    Example:
+        >>> split = data.global_time(validation=0.1, test=0.2)(interactions)
     """
     _check_shares("global_time", validation, test)
 
@@ -112,7 +123,19 @@ def global_time(validation: float = 0.1, test: float = 0.1) -> Splitter:
 
 
 def ratio(validation: float = 0.1, test: float = 0.1, seed: int = 0) -> Splitter:
-    """A random share of each user's interactions, by `seed`; sizes as in `temporal_ratio`."""
+    """A random share of each user's interactions tests, another validates, the rest trains.
+
+    Arguments that are not named here are those of `temporal_ratio`, as are the sizes.
+
+    Args:
+        seed: of the draw.
+
+    Raises:
+        ValueError: for shares below 0 or that sum to 1 or more, and for no seed of 32 bits.
+
+    Example:
+        >>> split = data.ratio(validation=0.1, test=0.2)(interactions)
+    """
     _check_shares("ratio", validation, test)
     check.seed("ratio", seed)
 
@@ -130,7 +153,18 @@ def temporal_ratio(validation: float = 0.1, test: float = 0.1, ties: str = "last
     """The latest share of each user's interactions tests, the share before it validates.
 
     Of n rows floor(n * share) go to a part. A part that would get none takes one row, the test
-    first, as long as training keeps one (RecBole's rule). ties: as in `leave_one_out`.
+    first, as long as training keeps one (RecBole's rule).
+
+    Args:
+        validation: share of a user's rows, 0 for none.
+        test: share of a user's rows, 0 for none.
+        ties: as in `leave_one_out`.
+
+    Raises:
+        ValueError: for shares below 0 or that sum to 1 or more, and for other `ties`.
+
+    Example:
+        >>> split = data.temporal_ratio(validation=0.1, test=0.2)(interactions)
     """
     _check_shares("temporal_ratio", validation, test)
     one_of("temporal_ratio", "ties", ties, TIES)
@@ -185,7 +219,14 @@ def _places(interactions: Interactions, ties: str = "last") -> np.ndarray:
 
 
 def tied_ends(interactions: Interactions) -> int:
-    """How many users have their last two interactions at the same moment."""
+    """How many users have their last two interactions at the same moment.
+
+    Args:
+        interactions: what is looked at.
+
+    Example:
+        >>> count = data.tied_ends(interactions)
+    """
     start = offsets(interactions)
     last = start[1:][np.diff(start) > 1] - 1
     return int((interactions.times[last] == interactions.times[last - 1]).sum())

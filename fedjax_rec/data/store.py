@@ -121,14 +121,20 @@ def pack(
     """`split` on the device.
 
     Args:
+        split: what trains, validates and tests.
         partition: users over clients; default one client a user.
         negatives: the policy for training negatives, one of `paper`, `train`, `symmetric`.
         evaluation_negatives: fixed uniform negatives per user and part for sampled evaluation;
             those of validation and test are distinct. 0 for none.
+        seed: of these negatives.
         history: items of each user's history that cases hold for models that read it.
 
     Raises:
-        ValueError: for an unknown policy, or where a user is left without negatives.
+        ValueError: for an unknown policy, where nothing is left to train on, or where a user has
+            no negatives left, or fewer than `evaluation_negatives` a part.
+
+    Example:
+        >>> dataset = data.pack(split, data.by_hash(4)(split), evaluation_negatives=0)
     """
     one_of("pack", "negatives", negatives, POLICIES)
     at_least("pack", "evaluation_negatives", evaluation_negatives, 0)

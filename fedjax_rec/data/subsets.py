@@ -29,9 +29,14 @@ def part_of(batches: Batches, part: int, of: int) -> Batches:
     Args:
         batches: what reads `data.start`, `data.length` and the arrays of `data.store` by index, as
             all of this room do.
+        part: p, from 0.
+        of: m.
 
     Raises:
         ValueError: unless 0 <= part < of.
+
+    Example:
+        >>> third = data.part_of(data.pointwise(4), part=2, of=3)
     """
     at_least("part_of", "of", of, 1)
     if not 0 <= part < of:
@@ -57,12 +62,26 @@ def part_of(batches: Batches, part: int, of: int) -> Batches:
 
 
 def support(batches: Batches) -> Batches:
-    """Every other interaction, from the first: what private parameters are fitted to."""
+    """Every other interaction, from the first: what private parameters are fitted to.
+
+    Args:
+        batches: as in `part_of`.
+
+    Example:
+        >>> half = data.support(data.pointwise(4))
+    """
     return part_of(batches, 0, 2)
 
 
 def query(batches: Batches) -> Batches:
-    """The other half: a client of one interaction has none."""
+    """The half that `support` leaves: a client of one interaction has none.
+
+    Args:
+        batches: as in `part_of`.
+
+    Example:
+        >>> half = data.query(data.pointwise(4))
+    """
     return part_of(batches, 1, 2)
 
 

@@ -18,7 +18,11 @@ Floats = NDArray[np.float64]
 
 
 def mean_and_interval(values: Any, level: float = 0.95) -> dict[str, float]:
-    """Mean over users with a normal confidence interval.
+    """Mean over users with a normal confidence interval, mean +- z s / sqrt(n).
+
+    Args:
+        values: float[N], one value per user, NaN for none.
+        level: of the interval.
 
     Returns:
         `mean`, `low`, `high`, `users`; low and high are NaN for fewer than two users, and mean for
@@ -26,6 +30,11 @@ def mean_and_interval(values: Any, level: float = 0.95) -> dict[str, float]:
 
     Raises:
         ValueError: level is not strictly between 0 and 1.
+
+    Example:
+        >>> told = evaluate.mean_and_interval([0.1, 0.4, float("nan"), 0.7])
+        >>> told["users"]
+        3.0
     """
     known = _known("mean_and_interval", values)
     _check_share("mean_and_interval", "level", level)
@@ -40,8 +49,16 @@ def mean_and_interval(values: Any, level: float = 0.95) -> dict[str, float]:
 def quantiles(values: Any, q: Sequence[float] = (0.1, 0.25, 0.5, 0.75, 0.9)) -> dict[str, float]:
     """Quantiles over users, keyed by percentile: `{"p10": ..., "p50": ...}`.
 
+    Args:
+        values: float[N], one value per user, NaN for none.
+        q: shares of users, each from 0 to 1.
+
     Raises:
         ValueError: an entry of q is outside 0..1.
+
+    Example:
+        >>> evaluate.quantiles([0.0, 0.5, 1.0], q=[0.5])
+        {'p50': 0.5}
     """
     known = _known("quantiles", values)
     for level in q:
@@ -70,15 +87,28 @@ def by_activity(values: Any, counts: Any, groups: int = 4) -> dict[str, dict[str
 
     Raises:
         ValueError: lengths differ, or there are fewer users than groups.
+
+    Example:
+        >>> found = evaluate.by_activity([0.1, 0.2, 0.4, 0.5], [3, 9, 20, 50], groups=2)
+        >>> found["q2"]["low"]
+        20.0
     """
     return _grouped("by_activity", values, "counts", np.asarray(counts, np.float64), groups)
 
 
 def worst_share(values: Any, share: float = 0.1) -> float:
-    """Mean over the worst-served share of users (the worst decile by default, at least one user).
+    """Mean over the worst-served share of users, at least one of them.
+
+    Args:
+        values: float[N], one value per user, NaN for none.
+        share: of the users that have a value; default the worst decile.
 
     Raises:
         ValueError: share is not strictly between 0 and 1.
+
+    Example:
+        >>> evaluate.worst_share([0.25, 0.5, 1.0, 1.0], share=0.25)
+        0.25
     """
     known = np.sort(_known("worst_share", values))
     _check_share("worst_share", "share", share)

@@ -29,7 +29,14 @@ _BLOCK = 256
 
 def labelled() -> Protocol:
     """What `evaluate_examples` gives: `auc`, `log_loss` and `accuracy` of each client, and over all
-    of them `auc`, `gauc`, `log_loss` and `accuracy`, of which the first chooses the best round."""
+    of them `auc`, `gauc`, `log_loss` and `accuracy`, of which the first chooses the best round.
+
+    Raises:
+        ValueError: when it is asked to measure a case, which is no labelled example.
+
+    Example:
+        >>> protocol = evaluate.labelled()
+    """
 
     def refuse(*_):
         raise ValueError("labelled(): examples are no cases; measure with evaluate_examples.")
@@ -39,8 +46,20 @@ def labelled() -> Protocol:
 
 
 def auc_of_all(scores: Float[Array, " n"], labels: Shaped[Array, " n"]) -> Float32[Array, ""]:
-    """float32[] AUC of scores float[n] for labels [n], 0 or 1; NaN without both. NaN scores count
-    as the smallest."""
+    """P(z+ > z-) + P(z+ = z-) / 2 over all pairs of a positive and a negative example, float32[].
+
+    Args:
+        scores: z, float[n]; NaN counts as the smallest.
+        labels: [n], 0 or 1.
+
+    Returns:
+        The AUC, NaN where one of the labels does not occur.
+
+    Example:
+        >>> scores, labels = jnp.array([0.1, 0.9, 0.4, 0.2]), jnp.array([0, 1, 0, 1])
+        >>> float(jax.jit(evaluate.auc_of_all)(scores, labels))
+        0.75
+    """
     _, positive, beaten = _beaten(scores, labels, jnp.zeros(scores.shape, jnp.int32))
     ones = positive.sum()
     pairs = 2.0 * (positive.shape[0] - ones)
@@ -50,7 +69,23 @@ def auc_of_all(scores: Float[Array, " n"], labels: Shaped[Array, " n"]) -> Float
 def auc_by_group(
     scores: Float[Array, " n"], labels: Shaped[Array, " n"], groups: Int32[Array, " n"], count: int
 ) -> Float32[Array, " {count}"]:
-    """float32[count] AUC within each group, groups int32[n] in 0..count-1; NaN without both."""
+    """`auc_of_all` within each group, float32[count].
+
+    Args:
+        scores: z, float[n]; NaN counts as the smallest.
+        labels: [n], 0 or 1.
+        groups: int32[n] in 0..count-1.
+        count: how many groups there are.
+
+    Returns:
+        The AUC of each group, NaN where one of the labels does not occur.
+
+    Example:
+        >>> scores, labels = jnp.array([0.1, 0.9, 0.4, 0.2]), jnp.array([0, 1, 0, 1])
+        >>> by_group = jax.jit(evaluate.auc_by_group, static_argnums=3)
+        >>> by_group(scores, labels, jnp.array([0, 0, 1, 1]), 2).tolist()
+        [1.0, 0.0]
+    """
     group, positive, beaten = _beaten(scores, labels, groups)
     per_group = lambda x: jax.ops.segment_sum(x, group, count, indices_are_sorted=True)
     ones = per_group(positive)
@@ -99,14 +134,20 @@ def _total_by(x: jax.Array, group: jax.Array, count: int) -> jax.Array:
 
 
 def predict_examples(model: Model, shared, private, held, tiles_per_chunk: int = 32) -> jax.Array:
-    """float32[n]: the logits of `held`, a `data.HeldOut`, of which each example is predicted with
-    the private part of its client. Tiles of `T` examples of one client go through in chunks.
+    """float32[n]: the logits of `held`, each example predicted with the private part of its client.
 
     Args:
+        model: one with `predict`.
+        shared: the server's pytree.
         private: leaves [N, ...].
+        held: a `data.HeldOut`, which cannot be traced.
+        tiles_per_chunk: tiles of `T` examples of one client that go through at once.
 
     Raises:
-        ValueError: for a model without `predict`.
+        ValueError: for a model without `predict`, and for tiles_per_chunk < 1.
+
+    Example:
+        >>> logits = evaluate.predict_examples(click_model, *click_parameters, clicked.test)
     """
     at_least("predict_examples", "tiles_per_chunk", tiles_per_chunk, 1)
     if model.predict is None:
@@ -144,8 +185,20 @@ def predict_examples(model: Model, shared, private, held, tiles_per_chunk: int =
 def evaluate_examples(
     model: Model, shared: PyTree, private: PyTree, held, tiles_per_chunk: int = 32
 ) -> tuple[jax.Array, jax.Array]:
-    """(float32[K, 3] of each client, float32[4] over all): the numbers that `labelled` names, of
-    the aggregated model with each client's private part."""
+    """The numbers that `labelled` names, of the aggregated model with each client's private part.
+
+    Arguments that are not named here are those of `predict_examples`.
+
+    Returns:
+        (float32[K, 3] of each client, float32[4] over all).
+
+    Raises:
+        ValueError: as `predict_examples`.
+
+    Example:
+        >>> measure = partial(evaluate.evaluate_examples, click_model, held=clicked.test)
+        >>> each, whole = jax.jit(measure)(*click_parameters)
+    """
     logits = predict_examples(model, shared, private, held, tiles_per_chunk)
     return measures(logits, held)
 

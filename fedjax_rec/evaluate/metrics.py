@@ -57,7 +57,17 @@ class Metric:
 
 
 def hit_ratio(k: int) -> Metric:
-    """HR@k: 1 if any relevant item is among the first k, else 0."""
+    """HR@k: 1 if any relevant item is among the first k, else 0.
+
+    Args:
+        k: places from the top, at least 1.
+
+    Raises:
+        ValueError: where k is no integer of 1 or more.
+
+    Example:
+        >>> protocol = evaluate.full_catalogue([evaluate.hit_ratio(10)], num_items)
+    """
     k = _cutoff("hit_ratio", k)
 
     def compute(ranks: Ranked, candidates: One, ties: Ranked) -> Float32[Array, ""]:
@@ -67,7 +77,17 @@ def hit_ratio(k: int) -> Metric:
 
 
 def recall(k: int) -> Metric:
-    """Recall@k: the share of the relevant items that are among the first k."""
+    """Recall@k: the share of the relevant items that are among the first k.
+
+    Args:
+        k: as in `hit_ratio`.
+
+    Raises:
+        ValueError: as `hit_ratio`.
+
+    Example:
+        >>> protocol = evaluate.full_catalogue([evaluate.recall(10)], num_items)
+    """
     k = _cutoff("recall", k)
 
     def compute(ranks: Ranked, candidates: One, ties: Ranked) -> Float32[Array, ""]:
@@ -77,7 +97,17 @@ def recall(k: int) -> Metric:
 
 
 def precision(k: int) -> Metric:
-    """Precision@k: the share of the first k places that hold a relevant item."""
+    """Precision@k: the share of the first k places that hold a relevant item.
+
+    Args:
+        k: as in `hit_ratio`.
+
+    Raises:
+        ValueError: as `hit_ratio`.
+
+    Example:
+        >>> protocol = evaluate.full_catalogue([evaluate.precision(10)], num_items)
+    """
     k = _cutoff("precision", k)
 
     def compute(ranks: Ranked, candidates: One, ties: Ranked) -> Float32[Array, ""]:
@@ -87,7 +117,17 @@ def precision(k: int) -> Metric:
 
 
 def mrr(k: int | None = None) -> Metric:
-    """Reciprocal rank of the first relevant item, 0 where it lies beyond k."""
+    """Reciprocal rank of the first relevant item, 0 where it lies beyond k.
+
+    Args:
+        k: as in `hit_ratio`; None for all places.
+
+    Raises:
+        ValueError: as `hit_ratio`.
+
+    Example:
+        >>> protocol = evaluate.full_catalogue([evaluate.mrr()], num_items)
+    """
     k = None if k is None else _cutoff("mrr", k)
 
     def compute(ranks: Ranked, candidates: One, ties: Ranked) -> Float32[Array, ""]:
@@ -98,7 +138,17 @@ def mrr(k: int | None = None) -> Metric:
 
 
 def mean_average_precision(k: int | None = None) -> Metric:
-    """AP@k of one user (MAP once averaged), divided by the number of relevant items."""
+    """AP@k of one user (MAP once averaged), divided by the number of relevant items.
+
+    Args:
+        k: as in `hit_ratio`; None for all places.
+
+    Raises:
+        ValueError: as `hit_ratio`.
+
+    Example:
+        >>> protocol = evaluate.full_catalogue([evaluate.mean_average_precision(10)], num_items)
+    """
     k = None if k is None else _cutoff("mean_average_precision", k)
 
     def compute(ranks: Ranked, candidates: One, ties: Ranked) -> Float32[Array, ""]:
@@ -113,7 +163,17 @@ def mean_average_precision(k: int | None = None) -> Metric:
 
 
 def ndcg(k: int) -> Metric:
-    """NDCG@k with binary gains and the log2 discount; ln 2 / ln(1 + rank) for one item."""
+    """NDCG@k with binary gains and the log2 discount; ln 2 / ln(1 + rank) for one item.
+
+    Args:
+        k: as in `hit_ratio`.
+
+    Raises:
+        ValueError: as `hit_ratio`.
+
+    Example:
+        >>> protocol = evaluate.full_catalogue([evaluate.ndcg(10)], num_items)
+    """
     k = _cutoff("ndcg", k)
 
     def compute(ranks: Ranked, candidates: One, ties: Ranked) -> Float32[Array, ""]:
@@ -127,7 +187,11 @@ def ndcg(k: int) -> Metric:
 
 
 def auc() -> Metric:
-    """AUC: the share of (relevant, other) pairs with the relevant item ahead, ties counted half."""
+    """AUC: the share of (relevant, other) pairs with the relevant item ahead, ties counted half.
+
+    Example:
+        >>> protocol = evaluate.full_catalogue([evaluate.auc()], num_items)
+    """
 
     def compute(ranks: Ranked, candidates: One, ties: Ranked) -> Float32[Array, ""]:
         relevant = _relevant(ranks)
@@ -143,10 +207,15 @@ def auc() -> Metric:
 def metrics(names: Iterable[str]) -> list[Metric]:
     """Metrics from names such as `["hr@10", "ndcg@10", "mrr", "auc"]`.
 
-    `hr`, `ndcg`, `recall` and `precision` need `@k`; `mrr` and `map` may have it; `auc` has none.
+    Args:
+        names: `hr`, `ndcg`, `recall` and `precision` need `@k`; `mrr` and `map` may have it; `auc`
+            has none.
 
     Raises:
         ValueError: a name is unknown, lacks its `@k`, has one it should not, or k is below 1.
+
+    Example:
+        >>> protocol = evaluate.full_catalogue(evaluate.metrics(["hr@10", "ndcg@10"]), num_items)
     """
     if isinstance(names, str):
         raise ValueError(f"metrics(names={names!r}) is one string; use a list: [{names!r}].")
@@ -156,7 +225,20 @@ def metrics(names: Iterable[str]) -> list[Metric]:
 def evaluate_user(
     chosen: Sequence[Metric], ranks: Ranked, candidates: One, ties: Ranked
 ) -> Float32[Array, " M"]:
-    """float32[M]: the M chosen metrics of one user; NaN for a user without relevant items."""
+    """float32[M]: the M chosen metrics of one user; NaN for a user without relevant items.
+
+    Args:
+        chosen: M metrics.
+        ranks: int32[R], as of `Ranks`, with 0 for padding.
+        candidates: int32[], how many items were ranked.
+        ties: int32[R], items that are not relevant and tie with each.
+
+    Example:
+        >>> found = evaluate.ranks(jnp.array([0.3, 0.9, 0.1]), jnp.array([0]))
+        >>> values = jax.jit(partial(evaluate.evaluate_user, evaluate.metrics(["hr@1", "mrr"])))
+        >>> values(*found).tolist()
+        [0.0, 0.5]
+    """
     if not chosen:
         return jnp.zeros(0, jnp.float32)
     values = [metric.compute(ranks, candidates, ties) for metric in chosen]

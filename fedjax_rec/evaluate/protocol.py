@@ -72,7 +72,18 @@ def _ranking(metrics: Sequence[Metric], measure, label: str) -> Protocol:
 
 
 def full_catalogue(metrics: Sequence[Metric], num_items: int) -> Protocol:
-    """Ranks among all items that the user has not seen."""
+    """Ranks among all items that the user has not seen.
+
+    Args:
+        metrics: what is measured of the ranks.
+        num_items: `I`, the items of the data.
+
+    Raises:
+        ValueError: when it measures, where the model scores another number of items.
+
+    Example:
+        >>> protocol = evaluate.full_catalogue(evaluate.metrics(["hr@10"]), num_items)
+    """
 
     def measure(score, case):
         scores = score(slice(None), case.member)
@@ -97,7 +108,17 @@ def full_catalogue(metrics: Sequence[Metric], num_items: int) -> Protocol:
 
 
 def sampled(metrics: Sequence[Metric]) -> Protocol:
-    """Ranks among the user's fixed negatives, all held-out items against the same ones."""
+    """Ranks among the user's fixed negatives, all held-out items against the same ones.
+
+    Args:
+        metrics: what is measured of the ranks.
+
+    Raises:
+        ValueError: when it measures, where the data were packed without evaluation negatives.
+
+    Example:
+        >>> protocol = evaluate.sampled(evaluate.metrics(["hr@10", "ndcg@10"]))
+    """
 
     def measure(score, case):
         if case.negatives is None:
@@ -115,7 +136,18 @@ def sampled(metrics: Sequence[Metric]) -> Protocol:
 
 
 def beside(first: Protocol, second: Protocol, prefix: str) -> Protocol:
-    """Both in one pass; the names of `second` get `prefix`. The first metric of `first` leads."""
+    """Both protocols in one pass. The first metric of `first` leads.
+
+    Args:
+        first: whose names stay.
+        second: whose names get `prefix`.
+        prefix: such as "sampled ".
+
+    Example:
+        >>> chosen = evaluate.metrics(["hr@10"])
+        >>> full, few = evaluate.full_catalogue(chosen, num_items), evaluate.sampled(chosen)
+        >>> protocol = evaluate.beside(full, few, "sampled ")
+    """
 
     def measure(score, case):
         return jnp.concatenate([first.measure(score, case), second.measure(score, case)])
@@ -134,7 +166,14 @@ def beside(first: Protocol, second: Protocol, prefix: str) -> Protocol:
 
 def rating_error() -> Protocol:
     """Mean squared and absolute error over the user's held-out ratings. A prediction that is NaN
-    is infinitely wrong: left out, it would make a broken model the better one."""
+    is infinitely wrong: left out, it would make a broken model the better one.
+
+    Raises:
+        ValueError: when it measures, where the data have no ratings.
+
+    Example:
+        >>> protocol = evaluate.rating_error()
+    """
 
     def measure(score, case):
         if case.ratings is None:
@@ -183,10 +222,19 @@ def evaluate_users(
     chunks, so that scores take c * I numbers.
 
     Args:
+        model: one with a ranking.
+        protocol: how one user is measured.
+        shared: the server's pytree.
         private: leaves [N, ...].
+        cases: `data.Cases`, such as `dataset.test`.
+        users_per_chunk: c, users measured at once.
 
     Raises:
-        ValueError: for a model without a ranking.
+        ValueError: for a model without a ranking, and for users_per_chunk < 1.
+
+    Example:
+        >>> protocol = evaluate.full_catalogue(evaluate.metrics(["hr@10"]), num_items)
+        >>> values = evaluate.evaluate_users(model, protocol, *parameters, dataset.test)
     """
     at_least("evaluate_users", "users_per_chunk", users_per_chunk, 1)
     total = cases.users.shape[0]
@@ -232,11 +280,20 @@ def probe_clients(protocol: Protocol, parts: dict):
     """A probe for `clients.local_training`: the client's own model right after training, which is
     how PFedRec is evaluated.
 
-    probe(scorer, data) -> metrics, with scorer(history) -> score(items, user) as of `Model.scorer`:
-    float32[M] per part, NaN where the client has nothing held out.
-
     Args:
+        protocol: how one user is measured.
         parts: name -> `data.Cases`, of clients that are one user each.
+
+    Returns:
+        probe(scorer, data) -> metrics, with scorer(history) -> score(items, user) as of
+        `Model.scorer`: float32[M] per part, NaN where the client has nothing held out.
+
+    Raises:
+        ValueError: where a client holds several users.
+
+    Example:
+        >>> protocol = evaluate.full_catalogue(evaluate.metrics(["hr@10"]), num_items)
+        >>> probe = evaluate.probe_clients(protocol, {"test": dataset.test})
     """
     for name, cases in parts.items():
         if is_traced(cases.clients):  # of a run whose cases were looked at before it was compiled

@@ -61,6 +61,10 @@ def ranks(
 
     Returns:
         `Ranks` with int32[R] ranks (0 for padding) and the number of candidates.
+
+    Example:
+        >>> evaluate.ranks(jnp.array([0.3, 0.9, 0.1]), jnp.array([0])).ranks.tolist()
+        [2]
     """
     num_items = scores.shape[0]
     scores = _comparable(scores)
@@ -97,6 +101,10 @@ def sampled_ranks(
 
     Returns:
         `Ranks` with int32[R] ranks (0 for padding) and the number of candidates.
+
+    Example:
+        >>> evaluate.sampled_ranks(jnp.array([0.3]), jnp.array([0.3, 0.1])).ranks.tolist()
+        [2]
     """
     num_targets, num_negatives = target_scores.shape[0], negative_scores.shape[0]
     thresholds, negatives = _comparable(target_scores), _comparable(negative_scores)

@@ -15,7 +15,16 @@ Objective = Callable[[jax.Array, dict], jax.Array]
 
 
 def masked_mean(values: jax.Array, mask: jax.Array) -> jax.Array:
-    """Mean over the examples that count; 0 where none does."""
+    """float[], the mean over the examples that count; 0 where none does.
+
+    Args:
+        values: float[B].
+        mask: [B], 1 for an example that counts and 0 for padding.
+
+    Example:
+        >>> float(models.masked_mean(jnp.array([1.0, 3.0, 9.0]), jnp.array([1.0, 1.0, 0.0])))
+        2.0
+    """
     return (values * mask).sum() / jnp.maximum(mask.sum(), 1.0)
 
 
@@ -26,7 +35,11 @@ def softplus(x: jax.Array) -> jax.Array:
 
 
 def bce() -> Objective:
-    """-y log s(z) - (1 - y) log(1 - s(z)), with labels y in [0, 1] and the logistic s."""
+    """-y log s(z) - (1 - y) log(1 - s(z)), with labels y in [0, 1] and the logistic s.
+
+    Example:
+        >>> model = models.fedmf(num_items, objective=models.bce())
+    """
 
     def objective(scores, batch):
         values = softplus(scores) - batch["labels"] * scores
@@ -36,7 +49,12 @@ def bce() -> Objective:
 
 
 def squared_error() -> Objective:
-    """(z - y)^2."""
+    """(z - y)^2, with labels y, such as ratings.
+
+    Example:
+        >>> model = models.fedmf(num_items, objective=models.squared_error())
+        >>> strategy = strategies.fedavg(model, data.ratings())
+    """
 
     def objective(scores, batch):
         return masked_mean((scores - batch["labels"]) ** 2, batch["mask"])
@@ -45,7 +63,15 @@ def squared_error() -> Objective:
 
 
 def bpr() -> Objective:
-    """-log s(z_positive - z_negative) (Rendle et al., UAI 2009). Needs `pairwise` batches."""
+    """-log s(z_positive - z_negative) (Rendle et al., UAI 2009). Needs `pairwise` batches.
+
+    Raises:
+        ValueError: in the round, for batches that are no pairs.
+
+    Example:
+        >>> model = models.fedmf(num_items, objective=models.bpr())
+        >>> strategy = strategies.fedavg(model, data.pairwise())
+    """
 
     def objective(scores, batch):
         if scores.ndim != 2 or scores.shape[-1] != 2:

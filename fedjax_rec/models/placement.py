@@ -24,11 +24,17 @@ from ..types import Model, PyTree
 
 
 def frozen_at(model: Model, targets: str) -> Model:
-    """`model` with the shared parameters whose dotted path fits `targets` never trained: patterns
-    separated by `|`, as in `*lora_a|head.*`.
+    """`model` with some of its shared parameters never trained.
+
+    Args:
+        model: one from `from_nnx`.
+        targets: patterns of dotted paths, separated by `|`, as in `*lora_a|head.*`.
 
     Raises:
         ValueError: where a pattern fits none.
+
+    Example:
+        >>> model = models.frozen_at(adapted, "*lora_a")
     """
     chosen = _chosen("frozen_at", model, targets)
 
@@ -40,13 +46,19 @@ def frozen_at(model: Model, targets: str) -> Model:
 
 
 def private_at(model: Model, targets: str) -> Model:
-    """`model` with the shared parameters whose dotted path fits `targets` kept by each client; they
-    begin alike for all.
+    """`model` with some of its shared parameters kept by each client; they begin alike for all.
 
     What scoring needs of the catalogue is then made for each user, not once for all.
 
+    Args:
+        model: one from `from_nnx`.
+        targets: as in `frozen_at`.
+
     Raises:
         ValueError: where a pattern fits none, and for row tables.
+
+    Example:
+        >>> model = models.private_at(adapted, "*lora_b")
     """
     chosen = _chosen("private_at", model, targets)
 
@@ -71,8 +83,15 @@ def with_core(model: Model, scale: float = 1.0) -> Model:
     needs data that the server of a federation does not have. The mean of R is the mean of A R B
     (Fed-SB, Singhal et al., 2025).
 
+    Args:
+        model: one from `from_nnx` with adapters, see `lora`.
+        scale: of the product A B, positive.
+
     Raises:
-        ValueError: where the model has no adapter.
+        ValueError: where the model has no adapter, and for scale <= 0.
+
+    Example:
+        >>> model = models.with_core(adapted, scale=0.5)
     """
     positive("with_core", "scale", scale)
     if not factors.pairs(jax.eval_shape(model.init, jax.random.key(0))[0]):

@@ -26,6 +26,12 @@ def prunable(model: Model) -> Model:
     for each trained leaf of it, by its path in `shared`, such as `model/item`. A mask is bool of
     the leaf's shape, or a factor for each column, float[D], which is zero for a column that is off.
     Private parameters have no mask, and frozen ones keep their values.
+
+    Args:
+        model: any.
+
+    Example:
+        >>> strategy = strategies.prune_fl(models.prunable(model), data.pointwise(4))
     """
 
     def init(key, common=None):

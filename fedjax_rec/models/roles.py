@@ -57,9 +57,25 @@ def from_nnx(build: Callable[[nnx.Rngs], nnx.Module]) -> Model:
     `shared` is the nested dict of the module's attributes with `Param`, `Rows` and `Frozen`
     variables, `private` that of its `Private` ones.
 
+    Args:
+        build: build(rngs) -> a module with `loss`, and `score` or `predict`, as above.
+
     Raises:
         TypeError: for other variable types (batch statistics, caches), which no role describes, and
             for a module without `score` or `predict`.
+        ValueError: when it scores, where it reads a history and the case holds none.
+
+    Example:
+        >>> class Popular(nnx.Module):
+        ...     def __init__(self, rngs):
+        ...         self.bias = models.Rows(jnp.zeros((num_items, 1)))
+        ...
+        ...     def loss(self, batch, key):
+        ...         return models.bce()(self.bias[batch["items"]][:, 0], batch)
+        ...
+        ...     def score(self, items, user):
+        ...         return self.bias[items][:, 0]
+        >>> strategy = strategies.fedavg(models.from_nnx(Popular), data.pointwise(4))
     """
     outline = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
     for path, variable in nnx.to_flat_state(nnx.state(outline)):

@@ -23,6 +23,7 @@ def started(model: Model, values: Mapping[str, Any]) -> Model:
     """`model` whose shared parameters begin at `values`, where these have one by their path.
 
     Args:
+        model: any.
         values: arrays by key path, as `simulate.parameters(run).shared` or
             `trees.named(state.shared)` give; those that the model has no parameter for are left
             aside. Frozen ones come along: the trained ones were trained beside them. Parameters
@@ -32,6 +33,10 @@ def started(model: Model, values: Mapping[str, Any]) -> Model:
     Raises:
         ValueError: where a value has another shape than its parameter, where none is used, and for
             a run of `fed_sb`.
+
+    Example:
+        >>> shared, private = model.init(key)
+        >>> again = models.started(model, trees.named(shared))
     """
     outline = jax.eval_shape(model.init, jax.random.key(0))[0]
     if not with_values(outline, values)[1]:

@@ -97,6 +97,7 @@ def asynchronous(
     Args:
         client: as in `federated`.
         model: as in `federated`.
+        clock: how long clients take, such as `lognormal_clock()`.
         uplink: as in `federated`.
         aggregator: as in `federated`.
         server: as in `federated`.
@@ -111,6 +112,11 @@ def asynchronous(
     Raises:
         ValueError: for M < 1, M above N or below C, and too few `held_rows`.
         MemoryError: where the uploads in flight cannot fit.
+
+    Example:
+        >>> client = clients.local_training(model, data.pointwise(4), clients.sgd(0.1))
+        >>> clock = strategies.lognormal_clock()
+        >>> strategy = strategies.asynchronous(client, model, clock, concurrency=8)
     """
     at_least("asynchronous", "concurrency", concurrency, 1)
     if held_rows is not None:

@@ -67,6 +67,10 @@ def lognormal_clock(
     Raises:
         ValueError: unless speed, bandwidths and epochs are positive, the others at least 0, and the
             seed is one of 32 bits.
+
+    Example:
+        >>> clock = strategies.lognormal_clock(spread=0.5, jitter=0.1)
+        >>> strategy = strategies.fedavg(model, data.pointwise(4), clock=clock, deadline=60.0)
     """
     check.seed("lognormal_clock", seed)
     rates = {"speed": speed, "downlink": downlink, "uplink": uplink, "epochs": epochs}
@@ -95,18 +99,22 @@ def traced_clock(
     jitter: float | None = None,
     epochs: float = 1.0,
 ) -> Clock:
-    """A clock of measured devices: examples a second, bytes a second and seconds, float[N] each,
-    or one number for all clients.
-
-    Bandwidths may be infinite.
+    """A clock of devices that were measured: client k has the k-th entry of each list.
 
     Args:
+        speed: examples a second, float[N] or one number for all clients, as are the next three.
+        downlink: bytes a second, which may be infinite.
+        uplink: bytes a second, likewise.
+        latency: seconds a round.
         jitter: as in `lognormal_clock`.
         epochs: as in `lognormal_clock`.
 
     Raises:
         ValueError: where speeds, bandwidths or epochs are not positive, latencies or jitter are
             negative, or the lists are not of one length.
+
+    Example:
+        >>> clock = strategies.traced_clock(speed=[900.0, 300.0], downlink=2e6, uplink=5e5)
     """
     positive("traced_clock", "epochs", epochs)
     if jitter is not None:

@@ -66,6 +66,10 @@ def decentralized(
     Raises:
         ValueError: for a stage that receives, since nobody sums what is sent.
         MemoryError: before anything runs, where N models or private states cannot fit.
+
+    Example:
+        >>> client = clients.local_training(model, data.pointwise(4), clients.sgd(0.1))
+        >>> strategy = strategies.decentralized(client, model, strategies.pairs())
     """
     checked("decentralized", clients_per_chunk)
     refuse_receiving("decentralized", stages)

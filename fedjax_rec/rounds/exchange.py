@@ -37,7 +37,12 @@ class Exchange:
 
 
 def derangement() -> Exchange:
-    """Uniform among the permutations of those who are there that leave nobody the own model."""
+    """Uniform among the permutations of those who are there that leave nobody the own model.
+
+    Example:
+        >>> swap = strategies.derangement()
+        >>> strategy = strategies.model_swapping(model, data.pointwise(4), swap=swap)
+    """
 
     def source(key, weight):
         there, itself = weight > 0, jnp.arange(weight.size)
@@ -55,7 +60,11 @@ def derangement() -> Exchange:
 
 
 def cycle() -> Exchange:
-    """The models go round by client id, so that in C rounds each has been with everybody."""
+    """The models go round by client id, so that in C rounds each has been with everybody.
+
+    Example:
+        >>> strategy = strategies.model_swapping(model, data.pointwise(4), swap=strategies.cycle())
+    """
 
     def source(key, weight):
         there, place = weight > 0, jnp.arange(weight.size)
@@ -68,7 +77,11 @@ def cycle() -> Exchange:
 
 
 def pairs() -> Exchange:
-    """A uniform matching; of an odd number one client keeps its model."""
+    """A uniform matching; of an odd number one client keeps its model.
+
+    Example:
+        >>> strategy = strategies.gossip_sgd(model, data.pointwise(4), exchange=strategies.pairs())
+    """
 
     def source(key, weight):
         there = weight > 0
@@ -80,12 +93,18 @@ def pairs() -> Exchange:
 
 
 def gossip(graph: Graph) -> Exchange:
-    """Every client mixes the models of its neighbours: M_k <- sum_j W[k, j] M_j.
+    """M_k <- sum_j W[k, j] M_j: every client mixes the models of its neighbours.
 
     An edge to somebody who is not there has no weight; what it had, the model itself gets, or all
     who are there where everybody hears everybody (`Graph.even`). Of a
     symmetric W with rows that sum to 1 the mean of the models stays as it is, and their distance
     from it falls by the second largest |eigenvalue| of W a round. Costs N d models.
+
+    Args:
+        graph: where W comes from, such as `ring()`.
+
+    Example:
+        >>> exchange = strategies.gossip(strategies.ring())
     """
 
     def mix(key, round, weight, models):
@@ -111,7 +130,12 @@ def gossip(graph: Graph) -> Exchange:
 
 
 def average() -> Exchange:
-    """Everybody gets the mean by examples of the models of those who are there."""
+    """Everybody gets the mean by examples of the models of those who are there.
+
+    Example:
+        >>> mean = strategies.average()
+        >>> strategy = strategies.gossip_sgd(model, data.pointwise(4), exchange=mean)
+    """
 
     def mix(key, round, weight, models):
         there = weight > 0
@@ -130,8 +154,16 @@ def periodic(exchanges: list[Exchange], every: list[int]) -> Exchange:
 
     `periodic([average(), derangement()], [10, 1])` averages every ten rounds and swaps otherwise.
 
+    Args:
+        exchanges: in the order in which they are asked.
+        every: the period of each, in rounds.
+
     Raises:
         ValueError: where there are not as many periods as exchanges, and for a period below 1.
+
+    Example:
+        >>> parts = [strategies.average(), strategies.derangement()]
+        >>> exchange = strategies.periodic(parts, every=[10, 1])
     """
     if len(exchanges) != len(every) or not every:
         raise ValueError(

@@ -96,6 +96,10 @@ def federated(
     Raises:
         MemoryError: before anything runs, where the private state of N clients cannot fit.
         ValueError: for a deadline without a clock.
+
+    Example:
+        >>> client = clients.local_training(model, data.pointwise(4), clients.sgd(0.1))
+        >>> strategy = strategies.federated(client, model, compress.cast(), aggregate.uniform())
     """
     checked("federated", clients_per_chunk)
     if deadline is not None and clock is None:

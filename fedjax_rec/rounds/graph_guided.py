@@ -88,6 +88,11 @@ def graph_guided(
         ValueError: for a stage that receives, since the server sums no uploads.
         MemoryError: before anything runs, where N models, similarities or private states cannot
             fit.
+
+    Example:
+        >>> guided = models.guided(model, strength=0.1)
+        >>> client = clients.local_training(guided, data.pointwise(4), clients.sgd(0.1))
+        >>> strategy = strategies.graph_guided(client, model, neighbours=strategies.nearest(5))
     """
     checked("graph_guided", clients_per_chunk)
     refuse_receiving("graph_guided", stages)

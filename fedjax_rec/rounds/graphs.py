@@ -29,13 +29,22 @@ class Graph:
 
 
 def ring() -> Graph:
-    """Everyone has two neighbours."""
+    """Everyone has two neighbours.
+
+    Example:
+        >>> exchange = strategies.gossip(strategies.ring())
+    """
     return Graph(lambda n: metropolis(_circulant(n, [1])))
 
 
 def torus() -> Graph:
-    """A grid of r x c clients, r the largest divisor of N up to sqrt(N), that closes at both ends:
-    four neighbours. Of a prime number of clients it is a ring."""
+    """A grid of r x c clients that closes at both ends, r the largest divisor of N up to sqrt(N).
+
+    Everyone has four neighbours. Of a prime number of clients it is a ring.
+
+    Example:
+        >>> exchange = strategies.gossip(strategies.torus())
+    """
 
     def mixing(n):
         height = next(r for r in range(math.isqrt(n), 0, -1) if n % r == 0)
@@ -50,11 +59,19 @@ def torus() -> Graph:
 
 
 def erdos_renyi(probability: float, seed: int = 0) -> Graph:
-    """Every pair of clients is joined with this probability. Above ln(N) / N it is likely that all
-    are connected.
+    """A graph in which every pair of clients is joined with the same probability.
+
+    Above ln(N) / N it is likely that all are connected.
+
+    Args:
+        probability: of an edge.
+        seed: of the graph, which stays the same for the whole run.
 
     Raises:
         ValueError: outside 0 <= probability <= 1, and for no seed of 32 bits.
+
+    Example:
+        >>> exchange = strategies.gossip(strategies.erdos_renyi(0.2))
     """
     check.seed("erdos_renyi", seed)
     static("erdos_renyi", "probability", probability)
@@ -68,8 +85,12 @@ def erdos_renyi(probability: float, seed: int = 0) -> Graph:
 
 
 def exponential() -> Graph:
-    """Client i hears those at i + 1, i + 2, i + 4, ... (Assran et al., ICML 2019), with equal
-    weights: directed, so that the mean of the models moves where somebody is away."""
+    """A directed graph in which client i hears those at i + 1, i + 2, i + 4, ... with equal weights
+    (Assran et al., ICML 2019). The mean of the models moves where somebody is away.
+
+    Example:
+        >>> exchange = strategies.gossip(strategies.exponential())
+    """
 
     def mixing(n):
         hops = [2**j for j in range(max(1, math.ceil(math.log2(n))))]
@@ -82,16 +103,26 @@ def exponential() -> Graph:
 
 
 def complete() -> Graph:
-    """Everybody hears everybody: one round, and the models of all who are there are their mean."""
+    """Everybody hears everybody: one round, and the models of all who are there are their mean.
+
+    Example:
+        >>> exchange = strategies.gossip(strategies.complete())
+    """
     return Graph(lambda n: np.full((n, n), 1 / n), even=True)
 
 
 def from_matrix(mixing) -> Graph:
     """Any W, for instance of Metropolis weights (`metropolis`) on a graph of networkx.
 
+    Args:
+        mixing: W, float[N, N], not negative, with rows that sum to 1.
+
     Raises:
         ValueError: where W is not square, has a negative entry or a row that does not sum to 1;
             and, when it is used, where it is of another number of clients.
+
+    Example:
+        >>> graph = strategies.from_matrix([[0.75, 0.25], [0.25, 0.75]])
     """
     given = np.asarray(mixing, np.float64)
     if given.ndim != 2 or given.shape[0] != given.shape[1]:
@@ -111,7 +142,18 @@ def from_matrix(mixing) -> Graph:
 
 
 def metropolis(adjacency) -> np.ndarray:
-    """float64[N, N]: the weights above for a symmetric bool[N, N]; its diagonal does not count."""
+    """float64[N, N]: W[i, j] = 1 / (1 + max(d_i, d_j)) for neighbours, the rest on the diagonal.
+
+    Args:
+        adjacency: bool[N, N], symmetric; its diagonal does not count.
+
+    Raises:
+        ValueError: where `adjacency` is not symmetric.
+
+    Example:
+        >>> pairs = np.array([[0, 1], [1, 0]], bool)
+        >>> graph = strategies.from_matrix(strategies.metropolis(pairs))
+    """
     joined = np.asarray(adjacency, bool) & ~np.eye(len(adjacency), dtype=bool)
     if (joined != joined.T).any():
         raise ValueError("metropolis(adjacency) is not symmetric; use adjacency | adjacency.T.")
@@ -121,7 +163,15 @@ def metropolis(adjacency) -> np.ndarray:
 
 
 def contraction(mixing: np.ndarray) -> float:
-    """The second largest |eigenvalue| of W: the factor by which gossip brings models together."""
+    """The second largest |eigenvalue| of W: the factor by which gossip brings models together.
+
+    Args:
+        mixing: W, float[N, N], as `Graph.mixing` makes it.
+
+    Example:
+        >>> float(strategies.contraction(np.array([[0.75, 0.25], [0.25, 0.75]])))
+        0.5
+    """
     return float(np.sort(np.abs(np.linalg.eigvals(mixing)))[-2]) if len(mixing) > 1 else 0.0
 
 

@@ -43,12 +43,19 @@ def bytes_of(where: str, size: int | str) -> int:
 
 @contextmanager
 def memory_budget(size: int | str | None) -> Iterator[None]:
-    """Within it, runs may take `size` of the device's memory, e.g. "2GiB", for everything that a
-    call holds at its peak: the model, all state, the data and temporaries. Chunks of clients are
-    chosen to fit, and what cannot fit is refused. None changes nothing.
+    """Within it, runs may take `size` of the device's memory for everything that a call holds at
+    its peak: the model, all state, the data and temporaries. Chunks of clients are chosen to fit,
+    and what cannot fit is refused.
+
+    Args:
+        size: bytes, or a text such as "2GiB"; None changes nothing.
 
     Raises:
         ValueError: for what is no size.
+
+    Example:
+        >>> with strategies.memory_budget("2GiB"):
+        ...     strategy = strategies.fedavg(model, data.pointwise(4))
     """
     before = _told.set(_told.get() if size is None else bytes_of("memory_budget", size))
     try:

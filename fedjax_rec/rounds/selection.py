@@ -31,8 +31,17 @@ def selecting(strategy: Strategy, utility: Utility, clients: int) -> Strategy:
     of several numbers a client, which is how a measure knows that a probe saw nothing. `packets`
     are of all candidates, each as if it were chosen.
 
+    Args:
+        strategy: what the chosen play.
+        utility: what it is worth to have a client; the highest are chosen.
+        clients: m, how many.
+
     Raises:
         ValueError: for clients < 1 and, in the round, for fewer candidates than `clients`.
+
+    Example:
+        >>> strategy = strategies.fedavg(model, data.pointwise(4))
+        >>> few = strategies.selecting(strategy, strategies.power_of_choice(), clients=2)
     """
     at_least("selecting", "clients", clients, 1)
 
@@ -80,8 +89,17 @@ def over_selection(strategy: Strategy, clients: int) -> Strategy:
     they depend on what was trained, and little where the compiler sees that they do not (updates as
     they are).
 
+    Args:
+        strategy: one with a clock, such as `federated(clock=...)`.
+        clients: m, how many are waited for.
+
     Raises:
         ValueError: as `selecting`, and for a strategy without a clock.
+
+    Example:
+        >>> clock = strategies.lognormal_clock()
+        >>> strategy = strategies.fedavg(model, data.pointwise(4), clock=clock)
+        >>> first = strategies.over_selection(strategy, clients=2)
     """
     at_least("over_selection", "clients", clients, 1)
 

@@ -87,6 +87,7 @@ def power_sgd(
     Args:
         client: as in `federated`.
         model: as in `federated`.
+        rank: r, the columns of P and Q.
         server: as in `federated`.
         remember_rows: of the errors that clients keep, as in `compress.error_feedback`.
         dtype: as `remember_rows`.
@@ -97,6 +98,10 @@ def power_sgd(
     Raises:
         ValueError: for rank < 1.
         MemoryError: where the errors of N clients, or the updates of a cohort, cannot fit.
+
+    Example:
+        >>> client = clients.local_training(model, data.pointwise(4), clients.sgd(0.1))
+        >>> strategy = strategies.power_sgd(client, model, rank=2)
     """
     at_least("power_sgd", "rank", rank, 1)
     optimizer = as_server(server or step(1.0))

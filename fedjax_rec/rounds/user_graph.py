@@ -34,7 +34,13 @@ class Neighbours:
 
 
 def cosine_similarity() -> Similarity:
-    """<a, b> / (|a| |b|) of whole models, all leaves in one vector; 0 for a model of zeros."""
+    """<a, b> / (|a| |b|) of whole models, all leaves in one vector; 0 for a model of zeros.
+
+    Example:
+        >>> alike = strategies.cosine_similarity()
+        >>> gpfedrec = models.gpfedrec(num_items)
+        >>> strategy = strategies.gpfedrec(gpfedrec, data.pointwise(4), similarity=alike)
+    """
 
     def between(a, b):
         norms = jnp.sqrt(_squares(a))[:, None] * jnp.sqrt(_squares(b))
@@ -48,15 +54,31 @@ def cosine_distance_as_released() -> Similarity:
 
     That is what the released code of GPFedRec does (it hands scikit-learn's cosine distance on as
     the similarity), against its paper's text. A client is never its own neighbour in it.
+
+    Example:
+        >>> unlike = strategies.cosine_distance_as_released()
     """
     cosine = cosine_similarity()
     return Similarity(lambda a, b: 1.0 - cosine.between(a, b))
 
 
 def above_mean(multiple: float = 1.0) -> Neighbours:
-    """Neighbours are those with S[k, j] > multiple * mean S, the mean over all pairs of known
-    clients, a client and itself included; a client without any is its own. The client itself is
-    among its neighbours where its similarity to itself is above."""
+    """Neighbours of k are those with S[k, j] > multiple * mean S.
+
+    The mean is over all pairs of known clients, a client and itself included; a client without
+    any neighbour is its own. The client itself is among its neighbours where its similarity to
+    itself is above.
+
+    Args:
+        multiple: of the mean.
+
+    Raises:
+        ValueError: for multiple <= 0.
+
+    Example:
+        >>> gpfedrec, near = models.gpfedrec(num_items), strategies.above_mean(1.5)
+        >>> strategy = strategies.gpfedrec(gpfedrec, data.pointwise(4), neighbours=near)
+    """
     positive("above_mean", "multiple", multiple)
 
     def weigh(similarity, known):
@@ -68,8 +90,19 @@ def above_mean(multiple: float = 1.0) -> Neighbours:
 
 
 def nearest(count: int) -> Neighbours:
-    """The `count` clients of highest similarity, the client itself among them if it is; all that
-    are known where there are fewer; of equal ones those of lower id."""
+    """Neighbours of k are the `count` clients of highest S[k, j], k itself among them if it is.
+
+    All that are known where there are fewer; of equal ones those of lower id.
+
+    Args:
+        count: how many, at least 1.
+
+    Raises:
+        ValueError: for count < 1.
+
+    Example:
+        >>> near = strategies.nearest(5)
+    """
     at_least("nearest", "count", count, 1)
 
     def weigh(similarity, known):

@@ -40,6 +40,10 @@ def by_size() -> Utility:
 
     As log n_k + Gumbel noise, of which the m highest are such a sample (Efraimidis & Spirakis,
     2006; Vieira, 2014).
+
+    Example:
+        >>> strategy = strategies.fedavg(model, data.pointwise(4))
+        >>> few = strategies.selecting(strategy, strategies.by_size(), clients=2)
     """
 
     def value(key, state, round, cohort, places):
@@ -53,6 +57,10 @@ def power_of_choice() -> Utility:
     """The last loss that a client reported, the mean over its training; clients never chosen first.
 
     A client that was chosen and had nothing to report, for want of data or too late, counts as 0.
+
+    Example:
+        >>> worst = strategies.power_of_choice()
+        >>> strategy = strategies.selective(model, data.pointwise(4), clients=2, utility=worst)
     """
 
     def observe(loss, round, ids, info):
@@ -76,14 +84,24 @@ def oort(
     """U_k = (u_k + sqrt(0.1 log R / R_k)) * min(1, T / t_k)^alpha in round R = 1, 2, ...
 
     u_k = n_k * loss_k, what is to be learned, as last reported in round R_k and then scaled to 0..1
-    over the candidates, as released; the paper's is n_k sqrt(mean loss^2 of an example). T:
-    preferred_seconds, fixed (the paper's pacer moves it); None for no penalty. t_k: the last
-    `client_seconds`, of a strategy with a clock, also of a client that was too late. A share
+    over the candidates, as released; the paper's is n_k sqrt(mean loss^2 of an example). t_k: the
+    last `client_seconds`, of a strategy with a clock, also of a client that was too late. A share
     max(explore_least, explore * decay^(R - 1)) of the m places, in the mean, is for clients never
     seen, by lot; those that one of the two kinds cannot fill are for the other.
 
+    Args:
+        preferred_seconds: T, fixed (the paper's pacer moves it); None for no penalty.
+        alpha: how hard slowness counts.
+        explore: the share of places for clients never seen, in the first round.
+        decay: what a round leaves of that share.
+        explore_least: below which it does not fall.
+
     Raises:
         ValueError: for T or alpha not positive, and shares outside 0..1.
+
+    Example:
+        >>> oort = strategies.oort(preferred_seconds=30.0)
+        >>> strategy = strategies.selective(model, data.pointwise(4), clients=2, utility=oort)
     """
     positive("oort", "alpha", alpha)
     if preferred_seconds is not None:

@@ -120,7 +120,9 @@ class Gathered:
 
 
 def gather(batch: dict, fields: tuple[Field, ...], rows: Iterable) -> Gathered:
-    """What the loss of `batch` sees of a table; rows: float[..., D], those of each field."""
+    """What the loss of `batch` sees of a table whose ids stand in `fields` of it; rows: float[...,
+    D], those of each field.
+    """
     names = [name_of(f) for f in fields]
     others = tuple(x for name, x in batch.items() if name not in names)
     return Gathered(tuple(batch[name] for name in names), tuple(rows), fields, others)

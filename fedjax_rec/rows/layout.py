@@ -50,8 +50,10 @@ def compact(update: PyTree, room: int) -> PyTree:
 def spread(update: PyTree, like: PyTree) -> PyTree:
     """`update` in the layout of `like`: whole tables, or as many rows with ids as it has.
 
-    What decodes to something without tables stays as it is. Raises ValueError, while it is traced,
-    where `like` has less room.
+    What decodes to something without tables stays as it is.
+
+    Raises:
+        ValueError: while it is traced, where `like` has less room.
     """
 
     def one(u, like):

@@ -17,7 +17,7 @@ from .walk import map_nodes
 
 
 def with_term(g, term):
-    """A gradient with a term for every row added."""
+    """g + term: a gradient, of a table or an array, with a term for every row added."""
     if isinstance(g, RowsGradient):
         return replace(g, dense=term if g.dense is None else g.dense + term)
     return g + term

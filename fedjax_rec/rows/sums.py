@@ -19,7 +19,7 @@ from .walk import is_node, map_nodes
 
 
 def weighted_sum(weights: Float[Array, " c"], updates: PyTree) -> PyTree:
-    """sum_k weights[k] * update_k over a leading axis [c, ...] of everything but `origin`.
+    """sum_k weights[k] * update_k over the leading axis [c, ...] of all of `updates` but `origin`.
 
     Sums are float32, also of narrower leaves. An update of weight 0 counts as zeros, whatever it
     holds, NaN included.
@@ -53,7 +53,12 @@ def _rows(weights: jax.Array, update: RowsUpdate) -> RowsUpdate:
 
 def clients_per_row(weights: Float[Array, " c"], updates: PyTree) -> PyTree:
     """How many clients of positive weight touched each row, float32[I], and float32[], how many
-    there are, for what is no table. updates: [c, ...]."""
+    there are, for what is no table.
+
+    Args:
+        weights: float[c], of clients that may be padding.
+        updates: with a leading axis [c, ...].
+    """
     counts = (weights > 0).astype(jnp.float32).sum()
 
     def one(x):
@@ -88,15 +93,18 @@ def divide(summary: PyTree, additive: bool | dict[str, bool]) -> tuple[PyTree, P
 
 
 def combine(a: PyTree | None, b: PyTree) -> PyTree:
-    """What adds up, of two chunks; None for nothing yet."""
+    """a + b of what adds up, of two chunks (of booleans, whether either is); `a` is None for
+    nothing yet.
+    """
     if a is None:
         return b
     return jax.tree.map(lambda x, y: x | y if x.dtype == bool else x + y, a, b)
 
 
 def join(total: PyTree, stacks: PyTree) -> PyTree:
-    """The summary of all chunks, of what `divide` parted: what is listed, [n, c, ...], of all
-    chunks one after another, [n * c, ...]."""
+    """The summary of all chunks, of what `divide` parted: `total`, and `stacks`, what is listed,
+    [n, c, ...], of all chunks one after another, [n * c, ...].
+    """
 
     def one(t, s):
         return t if t is not None else jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), s)

@@ -29,6 +29,9 @@ from .narrow import is_narrow, rows_at, wide
 
 
 def static(**kwargs) -> Any:
+    """A field of a `record` that is no leaf of its pytree; `kwargs` are those of
+    `dataclasses.field`.
+    """
     return field(metadata={"static": True}, **kwargs)
 
 
@@ -168,7 +171,9 @@ def update_of(local: LocalTable, table: Table, before: LocalTable | None = None)
 
 
 def read(local: LocalTable, table: Table, ids) -> jax.Array:
-    """Rows `ids` (int[n] or a slice) as the client has them: its own if live, else the server's."""
+    """Rows `ids` (int[n] or a slice) as the client has them: those of `local` if live, else those
+    of the server's `table`.
+    """
     if local.ids is None:
         return local.values[ids]
     if isinstance(ids, slice):

@@ -94,7 +94,11 @@ def add_to(
 ) -> jax.Array:
     """float[I, D]: `table` plus an update without origin, in the table's type; repeated ids add up.
 
-    In tiles of rows, so that the scaled rows are never all in memory. rounding: as of `apply`.
+    Args:
+        table: float[I, D].
+        update: of its rows.
+        tile: rows scaled at once, so that the scaled rows are never all in memory.
+        rounding: as of `apply`.
     """
     if is_narrow(table):
         return added_once(table, update, rounding)
@@ -151,7 +155,7 @@ def add_everywhere(update: PyTree, values: PyTree) -> PyTree:
 
 
 def deltas(update: PyTree) -> PyTree:
-    """The same changes with nothing left to do: origins taken off, factors applied."""
+    """The same changes as `update` with nothing left to do: origins taken off, factors applied."""
     return map_tables(lambda u: u.delta(), update)
 
 
@@ -207,7 +211,7 @@ def squared_norm(update: PyTree) -> Float[Array, ""]:
 
 
 def map_axes(update: PyTree) -> PyTree:
-    """`vmap` axes of a tree with updates: 0 everywhere but for `origin`, which no client copies."""
+    """`vmap` axes of `update`: 0 everywhere but for `origin`, which no client copies."""
 
     def one(u):
         if not isinstance(u, RowsUpdate):

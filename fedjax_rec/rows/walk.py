@@ -37,14 +37,16 @@ def map_nodes(one: Callable, tree: PyTree, *rest: PyTree) -> PyTree:
 
 
 def map_nodes_with_path(one: Callable, tree: PyTree, *rest: PyTree) -> PyTree:
-    """`map_nodes` of `one(path, node, *nodes)`, with the key path of the node."""
+    """`map_nodes` of `one(path, node, *nodes)` on `tree` and `rest`, with a node's key path."""
     return jax.tree_util.tree_map_with_path(
         lambda path, x, *r: None if x is None else one(path, x, *r), tree, *rest, is_leaf=is_node
     )
 
 
 def map_tables(one: Callable, tree: PyTree, *rest: PyTree) -> PyTree:
-    """`one` on each table node; everything else, and what a loss sees of a table, as it is."""
+    """`one` on each table node of `tree`, and what stands in its place in `rest`; everything else,
+    and what a loss sees of a table, as it is.
+    """
     chosen = lambda x: is_table(x) and not isinstance(x, Gathered)
     return map_nodes(lambda x, *r: one(x, *r) if chosen(x) else x, tree, *rest)
 
@@ -65,6 +67,7 @@ def flatten(tree: PyTree) -> tuple[list[tuple[Any, Any]], Any]:
 
 
 def has_tables(tree: PyTree) -> bool:
+    """Whether `tree` holds a table of any kind."""
     return any(map(is_table, nodes(tree)))
 
 

@@ -40,6 +40,9 @@ def fed_adagrad(learning_rate: float = 0.1, beta1: float = 0.0, tau: float = 1e-
 
     Raises:
         ValueError: unless learning_rate and tau are positive and 0 <= beta1 <= 1.
+
+    Example:
+        >>> server = strategies.fed_adagrad(0.1)
     """
     return _adaptive("fed_adagrad", lambda v, square: v + square, learning_rate, beta1, tau)
 
@@ -86,6 +89,9 @@ def fed_yogi(
 
     Raises:
         ValueError: as `fed_adam`.
+
+    Example:
+        >>> server = strategies.fed_yogi(0.03)
     """
     fraction("fed_yogi", "beta2", beta2)
     second = lambda v, square: v - (1 - beta2) * square * jnp.sign(v - square)
@@ -104,6 +110,9 @@ def fed_avg_m(learning_rate: float = 1.0, momentum: float = 0.9) -> Server:
 
     Raises:
         ValueError: unless learning_rate is positive, and outside 0 <= momentum <= 1.
+
+    Example:
+        >>> strategy = strategies.fedavg(model, data.pointwise(4), server=strategies.fed_avg_m(0.5))
     """
     positive("fed_avg_m", "learning_rate", learning_rate)
     fraction("fed_avg_m", "momentum", momentum)
@@ -123,6 +132,9 @@ def fed_lion(learning_rate: float = 1e-3, beta1: float = 0.9, beta2: float = 0.9
 
     Raises:
         ValueError: unless learning_rate is positive, and outside 0 <= beta <= 1.
+
+    Example:
+        >>> server = strategies.fed_lion(1e-3)
     """
     positive("fed_lion", "learning_rate", learning_rate)
     for name, beta in (("beta1", beta1), ("beta2", beta2)):

@@ -31,6 +31,9 @@ def step(learning_rate: float = 1.0) -> Server:
 
     Raises:
         ValueError: for learning_rate <= 0.
+
+    Example:
+        >>> strategy = strategies.fedavg(model, data.pointwise(4), server=strategies.step(0.5))
     """
     positive("step", "learning_rate", learning_rate)
     add = lambda shared, update: rows.apply(shared, rows.scale(update, learning_rate))
@@ -45,6 +48,9 @@ def scheduled_step(schedule: Any) -> Server:
 
     Returns:
         A `Server` whose state is the number of the round.
+
+    Example:
+        >>> falling = strategies.scheduled_step(optax.linear_schedule(1.0, 0.1, 100))
     """
 
     def apply(state, shared, update):
@@ -62,6 +68,9 @@ def from_optax(transform: optax.GradientTransformation) -> Server:
     Returns:
         A `Server` whose state is that of `transform`, of every row of every table, in float32
         also where the model is narrower.
+
+    Example:
+        >>> server = strategies.from_optax(optax.adam(1e-2))
     """
 
     def init(shared):
@@ -88,6 +97,9 @@ def by_part(servers: Mapping[str, Server]) -> Server:
 
     Returns:
         A `Server` with one state an entry.
+
+    Example:
+        >>> both = servers.by_part({"model": servers.step(1.0), "control": servers.step(0.5)})
     """
 
     def init(shared):
@@ -103,7 +115,17 @@ def by_part(servers: Mapping[str, Server]) -> Server:
 
 
 def as_server(server: Server | optax.GradientTransformation) -> Server:
-    """`server`, wrapped by `from_optax` where it is an optax transform."""
+    """`server`, wrapped by `from_optax` where it is an optax transform.
+
+    Args:
+        server: a `Server`, or an optax transform such as `optax.adam(1e-2)`.
+
+    Raises:
+        TypeError: where it is neither.
+
+    Example:
+        >>> server = servers.as_server(optax.adam(1e-2))
+    """
     if isinstance(server, Server):
         return server
     if isinstance(server, optax.GradientTransformation):

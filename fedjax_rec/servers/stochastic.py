@@ -32,6 +32,11 @@ def stochastic_step(learning_rate: float = 1.0, seed: int = 0) -> Server:
 
     Raises:
         ValueError: for learning_rate <= 0, and for no seed of 32 bits.
+
+    Example:
+        >>> narrow = models.deepfm(100, sparse=4, dense=2, embedding=models.rows_each("bfloat16"))
+        >>> server = strategies.stochastic_step()
+        >>> strategy = strategies.fedavg(narrow, data.examples(), server=server)
     """
     check.seed("stochastic_step", seed)
     positive("stochastic_step", "learning_rate", learning_rate)

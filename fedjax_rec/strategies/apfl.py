@@ -62,9 +62,18 @@ def apfl(
     see `apfl_client`.
 
     The probe and the evaluation see the mixture. Two gradients a batch by its mathematics.
+    Arguments that are not named here are those of `fedavg`.
 
     Args:
+        alpha: at the start, the share of v_k; 1 is local training alone.
         alpha_rate: of alpha, once a round; None keeps it.
+        assembly: as in `federated`.
+
+    Raises:
+        ValueError: as `apfl_client`.
+
+    Example:
+        >>> strategy = strategies.apfl(model, data.pointwise(4), alpha=0.5, alpha_rate=0.01)
     """
     passes = Passes(epochs, steps, batch_size)
     client = apfl_client(model, examples, optimizer or sgd(0.1), alpha, alpha_rate, passes, probe)
@@ -98,13 +107,19 @@ def apfl_client(
     Memory: N times the whole of `shared`, `private` being {"model": ..., "own": {"shared": ...,
     "private": ...}, "met": bool[], "alpha": float[]}.
 
+    Arguments that are not named here are those of `local_training`.
+
     Args:
         optimizer: of w_k and, with a state of its own, of v_k.
         alpha: at the start, 1 is local training alone.
         rate: of alpha; None keeps it.
+        passes: how much a client does in a round.
 
     Raises:
         ValueError: unless 0 <= alpha <= 1, and for rate < 0.
+
+    Example:
+        >>> client = strategies.apfl_client(model, data.pointwise(4), clients.sgd(0.1), alpha=0.25)
     """
     fraction("apfl", "alpha", alpha)
     if rate is not None:

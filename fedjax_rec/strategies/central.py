@@ -26,7 +26,8 @@ def central(model: Model, examples=None, probe=None, *, fit: Fit) -> Strategy:
 
     Args:
         model: what is filled, and then scores.
-        examples, probe: taken as every strategy takes them, and not used.
+        examples: taken as every strategy takes it, and not used.
+        probe: likewise.
         fit: how the parameters are found, such as `models.ease()`.
 
     Returns:
@@ -38,7 +39,7 @@ def central(model: Model, examples=None, probe=None, *, fit: Fit) -> Strategy:
         ValueError: in `round`, the fit fills another model, or the data are labelled examples.
 
     Example:
-        >>> central(models.item_weights(num_items), fit=models.ease(l2=300.0))
+        >>> strategy = strategies.central(models.item_weights(num_items), fit=models.ease(l2=300.0))
     """
 
     def fresh(key, num_clients: int) -> State:

@@ -37,13 +37,19 @@ def colr(
     """`fedmf` that trains and sends B alone, Q = Q0 + B A, with A [r, D] drawn anew each round.
 
     A comes from `seed` and the round, so it costs nothing; B is r numbers a row.
+    Arguments that are not named here are those of `fedmf`.
 
     Args:
+        rank: r, the rows of A.
+        seed: of all A.
         uplink: what happens to B, default nothing.
         kwargs: as in `fedavg`, without `optimizer`.
 
     Raises:
-        ValueError: for no seed of 32 bits.
+        ValueError: for rank < 1, and for no seed of 32 bits.
+
+    Example:
+        >>> strategy = strategies.colr(models.fedmf(num_items), data.pointwise(4), rank=4)
     """
     check.seed("colr", seed)
     items = subspace(sgd(item_learning_rate), rank, seed)

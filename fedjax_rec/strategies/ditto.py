@@ -59,6 +59,18 @@ def ditto(
     """v_k <- v_k - eta (grad f_k(v_k) + lam (v_k - w)), beside `fedavg` of w; see `ditto_client`.
 
     The probe and the evaluation see v_k. Two passes by its mathematics.
+    Arguments that are not named here are those of `fedavg`.
+
+    Args:
+        lam: how hard v_k is pulled to w; 0 is local training alone.
+        own_optimizer: of v_k; default the optimizer of w_k.
+        assembly: as in `federated`.
+
+    Raises:
+        ValueError: for lam < 0.
+
+    Example:
+        >>> strategy = strategies.ditto(model, data.pointwise(4), lam=0.1)
     """
     client = ditto_client(
         model, examples, optimizer or sgd(0.1), lam, own_optimizer,
@@ -95,12 +107,20 @@ def ditto_client(
     not. Two passes by its mathematics. Memory: N times the whole of `shared`, `private` being
     {"model": ..., "own": {"shared": ..., "private": ...}, "met": bool[]}.
 
+    Arguments that are not named here are those of `local_training`.
+
     Args:
-        own_optimizer: of v_k; None is `optimizer`. The probe sees v_k with its own private
-            parameters.
+        optimizer: of w_k.
+        lam: how hard v_k is pulled to w.
+        own_optimizer: of v_k; None is `optimizer`.
+        passes: how much a client does in a round, to either model.
+        probe: sees v_k with its own private parameters.
 
     Raises:
         ValueError: for lam < 0.
+
+    Example:
+        >>> client = strategies.ditto_client(model, data.pointwise(4), clients.sgd(0.1), lam=0.1)
     """
     at_least("ditto", "lam", lam, 0)
     optimizers = several(optimizer)

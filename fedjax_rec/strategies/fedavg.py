@@ -60,16 +60,30 @@ def fedavg(
     """x <- x + eta sum_k n_k (x_k - x) / sum_k n_k, with x_k after local training from x.
 
     Args:
+        model: what is trained, such as `models.fedmf(num_items)`.
+        examples: what an example is, such as `data.pointwise(4)`.
+        probe: looks at each client's model after training, see `clients.local_training`; default
+            none.
         optimizer: of the clients, default `sgd(0.1)`.
+        epochs: passes over a client's examples in a round.
+        steps: batches of a client in a round, in place of `epochs`; default None.
+        batch_size: examples of a batch.
+        uplink: a compressor of what clients send, default none.
         aggregator: default the mean by examples.
         server: default `step(1.0)`, which is eta = 1.
-        uplink: a compressor, default none.
-        downlink: a compressor, default none.
         clients_per_chunk: clients trained at once, or the memory that a round may take, e.g.
-            "2GiB".
-        clock: how long clients take, see `rounds.timed`.
-        deadline: how many seconds the server waits.
+            "2GiB"; default by the memory budget or the device.
+        downlink: a compressor of what the server sends, default none.
+        clock: how long clients take, see `rounds.timed`; default none.
+        deadline: how many seconds the server waits, default until all are there.
         stages: what happens to an upload on its way, see `Stage`.
+
+    Raises:
+        ValueError: for numbers below 1, and for a deadline without a clock.
+
+    Example:
+        >>> uplink = compress.error_feedback(compress.top_k(0.05))
+        >>> strategy = strategies.fedavg(model, data.pointwise(4), epochs=2, uplink=uplink)
     """
     client = local_training(
         model, examples, optimizer or sgd(0.1), epochs, steps, batch_size, probe
@@ -91,12 +105,22 @@ def fedavg_keeping(
     batch_size: int = 256,
     **assembly,
 ) -> Strategy:
-    """`fedavg` of clients whose optax `optimizer` goes on in each round with the state that it had
-    in their last one, such as momentum. On a table of rows that is not what it is on an array, see
+    """`fedavg` of clients whose optimizer goes on in each round with the state that it had in their
+    last one, such as momentum. On a table of rows that is not what it is on an array, see
     `clients.keeping`.
 
+    Arguments that are not named here are those of `fedavg`.
+
     Args:
+        optimizer: an optax transform, such as `optax.sgd(0.1, momentum=0.9)`.
         assembly: as in `federated`.
+
+    Raises:
+        TypeError: for another optimizer.
+
+    Example:
+        >>> momentum = optax.sgd(0.1, momentum=0.9)
+        >>> strategy = strategies.fedavg_keeping(model, data.pointwise(4), optimizer=momentum)
     """
     passes = Passes(epochs, steps, batch_size)
     client = keeping(model, examples, optimizer, passes, probe)
@@ -107,8 +131,13 @@ def fedper(model: Model, examples: Batches, probe=None, **kwargs) -> Strategy:
     """(p_k, Q_k) <- (p_k, Q_k) - eta grad f_k(p_k, Q_k): `fedavg` of a model whose private
     parameters stay with their clients, both trained in every step.
 
+    Arguments that are not named here are those of `fedavg`.
+
     Args:
         kwargs: as in `fedavg`.
+
+    Example:
+        >>> strategy = strategies.fedper(model, data.pointwise(4))
     """
     return fedavg(model, examples, probe, **kwargs)
 
@@ -125,8 +154,16 @@ def fedmf(
 ) -> Strategy:
     """SGD on (p_u, Q) with a rate each; item rows averaged over the clients that touched them.
 
+    Arguments that are not named here are those of `fedavg`.
+
     Args:
+        user_learning_rate: of p_u, and of all else that is private.
+        item_learning_rate: of Q, and of all else that is shared.
+        aggregator: default `per_row()`.
         kwargs: as in `fedavg`, without `optimizer`.
+
+    Example:
+        >>> strategy = strategies.fedmf(models.fedmf(num_items), data.pointwise(4))
     """
     optimizer = groups({"private": sgd(user_learning_rate), "shared": sgd(item_learning_rate)})
     return fedavg(
@@ -147,8 +184,15 @@ def fedncf(
 ) -> Strategy:
     """`fedmf` with a rate of its own for the shared layers.
 
+    Arguments that are not named here are those of `fedmf`.
+
     Args:
+        item_learning_rate: of the item rows.
+        layer_learning_rate: of what is shared and no table.
         kwargs: as in `fedavg`, without `optimizer`.
+
+    Example:
+        >>> strategy = strategies.fedncf(models.neumf(num_items), data.pointwise(4))
     """
     optimizer = groups(
         {
@@ -174,10 +218,17 @@ def pfedrec(
 ) -> Strategy:
     """Per batch a step on the private scorer, then one on the item rows with the new scorer.
 
+    Arguments that are not named here are those of `fedavg`.
+
     Args:
+        learning_rate: of the scorer.
         item_learning_rate: default learning_rate * num_items * 80, as released: it makes up for the
             mean over all clients, most of which did not touch an item.
+        aggregator: default `uniform()`.
         kwargs: as in `fedavg`, without `optimizer`.
+
+    Example:
+        >>> strategy = strategies.pfedrec(models.pfedrec(num_items), data.pointwise(4))
     """
     if item_learning_rate is None:
         item_learning_rate = learning_rate * _num_items(model) * 80

@@ -39,12 +39,20 @@ def fedbuff(
 ) -> Strategy:
     """x <- x + eta sum_k n_k s(tau_k) u_k / sum_k n_k over the next K uploads, K the cohort.
 
+    Arguments that are not named here are those of `fedavg`.
+
     Args:
         clock: default `lognormal_clock(epochs=epochs)`.
+        concurrency: M, the clients at work, at least the cohort.
         staleness: default `polynomial(0.5)`, the paper's.
-        optimizer: of the clients, default `sgd(0.1)`.
         kwargs: as in `asynchronous`; with `aggregator=uniform()` the mean is the paper's, 1/K sum_k
             s(tau_k) u_k.
+
+    Raises:
+        ValueError: as `asynchronous`.
+
+    Example:
+        >>> strategy = strategies.fedbuff(model, data.pointwise(4), concurrency=8)
     """
     client = local_training(
         model, examples, optimizer or sgd(0.1), epochs, steps, batch_size, probe
@@ -67,12 +75,17 @@ def fedasync(
     """x <- (1 - a s(tau)) x + a s(tau) x_k, a = `mixing`, on the rows that client k touched.
 
     For cohorts of one client; of a larger cohort the mean of its models is mixed in.
+    Arguments that are not named here are those of `fedbuff`.
 
     Args:
+        mixing: a, how much of x_k enters x where nothing is stale.
         kwargs: as in `fedbuff`, without `server` and `held`.
 
     Raises:
-        ValueError: unless 0 < mixing <= 1.
+        ValueError: unless 0 < mixing <= 1, and for a `server` or `held`.
+
+    Example:
+        >>> strategy = strategies.fedasync(model, data.pointwise(4), concurrency=4, mixing=0.6)
     """
     fraction("fedasync", "mixing", mixing)
     for name in ("server", "held"):

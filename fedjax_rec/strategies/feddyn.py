@@ -75,11 +75,18 @@ def feddyn(
 ) -> Strategy:
     """h <- h - alpha/N sum_k (x_k - x);  x <- x + mean_k (x_k - x) - h / alpha.
 
-    Memory: N times the whole of `shared`.
+    Memory: N times the whole of `shared`. Arguments that are not named here are those of `fedavg`.
 
     Args:
         alpha: large is short steps.
         aggregator: of x_k - x, default `uniform()`.
+        assembly: as in `federated`.
+
+    Raises:
+        ValueError: as `dynamic`.
+
+    Example:
+        >>> strategy = strategies.feddyn(model, data.pointwise(4), alpha=0.1)
     """
     passes = Passes(epochs, steps, batch_size)
     client = dynamic(model, examples, optimizer or sgd(0.1), alpha, passes, probe)
@@ -107,8 +114,17 @@ def dynamic(
     `steps`; `known` to the server are `share`, 1/N, and `drift`, what h_k does. A step of SGD costs
     the rows of its batch, see `clients.lazy`.
 
+    Arguments that are not named here are those of `local_training`.
+
+    Args:
+        alpha: of the quadratic term.
+        passes: how much a client does in a round.
+
     Raises:
         ValueError: for alpha <= 0, and in the round where the step on a table is not one of SGD.
+
+    Example:
+        >>> client = strategies.dynamic(model, data.pointwise(4), clients.sgd(0.1), alpha=0.1)
     """
     positive("dynamic", "alpha", alpha)
     optimizers = several(optimizer)

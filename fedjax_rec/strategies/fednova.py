@@ -42,6 +42,9 @@ def fednova(
     Args:
         aggregator: default `aggregate.normalized()`.
         assembly: as in `federated`.
+
+    Example:
+        >>> strategy = strategies.fednova(model, data.pointwise(4), epochs=2)
     """
     client = local_training(
         model, examples, optimizer or sgd(0.1), epochs, steps, batch_size, probe

@@ -46,8 +46,17 @@ def fedprox(
 ) -> Strategy:
     """`fedavg` of clients that minimise f_k(x) + mu/2 |x - x0|^2.
 
+    Arguments that are not named here are those of `fedavg`.
+
     Args:
         mu: 0 is `fedavg`.
+        assembly: as in `federated`.
+
+    Raises:
+        ValueError: for mu < 0.
+
+    Example:
+        >>> strategy = strategies.fedprox(model, data.pointwise(4), mu=0.01)
     """
     passes = Passes(epochs, steps, batch_size)
     client = proximal(model, examples, optimizer or sgd(0.1), mu, passes, probe)
@@ -62,13 +71,20 @@ def proximal(
     passes: Passes = Passes(),
     probe=None,
 ) -> Client:
-    """`local_training` with a pull of strength `mu` to the server's model; 0 is none.
+    """`local_training` with a pull of strength `mu` to the server's model.
 
     A step of SGD costs the rows of its batch, see `clients.lazy`; of other optimizers the client's
-    whole local tables, as ever.
+    whole local tables, as ever. Arguments that are not named here are those of `local_training`.
+
+    Args:
+        mu: 0 is no pull.
+        passes: how much a client does in a round.
 
     Raises:
         ValueError: for mu < 0.
+
+    Example:
+        >>> client = strategies.proximal(model, data.pointwise(4), clients.sgd(0.1), mu=0.01)
     """
     at_least("proximal", "mu", mu, 0)
     optimizers, pulled = several(optimizer), lambda start: Terms(pull=mu)

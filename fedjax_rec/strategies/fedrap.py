@@ -43,12 +43,21 @@ def fedrap(
     schedule of lambda and mu that the code computes (tanh of the round) never reaches its loss:
     they are constant there, and here, arguments of the model.
 
+    Arguments that are not named here are those of `fedavg`.
+
     Args:
+        model: one with the tables `item` and `own`, such as `models.fedrap(num_items)`.
         learning_rate: of the scorer.
         item_learning_rate: of both tables.
         batch_decay: a above.
         round_decay: b above.
         kwargs: as in `fedavg`, without `optimizer`.
+
+    Raises:
+        ValueError: as `annealed_sgd`.
+
+    Example:
+        >>> strategy = strategies.fedrap(models.fedrap(num_items), data.pointwise(4))
     """
     rate = lambda value: annealed_sgd(value, batch_decay, round_decay)
     tables = rate(item_learning_rate)
@@ -74,6 +83,10 @@ def annealed_sgd(learning_rate: float, batch_decay: float, round_decay: float) -
 
     Raises:
         ValueError: for learning_rate <= 0, and outside 0 < decay <= 1.
+
+    Example:
+        >>> slower = strategies.annealed_sgd(0.1, batch_decay=0.95, round_decay=0.97)
+        >>> strategy = strategies.fedavg(model, data.pointwise(4), optimizer=slower)
     """
     positive("annealed_sgd", "learning_rate", learning_rate)
     for name, value in (("batch_decay", batch_decay), ("round_decay", round_decay)):

@@ -54,17 +54,22 @@ def fedsgd(
     server: Server | Transform | None = None,
     **assembly,
 ) -> Strategy:
-    """Gradient sharing.
+    """x <- x - eta sum_k n_k/n grad f_k(x): gradient sharing.
 
     To step only every m rounds: `server=optax.MultiSteps(...).gradient_transformation()`.
+    Arguments that are not named here are those of `fedavg`.
 
     Args:
-        server: default `step(0.1)`, whose rate is that of SGD.
         private: the optimizer of private parameters, which take one step a round; default
             `sgd(0.1)`.
         steps: batches of a client whose gradients are added up, one for a small batch; default all
             of its examples.
+        batch_size: examples whose gradient is computed at once.
+        server: default `step(0.1)`, whose rate is that of SGD.
         assembly: as in `federated`.
+
+    Example:
+        >>> strategy = strategies.fedsgd(model, data.pointwise(4), server=strategies.step(0.5))
     """
     client = full_gradient(model, examples, private or sgd(0.1), steps, batch_size, probe)
     return federated(
@@ -81,13 +86,18 @@ def full_gradient(
     batch_size: int = 256,
     probe=None,
 ) -> Client:
-    """A client that uploads minus its gradient.
+    """A client that uploads minus its gradient, -1/n_k sum_i grad l(x; example i).
+
+    Arguments that are not named here are those of `local_training`.
 
     Args:
         private: takes one step on the gradient of the private parameters; None leaves them as they
             are.
         steps: batches whose gradients are added up; None for all examples once.
         batch_size: what is computed at once.
+
+    Example:
+        >>> client = strategies.full_gradient(model, data.pointwise(4), clients.sgd(0.1))
     """
     passes = Passes(1, steps, batch_size)
     optimizers = [] if private is None else [as_local(private)]

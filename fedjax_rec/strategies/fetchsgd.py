@@ -42,8 +42,12 @@ def fetch_sgd(
     """FetchSGD of sketches [rows, columns], of which the server takes the `keep` largest numbers.
 
     Wire: 32 * rows * columns bits a client, and no ids.
+    Arguments that are not named here are those of `fedavg`.
 
     Args:
+        keep: k of top_k, coordinates that a round changes.
+        rows: hash functions of the sketch.
+        columns: numbers a row of it.
         momentum: rho.
         learning_rate: eta.
         seed: of the hashes, which stay the same for the whole run.
@@ -54,6 +58,9 @@ def fetch_sgd(
     Raises:
         ValueError: for keep, rows or columns < 1, momentum outside [0, 1), learning_rate <= 0, and
             no seed of 32 bits.
+
+    Example:
+        >>> strategy = strategies.fetch_sgd(model, data.pointwise(4), keep=50, columns=500)
     """
     check.seed("fetch_sgd", seed)
     for name, value in (("keep", keep), ("rows", rows), ("columns", columns)):

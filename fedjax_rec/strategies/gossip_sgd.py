@@ -31,9 +31,19 @@ def model_swapping(
 ) -> Strategy:
     """M_k <- M_pi(k) every `swap_every` rounds, M_k <- sum_j n_j M_j / n every `average_every`.
 
+    Arguments that are not named here are those of `gossip_sgd`.
+
     Args:
         swap: default `derangement()`; `cycle()` is cyclic weight transfer.
+        swap_every: rounds from swap to swap.
+        average_every: rounds from mean to mean, which takes the place of a swap.
         kwargs: as in `gossip_sgd`.
+
+    Raises:
+        ValueError: for periods below 1.
+
+    Example:
+        >>> strategy = strategies.model_swapping(model, data.pointwise(4), average_every=10)
     """
     exchange = periodic([average(), swap or derangement()], [average_every, swap_every])
     return gossip_sgd(model, examples, probe, exchange=exchange, **kwargs)
@@ -54,10 +64,18 @@ def gossip_sgd(
 ) -> Strategy:
     """M_k <- sum_j W[k, j] (M_j after local training), from one model for all.
 
+    Arguments that are not named here are those of `fedavg`.
+
     Args:
         exchange: default `gossip(ring())`.
-        optimizer: default `sgd(0.1)`.
         stages: of the change before it enters M_j, as in `decentralized`.
+
+    Raises:
+        ValueError: as `decentralized`.
+
+    Example:
+        >>> exchange = strategies.gossip(strategies.torus())
+        >>> strategy = strategies.gossip_sgd(model, data.pointwise(4), exchange=exchange)
     """
     client = local_training(
         model, examples, optimizer or sgd(0.1), epochs, steps, batch_size, probe

@@ -39,15 +39,26 @@ def gpfedrec(
 ) -> Strategy:
     """GPFedRec of `models.gpfedrec`: SGD on private layers, user vector and item table.
 
+    Arguments that are not named here are those of `fedavg`.
+
     Args:
+        model: `models.gpfedrec(num_items)`, or `models.gpfedrec_rows(num_items)`.
         strength: of the pull towards the target.
         learning_rate: of the layers.
-        user_learning_rate: default 79 times that, item_learning_rate: default num_items * 80 - 1
-            times, all as released; with these the pull takes a table of width 32 halfway to its
-            target in every step. num_items is the rows of the largest table that `model` shares.
+        user_learning_rate: of the user vector, default 79 times that of the layers.
+        item_learning_rate: of the item table, default num_items * 80 - 1 times that of the layers,
+            num_items the rows of the largest table that `model` shares. Both are as released; with
+            these the pull takes a table of width 32 halfway to its target in every step.
         similarity: as in `graph_guided`.
         neighbours: as in `graph_guided`.
+        uplink: as in `graph_guided`.
         stages: as in `graph_guided`.
+
+    Raises:
+        ValueError: as `graph_guided`.
+
+    Example:
+        >>> strategy = strategies.gpfedrec(models.gpfedrec(num_items), data.pointwise(4))
     """
     items, users = item_learning_rate, user_learning_rate
     if items is None:

@@ -61,9 +61,19 @@ def ifca(
 ) -> Strategy:
     """j_k = argmin_j f_k(x_j);  x_j <- x_j + mean of the updates of the clients with j_k = j.
 
-    Models start from keys of their own. server: steps on all models at once. A
-    downlink broadcasts all of them.
-    k forward passes a round by its mathematics; see `strategies.clusters`.
+    Models start from keys of their own. A `downlink` broadcasts all of them.
+    k forward passes a round by its mathematics.
+    Arguments that are not named here are those of `fedavg`.
+
+    Args:
+        clusters: k, how many models there are.
+        assembly: as in `federated`; a `server` steps on all models at once.
+
+    Raises:
+        ValueError: for clusters < 1.
+
+    Example:
+        >>> strategy = strategies.ifca(model, data.pointwise(4), clusters=3)
     """
     client = local_training(
         model, examples, optimizer or sgd(0.1), epochs, steps, batch_size, probe

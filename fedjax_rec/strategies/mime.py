@@ -69,24 +69,31 @@ from .fedsgd import full_gradient, mean_gradient
 
 
 def fsvrg(model: Model, examples: Batches, probe=None, **kwargs) -> Strategy:
-    """Two trips: c = mean_k grad f_k(x), then variance-reduced local steps.
+    """Two trips: c = mean_k grad f_k(x), then variance-reduced local steps. Arguments that are not
+    named here are those of `fedavg`.
 
     Args:
-        kwargs: optimizer of the clients, default `sgd(0.1)`; epochs, steps, batch_size; uplink,
-            stages and aggregator of both trips, the last default `mean()`; server,
-            clients_per_chunk.
+        kwargs: as in `fedavg`, without `downlink`, `clock` and `deadline`; uplink, stages and
+            aggregator are of both trips.
+
+    Example:
+        >>> strategy = strategies.fsvrg(model, data.pointwise(4))
     """
     return _after_gradient(model, examples, probe, beta=None, **kwargs)
 
 
 def mime(model: Model, examples: Batches, probe=None, *, beta: float = 0.9, **kwargs) -> Strategy:
     """`fsvrg` with momentum of the server in local steps; then m <- beta m + (1 - beta) c.
+    Arguments that are not named here are those of `fsvrg`.
 
     Args:
-        kwargs: as in `fsvrg`.
+        beta: what a round keeps of m.
 
     Raises:
         ValueError: outside 0 <= beta <= 1.
+
+    Example:
+        >>> strategy = strategies.mime(model, data.pointwise(4), beta=0.9)
     """
     fraction("mime", "beta", beta)
     return _after_gradient(model, examples, probe, beta=beta, **kwargs)
@@ -107,12 +114,17 @@ def mime_lite(
     **assembly,
 ) -> Strategy:
     """One trip, in which a client sends its change and its gradient at x, and gets x and m.
+    Arguments that are not named here are those of `fedavg`.
 
     Args:
+        beta: what a round keeps of m.
         assembly: as in `federated`.
 
     Raises:
         ValueError: outside 0 <= beta <= 1.
+
+    Example:
+        >>> strategy = strategies.mime_lite(model, data.pointwise(4), beta=0.9)
     """
     fraction("mime_lite", "beta", beta)
     passes = Passes(epochs, steps, batch_size)

@@ -63,10 +63,21 @@ def per_fedavg(
 
     The probe sees, as the paper does, the received model after one step of sgd(alpha) on one batch
     of up to `batch_size` examples: another short pass, and none without a probe.
+    Arguments that are not named here are those of `fedavg`.
 
     Args:
+        alpha: the rate of the inner step.
+        order: "first" leaves the Hessian out, "hessian_free" has it by differences of gradients.
+        delta: the width of these differences.
         optimizer: sgd(beta), default `sgd(0.1)`.
         aggregator: default `uniform()`.
+        assembly: as in `federated`.
+
+    Raises:
+        ValueError: as `maml`.
+
+    Example:
+        >>> strategy = strategies.per_fedavg(model, data.pointwise(4), alpha=0.05)
     """
     passes = Passes(epochs, steps, batch_size)
     client = maml(model, examples, optimizer or sgd(0.1), alpha, order, delta, passes)
@@ -82,10 +93,17 @@ def reptile(
     """x <- x + epsilon mean_k (U_k(x) - x), with U_k some steps of client k's optimizer.
 
     The batched Reptile of Nichol, Achiam & Schulman (2018), section 3: `fedavg` with clients that
-    count alike and a short server step.
+    count alike and a short server step. Arguments that are not named here are those of `fedavg`.
 
     Args:
+        epsilon: the server's step.
         kwargs: as in `fedavg`, without `server`.
+
+    Raises:
+        ValueError: for epsilon <= 0.
+
+    Example:
+        >>> strategy = strategies.reptile(model, data.pointwise(4), epsilon=0.5, steps=5)
     """
     kwargs.setdefault("aggregator", uniform())
     return fedavg(model, examples, probe, server=step(epsilon), **kwargs)
@@ -107,14 +125,21 @@ def maml(
     does, put `fine_tuned(..., local_training(..., sgd(alpha), steps=1, probe=probe))` around it. A
     batch that leaves D' empty changes nothing but by what a loss has without examples. Cost: two
     gradients on half a batch (four on a third, of which two are the Hessian's), on copies of the
-    batch's rows.
+    batch's rows. Arguments that are not named here are those of `local_training`.
 
     Args:
         optimizer: what takes the step beta. All that it trains is adapted, private parameters
             included.
+        alpha: the rate of the inner step.
+        order: "first" or "hessian_free", as above.
+        delta: of the differences that make the Hessian.
+        passes: how much a client does in a round.
 
     Raises:
         ValueError: for alpha or delta that are not positive, and for an unknown order.
+
+    Example:
+        >>> client = strategies.maml(model, data.pointwise(4), clients.sgd(0.1), alpha=0.05)
     """
     positive("maml", "alpha", alpha)
     positive("maml", "delta", delta)

@@ -67,11 +67,22 @@ def pfedme(
     (or `steps`) of `personal` on the received x, private parameters free: a pass of its own, and
     none without a probe. Without it x scores, with the private part of w_k.
     `inner_steps` gradients a batch by its mathematics.
+    Arguments that are not named here are those of `fedavg`.
 
     Args:
+        lam: how hard theta is pulled to w_k.
+        beta: the server's step.
+        inner_steps: K, steps on theta a batch.
         optimizer: sgd(eta), default `sgd(0.01)`.
         personal: of theta, default `sgd(0.05)`; it must be stable under the pull, eta_p lam < 1.
         aggregator: default `uniform()`.
+        assembly: as in `federated`, without `server`.
+
+    Raises:
+        ValueError: unless lam and beta are positive, and for inner_steps < 1.
+
+    Example:
+        >>> strategy = strategies.pfedme(model, data.pointwise(4), lam=15.0)
     """
     passes, personal = Passes(epochs, steps, batch_size), personal or sgd(0.05)
     client = pfedme_client(
@@ -99,15 +110,23 @@ def pfedme_client(
     the received model, is what `proximal(..., mu=lam)` trains: `pfedme` lets the probe see that
     one, in a pass of its own, and the server's model scores without it. Cost: `inner_steps`
     gradients a batch by its mathematics, on copies of the batch's rows.
+    Arguments that are not named here are those of `local_training`.
 
     Args:
         optimizer: what moves w_k, sgd(eta).
         personal: sgd(eta_p), or another; it starts anew in every batch. Private parameters are part
             of w_k, and move like it. Rows that a batch does not touch have theta = w_k, exactly.
             `loss` is that of w_k before the steps.
+        lam: how hard theta is pulled to w_k.
+        inner_steps: K, steps on theta a batch.
+        passes: how much a client does in a round.
 
     Raises:
         ValueError: unless lam is positive, and for inner_steps < 1.
+
+    Example:
+        >>> outer, inner = clients.sgd(0.01), clients.sgd(0.05)
+        >>> client = strategies.pfedme_client(model, data.pointwise(4), outer, inner)
     """
     positive("pfedme", "lam", lam)
     at_least("pfedme", "inner_steps", inner_steps, 1)

@@ -69,10 +69,19 @@ def prune_fl(
     A client gets the kept values of the dense leaves and of the rows that it touches; and in its
     first pruned round after an adjustment the new mask of all matrices, a bit a coordinate. Whole
     rounds need no mask: all know the round.
+    Arguments that are not named here are those of `fedavg`.
 
     Args:
+        fraction: of the coordinates of each matrix that are kept.
+        every: rounds from adjustment to adjustment.
         uplink: default `compress.masked()`; to compress what it sends, `chain(masked(), ...)`.
-        server: the one that `pruning` wraps. Others as in `fedavg`.
+        server: the one that `pruning` wraps, default `step(1.0)`.
+
+    Raises:
+        ValueError: as `pruning`.
+
+    Example:
+        >>> strategy = strategies.prune_fl(models.prunable(model), data.pointwise(4), fraction=0.3)
     """
     client = _client(model, examples, probe, optimizer, epochs, steps, batch_size)
     assembled = _counting_down(
@@ -130,9 +139,17 @@ def federated_dropout(
     trains and sends a random part of the columns: see `submodel`.
 
     Both ways a bit for each column of each matrix says which they are.
+    Arguments that are not named here are those of `fedavg`.
 
     Args:
-        uplink: default `compress.columns(fraction)`, which is lossless here. Others as in `fedavg`.
+        fraction: of the columns of each matrix that a client has.
+        uplink: default `compress.columns(fraction)`, which is lossless here.
+
+    Raises:
+        ValueError: as `submodel`.
+
+    Example:
+        >>> strategy = strategies.federated_dropout(models.prunable(model), data.pointwise(4))
     """
     client = _client(model, examples, probe, optimizer, epochs, steps, batch_size)
     part = columns(fraction)
@@ -153,8 +170,16 @@ def pruning(server: Server | Transform, fraction: float = 0.3, every: int = 10) 
     state of an optimizer is not pruned: what comes back has the moments it had. `prune_fl` bills
     the mask that clients get; another assembly hands it out free.
 
+    Args:
+        server: what steps on the model, or an optax transform.
+        fraction: of the coordinates that are kept.
+        every: rounds from adjustment to adjustment.
+
     Raises:
         ValueError: outside 0 < fraction <= 1 and for every < 2, and where the model has no mask.
+
+    Example:
+        >>> server = strategies.pruning(strategies.step(1.0), fraction=0.3, every=10)
     """
     static("pruning", "fraction", fraction)
     if not 0 < fraction <= 1:
@@ -219,8 +244,17 @@ def submodel(client: Client, fraction: float) -> Client:
 
     The submodel takes the place of the model's mask: not to be used with `strategies.pruning`.
 
+    Args:
+        client: what trains the submodel.
+        fraction: of the columns of each matrix that are drawn.
+
     Raises:
         ValueError: outside 0 < fraction <= 1, and where the model has no mask.
+
+    Example:
+        >>> batches = data.pointwise(4)
+        >>> client = clients.local_training(models.prunable(model), batches, clients.sgd(0.1))
+        >>> client = strategies.submodel(client, fraction=0.5)
     """
     static("submodel", "fraction", fraction)
     if not 0 < fraction <= 1:

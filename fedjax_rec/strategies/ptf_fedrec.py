@@ -95,18 +95,21 @@ def ptf_fedrec(
     {"shared", "private": the client's model, "told": soft labels, "id": what the server calls it}.
     Clients outside the cohort and those without examples keep theirs to the bit. Metrics: those of
     the client, and `server_loss`, the mean over the server's training. Bytes: ids and float32
-    predictions, see `wire`.
+    predictions, see `wire`. Arguments that are not named here are those of `fedavg`.
 
     Args:
-        model: of each client, all of it private, with scores that are logits (`bce()`), as those of
-            `server_model`: a model of one user (`members=1`), of which the server holds the shared
-            part and N private parts; None for one like `model`.
+        model: of each client, all of it private, with scores that are logits (`bce()`).
         examples: `data.pointwise()`.
+        server_model: likewise of one user (`members=1`), of which the server holds the shared part
+            and N private parts; None for one like `model`.
         optimizer: of clients, default Adam at 0.01.
-        server_optimizer: Adam at 0.001.
-        beta: bounds between which the client's are uniform.
-        gamma: bounds between which the client's are uniform.
+        server_optimizer: default Adam at 0.001.
+        server_epochs: passes of the server over what it got in a round.
+        server_batch_size: predictions of a batch of the server's.
+        beta: bounds between which beta_k is uniform.
+        gamma: bounds between which gamma_k is uniform.
         swap: lambda.
+        sent: soft labels that a client gets.
         confident: mu.
         scored_by: whose model serves a user and is measured: the `client`'s own, or the `server`'s,
             whose quality the paper reports. A probe looks at the client's.
@@ -119,6 +122,9 @@ def ptf_fedrec(
         ValueError: for shares outside [0, 1], bounds that are none, clients of several users,
             models that cannot take part, and a stage that receives, since nobody sums predictions.
         MemoryError: where N models cannot fit.
+
+    Example:
+        >>> strategy = strategies.ptf_fedrec(models.fedmf(num_items), data.pointwise(4), sent=5)
     """
     where = "ptf_fedrec"
     serving: Model = server_model or model
@@ -288,7 +294,14 @@ def ptf_fedrec(
 
 
 def by_client(model: Model) -> Model:
-    """What scores in `ptf_fedrec` with a client's own model."""
+    """What scores in `ptf_fedrec` with a client's own model.
+
+    Args:
+        model: the clients'.
+
+    Example:
+        >>> scoring = strategies.by_client(models.fedmf(num_items))
+    """
 
     def view(shared, private):
         return trees.with_frozen(private["shared"], shared["frozen"]), private["private"]
@@ -297,7 +310,14 @@ def by_client(model: Model) -> Model:
 
 
 def by_server(model: Model) -> Model:
-    """What scores in `ptf_fedrec` with the server's model and its part for the client."""
+    """What scores in `ptf_fedrec` with the server's model and its part for the client.
+
+    Args:
+        model: the server's.
+
+    Example:
+        >>> scoring = strategies.by_server(models.fedmf(num_items))
+    """
 
     def view(shared, private):
         mine = jax.tree.map(lambda x: x[private["id"]], shared["server"]["private"])

@@ -56,10 +56,16 @@ def fedrep(
     """p_k <- p_k - eta grad_p f_k(p_k, Q) for head_epochs;  Q_k <- Q_k - eta grad_Q f_k(p_k, Q_k).
 
     Two passes by its mathematics, head_epochs and epochs long.
+    Arguments that are not named here are those of `fedavg`.
 
     Args:
-        head_optimizer: of the private parameters.
-        optimizer: of the shared ones; both `sgd(0.1)`.
+        head_optimizer: of the private parameters, default `sgd(0.1)`.
+        head_epochs: passes in which they are trained.
+        optimizer: of the shared ones, default `sgd(0.1)`.
+        assembly: as in `federated`.
+
+    Example:
+        >>> strategy = strategies.fedrep(model, data.pointwise(4), head_epochs=2)
     """
     head = groups({"private": head_optimizer or sgd(0.1)})
     body = groups({"shared": optimizer or sgd(0.1)})
@@ -93,15 +99,21 @@ def fedrecon(
     of one interaction reconstructs and sends nothing.
 
     An epoch of both halves costs one of `fedavg`.
+    Arguments that are not named here are those of `fedavg`.
 
     Args:
-        private_optimizer: default `sgd(0.1)`.
-        optimizer: default `sgd(0.1)`.
+        private_optimizer: of p_k, default `sgd(0.1)`.
+        private_epochs: passes over the support half.
+        optimizer: of Q_k, default `sgd(0.1)`.
         seed: of the starts. For the evaluation the last reconstruction of each client stays in
             `State.private`; no round reads it.
+        assembly: as in `federated`.
 
     Raises:
         ValueError: for no seed of 32 bits.
+
+    Example:
+        >>> strategy = strategies.fedrecon(model, data.pointwise(4), private_epochs=2)
     """
     check.seed("fedrecon", seed)
     p = groups({"private": private_optimizer or sgd(0.1)})
@@ -127,7 +139,17 @@ def fine_tuned_fedavg(
     **assembly,
 ) -> Strategy:
     """`fedavg`, whose probe sees, of each client in the cohort, the received model x after
-    `tuning_epochs` epochs by `tuning` (default: the optimizer). Two passes where there is a probe.
+    `tuning_epochs` epochs by `tuning`. Two passes where there is a probe.
+
+    Arguments that are not named here are those of `fedavg`.
+
+    Args:
+        tuning: default the optimizer.
+        tuning_epochs: passes of fine-tuning.
+        assembly: as in `federated`.
+
+    Example:
+        >>> strategy = strategies.fine_tuned_fedavg(model, data.pointwise(4), tuning_epochs=2)
     """
     first = optimizer or sgd(0.1)
     client = local_training(model, examples, first, epochs, steps, batch_size)
@@ -147,9 +169,17 @@ def in_sequence(clients: Sequence[Client]) -> Client:
     `groups({"private": ...})` there. Down come the rows that any of them touches. Costs a pass for
     each client.
 
+    Args:
+        clients: in their order.
+
     Raises:
         ValueError: for no clients, and, when the state is made, for clients whose private
             parameters are not structured alike.
+
+    Example:
+        >>> head, body = clients.groups({"private": clients.sgd(1.0)}), clients.sgd(0.1)
+        >>> one = lambda steps: clients.local_training(model, data.pointwise(4), steps)
+        >>> client = strategies.in_sequence([one(head), one(body)])
     """
     if not clients:
         raise ValueError("in_sequence(clients=[]) trains nothing; give at least one client.")
@@ -171,8 +201,17 @@ def fine_tuned(client: Client, tuner: Client) -> Client:
     `steps` as `tuned_loss` and `tuned_steps`, and nothing else. Give the probe to `tuner`: it then
     sees the received model after fine-tuning. Two passes by its mathematics.
 
+    Args:
+        client: whose upload counts.
+        tuner: what makes of the model what is looked at.
+
     Raises:
         ValueError: as `in_sequence`.
+
+    Example:
+        >>> client = clients.local_training(model, data.pointwise(4), clients.sgd(0.1))
+        >>> tuner = clients.local_training(model, data.pointwise(4), clients.sgd(1.0), steps=2)
+        >>> both = strategies.fine_tuned(client, tuner)
     """
 
     def update(key, private, shared, data, now):
@@ -190,8 +229,18 @@ def anew(client: Client, seed: int = 0) -> Client:
     """`client`, which forgets its private parameters before each round and starts them afresh.
 
     They come from `seed`, the round and the client's id. A client without examples keeps what it
-    has; after the round the private parameters stay, for the evaluation. Raises ValueError for no
-    seed of 32 bits.
+    has; after the round the private parameters stay, for the evaluation.
+
+    Args:
+        client: any.
+        seed: of the starts.
+
+    Raises:
+        ValueError: for no seed of 32 bits.
+
+    Example:
+        >>> client = clients.local_training(model, data.pointwise(4), clients.sgd(0.1))
+        >>> forgetful = strategies.anew(client, seed=7)
     """
     check.seed("anew", seed)
 

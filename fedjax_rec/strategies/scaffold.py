@@ -76,11 +76,18 @@ def scaffold(
     """y_k <- y_k - eta (g_k - c_k + c);  x <- x + mean_k (y_k - x);  c <- mean of all c_k.
 
     Memory: N times the whole of `shared`. An uplink is of both parts; a lossy one lets c drift from
-    mean_k c_k.
+    mean_k c_k. Arguments that are not named here are those of `fedavg`.
 
     Args:
         aggregator: of the model, default `uniform()`.
         server: of the model, default `step(1.0)`.
+        assembly: as in `federated`.
+
+    Raises:
+        ValueError: as `controlled`.
+
+    Example:
+        >>> strategy = strategies.scaffold(model, data.pointwise(4), optimizer=clients.sgd(0.1))
     """
     passes = Passes(epochs, steps, batch_size)
     client = controlled(model, examples, optimizer or sgd(0.1), passes, probe)
@@ -114,8 +121,16 @@ def controlled(
     `steps`; `known` to the server are, of tables, what that does, and -c_k / N. A step costs the
     rows of its batch, see `clients.lazy`.
 
+    Arguments that are not named here are those of `local_training`.
+
+    Args:
+        passes: how much a client does in a round.
+
     Raises:
         ValueError: in the round, where the step on a shared parameter is not one of SGD.
+
+    Example:
+        >>> client = strategies.controlled(model, data.pointwise(4), clients.sgd(0.1))
     """
     optimizers = several(optimizer)
 

@@ -24,13 +24,19 @@ def selective(
 ) -> Strategy:
     """Federated averaging of the `clients` of highest utility among the candidates.
 
+    Arguments that are not named here are those of `fedavg`.
+
     Args:
+        clients: m, how many take part.
         utility: default `power_of_choice()`.
         candidates: how many, drawn by size from the cohort; default the cohort itself.
         kwargs: as in `fedavg`.
 
     Raises:
         ValueError: as `selecting`, and for fewer candidates than clients.
+
+    Example:
+        >>> strategy = strategies.selective(model, data.pointwise(4), clients=2, candidates=6)
     """
     at_least("selective", "candidates", clients if candidates is None else candidates, clients)
     chosen = selecting(
@@ -50,12 +56,18 @@ def over_selected(
 ) -> Strategy:
     """Federated averaging of the first `clients` of the cohort to finish.
 
+    Arguments that are not named here are those of `fedavg`.
+
     Args:
-        clock: default `lognormal_clock()`.
+        clients: m, how many are waited for.
+        clock: default `lognormal_clock(epochs=epochs)`.
         kwargs: as in `fedavg`.
 
     Raises:
         ValueError: as `over_selection`.
+
+    Example:
+        >>> strategy = strategies.over_selected(model, data.pointwise(4), clients=2)
     """
     ticking = clock or lognormal_clock(epochs=kwargs.get("epochs", 1))
     timed = fedavg(model, examples, probe, clock=ticking, **kwargs)

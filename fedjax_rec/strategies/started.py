@@ -12,11 +12,21 @@ from ..types import Strategy
 
 
 def started(strategy: Strategy, values: Mapping[str, Any]) -> Strategy:
-    """`strategy` whose clients begin with `values`, where what they keep [N, ...] has one by key
-    path, as `simulate.parameters(run).private` or `trees.named(state.private)` give; the rest
-    begins as it did, and values without a place are left aside.
+    """`strategy` whose clients begin with `values`, where what they keep has one by key path.
 
-    `init` raises ValueError where a value has another shape, as with other users.
+    The rest begins as it did, and values without a place are left aside.
+
+    Args:
+        strategy: any.
+        values: arrays [N, ...] by key path, as `simulate.parameters(run).private` or
+            `trees.named(state.private)` give.
+
+    Raises:
+        ValueError: in `init`, where a value has another shape, as with other users.
+
+    Example:
+        >>> strategy = strategies.fedavg(model, data.pointwise(4))
+        >>> again = strategies.started(strategy, trees.named(strategy.init(key, 3).private))
     """
 
     def init(key, num_clients):

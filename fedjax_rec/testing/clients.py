@@ -177,6 +177,7 @@ def check_client(
         AssertionError: a law is broken; the line says which, and what came.
 
     Example:
-        testing.check_client(lambda model: clients.local_training(model, data.pointwise(), sgd(1)))
+        sgd = clients.sgd(1.0)
+        testing.check_client(lambda model: clients.local_training(model, data.pointwise(), sgd))
     """
     check(CLIENT, client, model=model, dataset=dataset)

@@ -80,6 +80,9 @@ CLOCK = Kind(
 def check_clock(clock: Clock) -> None:
     """Holds the laws of clocks against one, of 6 clients where it knows how many there are.
 
+    Args:
+        clock: the part.
+
     Raises:
         AssertionError: a law is broken; the line says which, and what came.
 

@@ -145,6 +145,9 @@ GRAPH = Kind("graph", _graph, (weights_are_a_mean, the_mean_is_kept, it_is_the_s
 def check_exchange(exchange: Exchange) -> None:
     """Holds the laws of exchanges against one, of 6 clients.
 
+    Args:
+        exchange: the part.
+
     Raises:
         AssertionError: a law is broken; the line says which, and what came.
 
@@ -166,5 +169,8 @@ def check_graph(
 
     Raises:
         AssertionError: a law is broken; the line says which, and what came.
+
+    Example:
+        testing.check_graph(strategies.exponential(), symmetric=False)
     """
     check(GRAPH, graph, clients=clients, symmetric=symmetric)

@@ -269,7 +269,8 @@ def check_model(
         model: the part; or its factory, which is called with num_items and members of the data.
         examples: what an example is; None for `data.pointwise(4)`.
         dataset: packed data that the model is of; None for three clients with 24 items.
-        learning_rate: of the Adam under which it must learn in `rounds` rounds.
+        learning_rate: of the Adam under which it must learn.
+        rounds: in which it must learn.
 
     Raises:
         AssertionError: a law is broken; the line says which, and what came.

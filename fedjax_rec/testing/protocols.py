@@ -125,6 +125,6 @@ def check_protocol(protocol: Protocol, *, cases: Any = None) -> None:
         AssertionError: a law is broken; the line says which, and what came.
 
     Example:
-        testing.check_protocol(evaluate.full_catalogue([evaluate.hr(10)], num_items=211))
+        testing.check_protocol(evaluate.full_catalogue([evaluate.hit_ratio(10)], 211))
     """
     check(PROTOCOL, protocol, cases=cases)

@@ -181,6 +181,6 @@ def check_stage(stage: Stage, *, keeps_sum: bool = False) -> None:
         AssertionError: a law is broken; the line says which, and what came.
 
     Example:
-        testing.check_stage(clip(1.0))
+        testing.check_stage(mylab.clip(1.0))
     """
     check(STAGE, stage, keeps_sum=keeps_sum)

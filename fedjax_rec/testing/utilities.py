@@ -117,6 +117,9 @@ UTILITY = Kind(
 def check_utility(utility: Utility) -> None:
     """Holds the laws of utilities against one; clients report `loss`, `client_seconds` and `steps`.
 
+    Args:
+        utility: the part.
+
     Raises:
         AssertionError: a law is broken; the line says which, and what came.
 

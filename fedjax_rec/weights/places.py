@@ -53,8 +53,11 @@ def find(name: str | Path) -> Path:
 def get(name: str, say: Callable[[str], Any] = print) -> Path:
     """The folder of the known weights `name`, fetched into the user's cache if need be.
 
-    Says what is fetched, from where, and the licence. The files arrive whole and checked in one
-    step, or not at all.
+    The files arrive whole and checked in one step, or not at all.
+
+    Args:
+        name: one of `KNOWN`.
+        say: is told what is fetched, from where, and the licence.
 
     Raises:
         ValueError: for an unknown name.

@@ -62,7 +62,9 @@ def begun(tokenizer, texts: Sequence[str]) -> list[list[int]]:
 
 
 def within(tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    """The tokens of what stands in the middle of a text: those of its words alone."""
+    """The tokens, by `tokenizer`, of `texts` that stand in the middle of a text: those of their
+    words alone.
+    """
     return [x.ids for x in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
 
 
@@ -70,7 +72,10 @@ def tokenize(folder: Path, texts: Sequence[str], length: int | None = None) -> T
     """`texts` with the special tokens of the tokenizer in `folder`, as long as the longest.
 
     Args:
-        length: most tokens of a text, special ones included; longer texts lose their end.
+        folder: a Hugging Face folder, or one with a GGUF file.
+        texts: n of them.
+        length: most tokens of a text, special ones included; longer texts lose their end. None for
+            any.
     """
     made = tokenizer(folder)
     if length is not None:

@@ -43,15 +43,26 @@ def clicks(
     validation and test.
 
     Args:
+        num_clients: who the examples are of.
+        examples_per_client: the mean of a lognormal, at least 4.
         num_rows: `I`, dealt to fields in a geometric row from 4 up; one table of them all, with
             offsets.
-        examples_per_client: the mean of a lognormal with log-deviation `spread`, at least 4.
+        sparse: `F`.
+        dense: `P`.
+        exponent: of the power law of ids.
         taste: share of ids taken from the client's own favourites.
+        spread: log-deviation of the examples of a client.
         strength: standard deviation of the first-order part of z.
         crossed: of its pairs, about. `click_logits` gives z.
+        bias: b.
+        seed: of everything.
 
     Raises:
-        ValueError: for sizes below 1, or fewer than 4 rows a field.
+        ValueError: for sizes below 1, fewer than 4 rows a field or 4 examples a client, an exponent
+            that is not positive, a taste outside [0, 1], and for no seed of 32 bits.
+
+    Example:
+        >>> found = data.clicks(num_clients=5, num_rows=100, sparse=4, dense=2)
     """
     for name, value in (("num_clients", num_clients), ("sparse", sparse), ("dense", dense)):
         at_least("clicks", name, value, 1)
@@ -93,7 +104,17 @@ def click_logits(
     bias: float = -1.5,
     seed: int = 0,
 ) -> np.ndarray:
-    """float64[n]: z of `found`, made by `clicks` with the same arguments."""
+    """float64[n]: z of `found`, made by `clicks` with the same arguments.
+
+    Arguments that are not named here are those of `clicks`.
+
+    Args:
+        found: what `clicks` made.
+
+    Example:
+        >>> found = data.clicks(num_clients=5, num_rows=100, sparse=4, dense=2, seed=3)
+        >>> best = data.click_logits(found, seed=3)
+    """
     return _logits(found.fields[IDS], found.fields[DENSE], strength, crossed, bias, seed)
 
 

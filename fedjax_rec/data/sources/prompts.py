@@ -62,21 +62,32 @@ def yes_no_prompts(
     seed: int = 0,
     words: Words = liked_and_disliked,
 ) -> Examples:
-    """Prompts with the fields `tokens` int32[n, T], padded behind with 0, `length` int32[n], their
-    tokens, `prompt` int32[n], 0 to n - 1, and `labels`.
+    """Prompts, each with a yes or a no: would the user like this, given what he liked and disliked?
 
     Args:
+        source: what `load` takes, or interactions with ratings and titles.
+        tokenizer: of these known weights, or of a folder.
+        shots: prompts that each client learns from, drawn by `seed`.
         clients: groups that users fall into by a hash.
-        shots: prompts that each learns from, drawn by `seed`.
         history: most items that a prompt names; the oldest are left out until it has at most
             `length` tokens.
+        length: T, most tokens of a prompt.
         latest: interactions that prompts may ask about.
         held_out: most of them for validation and for the test, the same ones for every seed.
-        tokenizer: of these known weights, or of a folder.
+        above: the rating that is no yes yet.
+        seed: of the shots.
+        words: words(liked, disliked, title) -> the text of a prompt.
+
+    Returns:
+        `Examples` with the fields `tokens` int32[n, T], padded behind with 0, `length` int32[n],
+        their tokens, `prompt` int32[n], 0 to n - 1, and `labels`.
 
     Raises:
         ValueError: for data without ratings or titles, and for a client with fewer than `shots`
             interactions to learn from.
+
+    Example:
+        >>> found = data.yes_no_prompts(films, decoder_folder, shots=2, clients=2, length=64)
     """
     counts = {"shots": shots, "clients": clients, "held_out": held_out, "history": history}
     for name, value in counts.items():

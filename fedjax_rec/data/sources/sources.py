@@ -53,12 +53,19 @@ def load(
 ) -> Interactions:
     """Read a data set: a known name, a name under the searched folders, `synthetic`, or a path.
 
-    `folder` replaces the searched folders by one. A name that is absent and can be fetched is
-    fetched when `fetch` holds, its licence shown through `say`.
+    Args:
+        source: such as "ml-100k"; a `Path`, or a text with a separator, is a path.
+        folder: where names are looked for, in place of the searched folders; nothing is then
+            fetched.
+        fetch: fetch a name that is absent and can be fetched, which is ml-100k.
+        say: is told the licence of what is fetched.
 
     Raises:
         FileNotFoundError: with the remedy for data that is not there.
         ValueError: for an unknown name or bad content.
+
+    Example:
+        >>> interactions = data.load("synthetic")
     """
     text = str(source)
     if isinstance(source, Path) or os.sep in text or text[:1] in (".", "~"):

@@ -72,13 +72,28 @@ def synthetic(
     affinity: float = 2.0,
     seed: int = 0,
 ) -> Interactions:
-    """Implicit interactions of `num_users` with a catalogue of `num_items`, some of which may never
-    occur.
+    """Implicit interactions of users with a catalogue of which some items may never occur.
 
-    A user has round(lognormal) interactions with mean `interactions_per_user` and log-standard
-    deviation `spread`, clipped to 3..num_items // 2. Times are uniform in [0, 1) and say nothing
-    about taste, so each part of a split follows the same law. `synthetic_truth` with the same
-    arguments returns the vectors.
+    A user has round(lognormal) interactions, clipped to 3..num_items // 2. Times are uniform in
+    [0, 1) and say nothing about taste, so each part of a split follows the same law.
+    `sources.synthetic.synthetic_truth` with the same arguments returns the vectors.
+
+    Args:
+        num_users: all of whom occur.
+        num_items: of the catalogue.
+        width: w.
+        interactions_per_user: the mean, 3 to num_items // 2.
+        spread: log-standard deviation of a user's interactions.
+        popularity: the exponent of the power law of items; 0 for items that are alike.
+        affinity: standard deviation of x_u . y_i; 0 for users without taste.
+        seed: of everything.
+
+    Raises:
+        ValueError: for sizes below 1, a mean outside its bounds, a negative popularity or affinity,
+            and for no seed of 32 bits.
+
+    Example:
+        >>> interactions = data.synthetic(num_users=50, num_items=40, interactions_per_user=8)
     """
     truth, ranks = _truth(num_users, num_items, width, popularity, affinity, seed)
     cap = num_items // 2

@@ -8,13 +8,18 @@ TITLES = ("movie_title", "title", "name")
 
 
 def titles(interactions: Interactions, genres: bool = True) -> list[str] | None:
-    """A line of text for each item, `I` of them, e.g. "Toy Story (1995), Animation Comedy".
-
-    None where the source does not describe its items; an item that it is silent about is called by
-    its id.
+    """A line of text for each item, e.g. "Toy Story (1995), Animation Comedy".
 
     Args:
+        interactions: whose item features are read.
         genres: say them too.
+
+    Returns:
+        `I` texts, an item that the source is silent about by its id; None where the source does not
+        describe its items.
+
+    Example:
+        >>> texts = data.titles(films, genres=False)
     """
     features = interactions.item_features
     if features is None:

@@ -31,7 +31,7 @@ def ease(l2: float = 300.0) -> Fit:
         ValueError: `l2` is not positive.
 
     Example:
-        >>> strategies.central(models.item_weights(num_items), fit=models.ease(l2=300.0))
+        >>> strategy = strategies.central(models.item_weights(num_items), fit=models.ease(l2=300.0))
     """
     positive("ease", "l2", l2)
 

@@ -49,7 +49,8 @@ def ials(
             run, the model is not `fedmf`.
 
     Example:
-        >>> strategies.central(models.fedmf(num_items, width=64, scale=0.0125), fit=models.ials())
+        >>> model = models.fedmf(num_items, width=64, scale=0.0125)
+        >>> strategy = strategies.central(model, fit=models.ials())
     """
     positive("ials", "unobserved_weight", unobserved_weight)
     positive("ials", "regularization", regularization)

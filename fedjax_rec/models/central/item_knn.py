@@ -30,7 +30,8 @@ def item_knn(neighbours: int = 100, shrinkage: float = 10.0) -> Fit:
         ValueError: there is no neighbour, or `shrinkage` is negative.
 
     Example:
-        >>> strategies.central(models.item_weights(num_items), fit=models.item_knn(100, 10.0))
+        >>> fit = models.item_knn(100, 10.0)
+        >>> strategy = strategies.central(models.item_weights(num_items), fit=fit)
     """
     at_least("item_knn", "neighbours", neighbours, 1)
     at_least("item_knn", "shrinkage", shrinkage, 0)

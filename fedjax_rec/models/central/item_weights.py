@@ -25,11 +25,14 @@ def item_weights(num_items: int, members: int = 1) -> Model:
 
     Returns:
         A model whose `shared` is {"weights": float32[I, I]} and whose `private` is {"history":
-        bfloat16[M, I]}, which holds 0 and 1 exactly. Its loss raises ValueError: a batch of
-        examples holds no history, so it is fitted with `strategies.central` and never by steps.
+        bfloat16[M, I]}, which holds 0 and 1 exactly.
+
+    Raises:
+        ValueError: from its loss: a batch of examples holds no history, so it is fitted with
+            `strategies.central` and never by steps. And for sizes below 1.
 
     Example:
-        >>> strategies.central(models.item_weights(num_items), fit=models.ease(l2=300.0))
+        >>> strategy = strategies.central(models.item_weights(num_items), fit=models.ease(l2=300.0))
     """
     at_least("item_weights", "num_items", num_items, 1)
     at_least("item_weights", "members", members, 1)

@@ -42,7 +42,7 @@ def item_scores(num_items: int, objective: Objective | None = None) -> Model:
         A model whose `shared` is one row [1] an item and whose `private` is empty.
 
     Example:
-        >>> strategies.fedavg(models.item_scores(num_items), data.pointwise(4))
+        >>> strategy = strategies.fedavg(models.item_scores(num_items), data.pointwise(4))
     """
     objective = objective or bce()
     return from_nnx(lambda rngs: ItemScores(num_items, objective))
@@ -55,7 +55,7 @@ def popularity() -> Fit:
         A `Fit` of the model `item_scores`. Its loss is the squared error of the histories, a user.
 
     Example:
-        >>> strategies.central(models.item_scores(num_items), fit=models.popularity())
+        >>> strategy = strategies.central(models.item_scores(num_items), fit=models.popularity())
     """
 
     def solve(history, shared, private):

@@ -57,17 +57,19 @@ def dcn(
     scale: float = 0.1,
     embedding: Embedding | None = None,
 ) -> Model:
-    """Of examples with `sparse` ids below `num_items` and `dense` features.
+    """Logits z of examples with `sparse` ids below `num_items` and `dense` features, by crosses.
+
+    Arguments that are not named here are those of `deepfm`.
 
     Args:
         layers: crosses.
         rank: of their matrices, None for full ones.
-        deep: widths of the deep layers.
-        scale: standard deviation of the initial vectors.
-        embedding: default `rows_each()`.
 
     Raises:
-        ValueError: for sizes below 1.
+        ValueError: for sizes below 1, and for scale <= 0.
+
+    Example:
+        >>> model = models.dcn(num_items=100, sparse=4, dense=2, width=4, rank=2)
     """
     if rank is not None:
         at_least("dcn", "rank", rank, 1)

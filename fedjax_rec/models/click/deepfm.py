@@ -39,16 +39,22 @@ def deepfm(
     scale: float = 0.1,
     embedding: Embedding | None = None,
 ) -> Model:
-    """Of examples with `sparse` ids below `num_items` and `dense` features.
+    """Logits z of examples with `sparse` ids below `num_items` and `dense` features.
 
     Args:
-        width: `D`; rows are one wider.
+        num_items: `I`, ids of all fields together.
+        sparse: id fields of an example, `ids` int32[B, sparse] of its batch.
+        dense: other features of an example, `dense` float32[B, dense] of its batch.
+        width: `D` of a vector; rows are one wider here.
         deep: widths of hidden layers.
-        scale: standard deviation of the initial rows.
-        embedding: default `rows_each()`.
+        scale: standard deviation of the initial vectors.
+        embedding: where vectors come from, default `rows_each()`.
 
     Raises:
-        ValueError: for sizes below 1.
+        ValueError: for sizes below 1, and for scale <= 0.
+
+    Example:
+        >>> model = models.deepfm(num_items=100, sparse=4, dense=2, width=4, deep=(8,))
     """
     sizes = {"sparse": sparse, "dense": dense}
     build = lambda rngs: FactorsAndDeep(dense, sparse, width, deep, rngs)

@@ -43,16 +43,19 @@ def dlrm(
     scale: float = 0.1,
     embedding: Embedding | None = None,
 ) -> Model:
-    """Of examples with `sparse` ids below `num_items` and `dense` features.
+    """Logits z of examples with `sparse` ids below `num_items` and `dense` features.
+
+    Arguments that are not named here are those of `deepfm`.
 
     Args:
         bottom: widths of hidden layers.
-        top: as `bottom`.
-        scale: standard deviation of the initial vectors.
-        embedding: default `rows_each()`.
+        top: widths of hidden layers.
 
     Raises:
-        ValueError: for sizes below 1.
+        ValueError: for sizes below 1, and for scale <= 0.
+
+    Example:
+        >>> model = models.dlrm(num_items=100, sparse=4, dense=2, width=4, bottom=(8,), top=(8,))
     """
     sizes = {"sparse": sparse, "dense": dense}
     build = lambda rngs: Interaction(dense, sparse, width, bottom, top, rngs)

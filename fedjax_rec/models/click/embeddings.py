@@ -103,7 +103,18 @@ def _normal(rngs, rows: int, width: int, scale: float, dtype: str):
 
 
 def rows_each(dtype: str = "float32") -> Embedding:
-    """A row an id, stored as `dtype`: `float32` or `bfloat16`, see `strategies.stochastic_step`."""
+    """e(i) = T[i], a row an id.
+
+    Args:
+        dtype: in which rows are stored, `float32` or `bfloat16`, see `strategies.stochastic_step`.
+
+    Raises:
+        ValueError: for another dtype.
+
+    Example:
+        >>> narrow = models.rows_each("bfloat16")
+        >>> model = models.deepfm(num_items=100, sparse=4, dense=2, embedding=narrow)
+    """
     one_of("rows_each", "dtype", dtype, DTYPES)
 
     def build(num_ids, width, scale, field, rngs):
@@ -113,11 +124,22 @@ def rows_each(dtype: str = "float32") -> Embedding:
 
 
 def hashed(rows: int, hashes: int = 2, seed: int = 0, dtype: str = "float32") -> Embedding:
-    """The signed sum of `hashes` of `rows` rows. Two ids share all of their rows with probability
-    rows^-hashes, and a part of them more often.
+    """e(i) = sum_j s_j(i) T[h_j(i)], the signed sum of `hashes` of `rows` rows.
+
+    Two ids share all of their rows with probability rows^-hashes, and a part of them more often.
+
+    Args:
+        rows: of T.
+        hashes: k, how many rows an id has.
+        seed: of h and s.
+        dtype: as in `rows_each`.
 
     Raises:
-        ValueError: for numbers below 1, and for no seed of 32 bits.
+        ValueError: for numbers below 1, another dtype, and for no seed of 32 bits.
+
+    Example:
+        >>> few = models.hashed(rows=40, hashes=2)
+        >>> model = models.deepfm(num_items=100, sparse=4, dense=2, embedding=few)
     """
     at_least("hashed", "rows", rows, 1)
     at_least("hashed", "hashes", hashes, 1)
@@ -132,11 +154,21 @@ def hashed(rows: int, hashes: int = 2, seed: int = 0, dtype: str = "float32") ->
 
 
 def quotient_remainder(modulus: int, dtype: str = "float32") -> Embedding:
-    """The product of a row by quotient and one by remainder. Rows are fewest for a modulus near
-    sqrt(I). R starts near 1, so that a vector starts near its quotient's row.
+    """e(i) = Q[i // m] * R[i % m], the product of a row by quotient and one by remainder.
+
+    Rows are fewest for a modulus near sqrt(I). R starts near 1, so that a vector starts near its
+    quotient's row.
+
+    Args:
+        modulus: m.
+        dtype: as in `rows_each`.
 
     Raises:
-        ValueError: for a modulus below 1.
+        ValueError: for a modulus below 1, and for another dtype.
+
+    Example:
+        >>> few = models.quotient_remainder(modulus=10)
+        >>> model = models.deepfm(num_items=100, sparse=4, dense=2, embedding=few)
     """
     at_least("quotient_remainder", "modulus", modulus, 1)
     one_of("quotient_remainder", "dtype", dtype, DTYPES)

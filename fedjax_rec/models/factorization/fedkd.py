@@ -57,6 +57,10 @@ def mutual(
 
     Raises:
         ValueError: for distillation < 0 and an unknown `scored_by`.
+
+    Example:
+        >>> teacher, student = partial(models.neumf, num_items), partial(models.fedmf, num_items)
+        >>> model = models.mutual(teacher, student, distillation=0.5)
     """
     at_least("mutual", "distillation", distillation, 0)
     one_of("mutual", "scored_by", scored_by, ("teacher", "student"))
@@ -111,10 +115,19 @@ def fedkd(
     `width`, a student of `shared_width`.
 
     Of N clients the teachers' tables are N * num_items * width floats. Arguments that are not named
-    here are those of `mutual`.
+    here are those of `mutual` and `fedmf`.
 
     Args:
-        scale: as in `fedmf`.
+        width: of the teacher's vectors.
+        shared_width: of the student's vectors.
+
+    Raises:
+        ValueError: for widths that are not positive, and as `mutual`.
+
+    Example:
+        >>> model = models.fedkd(num_items, width=16, shared_width=4)
+        >>> uplink = compress.error_feedback(compress.truncated_svd(2))
+        >>> strategy = strategies.fedavg(model, data.pointwise(4), uplink=uplink)
     """
     for name, value in (("width", width), ("shared_width", shared_width)):
         positive("fedkd", name, value)

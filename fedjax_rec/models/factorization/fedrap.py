@@ -66,7 +66,7 @@ def fedrap(
     [members]; shared item rows [num_items, width].
 
     A client that holds several users has one table for them. Of N clients the private tables are
-    N * num_items * width floats.
+    N * num_items * width floats. Arguments that are not named here are those of `fedmf`.
 
     Args:
         independence: lambda >= 0, keeps D_k and C apart; the loss has no lower bound where it is
@@ -75,6 +75,9 @@ def fedrap(
 
     Raises:
         ValueError: for a width that is not positive and for weights below 0.
+
+    Example:
+        >>> strategy = strategies.fedrap(models.fedrap(num_items, sparsity=1e-3), data.pointwise(4))
     """
     positive("fedrap", "width", width)
     at_least("fedrap", "independence", independence, 0)

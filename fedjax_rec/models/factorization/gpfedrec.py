@@ -71,13 +71,20 @@ def gpfedrec(
     layers: Sequence[int] = (32, 16, 8),
     objective: Objective | None = None,
 ) -> Model:
-    """Private user vectors [members, width] and ReLU layers of the given widths; a shared item
-    table [num_items, width], trained and sent whole, as released: the pull moves every row of it.
+    """Private user vectors [members, width] and ReLU layers; a shared item table [num_items,
+    width], trained and sent whole, as released: the pull moves every row of it.
 
     A client that holds several users has one tower for them.
+    Arguments that are not named here are those of `fedmf`.
+
+    Args:
+        layers: widths of the tower's layers.
 
     Raises:
         ValueError: for widths that are not positive.
+
+    Example:
+        >>> strategy = strategies.gpfedrec(models.gpfedrec(num_items, width=8), data.pointwise(4))
     """
     return _model("gpfedrec", nnx.Param, num_items, members, width, layers, objective)
 
@@ -89,7 +96,16 @@ def gpfedrec_rows(
     layers: Sequence[int] = (32, 16, 8),
     objective: Objective | None = None,
 ) -> Model:
-    """`gpfedrec` with item rows: a client trains, pulls and sends those that it touches."""
+    """`gpfedrec` with item rows: a client trains, pulls and sends those that it touches.
+
+    Arguments that are not named here are those of `gpfedrec`.
+
+    Raises:
+        ValueError: as `gpfedrec`.
+
+    Example:
+        >>> strategy = strategies.gpfedrec(models.gpfedrec_rows(num_items), data.pointwise(4))
+    """
     return _model("gpfedrec_rows", Rows, num_items, members, width, layers, objective)
 
 
@@ -113,8 +129,17 @@ def guided(model: Model, strength: float) -> Model:
     pull on a row is that of the mean over the whole table, whatever the batch. A plain array is
     pulled whole. Scores and predictions are those of `model`.
 
+    Args:
+        model: any.
+        strength: of the pull, at least 0.
+
     Raises:
         ValueError: for strength < 0.
+
+    Example:
+        >>> pulled = models.guided(model, strength=0.1)
+        >>> client = clients.local_training(pulled, data.pointwise(4), clients.sgd(0.1))
+        >>> strategy = strategies.graph_guided(client, model)
     """
     at_least("guided", "strength", strength, 0)
 

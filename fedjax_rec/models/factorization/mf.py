@@ -56,9 +56,18 @@ def fedmf(
     """Private user vectors [members, width], shared item rows [num_items, width].
 
     Args:
+        num_items: `I`, the items of the catalogue.
         members: users that one client holds.
+        width: D of the vectors.
         scale: standard deviation of the initial vectors.
         objective: `bce()` (default), `squared_error()` or `bpr()`.
+
+    Raises:
+        ValueError: unless width and scale are positive.
+
+    Example:
+        >>> model = models.fedmf(num_items, width=16)
+        >>> strategy = strategies.fedmf(model, data.pointwise(4))
     """
     positive("fedmf", "width", width)
     positive("fedmf", "scale", scale)

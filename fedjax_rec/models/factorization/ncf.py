@@ -108,7 +108,16 @@ def gmf(
     scale: float = 0.1,
     objective: Objective | None = None,
 ) -> Model:
-    """Generalized matrix factorization; read-out [width, 1] shared."""
+    """score = h . (p_u * q_i): generalized matrix factorization; read-out [width, 1] shared.
+
+    Arguments that are not named here are those of `fedmf`.
+
+    Raises:
+        ValueError: for a width that is not positive.
+
+    Example:
+        >>> strategy = strategies.fedncf(models.gmf(num_items, width=8), data.pointwise(4))
+    """
     _check("gmf", width)
     return _model(lambda rngs: [_gmf(num_items, members, width, scale, rngs)], objective)
 
@@ -121,7 +130,20 @@ def mlp(
     scale: float = 0.1,
     objective: Objective | None = None,
 ) -> Model:
-    """A ReLU tower on user and item vectors; tower and read-out shared."""
+    """score = h . f_L(... f_1([p_u ; q_i])): a ReLU tower on user and item vectors; tower and
+    read-out shared.
+
+    Arguments that are not named here are those of `fedmf`.
+
+    Args:
+        layers: widths of the tower's layers.
+
+    Raises:
+        ValueError: for widths that are not positive, and for no layer.
+
+    Example:
+        >>> strategy = strategies.fedncf(models.mlp(num_items, layers=(16, 8)), data.pointwise(4))
+    """
     _check("mlp", width, layers)
     return _model(lambda rngs: [_mlp(num_items, members, width, scale, layers, rngs)], objective)
 
@@ -134,7 +156,17 @@ def neumf(
     scale: float = 0.1,
     objective: Objective | None = None,
 ) -> Model:
-    """GMF and MLP side by side, each with its own vectors."""
+    """score = h . [p_u * q_i ; f_L(... f_1([p'_u ; q'_i]))]: GMF and MLP side by side, each with
+    its own vectors.
+
+    Arguments that are not named here are those of `mlp`.
+
+    Raises:
+        ValueError: as `mlp`.
+
+    Example:
+        >>> strategy = strategies.fedncf(models.neumf(num_items, width=8), data.pointwise(4))
+    """
     _check("neumf", width, layers)
     return _model(
         lambda rngs: [

@@ -42,7 +42,16 @@ class PersonalScorer(nnx.Module):
 def pfedrec(
     num_items: int, members: int = 1, width: int = 32, objective: Objective | None = None
 ) -> Model:
-    """Private scorers [members, width] and [members], shared item rows [num_items, width]."""
+    """Private scorers [members, width] and [members], shared item rows [num_items, width].
+
+    Arguments that are not named here are those of `fedmf`.
+
+    Raises:
+        ValueError: for a width that is not positive.
+
+    Example:
+        >>> strategy = strategies.pfedrec(models.pfedrec(num_items), data.pointwise(4))
+    """
     positive("pfedrec", "width", width)
     objective = objective or bce()
     return from_nnx(lambda rngs: PersonalScorer(num_items, members, width, objective, rngs))

@@ -74,14 +74,21 @@ def bert4rec(
     last: float = 0.1,
     loss: ItemLoss | None = None,
 ) -> Model:
-    """As `sasrec`; `loss` is taken at the masked places.
+    """Shared item rows [num_items, width] and layers that look both ways; `loss` is taken at the
+    masked places.
+
+    Arguments that are not named here are those of `sasrec`.
 
     Args:
         masked: share of places that are masked in training.
         last: share of examples of which only the last place is, as it is when scoring.
 
     Raises:
-        ValueError: as `sasrec`, and outside 0 .. 1.
+        ValueError: as `sasrec`, and for shares outside 0 .. 1.
+
+    Example:
+        >>> model = models.bert4rec(num_items, width=8, length=10, loss=models.gbce(0.75))
+        >>> strategy = strategies.fedavg(model, data.sequences(10, negatives=8))
     """
     check("bert4rec", width, length, layers, heads, dropout)
     fraction("bert4rec", "masked", masked)

@@ -77,11 +77,19 @@ def gru4rec(
     """Shared item rows [num_items, width] and recurrent layers of `hidden` states; no private part.
     Train it on `data.sequences`; histories may be of any length.
 
+    Arguments that are not named here are those of `sasrec`.
+
     Args:
-        loss: default `sampled_softmax()`.
+        width: `D` of item rows.
+        hidden: `H`.
+        layers: recurrent ones, one on another.
 
     Raises:
-        ValueError: for sizes below 1.
+        ValueError: for sizes below 1, and for a dropout outside 0 .. 1.
+
+    Example:
+        >>> model = models.gru4rec(num_items, width=8, hidden=16)
+        >>> strategy = strategies.fedavg(model, data.sequences(10, negatives=8))
     """
     positive("gru4rec", "width", width)
     positive("gru4rec", "hidden", hidden)

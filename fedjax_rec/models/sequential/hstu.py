@@ -61,10 +61,16 @@ def hstu(
     dropout: float = 0.2,
     loss: ItemLoss | None = None,
 ) -> Model:
-    """As `sasrec`, with the layers of HSTU.
+    """Shared item rows [num_items, width] and layers of gated attention; no private part.
+
+    Arguments that are not named here are those of `sasrec`.
 
     Raises:
         ValueError: as `sasrec`.
+
+    Example:
+        >>> model = models.hstu(num_items, width=8, length=10)
+        >>> strategy = strategies.fedavg(model, data.sequences(10, negatives=8))
     """
     check("hstu", width, length, layers, heads, dropout)
     loss = loss or sampled_softmax()

@@ -69,11 +69,16 @@ def score_rows(model, items, user, reading, prepared=None) -> jax.Array:
 
 
 def gbce(t: float = 0.75) -> ItemLoss:
-    """BCE made to know how few negatives were drawn; at t = 0 it is `sampled_bce`, at t = 1 scores
-    are calibrated.
+    """BCE made to know how few negatives were drawn.
+
+    Args:
+        t: at 0 it is `sampled_bce`, at 1 scores are calibrated.
 
     Raises:
         ValueError: outside 0 <= t <= 1.
+
+    Example:
+        >>> model = models.sasrec(num_items, width=8, loss=models.gbce(0.75))
     """
     fraction("gbce", "t", t)
 
@@ -89,12 +94,26 @@ def gbce(t: float = 0.75) -> ItemLoss:
 
 
 def sampled_bce() -> ItemLoss:
-    """Each negative counts as much as the target."""
+    """(-log s(s+) - sum_k log(1 - s(s_k))) / (k + 1): each negative counts as much as the target.
+
+    Example:
+        >>> model = models.sasrec(num_items, width=8, loss=models.sampled_bce())
+    """
     return gbce(0.0)
 
 
 def sampled_softmax(temperature: float = 1.0) -> ItemLoss:
-    """Cross-entropy among the target and the negatives, of scores / temperature."""
+    """-s+ + log(e^{s+} + sum_k e^{s_k}): cross-entropy among the target and the negatives.
+
+    Args:
+        temperature: by which scores are divided.
+
+    Raises:
+        ValueError: for temperature <= 0.
+
+    Example:
+        >>> model = models.sasrec(num_items, width=8, loss=models.sampled_softmax(0.5))
+    """
     positive("sampled_softmax", "temperature", temperature)
 
     def value(states, item, targets, batch, counts, num_items):
@@ -108,7 +127,11 @@ def sampled_softmax(temperature: float = 1.0) -> ItemLoss:
 
 
 def full_softmax() -> ItemLoss:
-    """Cross-entropy among all items."""
+    """-s+ + log sum_i e^{s_i}: cross-entropy among all items, whose table is then no row table.
+
+    Example:
+        >>> model = models.sasrec(num_items, width=8, loss=models.full_softmax())
+    """
 
     def value(states, item, targets, batch, counts, num_items):
         scores = states @ item[...].T

@@ -125,11 +125,22 @@ def sasrec(
     `data.sequences(length)`; it scores from the user's last `length` items.
 
     Args:
+        num_items: `I`, the items of the catalogue.
+        members: taken as every model takes it; users have no parameters.
         width: `D`, of which each of the `heads` has a part.
+        length: `L`, most items that it reads.
+        layers: of attention, one on another.
+        heads: of a layer.
+        dropout: the share that is left out in training.
         loss: default `sampled_softmax()`.
 
     Raises:
-        ValueError: where heads do not divide the width.
+        ValueError: for sizes below 1, a dropout outside 0 .. 1, and where heads do not divide the
+            width.
+
+    Example:
+        >>> model = models.sasrec(num_items, width=8, length=10)
+        >>> strategy = strategies.fedavg(model, data.sequences(10, negatives=8))
     """
     check("sasrec", width, length, layers, heads, dropout)
     loss = loss or sampled_softmax()

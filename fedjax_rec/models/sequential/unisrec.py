@@ -59,21 +59,22 @@ def unisrec(
     """Shared projector and layers; no private part and no row tables. Train it on
     `data.sequences(length)`; it scores from the user's last `length` items.
 
+    Arguments that are not named here are those of `sasrec`.
+
     Args:
         titles: I texts, of which `tokens` tokens count.
-        weights: of their embeddings, see `text_tower`.
-        components: as `weights`.
+        weights: of their embeddings, as in `text_tower`.
+        tokens: most tokens of a text.
+        components: of the whitened embeddings.
         projector: widths of its layers between, () for a linear one.
         scale: deviation of what it first makes.
-        width: as of `sasrec`.
-        length: as `width`.
-        layers: as `width`.
-        heads: as `width`.
-        dropout: as `width`.
-        loss: as `width`.
 
     Raises:
-        ValueError: without a text for each item, and as `sasrec`.
+        ValueError: without a text for each item, as `text_tower` and as `sasrec`.
+
+    Example:
+        >>> model = models.unisrec(num_items, titles=titles, weights=bert_folder, components=4)
+        >>> examples = data.sequences(10, negatives=8)
     """
     check("unisrec", width, length, layers, heads, dropout)
     positive("unisrec", "scale", scale)

@@ -62,7 +62,22 @@ def yes_no(
     rank: int = 8,
     alpha: float = 16.0,
 ) -> Model:
-    """`decoder` frozen, with LoRA at `targets` of all its layers, on prompts of tokens."""
+    """`decoder` frozen, with LoRA at `targets` of all its layers, on prompts of tokens.
+
+    Args:
+        decoder: what is asked; it stays as it is.
+        answers: the tokens of yes and of no.
+        targets: as in `lora`.
+        rank: as in `lora`.
+        alpha: as in `lora`.
+
+    Raises:
+        ValueError: as `lora`.
+
+    Example:
+        >>> model = models.yes_no(decoder, answers=(1, 2), rank=2)
+        >>> strategy = strategies.fedavg(model, data.examples())
+    """
 
     def build(rngs):
         return YesNo(adapted(decoder, rngs, targets, rank, alpha), answers)
@@ -80,12 +95,23 @@ def yes_no_above(
     alpha: float = 16.0,
     keep: Path | None = None,
 ) -> Model:
-    """`yes_no` with LoRA in the last `layers` alone, for the prompts of `fields`: `tokens`
-    int32[n, T], `length` int32[n] and `prompt`, 0 to n - 1. Of the rest of the decoder nothing
-    but the two answers is kept.
+    """`yes_no` with LoRA in the last `layers` alone, for the prompts of `fields`.
+
+    Of the rest of the decoder nothing but the two answers is kept.
+    Arguments that are not named here are those of `yes_no`.
 
     Args:
-        keep: see `prompt_states.states`.
+        fields: `tokens` int32[n, T], `length` int32[n] and `prompt`, 0 to n - 1.
+        layers: the last ones, that are adapted; fewer than there are.
+        keep: a folder for the states of prompts, which another run on some of the same prompts then
+            reads; None for none.
+
+    Raises:
+        ValueError: for tokens that the decoder does not know, unless some layers are adapted and
+            some are not, and as `lora`.
+
+    Example:
+        >>> model = models.yes_no_above(decoder, (1, 2), prompts, layers=1, rank=2)
     """
     for name, texts in (("answers", [answers]), ("fields", fields["tokens"])):
         check_tokens("yes_no_above", name, texts, decoder)
@@ -114,13 +140,18 @@ def tallrec(
 ) -> Model:
     """`yes_no_above` of known weights or a local folder, for the `fields` of the run's examples.
 
+    Arguments that are not named here are those of `yes_no_above`.
+
     Args:
+        source: as in `load_llama`.
         answers: a token each.
-        keep: a folder for the states of prompts, which another run on some of the same prompts then
-            reads.
+        dtype: as in `load_llama`.
 
     Raises:
-        ValueError: for an answer of several tokens.
+        ValueError: for an answer of several tokens, and as `yes_no_above`.
+
+    Example:
+        >>> model = models.tallrec(prompts, decoder_folder, layers=1, rank=2, answers=("7", "8"))
     """
     made = weights.tokenizer(weights.find(source))
     ids = [made.encode(answer, add_special_tokens=False).ids for answer in answers]

@@ -140,11 +140,21 @@ def next_title(
     """The decoder of known weights or a local folder, frozen, with LoRA at `targets`.
 
     Train it on `data.sequences`; it is measured on cases with a history.
+    Arguments that are not named here are those of `after_titles`.
 
     Args:
         titles: of the items, which a run knows; each is said as " <title>;", up to its first
             bracket, which holds the year of a film.
-        most: tokens of a text, the oldest titles of a history are left out.
+        source: as in `load_llama`.
+        opening: what stands before the titles.
+        dtype: as in `load_llama`.
+
+    Raises:
+        ValueError: without titles, and as `after_titles`.
+
+    Example:
+        >>> numbers = [str(i) for i in range(num_items)]
+        >>> model = models.next_title(numbers, decoder_folder, opening="499", most=15, rank=2)
     """
     if titles is None:
         raise ValueError("next_title(titles=None) has nothing to say; use data with titles.")
@@ -163,11 +173,24 @@ def after_titles(
     rank: int = 8,
     alpha: float = 16.0,
 ) -> Model:
-    """`next_title` of a decoder at hand, and tokens: of the opening, and of the title of each item.
+    """`next_title` of a decoder at hand, and tokens.
+
+    Args:
+        decoder: what is asked how likely a title is; it stays as it is.
+        opening: tokens before the titles, at least one.
+        titles: the tokens of the title of each item.
+        most: `S`, tokens of a text; the oldest titles of a history are left out.
+        targets: as in `lora`.
+        rank: as in `lora`.
+        alpha: as in `lora`.
 
     Raises:
         ValueError: where the longest title finds no room among `most` tokens after the opening, and
             for tokens that the decoder does not know.
+
+    Example:
+        >>> model = models.after_titles(decoder, opening=[3], titles=[[1], [2, 4]], most=8, rank=2)
+        >>> strategy = strategies.fedavg(model, data.sequences(5))
     """
     for name, texts in (("opening", [opening]), ("titles", titles)):
         check_tokens("after_titles", name, texts, decoder)

@@ -102,22 +102,30 @@ def text_encoder(
 ) -> Model:
     """MiniLM, or another BERT, with adapters in its last layers.
 
+    Arguments that are not named here are those of `text_tower`.
+
     Args:
         titles: I texts, of which `length` tokens count.
-        weights: a name or folder, see `bert.bert`.
-        trained_layers: the last ones, that are adapted. adapter(layers, rngs, targets, rank, alpha,
-            a=, b=): see `adapters.lora`.
+        weights: a name or folder, as in `bert`.
+        length: most tokens of a text.
+        trained_layers: the last ones, that are adapted.
+        adapter: adapter(layers, rngs, targets, rank, alpha, a=, b=): `lora` or `dora`.
         targets: patterns of query, key, value, out, up, down.
-        a: what A and B are: `b="private"` is FedSA-LoRA, `a="frozen"` FFA-LoRA. Where one is
-            private, each user has embeddings of his own, and scoring encodes what it scores.
-        b: as `a`.
-        components: of whitening and projector, as of `text_tower`.
-        layers: as `components`.
+        rank: as in `lora`.
+        alpha: as in `lora`.
+        a: what A is, "shared", "private" or "frozen", which is FFA-LoRA. Where A or B is private,
+            each user has embeddings of his own, and scoring encodes what it scores.
+        b: what B is, likewise; "private" is FedSA-LoRA.
         dtype: of the frozen table of states.
-        remat: see `layers.stacked`.
+        remat: compute layers again for gradients, in place of keeping what they made.
 
     Raises:
-        ValueError: without a text for each item, and for more layers than there are.
+        ValueError: without a text for each item, for more layers than there are, unless width and
+            scale are positive, and as `lora`.
+
+    Example:
+        >>> small = {"titles": titles, "weights": bert_folder, "components": 4}
+        >>> model = models.text_encoder(num_items, **small, rank=2, b="private")
     """
     texts = described("text_encoder", titles, num_items)
     positive("text_encoder", "width", width)

@@ -113,14 +113,23 @@ def text_tower(
     """Items by their text alone.
 
     Args:
-        titles: I texts.
-        weights: whose embeddings, of the first `length` tokens, see `bert.sentences`.
+        num_items: `I`, the items of the catalogue.
+        members: users that one client holds.
+        titles: I texts, which a run knows.
+        weights: whose embeddings, a name or folder as in `bert`.
+        length: most tokens of a text.
         components: of the whitened embeddings.
         layers: widths inside the projector, () for a linear one.
+        width: `D` of the vectors.
         scale: deviation of the first vectors of users and items.
+        objective: default `bce()`.
 
     Raises:
-        ValueError: without a text for each item.
+        ValueError: without a text for each item, for more components than the texts have
+            directions, and unless width, scale and layers are positive.
+
+    Example:
+        >>> model = models.text_tower(num_items, titles=titles, weights=bert_folder, components=4)
     """
     text = whitened("text_tower", titles, num_items, weights, length, components)
     return _tower("text_tower", text, members, layers, width, scale, objective, item=False)
@@ -138,8 +147,18 @@ def text_and_rows(
     scale: float = 0.1,
     objective: Objective | None = None,
 ) -> Model:
-    """Items by their text and a shared row [D] of their own, first zero. Arguments as of
-    `text_tower`; an item that nobody trained on scores as there."""
+    """Items by their text and a shared row [D] of their own, first zero; an item that nobody
+    trained on scores as in `text_tower`.
+
+    Arguments that are not named here are those of `text_tower`.
+
+    Raises:
+        ValueError: as `text_tower`.
+
+    Example:
+        >>> texts = {"titles": titles, "weights": bert_folder, "components": 4}
+        >>> model = models.text_and_rows(num_items, **texts)
+    """
     text = whitened("text_and_rows", titles, num_items, weights, length, components)
     return _tower("text_and_rows", text, members, layers, width, scale, objective, item=True)
 

@@ -67,7 +67,7 @@ class Layer(nnx.Module):
     """One layer, or the stack of several where its variables have a leading axis [L, ...]."""
 
     def __init__(self, linears: dict[str, Linear], norms: dict[str, LayerNorm], sizes: BertSizes):
-        # Any: `adapters.lora` puts its own layers in their place.
+        # Any: `models.lora` puts its own layers in their place.
         self.query: Any = linears["query"]
         self.key: Any = linears["key"]
         self.value: Any = linears["value"]
@@ -111,7 +111,19 @@ def pooled(x: jax.Array, mask: jax.Array) -> jax.Array:
 
 
 def random_bert(sizes: BertSizes, rngs: nnx.Rngs) -> Bert:
-    """A `Bert` with normal weights of deviation .02, as it starts before pretraining."""
+    """A `Bert` with normal weights of deviation .02, as it starts before pretraining.
+
+    Args:
+        sizes: widths and numbers of everything.
+        rngs: of the weights.
+
+    Raises:
+        ValueError: where heads do not divide the width, and for an unknown activation.
+
+    Example:
+        >>> sizes = models.BertSizes(vocabulary=30, width=8, layers=1, heads=2, hidden=16)
+        >>> encoder = models.random_bert(sizes, nnx.Rngs(0))
+    """
     one_of("random_bert", "activation", sizes.activation, ACTIVATIONS)
     if sizes.width % sizes.heads:
         raise ValueError(
@@ -132,12 +144,18 @@ def random_bert(sizes: BertSizes, rngs: nnx.Rngs) -> Bert:
 
 
 def bert(folder: str | Path) -> Bert:
-    """The `Bert` of the weights `folder`: `minilm`, or any local Hugging Face folder of model type
-    `bert` with config.json and model.safetensors, whose tensors it holds in float32.
+    """The `Bert` of local weights, whose tensors it holds in float32.
+
+    Args:
+        folder: `minilm`, or any local Hugging Face folder of model type `bert` with config.json and
+            model.safetensors.
 
     Raises:
         FileNotFoundError: for what is not there.
         ValueError: for another kind of model.
+
+    Example:
+        >>> encoder = models.bert(bert_folder)
     """
     place = weights.find(folder)
     sizes, arrays = bert_sizes(place), weights.tensors(place)
@@ -214,10 +232,19 @@ def outputs(encoder: Bert, tokens: weights.Tokens, layers: int) -> np.ndarray:
 def sentences(
     texts: Sequence[str], folder: str | Path = "minilm", length: int | None = 128
 ) -> np.ndarray:
-    """float32[n, D]: the embeddings of `texts`, at length 1, by the weights `folder`.
+    """float32[n, D]: the embeddings of `texts`, at length 1.
 
     Args:
-        length: most tokens of a text, special ones included; longer texts lose their end.
+        texts: n of them.
+        folder: the weights, as in `bert`.
+        length: most tokens of a text, special ones included; longer texts lose their end. None for
+            any.
+
+    Raises:
+        ValueError: for length < 3, and for texts longer than the encoder has positions.
+
+    Example:
+        >>> embeddings = models.sentences(["alien", "star wars"], bert_folder)
     """
     if length is not None:
         at_least("sentences", "length", length, 3)

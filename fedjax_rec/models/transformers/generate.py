@@ -24,13 +24,22 @@ from .llama import Llama, angles_at
 
 
 def generate(model: Llama, prompts: Sequence[Sequence[int]], count: int, stop: int | None = None):
-    """lists of at most `count` tokens that continue `prompts`, token ids of any lengths.
+    """The most likely tokens after each of `prompts`, one after another.
 
     Args:
-        stop: a token that ends a text; it is left out.
+        model: the decoder.
+        prompts: token ids of any lengths, at least 1.
+        count: most tokens of a continuation.
+        stop: a token that ends a text; it is left out. None for none.
+
+    Returns:
+        Lists of at most `count` token ids, one a prompt.
 
     Raises:
-        ValueError: for an empty prompt, and for tokens that the model does not know.
+        ValueError: for an empty prompt, count < 1, and for tokens that the model does not know.
+
+    Example:
+        >>> texts = models.generate(decoder, [[3, 1], [2]], count=2)
     """
     at_least("generate", "count", count, 1)
     lengths = np.array([len(p) for p in prompts], np.int32)

@@ -179,7 +179,16 @@ class Llama(nnx.Module):
 
 
 def llama(rngs: nnx.Rngs, size: LlamaSize) -> Llama:
-    """A decoder of random weights."""
+    """A decoder of random weights.
+
+    Args:
+        rngs: of the weights.
+        size: widths and numbers of everything.
+
+    Example:
+        >>> size = models.LlamaSize(30, 8, 12, layers=1, heads=2, key_heads=1, head_width=4)
+        >>> decoder = models.llama(nnx.Rngs(0), size)
+    """
     lead = (size.layers,)
 
     def kernel(inputs, outputs):

@@ -80,7 +80,17 @@ def _columns(kernel: jax.Array) -> jax.Array:
 
 
 def freeze(module: nnx.Module) -> nnx.Module:
-    """`module` with every `nnx.Param` in it made `Frozen`; other variables stay what they are."""
+    """Makes every `nnx.Param` in `module` a `Frozen`; other variables stay what they are.
+
+    Args:
+        module: it is changed in place.
+
+    Returns:
+        `module`.
+
+    Example:
+        >>> base = models.freeze(nnx.clone(decoder))
+    """
     for _, part in list(nnx.iter_modules(module)):
         for name, value in list(vars(part).items()):
             if type(value) is nnx.Param:
@@ -99,17 +109,29 @@ def lora(
     dropout: float = 0.0,
     layer: type[LoRA] = LoRA,
 ) -> nnx.Module:
-    """`module` with LoRA at the linear layers whose dotted path fits one of the patterns `targets`,
-    separated by `|`, as in `layers.*.query|head`.
+    """Puts LoRA beside the linear layers of `module` that `targets` name.
 
     Args:
-        a: what A and B are, e.g. `models.Frozen` or `models.Private`.
-        b: as `a`.
+        module: it is changed in place; freeze it first, see `freeze`.
+        rngs: of A, and of dropout.
+        targets: patterns of dotted paths, separated by `|`, as in `layers.*.query|head`.
+        rank: r.
+        alpha: the product is scaled by alpha / r.
+        a: what A is, e.g. `models.Frozen` or `models.Private`.
+        b: what B is, likewise.
         dropout: the share of what goes into A that is left out in training.
         layer: `LoRA` or `DoRA`.
 
+    Returns:
+        `module`.
+
     Raises:
-        ValueError: for rank < 1, for a dropout outside [0, 1), and where a pattern fits no layer.
+        ValueError: for rank < 1, alpha <= 0, a dropout outside [0, 1), and where a pattern fits no
+            layer.
+
+    Example:
+        >>> base = models.freeze(nnx.clone(decoder))
+        >>> module = models.lora(base, nnx.Rngs(1), "*query|*value", rank=2)
     """
     at_least("lora", "rank", rank, 1)
     positive("lora", "alpha", alpha)
@@ -141,10 +163,17 @@ def dora(
     """`lora` with layers that are `DoRA`.
 
     Rules of aggregation that look at the product A B, which is not all of the weight here, refuse
-    it.
+    it. Arguments that are not named here are those of `lora`.
 
     Args:
-        kwargs: as in `lora`.
+        kwargs: as in `lora`, without `layer`.
+
+    Raises:
+        ValueError: as `lora`.
+
+    Example:
+        >>> base = models.freeze(nnx.clone(decoder))
+        >>> module = models.dora(base, nnx.Rngs(1), rank=2)
     """
     return lora(module, rngs, targets, layer=DoRA, **kwargs)
 

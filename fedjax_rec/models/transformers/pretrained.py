@@ -43,13 +43,19 @@ ENDS = {
 
 
 def load_llama(source: str | Path, dtype: str = "float32") -> Llama:
-    """The decoder of a known name (`smollm2`) or a local folder, its weights in `dtype`.
+    """The decoder of a known name or a local folder. Nothing is downloaded.
 
-    Nothing is downloaded.
+    Args:
+        source: `smollm2`, or a folder, of Hugging Face or with one GGUF file.
+        dtype: of its weights.
 
     Raises:
         FileNotFoundError: where there is nothing.
-        ValueError: for a model that is no Llama or has parts that are not computed here.
+        ValueError: for a model that is no Llama or has parts that are not computed here, and for an
+            unknown dtype.
+
+    Example:
+        >>> decoder = models.load_llama(decoder_folder, "bfloat16")
     """
     one_of("load_llama", "dtype", dtype, DTYPES)
     folder = weights.find(source)

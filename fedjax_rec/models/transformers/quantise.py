@@ -26,7 +26,21 @@ QTYPES = ("int8", "int4", "nf4")
 
 
 def in_dtype(module: nnx.Module, dtype: str = "bfloat16") -> nnx.Module:
-    """`module` with its frozen floats in `dtype`; what is trained stays as it is."""
+    """Casts the frozen floats of `module`; what is trained stays as it is.
+
+    Args:
+        module: it is changed in place.
+        dtype: bfloat16, float16 or float32.
+
+    Returns:
+        `module`.
+
+    Raises:
+        ValueError: for another dtype.
+
+    Example:
+        >>> base = models.in_dtype(models.freeze(nnx.clone(decoder)))
+    """
     one_of("in_dtype", "dtype", dtype, ("float32", "bfloat16", "float16"))
     for _, variable in nnx.to_flat_state(nnx.state(module, Frozen)):
         value: Any = variable.get_value()
@@ -36,17 +50,26 @@ def in_dtype(module: nnx.Module, dtype: str = "bfloat16") -> nnx.Module:
 
 
 def quantised(module: nnx.Module, qtype: str = "nf4", tile: int = 64) -> nnx.Module:
-    """`module` with the frozen kernels of its linear layers as `qwix.QArray`s.
+    """Makes the frozen kernels of the linear layers of `module` `qwix.QArray`s.
 
     Before `models.lora` or after. Needs `pip install 'fedjax-rec[quant]'`.
 
     Args:
+        module: it is changed in place.
         qtype: int8, int4 or nf4.
         tile: inputs that share a scale, float32, with each output having its own; all inputs where
             `tile` does not divide them.
 
+    Returns:
+        `module`.
+
     Raises:
-        ValueError: where no frozen kernel is found.
+        ValueError: where no frozen kernel is found, for an unknown qtype, tile < 1, and without
+            qwix.
+
+    Example:
+        >>> base = models.freeze(nnx.clone(decoder))
+        >>> module = models.quantised(base, "int8", tile=4)
     """
     one_of("quantised", "qtype", qtype, QTYPES)
     at_least("quantised", "tile", tile, 1)
@@ -82,7 +105,14 @@ def quantised(module: nnx.Module, qtype: str = "nf4", tile: int = 64) -> nnx.Mod
 
 
 def base_nbytes(shared: PyTree) -> int:
-    """Bytes of the frozen leaves of `shared`, numbers of four bits counted as half a byte."""
+    """Bytes of the frozen leaves of `shared`, numbers of four bits counted as half a byte.
+
+    Args:
+        shared: what a model shares.
+
+    Example:
+        >>> count = models.base_nbytes(jax.eval_shape(adapted.init, key)[0])
+    """
 
     def of(x) -> int:
         bits = jnp.iinfo(x.dtype).bits if "int" in str(x.dtype) else 8 * x.dtype.itemsize

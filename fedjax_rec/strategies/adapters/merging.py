@@ -1,6 +1,6 @@
 """What the server makes of adapters whose product is averaged: factors, and what goes to the base.
 
-With A, B as the round began and `aggregate.products`, the mean of what clients trained is
+With A, B as the round began and `products()`, the mean of what clients trained is
 
     P = sum_k p_k A_k B_k = A H B + A mean(dB) + mean(dA) B + sum_k p_k dA_k dB_k
 

@@ -7,9 +7,9 @@
 With A and B as the round began, sum_k p_k A_k B_k = A B + A mean(dB) + mean(dA) B + M: a sum over
 clients of what they upload, which adds up over chunks, and dense, so that it takes no room for the
 number of clients. The average of factors leaves out M - mean(dA) mean(dB). The servers of
-`strategies.merging` make of it what their rule says.
+`adapters.merging` make of it what their rule says.
 
-Clients of rank r_k below that of the pair say so in `aux["rank"]`, see `clients.of_rank`: their
+Clients of rank r_k below that of the pair say so in `aux["rank"]`, see `adapters.of_rank`: their
 components are the first r_k, and the others are zero. `held` [r] is the weight of those that have
 each component.
 """
@@ -71,7 +71,7 @@ def by_norm() -> Aggregator:
             return {**by_examples, "norm": jnp.float32(0)}
         if "norm" not in uploads.aux:
             raise ValueError(
-                "by_norm() needs aux['norm'] of each client; wrap it in clients.of_rank()."
+                "by_norm() needs aux['norm'] of each client; wrap it in adapters.of_rank()."
             )
         norm = jnp.where(uploads.weight > 0, uploads.aux["norm"], 0.0)
         by_norms = mean().reduce(state, replace(uploads, weight=norm), now)

@@ -23,7 +23,7 @@ def of_rank(client: Client, ranks: Sequence[int] = ()) -> Client:
     all of them where `ranks` is empty.
 
     It downloads these alone, and uploads no change of the others: send what it uploads by
-    `compress.by_component`. It sends its `rank` and `norm`, |A_k B_k|_F after the round over all
+    `by_component`. It sends its `rank` and `norm`, |A_k B_k|_F after the round over all
     layers, beside the update. Its optimizer must leave alone what has no gradient (SGD, Adam).
     Raises ValueError for a rank below 1, and, in the round, for one above that of the model.
     """

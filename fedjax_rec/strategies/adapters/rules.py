@@ -57,8 +57,14 @@ def fedit(model: Model, examples: Batches, probe=None, **kwargs) -> Strategy:
     """A = sum p_k A_k, B = sum p_k B_k: `fedavg` (Zhang et al., "Towards building the federated
     GPT", ICASSP 2024).
 
+    Arguments that are not named here are those of `fedavg`.
+
     Args:
+        model: one with adapters, see `models.lora`.
         kwargs: as in `fedavg`.
+
+    Example:
+        >>> strategy = strategies.fedit(adapted, data.pointwise(4))
     """
     return fedavg(model, examples, probe, **kwargs)
 
@@ -66,8 +72,13 @@ def fedit(model: Model, examples: Batches, probe=None, **kwargs) -> Strategy:
 def ffa_lora(model: Model, examples: Batches, probe=None, **kwargs) -> Strategy:
     """B = sum p_k B_k with A frozen: half of the bytes (Sun et al., ICLR 2024).
 
+    Arguments that are not named here are those of `fedit`.
+
     Args:
         kwargs: as in `fedavg`.
+
+    Example:
+        >>> strategy = strategies.ffa_lora(adapted, data.pointwise(4))
     """
     fixed = frozen_at(model, "*lora_a")
     return fedavg(fixed, examples, probe, **kwargs)
@@ -85,9 +96,14 @@ def rolora(
     """B = sum p_k B_k in rounds 0, 2, ..., A = sum p_k A_k in rounds 1, 3, ... (Chen et al., 2025).
 
     Clients send the factor of the round alone. They get both, since who was away missed one.
+    Arguments that are not named here are those of `fedit` and `fedavg`.
 
     Args:
+        optimizer: default `sgd(0.1)`; a single one.
         kwargs: as in `fedavg`.
+
+    Example:
+        >>> strategy = strategies.rolora(adapted, data.pointwise(4))
     """
     optimizer = alternating(optimizer or sgd(0.1))
     uplink = by_component(uplink)
@@ -99,9 +115,13 @@ def fedsa_lora(model: Model, examples: Batches, probe=None, **kwargs) -> Strateg
 
     Scores are of each client's own B_k, so items are encoded for each user; a model whose B is
     private already is taken as it is, and may know to encode no more than it scores.
+    Arguments that are not named here are those of `fedit`.
 
     Args:
         kwargs: as in `fedavg`.
+
+    Example:
+        >>> strategy = strategies.fedsa_lora(adapted, data.pointwise(4))
     """
     private = jax.eval_shape(model.init, jax.random.key(0))[1]
     paths = jax.tree_util.tree_leaves_with_path(private)
@@ -116,8 +136,17 @@ def fed_sb(
     """R = sum p_k R_k [r, r] in A R B, with A and B as `models.with_core(model, scale)` makes them
     (Singhal et al., 2025).
 
+    Arguments that are not named here are those of `fedit`.
+
     Args:
+        scale: as in `models.with_core`.
         kwargs: as in `fedavg`.
+
+    Raises:
+        ValueError: as `models.with_core`.
+
+    Example:
+        >>> strategy = strategies.fed_sb(adapted, data.pointwise(4))
     """
     return fedavg(with_core(model, scale), examples, probe, **kwargs)
 
@@ -130,10 +159,18 @@ def flora(
     What the paper does by stacking the factors of all clients. A `server` is of what is no adapter.
     Clients get, after the first round, the change of the adapted kernels since the start, which
     serves whoever was away; the new A comes as a seed.
+    Arguments that are not named here are those of `fedit`.
 
     Args:
-        ranks: of the clients, see `clients.of_rank`; default the model's.
-        kwargs: as in `fedavg`, without aggregator and downlink.
+        ranks: client k has the first ranks[k mod len(ranks)] components, see
+            `strategies.adapters.of_rank`; default all of the model's.
+        kwargs: as in `fedavg`, without `aggregator` and `downlink`.
+
+    Raises:
+        ValueError: for a downlink, for ranks below 1 and, in the round, above that of the model.
+
+    Example:
+        >>> strategy = strategies.flora(adapted, data.pointwise(4), ranks=[1, 2])
     """
 
     def around(client, uplink):
@@ -147,12 +184,18 @@ def fedex_lora(model: Model, examples: Batches, probe=None, **kwargs) -> Strateg
     """A = sum p_k A_k, B = sum p_k B_k, W <- W + s (sum p_k A_k B_k - A B) (Singhal et al., ACL
     2025).
 
-    server: of the model's every trained part; W takes up what A B does not say, whatever it does.
-    Clients get, after the first round, the change of the adapted kernels since the start beside the
-    adapters.
+    A `server` is of the model's every trained part; W takes up what A B does not say, whatever it
+    does. Clients get, after the first round, the change of the adapted kernels since the start
+    beside the adapters. Arguments that are not named here are those of `fedit`.
 
     Args:
-        kwargs: as in `fedavg`, without aggregator and downlink.
+        kwargs: as in `fedavg`, without `aggregator` and `downlink`.
+
+    Raises:
+        ValueError: for a downlink.
+
+    Example:
+        >>> strategy = strategies.fedex_lora(adapted, data.pointwise(4))
     """
     around = lambda client, uplink: (_with_base(client, seeded=False), uplink)
     return _merged(model, examples, probe, choice=averaged, around=around, **kwargs)
@@ -167,7 +210,13 @@ def flexlora(
     Arguments that are not named here are those of `flora`.
 
     Args:
-        kwargs: as in `fedavg`, without aggregator.
+        kwargs: as in `fedavg`, without `aggregator`.
+
+    Raises:
+        ValueError: for ranks below 1 and, in the round, above that of the model.
+
+    Example:
+        >>> strategy = strategies.flexlora(adapted, data.pointwise(4), ranks=[1, 2])
     """
     return _ruled(
         model, examples, probe, aggregator=products(), rule=partial(by_choice, truncated),
@@ -184,7 +233,13 @@ def hetlora(
     Arguments that are not named here are those of `flora`.
 
     Args:
-        kwargs: as in `fedavg`, without aggregator.
+        kwargs: as in `fedavg`, without `aggregator`.
+
+    Raises:
+        ValueError: for ranks below 1 and, in the round, above that of the model.
+
+    Example:
+        >>> strategy = strategies.hetlora(adapted, data.pointwise(4), ranks=[1, 2])
     """
     return _ruled(
         model, examples, probe, aggregator=by_norm(), rule=partial(by_choice, padded),
