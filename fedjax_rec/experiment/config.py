@@ -30,12 +30,13 @@ from ..check import at_least, positive
 from ..clients import Local
 from ..data import Batches
 from ..models import Embedding, Fit, ItemLoss
+from ..privacy import Clip
 from ..rounds.memory import bytes_of
 from ..simulate import Callback, Cohorts
 from ..storage import read_yaml
 from ..strategies import Clock, Exchange, Graph, Held, Neighbours, Similarity, Staleness, Utility
 from ..types import Aggregator, Compressor, Model, Server, Stage, Strategy
-from . import callbacks
+from . import callbacks, private
 from .choices import KEY, choose
 from .complaints import one_line
 from .factories import (
@@ -52,10 +53,11 @@ from .factories import (
 from .overrides import lay, merge
 
 PARTS = [
-    Aggregator, Batches, Clock, Cohorts, Compressor, Embedding, Exchange, Fit, Graph, Held,
+    Aggregator, Batches, Clip, Clock, Cohorts, Compressor, Embedding, Exchange, Fit, Graph, Held,
     ItemLoss, Local, Model, Neighbours, Server, Similarity, Stage, Staleness, Strategy,
     Utility,
 ]  # fmt: skip
+PRIVATE = ("epsilon", "delta", "noise_multiplier")
 LATE = {
     "model": {"num_items", "members", "titles", "fields"},
     "strategy": {"model", "examples", "probe"},
@@ -139,6 +141,7 @@ class Config:
     memory_budget: str | int | None
     most_rejected: float
     start_from: str | None
+    privacy: private.Privacy | None
     callbacks: tuple[Callback, ...]
     plain: dict[str, Any]
     parsed: Namespace
@@ -189,6 +192,9 @@ def read(
         check_made(_plain(getattr(made.data, key)), f"data.{key}")
     check_complete(plain, "")
     _check_numbers(made)
+    if (wanted := private_of(made)) is None:
+        del plain[private.KEY]
+    private.check(plain, wanted)
     return Config(
         name=str(made.name or "_".join(filter(None, (stem(source), choice)))),
         seed=made.seed,
@@ -207,10 +213,17 @@ def read(
         memory_budget=made.memory_budget,
         most_rejected=0.1 if made.most_rejected is None else made.most_rejected,
         start_from=made.start_from,
+        privacy=wanted,
         callbacks=callbacks.made(plain[callbacks.KEY]),
         plain=plain,
         parsed=parsed,
     )
+
+
+def private_of(made: Namespace) -> private.Privacy | None:
+    """The section `privacy`; None where nothing of it is set."""
+    given = {name: getattr(made.privacy, name) for name in ("clip", *PRIVATE)}
+    return None if all(x is None for x in given.values()) else private.Privacy(**given)
 
 
 def _arguments(made: Namespace, part: str) -> dict[str, Any]:
@@ -226,7 +239,7 @@ def late_factory(factory: Callable, kwargs: Mapping[str, Any]) -> Callable:
     # A model takes what it asks for: `titles` and `fields` are for those that read text.
     takes = lambda name: name in known or (open_ended and name not in {"titles", "fields"})
     wanted = lambda late: {name: late[name] for name in late if takes(name)}
-    return lambda *args, **late: factory(*args, **wanted(late), **kwargs)
+    return lambda *args, **late: factory(*args, **{**kwargs, **wanted(late)})
 
 
 @functools.lru_cache(maxsize=16)  # it takes longer to make than to use, and sweeps use it often
@@ -244,6 +257,8 @@ def _parser(model: Callable, strategy: Callable, paths: tuple[str, str]) -> Argu
     parser.add_argument("--memory_budget", type=str | int | None, default=None)
     parser.add_argument("--most_rejected", type=float | None, default=None)
     parser.add_argument("--start_from", type=str | None, default=None)
+    for key, kind in (("clip", Clip), *((name, float) for name in PRIVATE)):
+        parser.add_argument(f"--privacy.{key}", type=kind | None, default=None)
     parser.add_argument(f"--{callbacks.KEY}", type=list[dict[str, Any]] | None, default=None)
     parser.add_class_arguments(Data, "data")
     parser.add_class_arguments(Evaluation, "evaluation")

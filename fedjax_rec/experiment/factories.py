@@ -21,6 +21,7 @@ DEFAULTS = {
     "cohorts": "fedjax_rec.simulate.full",
     "data.split": "fedjax_rec.data.leave_one_out",
     "data.clients": "fedjax_rec.data.by_user",
+    "privacy.clip": "fedjax_rec.privacy.whole",
     "search": "fedjax_rec.experiment.search.random",
 }
 

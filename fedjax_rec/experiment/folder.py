@@ -34,10 +34,16 @@ FREE = (
 )  # fmt: skip
 
 
+def free_of(plain: dict[str, Any]) -> tuple[str, ...]:
+    """The free keys of a configuration. Where noise was found for so many rounds, no others."""
+    found = (plain.get("privacy") or {}).get("epsilon") is not None
+    return tuple(key for key in FREE if not (found and key == "rounds"))
+
+
 def fingerprint(plain: dict[str, Any]) -> str:
     """Twelve digits that tell configurations apart which give different numbers; a key that is None
     is as if it was not there."""
-    kept = {k: v for k, v in plain.items() if k not in FREE and v is not None}
+    kept = {k: v for k, v in plain.items() if k not in free_of(plain) and v is not None}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -200,7 +206,7 @@ def _differences(a: Any, b: Any, path: str = "") -> set[str]:
     if isinstance(a, dict) and isinstance(b, dict):
         out = set()
         for key in a.keys() | b.keys():
-            if path or key not in FREE:
+            if path or key not in free_of(b):
                 out |= _differences(a.get(key), b.get(key), f"{path}.{key}" if path else key)
         return out
     return set() if a == b else {path}

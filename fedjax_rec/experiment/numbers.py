@@ -18,13 +18,17 @@ from jsonargparse import Namespace
 from .config import LATE, Config, late_factory
 from .factories import called, find
 from .folder import FREE
+from .private import Privacy
 
-SECTIONS = ("model", "strategy", "examples", "cohorts")
+SECTIONS = ("model", "strategy", "examples", "cohorts", "privacy")
+# What noise they ask for is worked out before a program is made.
+WORKED_OUT = {"privacy.epsilon", "privacy.delta"}
 
 
 def numbers_of(config: Config) -> dict[str, float]:
     """Every float that a part of the configuration was made of."""
-    return dict(found for name in SECTIONS for found in _floats(config.parsed[name], name))
+    found = (one for name in SECTIONS for one in _floats(config.parsed[name], name))
+    return {name: value for name, value in found if name not in WORKED_OUT}
 
 
 def outline_of(config: Config) -> str:
@@ -32,7 +36,7 @@ def outline_of(config: Config) -> str:
     budget of memory does, by how many clients train at once."""
     free = {*FREE, "seed"} - {"memory_budget"}
     kept = {key: value for key, value in config.plain.items() if key not in free}
-    kept |= {name: _masked(kept[name]) for name in SECTIONS}
+    kept |= {name: _masked(kept.get(name), name) for name in SECTIONS}
     kept["data"] = _unseeded(kept["data"])
     return json.dumps(kept, sort_keys=True)
 
@@ -45,13 +49,15 @@ def remade(config: Config, numbers: Mapping[str, Any]) -> Config:
     for name in LATE:
         factory = find(config.parsed[name].class_path, name)
         late[name] = late_factory(factory, _arguments(config.parsed[name], numbers, name))
-    examples, cohorts = (_made(config.parsed[n], numbers, n) for n in ("examples", "cohorts"))
+    parts = ("examples", "cohorts", "privacy")
+    examples, cohorts, given = (_made(config.parsed[n], numbers, n) for n in parts)
     return replace(
         config,
         make_model=late["model"],
         make_strategy=late["strategy"],
         examples=examples,
         cohorts=cohorts,
+        privacy=None if config.privacy is None else Privacy(**given),
     )
 
 
@@ -100,12 +106,12 @@ def _arguments(node: Any, numbers: Mapping[str, Any], path: str) -> dict[str, An
     }
 
 
-def _masked(node: Any) -> Any:
+def _masked(node: Any, path: str = "") -> Any:
     if isinstance(node, dict):
-        return {name: _masked(one) for name, one in node.items()}
+        return {name: _masked(one, f"{path}.{name}") for name, one in node.items()}
     if isinstance(node, list):
         return [_masked(one) for one in node]
-    return "a number" if type(node) is float else node
+    return "a number" if type(node) is float and path not in WORKED_OUT else node
 
 
 def _unseeded(node: Any) -> Any:

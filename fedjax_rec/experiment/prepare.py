@@ -21,6 +21,7 @@ from .cold import with_fit
 from .config import Config, ConfigError, part
 from .labelled import check_labelled, pack_labelled
 from .numbers import remade
+from .private import Guarantee, guarantee, mechanism
 from .start import start_from
 
 
@@ -51,13 +52,14 @@ class Experiment:
 
     made(inputs) -> simulate.Parts: the same of other inputs, {"cases": as `measure.cases`, empty
     of labelled examples, whose layout is part of the program, "numbers": by dotted keys, see
-    `numbers`}, which may be traced.
+    `numbers`}, which may be traced. guarantee: of privacy, where any is asked for.
     """
 
     read: Read
     strategy: Strategy
     measure: simulate.Measure
     made: Any
+    guarantee: Guarantee | None = None
 
     @property
     def dataset(self) -> data.Dataset:
@@ -139,7 +141,9 @@ def assembled(config: Config, read: Read) -> Experiment:
         model = config.make_model(**read.late)
         probe = evaluate.probe_clients(_protocol(config, read), dict(cases)) if own else None
         model, started = start_from(config, model, read.dataset.num_clients, read.digests)
-        strategy = started(config.make_strategy(model, config.examples, probe))
+        private = mechanism(config, read.dataset.num_clients)
+        parts = {} if private is None else {"aggregator": private}
+        strategy = started(config.make_strategy(model, config.examples, probe, **parts))
         _check_measured(config, read, model, strategy)
         return strategy
 
@@ -164,7 +168,8 @@ def assembled(config: Config, read: Read) -> Experiment:
         mine = strategy if told is config and not own else strategy_of(told, cases)
         return simulate.Parts(mine, told.cohorts, measure_of(mine, cases))
 
-    return Experiment(read, strategy, measure_of(strategy, read.cases), made)
+    told = guarantee(config, read.dataset.num_clients)
+    return Experiment(read, strategy, measure_of(strategy, read.cases), made, told)
 
 
 def _late(dataset: data.Dataset, titles: Any) -> dict[str, Any]:

@@ -93,6 +93,8 @@ def carry_out(
         forecast.refuse()
         if show:
             print(forecast.line(), file=sys.stderr)
+    if show and experiment.guarantee is not None:
+        print(experiment.guarantee.line(), file=sys.stderr)
     spent = time.perf_counter() - begin
     begun = None
     if not done:
@@ -166,6 +168,8 @@ class Running:
         record = {**progress.metrics, "seconds": self.elapsed}
         if progress.rejected:
             record["rejected_clients"] = {str(r): ids for r, ids in progress.rejected.items()}
+        if (guarantee := self.experiment.guarantee) is not None:
+            record["epsilon"] = guarantee.after(progress.round)
         records.append(record)
         if best_of(records, self.chooser, self.protocol) is record:
             self.best = {"values": progress.values["test"]}
@@ -201,6 +205,8 @@ class Running:
         summary = _summary(config, experiment, self.records, values, self.chooser)
         if self.stopped is not None:
             summary[stopped.KEY] = self.stopped
+        if (guarantee := experiment.guarantee) is not None:
+            summary["privacy"] = guarantee.summary(self.records[-1]["round"])
         if config.audit:
             store, key = experiment.dataset.store, jax.random.key(config.seed)
             summary["audit"] = simulate.audit(

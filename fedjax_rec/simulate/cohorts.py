@@ -13,14 +13,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..check import at_least, below, fraction, positive, static
+from ..privacy import Sampling, fixed_size, poisson_sampled
 
 
 @dataclass(frozen=True)
 class Cohorts:
-    """size(num_clients) -> C; draw(key, round, num_clients) -> int32[C]."""
+    """size(num_clients) -> C; draw(key, round, num_clients) -> int32[C]. sampling(num_clients): how
+    an accountant of `privacy` may take it; None where none can."""
 
     size: Callable[[int], int]
     draw: Callable[..., jax.Array]
+    sampling: Callable[[int], Sampling] | None = None
 
 
 def _within(where: str, size: int, num_clients: int) -> int:
@@ -34,7 +37,11 @@ def _within(where: str, size: int, num_clients: int) -> int:
 
 def full() -> Cohorts:
     """Everyone, every round."""
-    return Cohorts(lambda n: n, lambda key, round, n: jnp.arange(n, dtype=jnp.int32))
+    return Cohorts(
+        lambda n: n,
+        lambda key, round, n: jnp.arange(n, dtype=jnp.int32),
+        lambda n: poisson_sampled(1.0, n),
+    )
 
 
 def uniform(size: int) -> Cohorts:
@@ -46,7 +53,11 @@ def uniform(size: int) -> Cohorts:
             jnp.int32
         )
 
-    return Cohorts(lambda n: _within("uniform", size, n), draw)
+    return Cohorts(
+        lambda n: _within("uniform", size, n),
+        draw,
+        lambda n: poisson_sampled(1.0, n) if size == n else fixed_size(size, n),
+    )
 
 
 def fixed(ids: Sequence[int]) -> Cohorts:
@@ -68,7 +79,7 @@ def poisson(rate: float, largest: int | None = None) -> Cohorts:
 
     Args:
         largest: places of the cohort; default six standard deviations above the mean, which a round
-            exceeds with probability under 1e-9. Clients beyond it, chosen uniformly, are left out.
+            exceeds with probability under 1e-8. Clients beyond it, chosen uniformly, are left out.
     """
     positive("poisson", "rate", rate)
     fraction("poisson", "rate", rate)
@@ -86,7 +97,7 @@ def poisson(rate: float, largest: int | None = None) -> Cohorts:
         coin, order = jax.random.split(key)
         return _places(jax.random.bernoulli(coin, rate, (n,)), order, size(n))
 
-    return Cohorts(size, draw)
+    return Cohorts(size, draw, lambda n: poisson_sampled(float(rate), n, size(n)))
 
 
 def available(probability: Sequence[float] | Sequence[Sequence[float]], size: int) -> Cohorts:

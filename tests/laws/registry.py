@@ -16,7 +16,7 @@ import tiny_llama
 from adapted import adapted
 from flax import nnx
 
-from fedjax_rec import aggregate, clients, models, strategies, trees
+from fedjax_rec import aggregate, clients, models, privacy, strategies, trees
 from fedjax_rec.data import batches, examples, part_of, query, sequences, support
 from fedjax_rec.models.prunable import parameters
 from fedjax_rec.strategies import adapters
@@ -88,6 +88,15 @@ ROBUST = {
     ),
 }
 AGGREGATORS |= ROBUST
+
+# Clipped sums, without the noise, by which all rows move. Of clients that send updates alone.
+PRIVATE = {
+    f"gaussian_mean({name})": lambda clip=clip: privacy.gaussian_mean(clip, 0.0, clients=6)
+    for name, clip in {
+        "whole": privacy.whole(1.0), "per_leaf": privacy.per_leaf(1.0),
+        "per_row": privacy.per_row(0.5, touched=4), "adaptive": privacy.adaptive(1.0),
+    }.items()
+}  # fmt: skip
 
 
 def masking(server: Server) -> Server:

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from registry import AGGREGATORS, ROBUST, SERVERS
+from registry import AGGREGATORS, PRIVATE, ROBUST, SERVERS
 from rotating import in_turn
 from worlds import close
 
@@ -82,6 +82,11 @@ def looped(name: str, upload: Upload) -> dict:
 @pytest.mark.parametrize("name", [*NAMES, *in_turn(ROBUST, 6)])
 def test_aggregators_keep_their_laws(name):
     testing.check_aggregator(AGGREGATORS[name]())
+
+
+@pytest.mark.parametrize("name", in_turn(PRIVATE, 2))
+def test_private_sums_keep_their_laws(name):
+    testing.check_aggregator(PRIVATE[name](), aux=lambda uploads: {})
 
 
 @SUMS
