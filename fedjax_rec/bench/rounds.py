@@ -39,16 +39,19 @@ def packed_of(source: str) -> Dataset:
 
 
 class Ours:
-    """Rounds of this library on `packed`, one a call."""
+    """Rounds of this library on `packed`, one a call. rate: of the scorers; negatives: beside each
+    interaction."""
 
-    def __init__(self, packed: Dataset, rounds: int):
+    def __init__(
+        self, packed: Dataset, rounds: int, rate: float = RATE, negatives: int = NEGATIVES
+    ):
         protocol = evaluate.sampled(evaluate.metrics(["hr@10", "ndcg@10"]))
         parts = {"validation": packed.validation, "test": packed.test}
         self.clients = packed.store.num_clients
         self.item_rate = RATE * packed.num_items * 80
         self.strategy: Strategy = strategies.pfedrec(
-            pfedrec(packed.num_items), data.pointwise(NEGATIVES),
-            evaluate.probe_clients(protocol, parts), learning_rate=RATE,
+            pfedrec(packed.num_items), data.pointwise(negatives),
+            evaluate.probe_clients(protocol, parts), learning_rate=rate,
             item_learning_rate=self.item_rate,
         )  # fmt: skip
         self.key = jax.random.key(0)

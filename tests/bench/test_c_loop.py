@@ -8,6 +8,7 @@ import pytest
 from fedjax_rec import data
 from fedjax_rec.bench import c_loop, rounds
 
+pytestmark = pytest.mark.usefixtures("compiled_fast")
 needs_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
 
 
@@ -17,30 +18,48 @@ def packed():
     return data.pack(data.leave_one_out()(made), negatives="paper")
 
 
-@needs_cc
-def test_the_c_loop_learns_what_our_round_learns(packed):
-    """From the same numbers on the same data, with other draws: by 40,000 examples a round."""
-    many = 4
-    ours = rounds.Ours(packed, many)
-    theirs = c_loop.c_rounds(c_loop.compiled(), packed, ours.begin(), 4, 0.1, ours.item_rate)
+@pytest.fixture(scope="module")
+def library():
+    return c_loop.compiled()
+
+
+NAMES = ("loss", "validation_hr@10", "validation_ndcg@10", "hr@10", "ndcg@10")
+
+
+def played(library, packed, many=4, rate=0.1, negatives=4):
+    """float64[many, 5] twice: what our rounds measure, and what the C loop's do."""
+    ours = rounds.Ours(packed, many, rate, negatives)
+    theirs = c_loop.c_rounds(library, packed, ours.begin(), negatives, rate, ours.item_rate)
     mine = [ours() for _ in range(many)]
-    seen = np.array([theirs() for _ in range(many)])
-    losses = [m["loss"] for m in mine]
-    assert losses[-1] < 0.8 * losses[0]  # there is something to learn
-    assert c_loop.apart(losses, seen[:, 0]) < rounds.ALIKE
-    names = ("validation_hr@10", "validation_ndcg@10", "hr@10", "ndcg@10")
-    measured = np.array([[m[name] for name in names] for m in mine])
-    # The first two by the same candidates; later ones by models of other draws.
-    assert np.abs(measured - seen[:, 1:]).max() < 0.05
-    assert np.abs(measured - seen[:, 1:]).mean() < 0.02
+    return np.array([[m[n] for n in NAMES] for m in mine]), np.array([theirs() for _ in mine])
 
 
 @needs_cc
-def test_a_model_of_another_width_is_refused(packed):
+def test_without_draws_the_c_loop_is_our_round(library, packed):
+    """No negatives, and all that a client has in one batch: nothing is left to chance."""
+    assert 64 < packed.store.longest <= 256
+    mine, theirs = played(library, packed, rate=5.0, negatives=0)
+    assert mine[-1, 0] < 0.5 * mine[0, 0] and np.ptp(mine[:, 1]) > 0.01
+    np.testing.assert_allclose(theirs[:, 0], mine[:, 0], rtol=1e-4)
+    np.testing.assert_allclose(theirs[:, 1:], mine[:, 1:], atol=1e-6)
+
+
+@needs_cc
+def test_with_draws_of_its_own_it_learns_alike(library, packed):
+    """By 40,000 examples a round, of which a client has several batches."""
+    mine, theirs = played(library, packed)
+    assert mine[-1, 0] < 0.8 * mine[0, 0]
+    assert c_loop.apart(mine[:, 0], theirs[:, 0]) < rounds.ALIKE
+    # Candidates are the same, models are of other draws.
+    assert np.abs(mine - theirs)[:, 1:].max() < 0.05
+
+
+@needs_cc
+def test_a_model_of_another_width_is_refused(library, packed):
     shared, private = rounds.Ours(packed, 1).begin()
     private = {**private, "weight": private["weight"][..., :16]}
     with pytest.raises(ValueError, match="use width 32"):
-        c_loop.c_rounds(c_loop.compiled(), packed, (shared, private), 4, 0.1, 1.0)
+        c_loop.c_rounds(library, packed, (shared, private), 4, 0.1, 1.0)
 
 
 def test_without_a_compiler_the_row_says_so(monkeypatch, packed):
