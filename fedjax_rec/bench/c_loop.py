@@ -72,7 +72,9 @@ def c_rounds(
     )
     clients, num_items = store.num_clients, rows.shape[0]
     if rows.shape[1] != WIDTH or weight.size != clients * WIDTH:
-        raise ValueError(f"c_rounds: rows {rows.shape} and {weight.size} weights; use width {WIDTH}")
+        raise ValueError(
+            f"c_rounds: rows {rows.shape} and {weight.size} weights; use width {WIDTH}"
+        )
     items, start, length = (
         np.ascontiguousarray(x, np.int32) for x in (store.items, store.start, store.length)
     )

@@ -176,9 +176,7 @@ class _Worker:
     def __init__(self, words: Sequence[str]):
         command = [sys.executable, "-m", "fedjax_rec.bench.device_worker", *words]
         # A group of its own: what it has started ends with it.
-        self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, process_group=0
-        )
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, process_group=0)
         self.lines: queue.Queue[dict | None] = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
 

@@ -56,9 +56,7 @@ class Ours:
         )  # fmt: skip
         self.key = jax.random.key(0)
         measure = simulate.personal(protocol, parts)
-        self.run = simulate.simulate(
-            self.strategy, packed.store, rounds, self.key, measure=measure
-        )
+        self.run = simulate.simulate(self.strategy, packed.store, rounds, self.key, measure=measure)
 
     def begin(self):
         """(shared, private) before the first round."""
@@ -114,7 +112,7 @@ def rounds(source: str) -> Iterator[Row]:
 
 
 def over_c(name: str, packed: Dataset, many: int) -> Iterator[Row]:
-    """Our CPU seconds over those of the C loop, medians of rounds in turns; or why there are none."""
+    """Our CPU seconds over the C loop's, the median of rounds in turns; or why there is none."""
     what = f"PFedRec {name}, CPU over a C loop's"
     try:
         found = in_turns(packed, many)

@@ -1,4 +1,4 @@
-"""The C loop beside which a round is measured learns what our round learns; else there is no row."""
+"""The C loop beside which a round is measured learns what our round does; else there is no row."""
 
 import shutil
 
