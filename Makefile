@@ -6,10 +6,10 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: help demo test slow check format docs results references published compression strategies rounds large benchmarks clean
+.PHONY: help demo test slow check format docs results references published compression strategies rounds large benchmarks device-check clean
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 
 demo: .venv/.installed ## federated matrix factorization on MovieLens-100K, in under two minutes
 	@$(BIN)/fedjax-rec run configs/quickstart.yaml --out runs/quickstart
@@ -63,6 +63,17 @@ benchmarks: .venv/.installed ## measure, and write the pages docs/benchmarks*.md
 	@$(BIN)/fedjax-rec bench strategies adapters clicks --markdown docs/benchmarks_more.md
 	@$(BIN)/fedjax-rec bench devices sweep --markdown docs/benchmarks_scale.md
 	@NPROC=2 $(BIN)/fedjax-rec bench adapters --markdown docs/benchmarks_threads.md
+
+# Here .venv is not made: a lent machine has a python3 with a jax of its own, and no network. Wheels in
+# .whl are what it lacks, see docs/devices.md.
+DEVICE_PYTHON := $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
+DEVICE_OUT := runs/device
+device-check: ## what an accelerator does, into runs/device (eight minutes; needs no network)
+	@site=$$(mktemp -d); trap 'rm -rf "$$site"' EXIT; set -- .whl/*.whl; \
+	if [ -e "$$1" ]; then $(DEVICE_PYTHON) -m pip install -q --no-index --no-deps --no-compile \
+	  --target "$$site" "$$@" || exit 1; fi; \
+	PYTHONPATH="$$site:$(CURDIR):$$PYTHONPATH" $(DEVICE_PYTHON) -m fedjax_rec.bench.device \
+	  --out $(DEVICE_OUT) $(DEVICE_OPTIONS)
 
 clean: ## remove caches and builds; .venv and runs stay
 	@rm -rf .pytest_cache .ruff_cache .hypothesis .cache site build dist

@@ -61,6 +61,7 @@ VMAPS = {
     "evaluate.labelled": "clients that are scored",
     "evaluate.protocol": "clients that are scored",
     "bench.compress": "updates",
+    "bench.device_parts": "whole runs",
     "testing": "parts alone, which is what laws ask of them",
     "bench.fedjax_compressors": "updates, by another library",
 }

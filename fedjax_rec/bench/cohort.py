@@ -36,17 +36,22 @@ def copy_bandwidth(megabytes: int = 512) -> float:
     return 2 * size / repeat(call, 9).wall
 
 
-def cohort() -> Iterator[Row]:
+def cohort(
+    clients: int = CLIENTS, each: int = EACH, megabytes: int = 512, times: int = 5
+) -> Iterator[Row]:
+    """clients: of the cohort; each: interactions of one; megabytes: of the copy; times: rounds."""
     simulate.configure(1, cache=None)
-    held = store(CLIENTS, ITEMS, EACH)
+    held = store(clients, ITEMS, each)
     model = models.fedmf(ITEMS, width=WIDTH)
     strategy = strategies.fedmf(model, data.pointwise(NEGATIVES), aggregator=aggregate.mean())
     call, _ = whole_round(strategy, held)
-    timing = repeat(call, 5)
-    bandwidth = copy_bandwidth()
-    moved = CLIENTS * EACH * (1 + NEGATIVES) * WIDTH * 4 * 2
-    yield Row("cohort", f"{CLIENTS:,} clients in one call, ms a round", timing.wall * 1e3, "ms", "")
-    yield Row("cohort", "memory bandwidth of one pass over 512 MiB", bandwidth / 1e9, "GB/s", "")
+    timing = repeat(call, times)
+    bandwidth = copy_bandwidth(megabytes)
+    moved = clients * each * (1 + NEGATIVES) * WIDTH * 4 * 2
+    what = f"{clients:,} clients in one call"
+    yield Row("cohort", f"{what}, ms a round", timing.wall * 1e3, "ms", "")
+    passed = f"memory bandwidth of one pass over {megabytes} MiB"
+    yield Row("cohort", passed, bandwidth / 1e9, "GB/s", "")
     yield Row(
         "cohort", "share of it that the round's rows reach", 100 * moved / timing.wall / bandwidth,
         "%", "",

@@ -81,13 +81,16 @@ def compress_all() -> Iterator[Row]:
     yield from versus_fedjax(mine)
 
 
-def measured(compressor: Compressor, data: jax.Array) -> tuple[Timing, float, float]:
-    """(seconds of encode and decode of all clients, temporary bytes, bytes sent over float32's)."""
+def measured(
+    compressor: Compressor, data: jax.Array, chunk: int = CHUNK
+) -> tuple[Timing, float, float]:
+    """(seconds of encode and decode of all clients, `chunk` at a time, temporary bytes, bytes sent
+    over float32's)."""
     keys = jax.random.split(jax.random.key(1), data.shape[0])
     one = _one(compressor, data)
 
     def both(keys, data):
-        back, kept, sent = jax.lax.map(one, (keys, data), batch_size=CHUNK)
+        back, kept, sent = jax.lax.map(one, (keys, data), batch_size=chunk)
         return back, kept, sent.sum(dtype=jnp.float32)
 
     compiled: Any = jax.jit(both).lower(keys, data).compile()

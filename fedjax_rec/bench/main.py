@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-import jax
 from rich.console import Console
 from rich.table import Table
 
-from .. import __version__, simulate
+from .. import simulate
 from ..check import nearest
 from ..storage import whole
 from .adapters import adapters
 from .clicks import clicks
 from .cohort import cohort
 from .compress import compress_all
+from .device import main as device
+from .machine import machine
 from .rounds import first_round, rounds
 from .row import Row
 from .scale import devices, sweep
@@ -49,8 +47,12 @@ BENCHES: dict[str, Callable[[], Iterator[Row]]] = {
 
 def main(words: Sequence[str]) -> int:
     """Runs the benches named (default all), prints the table, writes what was asked for."""
+    if words and words[0] == "device":  # of what is not here: its own process, page and limits
+        return device(words[1:])
     parser = argparse.ArgumentParser(
-        prog="fedjax-rec bench", description=f"Benches: {', '.join(BENCHES)}. Default: all."
+        prog="fedjax-rec bench",
+        description=f"Benches: {', '.join(BENCHES)}. Default: all. "
+        "`bench device --out DIR` measures an accelerator.",
     )
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--json", help="also write the figures to FILE", metavar="FILE")
@@ -80,28 +82,6 @@ def main(words: Sequence[str]) -> int:
     if known.markdown:
         _write(Path(known.markdown), _page(rows, left_out))
     return 0
-
-
-def machine() -> dict[str, str]:
-    """What the figures were measured on."""
-    device = jax.devices()[0]
-    return {
-        "device": f"{device.platform}: {device.device_kind}",
-        "cpu": _cpu(),
-        "cores": str(os.cpu_count()),
-        "threads": os.environ.get("NPROC", "one a core"),
-        "versions": f"fedjax_rec {__version__}, jax {jax.__version__}, "
-        f"Python {platform.python_version()}",
-        "date": time.strftime("%Y-%m-%d"),
-    }
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), "unknown")
 
 
 def _table(rows: Sequence[Row]) -> Table:

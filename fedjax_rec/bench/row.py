@@ -6,13 +6,17 @@ from typing import NamedTuple
 
 
 class Row(NamedTuple):
+    """value: None where it could not be measured, which `goal` says then."""
+
     bench: str
     what: str
-    value: float
+    value: float | None
     unit: str
     goal: str
 
     def shown(self) -> str:
         """The value to three significant digits, with its unit."""
+        if self.value is None:
+            return "not measured"
         number = f"{self.value:,.0f}" if abs(self.value) >= 1000 else f"{self.value:.3g}"
         return f"{number} {self.unit}".strip()

@@ -4,6 +4,7 @@
     fedjax-rec sweep CONFIG --sweep.KEY VALUES --out DIR  many runs at once, and their table
     fedjax-rec runs FILE [--only NAME] [--seeds 0]        the runs of a file, and their section
     fedjax-rec bench [NAME ...] [--json FILE]             speed and memory on this machine
+    fedjax-rec bench device --out DIR [--tiny]            what an accelerator does, in eight minutes
     fedjax-rec data get NAME | list                       fetch, check and describe data or weights
     fedjax-rec report DIR [DIR ...]                       tables and figures from finished runs
 

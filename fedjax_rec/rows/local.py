@@ -12,6 +12,7 @@ from dataclasses import replace
 import jax.numpy as jnp
 
 from ..types import PyTree
+from .narrow import indexable
 from .table import RowsGradient, RowsUpdate, is_table
 from .walk import map_nodes
 
@@ -47,7 +48,7 @@ def here(tree: PyTree, local: PyTree) -> PyTree:
         if not is_table(mine):
             return x
         values = x.values if is_table(x) else x
-        return values if mine.ids is None else jnp.asarray(values).at[mine.ids].get(mode="clip")
+        return values if mine.ids is None else indexable(values).at[mine.ids].get(mode="clip")
 
     return map_nodes(one, local, tree)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 Rounding = Callable[[jax.Array], jax.Array]
 
@@ -29,7 +30,13 @@ def rows_at(values: Any, ids, mode: str | None = None) -> jax.Array:
     """The rows `ids` int[...], bfloat16 as float32."""
     if is_narrow(values):
         return _by_bits(values, ids, mode)
-    return jnp.asarray(values).at[ids].get(mode=mode)
+    return indexable(values).at[ids].get(mode=mode)
+
+
+def indexable(values: Any) -> Any:
+    """`values` with `at`, which arrays of NumPy have not; others (of one of the clusters of IFCA,
+    which is never copied whole) stay as they are."""
+    return jnp.asarray(values) if isinstance(values, np.ndarray) else values
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
