@@ -9,7 +9,17 @@ import surroundings_registry as around
 from compressors_registry import COMPRESSORS
 from strategies_registry import STRATEGIES
 
-from fedjax_rec import aggregate, clients, compress, data, evaluate, models, simulate, strategies
+from fedjax_rec import (
+    aggregate,
+    attacks,
+    clients,
+    compress,
+    data,
+    evaluate,
+    models,
+    simulate,
+    strategies,
+)
 from fedjax_rec.clients import Local
 from fedjax_rec.data import Batches
 from fedjax_rec.models import Fit, ItemLoss
@@ -19,7 +29,7 @@ from fedjax_rec.types import Aggregator, Client, Compressor, Model, Server, Stra
 
 ROOMS = [
     ((compress, adapters), Compressor, COMPRESSORS),
-    ((aggregate, adapters), Aggregator, registry.AGGREGATORS),
+    ((aggregate, attacks, adapters), Aggregator, registry.AGGREGATORS),
     ((strategies,), Server, registry.SERVERS),
     ((clients, adapters), Local, registry.LOCAL),
     ((models,), Model, registry.MODELS | registry.FITTED),
