@@ -78,10 +78,10 @@ HOMES = {
 
 __all__ = [
     "Aggregator", "Client", "Cohort", "Compressor", "LoadedRun", "Model", "Now", "Packet",
-    "Ranking", "RoundInfo", "Server", "Stage", "State", "Strategy", "Upload", "aggregate", "attacks",
-    "bench", "callbacks", "clients", "compress", "data", "evaluate", "experiment", "load_run", "models",
-    "report", "rounds", "rows", "run", "servers", "simulate", "strategies", "sweep", "testing",
-    "types", "weights", "wire",
+    "Ranking", "RoundInfo", "Server", "Stage", "State", "Strategy", "Upload", "aggregate",
+    "attacks", "bench", "callbacks", "clients", "compress", "data", "evaluate", "experiment",
+    "load_run", "models", "report", "rounds", "rows", "run", "servers", "simulate", "strategies",
+    "sweep", "testing", "types", "weights", "wire",
 ]  # fmt: skip
 
 

@@ -8,14 +8,15 @@ moved furthest, targets left out. From then on, with q_p of the popular items an
     IPE (item popularity enhancement)    l = -lambda (1/|P+| sum_{p in P+} kappa_p cos(q_p, q_t)
                                                       + the same of P-)
 
-and each malicious client sends -rate dl/dq_t for the rows of the targets and nothing else. UEA takes
-q_p for vectors of users, whom training has drawn to what they like; IPE turns the target the way of
-popular items. kappa_p = 2 (P + 1 - r) / (P (P + 1)) of the r-th item; P+ are those whose cosine is
-positive, P- the others.
+and each malicious client sends -rate dl/dq_t for the rows of the targets and nothing else. UEA
+takes q_p for vectors of users, whom training has drawn to what they like; IPE turns the target the
+way of popular items. kappa_p = 2 (P + 1 - r) / (P (P + 1)) of the r-th item; P+ are those whose
+cosine is positive, P- the others.
 
-(Zhang, Li, et al., "Preventing the popular item embedding based attack in federated recommendations",
-ICDE 2024; the weights kappa and lambda are those of the released code.) There each attacker mines
-for itself, from two rounds an epoch apart; here all are one adversary's, who sees more rounds.
+(Zhang, Li, et al., "Preventing the popular item embedding based attack in federated
+recommendations", ICDE 2024; the weights kappa and lambda are those of the released code.) There
+each attacker mines for itself, from two rounds an epoch apart, and until then takes any items for
+popular; here all are one adversary's, who sees more rounds and waits.
 
 `T` targets, `P` popular items, `I` items, `D` width.
 """
@@ -140,8 +141,8 @@ def _pieck(
             )
         if popular > values.shape[0] - len(wanted):
             raise ValueError(
-                f"{where}(popular={popular}) is more than the items beside the targets; use popular "
-                f"<= {values.shape[0] - len(wanted)}."
+                f"{where}(popular={popular}) is more than the items beside the targets; use "
+                f"popular <= {values.shape[0] - len(wanted)}."
             )
         return values
 
