@@ -7,6 +7,7 @@ Of the clients of a round that weighed something. Host-side NumPy.
 
 from __future__ import annotations
 
+import jax.numpy as jnp
 import numpy as np
 
 from ..types import RoundInfo
@@ -32,7 +33,7 @@ def detection(info: RoundInfo, ids, malicious: Malicious) -> dict[str, float]:
         0.5
     """
     there = np.asarray(info.weight) > 0
-    lies = np.asarray(malicious.lies(np.asarray(ids))) & there
+    lies = np.asarray(malicious.lies(jnp.asarray(ids))) & there
     verdicts = np.ones(there.shape) if info.verdicts is None else np.asarray(info.verdicts)
     rejected = (verdicts == 0) & there
     found = float((rejected & lies).sum())

@@ -9,7 +9,8 @@ Each added user has the targets and `filler` other items; which ones is what pro
 Targets have the highest rating. Other ratings are drawn around the mean of all, or of the item,
 with the deviation of all, and cut to the range. (Lam & Riedl, "Shilling recommender systems for
 fun and profit", WWW 2004; Burke et al., "Limited knowledge shilling attacks in collaborative
-filtering systems", 2005.) Without ratings, `average` knows how popular items are and `random` nothing.
+filtering systems", 2005.) Without ratings, `average` knows how popular items are and `random`
+nothing.
 
 Added users come after all others, have training rows alone, and so are measured by no metric:
 under `data.by_user` they are the clients from `num_users` on, see `from_id`. What a run counts

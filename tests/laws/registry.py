@@ -95,7 +95,6 @@ ATTACKED = {
     "attacked(uniform, ipm)": lambda: attacks.attacked(
         aggregate.uniform(), attacks.ipm(2.0), LIARS
     ),
-    "attacked(median, alie)": lambda: attacks.attacked(aggregate.median(2), attacks.alie(), LIARS),
     "attacked(multi_krum, mimic)": lambda: attacks.attacked(
         aggregate.multi_krum(f=1), attacks.mimic(), LIARS
     ),
