@@ -50,7 +50,7 @@ def test_a_run_under_attack_measures_real_users_alone(source, tmp_path, compiled
     lines = [json.loads(x) for x in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     for name in ("er@5", "validation_er@5", "target_ndcg@5"):
         assert lines[0][name] < 0.1 and lines[-1][name] > 0.3
-    assert np.load(tmp_path / "run" / "per_user.npz")["er@5"].shape == (USERS,)
+    assert np.load(tmp_path / "run" / "per_user.npz")["values"].shape == (USERS, 3)
 
 
 @pytest.mark.parametrize(
