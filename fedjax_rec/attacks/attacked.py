@@ -4,7 +4,8 @@
 
 One adversary holds all malicious clients of the run. It sees the model at the start of each round,
 and every upload of the round as it arrives, before the rule does: more than anybody could who has
-no hold of the server. Some attacks read less of it, and say so. It remembers what it likes from round to round, beside the rule's state.
+no hold of the server. Some attacks read less of it, and say so. It remembers what it likes from
+round to round, beside the rule's state.
 
 What it forges stands in the place of uploads that were made, sent and billed: stages and the uplink
 do not touch it, and a malicious client weighs what it weighed. Clients that were not there, and
