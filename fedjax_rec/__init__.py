@@ -20,6 +20,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from . import (
         aggregate,
+        attacks,
         bench,
         callbacks,
         clients,
@@ -59,9 +60,9 @@ if TYPE_CHECKING:
     )
 
 ROOMS = (
-    "aggregate", "bench", "callbacks", "clients", "compress", "data", "evaluate", "experiment",
-    "models", "report", "rounds", "rows", "servers", "simulate", "strategies", "testing", "types",
-    "weights", "wire",
+    "aggregate", "attacks", "bench", "callbacks", "clients", "compress", "data", "evaluate",
+    "experiment", "models", "report", "rounds", "rows", "servers", "simulate", "strategies",
+    "testing", "types", "weights", "wire",
 )  # fmt: skip
 HOMES = {
     "run": "experiment.launch",
@@ -77,10 +78,10 @@ HOMES = {
 
 __all__ = [
     "Aggregator", "Client", "Cohort", "Compressor", "LoadedRun", "Model", "Now", "Packet",
-    "Ranking", "RoundInfo", "Server", "Stage", "State", "Strategy", "Upload", "aggregate", "bench",
-    "callbacks", "clients", "compress", "data", "evaluate", "experiment", "load_run", "models",
-    "report", "rounds", "rows", "run", "servers", "simulate", "strategies", "sweep", "testing",
-    "types", "weights", "wire",
+    "Ranking", "RoundInfo", "Server", "Stage", "State", "Strategy", "Upload", "aggregate",
+    "attacks", "bench", "callbacks", "clients", "compress", "data", "evaluate", "experiment",
+    "load_run", "models", "report", "rounds", "rows", "run", "servers", "simulate", "strategies",
+    "sweep", "testing", "types", "weights", "wire",
 ]  # fmt: skip
 
 

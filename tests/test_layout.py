@@ -18,7 +18,7 @@ GROUND = "types trees rows factors keys bases check wire storage weights"
 FLOORS = (
     tuple(GROUND.split()),
     ("data", "models", "clients", "compress", "aggregate", "evaluate"),
-    ("servers", "privacy"),
+    ("servers", "privacy", "attacks"),
     ("rounds",),
     ("strategies",),
     ("simulate",),

@@ -12,6 +12,7 @@ from fedjax_rec.evaluate.distribution import (
     quantiles,
     worst_share,
 )
+from fedjax_rec.evaluate.exposure import exposure
 from fedjax_rec.evaluate.labelled import (
     auc_by_group,
     auc_of_all,
@@ -23,6 +24,7 @@ from fedjax_rec.evaluate.metrics import (
     Metric,
     auc,
     evaluate_user,
+    exposure_ratio,
     hit_ratio,
     mean_average_precision,
     metrics,
@@ -30,6 +32,7 @@ from fedjax_rec.evaluate.metrics import (
     ndcg,
     precision,
     recall,
+    target_ndcg,
 )
 from fedjax_rec.evaluate.protocol import (
     Protocol,
@@ -54,6 +57,8 @@ __all__ = [
     "evaluate_examples",
     "evaluate_user",
     "evaluate_users",
+    "exposure",
+    "exposure_ratio",
     "full_catalogue",
     "hit_ratio",
     "labelled",
@@ -71,5 +76,6 @@ __all__ = [
     "recall",
     "sampled",
     "sampled_ranks",
+    "target_ndcg",
     "worst_share",
 ]

@@ -8,6 +8,7 @@ With n relevant items at ranks r_1 < ... < r_n among C candidates:
     mrr[@k]      1 / r_1, or 0 where r_1 > k                     (trec_eval: recip_rank)
     map[@k]      sum over r_i <= k of (i / r_i), over n          (trec_eval: map_cut)
     ndcg@k       sum over r_i <= k of 1 / log2(1 + r_i), over the same sum at r_i = i
+    er@k, target_ndcg@k   recall@k and ndcg@k of items that attackers push, see `exposure`
     auc          share of (relevant, other) pairs with the relevant item ahead, a tied pair 1/2
 
 Choices where libraries differ: `map@k` divides by n, as trec_eval, ir-measures and ranx do, not
@@ -36,6 +37,7 @@ Ranked = Int32[Array, " R"]
 One = Int32[Array, ""]
 _ALIASES = {
     "hit": "hr", "hits": "hr", "hit_ratio": "hr", "hit_rate": "hr", "success": "hr",
+    "exposure": "er", "exposure_ratio": "er",
     "rr": "mrr", "ap": "map", "mean_average_precision": "map", "p": "precision", "r": "recall",
 }  # fmt: skip
 
@@ -49,11 +51,14 @@ class Metric:
         compute: (ranks int32[R] with 0 for padding, candidates int32, ties int32[R]), as of
             `Ranks`, -> float32 scalar, NaN for a user without relevant items.
         least: candidates below which the metric says nothing, such as k of HR@k.
+        of_targets: whether it is of items that attackers push, see `exposure`, and not of held-out
+            ones.
     """
 
     name: str
     compute: Callable[[Array, Array, Array], Array]
     least: int = 0
+    of_targets: bool = False
 
 
 def hit_ratio(k: int) -> Metric:
@@ -204,12 +209,44 @@ def auc() -> Metric:
     return Metric("auc", compute)
 
 
+def exposure_ratio(k: int) -> Metric:
+    """ER@k: the share of the eligible targets that are among the first k.
+
+    Args:
+        k: places from the top, at least 1.
+
+    Raises:
+        ValueError: where k is no integer of 1 or more.
+
+    Example:
+        >>> protocol = evaluate.exposure([evaluate.exposure_ratio(10)], [7], num_items)
+    """
+    k = _cutoff("exposure_ratio", k)
+    return Metric(f"er@{k}", recall(k).compute, k, of_targets=True)
+
+
+def target_ndcg(k: int) -> Metric:
+    """NDCG@k of the eligible targets.
+
+    Args:
+        k: as in `exposure_ratio`.
+
+    Raises:
+        ValueError: as `exposure_ratio`.
+
+    Example:
+        >>> protocol = evaluate.exposure([evaluate.target_ndcg(10)], [7], num_items)
+    """
+    k = _cutoff("target_ndcg", k)
+    return Metric(f"target_ndcg@{k}", ndcg(k).compute, k, of_targets=True)
+
+
 def metrics(names: Iterable[str]) -> list[Metric]:
     """Metrics from names such as `["hr@10", "ndcg@10", "mrr", "auc"]`.
 
     Args:
         names: `hr`, `ndcg`, `recall` and `precision` need `@k`; `mrr` and `map` may have it; `auc`
-            has none.
+            has none. `er` and `target_ndcg`, of `exposure`, need it.
 
     Raises:
         ValueError: a name is unknown, lacks its `@k`, has one it should not, or k is below 1.
@@ -247,6 +284,7 @@ def evaluate_user(
 
 def _parse(name: str) -> Metric:
     cut = {"hr": hit_ratio, "ndcg": ndcg, "recall": recall, "precision": precision}
+    cut |= {"er": exposure_ratio, "target_ndcg": target_ndcg}
     optional = {"mrr": mrr, "map": mean_average_precision}
     known = [*cut, *optional, "auc"]
     family, at, depth = str(name).partition("@")

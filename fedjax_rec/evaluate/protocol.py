@@ -66,7 +66,8 @@ class Protocol:
     larger_is_better: bool = True
 
 
-def _ranking(metrics: Sequence[Metric], measure, label: str) -> Protocol:
+def averaged(metrics: Sequence[Metric], measure, label: str) -> Protocol:
+    """The protocol of measure(score, case), whose numbers are averaged over users."""
     names = tuple(m.name for m in metrics)
     return Protocol(names, measure, label, lambda values, counts: jnp.nanmean(values, 0), names)
 
@@ -75,7 +76,7 @@ def full_catalogue(metrics: Sequence[Metric], num_items: int) -> Protocol:
     """Ranks among all items that the user has not seen.
 
     Args:
-        metrics: what is measured of the ranks.
+        metrics: what is measured of the ranks of held-out items.
         num_items: `I`, the items of the data.
 
     Raises:
@@ -86,25 +87,28 @@ def full_catalogue(metrics: Sequence[Metric], num_items: int) -> Protocol:
     """
 
     def measure(score, case):
-        scores = score(slice(None), case.member)
-        if scores.shape[0] != num_items:
-            raise ValueError(
-                f"full_catalogue(num_items={num_items}): the model scored {scores.shape[0]} items; "
-                "give the number of items of the data."
-            )
+        scores, seen = unseen(score, case, num_items)
+        return evaluate_user(metrics, *ranks(scores, case.targets, seen))
 
-        def mark(t, excluded):
-            place = t * _TILE + jnp.arange(_TILE)
-            items = case.seen.at[case.start + place].get(mode="clip")
-            return excluded.at[jnp.where(place < case.count, items, num_items)].set(
-                True, mode="drop"
-            )
+    return averaged(metrics, measure, "full catalogue")
 
-        turns = -(-case.longest // _TILE)
-        excluded = jax.lax.fori_loop(0, turns, mark, jnp.zeros(num_items, bool))
-        return evaluate_user(metrics, *ranks(scores, case.targets, excluded))
 
-    return _ranking(metrics, measure, "full catalogue")
+def unseen(score: Callable, case: Case, num_items: int) -> tuple[jax.Array, jax.Array]:
+    """(scores float[I], bool[I] of what the user has seen by then, and is not to be shown)."""
+    scores = score(slice(None), case.member)
+    if scores.shape[0] != num_items:
+        raise ValueError(
+            f"full_catalogue(num_items={num_items}): the model scored {scores.shape[0]} items; "
+            "give the number of items of the data."
+        )
+
+    def mark(t, seen):
+        place = t * _TILE + jnp.arange(_TILE)
+        items = case.seen.at[case.start + place].get(mode="clip")
+        return seen.at[jnp.where(place < case.count, items, num_items)].set(True, mode="drop")
+
+    turns = -(-case.longest // _TILE)
+    return scores, jax.lax.fori_loop(0, turns, mark, jnp.zeros(num_items, bool))
 
 
 def sampled(metrics: Sequence[Metric]) -> Protocol:
@@ -132,7 +136,7 @@ def sampled(metrics: Sequence[Metric]) -> Protocol:
         ranked = sampled_ranks(scores[:size], scores[size:], case.targets >= 0)
         return evaluate_user(metrics, *ranked)
 
-    return _ranking(metrics, measure, "sampled negatives")
+    return averaged(metrics, measure, "sampled negatives")
 
 
 def beside(first: Protocol, second: Protocol, prefix: str) -> Protocol:

@@ -26,6 +26,7 @@ from typing import Any, Literal
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 
+from ..attacks import Attack, Malicious
 from ..check import at_least, positive
 from ..clients import Local
 from ..data import Batches
@@ -53,9 +54,9 @@ from .factories import (
 from .overrides import lay, merge
 
 PARTS = [
-    Aggregator, Batches, Clip, Clock, Cohorts, Compressor, Embedding, Exchange, Fit, Graph, Held,
-    ItemLoss, Local, Model, Neighbours, Server, Similarity, Stage, Staleness, Strategy,
-    Utility,
+    Aggregator, Attack, Batches, Clip, Clock, Cohorts, Compressor, Embedding, Exchange, Fit, Graph,
+    Held, ItemLoss, Local, Malicious, Model, Neighbours, Server, Similarity, Stage, Staleness,
+    Strategy, Utility,
 ]  # fmt: skip
 PRIVATE = ("epsilon", "delta", "noise_multiplier")
 LATE = {
@@ -106,6 +107,8 @@ class Evaluation:
         labelled examples, `examples`: AUC, GAUC, log loss and accuracy.
     of: `aggregated`, the server's model; `personal`, each client's own model after training.
     metrics: for rankings. The first one, on validation, chooses the best round.
+    targets: ids of the items that attackers push, whose exposure to users `er@10` and
+        `target_ndcg@10` among `metrics` are, among the full catalogue whatever `candidates` says.
     every: rounds between measurements. users_per_chunk: users scored at once.
     fit: what cold users (`data.cold_users`) fit first; None for nothing, they keep what the model
         began with.
@@ -114,6 +117,7 @@ class Evaluation:
     candidates: Literal["full", "sampled", "both", "ratings", "examples"] = "full"
     of: Literal["aggregated", "personal"] = "aggregated"
     metrics: tuple[str, ...] = ("hr@10", "ndcg@10", "mrr", "auc")
+    targets: tuple[int, ...] = ()
     every: int = 1
     users_per_chunk: int = 32
     fit: ColdFit | None = None

@@ -218,8 +218,20 @@ def _protocol(config: Config, read: Read) -> evaluate.Protocol:
     if wanted.candidates == "ratings":
         return evaluate.rating_error()
     metrics = evaluate.metrics(wanted.metrics)
-    full = evaluate.full_catalogue(metrics, read.dataset.num_items)
-    sampled = evaluate.sampled(metrics)
+    pushed = [metric for metric in metrics if metric.of_targets]
+    held_out = [metric for metric in metrics if not metric.of_targets]
+    if bool(pushed) != bool(wanted.targets) or metrics[0].of_targets:
+        raise ConfigError(
+            f"evaluation.targets={list(wanted.targets)} with metrics={list(wanted.metrics)}: er@10 "
+            "and target_ndcg@10 are of targets, and the first metric of held-out items; use "
+            "metrics: [hr@10, er@10] and targets: [7], or neither."
+        )
+    full = evaluate.full_catalogue(held_out, read.dataset.num_items)
+    sampled = evaluate.sampled(held_out)
+    chosen = full if wanted.candidates == "full" else sampled
     if wanted.candidates == "both":
-        return evaluate.beside(full, sampled, "sampled_")
-    return full if wanted.candidates == "full" else sampled
+        chosen = evaluate.beside(full, sampled, "sampled_")
+    if not pushed:
+        return chosen
+    exposed = evaluate.exposure(pushed, wanted.targets, read.dataset.num_items)
+    return evaluate.beside(chosen, exposed, "")

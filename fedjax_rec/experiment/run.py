@@ -259,7 +259,7 @@ def _few_candidates(config: Config, dataset: data.Dataset) -> str | None:
     }
     kinds = ("full", "sampled") if wanted == "both" else (wanted,)
     for metric in evaluate.metrics(config.evaluation.metrics):
-        for kind in kinds:
+        for kind in ("full",) if metric.of_targets else kinds:
             if fewest[kind] < metric.least:
                 return (
                     f"fedjax-rec: evaluation.metrics={metric.name} looks at {metric.least} places, "

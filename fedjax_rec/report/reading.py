@@ -23,7 +23,7 @@ LABELS = (
     "audit",
     "devices",
 )  # keys of a configuration that change no result
-RANKING = ("hr@10", "ndcg@10")
+RANKING = ("hr@10", "ndcg@10", "er@10")
 LOWER_IS_BETTER = ("rmse", "mae", "loss", "log_loss")
 # Of a client in a round; no metrics of a model, but targets may name them.
 KIB_UP, KIB_DOWN = "kib_up", "kib_down"

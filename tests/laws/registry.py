@@ -16,7 +16,7 @@ import tiny_llama
 from adapted import adapted
 from flax import nnx
 
-from fedjax_rec import aggregate, clients, models, privacy, strategies, trees
+from fedjax_rec import aggregate, attacks, clients, models, privacy, strategies, trees
 from fedjax_rec.data import batches, examples, part_of, query, sequences, support
 from fedjax_rec.models.prunable import parameters
 from fedjax_rec.strategies import adapters
@@ -88,6 +88,18 @@ ROBUST = {
     ),
 }
 AGGREGATORS |= ROBUST
+
+# Rules under attack, of two of the laws' clients.
+LIARS = attacks.named([2, 4])
+ATTACKED = {
+    "attacked(uniform, ipm)": lambda: attacks.attacked(
+        aggregate.uniform(), attacks.ipm(2.0), LIARS
+    ),
+    "attacked(multi_krum, mimic)": lambda: attacks.attacked(
+        aggregate.multi_krum(f=1), attacks.mimic(), LIARS
+    ),
+}
+AGGREGATORS |= ATTACKED
 
 # Clipped sums, without the noise, by which all rows move. Of clients that send updates alone.
 PRIVATE = {

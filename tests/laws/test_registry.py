@@ -11,6 +11,7 @@ from strategies_registry import STRATEGIES
 
 from fedjax_rec import (
     aggregate,
+    attacks,
     clients,
     compress,
     data,
@@ -29,7 +30,7 @@ from fedjax_rec.types import Aggregator, Client, Compressor, Model, Server, Stra
 
 ROOMS = [
     ((compress, adapters), Compressor, COMPRESSORS),
-    ((aggregate, adapters, privacy), Aggregator, registry.AGGREGATORS | registry.PRIVATE),
+    ((aggregate, attacks, adapters, privacy), Aggregator, registry.AGGREGATORS | registry.PRIVATE),
     ((strategies,), Server, registry.SERVERS),
     ((clients, adapters), Local, registry.LOCAL),
     ((models,), Model, registry.MODELS | registry.FITTED),

@@ -1,0 +1,88 @@
+"""The seam for attackers who act together: an aggregator whose malicious uploads are replaced.
+
+    u_m <- forge(u_1, ..., u_n, the model)  for m malicious,   and the rule of u_1, ..., u_n
+
+One adversary holds all malicious clients of the run. It sees the model at the start of each round,
+and every upload of the round as it arrives, before the rule does: more than anybody could who has
+no hold of the server. Some attacks read less of it, and say so. It remembers what it likes from
+round to round, beside the rule's state.
+
+What it forges stands in the place of uploads that were made, sent and billed: stages and the uplink
+do not touch it, and a malicious client weighs what it weighed. Clients that were not there, and
+clients without data, forge nothing. Uploads of honest clients stay as they are, to the bit. All
+uploads of the round are listed, whatever the rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import jax
+
+from ..types import Aggregator, PyTree, record
+from .malicious import Malicious
+
+
+@record
+class Sides:
+    """Who is who among the clients of a round that weigh something. lies, honest: bool[n]; client:
+    int32[n], their ids."""
+
+    lies: jax.Array
+    honest: jax.Array
+    client: jax.Array
+
+
+@dataclass(frozen=True)
+class Attack:
+    """What an adversary makes of a round.
+
+    forge(key, state, update, sides, now) -> (state, update): update has leaves [n, ...] without
+        origin and factor; those of clients where `sides.lies` does not hold stay as they are, and
+        what they hold where they are on no side is not to be looked at.
+    init(shared) -> state: what it remembers.
+    """
+
+    forge: Callable[..., tuple[PyTree, PyTree]]
+    init: Callable[[PyTree], PyTree] = lambda shared: ()
+
+
+def attacked(aggregator: Aggregator, attack: Attack, malicious: Malicious) -> Aggregator:
+    """`aggregator`, of uploads among which those of malicious clients are forged.
+
+    Args:
+        aggregator: the rule that is attacked.
+        attack: what is forged, such as `alie()`.
+        malicious: whose uploads are.
+
+    Returns:
+        An `Aggregator` that lists uploads; where nobody is malicious, `aggregator` itself.
+
+    Example:
+        >>> from fedjax_rec import attacks
+        >>> liars = attacks.drawn(num_clients=30, share=0.1)
+        >>> rule = attacks.attacked(aggregate.median(), attacks.ipm(), liars)
+        >>> strategy = strategies.fedmf(model, data.pointwise(4), aggregator=rule)
+    """
+    if malicious.nobody:
+        return aggregator
+
+    def init(shared):
+        return {"rule": aggregator.init(shared), "attack": attack.init(shared)}
+
+    def reduce(state, uploads, now):
+        return {"uploads": replace(uploads, metrics={}, down=None), "client": now.client}
+
+    def finish(key, state, summary, now):
+        uploads, client = summary["uploads"], summary["client"]
+        of_attack, of_rule = jax.random.split(key)
+        lies, there = malicious.lies(client), uploads.weight > 0
+        sides = Sides(lies & there, ~lies & there, client)
+        learned, update = attack.forge(of_attack, state["attack"], uploads.update, sides, now)
+        forged = replace(uploads, update=update)
+        found = aggregator.reduce(state["rule"], forged, replace(now, client=client))
+        after, made, verdicts = aggregator.finish(of_rule, state["rule"], found, now)
+        return {"rule": after, "attack": learned}, made, verdicts
+
+    return Aggregator(init, reduce, finish, additive=False)
