@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         evaluate,
         experiment,
         models,
+        privacy,
         report,
         rounds,
         rows,
@@ -61,8 +62,8 @@ if TYPE_CHECKING:
 
 ROOMS = (
     "aggregate", "attacks", "bench", "callbacks", "clients", "compress", "data", "evaluate",
-    "experiment", "models", "report", "rounds", "rows", "servers", "simulate", "strategies",
-    "testing", "types", "weights", "wire",
+    "experiment", "models", "privacy", "report", "rounds", "rows", "servers", "simulate",
+    "strategies", "testing", "types", "weights", "wire",
 )  # fmt: skip
 HOMES = {
     "run": "experiment.launch",
@@ -80,8 +81,8 @@ __all__ = [
     "Aggregator", "Client", "Cohort", "Compressor", "LoadedRun", "Model", "Now", "Packet",
     "Ranking", "RoundInfo", "Server", "Stage", "State", "Strategy", "Upload", "aggregate",
     "attacks", "bench", "callbacks", "clients", "compress", "data", "evaluate", "experiment",
-    "load_run", "models", "report", "rounds", "rows", "run", "servers", "simulate", "strategies",
-    "sweep", "testing", "types", "weights", "wire",
+    "load_run", "models", "privacy", "report", "rounds", "rows", "run", "servers", "simulate",
+    "strategies", "sweep", "testing", "types", "weights", "wire",
 ]  # fmt: skip
 
 

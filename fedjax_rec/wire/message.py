@@ -150,7 +150,10 @@ def to_bytes(packet: PyTree, entropy: bool = False) -> bytes:
 
 def _written(leaves: list, entropy: bool, layouts: Iterator[bool]) -> bytes:
     """The message of nodes and arrays; layouts: of each table whether its rows came with ids."""
-    message: list = [VERSION, RANGE if entropy else FIXED]
+    # Where there is nothing to code, both coders would write the same.
+    inner = (x.values if isinstance(x, (RowsUpdate, Live)) else x for x in leaves)
+    coder = RANGE if entropy and any(isinstance(x, Codes) for x in inner) else FIXED
+    message: list = [VERSION, coder]
     for leaf in leaves:
         if isinstance(leaf, RowsUpdate):
             leaf = leaf if isinstance(leaf.values, (Codes, Elias)) else leaf.delta()

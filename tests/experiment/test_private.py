@@ -5,6 +5,8 @@ Every run trains 60 users on 40 items for five rounds.
 
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import yaml
@@ -12,9 +14,11 @@ from small_data import timeless, write_config, write_folder
 
 from fedjax_rec import privacy, simulate
 from fedjax_rec.experiment import config as configs
-from fedjax_rec.experiment import sweep
+from fedjax_rec.experiment import private, sweep
 from fedjax_rec.experiment.main import main
+from fedjax_rec.experiment.prepare import prepare
 from fedjax_rec.report import figures
+from fedjax_rec.types import Cohort
 
 pytest.importorskip("dp_accounting", reason="pip install 'fedjax-rec[privacy]'")
 pytestmark = pytest.mark.usefixtures("compiled_fast")
@@ -86,10 +90,6 @@ def _table(folder):
 
 
 def _table_at_start(place):
-    import jax
-
-    from fedjax_rec.experiment.prepare import prepare
-
     made = prepare(configs.read(place / "tiny.yaml"))
     of_run = simulate.program(made.made).of(jax.random.key(0), made.inputs())
     return np.asarray(of_run.start(made.dataset.store).shared["item"].values)
@@ -114,6 +114,24 @@ def test_runs_of_several_noises_share_a_program(place, monkeypatch):
 
 def _noise(summary) -> float:
     return json.loads(summary.read_text())["privacy"]["noise_multiplier"]
+
+
+MODELS = {"fedncf": "neumf", "pfedrec": "pfedrec"}
+
+
+@pytest.mark.parametrize("name", sorted(path.rpartition(".")[2] for path in private.COVERED))
+def test_every_recipe_that_is_covered_sums_by_the_mechanism(place, name):
+    """The noise is on every number of what the server has after a round."""
+    model = f"fedjax_rec.models.{MODELS.get(name, 'fedmf')}"
+    plain = yaml.safe_load((place / "noise.yaml").read_text())
+    strategy = f"fedjax_rec.strategies.{name}"
+    made = prepare(configs.read({**plain, "model": model, "strategy": strategy}))
+    store, key = made.dataset.store, jax.random.key(0)
+    before = made.strategy.init(key, store.num_clients)
+    cohort = Cohort(jnp.arange(3, dtype=jnp.int32), store)
+    after, _ = jax.jit(made.strategy.round)(key, before, cohort)
+    for x, y in zip(*map(jax.tree.leaves, (before.shared, after.shared)), strict=True):
+        assert (np.asarray(x) != np.asarray(y)).all()
 
 
 @pytest.mark.parametrize(

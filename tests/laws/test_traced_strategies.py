@@ -166,8 +166,10 @@ STATIC = {
     "ptf_fedrec": {"swap", "confident"},
     "submodel": {"fraction"},
 }
-# Factories of local optimizers and servers, which `test_traced.py` holds.
+# Factories of local optimizers and servers, which `test_traced.py` holds, and of robust rules, of
+# which `test_robust_rounds.py` does.
 ELSEWHERE = {
+    "centered_clip", "dnc", "foolsgold", "geometric_median", "norm_bound", "row_norm_bound",
     "annealed_sgd", "fed_adagrad", "fed_adam", "fed_avg_m", "fed_lion", "fed_yogi", "fedrap",
     "step", "stochastic_step",
 }  # fmt: skip

@@ -242,3 +242,15 @@ def test_four_gibibytes_are_not_counted_as_nothing():
     with pytest.raises(ValueError, match=r"may send 4.0 GiB, and the ledger counts to 4 GiB"):
         jax.eval_shape(wire.nbytes, [leaf] * 4)
     assert jax.eval_shape(wire.nbytes, [leaf] * 3).dtype == jnp.uint32
+
+
+def test_what_has_no_symbols_says_nothing_of_their_coder():
+    """One bit of the head is the coder, which is of `Codes` alone."""
+    packet = {"dense": np.ones(3, np.float32)}
+    sent = bytearray(wire.to_bytes(packet))
+    assert sent[2] == 0
+    sent[2] = 1
+    with pytest.raises(ValueError, match="is not how these numbers are written"):
+        wire.from_bytes(bytes(sent), packet)
+    if wire.can_range_code():
+        assert wire.to_bytes(packet, entropy=True) == wire.to_bytes(packet)
