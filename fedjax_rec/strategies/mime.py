@@ -32,8 +32,9 @@ from ..aggregate import mean
 from ..aggregate.drift import with_drift
 from ..aggregate.parts import by_part
 from ..check import fraction
-from ..clients import Local, sgd
+from ..clients import Local
 from ..clients.batches import Passes
+from ..clients.rates import rated
 from ..clients.training import (
     Terms,
     driven_change,
@@ -106,6 +107,8 @@ def mime_lite(
     *,
     beta: float = 0.9,
     optimizer: Local | Sequence[Local] | Transform | None = None,
+    user_learning_rate: float | None = None,
+    item_learning_rate: float | None = None,
     epochs: int = 1,
     steps: int | None = None,
     batch_size: int = 256,
@@ -126,9 +129,10 @@ def mime_lite(
     Example:
         >>> strategy = strategies.mime_lite(model, data.pointwise(4), beta=0.9)
     """
+    optimizer = rated(model, optimizer, user_learning_rate, item_learning_rate)
     fraction("mime_lite", "beta", beta)
     passes = Passes(epochs, steps, batch_size)
-    optimizers = several(optimizer or sgd(0.1))
+    optimizers = several(optimizer)
     client = with_momentum(model, examples, optimizers, passes, beta, probe)
 
     each = aggregator or mean()
@@ -148,6 +152,8 @@ def _after_gradient(
     *,
     beta: float | None,
     optimizer: Local | Sequence[Local] | Transform | None = None,
+    user_learning_rate: float | None = None,
+    item_learning_rate: float | None = None,
     epochs: int = 1,
     steps: int | None = None,
     batch_size: int = 256,
@@ -162,8 +168,9 @@ def _after_gradient(
     Both see the same examples, and draw what stages and compressors draw each for itself. The state
     of the first is beside that of the second.
     """
+    optimizer = rated(model, optimizer, user_learning_rate, item_learning_rate)
     passes, aggregator = Passes(epochs, steps, batch_size), aggregator or mean()
-    optimizers = several(optimizer or sgd(0.1))
+    optimizers = several(optimizer)
     client = variance_reduced(model, examples, optimizers, passes, beta, probe)
     gradients = full_gradient(model, examples, None, None, batch_size)
     first_trip = None if uplink is None else compressor_of_trip(uplink, 1)

@@ -27,6 +27,7 @@ import jax.numpy as jnp
 from .. import keys, rows, trees, wire
 from ..check import at_least, static
 from ..clients import Local, local_training, sgd
+from ..clients.rates import rated
 from ..compress.cheaper import cheaper
 from ..compress.mask import columns, masked
 from ..data import Batches
@@ -55,6 +56,8 @@ def prune_fl(
     fraction: float = 0.3,
     every: int = 10,
     optimizer: Local | Sequence[Local] | Transform | None = None,
+    user_learning_rate: float | None = None,
+    item_learning_rate: float | None = None,
     epochs: int = 1,
     steps: int | None = None,
     batch_size: int = 256,
@@ -83,6 +86,7 @@ def prune_fl(
     Example:
         >>> strategy = strategies.prune_fl(models.prunable(model), data.pointwise(4), fraction=0.3)
     """
+    optimizer = rated(model, optimizer, user_learning_rate, item_learning_rate)
     client = _client(model, examples, probe, optimizer, epochs, steps, batch_size)
     assembled = _counting_down(
         client, masked(), model, "prune_fl", uplink or masked(), aggregator,
@@ -126,6 +130,8 @@ def federated_dropout(
     *,
     fraction: float = 0.5,
     optimizer: Local | Sequence[Local] | Transform | None = None,
+    user_learning_rate: float | None = None,
+    item_learning_rate: float | None = None,
     epochs: int = 1,
     steps: int | None = None,
     batch_size: int = 256,
@@ -151,6 +157,7 @@ def federated_dropout(
     Example:
         >>> strategy = strategies.federated_dropout(models.prunable(model), data.pointwise(4))
     """
+    optimizer = rated(model, optimizer, user_learning_rate, item_learning_rate)
     client = _client(model, examples, probe, optimizer, epochs, steps, batch_size)
     part = columns(fraction)
     return _counting_down(
