@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from ..check import at_least
 from ..types import Aggregator
 from .listed import count, listing, refuse_too_few
-from .touched import Groups, between, by_coordinate, median_of
+from .touched import Groups, between, median_of, of_groups
 
 
 def around_median(groups: Groups, kept):
@@ -52,7 +52,7 @@ def meamed(f: int, floor: int = 1) -> Aggregator:
     def finish(key, state, uploads, now):
         refuse_too_few("meamed", f, uploads.there, 2, 1)
         rule = lambda groups: around_median(groups, groups.count - f)
-        update = by_coordinate(rule, uploads, 2 * f + 1, floor)
+        update = of_groups(rule, uploads, 2 * f + 1, floor)
         verdicts = uploads.there & (count(uploads.there) > 2 * f)
         return state, update, verdicts.astype("float32")
 

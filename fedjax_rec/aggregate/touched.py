@@ -122,7 +122,7 @@ def median_of(groups: Groups) -> jax.Array:
     return between(groups, groups.in_order(), (count - 1) // 2, count // 2 + 1)
 
 
-def by_coordinate(rule: Callable[[Groups], jax.Array], uploads: Listed, least, floor) -> PyTree:
+def of_groups(rule: Callable[[Groups], jax.Array], uploads: Listed, least, floor) -> PyTree:
     """rule(groups) -> float[G, D] of every leaf, where enough clients said something.
 
     Args:

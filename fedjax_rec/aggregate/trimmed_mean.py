@@ -11,7 +11,7 @@ from __future__ import annotations
 from ..check import at_least
 from ..types import Aggregator
 from .listed import count, listing, refuse_too_few
-from .touched import between, by_coordinate
+from .touched import between, of_groups
 
 
 def trimmed_mean(f: int, floor: int = 1) -> Aggregator:
@@ -44,7 +44,7 @@ def trimmed_mean(f: int, floor: int = 1) -> Aggregator:
     def finish(key, state, uploads, now):
         refuse_too_few("trimmed_mean", f, uploads.there, 2, 1)
         rule = lambda groups: between(groups, groups.in_order(), f, groups.count - f)
-        update = by_coordinate(rule, uploads, 2 * f + 1, floor)
+        update = of_groups(rule, uploads, 2 * f + 1, floor)
         verdicts = uploads.there & (count(uploads.there) > 2 * f)
         return state, update, verdicts.astype("float32")
 

@@ -50,6 +50,7 @@ from .cohort import (
 from .downlink import broadcasting, downloaded
 from .plan import checked
 from .rejected import judged
+from .summaries import with_its_ids
 from .timed import timing
 from .uplink import uplink_of
 
@@ -162,6 +163,7 @@ def federated(
                 change = rows.deltas(upload.update)
                 upload = replace(upload, update=change)
             summary = aggregator.reduce(state.server["aggregator"], upload, now(ids))
+            summary = with_its_ids("reduce", summary, upload)
             adds, stacks = rows.divide(summary, aggregator.additive)
             here = kept(client, upload.weight, at(private, ids), here)
             private, memory = put(private, keep, here), put(memory, arrived, remembered)
@@ -177,6 +179,7 @@ def federated(
             rows.join(total, stacks),
             now(None),
         )
+        update = with_its_ids("finish", update)
         update = sender.receive(keys.stream(of_round, "receive"), update, now(None))
         counted = info.weight > 0
         if verdicts is not None:

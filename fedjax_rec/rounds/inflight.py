@@ -28,6 +28,7 @@ from ..check import at_least
 from ..types import Aggregator, Cohort, Compressor, Now, PyTree, Upload
 from .chunks import at
 from .cohort import vmapped
+from .summaries import with_its_ids
 
 
 @dataclass(frozen=True)
@@ -197,9 +198,8 @@ def summary_of(
         arrived = vmapped(one, come["held"], share)(come["held"], share)
         uploads = Upload(arrived, weight, {}, {name: come[name] for name in aux})
         of_clients = replace(now, client=come["ids"])
-        adds, stacks = rows.divide(
-            aggregator.reduce(state, uploads, of_clients), aggregator.additive
-        )
+        summary = with_its_ids("reduce", aggregator.reduce(state, uploads, of_clients), uploads)
+        adds, stacks = rows.divide(summary, aggregator.additive)
         return rows.combine(total, adds), stacks
 
     first = [x[0] for x in chunks]

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from .. import trees
 from ..check import at_least, fraction
 from ..types import State, Strategy
 from .cohorts import Cohorts
@@ -48,7 +49,9 @@ def simulate(
 ) -> Iterator[Progress]:
     """Runs `strategy` on the clients of `store`, from `state` or the start, to `rounds` rounds.
 
-    Yields a `Progress` a measurement.
+    Yields a `Progress` a measurement: its `state` is yours to keep, its `running` is what the next
+    round takes over. So are the arrays of `state`, where that is given, but those that stand in it
+    twice, which are copied.
 
     Args:
         every: rounds between measurements; the last round is measured as well.
@@ -73,7 +76,7 @@ def simulate(
     at_least("simulate", "rounds", rounds, 0)
     fraction("simulate", "most_rejected", most_rejected)
     calls = calls or program(lambda _: Parts(strategy, cohorts, measure)).of(key)
-    now = calls.start(store) if state is None else state
+    now = calls.start(store) if state is None else trees.unshared(state)
     calls.look(now, store)
 
     found = _measurements(

@@ -66,6 +66,9 @@ AGGREGATORS = {
 
 # Rules that stand attackers. The laws' uploads are of five clients, three at most on a row.
 ROBUST = {
+    "by_coordinate(nanmedian)": lambda: aggregate.by_coordinate(
+        lambda values: jnp.nanmedian(values, axis=0)
+    ),
     "median(2)": lambda: aggregate.median(floor=2),
     "trimmed_mean(1)": lambda: aggregate.trimmed_mean(f=1),
     "trimmed_mean(0, floor=2)": lambda: aggregate.trimmed_mean(f=0, floor=2),
