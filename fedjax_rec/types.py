@@ -21,6 +21,8 @@ from typing import Any, dataclass_transform
 import jax
 from jaxtyping import Float, Float32, Int32, UInt32
 
+from .made import part
+
 PyTree = Any
 # Of a record: a jax or NumPy array, its outline (ShapeDtypeStruct), or its axis under `vmap`. What
 # type and shape it has stands around it, `Float32[Array, " C"]`, and is checked in the tests.
@@ -53,7 +55,7 @@ class Ranking:
         return Ranking(lambda shared, private, _, __, *which: score(shared, private, *which))
 
 
-@dataclass(frozen=True)
+@part
 class Model:
     """A recommender as pure functions.
 
@@ -112,7 +114,7 @@ class Model:
         return self.scorer(shared, private)(history)(items, user)
 
 
-@dataclass(frozen=True)
+@part
 class Client:
     """Local work of one client.
 
@@ -133,7 +135,7 @@ class Client:
     examples: Any = None
 
 
-@dataclass(frozen=True)
+@part
 class Stage:
     """What happens to an upload on its way from a client to the sum, written for one client.
 
@@ -150,7 +152,7 @@ class Stage:
     receive: Callable[..., PyTree] = lambda key, update, now: update
 
 
-@dataclass(frozen=True)
+@part
 class Compressor:
     """What an update becomes on the wire.
 
@@ -179,7 +181,7 @@ class Compressor:
     takes_raw: bool = False
 
 
-@dataclass(frozen=True)
+@part
 class Aggregator:
     """How uploads become one update.
 
@@ -205,7 +207,7 @@ class Aggregator:
     linear: bool = False
 
 
-@dataclass(frozen=True)
+@part
 class Server:
     """How the aggregated update changes the server's model.
 
@@ -216,7 +218,7 @@ class Server:
     apply: Callable[..., tuple[PyTree, PyTree]]
 
 
-@dataclass(frozen=True)
+@part
 class Strategy:
     """One whole federated algorithm.
 

@@ -236,6 +236,7 @@ def per_leaf(compressor: Compressor) -> Compressor:
     Example:
         >>> uplink = compress.per_leaf(compress.global_top_k(0.01))
     """
+    refuse_uncalled("per_leaf", "compressor", compressor)
 
     def init(update):
         return [compressor.init(node) for node in nodes(update)]

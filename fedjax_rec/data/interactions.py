@@ -19,7 +19,7 @@ import polars as pl
 from .ids import dense_ids, names_like
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Interactions:
     """n interactions of users with items, sorted by (user, time, original order)."""
 
@@ -36,6 +36,12 @@ class Interactions:
         None  # row u describes user u; null where the source is silent
     )
     item_features: pl.DataFrame | None = None
+
+    def __repr__(self) -> str:
+        return (
+            f"Interactions({self.name!r}: {self.num_users} users, {self.num_items} items, "
+            f"{len(self)} interactions)"
+        )
 
     @property
     def num_users(self) -> int:

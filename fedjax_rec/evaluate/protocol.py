@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float32, Int32, Integer
 
 from ..check import at_least, is_traced
+from ..made import part
 from ..types import Array, Model, PyTree, record
 from .metrics import Metric, evaluate_user
 from .ranks import ranks, sampled_ranks
@@ -48,7 +48,7 @@ class Case:
 AXES = Case(0, 0, 0, 0, None, 0, 0, None, 0)
 
 
-@dataclass(frozen=True)
+@part
 class Protocol:
     """How one user is measured.
 
@@ -142,7 +142,7 @@ def sampled(metrics: Sequence[Metric]) -> Protocol:
         if case.negatives is None:
             raise ValueError(
                 "sampled(): the data was packed without evaluation negatives; "
-                "use pack(evaluation_negatives=99)."
+                "use pack(evaluation_negatives=99), or fewer of a small catalogue."
             )
         size = case.targets.shape[0]
         items = jnp.concatenate([jnp.maximum(case.targets, 0), case.negatives])

@@ -350,6 +350,11 @@ def _plain(value: Any) -> Any:
 
 
 def _check_numbers(made: Namespace) -> None:
+    for key, whole in (("seed", 0), ("rounds", 100), ("checkpoint_every", 25), ("audit", 0),
+                       ("threads", 1), ("evaluation.every", 1), ("evaluation.users_per_chunk", 32),
+                       ("data.core", 0), ("data.evaluation_negatives", 99)):  # fmt: skip
+        if attrgetter(key)(made) is None:
+            raise ConfigError(f"{key}=null is no number; use {key}: {whole}, or leave it out.")
     least = {"rounds": 1, "checkpoint_every": 0, "audit": 0, "threads": 0}
     least |= {"evaluation.every": 1, "evaluation.users_per_chunk": 1}
     for key, low in least.items():

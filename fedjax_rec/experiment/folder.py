@@ -55,6 +55,8 @@ class RunFolder:
     """
 
     def __init__(self, path: Path | str, plain: dict[str, Any], overwrite: bool = False):
+        if not str(path):
+            raise ValueError("--out '' names no folder; give one, such as runs/mine.")
         self.path = Path(path)
         self.plain = plain
         self.fingerprint = fingerprint(plain)

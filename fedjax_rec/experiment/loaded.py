@@ -44,6 +44,10 @@ def load_run(path: Path | str) -> LoadedRun:
         >>> done.recommend(user=196, k=5)
     """
     folder = Path(path)
+    if folder.is_file():
+        raise ValueError(
+            f"load_run(path={str(path)!r}) is a file; name the folder of the run, {folder.parent}."
+        )
     if not folder.is_dir():
         raise ValueError(f"load_run(path={str(path)!r}): there is no such run; check the path.")
     if not (folder / "config.yaml").is_file():

@@ -138,7 +138,7 @@ def _run(words: Sequence[str]) -> int:
 
     config = configuration.read(known.config, overrides)
     configure(config.threads, devices=config.devices)
-    out = Path(known.out or Path("runs") / config.name)
+    out = known.out if known.out is not None else Path("runs") / config.name
     run(config, out, known.overwrite == "true", not known.quiet)
     if not known.quiet:
         from rich.console import Console

@@ -18,20 +18,21 @@ upload takes depends on the ids alone, not on the order of the cohort.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 
 from .. import keys, rows, trees
 from ..check import at_least
+from ..made import part
 from ..types import Aggregator, Cohort, Compressor, Now, PyTree, Upload
 from .chunks import at
 from .cohort import vmapped
 from .summaries import with_its_ids
 
 
-@dataclass(frozen=True)
+@part
 class Held:
     """What is held of an upload: hold(model, update) -> held, when its client has trained from
     `model`, and release(model, held) -> update, when it arrives at what `model` is by then.
@@ -63,7 +64,7 @@ def models() -> Held:
     return Held(hold, release)
 
 
-@dataclass(frozen=True)
+@part
 class Staleness:
     """weight(tau float[...]) -> float[...]: what an update counts that is tau server steps old."""
 

@@ -17,7 +17,8 @@ import jax
 import numpy as np
 
 from .. import trees
-from ..check import at_least, fraction
+from ..check import at_least, fraction, shown
+from ..made import refuse_uncalled
 from ..types import State, Strategy
 from .cohorts import Cohorts
 from .measure import Measure
@@ -71,6 +72,7 @@ def simulate(
         ValueError: where the cohort is larger than the clients, or names a client twice; and before
             the first round, where the model's loss counts padding.
     """
+    _check_given(store, key, strategy=strategy, cohorts=cohorts, measure=measure)
     for name, value in (("every", every), ("measures_per_call", measures_per_call)):
         at_least("simulate", name, value, 1)
     at_least("simulate", "rounds", rounds, 0)
@@ -90,6 +92,21 @@ def simulate(
             yield progress if said is None else replace(progress, stop=said[1])
             if said is not None:
                 return
+
+
+def _check_given(store, key, **parts) -> None:
+    """Raises TypeError for what was mistaken for what `simulate` takes."""
+    for name, value in parts.items():
+        refuse_uncalled("simulate", name, value)
+    if hasattr(store, "store"):
+        raise TypeError(
+            f"simulate(store={type(store).__name__}) is all of the data; give its training part, "
+            "dataset.store."
+        )
+    kind = getattr(key, "dtype", None)
+    raw = kind == np.uint32 and np.ndim(key) == 1
+    if kind is None or not (raw or jax.dtypes.issubdtype(kind, jax.dtypes.prng_key)):
+        raise TypeError(f"simulate(key={shown(key)}) is no key; give jax.random.key(0).")
 
 
 def _measurements(
@@ -120,8 +137,8 @@ def _measurements(
                 "rejected": sum(map(len, rejected.values())),
                 "bytes_up": sent,
                 "bytes_down": got,
-                "bytes_up_per_client": sent / max(1, np.count_nonzero(up[i])),
-                "bytes_down_per_client": got / max(1, np.count_nonzero(down[i])),
+                "bytes_up_per_client": sent / max(1, int(np.count_nonzero(up[i]))),
+                "bytes_down_per_client": got / max(1, int(np.count_nonzero(down[i]))),
             }
             for part, mean in means.items():
                 prefix = "" if part == "test" else f"{part}_"

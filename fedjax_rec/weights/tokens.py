@@ -36,9 +36,7 @@ def tokenizer(folder: Path):
     try:
         from tokenizers import Tokenizer
     except ImportError as error:
-        raise ImportError(
-            "texts need the library tokenizers; pip install 'fedjax-rec[text]'."
-        ) from error
+        raise ImportError("texts need the library tokenizers; pip install tokenizers.") from error
     if not (folder / FILE).is_file():
         path = gguf_file(folder)
         if path is not None:

@@ -141,7 +141,7 @@ def nbytes(packet: PyTree) -> UInt32[Array, ""]:
 def to_bytes(packet: PyTree, entropy: bool = False) -> bytes:
     """The bytes of `packet`, a pytree of arrays and nodes of one client.
 
-    entropy: range coding of `Codes`, which needs `pip install 'fedjax-rec[entropy]'`.
+    entropy: range coding of `Codes`, which needs `pip install constriction`.
     """
     leaves = _leaves(packet)
     layouts = (leaf.ids is not None for leaf in leaves if isinstance(leaf, RowsUpdate))

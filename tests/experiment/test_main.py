@@ -4,6 +4,7 @@ import signal
 import sys
 import time
 
+import jax
 import pytest
 import small_data
 from small_data import write_config, write_folder
@@ -58,11 +59,24 @@ def fails(place, capsys, *words, status: int = 2, config: str = "tiny.yaml") -> 
         (["--strategy.server=optax.adamm"], "(did you mean 'adam'?)"),
         (["--overwrite"], "expected one argument"),
         (["--overwrite=maybe"], "maybe"),
+        (["--seed=null"], "seed=null is no number; use seed: 0"),
+        (["--examples=pairwise"], "pairs with objective=models.bpr()"),
+        (["--data.source={file}"], "is a file; name the folder that holds it"),
         (["stray.yaml"], "'stray.yaml' is no option"),
     ],
 )  # fmt: skip
 def test_bad_words_are_one_line(place, capsys, words, told):
+    words = [word.format(file=place / "tiny.yaml") for word in words]
     assert told in fails(place, capsys, *words)
+
+
+def test_a_folder_without_a_name_and_a_device_that_jax_has_not(place, capsys, monkeypatch):
+    assert main(["run", str(place / "tiny.yaml"), "--out", ""]) == 2
+    assert "--out '' names no folder" in capsys.readouterr().err
+    monkeypatch.setenv("JAX_PLATFORMS", "gpu")
+    monkeypatch.setattr(jax, "devices", lambda: (_ for _ in ()).throw(RuntimeError("no gpu. x")))
+    line = fails(place, capsys)
+    assert "JAX_PLATFORMS=gpu: jax finds no such device (no gpu)" in line and "unset" in line
 
 
 def test_a_missing_configuration(place, capsys):
