@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import trees
+from ..made import refuse_uncalled
 from ..types import Compressor, Now, Packet
 from ..wire import Raw, flatten, is_node, nodes
 from .leafwise import largest
@@ -70,6 +71,8 @@ def chain(first: Compressor, second: Compressor, *more: Compressor) -> Compresso
         >>> few_levels = compress.chain(compress.rotate(), compress.stochastic_uniform(4))
     """
     stages = (first, second, *more)
+    for name, stage in zip(("first", "second", *["more"] * len(more)), stages, strict=True):
+        refuse_uncalled("chain", name, stage)
 
     def given(update, now) -> list:
         """What every stage gets: the update, then bodies of zeros."""
@@ -146,6 +149,7 @@ def partition(rules: Mapping[str, Compressor]) -> Compressor:
         >>> from fedjax_rec import compress
         >>> parts = compress.partition({"rows": compress.eden(4), "layers/.*": compress.cast()})
     """
+    refuse_uncalled("partition", "rules", rules)
     if not rules:
         raise ValueError("partition(rules={}) says nothing; give names and compressors.")
     for name in rules:

@@ -78,9 +78,9 @@ def apfl(
     Example:
         >>> strategy = strategies.apfl(model, data.pointwise(4), alpha=0.5, alpha_rate=0.01)
     """
-    optimizer = rated(model, optimizer, user_learning_rate, item_learning_rate)
+    local = rated(model, optimizer, user_learning_rate, item_learning_rate)
     passes = Passes(epochs, steps, batch_size)
-    client = apfl_client(model, examples, optimizer, alpha, alpha_rate, passes, probe)
+    client = apfl_client(model, examples, local, alpha, alpha_rate, passes, probe)
     return federated(client, own(model, alpha), **assembly)
 
 

@@ -75,9 +75,9 @@ def ditto(
     Example:
         >>> strategy = strategies.ditto(model, data.pointwise(4), lam=0.1)
     """
-    optimizer = rated(model, optimizer, user_learning_rate, item_learning_rate)
+    local = rated(model, optimizer, user_learning_rate, item_learning_rate)
     client = ditto_client(
-        model, examples, optimizer, lam, own_optimizer,
+        model, examples, local, lam, own_optimizer,
         Passes(epochs, steps, batch_size), probe,
     )  # fmt: skip
     return federated(client, own(model), **assembly)

@@ -90,8 +90,8 @@ def fedavg(
         >>> uplink = compress.error_feedback(compress.top_k(0.05))
         >>> strategy = strategies.fedavg(model, data.pointwise(4), epochs=2, uplink=uplink)
     """
-    optimizer = rated(model, optimizer, user_learning_rate, item_learning_rate)
-    client = local_training(model, examples, optimizer, epochs, steps, batch_size, probe)
+    local = rated(model, optimizer, user_learning_rate, item_learning_rate)
+    client = local_training(model, examples, local, epochs, steps, batch_size, probe)
     return federated(
         client, model, uplink, aggregator or mean(), server, clients_per_chunk, downlink, clock,
         deadline, stages,

@@ -57,8 +57,8 @@ def fedbuff(
     Example:
         >>> strategy = strategies.fedbuff(model, data.pointwise(4), concurrency=8)
     """
-    optimizer = rated(model, optimizer, user_learning_rate, item_learning_rate)
-    client = local_training(model, examples, optimizer, epochs, steps, batch_size, probe)
+    local = rated(model, optimizer, user_learning_rate, item_learning_rate)
+    client = local_training(model, examples, local, epochs, steps, batch_size, probe)
     return asynchronous(
         client, model, clock or lognormal_clock(epochs=epochs),
         concurrency, staleness=staleness or polynomial(), **kwargs,

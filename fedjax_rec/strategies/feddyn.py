@@ -91,9 +91,9 @@ def feddyn(
     Example:
         >>> strategy = strategies.feddyn(model, data.pointwise(4), alpha=0.1)
     """
-    optimizer = rated(model, optimizer, user_learning_rate, item_learning_rate)
+    local = rated(model, optimizer, user_learning_rate, item_learning_rate)
     passes = Passes(epochs, steps, batch_size)
-    client = dynamic(model, examples, optimizer, alpha, passes, probe)
+    client = dynamic(model, examples, local, alpha, passes, probe)
     return federated(
         client,
         beside_linear(model),

@@ -49,7 +49,7 @@ def fednova(
     Example:
         >>> strategy = strategies.fednova(model, data.pointwise(4), epochs=2)
     """
-    optimizer = rated(model, optimizer, user_learning_rate, item_learning_rate)
-    client = local_training(model, examples, optimizer, epochs, steps, batch_size, probe)
+    local = rated(model, optimizer, user_learning_rate, item_learning_rate)
+    client = local_training(model, examples, local, epochs, steps, batch_size, probe)
     client = reporting(client, ["steps"])
     return federated(client, model, aggregator=aggregator or normalized(), **assembly)

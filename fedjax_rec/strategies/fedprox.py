@@ -61,9 +61,9 @@ def fedprox(
     Example:
         >>> strategy = strategies.fedprox(model, data.pointwise(4), mu=0.01)
     """
-    optimizer = rated(model, optimizer, user_learning_rate, item_learning_rate)
+    local = rated(model, optimizer, user_learning_rate, item_learning_rate)
     passes = Passes(epochs, steps, batch_size)
-    client = proximal(model, examples, optimizer, mu, passes, probe)
+    client = proximal(model, examples, local, mu, passes, probe)
     return federated(client, model, aggregator=aggregator or mean(), **assembly)
 
 

@@ -80,6 +80,6 @@ def gossip_sgd(
         >>> exchange = strategies.gossip(strategies.torus())
         >>> strategy = strategies.gossip_sgd(model, data.pointwise(4), exchange=exchange)
     """
-    optimizer = rated(model, optimizer, user_learning_rate, item_learning_rate)
-    client = local_training(model, examples, optimizer, epochs, steps, batch_size, probe)
+    local = rated(model, optimizer, user_learning_rate, item_learning_rate)
+    client = local_training(model, examples, local, epochs, steps, batch_size, probe)
     return decentralized(client, model, exchange or gossip(ring()), clients_per_chunk, stages)

@@ -78,8 +78,8 @@ def ifca(
     Example:
         >>> strategy = strategies.ifca(model, data.pointwise(4), clusters=3)
     """
-    optimizer = rated(model, optimizer, user_learning_rate, item_learning_rate)
-    client = local_training(model, examples, optimizer, epochs, steps, batch_size, probe)
+    local = rated(model, optimizer, user_learning_rate, item_learning_rate)
+    client = local_training(model, examples, local, epochs, steps, batch_size, probe)
     return federated(
         clustered(client, model, examples, steps, batch_size),
         of_clusters(model, clusters),

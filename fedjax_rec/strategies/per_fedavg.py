@@ -82,9 +82,9 @@ def per_fedavg(
     Example:
         >>> strategy = strategies.per_fedavg(model, data.pointwise(4), alpha=0.05)
     """
-    optimizer = rated(model, optimizer, user_learning_rate, item_learning_rate)
+    local = rated(model, optimizer, user_learning_rate, item_learning_rate)
     passes = Passes(epochs, steps, batch_size)
-    client = maml(model, examples, optimizer, alpha, order, delta, passes)
+    client = maml(model, examples, local, alpha, order, delta, passes)
     if probe is not None:
         adapted = local_training(model, examples, sgd(alpha), 1, 1, batch_size, probe)
         client = fine_tuned(client, adapted)

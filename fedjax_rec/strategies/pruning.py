@@ -86,8 +86,8 @@ def prune_fl(
     Example:
         >>> strategy = strategies.prune_fl(models.prunable(model), data.pointwise(4), fraction=0.3)
     """
-    optimizer = rated(model, optimizer, user_learning_rate, item_learning_rate)
-    client = _client(model, examples, probe, optimizer, epochs, steps, batch_size)
+    local = rated(model, optimizer, user_learning_rate, item_learning_rate)
+    client = _client(model, examples, probe, local, epochs, steps, batch_size)
     assembled = _counting_down(
         client, masked(), model, "prune_fl", uplink or masked(), aggregator,
         pruning(server or step(1.0), fraction, every), clients_per_chunk, stages,
@@ -157,8 +157,8 @@ def federated_dropout(
     Example:
         >>> strategy = strategies.federated_dropout(models.prunable(model), data.pointwise(4))
     """
-    optimizer = rated(model, optimizer, user_learning_rate, item_learning_rate)
-    client = _client(model, examples, probe, optimizer, epochs, steps, batch_size)
+    local = rated(model, optimizer, user_learning_rate, item_learning_rate)
+    client = _client(model, examples, probe, local, epochs, steps, batch_size)
     part = columns(fraction)
     return _counting_down(
         submodel(client, fraction), part, model, "federated_dropout", uplink or part, aggregator,

@@ -92,9 +92,9 @@ def scaffold(
     Example:
         >>> strategy = strategies.scaffold(model, data.pointwise(4), optimizer=clients.sgd(0.1))
     """
-    optimizer = rated(model, optimizer, user_learning_rate, item_learning_rate)
+    local = rated(model, optimizer, user_learning_rate, item_learning_rate)
     passes = Passes(epochs, steps, batch_size)
-    client = controlled(model, examples, optimizer, passes, probe)
+    client = controlled(model, examples, local, passes, probe)
 
     of = lambda a, name: with_drift(a, lambda upload: upload.known[name])
     parts = {
