@@ -52,14 +52,14 @@ def refuse_uncalled(where: str, name: str, value: Any) -> None:
     if isinstance(value, list | tuple) and len(value) <= 64:
         for one in value:
             refuse_uncalled(where, name, one)
-    if isinstance(value, FunctionType) and hasattr(_returned(value), MARK):
+    if isinstance(value, FunctionType) and hasattr(returned(value), MARK):
         raise TypeError(
             f"{where}({name}={value.__name__}) is given a factory; call it, "
             f"{name}={value.__name__}(...)."
         )
 
 
-def _returned(factory: FunctionType) -> Any:
+def returned(factory: FunctionType) -> Any:
     """What a function of a module is annotated to return; None where that is not plain."""
     hint = None if "<locals>" in factory.__qualname__ else factory.__annotations__.get("return")
     if not isinstance(hint, str):
@@ -74,10 +74,10 @@ def _factories(frame: FrameType | None, kind: type) -> Iterator[tuple[FunctionTy
     """(factory, its arguments) of the factories of `kind` under way, from the innermost."""
     while frame is not None:
         found = frame.f_globals.get(frame.f_code.co_name)
-        found = inspect.unwrap(found) if callable(found) else found
-        mine = isinstance(found, FunctionType) and found.__code__ is frame.f_code
-        if mine and _returned(found) is kind:
-            yield found, _arguments(frame)
+        made: Any = inspect.unwrap(found) if callable(found) else None
+        mine = isinstance(made, FunctionType) and made.__code__ is frame.f_code
+        if mine and returned(made) is kind:
+            yield made, _arguments(frame)
         frame = frame.f_back
 
 

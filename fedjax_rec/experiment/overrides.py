@@ -27,6 +27,7 @@ from .factories import (
     of_default,
     parameters,
 )
+from .short_names import of_the_kind
 
 
 def merge(raw: dict, words: Sequence[str]) -> dict:
@@ -139,6 +140,8 @@ def _put(node: Any, path: list[str], value: Any, where: str) -> Any:
 
 def _instead(node: Any, value: Any, where: str) -> Any:
     value = full_name(value, where)
+    if isinstance(node, dict) and "class_path" in node:
+        value = of_the_kind(value, node["class_path"])
     if not (isinstance(node, dict) and "class_path" in node and is_factory(value)):
         return value
     known = parameters(find(value, where))

@@ -94,7 +94,8 @@ def carry_out(
     if (forecast := foreseen(config, experiment, calls, done)) is not None:
         forecast.refuse()
         if show:
-            print(forecast.line(), file=sys.stderr)
+            seconds = time.perf_counter() - begin
+            print(f"{forecast.line()}; compiled in {seconds:.1f} s", file=sys.stderr)
     if show and experiment.guarantee is not None:
         print(experiment.guarantee.line(), file=sys.stderr)
     spent = time.perf_counter() - begin
