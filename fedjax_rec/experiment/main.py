@@ -316,6 +316,8 @@ def _report(words: Sequence[str]) -> int:
     parser = parser_of("report", "Tables and figures from finished runs.")
     parser.add_argument("folders", nargs="+", help="run folders, or folders that hold some")
     parser.add_argument("--out", default="runs/report", help="folder for report.md and figures")
+    parser.add_argument("--sort", metavar="METRIC", help="rows by it, the best first, e.g. hr@10")
+    parser.add_argument("--json", action="store_true", help="the numbers on standard output")
     parser.add_argument("--results", help="write docs/results.md-like page FILE instead")
     parser.add_argument("--section", help="with --results: write this section of the page alone")
     parser.add_argument("--targets", help="YAML with goals, for --results")
@@ -336,8 +338,14 @@ def _report(words: Sequence[str]) -> int:
         targets = Path(known.targets) if known.targets else None
         written = results(known.folders, targets, Path(known.results), known.section)
     else:
-        Console().print(tables(find_runs(known.folders)))
-        written = write_report(known.folders, Path(known.out))
+        found = find_runs(known.folders)
+        page = None if known.json else tables(found, known.sort)
+        written = write_report(known.folders, Path(known.out), known.sort)
+        if known.json:
+            told = [{**run.summary, "folder": str(run.folder)} for run in found]
+            _print_json({"runs": told, "files": list(map(str, written))})
+            return 0
+        Console().print(page)
     for path in written:
         print(path)
     return 0
