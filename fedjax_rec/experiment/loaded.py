@@ -208,7 +208,7 @@ class LoadedRun:
         Args:
             folder: Is made where it is missing. `scores.parquet` (or `.csv`) has the `k` items of
                 the highest scores of every user, of those not yet seen: `user`, `rank`, `item`,
-                `score`; it is left out where the model ranks no items. `weights.safetensors` has
+                `score`; it is left out where the model ranks no items. weights.safetensors has
                 every array by its path, such as `shared/item`; what clients keep is [N, ...].
             k: Items a user.
             which: "best", the state after the best round, or "last".

@@ -27,8 +27,12 @@ def dense_view(update: PyTree) -> tuple[PyTree, Callable[[PyTree], PyTree]]:
         update: of one client, or a sum of many.
 
     Example:
-        >>> arrays, back = rows.dense_view(rows.weighted_sum(weights, uploads.update))
-        >>> update = back(jax.tree.map(lambda x: x / total, arrays))
+        >>> from fedjax_rec import rows
+        >>> ids = jnp.array([1, 1])  # of a sum, in which row 1 stands twice
+        >>> update = rows.RowsUpdate(jnp.ones((2, 1)), ids, ids < 3, None, 3)
+        >>> arrays, back = rows.dense_view(update)
+        >>> arrays[:, 0].tolist(), back(arrays / 2).live.tolist()
+        ([0.0, 2.0, 0.0], [False, True, False])
     """
 
     def back(arrays: PyTree) -> PyTree:
