@@ -35,7 +35,7 @@ def aggregated(model: Model, protocol: Protocol, parts: Mapping, users_per_chunk
 
     Args:
         model: that of the strategy, `strategy.model`.
-        protocol: what is measured, such as `evaluate.full_catalogue(evaluate.metrics(["hr@10"]), I)`.
+        protocol: what is measured, such as `evaluate.full_catalogue(metrics, I)`.
         parts: name -> `data.Cases`. The numbers of "test" have no prefix.
         users_per_chunk: users scored at once, which bounds the memory.
 
