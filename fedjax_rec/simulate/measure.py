@@ -124,7 +124,8 @@ def on_examples(model: Model, parts: Mapping, users_per_chunk: int = 32):
         of_clients, over_all = ({name: x[i] for name, x in both.items()} for i in (0, 1))
         return of_clients, over_all
 
-    return Measure(values, labelled(), dict(parts))
+    by_user = all("user" in held.fields for held in parts.values())
+    return Measure(values, labelled(by_user), dict(parts))
 
 
 def _summaries(protocol: Protocol, parts: Mapping, of_users: dict) -> dict[str, jax.Array]:
