@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from .. import trees
@@ -119,7 +120,7 @@ def _check_given(store, key, **parts) -> None:
         )
     kind = getattr(key, "dtype", None)
     raw = kind == np.uint32 and np.ndim(key) == 1
-    if kind is None or not (raw or jax.dtypes.issubdtype(kind, jax.dtypes.prng_key)):
+    if kind is None or not (raw or jnp.issubdtype(kind, jax.dtypes.prng_key)):
         raise TypeError(f"simulate(key={shown(key)}) is no key; give jax.random.key(0).")
 
 
