@@ -148,7 +148,8 @@ def tallrec(
         dtype: as in `load_decoder`.
 
     Raises:
-        ValueError: for an answer of several tokens, and as `yes_no_above`.
+        ValueError: for an answer of several tokens, a tokenizer of another model, and as
+            `yes_no_above`.
 
     Example:
         >>> model = models.tallrec(prompts, decoder_folder, layers=1, rank=2, answers=("7", "8"))
@@ -159,6 +160,7 @@ def tallrec(
         if len(some) != 1:
             raise ValueError(f"tallrec(answers={answer!r}) has {len(some)} tokens; use one of one.")
     decoder, (yes, no) = load_decoder(source, dtype), (one[0] for one in ids)
+    weights.fitting(made, decoder.size.vocabulary, source)
     place = None if keep is None else Path(keep).expanduser()
     return yes_no_above(decoder, (yes, no), fields, layers, targets, rank, alpha, place)
 

@@ -154,7 +154,7 @@ def next_title(
         dtype: as in `load_decoder`.
 
     Raises:
-        ValueError: without titles, and as `after_titles`.
+        ValueError: without titles, for a tokenizer of another model, and as `after_titles`.
 
     Example:
         >>> numbers = [str(i) for i in range(num_items)]
@@ -165,7 +165,9 @@ def next_title(
     made = weights.tokenizer(weights.find(source))
     said = weights.within(made, [f" {title.split(' (')[0]};" for title in titles])
     (before,) = weights.begun(made, [opening])
-    return after_titles(load_decoder(source, dtype), before, said, most, targets, rank, alpha)
+    decoder = load_decoder(source, dtype)
+    weights.fitting(made, decoder.size.vocabulary, source)
+    return after_titles(decoder, before, said, most, targets, rank, alpha)
 
 
 def after_titles(

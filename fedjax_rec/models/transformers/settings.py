@@ -11,7 +11,7 @@ from typing import Any
 # how the model was trained (dropout among it) and how others generate with it.
 HARMLESS = frozenset([
     "_attn_implementation_autoset", "_commit_hash", "_name_or_path", "architectures",
-    "attention_dropout", "attn_implementation", "auto_map", "bos_token_id",
+    "attention_dropout", "attn_implementation", "auto_map", "bos_token_id", "cache_implementation",
     "chunk_size_feed_forward", "classifier_dropout", "do_sample", "dtype", "embd_pdrop",
     "eos_token_id", "finetuning_task", "gradient_checkpointing", "hidden_dropout",
     "hidden_dropout_prob", "id2label", "initializer_range", "is_decoder", "is_llama_config",

@@ -41,14 +41,16 @@ def rope(
     longest = said.number("max_position_embeddings", None)
     original = said.number("original_max_position_embeddings", original)
     lengths = {"longest": longest, "original": original}
-    width = width * said.number("partial_rotary_factor", 1.0)
-    return scaled(found or parameters, f"{said.where} rope", width, theta, lengths, types)
+    found = {"partial_rotary_factor": said.number("partial_rotary_factor", 1.0)} | (
+        found or parameters
+    )
+    return scaled(found, f"{said.where} rope", width, theta, lengths, types)
 
 
 def scaled(
     found: Mapping[str, Any],
     where: str,
-    width: float,
+    width: int,
     theta: float,
     lengths: Mapping[str, int | None],
     types: tuple[str, ...] = TYPES,

@@ -28,6 +28,7 @@ def architecture(said: Settings) -> Architecture:
     every = said.number("no_rope_layer_interval", 4)
     turns = listed(said, "no_rope_layers", layers, (0, 1))  # one where there is a rope
     turns = turns or [int((i + 1) % every != 0) for i in range(layers)]
+    said.take("max_window_layers", None)  # written, and read by no code
     slides, window = (
         said.only("use_sliding_window", False, True),
         said.number("sliding_window", None),
