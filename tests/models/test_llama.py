@@ -17,7 +17,6 @@ from flax import nnx
 from fedjax_rec import weights
 from fedjax_rec.models import generate, llama, load_llama
 from fedjax_rec.models.transformers import lora as adapters
-from fedjax_rec.models.transformers.families import llama_gguf
 from fedjax_rec.models.transformers.families.architecture import BEFORE, ENDS, KERNEL_NAMES
 from fedjax_rec.models.transformers.families.llama import LlamaSize
 
@@ -171,43 +170,6 @@ def test_what_is_no_llama_is_refused(tmp_path, changes, complaint):
         load_llama(tiny_llama.write(tmp_path, tiny(), **changes))
     with pytest.raises(ValueError, match="dtype='int3'"):
         load_llama(tmp_path, "int3")
-
-
-def test_a_gguf_file_loads(tmp_path):
-    """Written as llama.cpp's converter writes it: rows of W_q and W_k in pairs of neighbours."""
-    gguf = pytest.importorskip("gguf")
-    size, model = TIED, tiny(TIED)
-    writer = gguf.GGUFWriter(tmp_path / "tiny.gguf", "llama")
-    writer.add_token_list([f"t{i}" for i in range(size.vocabulary)])
-    writer.add_embedding_length(size.width)
-    writer.add_feed_forward_length(size.inner)
-    writer.add_block_count(size.layers)
-    writer.add_head_count(size.heads)
-    writer.add_head_count_kv(size.key_heads)
-    writer.add_layer_norm_rms_eps(size.eps)
-    renamed = {f"{theirs}.weight": f"{llama_gguf.ENDS[n]}.weight" for n, theirs in ENDS.items()}
-    short = llama_gguf.KERNELS | llama_gguf.NORMS
-    for i in range(size.layers):
-        for ours, theirs in NAMES.items():
-            renamed[f"model.layers.{i}.{theirs}.weight"] = f"blk.{i}.{short[ours]}.weight"
-    for name, x in tiny_llama.tensors(model).items():
-        if "q_proj" in name or "k_proj" in name:
-            heads = x.reshape(-1, 2, size.head_width // 2, size.width)
-            x = np.ascontiguousarray(heads.swapaxes(1, 2).reshape(x.shape))
-        writer.add_tensor(renamed[name], x)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    loaded, tokens = load_llama(tmp_path), jnp.int32([1, 40, 7])
-    np.testing.assert_allclose(loaded.norm.eps, size.eps, rtol=1e-6)  # kept in float32 there
-    assert loaded.size == size.decoder()
-    np.testing.assert_allclose(
-        forward(loaded, tokens), forward(model, tokens), rtol=1e-5, atol=1e-6
-    )
-    (tmp_path / "tiny.gguf").write_bytes(b"no such file")
-    with pytest.raises(ValueError, match="cannot be read as GGUF"):
-        load_llama(tmp_path)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,8 @@
 """Llama as a GGUF file has it, such as SmolLM2 of `weights.find("smollm2")`.
 
 GGUF keeps the rows of W_q and W_k in the order that turns neighbours (2i, 2i + 1); they are put
-back in the order that turns halves (i, i + d/2), so that one `rope` serves both.
+back in the order that turns halves (i, i + d/2), so that one `rope` serves both. What the rates of
+Llama 3.1 are divided by stands in a tensor of its own.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import numpy as np
 
 from .... import weights
 from ..decoder import DecoderSize, Sight
-from ..rope import Rope
+from ..rope import Each, Rope
 from .architecture import Architecture
 
 KERNELS = {
@@ -27,6 +28,7 @@ KERNELS = {
 NORMS = {"before_attention": "attn_norm", "before_inner": "ffn_norm"}
 ENDS = {"tokens": "token_embd", "norm": "output_norm", "head": "output"}
 LAYER = "blk.{}.{}"
+FACTORS = "rope_freqs.weight"
 HARMLESS = ("context_length", "vocab_size")
 
 
@@ -47,15 +49,13 @@ def architecture(file: weights.Gguf) -> Architecture:
         taken.add(f"llama.{name}")
         return file.field(f"llama.{name}", default)
 
-    names = {tensor.name for tensor in file.reader.tensors}
-    if "rope_freqs.weight" in names:
-        raise ValueError(
-            f"{file.path} scales its rotary angles (rope_freqs.weight), which is not read from "
-            "GGUF; give its Hugging Face folder."
-        )
+    found = {tensor.name: tensor for tensor in file.reader.tensors}
+    scaling = None
+    if FACTORS in found:
+        scaling = Each(tuple(np.asarray(found[FACTORS].data, np.float64).reshape(-1).tolist()))
     heads, width = field("attention.head_count"), field("embedding_length")
     head_width = field("attention.key_length", width // heads)
-    sight = Sight(Rope(field("rope.freq_base", 10_000.0), head_width))
+    sight = Sight(Rope(field("rope.freq_base", 10_000.0), head_width, scaling))
     size = DecoderSize(
         vocabulary=len(file.field("tokenizer.ggml.tokens")),
         width=width,
@@ -85,7 +85,7 @@ def architecture(file: weights.Gguf) -> Architecture:
                 "Face folder of the model."
             )
     return Architecture(
-        size, (), f"{ENDS['head']}.weight" not in names, eps, NORMS, kernels=KERNELS, ends=ENDS,
+        size, (), f"{ENDS['head']}.weight" not in found, eps, NORMS, kernels=KERNELS, ends=ENDS,
         layer=LAYER,
     )  # fmt: skip
 
@@ -94,6 +94,8 @@ def unpermuted(file: weights.Gguf, width: int) -> Iterable[tuple[str, np.ndarray
     """The tensors of a file, with the rows of W_q and W_k, for heads of `width`, as Hugging Face
     orders them."""
     for name, x in file.tensors():
+        if name == FACTORS:
+            continue
         if name.endswith(("attn_q.weight", "attn_k.weight")):
             pairs = x.reshape(-1, width // 2, 2, x.shape[-1])
             x = pairs.swapaxes(1, 2).reshape(x.shape)
