@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from write_compatibility import HAS
 
 from fedjax_rec import models, weights
 from fedjax_rec.models.transformers.decoder import Sight
@@ -35,6 +36,18 @@ def off(got, want) -> float:
 def test_every_family_has_a_checkpoint():
     kinds = {weights.config(PLACE / name)["model_type"] for name in CHECKPOINTS}
     assert kinds == FAMILIES.keys()
+
+
+def test_the_page_has_a_row_of_each_as_it_was_measured():
+    text = (Path(__file__).parents[2] / "docs" / "compatibility.md").read_text()
+    rows = {
+        row[2].strip(): row
+        for row in (line.split("|") for line in text.splitlines())
+        if len(row) > 6
+    }
+    assert set(CHECKPOINTS) <= rows.keys() and HAS.keys() == set(CHECKPOINTS)
+    for name in CHECKPOINTS:
+        assert float(rows[name][4]) < 1e-5 and rows[name][7].strip() == "same"
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)

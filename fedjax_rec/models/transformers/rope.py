@@ -9,7 +9,8 @@ At place t the pair (i, i + r/2) of the first r numbers of a head turns by t rat
     and between them a mixture, linear in one over the wave              `Llama3` (Llama 3.1, 2024)
                                 linear in i                              `Yarn` (Peng et al. 2023)
 
-Rates are computed in float64 and angles in float32. `T` tokens, `d` width of a head, `r` <= d.
+Waves 1 / rate_i are rounded to float32 as torch rounds them, in which models are trained: at place
+700 another rounding turns a pair by 4e-5, and logits of wide heads tell. `T` tokens, `d` width of a head, `r` <= d.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ class Linear:
 
     factor: float
 
-    def __call__(self, rates, rope: Rope):
-        return rates / self.factor
+    def __call__(self, waves, rope: Rope):
+        return 1 / waves / np.float32(self.factor)
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ class Each:
 
     factors: tuple[float, ...]
 
-    def __call__(self, rates, rope: Rope):
-        return rates / np.array(self.factors)
+    def __call__(self, waves, rope: Rope):
+        return 1 / (np.float32(self.factors) * waves)
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,11 @@ class Llama3:
     high: float
     places: float
 
-    def __call__(self, rates, rope: Rope):
+    def __call__(self, waves, rope: Rope):
+        rates = 1 / waves
         turns = self.places * rates / (2 * math.pi)
         kept = np.clip((turns - self.low) / (self.high - self.low), 0, 1)
-        return kept * rates + (1 - kept) * rates / self.factor
+        return (1 - kept) * rates / np.float32(self.factor) + kept * rates
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Yarn:
     slow: float = 1.0
     whole: bool = True
 
-    def __call__(self, rates, rope: Rope):
+    def __call__(self, waves, rope: Rope):
         pair = lambda turns: (
             rope.width * math.log(self.places / (turns * 2 * math.pi)) / (2 * math.log(rope.theta))
         )
@@ -79,8 +81,9 @@ class Yarn:
         first, last = max(first, 0), min(last, rope.width - 1)
         if first == last:
             last += 0.001
-        kept = 1 - np.clip((np.arange(rates.size) - first) / (last - first), 0, 1)
-        return kept * rates + (1 - kept) * rates / self.factor
+        up = (np.arange(waves.size, dtype=np.float32) - first) / (last - first)
+        kept = 1 - np.clip(up, 0, 1)
+        return (1 - kept) / (np.float32(self.factor) * waves) + kept / waves
 
 
 @dataclass(frozen=True)
@@ -98,13 +101,14 @@ class Rope:
     most: int | None = None
 
     def rates(self) -> np.ndarray:
-        """float64[r/2]."""
-        plain = self.theta ** (-np.arange(0, self.width, 2) / self.width)
-        return plain if self.scaling is None else self.scaling(plain, self)
+        """float32[r/2]."""
+        powers = np.arange(0, self.width, 2, dtype=np.float32) / np.float32(self.width)
+        waves = np.float32(self.theta ** powers.astype(np.float64))
+        return np.float32(1 / waves if self.scaling is None else self.scaling(waves, self))
 
     def angles(self, places: jax.Array) -> tuple[jax.Array, jax.Array]:
         """(cos, sin) [..., T, r/2] at `places` int32[..., T]."""
-        angles = places[..., None] * jnp.asarray(self.rates(), jnp.float32)
+        angles = places[..., None] * self.rates()
         return self.size * jnp.cos(angles), self.size * jnp.sin(angles)
 
 
