@@ -167,6 +167,8 @@ def test_absent_keys_are_what_transformers_takes_them_for(tmp_path):
         ("llama", {"model_type": ...}, "has no model_type"),
         ("llama", {"hidden_size": ...}, "has no hidden_size"),
         ("llama", {"hidden_size": "32"}, "hidden_size='32', which is no number"),
+        ("llama", {"num_hidden_layers": 0}, "num_hidden_layers=0, which is no count"),
+        ("llama", {"head_dim": 8.5}, r"head_dim=8\.5, which is no count"),
         ("llama", {"hidden_act": "swish"}, "hidden_act='swish'"),
         ("llama", {"sliding_window": 8}, "sliding_window=8, which is not computed"),
         ("llama", {"quantization_config": {"load_in_8bit": True}}, r"quantization_config={'load"),

@@ -1,6 +1,7 @@
 """What is built on a decoder, on checkpoints of every family and on those that differ most from
 Llama: adapters and their gradients, answers, titles, fewer bits."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -11,6 +12,7 @@ from flax import nnx
 from rotating import in_turn
 
 from fedjax_rec import models
+from fedjax_rec.models.text import prompt_states
 from fedjax_rec.models.transformers.lora import linears
 from fedjax_rec.models.transformers.pretrained import architecture
 
@@ -52,7 +54,7 @@ def test_gradients_reach_every_layer(name):
         assert len(each) == decoder.size.layers and (each > 1e-5).all()
 
 
-@pytest.mark.parametrize("name", ["gemma3", "smollm3"])
+@pytest.mark.parametrize("name", ["gemma2", "smollm3"])
 def test_answers_above_computed_states_are_those_of_the_whole(name):
     """Layers of several kinds are divided with what each of them sees."""
     want, decoder = reference(name), models.load_decoder(PLACE / name)
@@ -67,6 +69,21 @@ def test_answers_above_computed_states_are_those_of_the_whole(name):
             *model.init(KEY), {k: jnp.asarray(x) for k, x in fields.items()}
         )
         np.testing.assert_allclose(got, last[:, 7] - last[:, 9], atol=5e-3)
+
+
+def test_decoders_that_differ_in_what_layers_see_keep_states_of_their_own():
+    prints = set()
+    for change in (
+        lambda d: None,
+        lambda d: setattr(d.layers, "kind", models.Frozen(jnp.int32([1, 1, 0]))),
+        lambda d: setattr(d.layers.before_inner, "eps", 1e-3),
+        lambda d: setattr(d, "size", replace(d.size, cap=3.0)),
+    ):
+        decoder = models.load_decoder(PLACE / "gemma2")
+        assert decoder.layers.kind[...].tolist() == [0, 1, 0]
+        change(decoder)
+        prints.add(prompt_states.fingerprint(decoder))
+    assert len(prints) == 4
 
 
 @pytest.mark.parametrize("name", ["gemma2", "gemma3"])

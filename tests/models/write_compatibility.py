@@ -40,12 +40,18 @@ PAGE = """# Decoders that load
 
 Written by `python tests/models/write_compatibility.py docs/compatibility.md`, never by hand.
 
-Each row is a random checkpoint of a few layers that transformers {transformers} (torch {torch}) wrote, with its logits of two texts of 24 tokens, longer than any window:
-`tests/models/make_checkpoints.py`, which are in the repository. Norms and biases are drawn as well, so that none could be left out unseen. The error is the largest difference of a logit, over the largest logit, on this machine; `bfloat16` is the same weights loaded so, against the
-logits in float32. "Greedy" is whether `models.generate`, with its cache, adds the same eight tokens to both texts. What a family is and how to add one is in
+Each row is a random checkpoint of a few layers in tests/models/checkpoints that transformers
+{transformers} (torch {torch}) wrote by `tests/models/make_checkpoints.py`, with its logits of two
+texts of 24 tokens, which are longer than any window. Norms and biases are drawn as well, so that
+none could be left out unseen.
+
+The error is the largest difference of a logit, over the largest logit; `bfloat16` is the same
+weights loaded so, against the logits in float32, and beside it the share of places at which the
+likeliest token is the same. "Greedy" is whether `models.generate`, with its cache, adds the same
+eight tokens to both texts. What a family is, and how to add one, is in
 [language_models.md](language_models.md).
 
-| `model_type` | checkpoint | what it has | float32 | bfloat16 | same first token in bfloat16 | greedy |
+| `model_type` | checkpoint | what it has | float32 | bfloat16 | same token | greedy |
 |---|---|---|---|---|---|---|
 {rows}
 """
@@ -69,7 +75,7 @@ def measured(name: str) -> Measured:
     off = [float(np.abs(x - logits).max() / np.abs(logits).max()) for x in made]
     greedy = models.generate(whole, want["tokens"].tolist(), want["greedy"].shape[1])
     same = float((made[1].argmax(-1) == logits.argmax(-1)).mean())
-    return Measured(*off, same, greedy == want["greedy"].tolist())
+    return Measured(off[0], off[1], same, greedy == want["greedy"].tolist())
 
 
 def page() -> str:

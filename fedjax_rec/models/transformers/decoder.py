@@ -66,10 +66,14 @@ Norm = RMSNorm | UnitRMSNorm
 @dataclass(frozen=True)
 class Sight:
     """What a layer sees. rope: None where it does not know places. window: a token attends to
-    itself and the window - 1 before it; None for all before it."""
+    itself and the window - 1 before it; None for all before it. Raises ValueError for window < 1.
+    """
 
     rope: Rope | None
     window: int | None = None
+
+    def __post_init__(self):
+        at_least("Sight", "window", 1 if self.window is None else self.window, 1)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,9 @@ At place t the pair (i, i + r/2) of the first r numbers of a head turns by t rat
                                 linear in i                              `Yarn` (Peng et al. 2023)
 
 Waves 1 / rate_i are rounded to float32 as torch rounds them, in which models are trained: at place
-700 another rounding turns a pair by 4e-5, and logits of wide heads tell. `T` tokens, `d` width of a head, `r` <= d.
+700 another rounding turns a pair by 4e-5, and logits of wide heads tell.
+
+`T` tokens, `d` width of a head, `r` <= d.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ class Each:
     factors: tuple[float, ...]
 
     def __call__(self, waves, rope: Rope):
-        return 1 / (np.float32(self.factors) * waves)
+        return 1 / (np.asarray(self.factors, np.float32) * waves)
 
 
 @dataclass(frozen=True)
@@ -103,8 +105,9 @@ class Rope:
     def rates(self) -> np.ndarray:
         """float32[r/2]."""
         powers = np.arange(0, self.width, 2, dtype=np.float32) / np.float32(self.width)
-        waves = np.float32(self.theta ** powers.astype(np.float64))
-        return np.float32(1 / waves if self.scaling is None else self.scaling(waves, self))
+        waves = np.asarray(self.theta ** powers.astype(np.float64), np.float32)
+        rates = 1 / waves if self.scaling is None else self.scaling(waves, self)
+        return np.asarray(rates, np.float32)
 
     def angles(self, places: jax.Array) -> tuple[jax.Array, jax.Array]:
         """(cos, sin) [..., T, r/2] at `places` int32[..., T]."""

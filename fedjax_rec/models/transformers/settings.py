@@ -56,6 +56,16 @@ class Settings:
             raise ValueError(f"{self.where} has {name}={value!r}, which is no number; correct it.")
         return value
 
+    def count(self, name: str, absent: Any = MISSING) -> Any:
+        """`take` of what must be a whole number of at least one, or `absent`.
+
+        Raises ValueError for anything else.
+        """
+        value = self.number(name, absent)
+        if value is not absent and (value != int(value) or value < 1):
+            raise ValueError(f"{self.where} has {name}={value!r}, which is no count; correct it.")
+        return value if value is absent else int(value)
+
     def nullable(self, name: str, absent: Any) -> Any:
         """`number`, and None where it is null and not absent."""
         return self.number(name, None if name in self.null else absent)

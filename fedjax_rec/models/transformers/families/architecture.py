@@ -72,16 +72,16 @@ def widths(said: Settings, **absent: Any) -> dict[str, Any]:
 
     absent: what keys are where the file has none, else as in Llama.
     """
-    width, heads = said.number("hidden_size"), said.number("num_attention_heads")
-    head_width = said.number("head_dim", absent.get("head_dim"))
+    width, heads = said.count("hidden_size"), said.count("num_attention_heads")
+    head_width = said.count("head_dim", absent.get("head_dim"))
     return {
-        "vocabulary": said.number("vocab_size"),
+        "vocabulary": said.count("vocab_size"),
         "width": width,
-        "inner": said.number("intermediate_size"),
-        "layers": said.number("num_hidden_layers"),
+        "inner": said.count("intermediate_size"),
+        "layers": said.count("num_hidden_layers"),
         "heads": heads,
-        "key_heads": said.number("num_key_value_heads", absent.get("num_key_value_heads", heads)),
-        "head_width": width // max(heads, 1) if head_width is None else head_width,
+        "key_heads": said.count("num_key_value_heads", absent.get("num_key_value_heads", heads)),
+        "head_width": width // heads if head_width is None else head_width,
     }
 
 

@@ -60,7 +60,7 @@ def gemma2(said: Settings) -> Architecture:
 
 def gemma3(said: Settings) -> Architecture:
     numbers = widths(said, num_key_value_heads=4, head_dim=256)
-    window, every = said.nullable("sliding_window", 4096), said.number("sliding_window_pattern", 6)
+    window, every = said.nullable("sliding_window", 4096), said.count("sliding_window_pattern", 6)
     said.take("_sliding_window_pattern", None)  # of files that list `layer_types` as well
     kinds = listed(said, "layer_types", numbers["layers"], (FULL, SLIDING))
     kinds = kinds or [SLIDING if (i + 1) % every else FULL for i in range(numbers["layers"])]

@@ -25,7 +25,7 @@ from .ropes import rope
 def architecture(said: Settings) -> Architecture:
     numbers = widths(said, num_key_value_heads=4)
     layers, angles = numbers["layers"], rope(said, numbers["head_width"], 2_000_000.0)
-    every = said.number("no_rope_layer_interval", 4)
+    every = said.count("no_rope_layer_interval", 4)
     turns = listed(said, "no_rope_layers", layers, (0, 1))  # one where there is a rope
     turns = turns or [int((i + 1) % every != 0) for i in range(layers)]
     said.take("max_window_layers", None)  # written, and read by no code
