@@ -1,7 +1,10 @@
 """Writes docs/compatibility.md: every checkpoint of make_checkpoints.py, and how far from
 transformers our logits are.
 
-    python tests/models/write_compatibility.py docs/compatibility.md
+    hf/bin/python tests/models/make_checkpoints.py /tmp/wide
+    python tests/models/write_compatibility.py docs/compatibility.md /tmp/wide
+
+The second argument is a folder of wider checkpoints, which are not in the repository.
 """
 
 import json
@@ -38,7 +41,7 @@ HAS = {
 }
 PAGE = """# Decoders that load
 
-Written by `python tests/models/write_compatibility.py docs/compatibility.md`, never by hand.
+Written by `python tests/models/write_compatibility.py docs/compatibility.md WIDE`, never by hand.
 
 Each row is a random checkpoint of a few layers in tests/models/checkpoints that transformers
 {transformers} (torch {torch}) wrote by `tests/models/make_checkpoints.py`, with its logits of two
@@ -54,6 +57,14 @@ eight tokens to both texts. What a family is, and how to add one, is in
 | `model_type` | checkpoint | what it has | float32 | bfloat16 | same token | greedy |
 |---|---|---|---|---|---|---|
 {rows}
+
+Heads, angles and multipliers as they are published (Llama-3.2-1B, Gemma-3-1B and others, some
+narrower, four to seven layers), in shards, on one text of 700 tokens: written by
+`make_checkpoints.py WIDE`, and not in the repository.
+
+| `model_type` | checkpoint | float32 | bfloat16 | same token | greedy |
+|---|---|---|---|---|---|
+{wide}
 """
 
 
@@ -67,10 +78,10 @@ class Measured(NamedTuple):
     greedy: bool
 
 
-def measured(name: str) -> Measured:
-    want, forward = np.load(PLACE / name / "reference.npz"), nnx.jit(lambda m, t: m(t))
+def measured(folder: Path) -> Measured:
+    want, forward = np.load(folder / "reference.npz"), nnx.jit(lambda m, t: m(t))
     tokens, logits = jnp.asarray(want["tokens"]), want["logits"]
-    whole, half = (models.load_decoder(PLACE / name, x) for x in ("float32", "bfloat16"))
+    whole, half = (models.load_decoder(folder, x) for x in ("float32", "bfloat16"))
     made = [np.asarray(forward(decoder, tokens)) for decoder in (whole, half)]
     off = [float(np.abs(x - logits).max() / np.abs(logits).max()) for x in made]
     greedy = models.generate(whole, want["tokens"].tolist(), want["greedy"].shape[1])
@@ -78,18 +89,20 @@ def measured(name: str) -> Measured:
     return Measured(off[0], off[1], same, greedy == want["greedy"].tolist())
 
 
-def page() -> str:
-    rows = []
-    for name, has in HAS.items():
-        one, kind = measured(name), weights.config(PLACE / name)["model_type"]
-        rows.append(
-            f"| `{kind}` | {name} | {has} | {one.float32:.1e} | {one.bfloat16:.1e} | "
-            f"{one.same:.1%} | {'same' if one.greedy else 'DIFFERENT'} |"
-        )
+def row(folder: Path, *has: str) -> str:
+    one, kind = measured(folder), weights.config(folder)["model_type"]
+    told = [f"{one.float32:.1e}", f"{one.bfloat16:.1e}", f"{one.same:.1%}"]
+    cells = [f"`{kind}`", folder.name, *has, *told, "same" if one.greedy else "DIFFERENT"]
+    return f"| {' | '.join(cells)} |"
+
+
+def page(wide: Path) -> str:
+    rows = [row(PLACE / name, has) for name, has in HAS.items()]
+    wider = [row(path) for path in sorted(wide.iterdir()) if path.is_dir()]
     made_by = json.loads((PLACE / "made_by.json").read_text())
-    return PAGE.format(**made_by, rows="\n".join(rows))
+    return PAGE.format(**made_by, rows="\n".join(rows), wide="\n".join(wider))
 
 
 if __name__ == "__main__":
     jax.config.update("jax_platforms", "cpu")
-    Path(sys.argv[1]).write_text(page())
+    Path(sys.argv[1]).write_text(page(Path(sys.argv[2])))

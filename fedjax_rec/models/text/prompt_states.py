@@ -97,8 +97,8 @@ def states(
 def fingerprint(decoder: Decoder) -> bytes:
     """What tells one decoder from another: its sizes and norms, and some of its weights."""
     parts = [decoder.tokens[...][:64], *jax.tree.leaves(nnx.state(decoder.layers))]
-    inside = [(*path, type(x).__name__, x) for path, x in nnx.iter_modules(decoder.layers)]
-    norms = [(*rest, x.eps) for *rest, x in inside if hasattr(x, "eps")]
+    inside = nnx.iter_modules(decoder.layers)
+    norms = [(*path, type(x).__name__, getattr(x, "eps", None)) for path, x in inside]
     told = hashlib.sha256(repr((decoder.size, norms)).encode())
     for x in parts:
         told.update(np.asarray(x if x.ndim == 1 else x[-1], np.float32).tobytes())
