@@ -9,6 +9,7 @@ import doctest
 import io
 import re
 import sys
+import tempfile
 from dataclasses import replace
 from functools import cache, partial
 from importlib import import_module
@@ -34,8 +35,8 @@ from adapted import adapted
 
 PACKAGE = Path(__file__).resolve().parents[1] / "fedjax_rec"
 ROOMS = (
-    "aggregate", "attacks", "clients", "compress", "data", "evaluate", "models", "rounds", "rows",
-    "servers", "strategies", "testing", "weights",
+    "aggregate", "attacks", "callbacks", "clients", "compress", "data", "evaluate", "models",
+    "privacy", "rounds", "rows", "servers", "simulate", "strategies", "testing", "weights", "wire",
 )  # fmt: skip
 # Algebra, and files: no examples are asked for, and the sentence may name the arguments.
 IN_PROSE = {"rows", "weights"}
@@ -176,7 +177,7 @@ def test_what_a_docstring_lacks_is_told(tmp_path):
 @pytest.fixture(scope="module")
 def namespace(compiled_fast):
     """What the text of an example takes for granted."""
-    given = {room: getattr(fr, room) for room in ROOMS} | {"simulate": fr.simulate}
+    given = {room: getattr(fr, room) for room in ROOMS}
     given |= {
         "jax": jax,
         "jnp": jnp,
@@ -184,6 +185,7 @@ def namespace(compiled_fast):
         "np": np,
         "optax": optax,
         "partial": partial,
+        "tempfile": tempfile,
         "trees": trees,
     }
     interactions = data.synthetic(30, 24, interactions_per_user=8, seed=1)
