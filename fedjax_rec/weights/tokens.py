@@ -48,6 +48,22 @@ def tokenizer(folder: Path):
     return made
 
 
+def fitting(tokenizer, rows: int, where: str | Path) -> None:
+    """Nothing where the words of `tokenizer` are among the `rows` of a table of embeddings; added
+    tokens may lie beyond, as those of images do, and are told where one is used. `where`: what it
+    is the tokenizer of, for the error.
+
+    Raises:
+        ValueError: where words have no row.
+    """
+    words = 1 + max(tokenizer.get_vocab(with_added_tokens=False).values(), default=-1)
+    if words > rows:
+        raise ValueError(
+            f"the tokenizer of {where} has {words} tokens, and the model's table {rows} rows; put "
+            "the tokenizer.json of this model there."
+        )
+
+
 def begun(tokenizer, texts: Sequence[str]) -> list[list[int]]:
     """The tokens of texts that go on: what `tokenizer` puts before a text is there (as Llama's
     `<s>`), what it puts behind one is not, since that is not where they end."""

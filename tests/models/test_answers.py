@@ -11,7 +11,7 @@ from flax import nnx
 
 from fedjax_rec import data, models, strategies, trees
 from fedjax_rec.models.text import prompt_states
-from fedjax_rec.models.transformers.llama import LlamaSize, llama
+from fedjax_rec.models.transformers.families.llama import LlamaSize, llama
 from fedjax_rec.types import Cohort
 
 SIZE = LlamaSize(50, 24, 40, 4, 6, 2, 4)

@@ -22,10 +22,10 @@ from ... import weights
 from ...types import Model
 from ..objectives import Objective, bce
 from ..roles import Frozen, from_nnx
+from ..transformers.decoder import Decoder
 from ..transformers.generate import check_tokens
-from ..transformers.llama import Llama
 from ..transformers.lora import freeze, lora
-from ..transformers.pretrained import load_llama
+from ..transformers.pretrained import load_decoder
 from .prompt_states import divided, states
 
 
@@ -36,7 +36,7 @@ class YesNo(nnx.Module):
     is the embedded `batch["tokens"]` int32[B, T]. `batch["length"]` int32[B] counts real tokens.
     """
 
-    def __init__(self, decoder: Llama, answers, states=None, objective: Objective | None = None):
+    def __init__(self, decoder: Decoder, answers, states=None, objective: Objective | None = None):
         self.decoder, self.answers = decoder, tuple(answers)
         self.states = None if states is None else Frozen(states)
         self.objective = objective or bce()
@@ -56,7 +56,7 @@ class YesNo(nnx.Module):
 
 
 def yes_no(
-    decoder: Llama,
+    decoder: Decoder,
     answers: tuple[int, int],
     targets: str = "*query|*value",
     rank: int = 8,
@@ -86,7 +86,7 @@ def yes_no(
 
 
 def yes_no_above(
-    decoder: Llama,
+    decoder: Decoder,
     answers: tuple[int, int],
     fields: Mapping[str, np.ndarray],
     layers: int = 4,
@@ -119,7 +119,7 @@ def yes_no_above(
     made = jnp.asarray(states(below, fields["tokens"], fields["length"], keep))
     table = decoder.tokens[...] if decoder.head is None else decoder.head.kernel[...].T
     two = table[jnp.array(answers)]
-    small = Llama(above.size, two, above.layers, above.norm.scale[...])
+    small = Decoder(above.size, two, above.layers, above.norm)
 
     def build(rngs):
         return YesNo(adapted(small, rngs, targets, rank, alpha), (0, 1), made)
@@ -143,12 +143,13 @@ def tallrec(
     Arguments that are not named here are those of `yes_no_above`.
 
     Args:
-        source: as in `load_llama`.
+        source: as in `load_decoder`.
         answers: a token each.
-        dtype: as in `load_llama`.
+        dtype: as in `load_decoder`.
 
     Raises:
-        ValueError: for an answer of several tokens, and as `yes_no_above`.
+        ValueError: for an answer of several tokens, a tokenizer of another model, and as
+            `yes_no_above`.
 
     Example:
         >>> model = models.tallrec(prompts, decoder_folder, layers=1, rank=2, answers=("7", "8"))
@@ -158,12 +159,13 @@ def tallrec(
     for answer, some in zip(answers, ids, strict=True):
         if len(some) != 1:
             raise ValueError(f"tallrec(answers={answer!r}) has {len(some)} tokens; use one of one.")
-    decoder, (yes, no) = load_llama(source, dtype), (one[0] for one in ids)
+    decoder, (yes, no) = load_decoder(source, dtype), (one[0] for one in ids)
+    weights.fitting(made, decoder.size.vocabulary, source)
     place = None if keep is None else Path(keep).expanduser()
     return yes_no_above(decoder, (yes, no), fields, layers, targets, rank, alpha, place)
 
 
-def adapted(decoder: Llama, rngs, targets: str, rank: int, alpha: float) -> Llama:
+def adapted(decoder: Decoder, rngs, targets: str, rank: int, alpha: float) -> Decoder:
     """`decoder` with its arrays frozen, and LoRA at `targets`; the argument stays as it is."""
     made = nnx.merge(*nnx.split(decoder))
     lora(freeze(made), rngs, targets, rank, alpha)
