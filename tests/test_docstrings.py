@@ -34,8 +34,8 @@ from adapted import adapted
 
 PACKAGE = Path(__file__).resolve().parents[1] / "fedjax_rec"
 ROOMS = (
-    "aggregate", "attacks", "clients", "compress", "data", "evaluate", "models", "rounds", "rows",
-    "servers", "strategies", "testing", "weights",
+    "aggregate", "attacks", "clients", "compress", "data", "evaluate", "leaks", "models",
+    "rounds", "rows", "servers", "strategies", "testing", "weights",
 )  # fmt: skip
 # Algebra, and files: no examples are asked for, and the sentence may name the arguments.
 IN_PROSE = {"rows", "weights"}
