@@ -3,6 +3,8 @@
     fedjax-rec run CONFIG [--key value ...] --out DIR     one experiment
     fedjax-rec sweep CONFIG --sweep.KEY VALUES --out DIR  many runs at once, and their table
     fedjax-rec runs FILE [--only NAME] [--seeds 0]        the runs of a file, and their section
+    fedjax-rec attack CONFIG|RUN [--attacks NAME ...]     what its messages give away
+    fedjax-rec attack --ledger FILE                       the same of many, and their section
     fedjax-rec bench [NAME ...] [--json FILE]             speed and memory on this machine
     fedjax-rec bench device --out DIR [--tiny]            what an accelerator does, in eight minutes
     fedjax-rec data get NAME | list                       fetch, check and describe data or weights
@@ -61,8 +63,8 @@ def _main(arguments: Sequence[str] | None) -> int:
     debug = "--debug" in words
     words = [w for w in words if w != "--debug"]
     commands = {
-        "run": _run, "sweep": _sweep, "runs": _runs, "bench": _bench, "data": _data,
-        "report": _report,
+        "run": _run, "sweep": _sweep, "runs": _runs, "attack": _attack, "bench": _bench,
+        "data": _data, "report": _report,
     }  # fmt: skip
     if not words or words[0] in ("-h", "--help"):
         print((__doc__ or "").strip())
@@ -218,6 +220,46 @@ def _runs(words: Sequence[str]) -> int:
             print(run.command())
         return 0
     return run_series(plan, chosen)
+
+
+def _attack(words: Sequence[str]) -> int:
+    parser = _parser(
+        "attack",
+        "What the messages of clients give away. A configuration is trained first, with --key "
+        "value overrides; of a run folder the last state is taken.",
+    )
+    parser.add_argument("source", nargs="?", help="a YAML file, or the folder of a finished run")
+    parser.add_argument("--attacks", nargs="+", default=[], metavar="NAME", help="default all")
+    parser.add_argument("--observe", type=int, default=2, help="rounds listened to; default 2")
+    parser.add_argument("--clients", type=int, default=256, help="how many; default 256")
+    parser.add_argument("--out", help="write what was found to this file, as JSON")
+    parser.add_argument("--ledger", help="a YAML file of runs to attack, and of a page's section")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="of the ledger")
+    known, overrides = parser.parse_known_args(words)
+    if (known.source is None) == (known.ledger is None):
+        raise ValueError("attack takes a configuration, a run folder, or --ledger FILE; give one.")
+
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from ..simulate import configure
+    from .attack import attack, shown
+    from .ledger import run_ledger, saved
+
+    configure(1)
+    if known.ledger is not None:
+        for path in run_ledger(known.ledger, known.only):
+            print(path)
+        return 0
+    told = attack(known.source, overrides, known.attacks, known.observe, known.clients)
+    if known.out:
+        saved(told, Path(known.out))
+    table, lines = shown(told)
+    Console().print(table)
+    for line in lines:
+        print(line)
+    return 0
 
 
 def _bench(words: Sequence[str]) -> int:
