@@ -20,6 +20,7 @@ from rich.table import Table
 
 from .. import leaks, privacy, simulate
 from ..check import at_least, nearest
+from ..leaks.overheard import refuse_closed
 from ..types import State
 from . import config as configuration
 from .best import chooser_of
@@ -96,16 +97,21 @@ def _attributes(scene: Scene, features: Mapping[int, np.ndarray], what: str) -> 
     return told
 
 
-def _canaries(scene: Scene) -> list[dict]:
-    config, guarantee = scene.config, scene.experiment.guarantee
-    if guarantee is None or config.privacy is None or config.privacy.clip is None:
+def _audited_clip(config: Config) -> privacy.Clip:
+    if config.privacy is None or config.privacy.clip is None:
         raise ValueError(
             "canaries: the configuration has no section `privacy`, so there is no mechanism to "
             "audit; see docs/privacy.md."
         )
+    return config.privacy.clip
+
+
+def _canaries(scene: Scene) -> list[dict]:
+    config, guarantee = scene.config, scene.experiment.guarantee
+    clip = _audited_clip(config)
     made = mechanism(config, scene.experiment.dataset.num_clients)
-    assert made is not None
-    clip, z = config.privacy.clip, guarantee.noise_multiplier
+    assert made is not None and guarantee is not None
+    z = guarantee.noise_multiplier
     bound = float(clip.sensitivity(clip.init()))
     found = leaks.canaries(made, bound, jax.random.key(config.seed), CANARIES, delta=DELTA)
     accounted = privacy.epsilon_of(z, 1, privacy.poisson_sampled(1.0, CANARIES), DELTA)
@@ -187,7 +193,7 @@ def attack(
             )
     at_least("attack", "--observe", observe, 1)
     at_least("attack", "--clients", clients, 1)
-    scene = scene_of(source, overrides, observe, clients)
+    scene = scene_of(source, overrides, observe, clients, attacks)
     rows: list[dict] = []
     for name in attacks or ATTACKS:
         try:
@@ -206,8 +212,11 @@ def attack(
     }
 
 
-def scene_of(source, overrides: Sequence[str], observe: int, clients: int) -> Scene:
-    """The run that is attacked: trained here, or as its folder has it."""
+def scene_of(
+    source, overrides: Sequence[str], observe: int, clients: int, attacks: Sequence[str] = ()
+) -> Scene:
+    """The run that is attacked: trained here, or as its folder has it. What `attacks` lack is told
+    before anything is trained."""
     if isinstance(source, str | Path) and Path(source).is_dir():
         if overrides:
             raise ConfigError(
@@ -220,6 +229,14 @@ def scene_of(source, overrides: Sequence[str], observe: int, clients: int) -> Sc
     else:
         config = configuration.read(source, overrides)
         experiment = prepare(config)
+        if set(attacks) - {"canaries", "kept"}:
+            refuse_closed(experiment.strategy)
+        if {"attributes", "kept"}.intersection(attacks):
+            attributes_of(experiment)
+        if "canaries" in attacks:
+            _audited_clip(config)
+        if "recurring" in attacks and observe < 2:
+            leaks.recurring([leaks.Overheard(0, (), [], True, 1)])
         state, metrics = trained(config, experiment)
     return Scene(
         config, experiment, state, metrics,

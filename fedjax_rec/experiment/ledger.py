@@ -180,7 +180,7 @@ def _read(file: str | Path) -> dict[str, Any]:
     plan = read_yaml(path.read_text(encoding="utf-8"))
     if not isinstance(plan, dict):
         raise ConfigError(f"--ledger {file} is no mapping; write section, page, figure, runs.")
-    unknown_argument(plan, KEYS, str(file))
+    unknown_argument(plan, list(KEYS), str(file))
     for key in ("section", "page", "figure", "folder", "runs"):
         if key not in plan:
             raise ConfigError(f"--ledger {file}: {key} is missing; add it.")

@@ -236,6 +236,9 @@ def _attack(words: Sequence[str]) -> int:
     parser.add_argument("--ledger", help="a YAML file of runs to attack, and of a page's section")
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="of the ledger")
     known, overrides = parser.parse_known_args(words)
+    # An override with a space in it looks like one more name.
+    overrides += [w for w in known.attacks if w.startswith("--")]
+    names = [w for w in known.attacks if not w.startswith("--")]
     if (known.source is None) == (known.ledger is None):
         raise ValueError("attack takes a configuration, a run folder, or --ledger FILE; give one.")
 
@@ -252,7 +255,7 @@ def _attack(words: Sequence[str]) -> int:
         for path in run_ledger(known.ledger, known.only):
             print(path)
         return 0
-    told = attack(known.source, overrides, known.attacks, known.observe, known.clients)
+    told = attack(known.source, overrides, names, known.observe, known.clients)
     if known.out:
         saved(told, Path(known.out))
     table, lines = shown(told)

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.optimize import brentq
 from scipy.stats import binom
 
 from .. import rows
@@ -120,7 +119,11 @@ def epsilon_below(canaries: int, guesses: int, right: int, delta: float, level: 
     high = 1.0
     while off(high) < 0:
         high *= 2
-    return float(brentq(off, 0.0, high, xtol=1e-9))
+    low = 0.0
+    while high - low > 1e-9:
+        middle = (low + high) / 2
+        low, high = (middle, high) if off(middle) < 0 else (low, middle)
+    return low
 
 
 def unlikely(canaries: int, guesses: int, right: int, epsilon: float, delta: float) -> float:

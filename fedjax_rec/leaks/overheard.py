@@ -98,11 +98,7 @@ def overhear(
     """
     at_least("overhear", "clients", len(clients), 1)
     at_least("overhear", "rounds", rounds, 1)
-    if strategy.opened is None or strategy.uploads is None or strategy.packets is None:
-        raise ValueError(
-            "overhear(strategy): its server opens no messages of single clients (trips, peers or a "
-            "server of its own); attack one of the federated kind, such as fedavg, or ptf_fedrec."
-        )
+    refuse_closed(strategy)
     there = np.flatnonzero(np.asarray(store.sizes(jnp.arange(store.num_clients))) > 0)
     ids = np.intersect1d(np.asarray(clients, np.int64), there)
     if not len(ids):
@@ -117,7 +113,16 @@ def overhear(
             of_cohort = jax.random.fold_in(keys.stream(key, "cohort"), state.round)
             asked = (cohorts or full()).draw(of_cohort, state.round, store.num_clients)
             state = play(keys.stream(key, "round"), state, Cohort(asked, store))[0]
-    return found, Truth(positives(store, ids), touched)
+    return found, Truth(positives(store, ids.tolist()), touched)
+
+
+def refuse_closed(strategy: Strategy) -> None:
+    """Raises ValueError for a strategy whose server opens no messages one by one."""
+    if strategy.opened is None or strategy.uploads is None or strategy.packets is None:
+        raise ValueError(
+            "overhear(strategy): its server opens no messages of single clients (trips, peers or a "
+            "server of its own); attack one of the federated kind, such as fedavg, or ptf_fedrec."
+        )
 
 
 def _ear(strategy: Strategy, store) -> Callable:

@@ -46,7 +46,7 @@ def heard(strategy, dataset, rounds: int = 1):
 
 def fedmf(examples, uplink=None, model=None, **kwargs):
     model = model or models.fedmf(ITEMS, width=6)
-    rates = dict(user_learning_rate=2.0, item_learning_rate=2.0) | kwargs
+    rates: dict = dict(user_learning_rate=2.0, item_learning_rate=2.0) | kwargs
     return strategies.fedmf(model, examples, uplink=uplink, batch_size=16, **rates)
 
 
@@ -90,6 +90,7 @@ def test_messages_are_their_bytes(small):
     cohort, key = Cohort(jnp.arange(USERS), small.store), keys.stream(KEY, "round")
     info = strategy.round(key, state, cohort)[1]
     assert [m.nbytes for m in seen.messages] == np.asarray(info.bytes_up).tolist()
+    assert strategy.uploads is not None
     (table,) = rows.nodes(strategy.uploads(key, state, cohort))
     for k, message in enumerate(seen.messages):
         live = np.asarray(table.live[k])
