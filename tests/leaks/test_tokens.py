@@ -83,8 +83,8 @@ def test_tokens_are_told_exactly_where_they_are_fewer_than_the_rank(sent):
 
 
 def test_a_rank_that_is_used_up_tells_nothing(sent):
-    changes, _, inputs = sent
-    few = [changes[0][0][:, :3]]  # as adapters of rank 3
+    _, _, inputs = sent
+    few = [inputs[:8].T @ np.random.default_rng(1).normal(size=(8, 3))]  # 8 tokens, rank 3
     with pytest.raises(ValueError, match="3 columns of width 48 are all taken up"):
         leaks.tokens(few, inputs)
     with pytest.raises(ValueError, match="B of a fresh adapter is zero"):
