@@ -60,7 +60,7 @@ def bulyan(f: int, floor: int = 1) -> Aggregator:
         chosen = _one_after_another(squared_distances(gram(uploads.update)), there, f)
         chosen &= count(there) >= 4 * f + 3
         kept = replace(uploads, update=_only(chosen, uploads.update), there=chosen)
-        rule = lambda groups: around_median(groups, groups.count - 2 * f)
+        rule = lambda groups: around_median(groups, 2 * f)
         update = by_coordinate(rule, kept, 2 * f + 1, floor)
         return state, update, chosen.astype(jnp.float32)
 

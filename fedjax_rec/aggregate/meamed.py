@@ -10,16 +10,14 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from ..check import at_least
 from ..types import Aggregator
-from .listed import count, listing, refuse_too_few
-from .touched import Groups, between, by_coordinate, median_of
+from .touched import Groups, between, leaving_out, median_of
 
 
-def around_median(groups: Groups, kept):
-    """float[G, D]: the mean of the `kept` entries of each group that are nearest to its median."""
+def around_median(groups: Groups, f: int):
+    """float[G, D]: the mean of each group without the f entries farthest from its median."""
     distance = jnp.abs(groups.values - groups.each(median_of(groups)))
-    return between(groups, groups.in_order(distance), 0, kept)
+    return between(groups, groups.in_order(distance), 0, groups.count - f)
 
 
 def meamed(f: int, floor: int = 1) -> Aggregator:
@@ -46,14 +44,4 @@ def meamed(f: int, floor: int = 1) -> Aggregator:
         >>> aggregate.meamed(f=3).additive
         False
     """
-    at_least("meamed", "f", f, 0)
-    at_least("meamed", "floor", floor, 1)
-
-    def finish(key, state, uploads, now):
-        refuse_too_few("meamed", f, uploads.there, 2, 1)
-        rule = lambda groups: around_median(groups, groups.count - f)
-        update = by_coordinate(rule, uploads, 2 * f + 1, floor)
-        verdicts = uploads.there & (count(uploads.there) > 2 * f)
-        return state, update, verdicts.astype("float32")
-
-    return listing(finish)
+    return leaving_out("meamed", around_median, f, floor)

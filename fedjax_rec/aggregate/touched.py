@@ -20,9 +20,10 @@ import jax
 import jax.numpy as jnp
 
 from .. import rows
+from ..check import at_least
 from ..rows import RowsUpdate
-from ..types import PyTree
-from .listed import Listed
+from ..types import Aggregator, PyTree
+from .listed import Listed, count, listing, refuse_too_few
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,26 @@ def by_coordinate(rule: Callable[[Groups], jax.Array], uploads: Listed, least, f
         return RowsUpdate(made, ids, live[:, 0], None, x.size)
 
     return rows.map_nodes(one, uploads.update)
+
+
+def leaving_out(where: str, rule: Callable[[Groups, int], jax.Array], f: int, floor) -> Aggregator:
+    """The aggregator `where` of rule(groups, f) -> float[G, D], of clients that count once each;
+    groups of 2f entries or fewer do not move.
+
+    Raises:
+        ValueError: for f below 0 or a floor below 1; and in a round that has room for 2f clients or
+            fewer.
+    """
+    at_least(where, "f", f, 0)
+    at_least(where, "floor", floor, 1)
+
+    def finish(key, state, uploads, now):
+        refuse_too_few(where, f, uploads.there, 2, 1)
+        update = by_coordinate(lambda groups: rule(groups, f), uploads, 2 * f + 1, floor)
+        verdicts = uploads.there & (count(uploads.there) > 2 * f)
+        return state, update, verdicts.astype(jnp.float32)
+
+    return listing(finish)
 
 
 def _of_array(x: jax.Array, there: jax.Array) -> Stacked:

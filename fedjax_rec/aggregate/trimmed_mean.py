@@ -8,10 +8,13 @@ Breakdown point: f of 2f + 1 clients. Cost: sorting, n log n a coordinate.
 
 from __future__ import annotations
 
-from ..check import at_least
 from ..types import Aggregator
-from .listed import count, listing, refuse_too_few
-from .touched import between, by_coordinate
+from .touched import Groups, between, leaving_out
+
+
+def without_ends(groups: Groups, f: int):
+    """float[G, D]: the mean of each group without its f smallest and f largest entries."""
+    return between(groups, groups.in_order(), f, groups.count - f)
 
 
 def trimmed_mean(f: int, floor: int = 1) -> Aggregator:
@@ -38,14 +41,4 @@ def trimmed_mean(f: int, floor: int = 1) -> Aggregator:
         >>> aggregate.trimmed_mean(f=3).additive
         False
     """
-    at_least("trimmed_mean", "f", f, 0)
-    at_least("trimmed_mean", "floor", floor, 1)
-
-    def finish(key, state, uploads, now):
-        refuse_too_few("trimmed_mean", f, uploads.there, 2, 1)
-        rule = lambda groups: between(groups, groups.in_order(), f, groups.count - f)
-        update = by_coordinate(rule, uploads, 2 * f + 1, floor)
-        verdicts = uploads.there & (count(uploads.there) > 2 * f)
-        return state, update, verdicts.astype("float32")
-
-    return listing(finish)
+    return leaving_out("trimmed_mean", without_ends, f, floor)

@@ -44,8 +44,7 @@ def early_stopping(
 
     Example:
         >>> rule = callbacks.early_stopping("validation_hr@10", patience=5)
-        >>> for progress in simulate.simulate(strategy, store, 500, key, callbacks=[rule]):
-        ...     print(progress.metrics["validation_hr@10"], progress.stop)
+        >>> done = fr.run("configs/quickstart.yaml", callbacks=[rule])  # doctest: +SKIP
     """
     if not str(metric).startswith(VALIDATION):
         raise ValueError(

@@ -33,8 +33,8 @@ def mlflow(
         CallbackError: From the run: mlflow is missing, or its store cannot be reached.
 
     Example:
-        >>> kept = fr.callbacks.mlflow(tracking_uri="sqlite:///mlflow.db")
-        >>> fr.run("configs/quickstart.yaml", callbacks=[kept])
+        >>> kept = fr.callbacks.mlflow(tracking_uri="sqlite:///mlflow.db")  # doctest: +SKIP
+        >>> fr.run("configs/quickstart.yaml", callbacks=[kept])  # doctest: +SKIP
     """
 
     def open(there: Any, progress: Progress) -> Tracking:

@@ -24,7 +24,8 @@ def tensorboard(folder: str | None = None) -> Tracker:
         CallbackError: From the run: tensorboardX is missing, or there is no folder.
 
     Example:
-        >>> fr.run("configs/quickstart.yaml", callbacks=[fr.callbacks.tensorboard()])
+        >>> kept = fr.callbacks.tensorboard()  # doctest: +SKIP
+        >>> fr.run("configs/quickstart.yaml", callbacks=[kept])  # doctest: +SKIP
     """
 
     def open(writers: Any, progress: Progress) -> Tracking:

@@ -30,7 +30,7 @@ def wandb(
         CallbackError: From the run: wandb is missing, or cannot log in.
 
     Example:
-        >>> fr.run("configs/quickstart.yaml", callbacks=[fr.callbacks.wandb(mode="offline")])
+        >>> fr.run("configs/quickstart.yaml", callbacks=[fr.callbacks.wandb()])  # doctest: +SKIP
     """
 
     def open(there: Any, progress: Progress) -> Tracking:

@@ -17,8 +17,9 @@ from .interactions import (
 )
 from .partition import Partition, by_attribute, by_hash, by_user, dirichlet
 from .sequences import sequences
+from .sources.asked import last_of_users, last_ratings
 from .sources.clicks import click_logits, clicks
-from .sources.prompts import yes_no_prompts
+from .sources.prompts import liked_and_disliked, prompt_template, yes_no_prompts
 from .sources.sources import load
 from .sources.synthetic import synthetic
 from .sources.text import titles
@@ -31,8 +32,9 @@ __all__ = [
     "Interactions", "Partition", "Split", "Store", "by_attribute", "by_hash", "by_user",
     "click_logits", "clicks", "cold_items", "cold_users", "covered", "describe",
     "describe_examples", "digests", "digests_of_examples", "dirichlet", "examples", "from_arrays",
-    "global_time", "implicit", "k_core", "latest_of_pairs", "leave_one_out", "load", "pack",
-    "pack_examples", "pairwise", "part_of", "pointwise", "query", "ratings", "ratio", "sequences",
-    "support", "synthetic", "temporal_ratio", "tied_ends", "titles", "warm_items", "warm_users",
+    "global_time", "implicit", "k_core", "last_of_users", "last_ratings", "latest_of_pairs",
+    "leave_one_out", "liked_and_disliked", "load", "pack", "pack_examples", "pairwise", "part_of",
+    "pointwise", "prompt_template", "query", "ratings", "ratio", "sequences", "support",
+    "synthetic", "temporal_ratio", "tied_ends", "titles", "warm_items", "warm_users",
     "yes_no_prompts",
 ]  # fmt: skip

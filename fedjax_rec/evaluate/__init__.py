@@ -6,6 +6,7 @@ For one user (`jax.vmap` over users):
     values = evaluate_user(metrics(["hr@10", "ndcg@10"]), *found)  # float32[M], NaN: no target
 """
 
+from fedjax_rec.evaluate.bootstrap import auc_interval
 from fedjax_rec.evaluate.distribution import (
     by_activity,
     mean_and_interval,
@@ -51,6 +52,7 @@ __all__ = [
     "Ranks",
     "auc",
     "auc_by_group",
+    "auc_interval",
     "auc_of_all",
     "beside",
     "by_activity",

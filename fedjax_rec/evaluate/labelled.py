@@ -6,6 +6,7 @@
 - `gauc`      over each client's own pairs, weighted by its examples, of clients that have both
               labels (Zhou et al., "Deep interest network", KDD 2018): base rates of clients do not
               count in it.
+- `uauc`      the same over each user's own pairs, where examples have a field `user`.
 - `log_loss`  mean of -y log s(z) - (1 - y) log(1 - s(z)); `accuracy`, of z > 0. A logit that is NaN
               makes the first NaN and is wrong in the second.
 
@@ -27,9 +28,12 @@ TILE = 16
 _BLOCK = 256
 
 
-def labelled() -> Protocol:
+def labelled(by_user: bool = False) -> Protocol:
     """What `evaluate_examples` gives: `auc`, `log_loss` and `accuracy` of each client, and over all
     of them `auc`, `gauc`, `log_loss` and `accuracy`, of which the first chooses the best round.
+
+    Args:
+        by_user: examples have a field `user`, so there is `uauc` too.
 
     Raises:
         ValueError: when it is asked to measure a case, which is no labelled example.
@@ -42,7 +46,8 @@ def labelled() -> Protocol:
         raise ValueError("labelled(): examples are no cases; measure with evaluate_examples.")
 
     names = ("auc", "log_loss", "accuracy")
-    return Protocol(names, refuse, "held-out examples", refuse, ("auc", "gauc", *names[1:]))
+    whole = ("auc", "gauc", *names[1:], *(["uauc"] if by_user else []))
+    return Protocol(names, refuse, "held-out examples", refuse, whole)
 
 
 def auc_of_all(scores: Float[Array, " n"], labels: Shaped[Array, " n"]) -> Float32[Array, ""]:
@@ -190,7 +195,8 @@ def evaluate_examples(
     Arguments that are not named here are those of `predict_examples`.
 
     Returns:
-        (float32[K, 3] of each client, float32[4] over all).
+        (float32[K, 3] of each client, float32[4] over all; float32[5] where examples have a field
+        `user`, int32[n]).
 
     Raises:
         ValueError: as `predict_examples`.
@@ -212,8 +218,24 @@ def measures(logits: jax.Array, held) -> tuple[jax.Array, jax.Array]:
     clients = count.shape[0]
     auc = auc_by_group(logits, labels, held.owner, clients)
     by_client = lambda x: _total_by(x, held.owner, clients) / count
-    weight = jnp.where(jnp.isnan(auc), 0.0, count)
-    grouped = _total(weight * jnp.nan_to_num(auc)) / _total(weight)
     means = [_total(x) / x.shape[0] for x in (loss, right)]
     of_clients = jnp.stack([auc, by_client(loss), by_client(right)], 1)
-    return of_clients, jnp.stack([auc_of_all(logits, labels), grouped, *means])
+    over_all = [auc_of_all(logits, labels), _weighted(auc, count), *means]
+    if "user" in held.fields:
+        over_all.append(_by_user(logits, labels, held.fields["user"]))
+    return of_clients, jnp.stack(over_all)
+
+
+def _by_user(logits, labels, users):
+    """float32[]: the mean AUC of users, whose ids may be any."""
+    n = labels.shape[0]
+    ordered = jnp.sort(users)
+    place = jnp.searchsorted(ordered, users)  # the same number of one user, below n
+    count = jnp.zeros(n).at[place].add(1.0)
+    return _weighted(auc_by_group(logits, labels, place, n), count)
+
+
+def _weighted(auc, count):
+    """float32[]: the mean of the groups that have both labels, by their examples."""
+    weight = jnp.where(jnp.isnan(auc), 0.0, count)
+    return _total(weight * jnp.nan_to_num(auc)) / _total(weight)

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import privacy
-from ..check import is_traced
 from ..types import Aggregator
 from .factories import ConfigError
 
@@ -93,13 +92,13 @@ def check(plain: dict[str, Any], made: Privacy | None) -> None:
             f"privacy.epsilon={made.epsilon} and privacy.noise_multiplier={made.noise_multiplier}: "
             "one follows from the other; give one of them."
         )
-    for name, least in (("epsilon", None), ("noise_multiplier", 0)):
-        value = getattr(made, name)
-        if value is None or is_traced(value):
-            continue
-        if not math.isfinite(value) or value < 0 or (least is None and value == 0):
-            more = "> 0" if least is None else ">= 0"
-            raise ConfigError(f"privacy.{name}={value} is out of range; use {name} {more}.")
+    epsilon, noise = made.epsilon, made.noise_multiplier
+    if epsilon is not None and not 0 < epsilon < math.inf:
+        raise ConfigError(f"privacy.epsilon={epsilon} is out of range; use epsilon > 0.")
+    if noise is not None and not 0 <= noise < math.inf:
+        raise ConfigError(
+            f"privacy.noise_multiplier={noise} is out of range; use noise_multiplier >= 0."
+        )
     if made.delta is not None and not 0 < made.delta < 1:
         raise ConfigError(f"privacy.delta={made.delta} is out of range; use 0 < delta < 1.")
     path = plain["strategy"]["class_path"]

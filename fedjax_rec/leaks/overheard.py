@@ -90,6 +90,7 @@ def overhear(
 
     Example:
         >>> from fedjax_rec import leaks
+        >>> strategy = strategies.fedavg(model, data.pointwise(4))
         >>> key = jax.random.key(0)
         >>> state = strategy.init(key, dataset.num_clients)
         >>> (seen,), truth = leaks.overhear(strategy, state, dataset.store, key, range(4))

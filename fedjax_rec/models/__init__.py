@@ -5,6 +5,7 @@ from .click.dcn import dcn
 from .click.deepfm import deepfm
 from .click.dlrm import dlrm
 from .click.embeddings import Embedding, hashed, quotient_remainder, rows_each
+from .click.logistic import logistic
 from .factorization.fedkd import fedkd, mutual
 from .factorization.fedrap import fedrap
 from .factorization.gpfedrec import gpfedrec, gpfedrec_rows, guided
@@ -40,9 +41,9 @@ __all__ = [
     "bert4rec", "bpr", "dcn", "deepfm", "dlrm", "dora", "ease", "fedkd", "fedmf", "fedrap",
     "freeze", "from_nnx", "frozen_at", "full_softmax", "gbce", "generate", "gmf", "gpfedrec",
     "gpfedrec_rows", "gru4rec", "guided", "hashed", "hstu", "ials", "in_dtype", "item_knn",
-    "item_scores", "item_weights", "layers", "llama", "load_llama", "lora", "masked_mean", "mlp",
-    "mutual", "neumf", "next_title", "pfedrec", "popularity", "private_at", "prunable", "quantised",
-    "quotient_remainder", "random_bert", "rows_each", "sampled_bce", "sampled_softmax", "sasrec",
-    "sentences", "squared_error", "started", "tallrec", "text_and_rows", "text_encoder",
-    "text_tower", "unisrec", "with_core", "yes_no", "yes_no_above",
+    "item_scores", "item_weights", "layers", "llama", "load_llama", "logistic", "lora",
+    "masked_mean", "mlp", "mutual", "neumf", "next_title", "pfedrec", "popularity", "private_at",
+    "prunable", "quantised", "quotient_remainder", "random_bert", "rows_each", "sampled_bce",
+    "sampled_softmax", "sasrec", "sentences", "squared_error", "started", "tallrec",
+    "text_and_rows", "text_encoder", "text_tower", "unisrec", "with_core", "yes_no", "yes_no_above",
 ]  # fmt: skip

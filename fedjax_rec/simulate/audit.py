@@ -36,6 +36,9 @@ def audit(
     what arrives, and are not held against these packets.
 
     Args:
+        strategy: that of the run.
+        state: after its last round.
+        store: the clients' data.
         key: the key of the run, as given to `simulate`.
         clients: how many, drawn at random from those of the cohort that have data.
         cohorts: those of the run; None for everybody.
@@ -49,6 +52,13 @@ def audit(
         ValueError: the strategy sends no packets, or a message cannot be read again.
         RuntimeError: a message is not as long as the ledger says, or the round counts something
             else.
+
+    Example:
+        >>> strategy = strategies.fedavg(model, data.pointwise(1))
+        >>> state = strategy.init(key, dataset.num_clients)
+        >>> found = simulate.audit(strategy, state, dataset.store, key, clients=2)
+        >>> found["ledger"] == found["message"]
+        True
     """
     at_least("audit", "clients", clients, 1)
     if strategy.packets is None:

@@ -86,7 +86,20 @@ def _quieted() -> Iterator[None]:
 
 
 def save_state(folder: Path | str, round: int, state: State) -> None:
-    """Writes `state` alone as the only one in `folder`, whole or not at all."""
+    """Writes `state` alone as the only one in `folder`, whole or not at all.
+
+    Args:
+        folder: is made where it is not there; other states in it are removed.
+        round: rounds that are done.
+        state: after them.
+
+    Example:
+        >>> state = strategies.fedavg(model, data.pointwise(1)).init(key, 3)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     simulate.save_state(folder, 7, state)
+        ...     simulate.last_saved(folder)
+        7
+    """
     folder = Path(folder).absolute()
     with _quiet(), ocp.StandardCheckpointer() as writer:
         leaves = sealed(jax.device_get(_named(state)))
@@ -97,12 +110,27 @@ def save_state(folder: Path | str, round: int, state: State) -> None:
 
 
 def load_state(folder: Path | str, round: int, like: State) -> State:
-    """The state after `round` rounds that lies in `folder`, of checkpoints or of `save_state`,
-    structured as `like` (shapes suffice).
+    """A state that lies in a folder, of checkpoints or of `save_state`.
+
+    Args:
+        folder: such as `runs/quickstart/checkpoints`.
+        round: rounds that were done.
+        like: what the state is structured as; shapes suffice.
+
+    Returns:
+        The state.
 
     Raises:
         FileNotFoundError: where it is not there.
         Damaged: where it is not what was saved; a ValueError.
+
+    Example:
+        >>> state = strategies.fedavg(model, data.pointwise(1)).init(key, 3)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     simulate.save_state(folder, 7, state)
+        ...     again = simulate.load_state(folder, 7, like=state)
+        >>> bool((again.shared["item"].values == state.shared["item"].values).all())
+        True
     """
     place = Path(folder).absolute() / str(round) / "state"
     if not place.is_dir():
@@ -125,9 +153,18 @@ def parameters(run: Path | str) -> Parameters:
     at the last checkpoint, whatever configuration made it, for `models.started` and
     `strategies.started`.
 
+    Args:
+        run: its folder.
+
+    Returns:
+        The `Parameters`, by key path.
+
     Raises:
         FileNotFoundError: where there is no checkpoint.
         Damaged: where it is not what was saved; a ValueError.
+
+    Example:
+        >>> begun = models.started(model, simulate.parameters("runs/quickstart"))  # doctest: +SKIP
     """
     place, what = _best(run) or _last(run)
     with _reading(what), ocp.StandardCheckpointer() as reader:
@@ -140,7 +177,18 @@ def parameters(run: Path | str) -> Parameters:
 
 def made_of(run: Path | str) -> dict[str, str]:
     """What the last checkpoint of a run folder says of its `configuration` and its data, as
-    `Checkpoints` was told. Raises as `parameters`."""
+    `Checkpoints` was told.
+
+    Args:
+        run: its folder.
+
+    Raises:
+        FileNotFoundError: where there is no checkpoint.
+        Damaged: where it is not what was saved; a ValueError.
+
+    Example:
+        >>> simulate.made_of("runs/quickstart")["configuration"]  # doctest: +SKIP
+    """
     place, what = _last(run)
     with _reading(what), ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
         return opened_text(reader.restore(place / "about"), "what it says of itself")
@@ -163,7 +211,15 @@ def _last(run: Path | str) -> tuple[Path, str]:
 
 
 def last_saved(folder: Path | str) -> int:
-    """The round of the latest checkpoint in `folder`, 0 without any; nothing is made or written."""
+    """The round of the latest checkpoint in `folder`, 0 without any; nothing is made or written.
+
+    Args:
+        folder: of checkpoints; it need not be there.
+
+    Example:
+        >>> simulate.last_saved("runs/nowhere/checkpoints")
+        0
+    """
     folder = Path(folder)
     names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
     return max((int(name) for name in names if name.isdigit()), default=0)

@@ -36,7 +36,13 @@ def _within(where: str, size: int, num_clients: int) -> int:
 
 
 def full() -> Cohorts:
-    """Everyone, every round."""
+    """Everyone, every round.
+
+    Example:
+        >>> cohorts = simulate.full()
+        >>> cohorts.size(30)
+        30
+    """
     return Cohorts(
         lambda n: n,
         lambda key, round, n: jnp.arange(n, dtype=jnp.int32),
@@ -45,7 +51,19 @@ def full() -> Cohorts:
 
 
 def uniform(size: int) -> Cohorts:
-    """`size` distinct clients, uniformly."""
+    """`size` distinct clients, uniformly.
+
+    Args:
+        size: C, clients of a round. 1 or more, and no more than there are.
+
+    Raises:
+        ValueError: for a size below 1; and, where clients are drawn, for more than there are.
+
+    Example:
+        >>> ids = simulate.uniform(4).draw(key, 0, 30)
+        >>> ids.shape
+        (4,)
+    """
     at_least("uniform", "size", size, 1)
 
     def draw(key, round, n):
@@ -61,7 +79,18 @@ def uniform(size: int) -> Cohorts:
 
 
 def fixed(ids: Sequence[int]) -> Cohorts:
-    """The same clients every round."""
+    """The same clients every round.
+
+    Args:
+        ids: of the clients, each once.
+
+    Raises:
+        ValueError: for no ids or repeated ones; and, where clients are drawn, for ids of none.
+
+    Example:
+        >>> simulate.fixed([3, 5]).draw(key, 0, 30).tolist()
+        [3, 5]
+    """
     chosen = np.asarray(ids, np.int32)
     if chosen.ndim != 1 or len(np.unique(chosen)) != len(chosen) or not len(chosen):
         raise ValueError(f"fixed(ids={list(ids)}) must name distinct clients, at least one.")
@@ -78,8 +107,17 @@ def poisson(rate: float, largest: int | None = None) -> Cohorts:
     """Each client independently with probability `rate`, as privacy accounting assumes.
 
     Args:
+        rate: in (0, 1]; may be traced where `largest` is given.
         largest: places of the cohort; default six standard deviations above the mean, which a round
             exceeds with probability under 1e-8. Clients beyond it, chosen uniformly, are left out.
+
+    Raises:
+        ValueError: for a rate out of range, a traced one without `largest`, or largest below 1.
+
+    Example:
+        >>> cohorts = simulate.poisson(0.2)
+        >>> cohorts.sampling(30).rate
+        0.2
     """
     positive("poisson", "rate", rate)
     fraction("poisson", "rate", rate)
@@ -106,6 +144,16 @@ def available(probability: Sequence[float] | Sequence[Sequence[float]], size: in
     Args:
         probability: float[N], how likely each client is there in a round; or float[T, N], a trace
             whose row `round % T` counts, so that 0 and 1 replay a recorded one.
+        size: C, places of the cohort. 1 or more, and no more than there are clients.
+
+    Raises:
+        ValueError: for what is no probability, or a size out of range; and, where the cohort is
+            drawn, for another number of clients.
+
+    Example:
+        >>> nights = [[1.0] * 15 + [0.0] * 15, [0.0] * 15 + [1.0] * 15]
+        >>> bool((simulate.available(nights, size=4).draw(key, 1, 30) >= 15).all())
+        True
     """
     table = np.atleast_2d(np.asarray(probability, np.float32))
     if not ((table >= 0) & (table <= 1)).all():  # NaN, too
@@ -128,8 +176,19 @@ def available(probability: Sequence[float] | Sequence[Sequence[float]], size: in
 
 
 def dropout(cohorts: Cohorts, rate: float) -> Cohorts:
-    """`cohorts`, of which each client fails to report with probability `rate`: it is as if it had
-    never been drawn, and its place stays empty."""
+    """`cohorts`, of which each client fails to report: it is as if it had never been drawn, and
+    its place stays empty.
+
+    Args:
+        cohorts: who is asked.
+        rate: the probability that a client fails. In [0, 1), may be traced.
+
+    Raises:
+        ValueError: for a rate out of range.
+
+    Example:
+        >>> cohorts = simulate.dropout(simulate.uniform(8), rate=0.25)
+    """
     fraction("dropout", "rate", rate)
     below("dropout", "rate", rate, 1)
 

@@ -21,10 +21,16 @@ def configure(threads: int = 1, cache: str | Path | None = "", devices: int = 1)
             operations of a round are small, and one thread does a round in the same wall time as
             two and half the CPU time; large dense models gain from more. `NPROC` in the environment
             wins.
-        devices: how many a CPU is for programs on a mesh, see `clients_mesh`: one for each of its
-            cores at most. What is an accelerator has those that it has.
         cache: folder for compiled programs, which makes the next start faster; "" for
             `$XDG_CACHE_HOME/fedjax_rec/xla` (or `~/.cache`), None for no cache.
+        devices: how many a CPU is for programs on a mesh, see `clients_mesh`: one for each of its
+            cores at most. What is an accelerator has those that it has.
+
+    Raises:
+        ValueError: for threads below 0 or devices below 1.
+
+    Example:
+        >>> simulate.configure(threads=1, cache=None)
     """
     if threads < 0:
         raise ValueError(f"configure(threads={threads}) must not be negative; 0 is one a core.")
@@ -50,14 +56,21 @@ def cores() -> int:
 
 
 def clients_mesh(devices: int) -> Mesh | None:
-    """The mesh over which the clients of a round are dealt; None for one device.
+    """The mesh over which the clients of a round are dealt.
+
+    Args:
+        devices: how many. 1 or more.
+
+    Returns:
+        A mesh of one axis, `clients`; None for one device.
 
     Raises:
         ValueError: There are fewer devices.
 
     Example:
-        >>> simulate.configure(devices=2)  # the cores of a CPU as devices
-        >>> program = simulate.program(made, simulate.clients_mesh(2))
+        >>> simulate.configure(devices=2, cache=None)  # the cores of a CPU as devices
+        >>> simulate.clients_mesh(1) is None
+        True
     """
     at_least("clients_mesh", "devices", devices, 1)
     there = jax.local_devices()

@@ -89,7 +89,22 @@ class Forecast:
 
 
 def forecast(compiled: Compiled, state: State) -> Forecast:
-    """Of a call compiled for `state`, a State or its outline."""
+    """What a call takes, of what, and what may be taken.
+
+    Args:
+        compiled: for `state`, as `Calls.compiled` gives it.
+        state: a State or its outline.
+
+    Returns:
+        A `Forecast`, in bytes.
+
+    Example:
+        >>> made = lambda _: simulate.Parts(strategies.fedavg(model, data.pointwise(1)))
+        >>> calls = simulate.program(made).of(key)
+        >>> state = calls.start(dataset.store)
+        >>> simulate.forecast(calls.compiled(state, dataset.store, 1, 1), state).base
+        0
+    """
     stats = compiled.memory()
     shared = state.shared
     base = trees.nbytes(trees.frozen(shared))

@@ -51,9 +51,17 @@ def simulate(
     Yields a `Progress` a measurement.
 
     Args:
+        strategy: what clients and server do.
+        store: the clients' data, `dataset.store`.
+        rounds: after which it ends, those before `state` included. 0 or more.
+        key: of everything that is drawn. A run is a function of its key, on one kind of device.
+        cohorts: who takes part in each round; None for everybody.
+        measure: what is measured, such as `aggregated(strategy.model, protocol, cases)`; None for
+            nothing but the loss and bytes.
         every: rounds between measurements; the last round is measured as well.
         measures_per_call: measurements in one compiled call, for rounds that are shorter than a
             dispatch; progress comes in such steps, all with the state after the last.
+        state: to go on from; it is given up. None to begin.
         calls: those of the same run, where its `program` was made before.
         most_rejected: the share of the clients of a round that may be rejected because what they
             sent or would keep is not finite; 1 for any.
@@ -67,6 +75,12 @@ def simulate(
             than `most_rejected` of its clients sent.
         ValueError: where the cohort is larger than the clients, or names a client twice; and before
             the first round, where the model's loss counts padding.
+
+    Example:
+        >>> strategy = strategies.fedavg(model, data.pointwise(1))
+        >>> *_, last = simulate.simulate(strategy, dataset.store, 2, key, simulate.uniform(10))
+        >>> last.round, last.metrics["clients"]
+        (2, 10)
     """
     for name, value in (("every", every), ("measures_per_call", measures_per_call)):
         at_least("simulate", name, value, 1)

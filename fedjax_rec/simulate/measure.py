@@ -35,6 +35,16 @@ def aggregated(model: Model, protocol: Protocol, parts: Mapping, users_per_chunk
 
     Args:
         model: that of the strategy, `strategy.model`.
+        protocol: what is measured, such as `evaluate.full_catalogue(metrics, I)`.
+        parts: name -> `data.Cases`. The numbers of "test" have no prefix.
+        users_per_chunk: users scored at once, which bounds the memory.
+
+    Returns:
+        A `Measure`.
+
+    Example:
+        >>> protocol = evaluate.full_catalogue(evaluate.metrics(["hr@10"]), num_items)
+        >>> measure = simulate.aggregated(model, protocol, {"test": dataset.test})
     """
 
     def values(state: State, info: RoundInfo, ids: jax.Array):
@@ -56,12 +66,23 @@ def fitted(measure: Measure, client: Client, store, ids, key: jax.Array, chunk: 
     Nothing of it stays: the next round goes on from the state as it was.
 
     Args:
+        measure: of the state after that.
         client: what they do; for the private part alone `local_training` with
             `groups({"private": ...})`, which leaves `shared` frozen.
         store: what they train on.
         ids: int32[c], who does.
         key: of their draws, the same in every measurement.
         chunk: how many at once.
+
+    Returns:
+        A `Measure`.
+
+    Example:
+        >>> protocol = evaluate.full_catalogue(evaluate.metrics(["hr@10"]), num_items)
+        >>> measure = simulate.aggregated(model, protocol, {"test": dataset.test})
+        >>> own = clients.groups({"private": clients.sgd(0.1)})
+        >>> client = clients.local_training(model, data.pointwise(1), own)
+        >>> joined = simulate.fitted(measure, client, dataset.store, [3, 5], key)
     """
     cohort = Cohort(jnp.asarray(ids, jnp.int32), store)
 
@@ -87,6 +108,12 @@ def on_examples(model: Model, parts: Mapping, users_per_chunk: int = 32):
         model: `strategy.model`.
         parts: name -> `data.HeldOut`.
         users_per_chunk: tiles of examples at once.
+
+    Returns:
+        A `Measure`.
+
+    Example:
+        >>> measure = simulate.on_examples(click_model, {"test": clicked.test})
     """
 
     def values(state: State, info: RoundInfo, ids: jax.Array):
@@ -97,7 +124,8 @@ def on_examples(model: Model, parts: Mapping, users_per_chunk: int = 32):
         of_clients, over_all = ({name: x[i] for name, x in both.items()} for i in (0, 1))
         return of_clients, over_all
 
-    return Measure(values, labelled(), dict(parts))
+    by_user = all("user" in held.fields for held in parts.values())
+    return Measure(values, labelled(by_user), dict(parts))
 
 
 def _summaries(protocol: Protocol, parts: Mapping, of_users: dict) -> dict[str, jax.Array]:
@@ -106,7 +134,21 @@ def _summaries(protocol: Protocol, parts: Mapping, of_users: dict) -> dict[str, 
 
 def personal(protocol: Protocol, parts: Mapping):
     """What `evaluate.probe_clients` saw of each client's own model in the last round; users whose
-    client was not in the cohort are NaN."""
+    client was not in the cohort are NaN.
+
+    Args:
+        protocol: that of the probe.
+        parts: those of the probe, name -> `data.Cases`.
+
+    Returns:
+        A `Measure`.
+
+    Example:
+        >>> protocol = evaluate.full_catalogue(evaluate.metrics(["hr@10"]), num_items)
+        >>> probe = evaluate.probe_clients(protocol, {"test": dataset.test})
+        >>> strategy = strategies.fedavg(model, data.pointwise(1), probe)
+        >>> measure = simulate.personal(protocol, {"test": dataset.test})
+    """
 
     def values(state: State, info: RoundInfo, ids: jax.Array):
         out = {}

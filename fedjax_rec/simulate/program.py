@@ -83,9 +83,19 @@ def program(made: Callable[..., Parts], mesh: Mesh | None = None) -> Program:
         mesh: Of one axis, over whose devices the clients of each round are dealt, see
             `rounds.chunks`; None for one device.
 
+    Returns:
+        A `Program`, whose runs share what is compiled.
+
     Raises:
         ValueError: from `compiled`, where the cohort is larger than the clients, or a strategy
             that cannot be dealt out has a mesh.
+
+    Example:
+        >>> def made(rate):
+        ...     sgd = clients.sgd(rate)
+        ...     return simulate.Parts(strategies.fedavg(model, data.pointwise(1), optimizer=sgd))
+        >>> program = simulate.program(made)
+        >>> slow, fast = program.of(key, 0.01), program.of(key, 0.1)  # compiled once
     """
 
     def block(key, inputs, state, store, times, rounds, chunk):
@@ -153,7 +163,25 @@ def _outline(x) -> Any:
 
 
 def blocks(parts: Parts, key, state, store, times: int, rounds: int, chunk: int, mesh=None):
-    """`times` measurements, each after `rounds` rounds, as `Compiled.call` gives them."""
+    """`times` measurements, each after `rounds` rounds, as `Compiled.call` gives them.
+
+    Args:
+        parts: of the run.
+        key: of the run, as given to `simulate`.
+        state: before the first of these rounds.
+        store: the clients' data.
+        times: measurements.
+        rounds: before each of them.
+        chunk: c, clients that train at once; they are a `Compiled.chunk`.
+        mesh: as of `program`.
+
+    Example:
+        >>> parts = simulate.Parts(strategies.fedavg(model, data.pointwise(1)))
+        >>> state = parts.strategy.init(key, dataset.num_clients)
+        >>> state, (seen, *_) = simulate.blocks(parts, key, state, dataset.store, 1, 2, 8)
+        >>> int(state.round)
+        2
+    """
     one = lambda s, _: _measured(parts, key, s, store, rounds, chunk, mesh)
     return jax.lax.scan(one, state, None, length=times)
 
@@ -206,8 +234,22 @@ def _measured(parts: Parts, key, state, store, rounds, chunk, mesh):
 
 
 def block_of(done: int, rounds: int, every: int, measures_per_call: int = 1) -> tuple[int, int]:
-    """(measurements, rounds before each) of the call after `done` rounds: measured are the
-    multiples of `every` and the last round, wherever the run goes on from."""
+    """What the next call does: measured are the multiples of `every` and the last round, wherever
+    the run goes on from.
+
+    Args:
+        done: rounds before it.
+        rounds: of the whole run.
+        every: rounds between measurements.
+        measures_per_call: at most so many measurements.
+
+    Returns:
+        (measurements, rounds before each).
+
+    Example:
+        >>> simulate.block_of(0, 12, every=5), simulate.block_of(10, 12, every=5)
+        ((1, 5), (1, 2))
+    """
     aligned = done % every == 0
     times = min(measures_per_call, (rounds - done) // every) if aligned else 0
     step = every if times else min(every - done % every, rounds - done)

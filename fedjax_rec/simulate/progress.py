@@ -63,7 +63,15 @@ class CallbackError(RuntimeError):
 
 
 def name_of(callback: Callback) -> str:
-    """What a callback is called in messages."""
+    """What a callback is called in messages.
+
+    Args:
+        callback: a function, or an object that is called as one.
+
+    Example:
+        >>> simulate.name_of(print)
+        'print'
+    """
     return getattr(callback, "name", None) or getattr(callback, "__name__", type(callback).__name__)
 
 
@@ -71,7 +79,15 @@ def name_of(callback: Callback) -> str:
 def attending(callbacks: Sequence[Callback]) -> Iterator[None]:
     """Enters those of the callbacks that are context managers, and leaves them at the end.
 
-    Raises CallbackError where one cannot be entered or left.
+    Args:
+        callbacks: in the order of the configuration; left in the opposite one.
+
+    Raises:
+        CallbackError: where one cannot be entered or left.
+
+    Example:
+        >>> with simulate.attending([print]):
+        ...     pass  # the rounds
     """
     with ExitStack() as entered:
         for callback in callbacks:
@@ -91,9 +107,22 @@ def _leaving(callback: Any) -> Callable[..., None]:
 
 
 def told(callbacks: Sequence[Callback], progress: Progress) -> tuple[str, Stop] | None:
-    """Calls all of them in order; the name and the word of the first that says stop.
+    """Calls all of them in order.
 
-    Raises CallbackError, naming it, where one raises, or returns anything else.
+    Args:
+        callbacks: functions (Progress) -> None | Stop.
+        progress: what they are told.
+
+    Returns:
+        The name and the word of the first that says stop; None where none does.
+
+    Raises:
+        CallbackError: naming it, where one raises, or returns anything else.
+
+    Example:
+        >>> progress = simulate.Progress(1, None, {"loss": 0.5}, {})
+        >>> simulate.told([lambda progress: simulate.Stop("enough")], progress)
+        ('<lambda>', Stop(reason='enough'))
     """
     said = None
     for callback in callbacks:

@@ -51,9 +51,13 @@ def whole_run(
         ValueError: `rounds` or `every` is below 1.
 
     Example:
-        >>> made = lambda rate: simulate.Parts(strategies.fedavg(model, examples, sgd(rate)))
-        >>> run = simulate.whole_run(made, store, rounds=100, inputs=0.1)
-        >>> state, curves = jax.jit(run)(jax.random.key(0), 0.3, store)
+        >>> def made(rate):
+        ...     sgd = clients.sgd(rate)
+        ...     return simulate.Parts(strategies.fedavg(model, data.pointwise(1), optimizer=sgd))
+        >>> run = simulate.whole_run(made, dataset.store, rounds=3, inputs=0.1)
+        >>> state, curves = jax.jit(run)(key, 0.3, dataset.store)
+        >>> curves["loss"].shape
+        (3,)
     """
     at_least("whole_run", "rounds", rounds, 1)
     at_least("whole_run", "every", every, 1)
@@ -131,10 +135,13 @@ def sweep(
         MemoryError: Not even one run fits.
 
     Example:
-        >>> rates = jnp.logspace(-2, 1, 8)
-        >>> seeds = jax.vmap(jax.random.key)(jnp.arange(8))
-        >>> curves, _ = simulate.sweep(made, store, 100, seeds, rates, every=10)
-        >>> best = curves["validation_hr@10"].max(1).argmax()
+        >>> def made(rate):
+        ...     sgd = clients.sgd(rate)
+        ...     return simulate.Parts(strategies.fedavg(model, data.pointwise(1), optimizer=sgd))
+        >>> rates, seeds = jnp.array([0.1, 1.0]), jax.vmap(jax.random.key)(jnp.arange(2))
+        >>> curves, _ = simulate.sweep(made, dataset.store, 4, seeds, rates, every=2)
+        >>> curves["loss"].shape
+        (2, 2)
     """
     if workers is not None:
         at_least("sweep", "workers", workers, 1)

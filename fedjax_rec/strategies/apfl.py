@@ -96,7 +96,7 @@ def apfl_client(
     batches,
     optimizer: Local | Sequence[Local] | Transform,
     alpha: float = 0.5,
-    rate: float | None = None,
+    alpha_rate: float | None = None,
     passes: Passes = Passes(),
     probe=None,
 ) -> Client:
@@ -112,18 +112,18 @@ def apfl_client(
     Args:
         optimizer: of w_k and, with a state of its own, of v_k.
         alpha: at the start, 1 is local training alone.
-        rate: of alpha; None keeps it.
+        alpha_rate: of alpha; None keeps it.
         passes: how much a client does in a round.
 
     Raises:
-        ValueError: unless 0 <= alpha <= 1, and for rate < 0.
+        ValueError: unless 0 <= alpha <= 1, and for alpha_rate < 0.
 
     Example:
         >>> client = strategies.apfl_client(model, data.pointwise(4), clients.sgd(0.1), alpha=0.25)
     """
     fraction("apfl", "alpha", alpha)
-    if rate is not None:
-        at_least("apfl", "rate", rate, 0)
+    if alpha_rate is not None:
+        at_least("apfl", "alpha_rate", alpha_rate, 0)
     optimizers = several(optimizer)
     both = mixture(model)
 
@@ -131,7 +131,7 @@ def apfl_client(
         held = begun(private, shared)
         two = {"model": shared, "own": held["shared"]}
         start = {"model": private["model"], "own": held["private"], "alpha": private["alpha"]}
-        pairs = [_both(o, rate if i == 0 else None) for i, o in enumerate(optimizers)]
+        pairs = [_both(o, alpha_rate if i == 0 else None) for i, o in enumerate(optimizers)]
         trained = train(both, batches, pairs, passes, key, start, two, data, now)
         after, local = kept(trained), trained.params["shared"]["own"]
         tables = put(held["shared"], local, rows.dense(local))

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..check import fraction
+from ..check import fraction, positive
 from ..clients import Local, local_training, sgd
 from ..data import Batches
 from ..rounds.asynchronous import asynchronous
@@ -87,6 +87,7 @@ def fedasync(
     Example:
         >>> strategy = strategies.fedasync(model, data.pointwise(4), concurrency=4, mixing=0.6)
     """
+    positive("fedasync", "mixing", mixing)
     fraction("fedasync", "mixing", mixing)
     for name in ("server", "held"):
         if name in kwargs:

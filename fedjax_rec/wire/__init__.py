@@ -12,5 +12,9 @@ __all__ = [
 
 
 def can_range_code() -> bool:
-    """Whether `constriction`, which `to_bytes(entropy=True)` needs, is installed."""
+    """Whether `constriction`, which `to_bytes(entropy=True)` needs, is installed.
+
+    Example:
+        >>> there = wire.can_range_code()
+    """
     return find_spec("constriction") is not None

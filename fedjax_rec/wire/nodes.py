@@ -57,20 +57,57 @@ class Raw:
 
 
 def is_node(node) -> bool:
-    """Whether `node` is a leaf of a packet that is no plain array."""
+    """Whether `node` is a leaf of a packet that is no plain array.
+
+    Args:
+        node: whatever stands in a packet.
+
+    Example:
+        >>> wire.is_node(wire.Elias(jnp.arange(3))), wire.is_node(jnp.arange(3))
+        (True, False)
+    """
     return isinstance(node, (RowsUpdate, Live, Codes, Elias, Raw))
 
 
 def nodes(tree: PyTree) -> list:
-    """The nodes and arrays of an update or of what is sent, in order."""
+    """The nodes and arrays of an update or of what is sent, in order.
+
+    Args:
+        tree: of them.
+
+    Example:
+        >>> len(wire.nodes({"a": wire.Elias(jnp.arange(3)), "b": jnp.arange(3)}))
+        2
+    """
     return jax.tree.leaves(tree, is_leaf=is_node)
 
 
 def flatten(tree: PyTree) -> tuple[list[tuple[Any, Any]], Any]:
-    """([(key path, node)] in order, the structure that puts as many nodes together)."""
+    """A tree's nodes with where they stand.
+
+    Args:
+        tree: of nodes and arrays.
+
+    Returns:
+        ([(key path, node)] in order, the structure that puts as many nodes together).
+
+    Example:
+        >>> found, structure = wire.flatten({"a": wire.Elias(jnp.arange(3)), "b": jnp.arange(3)})
+        >>> same = structure.unflatten([node for _, node in found])
+    """
     return jax.tree.flatten_with_path(tree, is_leaf=is_node)
 
 
 def map_nodes(one: Callable, tree: PyTree, *rest: PyTree) -> PyTree:
-    """`one(node, *nodes)` on each node and array of `tree` and what `rest` have in its place."""
+    """`one(node, *nodes)` on each node and array of `tree` and what `rest` have in its place.
+
+    Args:
+        one: of a node, or of one of each tree.
+        tree: of nodes and arrays.
+        rest: trees like it.
+
+    Example:
+        >>> wire.map_nodes(lambda node: node.shape, {"a": wire.Elias(jnp.arange(3))})
+        {'a': (3,)}
+    """
     return jax.tree.map(one, tree, *rest, is_leaf=is_node)

@@ -5,7 +5,14 @@ import polars as pl
 import pytest
 
 from fedjax_rec import weights
-from fedjax_rec.data import from_arrays, yes_no_prompts
+from fedjax_rec.data import (
+    from_arrays,
+    last_of_users,
+    last_ratings,
+    liked_and_disliked,
+    prompt_template,
+    yes_no_prompts,
+)
 from fedjax_rec.data.partition import by_hash
 from fedjax_rec.data.sources.prompts import short_title
 from fedjax_rec.data.splits import TEST, TRAIN, VALIDATION, Split
@@ -50,8 +57,8 @@ def folder(tmp_path_factory):
 def prompts(ratings, folder):
     def make(**changes):
         arguments = {
-            "shots": 8, "clients": 3, "history": HISTORY, "length": 60, "latest": 100,
-            "held_out": 6, **changes,
+            "shots": 8, "clients": 3, "history": HISTORY, "length": 60,
+            "asking": last_ratings(100, 6), "words": liked_and_disliked(), **changes,
         }  # fmt: skip
         return yes_no_prompts(ratings, **{"tokenizer": folder[0], **arguments})
 
@@ -160,3 +167,44 @@ def test_what_cannot_be_asked_is_refused(ratings, prompts):
 )  # fmt: skip
 def test_titles_are_short(line, short):
     assert short_title(line) == short
+
+
+def test_the_last_of_many_users_are_held_out(ratings, folder, prompts):
+    asking = last_of_users(users=10, validation=1, test=2)
+    train, validation, test = asking(ratings)
+    assert len(np.unique(ratings.users[test])) == 10
+    first = np.arange(len(ratings)) % EACH  # places within a user
+    assert set(first[test]) == {EACH - 2, EACH - 1} and set(first[validation]) == {EACH - 3}
+    assert 0 not in first[train]
+    everything = np.concatenate([train, validation, test])
+    assert len(np.unique(everything)) == len(everything) == len(ratings) - USERS
+    made = prompts(asking=asking, shots=None)
+    assert len(made) == len(everything)
+    np.testing.assert_array_equal(made.fields["user"], ratings.users[everything])
+    np.testing.assert_array_equal(asking(ratings)[2], test)
+
+
+def test_prompts_count_no_more_than_was_known(ratings, prompts):
+    """Each feature by a loop over what came before, or is not held out."""
+    asking = last_of_users(users=10)
+    made, rows = prompts(asking=asking, shots=None), np.concatenate(asking(ratings))
+    liked, held = ratings.ratings > 3, set(np.concatenate(asking(ratings)[1:]).tolist())
+    base = np.mean([liked[i] for i in range(len(ratings)) if i not in held])
+    for row, found in zip(rows, made.fields["dense"], strict=True):
+        before = [i for i in range(row) if ratings.users[i] == ratings.users[row]]
+        others = [
+            i for i in range(len(ratings))
+            if ratings.items[i] == ratings.items[row] and i != row and i not in held
+        ]  # fmt: skip
+        item = (sum(liked[i] for i in others) + base) / (len(others) + 1)
+        want = np.mean(liked[before[-HISTORY:]]), item, np.mean(liked[before])
+        np.testing.assert_allclose(found, want, rtol=1e-6)
+
+
+def test_words_by_a_template():
+    past = [("Heat", True), ("Casper", False)]
+    words = prompt_template("{title} is {answer}", "{title} is", "; ", "Films: ", ("good", "bad"))
+    assert words(past, "Fargo") == "Films: Heat is good; Casper is bad; Fargo is"
+    assert prompt_template()([], "Fargo") == "Fargo:"
+    with pytest.raises(ValueError, match=r"prompt_template\(ask='What\?'\) has no \{title\}"):
+        prompt_template(ask="What?")

@@ -125,3 +125,40 @@ def test_each_example_is_predicted_with_the_private_part_of_its_client(tiles):
 def test_a_model_without_predict_is_refused():
     with pytest.raises(ValueError, match="give it predict"):
         evaluate.predict_examples(Model(*[lambda *_: None] * 2), None, None, None)
+
+
+def test_users_have_an_auc_of_their_own_whatever_their_ids():
+    """Clients of several users each; ids with gaps, and users with one label."""
+    rng = np.random.default_rng(3)
+    owner = np.sort(rng.integers(0, 3, 200)).astype(np.int32)
+    users = 1000 * owner + 7 * rng.integers(0, 15, 200)
+    logits, labels = rng.normal(size=200).round(1), (rng.random(200) < 0.5).astype(np.float32)
+    labels[users == users[0]] = 1
+    fields = {"labels": jnp.asarray(labels), "user": jnp.asarray(users)}
+    held = data.HeldOut(fields, jnp.arange(3), jnp.bincount(owner), jnp.asarray(owner), 200)
+    found = jax.jit(lambda z: measures(z, held)[1])(jnp.float32(logits))
+    each = [(all_pairs(logits[users == u], labels[users == u]), (users == u).sum()) for u in users]
+    known = np.array([one for one in each if one[0] == one[0]])
+    assert len(known) < len(each)  # one term an example, so that users weigh theirs
+    np.testing.assert_allclose(found[4], known[:, 0].mean(), rtol=1e-5)
+    assert evaluate.labelled(by_user=True).summary_names[4] == "uauc"
+
+
+def test_an_interval_of_auc_draws_users():
+    rng = np.random.default_rng(4)
+    users = np.repeat(np.arange(300), 4)
+    scores, labels = rng.normal(size=1200).round(1), rng.integers(0, 2, 1200)
+    told = evaluate.auc_interval(scores, labels, users, draws=200)
+    assert told["auc"] == pytest.approx(all_pairs(scores, labels))
+    # Some draws by hand: the same numbers, examples written as often as their user was drawn.
+    times = np.random.default_rng(0).multinomial(300, np.full(300, 1 / 300), size=200)
+    again = [np.repeat(np.arange(1200), row[users]) for row in times]
+    by_hand = [all_pairs(scores[rows], labels[rows]) for rows in again]
+    np.testing.assert_allclose(
+        [told["low"], told["high"]], np.quantile(by_hand, [0.025, 0.975]), rtol=1e-9
+    )
+    # Users whose examples are all alike have as much to say as there are users.
+    alike = evaluate.auc_interval(np.repeat(scores[:300], 4), np.repeat(labels[:300], 4), users)
+    assert alike["high"] - alike["low"] > 1.5 * (told["high"] - told["low"])
+    with pytest.raises(ValueError, match="give one each"):
+        evaluate.auc_interval(scores, labels, users[:-1])

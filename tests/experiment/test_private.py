@@ -17,11 +17,10 @@ from fedjax_rec.experiment import config as configs
 from fedjax_rec.experiment import private, sweep
 from fedjax_rec.experiment.main import main
 from fedjax_rec.experiment.prepare import prepare
-from fedjax_rec.report import figures
 from fedjax_rec.types import Cohort
 
 pytest.importorskip("dp_accounting", reason="pip install 'fedjax-rec[privacy]'")
-pytestmark = pytest.mark.usefixtures("compiled_fast")
+pytestmark = pytest.mark.usefixtures("compiled_fast", "quick")
 CLIP = {"class_path": "fedjax_rec.privacy.whole", "init_args": {"bound": 0.5}}
 POISSON = {"class_path": "fedjax_rec.simulate.poisson", "init_args": {"rate": 0.3}}
 
@@ -36,12 +35,6 @@ def place(tmp_path_factory):
     mine = {"clip": CLIP, "noise_multiplier": 1.0}
     write_config(place / "noise.yaml", source, cohorts=POISSON, privacy=mine)
     return place
-
-
-@pytest.fixture(autouse=True)
-def quick(place, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(place / "cache"))
-    monkeypatch.setattr(figures, "draw_all", lambda folder: [])
 
 
 def test_a_run_says_what_it_guarantees_round_by_round(place, capsys):

@@ -142,14 +142,24 @@ def large(seed):
         ):
             words = f"--rounds 60 --evaluation.every 5 {held_out(side, seed)}{more}"
             yield f"large/{name}-{side}", f"{name}-{side}", file, words
-    if seed < 2:
-        for shots, number, every, count in (
-            ("zero_shot", 16, 1, 1), ("16", 16, 10, 40), ("64", 64, 5, 15), ("256", 256, 2, 8),
-        ):  # fmt: skip
-            rate = "--strategy.optimizer.learning_rate 1e-12" if shots == "zero_shot" else ""
-            words = f"--data.source.init_args.seed {seed} --data.source.shots {number} {rate} "
-            words += f"--evaluation.every {every} --rounds {count}"
-            yield f"large/tallrec_{shots}", f"tallrec_{shots}", "large/tallrec", words
+
+
+def prompts(seed):
+    keep, still = "--model.keep runs/prompts/states ", "--strategy.optimizer.learning_rate 1e-12 "
+    shots = f"--data.source.init_args.seed {seed} --data.source.shots "
+    few = {"16": (16, 10, 40), "64": (64, 5, 15), "256": (256, 2, 8)}
+    for name, (number, every, count) in few.items() if seed < 2 else ():
+        words = f"{keep}{shots}{number} --evaluation.every {every} --rounds {count}"
+        yield f"prompts/tallrec_{name}", f"tallrec_{name}", "large/tallrec", words
+    if seed == 0:
+        base = f"{keep}{still}--data.source.shots 16 --evaluation.every 1 --rounds 1"
+        lists = f"{base} --data.source.words fedjax_rec.data.liked_and_disliked"
+        for name, words in (("zero_shot", base), ("zero_shot_lists", lists)):
+            yield f"prompts/tallrec_{name}", f"tallrec_{name}", "large/tallrec", words
+        columns = {"liked_share": "[0]", "item_mean": "[1]", "user_mean": "[2]"}
+        for name in ("all_three", *columns):
+            words = f"--model.columns={columns[name]}" if name in columns else ""
+            yield f"prompts/counting_{name}", f"counting_{name}", "large/counting", words
 
 
 def said(path: str | Path, words: list[str]) -> dict:
@@ -160,7 +170,7 @@ def said(path: str | Path, words: list[str]) -> dict:
 
 @pytest.mark.parametrize(
     "loop",
-    [published, compression, strategies, rounds, references, large],
+    [published, compression, strategies, rounds, references, large, prompts],
     ids=lambda f: f.__name__,
 )
 def test_the_shipped_runs_are_those_of_the_page(loop):

@@ -13,15 +13,13 @@ import pytest
 from small_data import timeless, write_config, write_folder
 
 import fedjax_rec as fr
-from fedjax_rec import simulate
 from fedjax_rec.experiment import playing, search, sweep
 from fedjax_rec.experiment.factories import ConfigError
 from fedjax_rec.experiment.grid import axes_of, drawn
 from fedjax_rec.experiment.main import main
 from fedjax_rec.experiment.search import Told
-from fedjax_rec.report import figures
 
-pytestmark = pytest.mark.usefixtures("compiled_fast")
+pytestmark = pytest.mark.usefixtures("compiled_fast", "quick")
 RATE = "strategy.item_learning_rate"
 there = importlib.util.find_spec("optuna") is not None
 with_optuna = pytest.mark.skipif(
@@ -34,21 +32,6 @@ def place(tmp_path_factory):
     place = tmp_path_factory.mktemp("searches")
     write_config(place / "tiny.yaml", write_folder(place / "tiny"), rounds=2)
     return place
-
-
-@pytest.fixture(autouse=True)
-def quick(place, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(place / "cache"))
-    monkeypatch.setattr(figures, "draw_all", lambda run: [])
-
-
-@pytest.fixture
-def programs(monkeypatch):
-    """Grows by each program that is made."""
-    found: list = []
-    one = simulate.program
-    monkeypatch.setattr(simulate, "program", lambda *made: found.append(1) or one(*made))
-    return found
 
 
 def plan(place, out, section, axes=None):

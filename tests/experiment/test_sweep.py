@@ -11,14 +11,13 @@ import pytest
 from filelock import FileLock
 from small_data import timeless, write_config, write_folder
 
-from fedjax_rec import simulate
 from fedjax_rec.experiment import playing, sweep
 from fedjax_rec.experiment import swept as swept_tables
 from fedjax_rec.experiment.grid import axes_of, drawn, named, points
 from fedjax_rec.experiment.main import main
 from fedjax_rec.report import figures
 
-pytestmark = pytest.mark.usefixtures("compiled_fast")
+pytestmark = pytest.mark.usefixtures("compiled_fast", "quick")
 RATE = "strategy.item_learning_rate"
 
 
@@ -27,21 +26,6 @@ def place(tmp_path_factory):
     place = tmp_path_factory.mktemp("sweeps")
     write_config(place / "tiny.yaml", write_folder(place / "tiny"))
     return place
-
-
-@pytest.fixture(autouse=True)
-def quick(place, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(place / "cache"))
-    monkeypatch.setattr(figures, "draw_all", lambda folder: [])
-
-
-@pytest.fixture
-def programs(monkeypatch):
-    """Grows by each program that is made."""
-    found: list = []
-    one = simulate.program
-    monkeypatch.setattr(simulate, "program", lambda *made: found.append(1) or one(*made))
-    return found
 
 
 def swept(place, name, axes, *words):

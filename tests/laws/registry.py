@@ -299,6 +299,7 @@ MODELS = {
         ),
         "examples()",
     ),
+    "logistic(2)": (lambda n, m: models.logistic(2), "examples()"),
 }
 
 # Models that only a fit fills, and the fits; see tests/models/test_central.py.

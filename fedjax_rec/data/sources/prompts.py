@@ -1,14 +1,13 @@
-"""Prompts of federated few-shot recommendation: what a user liked and disliked, a title, yes or no.
+"""Prompts of federated recommendation: what a user liked and disliked, a title, yes or no.
 
-    Liked: A; B; C          the last items before the target, by rating above `above`
-    Disliked: D
-    Would the user like E? Answer:                        label 1 where E was rated above `above`
+    A: Yes                  the last items before the target, in time, by rating above `above`
+    B: No
+    E:                      label 1 where E was rated above `above`
 
-(TALLRec, Bao et al., RecSys 2023, whose data are the last 10,000 ratings of MovieLens-100K, the
-first 8 in 10 of them to learn from, then 1 to choose by and 1 to test on, in the order of time;
-`shots` of those to learn from are drawn, there in all, here for each client.) Texts become tokens
-once, on the host, and end where the answer would begin. Titles are short: without year and genres,
-"Godfather, The" as "The Godfather".
+(TALLRec, Bao et al., RecSys 2023, whose words are `liked_and_disliked`; `shots` of the interactions
+to learn from are drawn, there in all, here for each client.) Texts become tokens once, on the host,
+and end where the answer would begin. Titles are short: without year and genres, "Godfather, The" as
+"The Godfather".
 
 `n` prompts, `T` most tokens of one.
 """
@@ -27,20 +26,79 @@ from ..examples import Examples
 from ..interactions import Interactions, offsets
 from ..partition import by_hash
 from ..splits import TEST, TRAIN, VALIDATION, Split
+from .asked import Asking, counted, last_of_users, shots_of
 from .sources import load
 from .text import titles
 
 BRACKETS = re.compile(r"\s*\([^)]*\)")
 ARTICLE = re.compile(r"^(.*), (The|A|An|La|Le|Les|Il|El|Das|Der|Die)$")
-# Liked, disliked, target -> prompt. Each is a list of titles.
-Words = Callable[[list[str], list[str], str], str]
+# The titles before, oldest first, each with whether it was liked, and the target -> prompt.
+Words = Callable[[list[tuple[str, bool]], str], str]
 
 
-def liked_and_disliked(liked: list[str], disliked: list[str], target: str) -> str:
-    """The words of the prompts; a line that would be empty is left out."""
-    lines = [f"Liked: {'; '.join(liked)}"] if liked else []
-    lines += [f"Disliked: {'; '.join(disliked)}"] if disliked else []
-    return "\n".join([*lines, f"Would the user like {target}? Answer:"])
+def prompt_template(
+    item: str = "{title}: {answer}",
+    ask: str = "{title}:",
+    between: str = "\n",
+    opening: str = "",
+    answers: tuple[str, str] = ("Yes", "No"),
+) -> Words:
+    """Prompts that go on as they began: each item before with its answer, in time, and the target
+    without one.
+
+    Args:
+        item: of one before, with `{title}` and `{answer}`.
+        ask: of the target, with `{title}`; it ends where the answer would begin.
+        between: two of them.
+        opening: before all; ends as it is to end.
+        answers: of an item that was liked and of one that was not.
+
+    Returns:
+        words(past, target) -> the text of a prompt; past is (title, liked) of each, oldest first.
+
+    Raises:
+        ValueError: for an `item` or `ask` without its places.
+
+    Example:
+        >>> data.prompt_template()([("Heat", True), ("Casper", False)], "Fargo")
+        'Heat: Yes\\nCasper: No\\nFargo:'
+    """
+    for name, text, places in (("item", item, ("title", "answer")), ("ask", ask, ("title",))):
+        for place in places:
+            if f"{{{place}}}" not in text:
+                raise ValueError(
+                    f"prompt_template({name}={text!r}) has no {{{place}}}; say where it is."
+                )
+
+    def words(past: list[tuple[str, bool]], target: str) -> str:
+        said = [item.format(title=title, answer=answers[not liked]) for title, liked in past]
+        return opening + between.join([*said, ask.format(title=target)])
+
+    return words
+
+
+def liked_and_disliked() -> Words:
+    """The words of TALLRec; a line that would be empty is left out.
+
+    Returns:
+        words(past, target) -> the text of a prompt, as those of `prompt_template`.
+
+    Example:
+        >>> words = data.liked_and_disliked()
+        >>> print(words([("Heat", True), ("Casper", False)], "Fargo"))
+        Liked: Heat
+        Disliked: Casper
+        Would the user like Fargo? Answer:
+    """
+
+    def words(past: list[tuple[str, bool]], target: str) -> str:
+        lines = []
+        for name, side in (("Liked", True), ("Disliked", False)):
+            if said := [title for title, liked in past if liked == side]:
+                lines.append(f"{name}: {'; '.join(said)}")
+        return "\n".join([*lines, f"Would the user like {target}? Answer:"])
+
+    return words
 
 
 def short_title(line: str) -> str:
@@ -52,35 +110,35 @@ def short_title(line: str) -> str:
 def yes_no_prompts(
     source: str | Interactions = "ml-100k",
     tokenizer: str | Path = "smollm2",
-    shots: int = 64,
+    shots: int | None = 64,
     clients: int = 4,
     history: int = 10,
-    length: int = 96,
-    latest: int = 10_000,
-    held_out: int = 400,
+    length: int = 128,
+    asking: Asking | None = None,
     above: float = 3.0,
     seed: int = 0,
-    words: Words = liked_and_disliked,
+    words: Words | None = None,
 ) -> Examples:
     """Prompts, each with a yes or a no: would the user like this, given what he liked and disliked?
 
     Args:
         source: what `load` takes, or interactions with ratings and titles.
         tokenizer: of these known weights, or of a folder.
-        shots: prompts that each client learns from, drawn by `seed`.
+        shots: prompts that each client learns from, drawn by `seed`; None for all there are.
         clients: groups that users fall into by a hash.
         history: most items that a prompt names; the oldest are left out until it has at most
             `length` tokens.
         length: T, most tokens of a prompt.
-        latest: interactions that prompts may ask about.
-        held_out: most of them for validation and for the test, the same ones for every seed.
+        asking: about which interactions; default `last_of_users()`.
         above: the rating that is no yes yet.
         seed: of the shots.
-        words: words(liked, disliked, title) -> the text of a prompt.
+        words: words(past, title) -> the text of a prompt; default `prompt_template()`.
 
     Returns:
         `Examples` with the fields `tokens` int32[n, T], padded behind with 0, `length` int32[n],
-        their tokens, `prompt` int32[n], 0 to n - 1, and `labels`.
+        their tokens, `prompt` int32[n], 0 to n - 1, `user` int32[n], `dense` float32[n, 3], what
+        counting says of each (`asked.FEATURES`: the share of liked items among those that the
+        prompt may name, the mean of the item, the mean of the user), and `labels`.
 
     Raises:
         ValueError: for data without ratings or titles, and for a client with fewer than `shots`
@@ -89,9 +147,9 @@ def yes_no_prompts(
     Example:
         >>> found = data.yes_no_prompts(films, decoder_folder, shots=2, clients=2, length=64)
     """
-    counts = {"shots": shots, "clients": clients, "held_out": held_out, "history": history}
-    for name, value in counts.items():
-        at_least("yes_no_prompts", name, value, 1)
+    for name, value in {"shots": shots, "clients": clients, "history": history}.items():
+        if value is not None:
+            at_least("yes_no_prompts", name, value, 1)
     check.seed("yes_no_prompts", seed)
     found = load(source) if isinstance(source, str) else source
     lines, ratings = titles(found, genres=False), found.ratings
@@ -99,55 +157,35 @@ def yes_no_prompts(
         raise ValueError(
             f"yes_no_prompts(source={found.name!r}) needs ratings and titles; use ml-100k or ml-1m."
         )
-    made_by = by_hash(clients)(Split(found, np.zeros(len(found), np.int8)))
-    of_user = made_by.client_of_user
-    rows, part = asked(found, of_user, latest, shots, held_out, seed)
+    of_user = by_hash(clients)(Split(found, np.zeros(len(found), np.int8))).client_of_user
+    train, *held = (asking or last_of_users())(found)
+    train = shots_of(train, of_user[found.users[train]], shots, seed)
+    parts = dict(zip((TRAIN, VALIDATION, TEST), (train, *held), strict=True))
+    rows = np.concatenate(list(parts.values()))
     said, start = [short_title(line) for line in lines], offsets(found)
+    worded = words or prompt_template()
 
     def text(row: int, named: int) -> str:
         before = range(max(start[found.users[row]], row - named), row)
-        liked = [said[found.items[i]] for i in before if ratings[i] > above]
-        disliked = [said[found.items[i]] for i in before if ratings[i] <= above]
-        return words(liked, disliked, said[found.items[row]])
+        past = [(said[found.items[i]], bool(ratings[i] > above)) for i in before]
+        return worded(past, said[found.items[row]])
 
     tokens, sizes = encoded(tokenizer, text, rows, history, length)
+    likes = (ratings > above).astype(np.float32)
     return Examples(
         name=f"{found.name} prompts",
         fields={
             "tokens": tokens,
             "length": sizes,
             "prompt": np.arange(len(rows), dtype=np.int32),
-            "labels": (ratings[rows] > above).astype(np.float32),
+            "user": found.users[rows].astype(np.int32),
+            "dense": counted(found, likes, rows, np.concatenate(held), history),
+            "labels": likes[rows],
         },
         client=of_user[found.users[rows]],
-        part=part,
+        part=np.concatenate([np.full(len(x), part, np.int8) for part, x in parts.items()]),
         num_clients=clients,
     )
-
-
-def asked(
-    found: Interactions, of_user: np.ndarray, latest: int, shots: int, held_out: int, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """(rows int[n] of `found` that prompts ask about, their parts int8[n]); first ones of a user,
-    which have no history, are left out. of_user: the client of each user."""
-    rows = np.argsort(found.times, kind="stable")[-latest:]
-    rows = rows[rows > offsets(found)[found.users[rows]]]
-    cuts = [int(0.8 * len(rows)), int(0.9 * len(rows))]
-    train, validation, test = np.split(rows, cuts)
-    fixed = np.random.default_rng(0)
-    held = [fixed.permutation(x)[:held_out] for x in (validation, test)]
-    draw, chosen = np.random.default_rng(seed), []
-    for client in range(of_user.max() + 1):
-        mine = train[of_user[found.users[train]] == client]
-        if len(mine) < shots:
-            raise ValueError(
-                f"yes_no_prompts(shots={shots}): client {client} has {len(mine)} interactions to "
-                "learn from; use fewer shots or clients, or more of the latest interactions."
-            )
-        chosen.append(draw.permutation(mine)[:shots])
-    parts = {TRAIN: np.concatenate(chosen), VALIDATION: held[0], TEST: held[1]}
-    part = np.concatenate([np.full(len(x), p, np.int8) for p, x in parts.items()])
-    return np.concatenate(list(parts.values())), part
 
 
 def encoded(
