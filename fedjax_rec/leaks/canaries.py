@@ -72,7 +72,7 @@ def canaries(
         >>> from fedjax_rec import leaks, privacy
         >>> mean = privacy.gaussian_mean(privacy.whole(1.0), 1.0, clients=200)
         >>> found = leaks.canaries(mean, 1.0, jax.random.key(0), count=200, guesses=20)
-        >>> found.epsilon < privacy.epsilon_of(1.0, 1, privacy.poisson_sampled(1.0), 1e-5)
+        >>> found.epsilon < privacy.epsilon_of(1.0, 1, privacy.poisson_sampled(1.0, 200), 1e-5)
         True
     """
     at_least("canaries", "guesses", guesses, 2)
@@ -105,7 +105,7 @@ def epsilon_below(canaries: int, guesses: int, right: int, delta: float, level: 
     Example:
         >>> from fedjax_rec import leaks
         >>> round(leaks.epsilon_below(1000, 100, 100, 0.0, 0.05), 3)
-        3.492
+        3.493
     """
     at_least("epsilon_below", "right", right, 0)
     at_least("epsilon_below", "guesses", guesses, right)
