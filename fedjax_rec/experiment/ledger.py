@@ -131,7 +131,7 @@ def section(found: Sequence[Mapping[str, Any]], file: str, figure: Path) -> list
 
 def drawn(found: Sequence[Mapping[str, Any]]) -> Figure:
     """F1 of the best attack on positives against HR@10, dots as large as messages are long."""
-    figure = Figure(figsize=(8.0, 5.2), layout=ConstrainedLayoutEngine())
+    figure = Figure(figsize=(9.0, 5.0), layout=ConstrainedLayoutEngine())
     axes = figure.subplots()
     shown = [t for t in found if _quality(t) is not None and best_f1(t) is not None]
     shown.sort(key=lambda told: -(told["bytes_up"] or 0))
@@ -141,14 +141,21 @@ def drawn(found: Sequence[Mapping[str, Any]]) -> Figure:
         area = 30 + 90 * max(0.0, math.log10(size) - 2)
         colour = PALETTE[0] if told["name"].startswith("fedmf") else PALETTE[1]
         axes.scatter([x], [y], s=area, color=colour, alpha=0.55, edgecolors="white", zorder=3)
-    for n, told in enumerate(sorted(shown, key=lambda told: (best_f1(told), _quality(told)))):
-        x, y = _quality(told), best_f1(told)
-        assert x is not None and y is not None
-        away = (8, (-14, 6, 18)[n % 3])
+    numbers: dict[tuple[float, float], list[str]] = {}
+    key = []
+    for n, told in enumerate(sorted(shown, key=lambda told: -(best_f1(told) or 0)), start=1):
+        place = round(_quality(told) or 0, 2), round(best_f1(told) or 0, 2)
+        numbers.setdefault(place, []).append(str(n))
+        key.append(f"{n:>2} {told['name']}, {_bytes(told['bytes_up'])}")
+    for place, some in numbers.items():
         axes.annotate(
-            f"{told['name']}, {_bytes(told['bytes_up'])}", (x, y), xytext=away,
-            textcoords="offset points", fontsize=8, color="#222222",
+            ", ".join(some), place, xytext=(0, -11), textcoords="offset points", fontsize=9,
+            ha="center", va="top",
         )  # fmt: skip
+    axes.annotate(
+        "\n".join(key), (1.02, 1.0), xycoords="axes fraction", fontsize=9, va="top",
+        annotation_clip=False,
+    )  # fmt: skip
     plain = [_mean(t, "popularity", "f1", "positives") for t in found]
     known = [p for p in plain if p is not None]
     if known:
@@ -160,10 +167,12 @@ def drawn(found: Sequence[Mapping[str, Any]]) -> Figure:
     axes.set_xlabel("HR@10 among 99 sampled negatives, test")
     axes.set_ylabel("F1 of the best attack on a user's items")
     axes.set_ylim(0, 1.08)
-    low, high = axes.get_xlim()
-    axes.set_xlim(low, high + 0.22 * (high - low))
+    axes.margins(x=0.12)
     axes.grid(alpha=0.25)
-    axes.set_title("what messages tell of items; dots grow with bytes a message", fontsize=11)
+    axes.set_title(
+        "what messages tell of items; dots grow with bytes; blue: FedMF and what hides it",
+        fontsize=10,
+    )
     return figure
 
 
