@@ -237,6 +237,12 @@ class Strategy:
     examples: what clients train on, as `Client.examples` says.
     delayed: whether uploads arrive in later rounds than those that they were sent in, so that the
         bytes up of a round are those of others than its cohort, in the order of arrival.
+    uploads(key, State, Cohort) -> update: what the cohort would send in this round if there were
+        neither stages nor an uplink, leaves [C, ...]; the truth that attacks are held against. None
+        where it is not told.
+    opened(State, Packet, id, like) -> update: what the server makes of one client's packet, from
+        what it knows; `like` is the outline of what `uploads` gives, of one client. None where it
+        does not open packets one by one.
     """
 
     init: Callable[..., State]
@@ -247,6 +253,8 @@ class Strategy:
     chunk: Callable[..., int] | None = None
     examples: Any = None
     delayed: bool = False
+    uploads: Callable[..., PyTree] | None = None
+    opened: Callable[..., PyTree] | None = None
 
 
 @dataclass_transform(frozen_default=True)

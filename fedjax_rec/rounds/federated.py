@@ -23,6 +23,8 @@ from ..types import (
     Cohort,
     Compressor,
     Model,
+    Now,
+    Packet,
     PyTree,
     RoundInfo,
     Server,
@@ -218,8 +220,21 @@ def federated(
 
         return audited(one, (state.private, state.memory), cohort)
 
+    def uploads(key, state: State, cohort: Cohort):
+        train = work(key, state, cohort)[0]
+        one = lambda id, mine, data: rows.deltas(train(id, mine, data)[1].update)
+        return over_clients(one, state.private, cohort)(cohort.ids, state.private)
+
+    def opened(state: State, packet: Packet, id, like):
+        like = rows.map_tables(lambda u: rows.compact(u, u.live.shape[0]), like)
+        sender = uplink_of(uplink, stages, state.shared)
+        return sender.opened(packet, like, Now(state.round, state.shared, id))
+
     begins, examples = beginning(fresh, held), client.examples
-    return Strategy(begins, round, model, packets, clients_per_chunk, rule, examples)
+    return Strategy(
+        begins, round, model, packets, clients_per_chunk, rule, examples, uploads=uploads,
+        opened=opened,
+    )  # fmt: skip
 
 
 def at_work(client: Client, key, round, shared: PyTree, cohort: Cohort):

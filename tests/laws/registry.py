@@ -17,7 +17,7 @@ from adapted import adapted
 from flax import nnx
 
 from fedjax_rec import aggregate, attacks, clients, models, privacy, strategies, trees
-from fedjax_rec.data import batches, examples, part_of, query, sequences, support
+from fedjax_rec.data import batches, covered, examples, part_of, query, sequences, support
 from fedjax_rec.models.prunable import parameters
 from fedjax_rec.strategies import adapters
 from fedjax_rec.types import Model, Server
@@ -327,6 +327,10 @@ BATCHES = {
     "pointwise(0)": (lambda: batches.pointwise(0), lambda n: n),
     "pairwise(2)": (lambda: batches.pairwise(2), lambda n: 2 * n),
     "ratings()": (lambda: batches.ratings(), lambda n: n),
+    "covered(pointwise)": (
+        lambda: covered(batches.pointwise(4), 1.5),
+        lambda n: 5 * n + 3 * n // 2,
+    ),
     "part_of(pointwise)": (
         lambda: part_of(batches.pointwise(4), 1, 3),
         lambda n: 5 * ((n + 1) // 3),
