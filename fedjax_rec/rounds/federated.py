@@ -51,7 +51,7 @@ from .cohort import (
 )
 from .downlink import broadcasting, downloaded
 from .plan import checked
-from .rejected import judged
+from .rejected import judged, judged_by_sum
 from .summaries import with_its_ids
 from .timed import timing
 from .uplink import uplink_of
@@ -147,6 +147,9 @@ def federated(
         sender = uplink_of(uplink, stages, state.shared, aggregator.linear)
         everyone = over_clients(train, state.private, cohort)
         c = clients_at_once(chunk, rule, key, state, cohort)
+        # Whether what arrives is what clients made, and is summed whatever it says.
+        sums = aggregator.linear and aggregator.additive is True
+        plainly = sums and uplink is None and not stages and timed is None
 
         def part(held, ids):
             private, memory = held
@@ -157,15 +160,24 @@ def federated(
             )
             if broadcast is not None:
                 down = broadcast.received(state.server["downlink"], served(cohort, ids))
-            keep, upload, rejected = judged(ids, data.num_clients, here, sent, upload)
-            arrived = keep
-            if timed is not None:
-                upload, up, arrived = timed.chunk(of_round, keep, upload, down, up)
-            if aggregator.additive is not True:
-                change = rows.deltas(upload.update)
-                upload = replace(upload, update=change)
-            summary = aggregator.reduce(state.server["aggregator"], upload, now(ids))
-            summary = with_its_ids("reduce", summary, upload)
+
+            def summed(upload):
+                summary = aggregator.reduce(state.server["aggregator"], upload, now(ids))
+                return with_its_ids("reduce", summary, upload)
+
+            if plainly:
+                keep, upload, rejected, summary = judged_by_sum(
+                    ids, data.num_clients, here, upload, summed
+                )
+                arrived = keep
+            else:
+                keep, upload, rejected = judged(ids, data.num_clients, here, sent, upload)
+                arrived = keep
+                if timed is not None:
+                    upload, up, arrived = timed.chunk(of_round, keep, upload, down, up)
+                if aggregator.additive is not True:
+                    upload = replace(upload, update=rows.deltas(upload.update))
+                summary = summed(upload)
             adds, stacks = rows.divide(summary, aggregator.additive)
             here = kept(client, upload.weight, at(private, ids), here)
             private, memory = put(private, keep, here), put(memory, arrived, remembered)
