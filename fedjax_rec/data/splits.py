@@ -60,21 +60,58 @@ def leave_one_out(ties: str = "last") -> Splitter:
     one_of("leave_one_out", "ties", ties, TIES)
 
     def split(interactions: Interactions) -> Split:
-        start = offsets(interactions)
-        counts = np.diff(start)
-        short = np.flatnonzero(counts < 3)
-        if len(short):
-            user = interactions.user_names[short[0]]
-            raise ValueError(
-                f"leave_one_out needs 3 interactions a user, but user '{user}' has "
-                f"{counts[short[0]]} "
-                f"({len(short)} such users); filter with k_core(users=3, items=1) first."
-            )
+        counts = _at_least_three("leave_one_out", interactions)
         left = counts[interactions.users] - _places(interactions, ties)
-        part = np.where(left == 1, TEST, np.where(left == 2, VALIDATION, TRAIN)).astype(np.int8)
-        return Split(interactions, part, ties=ties)
+        return Split(interactions, _last_two(left), ties=ties)
 
     return split
+
+
+def random_leave_one_out(seed: int = 0) -> Splitter:
+    """A random interaction of each user is the test, another validation, the rest training.
+
+    Times are not looked at. For sets without them, and for comparison with papers that hold out at
+    random.
+
+    Args:
+        seed: of the draw; in a configuration that of the run, where it is not set.
+
+    Raises:
+        ValueError: for a user with fewer than 3 interactions, and for no seed of 32 bits.
+
+    Example:
+        >>> split = data.random_leave_one_out(seed=1)(interactions)
+    """
+    check.seed("random_leave_one_out", seed)
+
+    def split(interactions: Interactions) -> Split:
+        counts = _at_least_three("random_leave_one_out", interactions)
+        draw = np.random.default_rng(seed).random(len(interactions))
+        order = np.lexsort((draw, interactions.users))  # shuffles the rows of each user in place
+        left = counts[interactions.users] - _places(interactions)
+        part = np.empty(len(interactions), np.int8)
+        part[order] = _last_two(left)
+        return Split(interactions, part)
+
+    return split
+
+
+def _at_least_three(name: str, interactions: Interactions) -> np.ndarray:
+    """int64[num_users]: interactions of each. Raises ValueError for a user with fewer than 3."""
+    counts = np.diff(offsets(interactions))
+    short = np.flatnonzero(counts < 3)
+    if len(short):
+        user = interactions.user_names[short[0]]
+        raise ValueError(
+            f"{name} needs 3 interactions a user, but user '{user}' has {counts[short[0]]} "
+            f"({len(short)} such users); filter with k_core(users=3, items=1) first."
+        )
+    return counts
+
+
+def _last_two(left: np.ndarray) -> np.ndarray:
+    """int8[n]: TEST for a user's last row, VALIDATION for the one before; left: rows to the end."""
+    return np.where(left == 1, TEST, np.where(left == 2, VALIDATION, TRAIN)).astype(np.int8)
 
 
 def global_time(validation: float = 0.1, test: float = 0.1) -> Splitter:
