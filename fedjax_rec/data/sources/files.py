@@ -37,13 +37,14 @@ SEPARATORS = ("\t", "::", ";", ",", "|", " ")
 class Table:
     """frame: columns of text or typed ones. name: of the data. where(row): file and line of a row,
     or what else finds it. headed: whether the columns have names of their own. kinds: types of
-    columns whose header says them, as RecBole's `item_id:token`."""
+    columns whose header says them, as RecBole's `item_id:token`. source: what messages call it."""
 
     frame: pl.DataFrame
     name: str
     where: Callable[[int], str]
     headed: bool = True
     kinds: Mapping[str, str] = field(default_factory=dict)
+    source: str = "table"
 
 
 def table_of(given: Any, name: str, what: str) -> Table:
@@ -55,11 +56,11 @@ def table_of(given: Any, name: str, what: str) -> Table:
         given = given.collect()
     where = lambda row: f"{name} row {row}"
     if isinstance(given, pl.DataFrame):
-        return Table(given, name, where)
+        return Table(given, name, where, source=name)
     if not isinstance(given, Mapping) and hasattr(given, "column_names"):  # of Arrow
         try:
             given = pl.DataFrame(given)
-            return Table(given, name, where)
+            return Table(given, name, where, source=name)
         except (TypeError, ValueError, pl.exceptions.PolarsError):
             given = {c: given[c].to_pylist() for c in given.column_names}
     columns = given.keys() if isinstance(given, Mapping) else getattr(given, "columns", None)
@@ -72,7 +73,7 @@ def table_of(given: Any, name: str, what: str) -> Table:
     sizes = {c: len(values) for c, values in held.items()}
     if len(set(sizes.values())) > 1:
         raise ValueError(f"{name} has columns of unequal length {sizes}; give one value a row.")
-    return Table(pl.DataFrame(held), name, where)
+    return Table(pl.DataFrame(held), name, where, source=name)
 
 
 def file_table(path: Path, separator: str | None = None, header: bool | None = None) -> Table:
@@ -92,10 +93,13 @@ def file_table(path: Path, separator: str | None = None, header: bool | None = N
     where = lambda row: f"{path} row {row}"
     try:
         if kind in BINARY and separator is None:
-            return _some(Table(BINARY[kind](io.BytesIO(data)), name, where), path)
+            found = BINARY[kind](io.BytesIO(data))
+            return _some(Table(found, name, where, source=str(path)), path)
         if kind in LINES and separator is None:
             found = pl.read_ndjson(io.BytesIO(data), infer_schema_length=None)
-            return _some(Table(found, name, lambda row: f"{path}:{row + 1}"), path)
+            return _some(
+                Table(found, name, lambda row: f"{path}:{row + 1}", source=str(path)), path
+            )
     except pl.exceptions.PolarsError as error:
         first = str(error).split("\n")[0]
         raise ValueError(f"{path} is no whole {kind[1:]} file ({first}); write it again.") from None
@@ -152,7 +156,7 @@ def _text(
         frame = pl.DataFrame()
     except pl.exceptions.PolarsError as error:
         frame = _blamed(path, data, separator, quote, columns, error)
-    return _some(Table(frame, name, where, bool(header), kinds), path)
+    return _some(Table(frame, name, where, bool(header), kinds, str(path)), path)
 
 
 def _blamed(path: Path, data: bytes, separator: str, quote, columns: list[str], error):
@@ -276,7 +280,9 @@ def _column(values: Any) -> pl.Series:
         return values
     if str(getattr(values, "dtype", "")) == "category" and hasattr(values, "astype"):
         values = values.astype(object)
-    array = values.to_numpy() if hasattr(values, "to_numpy") else np.asarray(_listed(values))
+    array = values.to_numpy() if hasattr(values, "to_numpy") else _listed(values)
+    if isinstance(array, pl.Series):  # of lists
+        return array
     if array.dtype != object:
         return pl.Series(array.astype("datetime64[us]") if array.dtype.kind == "M" else array)
     gap = lambda x: x is None or type(x).__name__ in ("NAType", "NaTType") or x != x
@@ -288,9 +294,12 @@ def _column(values: Any) -> pl.Series:
 
 
 def _listed(values: Any) -> Any:
-    """A list of mixed types, as objects: NumPy would write all of them as text."""
+    """A list as an array, of objects where types differ: NumPy would make text of all of them. A
+    list of lists as a column of them."""
     if isinstance(values, np.ndarray):
         return values
     values = list(values)
     kinds = {type(x) for x in values}
+    if kinds <= {list, tuple, np.ndarray, type(None)} and kinds:
+        return pl.Series([None if x is None else list(x) for x in values])
     return np.array(values, object) if len(kinds) > 1 or kinds & {str} else np.asarray(values)

@@ -102,7 +102,7 @@ def of_parts(folder: Path, names: list[str], asked: Mapping[str, Any]) -> Judged
 
     kinds = made[0][0].kinds
     parts = np.concatenate([np.full(t.frame.height, part, np.int8) for t, part in made])
-    whole = Table(frame, names[0].partition(".")[0], where, kinds=kinds)
+    whole = Table(frame, names[0].partition(".")[0], where, kinds=kinds, source=str(folder))
     return judged(rolled_out(whole, asked, parts), asked, parts=parts)
 
 

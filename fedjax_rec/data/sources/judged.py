@@ -100,7 +100,7 @@ def judged(
         form: of dates, as in strptime.
         parts: which part of a split each row is of, where files say it.
     """
-    what = table.where(0).rpartition(" row ")[0] or table.where(0).rpartition(":")[0]
+    what = table.source
     columns, guessed = _columns(table, asked, what)
     if PART in table.frame.columns:
         parts = None if parts is None else table.frame[PART].to_numpy()
@@ -167,8 +167,8 @@ def rolled_out(table: Table, asked: Mapping[str, Any], parts: np.ndarray | None 
     if lists is None:
         return table
     rest = [c for c in table.frame.columns if c != lists]
-    what = table.where(0)
-    user = taken([*rest, "item"], {"user": asked.get("user"), "item": "item"}, what)[0]["user"]
+    named = {"user": asked.get("user"), "item": "item"}
+    user = taken([*rest, "item"], named, table.source)[0]["user"]
     target = next((c for c in ("item_id", "item", lists.removesuffix("_list")) if c in rest), None)
     return unrolled(table, user, lists, target, parts)
 

@@ -67,7 +67,7 @@ def parsed(values: pl.Series, form: str | None, what: str) -> tuple[pl.Series, s
     if values.dtype in (pl.Date, pl.Datetime):
         moments = values.cast(pl.Datetime("us"))
         return _seconds(moments), "dates"
-    if values.dtype.is_numeric():
+    if values.dtype.is_numeric() and form is None:
         return values.cast(pl.Float64).fill_nan(None), ""
     text = values.cast(pl.String)
     if form is not None:
