@@ -21,21 +21,19 @@ def seed_splits(raw: dict) -> None:
 
 
 def _seeded(split: Any, seed: int) -> Any:
-    if isinstance(split, str):
-        split = {"class_path": split}
-    if not isinstance(split, dict):
+    section = {"class_path": split} if isinstance(split, str) else split
+    if not isinstance(section, dict):
         return split
-    path = split.get("class_path", DEFAULTS["data.split"])
-    given = split.get("init_args") or {}
+    path = section.get("class_path", DEFAULTS["data.split"])
+    given = section.get("init_args") or {}
     if not is_factory(path) or not isinstance(given, dict):
         return split
-    known = inspect.signature(find(path, "data.split")).parameters
-    given = dict(given)
+    known, before = inspect.signature(find(path, "data.split")).parameters, given
     if given.get("split") is not None:
-        given["split"] = _seeded(given["split"], seed)
+        given = {**given, "split": _seeded(given["split"], seed)}
     if "seed" in known and given.get("seed") is None and known["seed"].default != seed:
-        given["seed"] = seed
-    return {**split, "init_args": given} if given else split
+        given = {**given, "seed": seed}
+    return split if given is before else {**section, "init_args": given}
 
 
 def _whole(seed: Any) -> int | None:
