@@ -17,6 +17,7 @@ from .interactions import (
     latest_of_pairs,
 )
 from .partition import Partition, by_attribute, by_hash, by_user, dirichlet
+from .random_split import random_leave_one_out
 from .sequences import sequences
 from .sources.asked import last_of_users, last_ratings
 from .sources.clicks import click_logits, clicks
@@ -29,7 +30,6 @@ from .splits import (
     Split,
     global_time,
     leave_one_out,
-    random_leave_one_out,
     ratio,
     temporal_ratio,
     tied_ends,

@@ -60,43 +60,14 @@ def leave_one_out(ties: str = "last") -> Splitter:
     one_of("leave_one_out", "ties", ties, TIES)
 
     def split(interactions: Interactions) -> Split:
-        counts = _at_least_three("leave_one_out", interactions)
-        left = counts[interactions.users] - _places(interactions, ties)
-        return Split(interactions, _last_two(left), ties=ties)
+        counts = at_least_three("leave_one_out", interactions)
+        left = counts[interactions.users] - places_of(interactions, ties)
+        return Split(interactions, last_two(left), ties=ties)
 
     return split
 
 
-def random_leave_one_out(seed: int = 0) -> Splitter:
-    """A random interaction of each user is the test, another validation, the rest training.
-
-    Times are not looked at. For sets without them, and for comparison with papers that hold out at
-    random.
-
-    Args:
-        seed: of the draw; in a configuration that of the run, where it is not set.
-
-    Raises:
-        ValueError: for a user with fewer than 3 interactions, and for no seed of 32 bits.
-
-    Example:
-        >>> split = data.random_leave_one_out(seed=1)(interactions)
-    """
-    check.seed("random_leave_one_out", seed)
-
-    def split(interactions: Interactions) -> Split:
-        counts = _at_least_three("random_leave_one_out", interactions)
-        draw = np.random.default_rng(seed).random(len(interactions))
-        order = np.lexsort((draw, interactions.users))  # shuffles the rows of each user in place
-        left = counts[interactions.users] - _places(interactions)
-        part = np.empty(len(interactions), np.int8)
-        part[order] = _last_two(left)
-        return Split(interactions, part)
-
-    return split
-
-
-def _at_least_three(name: str, interactions: Interactions) -> np.ndarray:
+def at_least_three(name: str, interactions: Interactions) -> np.ndarray:
     """int64[num_users]: interactions of each. Raises ValueError for a user with fewer than 3."""
     counts = np.diff(offsets(interactions))
     short = np.flatnonzero(counts < 3)
@@ -109,7 +80,7 @@ def _at_least_three(name: str, interactions: Interactions) -> np.ndarray:
     return counts
 
 
-def _last_two(left: np.ndarray) -> np.ndarray:
+def last_two(left: np.ndarray) -> np.ndarray:
     """int8[n]: TEST for a user's last row, VALIDATION for the one before; left: rows to the end."""
     return np.where(left == 1, TEST, np.where(left == 2, VALIDATION, TRAIN)).astype(np.int8)
 
@@ -180,7 +151,7 @@ def ratio(validation: float = 0.1, test: float = 0.1, seed: int = 0) -> Splitter
         draw = np.random.default_rng(seed).random(len(interactions))
         order = np.lexsort((draw, interactions.users))  # shuffles the rows of each user in place
         part = np.empty(len(interactions), np.int8)
-        part[order] = _by_place(interactions, _places(interactions), validation, test)
+        part[order] = _by_place(interactions, places_of(interactions), validation, test)
         return Split(interactions, part)
 
     return split
@@ -207,7 +178,7 @@ def temporal_ratio(validation: float = 0.1, test: float = 0.1, ties: str = "last
     one_of("temporal_ratio", "ties", ties, TIES)
 
     def split(interactions: Interactions) -> Split:
-        places = _places(interactions, ties)
+        places = places_of(interactions, ties)
         part = _by_place(interactions, places, validation, test)
         return Split(interactions, part, ties=ties)
 
@@ -242,7 +213,7 @@ def holding_out(
     return divide
 
 
-def _places(interactions: Interactions, ties: str = "last") -> np.ndarray:
+def places_of(interactions: Interactions, ties: str = "last") -> np.ndarray:
     """int64[n]: the place of each row in its user's history, the oldest 0."""
     rows, start = np.arange(len(interactions)), offsets(interactions)
     if ties == "first":

@@ -380,3 +380,16 @@ def test_a_million_rows_would_not_be_read_one_by_one(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "_rows", None)
     (tmp_path / "a.csv").write_text(text(quote=True, header='"user","item","rating","time"'))
     assert len(data.read(tmp_path / "a.csv", say=str)) == 5
+
+
+def test_official_files_bring_what_lies_beside_them(tmp_path, capsys):
+    (tmp_path / "ratings.dat").write_text("1::122::4.5::838985046\n2::7::3::838985047\n")
+    (tmp_path / "movies.dat").write_text("122::Boomerang (1992)::Comedy|Romance\n")
+    for path in (tmp_path, tmp_path / "ratings.dat"):
+        found = data.read(path, name="mine")
+        assert data.titles(found, genres=False)[1] == "Boomerang (1992)" and found.name == "mine"
+    assert not capsys.readouterr().err
+    (tmp_path / "ratings.dat").unlink()
+    # A file of that name in another form is read as any other.
+    (tmp_path / "ratings.csv").write_text(text(header="user,item,rating,time"))
+    assert history(data.read(tmp_path / "ratings.csv")) == EXPECTED

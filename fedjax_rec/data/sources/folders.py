@@ -15,7 +15,8 @@ from ..interactions import Interactions
 from ..splits import TEST, TRAIN, VALIDATION
 from . import tables
 from .atomic import features_of, read_atomic
-from .files import Table, file_table
+from .files import file_table
+from .frames import Table
 from .judged import Judged, judged, rolled_out
 from .movielens import RATINGS, read_movielens, tidy_atomic
 

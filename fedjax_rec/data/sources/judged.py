@@ -17,7 +17,7 @@ from ..ids import MISSING
 from ..interactions import Interactions, from_arrays
 from ..splits import TEST, TRAIN, UNUSED, VALIDATION
 from .columns import ROLES, taken
-from .files import Table
+from .frames import Table
 from .moments import absurd, parsed, unit_of
 from .rows_of_lists import PART, item_list, unrolled
 

@@ -12,8 +12,9 @@ import polars as pl
 
 from ..interactions import Interactions, with_features
 from .columns import USUAL, taken
-from .files import Table, file_table, table_of
+from .files import file_table
 from .folders import read_folder, read_inter
+from .frames import Table, table_of
 from .judged import judged, rolled_out
 from .movielens import has_official_header, read_movielens
 

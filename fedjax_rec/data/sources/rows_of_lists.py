@@ -17,7 +17,7 @@ import polars as pl
 from ..splits import TEST, UNUSED, VALIDATION
 
 if TYPE_CHECKING:
-    from .files import Table
+    from .frames import Table
 
 TYPES = ("token", "token_seq", "float", "float_seq")
 PART = "part of a row"  # of interactions that came out of lists
