@@ -14,6 +14,7 @@
     fedjax-rec bench [NAME ...] [--json FILE]             speed and memory on this machine
     fedjax-rec bench device --out DIR [--tiny]            what an accelerator does, in eight minutes
     fedjax-rec data get NAME | list                       fetch, check and describe data or weights
+    fedjax-rec data check PATH [--user NAME ...]          what a file holds, and what is wrong
     fedjax-rec report DIR [DIR ...]                       tables and figures from finished runs
     fedjax-rec help [COMMAND]                             this, or what a command takes
 
@@ -300,22 +301,7 @@ def _bench(words: Sequence[str]) -> int:
 
 
 def _data(words: Sequence[str]) -> int:
-    parser = parser_of("data", "Data sets and pretrained weights: list them, or fetch one.")
-    parser.add_argument("action", choices=("list", "get"))
-    parser.add_argument("name", nargs="?", help="for get: a name of the list, or a folder")
-    known = parser.parse_args(words)
-
-    from rich.console import Console
-
-    from .datasets import catalogue, described
-
-    if known.action == "list":
-        Console().print(catalogue())
-        return 0
-    if not known.name:
-        raise ValueError("data get needs a name; see `fedjax-rec data list`.")
-    Console().print(described(known.name))
-    return 0
+    return importlib.import_module(".data_command", __package__).command(words)
 
 
 def _report(words: Sequence[str]) -> int:
