@@ -40,12 +40,14 @@ class Uplink:
     chunk(ids, keys, memory, uploads, now) -> (memory, uploads as they arrive, uint32[c] bytes):
     leaves [c, ...] everywhere but on the server's own tables in `origin`; now(id) -> Now.
     receive(key, update, now) -> update: what is left to do after the sum.
+    down: bytes that a client gets for it, of an uplink under a seal, see `sealed`.
     """
 
     init: Callable[..., PyTree]
     one: Callable[..., tuple[PyTree, Packet]]
     chunk: Callable[..., tuple[PyTree, Upload, jax.Array]]
     receive: Callable[..., PyTree]
+    down: int = 0
 
 
 def uplink_of(
