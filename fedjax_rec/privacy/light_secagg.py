@@ -19,9 +19,7 @@ from ..wire import bits as packed
 from .protocol import Protocol, Sizes
 
 
-def light_secagg(
-    private: float = 0.5, there: float = 0.7, sizes: Sizes | None = None
-) -> Protocol:
+def light_secagg(private: float = 0.5, there: float = 0.7, sizes: Sizes | None = None) -> Protocol:
     """Masks are taken off all at once, by coded pieces.
 
     Guarantee (of the paper, of honest but curious parties): a server with up to T = floor(private
@@ -37,7 +35,7 @@ def light_secagg(
         A `Protocol`.
 
     Raises:
-        ValueError: unless 0 <= private < there <= 1; and, where the clients are known, for U <= T.
+        ValueError: for what is no fraction; and, where the clients are known, for U <= T.
 
     Example:
         >>> from fedjax_rec import privacy
@@ -48,21 +46,20 @@ def light_secagg(
     fraction("light_secagg", "there", there)
     s = sizes or Sizes()
 
-    def needed(n: int) -> int:
-        return math.ceil(there * n * (1 - 1e-12))
+    def parts(n: int) -> tuple[int, int]:
+        """(U, T)"""
+        secret, needed = math.floor(private * n * (1 + 1e-12)), math.ceil(there * n * (1 - 1e-12))
+        if needed <= secret:
+            raise ValueError(
+                f"light_secagg(private={private}, there={there}) of {n} clients: {needed} open a "
+                f"sum, and {secret} of them may be curious; use a larger `there` or a smaller "
+                "`private`."
+            )
+        return needed, secret
 
     def piece(n: int, numbers: int, bits: int) -> int:
-        return packed.nbytes_at(-(-numbers // (needed(n) - kept_from(n))), bits)
-
-    def kept_from(n: int) -> int:
-        secret = math.floor(private * n * (1 + 1e-12))
-        if needed(n) <= secret:
-            raise ValueError(
-                f"light_secagg(private={private}, there={there}) of {n} clients asks for "
-                f"{needed(n)} that are there, and {secret} of them may be curious; use a larger "
-                "`there` or a smaller `private`."
-            )
-        return secret
+        needed, secret = parts(n)
+        return packed.nbytes_at(-(-numbers // (needed - secret)), bits)
 
     def pieces(n: int, numbers: int, bits: int) -> int:
         return (n - 1) * (piece(n, numbers, bits) + 2 * s.id + s.sealing)
@@ -75,4 +72,4 @@ def light_secagg(
         got = {"keys": (n - 1) * (s.key + s.id), "pieces": pieces(n, numbers, bits)}
         return got | {"there": n * s.id}
 
-    return Protocol("light_secagg", lambda n: 0, needed, up, down)
+    return Protocol("light_secagg", lambda n: 0, lambda n: parts(n)[0], up, down)
