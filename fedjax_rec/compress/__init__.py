@@ -12,7 +12,6 @@ from .opener import opener
 from .quantize import natural, qsgd, qsgd_elias, stochastic_uniform
 from .random_mask import random_k, random_mask
 from .rotate import rotate
-from .seeded_rows import seeded_rows
 from .sketch import count_sketch
 from .sparsify import global_top_k, sparse_ternary, threshold, top_k, top_k_per_row, warm_up_top_k
 from .subspace import seeded_low_rank, seeded_projection
@@ -24,6 +23,6 @@ __all__ = [
     "momentum_correction", "natural", "nodewise", "opener", "partition", "per_leaf",
     "power_sgd_one_shot", "qsgd", "qsgd_elias", "random_k", "random_mask", "rotate",
     "scaled_cast", "scaled_sign", "scheduled", "seeded_low_rank", "seeded_projection",
-    "seeded_rows", "sparse_ternary", "stochastic_cast", "stochastic_uniform", "terngrad",
-    "threshold", "top_k", "top_k_per_row", "truncated_svd", "warm_up_top_k",
+    "sparse_ternary", "stochastic_cast", "stochastic_uniform", "terngrad", "threshold", "top_k",
+    "top_k_per_row", "truncated_svd", "warm_up_top_k",
 ]  # fmt: skip

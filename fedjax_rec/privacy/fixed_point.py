@@ -1,7 +1,7 @@
 """Fixed point: real numbers as integers modulo 2^b, so that sums are exact to the bit.
 
-    q = floor(clip(x, -B, B) / s + u),  u uniform in [0, 1),  s = B / L;      E[s q] = clip(x, -B, B)
-    |q| <= L,   n clients:  |sum q| <= n L,   told apart from a sum that is off while 2 n L < 2^(b-1)
+    q = floor(clip(x, -B, B) / s + u),  u uniform in [0, 1),  s = B / L
+    E[s q] = clip(x, -B, B),   |q| <= L,   |sum q| <= n L < 2^(b-2)        n clients
 
 Stochastic rounding is unbiased. One bit more than a sum needs is left free: a sum that something
 was left out of is uniform modulo 2^b, and half of that is out of range in each coordinate.
@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from ..check import at_least, is_traced, positive, static
+from ..compress.quantize import random_bits
 
 FINEST = 2**22  # L beyond which a float32 does not tell the steps apart
 
@@ -42,7 +43,8 @@ class Grid:
         """(uint32[d], bool[d]): q modulo 2^b, and where |x| > B."""
         scaled = jnp.clip(x.astype(jnp.float32) / self.bound, -1.0, 1.0) * self.levels
         low = jnp.floor(scaled)
-        up = jax.random.uniform(key, x.shape) < scaled - low
+        # Of 24 bits, as many as a float32 has: exact, also for what is on the grid.
+        up = (random_bits(key, x) >> 8).astype(jnp.float32) * 2.0**-24 < scaled - low
         q = low.astype(jnp.int32) + up.astype(jnp.int32)
         return jax.lax.bitcast_convert_type(q, jnp.uint32) & self.last, jnp.abs(x) > self.bound
 

@@ -5,7 +5,7 @@
 m_ij is drawn from a seed that the pair has agreed on, m_i from one of the client's own. N(i) are
 all others, or the k nearest on a circle on which the cohort is put at random in each round (the
 Harary graph of Bell et al., 2020). What is left of masks in the sum over those who are there is
-their m_i, and m_ij of pairs of which one is away; a server that is given these seeds takes them off.
+their m_i, and m_ij of pairs of which one is away: a server that is given these seeds takes it off.
 
 Seeds come from one seed by client ids and round, since this is a simulation; masks are drawn by
 `keys.mix`, which is statistical and not cryptographic: real ones are AES in counter mode.
@@ -99,6 +99,6 @@ def left(circle: Circle, there: jax.Array, count: int) -> jax.Array:
 
 
 def _stream(key, count: int) -> jax.Array:
-    """uint32[count] from 64 bits of `key`."""
+    """uint32[count] from 63 bits of `key`."""
     first, second = keys.words(key, 2)
-    return keys.mix(keys.mix(jnp.arange(count, dtype=jnp.uint32) + first) ^ second)
+    return keys.mix(jnp.arange(count, dtype=jnp.uint32) * (first | 1) + second)

@@ -1,4 +1,4 @@
-"""A protocol of secure aggregation: who masks with whom, who may be away, and the bytes of its phases.
+"""A protocol of secure aggregation: who masks with whom, who may be away, and bytes by phase.
 
     keys -> shares -> masked upload -> unmasking
 

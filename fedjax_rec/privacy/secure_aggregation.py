@@ -3,8 +3,8 @@
     y_k = q(clip(u_k)) + masks_k  (mod 2^b),     x = s / n  centred( sum_k y_k - masks left )
 
 What a client sends is uniform modulo 2^b to whoever lacks its masks, and the sum of what arrives is
-that of the uploads in fixed point, to the bit, whoever was away (`masks`, `fixed_point`). A protocol
-says who masks with whom and what it costs: `secagg`, `secagg_plus`, `light_secagg`.
+that of the uploads in fixed point, to the bit, whoever was away (`masks`, `fixed_point`). Who masks
+with whom, and what it costs, a protocol says: `secagg`, `secagg_plus`, `light_secagg`.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ def secure_aggregation(
     """The mean of uploads under masks that cancel, simulated to the bit.
 
     Each client counts once, whatever it weighs. What it sends are whole tables: which rows it
-    touched, and asked for, would tell what it holds. An uplink goes with it if it is linear and both
-    ends draw it from a seed. Bytes of all phases are in the ledger, up as parts of one message, and
-    down; of `clients` parties in every round, and as if each stayed to the end.
+    touched, and asked for, would tell what it holds. An uplink goes with it if it is linear and
+    both ends draw it from a seed, such as `seeded_rows`. Bytes of all phases are in the ledger, up as parts of one message
+    and down; of `clients` parties in every round, and as if each stayed to the end.
 
     Guarantee: that of the protocol, with parties that are honest but curious; in a simulation there
     is no secret, since one seed makes all masks. A sum tells what a sum tells: of one client, all.

@@ -77,7 +77,7 @@ def refuse_under_seal(compressor: Compressor) -> None:
         raise ValueError(
             "uplink: what this compressor sends does not add up, and secure aggregation reads "
             "nothing but sums; use a linear one that both ends draw from a seed, such as "
-            "compress.seeded_rows or compress.seeded_low_rank, or none."
+            "privacy.seeded_rows or compress.seeded_low_rank, or none."
         )
 
 
@@ -95,6 +95,6 @@ def _adding_up(compressor: Compressor, shared: PyTree) -> Packet:
         raise ValueError(
             "uplink: this compressor sends places, scales or seeds of each client's own beside its "
             "numbers, which secure aggregation neither hides nor sums; use one that both ends draw "
-            "from a seed, such as compress.seeded_rows or compress.seeded_low_rank, or none."
+            "from a seed, such as privacy.seeded_rows or compress.seeded_low_rank, or none."
         )
     return sent

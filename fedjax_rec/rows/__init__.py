@@ -61,8 +61,8 @@ from .walk import (
 
 __all__ = [
     "Gathered", "LocalTable", "Overlay", "RowsGradient", "RowsUpdate", "Table", "add",
-    "add_everywhere", "add_to", "all_rows", "any_of", "apply", "as_update", "at_rows", "blank", "change",
-    "clients_per_row", "combine", "compact", "deltas", "dense", "difference", "divide",
+    "add_everywhere", "add_to", "all_rows", "any_of", "apply", "as_update", "at_rows", "blank",
+    "change", "clients_per_row", "combine", "compact", "deltas", "dense", "difference", "divide",
     "flatten", "gather", "has_tables", "here", "is_table", "join", "localize", "map_axes",
     "map_nodes", "map_nodes_with_path", "map_tables", "mark", "merge", "negative", "nodes",
     "nodes_with_path", "put", "read", "scale", "settled", "spread", "squared_norm", "static",

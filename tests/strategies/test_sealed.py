@@ -1,4 +1,4 @@
-"""Rounds under secure aggregation: equal to the plain mean, chunk by chunk; what is sent and billed;
+"""Rounds under secure aggregation: equal to the plain mean, chunk by chunk; what is sent, billed;
 what goes with it and what does not."""
 
 from dataclasses import replace
@@ -62,11 +62,11 @@ def test_chunks_change_no_bit(data):
     same(*(s.shared for s in ended))
 
 
-@pytest.mark.parametrize("protocol", [privacy.secagg, privacy.light_secagg])
-def test_packets_are_whole_tables_of_noise_billed_to_the_byte(data, protocol):
-    made = protocol()
-    strategy = federated(hiding(protocol))
+def test_packets_are_whole_tables_of_noise_billed_to_the_byte(data):
+    made = privacy.secagg()
+    strategy = federated(hiding())
     state, cohort = strategy.init(KEY, USERS), Cohort(jnp.int32(COHORT), data)
+    assert strategy.packets is not None
     packets, ledger = strategy.packets(KEY, state, cohort)
     _, (info,) = run(strategy, data, [COHORT])
     phases = list(made.up(8, NUMBERS, 24).values())
@@ -90,17 +90,32 @@ def test_an_audit_holds(data):
     assert found["ledger"] == found["message"] > 0
 
 
-@pytest.mark.parametrize("name", ["low rank", "rows"])
-def test_what_both_ends_draw_from_a_seed_goes_with_it(data, name):
-    uplink = {"low rank": compress.seeded_low_rank(1), "rows": compress.seeded_rows(0.4)}[name]
+def test_what_is_linear_and_drawn_from_a_seed_goes_with_it(data):
+    uplink = compress.seeded_low_rank(1)
     plain, _ = run(federated(aggregate.uniform(), True, uplink=uplink), data, [COHORT])
     mine, (info,) = run(federated(hiding(bound=9.0), uplink=uplink), data, [COHORT])
     for part in ("item", "bias"):
         a, b = (jax.tree.leaves(s.shared[part])[0] for s in (plain, mine))
         np.testing.assert_allclose(a, b, atol=2 * 4.5 * STEP + 1e-6)
-    numbers = {"low rank": ITEMS, "rows": 12 * 2}[name] + 3
+    phases = sum(privacy.secagg().up(8, ITEMS + 3, 24).values())
+    assert 0 < int(info.bytes_up[0]) - phases - 3 * (ITEMS + 3) < 24
+
+
+def test_a_few_rows_for_all_are_those_of_the_mean_times_their_share(data):
+    uplink = privacy.seeded_rows(0.4)
+    begin = np.asarray(MODEL.init(KEY)[0]["item"].values)
+    moved = lambda strategy: run(strategy, data, [COHORT])
+    plain, _ = moved(federated(aggregate.uniform()))
+    mine, (info,) = moved(federated(hiding(bound=9.0), uplink=uplink))
+    wanted, got = (np.asarray(s.shared["item"].values) - begin for s in (plain, mine))
+    rows = np.flatnonzero(got.any(1))
+    assert 6 <= len(rows) <= 12  # of 12 that are drawn those that somebody touched
+    np.testing.assert_allclose(got[rows], wanted[rows] * 30 / 12, atol=4.5 * STEP + 1e-5)
+    numbers = 12 * 2 + 3
     phases = sum(privacy.secagg().up(8, numbers, 24).values())
     assert 0 < int(info.bytes_up[0]) - phases - 3 * numbers < 24
+    with pytest.raises(ValueError, match="seeded_rows: the rows are drawn of whole tables"):
+        moved(federated(aggregate.uniform(), uplink=uplink))
 
 
 @pytest.mark.parametrize("uplink", [compress.top_k(0.1), compress.eden(4), compress.qsgd(7)])
@@ -127,9 +142,14 @@ def test_what_nothing_hides_is_refused(data):
 
 
 def test_engines_and_rules_that_know_no_seal_say_so(data):
-    world = rooms.pack(rooms.leave_one_out()(rooms.synthetic(8, 12, 6)), evaluation_negatives=0)
+    world = rooms.pack(
+        rooms.leave_one_out()(rooms.synthetic(8, 12, interactions_per_user=6)),
+        evaluation_negatives=0,
+    )
     model = models.fedmf(world.num_items, width=2)
-    buffered = strategies.fedbuff(model, rooms.pointwise(1), buffer=2, aggregator=hiding())
+    buffered = strategies.fedbuff(
+        model, rooms.pointwise(1), concurrency=4, aggregator=hiding()
+    )
     cohort = Cohort(jnp.arange(8), world.store)
     with pytest.raises(ValueError, match="the engine or a rule around this one knows no seal"):
         jax.eval_shape(buffered.round, KEY, buffered.init(KEY, 8), cohort)

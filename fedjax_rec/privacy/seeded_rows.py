@@ -9,24 +9,22 @@ the rows that are sent say nothing. A structured update (Konecny et al., 2016) o
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import jax
 import jax.numpy as jnp
 
 from .. import check, keys
-from ..rows import RowsUpdate, values_at
+from ..compress.leafwise import nodewise
+from ..compress.select import capacity, check_room
+from ..rows import RowsUpdate
 from ..types import Compressor
-from .leafwise import nodewise
-from .select import capacity, check_room
 
 
 def seeded_rows(fraction: float, seed: int = 0, scaled: bool = True) -> Compressor:
     """Sends k = ceil(fraction * I) rows of each table, the same ones of all clients, times I / k.
 
     Unbiased over rounds, or seeds, with omega = I/k - 1. What is no table is sent as it is.
-    Wire: 32 k D bits of a table [I, D], touched or not: it pays where clients touch most rows, and
-    under `privacy.secure_aggregation`, which hides that they did.
+    Of whole tables, as they are under `secure_aggregation`: b k D bits of a table [I, D], touched
+    or not, where b are those of the modulus.
 
     Args:
         fraction: of the rows. It sets shapes, so it cannot be traced.
@@ -38,11 +36,13 @@ def seeded_rows(fraction: float, seed: int = 0, scaled: bool = True) -> Compress
         A linear `Compressor` without memory.
 
     Raises:
-        ValueError: outside 0 < fraction <= 1, and for no seed of 32 bits.
+        ValueError: outside 0 < fraction <= 1, for no seed of 32 bits and, when a round is traced,
+            where the touched rows travel.
 
     Example:
+        >>> from fedjax_rec import privacy
         >>> hidden = privacy.secure_aggregation(bound=10.0, clients=64)
-        >>> uplink = compress.seeded_rows(0.1)
+        >>> uplink = privacy.seeded_rows(0.1)
         >>> strategy = strategies.fedavg(
         ...     model, data.pointwise(4), uplink=uplink, aggregator=hidden
         ... )
@@ -62,21 +62,22 @@ def seeded_rows(fraction: float, seed: int = 0, scaled: bool = True) -> Compress
     def encode_node(key, memory, node, now):
         if not isinstance(node, RowsUpdate):
             return memory, node, ()
-        ids = chosen(node.size, now)
-        like = RowsUpdate(node.values, ids, jnp.ones(ids.shape, bool), None, node.size)
+        if node.ids is not None:
+            raise ValueError(
+                "seeded_rows: the rows are drawn of whole tables, and here the touched ones travel; "
+                "use it under privacy.secure_aggregation, or compress.random_k."
+            )
         real = jnp.asarray(node.live)[:, None]
-        rows = values_at(replace(node, values=jnp.where(real, node.values, 0)), like)
+        rows = jnp.where(real, node.values, 0)[chosen(node.size, now)]
         return memory, rows * jnp.asarray(times(node.size), rows.dtype), ()
 
     def decode_node(body, side, node, now):
         if not isinstance(node, RowsUpdate):
             return body
         ids, body = chosen(node.size, now), jnp.asarray(body)
-        if node.ids is None:
-            values = jnp.zeros((node.size, *body.shape[1:]), body.dtype).at[ids].set(body)
-            return replace(node, values=jnp.where(jnp.asarray(node.live)[:, None], values, 0))
-        there = RowsUpdate(body, ids, jnp.ones(ids.shape, bool), None, node.size)
-        return replace(node, values=values_at(there, node))
+        values = jnp.zeros((node.size, *body.shape[1:]), body.dtype).at[ids].set(body)
+        live = jnp.zeros(node.size, bool).at[ids].set(True)
+        return RowsUpdate(values, None, live, None, node.size)
 
     def omega(node):
         if not isinstance(node, RowsUpdate):
