@@ -18,6 +18,12 @@ def is_traced(value) -> bool:
     return isinstance(value, core.Tracer)
 
 
+def shown(value) -> str:
+    """`value` in a message: itself where it is short, else what it is."""
+    text = repr(value) if isinstance(value, str) else str(value)
+    return text if len(text) <= 80 and "\n" not in text else type(value).__name__
+
+
 def holds(value, condition: Callable[[np.ndarray], bool | np.ndarray]) -> bool:
     """Whether a number, or every one of an array, meets `condition`; a traced one always does."""
     # In NumPy, since under `jit` a comparison of concrete jax arrays is traced like all else.
@@ -27,25 +33,25 @@ def holds(value, condition: Callable[[np.ndarray], bool | np.ndarray]) -> bool:
 def positive(where: str, name: str, value) -> None:
     """Raises ValueError unless value > 0."""
     if not holds(value, lambda x: x > 0):
-        raise ValueError(f"{where}({name}={value}) must be positive; use {name} > 0.")
+        raise ValueError(f"{where}({name}={shown(value)}) must be positive; use {name} > 0.")
 
 
 def at_least(where: str, name: str, value, low) -> None:
     """Raises ValueError unless value >= low."""
     if not holds(value, lambda x: x >= low):
-        raise ValueError(f"{where}({name}={value}) is too small; use {name} >= {low}.")
+        raise ValueError(f"{where}({name}={shown(value)}) is too small; use {name} >= {low}.")
 
 
 def below(where: str, name: str, value, high) -> None:
     """Raises ValueError unless value < high."""
     if not holds(value, lambda x: x < high):
-        raise ValueError(f"{where}({name}={value}) is too large; use {name} < {high}.")
+        raise ValueError(f"{where}({name}={shown(value)}) is too large; use {name} < {high}.")
 
 
 def fraction(where: str, name: str, value) -> None:
     """Raises ValueError unless 0 <= value <= 1."""
     if not holds(value, lambda x: (x >= 0) & (x <= 1)):
-        raise ValueError(f"{where}({name}={value}) is no fraction; use 0 <= {name} <= 1.")
+        raise ValueError(f"{where}({name}={shown(value)}) is no fraction; use 0 <= {name} <= 1.")
 
 
 def seed(where: str, value) -> None:
@@ -53,7 +59,7 @@ def seed(where: str, value) -> None:
     the rest of the division, and two seeds are one run."""
     if not holds(value, lambda x: (x.dtype.kind in "iuO") & (x >= 0) & (x < 2**32)):
         raise ValueError(
-            f"{where}(seed={value}) is no seed; use 0 <= seed < 2**32, a whole number."
+            f"{where}(seed={shown(value)}) is no seed; use 0 <= seed < 2**32, a whole number."
         )
 
 
@@ -70,7 +76,7 @@ def one_of(where: str, name: str, value, choices: Iterable[str]) -> None:
     choices = list(choices)
     if value not in choices:
         raise ValueError(
-            f"{where}({name}={value!r}) is unknown{nearest(str(value), choices)}; "
+            f"{where}({name}={shown(value)}) is unknown{nearest(str(value), choices)}; "
             f"use one of {', '.join(map(repr, choices))}."
         )
 

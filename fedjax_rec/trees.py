@@ -42,6 +42,26 @@ def with_frozen(tree: PyTree, source: PyTree) -> PyTree:
     return jax.tree.map(lambda x: next(values) if is_frozen(x) else x, tree, is_leaf=is_frozen)
 
 
+def unshared(tree: PyTree) -> PyTree:
+    """`tree`, in which an array that stands in several places is copied for all but the first: one
+    buffer cannot be donated twice."""
+    seen = set()
+
+    def one(x):
+        if not isinstance(x, jax.Array):
+            return x
+        try:
+            place = x.unsafe_buffer_pointer()
+        except Exception:  # of keys, and of arrays on several devices
+            place = id(x)
+        if place in seen:
+            return x.copy()
+        seen.add(place)
+        return x
+
+    return jax.tree.map(one, tree)
+
+
 def add(a: PyTree, b: PyTree) -> PyTree:
     return jax.tree.map(jnp.add, a, b)
 

@@ -21,6 +21,8 @@ from typing import Any, dataclass_transform
 import jax
 from jaxtyping import Float, Float32, Int32, UInt32
 
+from .made import part
+
 PyTree = Any
 # Of a record: a jax or NumPy array, its outline (ShapeDtypeStruct), or its axis under `vmap`. What
 # type and shape it has stands around it, `Float32[Array, " C"]`, and is checked in the tests.
@@ -53,7 +55,7 @@ class Ranking:
         return Ranking(lambda shared, private, _, __, *which: score(shared, private, *which))
 
 
-@dataclass(frozen=True)
+@part
 class Model:
     """A recommender as pure functions.
 
@@ -112,7 +114,7 @@ class Model:
         return self.scorer(shared, private)(history)(items, user)
 
 
-@dataclass(frozen=True)
+@part
 class Client:
     """Local work of one client.
 
@@ -133,7 +135,7 @@ class Client:
     examples: Any = None
 
 
-@dataclass(frozen=True)
+@part
 class Stage:
     """What happens to an upload on its way from a client to the sum, written for one client.
 
@@ -150,7 +152,7 @@ class Stage:
     receive: Callable[..., PyTree] = lambda key, update, now: update
 
 
-@dataclass(frozen=True)
+@part
 class Compressor:
     """What an update becomes on the wire.
 
@@ -179,7 +181,7 @@ class Compressor:
     takes_raw: bool = False
 
 
-@dataclass(frozen=True)
+@part
 class Seal:
     """How clients hide what they send from a server that reads nothing but the sum.
 
@@ -193,7 +195,7 @@ class Seal:
     down: Callable[[int], int]
 
 
-@dataclass(frozen=True)
+@part
 class Aggregator:
     """How uploads become one update.
 
@@ -222,7 +224,7 @@ class Aggregator:
     seal: Seal | None = None
 
 
-@dataclass(frozen=True)
+@part
 class Server:
     """How the aggregated update changes the server's model.
 
@@ -233,7 +235,7 @@ class Server:
     apply: Callable[..., tuple[PyTree, PyTree]]
 
 
-@dataclass(frozen=True)
+@part
 class Strategy:
     """One whole federated algorithm.
 
@@ -252,6 +254,12 @@ class Strategy:
     examples: what clients train on, as `Client.examples` says.
     delayed: whether uploads arrive in later rounds than those that they were sent in, so that the
         bytes up of a round are those of others than its cohort, in the order of arrival.
+    uploads(key, State, Cohort) -> update: what the cohort would send in this round if there were
+        neither stages nor an uplink, leaves [C, ...]; the truth that attacks are held against. None
+        where it is not told.
+    opened(State, Packet, id, like) -> update: what the server makes of one client's packet, from
+        what it knows; `like` is the outline of what `uploads` gives, of one client. None where it
+        does not open packets one by one.
     """
 
     init: Callable[..., State]
@@ -262,6 +270,8 @@ class Strategy:
     chunk: Callable[..., int] | None = None
     examples: Any = None
     delayed: bool = False
+    uploads: Callable[..., PyTree] | None = None
+    opened: Callable[..., PyTree] | None = None
 
 
 @dataclass_transform(frozen_default=True)

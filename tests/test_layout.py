@@ -14,7 +14,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "fedjax_rec"
 
-GROUND = "types trees rows factors keys bases check wire storage weights"
+GROUND = "made types trees rows factors keys bases check wire storage weights"
 FLOORS = (
     tuple(GROUND.split()),
     ("data", "models", "clients", "compress", "aggregate", "evaluate"),
@@ -22,7 +22,7 @@ FLOORS = (
     ("rounds",),
     ("strategies",),
     ("simulate",),
-    ("callbacks",),
+    ("callbacks", "leaks"),
     ("testing",),
     ("report",),
     ("experiment", "bench"),

@@ -3,6 +3,7 @@ robust rules, most of which see all clients at once."""
 
 from .bucketing import bucketing
 from .bulyan import bulyan
+from .by_coordinate import by_coordinate
 from .caf import caf
 from .centered_clip import centered_clip
 from .dnc import dnc
@@ -21,7 +22,7 @@ from .parts import total
 from .trimmed_mean import trimmed_mean
 
 __all__ = [
-    "Mixer", "bucketing", "bulyan", "caf", "centered_clip", "dnc", "foolsgold",
+    "Mixer", "bucketing", "bulyan", "by_coordinate", "caf", "centered_clip", "dnc", "foolsgold",
     "geometric_median", "krum", "mda", "meamed", "mean", "median", "mixed", "multi_krum",
     "nnm", "norm_bound", "normalized", "normalized_per_row", "per_row", "row_norm_bound",
     "total", "trimmed_mean", "uniform",

@@ -24,7 +24,7 @@ from .gram import gram, ranks, squared_distances
 from .krum import scores
 from .listed import count, listing, refuse_too_few
 from .meamed import around_median
-from .touched import by_coordinate
+from .touched import of_groups
 
 
 def bulyan(f: int, floor: int = 1) -> Aggregator:
@@ -61,7 +61,7 @@ def bulyan(f: int, floor: int = 1) -> Aggregator:
         chosen &= count(there) >= 4 * f + 3
         kept = replace(uploads, update=_only(chosen, uploads.update), there=chosen)
         rule = lambda groups: around_median(groups, 2 * f)
-        update = by_coordinate(rule, kept, 2 * f + 1, floor)
+        update = of_groups(rule, kept, 2 * f + 1, floor)
         return state, update, chosen.astype(jnp.float32)
 
     return listing(finish)

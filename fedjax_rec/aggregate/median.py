@@ -11,7 +11,7 @@ from __future__ import annotations
 from ..check import at_least
 from ..types import Aggregator
 from .listed import listing
-from .touched import by_coordinate, median_of
+from .touched import median_of, of_groups
 
 
 def median(floor: int = 3) -> Aggregator:
@@ -38,6 +38,6 @@ def median(floor: int = 3) -> Aggregator:
     at_least("median", "floor", floor, 1)
 
     def finish(key, state, uploads, now):
-        return state, by_coordinate(median_of, uploads, 1, floor), None
+        return state, of_groups(median_of, uploads, 1, floor), None
 
     return listing(finish)

@@ -11,19 +11,20 @@ rows that any of its clients touched.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 
 from .. import rows
+from ..made import part
 from ..rows import RowsUpdate
 from ..types import Aggregator, PyTree, Upload
 from .gram import PRECISE
 from .listed import Listed, listed
 
 
-@dataclass(frozen=True)
+@part
 class Mixer:
     """Which clients are mixed.
 

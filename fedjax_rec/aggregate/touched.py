@@ -123,7 +123,7 @@ def median_of(groups: Groups) -> jax.Array:
     return between(groups, groups.in_order(), (count - 1) // 2, count // 2 + 1)
 
 
-def by_coordinate(rule: Callable[[Groups], jax.Array], uploads: Listed, least, floor) -> PyTree:
+def of_groups(rule: Callable[[Groups], jax.Array], uploads: Listed, least, floor) -> PyTree:
     """rule(groups) -> float[G, D] of every leaf, where enough clients said something.
 
     Args:
@@ -162,7 +162,7 @@ def leaving_out(where: str, rule: Callable[[Groups, int], jax.Array], f: int, fl
 
     def finish(key, state, uploads, now):
         refuse_too_few(where, f, uploads.there, 2, 1)
-        update = by_coordinate(lambda groups: rule(groups, f), uploads, 2 * f + 1, floor)
+        update = of_groups(lambda groups: rule(groups, f), uploads, 2 * f + 1, floor)
         verdicts = uploads.there & (count(uploads.there) > 2 * f)
         return state, update, verdicts.astype(jnp.float32)
 

@@ -16,10 +16,11 @@ uploads of the round are listed, whatever the rule.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import jax
 
+from ..made import part
 from ..types import Aggregator, PyTree, record
 from .malicious import Malicious
 
@@ -34,7 +35,7 @@ class Sides:
     client: jax.Array
 
 
-@dataclass(frozen=True)
+@part
 class Attack:
     """What an adversary makes of a round.
 

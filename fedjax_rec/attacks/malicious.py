@@ -8,16 +8,16 @@ are (`drawn`, `named`), who then are measured like all others, or accounts that 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from .. import check
+from ..made import part
 
 
-@dataclass(frozen=True)
+@part
 class Malicious:
     """Who lies.
 

@@ -15,7 +15,7 @@ AT_ONCE = 100  # parameters in one call
 def mlflow(
     experiment: str = "fedjax_rec", tracking_uri: str | None = None, name: str | None = None
 ) -> Tracker:
-    """Logs to MLflow. Needs `pip install 'fedjax-rec[mlflow]'`.
+    """Logs to MLflow. Needs `pip install mlflow-skinny`.
 
     MLflow knows no `@` in names: `hr@10` is `hr_at_10` there.
 

@@ -10,7 +10,7 @@ from .tracker import Tracker, Tracking, flat, folder_of, numbers, spelled
 
 
 def tensorboard(folder: str | None = None) -> Tracker:
-    """Writes what `tensorboard --logdir` shows. Needs `pip install 'fedjax-rec[tensorboard]'`.
+    """Writes what `tensorboard --logdir` shows. Needs `pip install tensorboardX`.
 
     TensorBoard knows no `@` in names: `hr@10` is `hr_at_10` there.
 

@@ -59,13 +59,17 @@ class Tracker:
                 tracking.close(kind is not None)
 
 
+# What holds the library of an extra, where it is called otherwise.
+PACKAGES = {"tensorboard": "tensorboardX", "mlflow": "mlflow-skinny"}
+
+
 def library(module: str, extra: str) -> Any:
     """The module of a library. Raises ValueError, with what to install."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
         raise ValueError(
-            f"needs the library {module} ({error}); pip install 'fedjax-rec[{extra}]'."
+            f"needs the library {module} ({error}); pip install {PACKAGES.get(extra, extra)}."
         ) from None
 
 

@@ -15,7 +15,7 @@ def wandb(
     mode: Literal["online", "offline", "disabled"] = "online",
     folder: str | None = None,
 ) -> Tracker:
-    """Logs to Weights & Biases. Needs `pip install 'fedjax-rec[wandb]'`.
+    """Logs to Weights & Biases. Needs `pip install wandb`.
 
     Args:
         project: Where the run goes.

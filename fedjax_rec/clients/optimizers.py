@@ -8,7 +8,7 @@ nodes with `rows.RowsGradient` gradients and the other leaves are arrays. Leaves
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -17,11 +17,12 @@ import optax
 
 from .. import rows, trees
 from ..check import at_least, nearest, positive
+from ..made import part
 from ..rows import LocalTable
 from ..types import PyTree, Transform
 
 
-@dataclass(frozen=True)
+@part
 class Local:
     """How a client steps on the gradients of its batches.
 

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import trees
+from ..made import refuse_uncalled
 from ..types import Compressor, Now, Packet
 from ..wire import Raw, flatten, is_node, nodes
 from .leafwise import largest
@@ -70,6 +71,8 @@ def chain(first: Compressor, second: Compressor, *more: Compressor) -> Compresso
         >>> few_levels = compress.chain(compress.rotate(), compress.stochastic_uniform(4))
     """
     stages = (first, second, *more)
+    for name, stage in zip(("first", "second", *["more"] * len(more)), stages, strict=True):
+        refuse_uncalled("chain", name, stage)
 
     def given(update, now) -> list:
         """What every stage gets: the update, then bodies of zeros."""
@@ -146,6 +149,7 @@ def partition(rules: Mapping[str, Compressor]) -> Compressor:
         >>> from fedjax_rec import compress
         >>> parts = compress.partition({"rows": compress.eden(4), "layers/.*": compress.cast()})
     """
+    refuse_uncalled("partition", "rules", rules)
     if not rules:
         raise ValueError("partition(rules={}) says nothing; give names and compressors.")
     for name in rules:
@@ -236,6 +240,7 @@ def per_leaf(compressor: Compressor) -> Compressor:
     Example:
         >>> uplink = compress.per_leaf(compress.global_top_k(0.01))
     """
+    refuse_uncalled("per_leaf", "compressor", compressor)
 
     def init(update):
         return [compressor.init(node) for node in nodes(update)]

@@ -25,6 +25,7 @@ import numpy as np
 
 from .. import trees, wire
 from ..check import holds
+from ..made import refuse_uncalled
 from ..rows import RowsUpdate, any_of, values_at
 from ..types import Compressor, Packet, PyTree
 from ..wire import Live, flatten, map_nodes
@@ -57,6 +58,7 @@ def error_feedback(
         >>> from fedjax_rec import compress
         >>> uplink = compress.error_feedback(compress.top_k(0.01), rows=200, dtype="bfloat16")
     """
+    refuse_uncalled("error_feedback", "compressor", compressor)
     errors = remembered("error_feedback", rows, dtype)
 
     def init(update):
@@ -99,6 +101,7 @@ def momentum_correction(
     Example:
         >>> uplink = compress.momentum_correction(compress.top_k(0.01), momentum=0.9)
     """
+    refuse_uncalled("momentum_correction", "compressor", compressor)
     if not holds(momentum, lambda x: (x >= 0) & (x < 1)):
         raise ValueError(
             f"momentum_correction(momentum={momentum}) grows without end; use 0 <= momentum < 1."
@@ -148,6 +151,7 @@ def ef21(compressor: Compressor, rows: int | None = None, dtype: str = "float32"
     Example:
         >>> uplink = compress.ef21(compress.top_k(0.05))
     """
+    refuse_uncalled("ef21", "compressor", compressor)
     h = _differences(compressor, 1.0, remembered("ef21", rows, dtype))
 
     def init(update):
@@ -196,6 +200,7 @@ def diana(
     """
     if not holds(rate, lambda x: (x > 0) & (x <= 1)):
         raise ValueError(f"diana(rate={rate}) does not learn; use 0 < rate <= 1 / (1 + omega).")
+    refuse_uncalled("diana", "compressor", compressor)
     return _differences(compressor, rate, remembered("diana", rows, dtype))
 
 

@@ -4,6 +4,7 @@ from .batches import Batches, pairwise, pointwise, ratings
 from .cases import Cases
 from .cold_items import cold_items, warm_items
 from .cold_users import cold_users, warm_users
+from .covered import covered
 from .digest import digests, digests_of_examples
 from .examples import Examples, ExampleStore, HeldOut, describe_examples, examples, pack_examples
 from .interactions import (
@@ -29,10 +30,11 @@ from .subsets import part_of, query, support
 __all__ = [
     "Batches", "Cases", "ClientData", "Dataset", "ExampleStore", "Examples", "HeldOut",
     "Interactions", "Partition", "Split", "Store", "by_attribute", "by_hash", "by_user",
-    "click_logits", "clicks", "cold_items", "cold_users", "describe", "describe_examples",
-    "digests", "digests_of_examples", "dirichlet", "examples", "from_arrays", "global_time",
-    "implicit", "k_core", "last_of_users", "last_ratings", "latest_of_pairs", "leave_one_out",
-    "liked_and_disliked", "load", "pack", "pack_examples", "pairwise", "part_of", "pointwise",
-    "prompt_template", "query", "ratings", "ratio", "sequences", "support", "synthetic",
-    "temporal_ratio", "tied_ends", "titles", "warm_items", "warm_users", "yes_no_prompts",
+    "click_logits", "clicks", "cold_items", "cold_users", "covered", "describe",
+    "describe_examples", "digests", "digests_of_examples", "dirichlet", "examples", "from_arrays",
+    "global_time", "implicit", "k_core", "last_of_users", "last_ratings", "latest_of_pairs",
+    "leave_one_out", "liked_and_disliked", "load", "pack", "pack_examples", "pairwise", "part_of",
+    "pointwise", "prompt_template", "query", "ratings", "ratio", "sequences", "support",
+    "synthetic", "temporal_ratio", "tied_ends", "titles", "warm_items", "warm_users",
+    "yes_no_prompts",
 ]  # fmt: skip

@@ -11,17 +11,17 @@ where a client holds several users.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 
 from ..check import at_least
 from ..keys import mix
+from ..made import part
 from .store import ClientData, Store
 
 
-@dataclass(frozen=True)
+@part
 class Batches:
     """count(data) -> int32[]: examples of one client in an epoch.
     most(store) -> int: of any client, known before tracing.

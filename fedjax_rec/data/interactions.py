@@ -9,6 +9,7 @@ Everything here is pure: filters return a new record and never write into the ol
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +19,7 @@ import polars as pl
 from .ids import dense_ids, names_like
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Interactions:
     """n interactions of users with items, sorted by (user, time, original order)."""
 
@@ -35,6 +36,12 @@ class Interactions:
         None  # row u describes user u; null where the source is silent
     )
     item_features: pl.DataFrame | None = None
+
+    def __repr__(self) -> str:
+        return (
+            f"Interactions({self.name!r}: {self.num_users} users, {self.num_items} items, "
+            f"{len(self)} interactions)"
+        )
 
     @property
     def num_users(self) -> int:
@@ -55,15 +62,17 @@ def from_arrays(
     name: str,
     users: Any,
     items: Any,
+    *,
     times: Any = None,
     ratings: Any = None,
-    user_features: pl.DataFrame | None = None,
-    item_features: pl.DataFrame | None = None,
+    user_features: Any = None,
+    item_features: Any = None,
 ) -> Interactions:
     """Interactions from columns of equal length n, in any order and with any ids.
 
     Users and items without interactions are left out, those without features get nulls; `describe`
-    says how many have some.
+    says how many have some. What follows `items` is given by name, since files have ratings before
+    times and text books times before ratings.
 
     Args:
         name: what tables and errors call the data.
@@ -71,8 +80,9 @@ def from_arrays(
         items: [n], likewise.
         times: [n], numbers or datetime64; None says that the rows come in time order.
         ratings: [n], numbers; None for implicit feedback.
-        user_features: a frame with the original ids in a column `user_id`.
-        item_features: a frame with the original ids in a column `item_id`.
+        user_features: a frame of polars or pandas, or a dict of columns, with the original ids in a
+            column `user_id`.
+        item_features: likewise, with a column `item_id`.
 
     Raises:
         ValueError: on unequal lengths, missing ids, times or ratings, no rows, an id described
@@ -110,8 +120,8 @@ def from_arrays(
         ratings,
         user_names,
         item_names,
-        _align(user_features, "user_id", user_names),
-        _align(item_features, "item_id", item_names),
+        _align(_frame(user_features, "user_features"), "user_id", user_names),
+        _align(_frame(item_features, "item_features"), "item_id", item_names),
     )
 
 
@@ -321,6 +331,25 @@ def _occurring(ids: np.ndarray, size: int) -> np.ndarray:
 
 def _rows_of(features: pl.DataFrame | None, keep: np.ndarray) -> pl.DataFrame | None:
     return None if features is None else features.filter(pl.Series(keep))
+
+
+def _frame(features: Any, name: str) -> pl.DataFrame | None:
+    """`features` as a frame of polars, from one or a dict of columns."""
+    if features is None or isinstance(features, pl.DataFrame):
+        return features
+    columns = features.keys() if isinstance(features, Mapping) else getattr(features, "columns", ())
+    if not len(columns):
+        raise ValueError(
+            f"{name}={type(features).__name__} is no frame of features; give one of polars or "
+            "pandas, or a dict of columns."
+        )
+    held = {str(name): [_known(x) for x in features[name]] for name in columns}
+    return pl.DataFrame(held, strict=False)
+
+
+def _known(x: Any) -> Any:
+    """`x`, or None for NaN and the NA of pandas, which is neither itself nor another."""
+    return None if type(x).__name__ == "NAType" or (isinstance(x, float) and x != x) else x
 
 
 def _align(features: pl.DataFrame | None, key: str, names: np.ndarray) -> pl.DataFrame | None:

@@ -18,6 +18,7 @@ import numpy as np
 
 from .. import check
 from ..check import at_least, one_of
+from ..made import refuse_uncalled
 from ..rows import static
 from ..types import Array, record
 from .cases import cases_of
@@ -26,6 +27,8 @@ from .negatives import POLICIES, Draws, exclusion, sample_distinct
 from .partition import Partition, by_user, members_of
 from .spans import Spans, spans_of
 from .splits import TEST, TRAIN, VALIDATION, Split
+
+USUAL_NEGATIVES = 99  # of papers that rank among sampled items
 
 
 @record
@@ -91,7 +94,7 @@ class ClientData:
     most_users: Array | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Dataset:
     """Everything that a run reads. store, validation, test: `Store` and `Cases`, or, of labelled
     examples, `ExampleStore` and `HeldOut`; None without held-out ones. activity: int32[N], training
@@ -109,12 +112,18 @@ class Dataset:
     popularity: np.ndarray
     negatives: str
 
+    def __repr__(self) -> str:
+        return (
+            f"Dataset({self.name!r}: {self.num_clients} clients, {self.num_users} users, "
+            f"{self.num_items} items, {int(self.activity.sum())} training rows)"
+        )
+
 
 def pack(
     split: Split,
     partition: Partition | None = None,
     negatives: str = "train",
-    evaluation_negatives: int = 99,
+    evaluation_negatives: int | None = None,
     seed: int = 0,
     history: int = 0,
 ) -> Dataset:
@@ -125,7 +134,8 @@ def pack(
         partition: users over clients; default one client a user.
         negatives: the policy for training negatives, one of `paper`, `train`, `symmetric`.
         evaluation_negatives: fixed uniform negatives per user and part for sampled evaluation;
-            those of validation and test are distinct. 0 for none.
+            those of validation and test are distinct. 0 for none; None for 99, or for none where
+            some user has too few items outside its history.
         seed: of these negatives.
         history: items of each user's history that cases hold for models that read it.
 
@@ -136,8 +146,14 @@ def pack(
     Example:
         >>> dataset = data.pack(split, data.by_hash(4)(split), evaluation_negatives=0)
     """
+    refuse_uncalled("pack", "partition", partition)
+    if not isinstance(split, Split):
+        raise TypeError(
+            f"pack(split={getattr(split, '__name__', type(split).__name__)}) is no split; give "
+            "data.leave_one_out()(interactions)."
+        )
     one_of("pack", "negatives", negatives, POLICIES)
-    at_least("pack", "evaluation_negatives", evaluation_negatives, 0)
+    at_least("pack", "evaluation_negatives", evaluation_negatives or 0, 0)
     at_least("pack", "history", history, 0)
     check.seed("pack", seed)
     data = split.interactions
@@ -146,17 +162,17 @@ def pack(
     if not train.any():
         raise ValueError("pack(split) has no training interaction; use a split that leaves some.")
     drawn = None
-    if evaluation_negatives:
-        drawn = sample_distinct(
-            data.users,
-            data.items,
-            data.num_users,
-            data.num_items,
-            evaluation_negatives,
-            seed,
-            parts=2,
-            names=data.user_names,
-        )
+    if evaluation_negatives != 0:
+        wanted = USUAL_NEGATIVES if evaluation_negatives is None else evaluation_negatives
+        try:
+            drawn = sample_distinct(
+                data.users, data.items, data.num_users, data.num_items, wanted, seed, parts=2,
+                names=data.user_names,
+            )  # fmt: skip
+        except ValueError:
+            if evaluation_negatives is not None or negatives == "symmetric":
+                raise
+        evaluation_negatives = wanted
     cases = {
         part: cases_of(split, partition, part, chosen, history)
         for part, chosen in (

@@ -12,14 +12,15 @@ A protocol looks at one user through `score(items, user)`, so it serves the aggr
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float32, Int32, Integer
 
 from ..check import at_least, is_traced
+from ..made import part
 from ..types import Array, Model, PyTree, record
 from .metrics import Metric, evaluate_user
 from .ranks import ranks, sampled_ranks
@@ -47,7 +48,7 @@ class Case:
 AXES = Case(0, 0, 0, 0, None, 0, 0, None, 0)
 
 
-@dataclass(frozen=True)
+@part
 class Protocol:
     """How one user is measured.
 
@@ -73,7 +74,8 @@ def averaged(metrics: Sequence[Metric], measure, label: str) -> Protocol:
 
 
 def full_catalogue(metrics: Sequence[Metric], num_items: int) -> Protocol:
-    """Ranks among all items that the user has not seen.
+    """Ranks among all items that the user has not seen. Warns of metrics that look at as many
+    places as there are items, which are high of any model.
 
     Args:
         metrics: what is measured of the ranks of held-out items.
@@ -85,6 +87,18 @@ def full_catalogue(metrics: Sequence[Metric], num_items: int) -> Protocol:
     Example:
         >>> protocol = evaluate.full_catalogue(evaluate.metrics(["hr@10"]), num_items)
     """
+    for metric in metrics:
+        if metric.least >= num_items:
+            warnings.warn(
+                f"full_catalogue(num_items={num_items}): {metric.name} looks at {metric.least} "
+                "places, so it is high of any model; use fewer.",
+                stacklevel=2,
+            )
+    return of_catalogue(metrics, num_items)
+
+
+def of_catalogue(metrics: Sequence[Metric], num_items: int) -> Protocol:
+    """`full_catalogue` without its warning, for who counts each user's candidates."""
 
     def measure(score, case):
         scores, seen = unseen(score, case, num_items)
@@ -128,7 +142,7 @@ def sampled(metrics: Sequence[Metric]) -> Protocol:
         if case.negatives is None:
             raise ValueError(
                 "sampled(): the data was packed without evaluation negatives; "
-                "use pack(evaluation_negatives=99)."
+                "use pack(evaluation_negatives=99), or fewer of a small catalogue."
             )
         size = case.targets.shape[0]
         items = jnp.concatenate([jnp.maximum(case.targets, 0), case.negatives])

@@ -23,7 +23,6 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 
 from ..attacks import Attack, Malicious
@@ -52,6 +51,8 @@ from .factories import (
     of_default,
 )
 from .overrides import lay, merge
+from .raw import raw_of, stem
+from .short_names import lengthened
 
 PARTS = [
     Aggregator, Attack, Batches, Clip, Clock, Cohorts, Compressor, Embedding, Exchange, Fit, Graph,
@@ -276,34 +277,6 @@ def _parser(model: Callable, strategy: Callable, paths: tuple[str, str]) -> Argu
     return parser
 
 
-def stem(source: str | Path | Mapping | None) -> str:
-    """What a run is called where nothing else is said."""
-    return Path(source).stem if isinstance(source, str | Path) else "run"
-
-
-def raw_of(source: str | Path | Mapping | None) -> dict:
-    """What a configuration says, before anything of it is read."""
-    if source is None or isinstance(source, Mapping):
-        given = dict(source or {})
-        axes = {"sweep": given.pop("sweep")} if "sweep" in given else {}  # whose keys are dotted
-        return {**lay({}, given), **axes}
-    path = Path(source)
-    if not path.is_file():
-        raise ConfigError(f"{path}: there is no such configuration file; check the path.")
-    try:
-        raw = read_yaml(path.read_text())
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: {' '.join(str(error).split())}; mend the YAML.") from None
-    if raw is None:  # nothing, or comments alone: all defaults
-        return {}
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: holds no mapping of keys; see configs/quickstart.yaml.")
-    for key in ("data", "evaluation"):
-        if not isinstance(raw.get(key, {}), dict):
-            raise ConfigError(f"{key}={raw[key]} is no mapping; write {key}: {{name: value}}.")
-    return raw
-
-
 def _late_part(section: Any, part: str) -> dict:
     """A section `model` or `strategy` with a class path."""
     if section is None or isinstance(section, str):
@@ -327,17 +300,26 @@ def _lengthen(raw: dict) -> None:
         holder[key] = full_name(given, where)
 
 
-def _parts_within(value: Any, inside: bool = False) -> Any:
-    """`value` with every factory that is named among `init_args` as `{class_path: name}`, but where
-    an argument is annotated as Callable[..., X]: there the factory itself is wanted."""
+def _parts_within(value: Any, inside: bool = False, where: str = "") -> Any:
+    """`value` with every factory that is named among `init_args` as `{class_path: name}`, short
+    names with their rooms, but where an argument is annotated as Callable[..., X]: there the
+    factory itself is wanted."""
     if inside and is_factory(value):
         return {"class_path": value}
     if isinstance(value, list):
-        return [_parts_within(one, inside) for one in value]
+        return [_parts_within(one, inside, where) for one in value]
     if not isinstance(value, dict):
         return value
+    if isinstance(given := value.get("init_args"), dict):
+        path = value.get("class_path")
+        full = {name: lengthened(one, path, name, where) for name, one in given.items()}
+        value = {**value, "init_args": full}
     within = {key: inside or key == "init_args" for key in value}
-    made = {k: v if k == "class_path" else _parts_within(v, within[k]) for k, v in value.items()}
+    below = lambda k: where if k == "init_args" else f"{where}.{k}" if where else k
+    made = {
+        k: v if k == "class_path" else _parts_within(v, within[k], below(k))
+        for k, v in value.items()
+    }
     arguments = value.get("init_args")
     if isinstance(arguments, dict):
         itself = called(value.get("class_path")) & arguments.keys()
@@ -350,6 +332,11 @@ def _plain(value: Any) -> Any:
 
 
 def _check_numbers(made: Namespace) -> None:
+    for key, whole in (("seed", 0), ("rounds", 100), ("checkpoint_every", 25), ("audit", 0),
+                       ("threads", 1), ("evaluation.every", 1), ("evaluation.users_per_chunk", 32),
+                       ("data.core", 0), ("data.evaluation_negatives", 99)):  # fmt: skip
+        if attrgetter(key)(made) is None:
+            raise ConfigError(f"{key}=null is no number; use {key}: {whole}, or leave it out.")
     least = {"rounds": 1, "checkpoint_every": 0, "audit": 0, "threads": 0}
     least |= {"evaluation.every": 1, "evaluation.users_per_chunk": 1}
     for key, low in least.items():

@@ -14,6 +14,7 @@ import json
 import math
 import os
 import shutil
+import sys
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,6 +55,8 @@ class RunFolder:
     """
 
     def __init__(self, path: Path | str, plain: dict[str, Any], overwrite: bool = False):
+        if not str(path):
+            raise ValueError("--out '' names no folder; give one, such as runs/mine.")
         self.path = Path(path)
         self.plain = plain
         self.fingerprint = fingerprint(plain)
@@ -77,6 +80,23 @@ class RunFolder:
         except ValueError:
             self.release()
             raise
+
+    def keep_finished(self) -> None:
+        """For a run that begins: raises ValueError where a finished one is here whose checkpoints
+        are gone, and says which records of an unfinished one are made anew."""
+        if self.overwrite or self._existing() is None:
+            return
+        if self.finished:
+            raise ValueError(
+                f"--out {self.path}: holds a finished run whose checkpoints are gone, so it cannot "
+                "go on; use another folder, or --overwrite true to lose its records."
+            )
+        if (file := self.path / "metrics.jsonl").is_file() and file.stat().st_size:
+            print(
+                f"fedjax-rec: {self.path}: no checkpoint is left of what {file.name} tells; begins "
+                "anew.",
+                file=sys.stderr,
+            )
 
     def begin(self, records: Sequence[dict] | None = None) -> None:
         """Writes `config.yaml`, and where `records` are given them alone to `metrics.jsonl`, in a

@@ -18,6 +18,7 @@ from ..check import one_of
 from ..report.reading import Run, number, read_run
 from ..types import Model, State
 from . import config as configuration
+from . import exported
 from .config import Config, ConfigError, Evaluation
 from .factories import unknown_argument
 from .prepare import Experiment, prepare
@@ -44,6 +45,10 @@ def load_run(path: Path | str) -> LoadedRun:
         >>> done.recommend(user=196, k=5)
     """
     folder = Path(path)
+    if folder.is_file():
+        raise ValueError(
+            f"load_run(path={str(path)!r}) is a file; name the folder of the run, {folder.parent}."
+        )
     if not folder.is_dir():
         raise ValueError(f"load_run(path={str(path)!r}): there is no such run; check the path.")
     if not (folder / "config.yaml").is_file():
@@ -174,6 +179,52 @@ class LoadedRun:
             FileNotFoundError: The run did not keep its best state.
         """
         return recommend(self.experiment, self.read_config, lambda: self.state_of(which), user, k)
+
+    def similar_items(self, item: Any, k: int = 10, which: str = "best") -> pl.DataFrame:
+        """The `k` items whose rows of the shared item tables are nearest to an item's, by the
+        cosine of their angle.
+
+        Args:
+            item: The item's id as the data has it.
+            k: How many items, at most.
+            which: "best", the state after the best round, or "last".
+
+        Returns:
+            One row an item, the nearest first: `rank`, `item`, `title`, `similarity`.
+
+        Raises:
+            ValueError: The item is unknown, `k` is below 1, or the model shares no table of items.
+
+        Example:
+            >>> done.similar_items(item=50, k=5)
+        """
+        return exported.similar_items(self.experiment, lambda: self.state_of(which), item, k)
+
+    def export(
+        self, folder: Path | str, k: int = 10, which: str = "best", format: str = "parquet"
+    ) -> list[Path]:
+        """Writes scores and weights to `folder`, for other programs.
+
+        Args:
+            folder: Is made where it is missing. `scores.parquet` (or `.csv`) has the `k` items of
+                the highest scores of every user, of those not yet seen: `user`, `rank`, `item`,
+                `score`; it is left out where the model ranks no items. weights.safetensors has
+                every array by its path, such as `shared/item`; what clients keep is [N, ...].
+            k: Items a user.
+            which: "best", the state after the best round, or "last".
+            format: Of the scores, "parquet" or "csv".
+
+        Returns:
+            The files that were written.
+
+        Raises:
+            ValueError: `k` is below 1, or the format is unknown.
+
+        Example:
+            >>> done.export("runs/wide/export", k=100)
+        """
+        state = self.state_of(which)
+        return exported.export(self.experiment, self.read_config, state, Path(folder), k, format)
 
     def evaluate(self, part: str = "test", which: str = "best", **changes: Any) -> dict[str, float]:
         """Measures the model once more, as the run did or otherwise.

@@ -1,25 +1,40 @@
 """The command line `fedjax-rec`.
 
+    fedjax-rec init [FILE]                                a first configuration, with comments
+    fedjax-rec list KIND                                  strategies, models, compressors, data, ...
+    fedjax-rec explain KEY                                what a key means, its default, its source
     fedjax-rec run CONFIG [--key value ...] --out DIR     one experiment
+    fedjax-rec recommend RUN --user ID [-k 10]            what a finished run ranks highest
+    fedjax-rec similar RUN --item ID [-k 10]              the items nearest to one
+    fedjax-rec export RUN --out DIR                       its scores and its weights, as files
     fedjax-rec sweep CONFIG --sweep.KEY VALUES --out DIR  many runs at once, and their table
     fedjax-rec runs FILE [--only NAME] [--seeds 0]        the runs of a file, and their section
+    fedjax-rec attack CONFIG|RUN [--attacks NAME ...]     what its messages give away
+    fedjax-rec attack --ledger FILE                       the same of many, and their section
     fedjax-rec bench [NAME ...] [--json FILE]             speed and memory on this machine
     fedjax-rec bench device --out DIR [--tiny]            what an accelerator does, in eight minutes
     fedjax-rec data get NAME | list                       fetch, check and describe data or weights
     fedjax-rec report DIR [DIR ...]                       tables and figures from finished runs
+    fedjax-rec help [COMMAND]                             this, or what a command takes
 
-Bad input ends with one line on standard error and exit status 2; `--debug` shows the traceback.
+CONFIG is a file, or the name of one that is shipped (quickstart). `--json` is for scripts. Exit
+status: 0 done; 1 a run diverged, or an unforeseen error; 2 bad input; 130 stopped, with the state
+saved. All but 0 come with one line on standard error; `--debug` shows the traceback.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+
+from .words import HELP, Words, one_name, parser_of, split
+
+ASKED = ("init", "list", "explain", "recommend", "similar", "export")  # see `asked`
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,10 +76,12 @@ def _main(arguments: Sequence[str] | None) -> int:
     debug = "--debug" in words
     words = [w for w in words if w != "--debug"]
     commands = {
-        "run": _run, "sweep": _sweep, "runs": _runs, "bench": _bench, "data": _data,
-        "report": _report,
+        "run": _run, "sweep": _sweep, "runs": _runs, "attack": _attack, "bench": _bench,
+        "data": _data, "report": _report, **{name: partial(_ask, name) for name in ASKED},
     }  # fmt: skip
-    if not words or words[0] in ("-h", "--help"):
+    if words[:1] == ["help"]:
+        words = [*words[1:2], "--help"]
+    if not words or words[0] in HELP:
         print((__doc__ or "").strip())
         return 0 if words else 2
     if words[0] == "--version":
@@ -105,28 +122,12 @@ def _explain(error: Exception) -> int:
     return 1 if isinstance(error, Diverged | CallbackError) or not isinstance(error, known) else 2
 
 
-def _parser(name: str, about: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=f"fedjax-rec {name}",
-        description=about,
-        epilog="--debug shows tracebacks.",
-        allow_abbrev=False,  # `--o` may be meant for a key of the configuration
-    )
-
-    def error(message: str):
-        raise ValueError(f"{message}; see fedjax-rec {name} --help.")
-
-    parser.error = error
-    return parser
-
-
 def _run(words: Sequence[str]) -> int:
-    parser = _parser("run", "One experiment. --key value overrides any key of the configuration.")
-    parser.add_argument("config", help="a YAML file, e.g. configs/quickstart.yaml")
-    parser.add_argument("--out", help="run folder; default runs/<name of the configuration>")
-    parser.add_argument("--overwrite", default="false", choices=("true", "false"))
-    parser.add_argument("--quiet", action="store_true", help="no progress bar and no table")
-    known, overrides = parser.parse_known_args(words)
+    given = split("run", _help_alone(words), ("out", "help"), ("overwrite", "quiet", "json"))
+    if "help" in given.options:
+        return _help_of_run(given)
+    source, options = one_name("run", "config, a YAML file", given), given.options
+    quiet = bool(options.get("quiet") or options.get("json"))
 
     from pathlib import Path
 
@@ -136,11 +137,13 @@ def _run(words: Sequence[str]) -> int:
     from . import config as configuration
     from .run import run
 
-    config = configuration.read(known.config, overrides)
+    config = configuration.read(source, given.overrides)
     configure(config.threads, devices=config.devices)
-    out = Path(known.out or Path("runs") / config.name)
-    run(config, out, known.overwrite == "true", not known.quiet)
-    if not known.quiet:
+    out = Path("runs") / config.name if "out" not in options else str(options["out"])
+    summary = run(config, out, bool(options.get("overwrite")), not quiet)
+    if options.get("json"):
+        _print_json({**summary, "folder": str(out)})
+    elif not quiet:
         from rich.console import Console
 
         Console().print(table([read_run(out)]))
@@ -148,60 +151,124 @@ def _run(words: Sequence[str]) -> int:
     return 0
 
 
-def _sweep(words: Sequence[str]) -> int:
-    parser = _parser(
-        "sweep",
-        "Many runs of one configuration, and their table. --sweep.KEY '[0.1, 1]' is an axis; "
-        "--search optuna --search.trials 64 tries some points and not all; --key value overrides "
-        "the configuration of all runs.",
+def _help_alone(words: Sequence[str]) -> list[str]:
+    """`--help` as an option with a value, since it takes none and may stand anywhere."""
+    return ["--help=true" if word in HELP else word for word in words]
+
+
+def _help_of_run(given: Words) -> int:
+    """The options of `run`, and the arguments of the parts that are named beside `--help`."""
+    print(
+        "usage: fedjax-rec run CONFIG [--key value ...] [--out DIR] [--overwrite] [--quiet] "
+        "[--json]\n\n"
+        "CONFIG is a YAML file, or the name of one that is shipped (fedjax-rec list configs).\n"
+        "  --key value   overrides any key of the configuration: fedjax-rec explain KEY\n"
+        "  --out DIR     run folder; default runs/<name of the configuration>\n"
+        "  --overwrite   replace another run there\n"
+        "  --quiet       no progress and no table\n"
+        "  --json        the summary on standard output, and nothing else\n"
+        "  --debug       tracebacks\n"
+        "With --model NAME, --strategy NAME and so on, --help lists the arguments of that part."
     )
-    parser.add_argument("config", help="a YAML file, which may have axes under `sweep:`")
-    parser.add_argument("--out", required=True, help="folder of the sweep, with one for each run")
-    parser.add_argument("--workers", type=int, help="runs at a time; default one a core")
-    parser.add_argument("--processes", type=int, default=1, help="that take runs which share a "
-                        "program; default 1, whose threads take all")  # fmt: skip
-    parser.add_argument("--quiet", action="store_true", help="no line a run and no table")
-    known, rest = parser.parse_known_args(words)
+    from .explain import explain
+    from .overrides import pairs
+
+    for key, _ in pairs(given.overrides):
+        if key in ("model", "strategy", "examples", "cohorts", "data.split", "data.clients"):
+            told = explain(key, given.overrides)
+            print(f"\n{key}: {told.text}\n{told.source}")
+            _print_arguments(key, told.arguments)
+    return 0
+
+
+def _print_arguments(key: str, rows: Sequence[dict]) -> None:
+    for row in rows:
+        print(f"  --{key}.{row['name']}  (default {row['default']})  {row['help']}".rstrip())
+
+
+def _print_json(value) -> None:
+    import json
+
+    from .folder import _json
+
+    print(json.dumps(json.loads(_json(value)), indent=2))
+
+
+def _sweep(words: Sequence[str]) -> int:
+    given = split(
+        "sweep", _help_alone(words), ("out", "workers", "processes", "help"), ("quiet", "json")
+    )
+    if "help" in given.options:
+        print(
+            "usage: fedjax-rec sweep CONFIG --out DIR [--sweep.KEY VALUES ...] [--key value ...]\n"
+            "\nMany runs of one configuration, and their table. --sweep.KEY '[0.1, 1]' is an axis;"
+            "\n--search optuna --search.trials 64 tries some points and not all; --key value "
+            "overrides\nthe configuration of all runs.\n"
+            "  --out DIR        folder of the sweep, with one for each run\n"
+            "  --workers N      runs at a time; default one a core\n"
+            "  --processes N    that take runs which share a program; default 1, whose threads "
+            "take all\n"
+            "  --quiet          no line a run and no table\n"
+            "  --json           the table on standard output, one object a run"
+        )
+        return 0
+    source, options = one_name("sweep", "config, a YAML file", given), given.options
+    quiet = bool(options.get("quiet") or options.get("json"))
+    if "out" not in options:
+        raise ValueError("sweep: required: --out; see fedjax-rec sweep --help.")
 
     from ..check import at_least
     from ..simulate import configure
     from . import config as configuration
     from .overrides import lay_words, pairs
     from .sweep import planned, run_sweep, threads_of_sweep
-    from .swept import settings_table
+    from .swept import settings_table, table
 
-    if known.workers is not None:
-        at_least("sweep", "--workers", known.workers, 1)
-    at_least("sweep", "--processes", known.processes, 1)
-    given = list(pairs(rest))
-    axes = {k.removeprefix("sweep."): v for k, v in given if k.startswith("sweep.")}
-    searched = {k: v for k, v in given if k.partition(".")[0] == "search"}
-    others = [(k, v) for k, v in given if k not in searched and not k.startswith("sweep.")]
+    out = str(options["out"])
+    workers = _whole(options, "workers", None)
+    processes = _whole(options, "processes", 1)
+    if workers is not None:
+        at_least("sweep", "--workers", workers, 1)
+    at_least("sweep", "--processes", processes, 1)
+    rest = list(pairs(given.overrides))
+    axes = {k.removeprefix("sweep."): v for k, v in rest if k.startswith("sweep.")}
+    searched = {k: v for k, v in rest if k.partition(".")[0] == "search"}
+    others = [(k, v) for k, v in rest if k not in searched and not k.startswith("sweep.")]
     overrides = [f"--{k}={v}" for k, v in others]
-    raw = lay_words(configuration.raw_of(known.config), searched)
-    plan = planned(raw, axes, known.out, overrides, configuration.stem(known.config))
-    configure(threads_of_sweep(plan.threads, known.workers))
+    raw = lay_words(configuration.raw_of(source), searched)
+    plan = planned(raw, axes, out, overrides, configuration.stem(source))
+    configure(threads_of_sweep(plan.threads, workers))
     done = 0
 
     def told(ended) -> None:
         nonlocal done
         done += 1
-        if not known.quiet:
+        if not quiet:
             line = f"{ended.status}{': ' + ended.error if ended.error else ''}"
             print(f"[{done}/{plan.total}] {ended.out}: {line}", file=sys.stderr, flush=True)
 
-    ended = run_sweep(plan, known.out, known.workers, told, known.processes)
-    if not known.quiet:
+    ended = run_sweep(plan, out, workers, told, processes or 1)
+    if options.get("json"):
+        _print_json({"runs": table(ended).to_dicts()})
+    elif not quiet:
         from rich.console import Console
 
         Console().print(settings_table(ended))
-        print(f"{known.out}: sweep.csv, sweep.parquet, and a folder for each of {len(ended)} runs")
+        print(f"{out}: sweep.csv, sweep.parquet, and a folder for each of {len(ended)} runs")
     how = [one.status for one in ended]
     return 1 if "failed" in how or "finished" not in how else 0
 
 
+def _whole(options: dict, name: str, default: int | None) -> int | None:
+    value = options.get(name, default)
+    try:
+        return None if value is None else int(value)
+    except ValueError:
+        raise ValueError(f"sweep: --{name}={value} is no whole number.") from None
+
+
 def _runs(words: Sequence[str]) -> int:
-    parser = _parser("runs", "The runs of a file in order, then the section of the page they make.")
+    parser = parser_of("runs", "The runs of a file in order, then the section of the page.")
     parser.add_argument("file", help="a YAML file, e.g. configs/runs/published.yaml")
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="runs of these names")
     parser.add_argument("--seeds", nargs="+", default=[], type=int, help="runs of these seeds")
@@ -220,12 +287,20 @@ def _runs(words: Sequence[str]) -> int:
     return run_series(plan, chosen)
 
 
+def _ask(name: str, words: Sequence[str]) -> int:
+    return importlib.import_module(".asked", __package__).COMMANDS[name](words)
+
+
+def _attack(words: Sequence[str]) -> int:
+    return importlib.import_module(".attack_command", __package__).command(words)
+
+
 def _bench(words: Sequence[str]) -> int:
     return importlib.import_module("fedjax_rec.bench.main").main(words)
 
 
 def _data(words: Sequence[str]) -> int:
-    parser = _parser("data", "Data sets and pretrained weights: which there are, and fetching one.")
+    parser = parser_of("data", "Data sets and pretrained weights: list them, or fetch one.")
     parser.add_argument("action", choices=("list", "get"))
     parser.add_argument("name", nargs="?", help="for get: a name of the list, or a folder")
     known = parser.parse_args(words)
@@ -244,9 +319,11 @@ def _data(words: Sequence[str]) -> int:
 
 
 def _report(words: Sequence[str]) -> int:
-    parser = _parser("report", "Tables and figures from finished runs.")
+    parser = parser_of("report", "Tables and figures from finished runs.")
     parser.add_argument("folders", nargs="+", help="run folders, or folders that hold some")
     parser.add_argument("--out", default="runs/report", help="folder for report.md and figures")
+    parser.add_argument("--sort", metavar="METRIC", help="rows by it, the best first, e.g. hr@10")
+    parser.add_argument("--json", action="store_true", help="the numbers on standard output")
     parser.add_argument("--results", help="write docs/results.md-like page FILE instead")
     parser.add_argument("--section", help="with --results: write this section of the page alone")
     parser.add_argument("--targets", help="YAML with goals, for --results")
@@ -267,8 +344,14 @@ def _report(words: Sequence[str]) -> int:
         targets = Path(known.targets) if known.targets else None
         written = results(known.folders, targets, Path(known.results), known.section)
     else:
-        Console().print(tables(find_runs(known.folders)))
-        written = write_report(known.folders, Path(known.out))
+        found = find_runs(known.folders)
+        page = None if known.json else tables(found, known.sort)
+        written = write_report(known.folders, Path(known.out), known.sort)
+        if known.json:
+            told = [{**run.summary, "folder": str(run.folder)} for run in found]
+            _print_json({"runs": told, "files": list(map(str, written))})
+            return 0
+        Console().print(page)
     for path in written:
         print(path)
     return 0

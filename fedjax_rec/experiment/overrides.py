@@ -2,12 +2,15 @@
 command line, and mappings of Python.
 
 `--model.width 64` is short for `--model.init_args.width 64`, and so for every part that a factory
-makes. Another factory (`--model pfedrec`) keeps those arguments of the former that it takes too.
+makes. Another factory (`--model pfedrec`) keeps those arguments of the former that it takes too;
+the others are dropped, which is said on standard error.
 """
 
 from __future__ import annotations
 
+import functools
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,7 @@ from .factories import (
     of_default,
     parameters,
 )
+from .short_names import of_the_kind
 
 
 def merge(raw: dict, words: Sequence[str]) -> dict:
@@ -136,8 +140,22 @@ def _put(node: Any, path: list[str], value: Any, where: str) -> Any:
 
 def _instead(node: Any, value: Any, where: str) -> Any:
     value = full_name(value, where)
+    if isinstance(node, dict) and "class_path" in node:
+        value = of_the_kind(value, node["class_path"])
     if not (isinstance(node, dict) and "class_path" in node and is_factory(value)):
         return value
     known = parameters(find(value, where))
     arguments = node.get("init_args") or {}
+    if lost := {k: v for k, v in arguments.items() if k not in known}:
+        _tell_lost(f"{where}={value}", ", ".join(f"{k}={_short(v)}" for k, v in lost.items()))
     return {"class_path": value, "init_args": {k: v for k, v in arguments.items() if k in known}}
+
+
+@functools.cache  # a sweep lays the same over its file for every run
+def _tell_lost(part: str, lost: str) -> None:
+    """Says what was given to another factory and this one does not take."""
+    print(f"fedjax-rec: {part} does not take {lost}; dropped.", file=sys.stderr)
+
+
+def _short(value: Any) -> Any:
+    return value.get("class_path", value) if isinstance(value, dict) else value

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import data, evaluate, simulate
+from ..evaluate.protocol import of_catalogue
 from ..types import Strategy
 from .cold import with_fit
 from .config import Config, ConfigError, part
@@ -226,7 +227,7 @@ def _protocol(config: Config, read: Read) -> evaluate.Protocol:
             "and target_ndcg@10 are of targets, and the first metric of held-out items; use "
             "metrics: [hr@10, er@10] and targets: [7], or neither."
         )
-    full = evaluate.full_catalogue(held_out, read.dataset.num_items)
+    full = of_catalogue(held_out, read.dataset.num_items)
     sampled = evaluate.sampled(held_out)
     chosen = full if wanted.candidates == "full" else sampled
     if wanted.candidates == "both":

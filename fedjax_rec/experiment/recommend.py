@@ -46,7 +46,7 @@ def recommend(
     mine = known.users == row
     seen = known.items[mine & np.isin(split.part, (TRAIN, VALIDATION))]
     held_out = known.items[mine & (split.part == TEST)]
-    scores = _scores(model, state(), client, member, _last(seen, config.examples.history))
+    scores = _scores(model, state(), client, member, last_seen(seen, config.examples.history))
     scores[seen] = -np.inf
     items = np.argsort(-scores, kind="stable")[: min(k, int(np.isfinite(scores).sum()))]
     titles = data.titles(known, genres=False)
@@ -62,7 +62,7 @@ def recommend(
     )
 
 
-def _last(seen: np.ndarray, size: int) -> np.ndarray | None:
+def last_seen(seen: np.ndarray, size: int) -> np.ndarray | None:
     """int32[size]: the last items seen, -1 before the first; None for models that read none."""
     if not size:
         return None

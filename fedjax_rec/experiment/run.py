@@ -88,11 +88,14 @@ def carry_out(
     # What the parts say against each other or the memory, they say before anything is written.
     like = experiment.outline
     done = 0 if folder.overwrite else simulate.last_saved(folder.checkpoints)
+    if not done:
+        folder.keep_finished()
     begin = time.perf_counter()
     if (forecast := foreseen(config, experiment, calls, done)) is not None:
         forecast.refuse()
         if show:
-            print(forecast.line(), file=sys.stderr)
+            seconds = time.perf_counter() - begin
+            print(f"{forecast.line()}; compiled in {seconds:.1f} s", file=sys.stderr)
     if show and experiment.guarantee is not None:
         print(experiment.guarantee.line(), file=sys.stderr)
     spent = time.perf_counter() - begin
@@ -107,6 +110,8 @@ def carry_out(
             print(f"fedjax-rec: {folder.path}: {stopped.line_of(running.stopped)}", file=sys.stderr)
             return running.finish()
         running.stopped = None
+    if show and (told := running.resumed()) is not None:
+        print(f"fedjax-rec: {folder.path}: {told}", file=sys.stderr)
     rounds = simulate.simulate(
         strategy, store, config.rounds, key, config.cohorts, experiment.measure,
         config.evaluation.every, state=running.state if done else begun, calls=calls,
@@ -155,6 +160,15 @@ class Running:
             self.checkpoints = opened()
         self.elapsed = spent + (self.records[-1]["seconds"] if self.records else 0.0)
 
+    def resumed(self) -> str | None:
+        """What of it was there before, for people; None where it begins."""
+        if not self.records:
+            return None
+        done, rounds = self.records[-1]["round"], self.config.rounds
+        if done < rounds:
+            return f"goes on after round {done} of {rounds}."
+        return f"is finished, {done} rounds; more --rounds go on from there."
+
     def take(
         self,
         progress: simulate.Progress,
@@ -173,7 +187,7 @@ class Running:
         records.append(record)
         if best_of(records, self.chooser, self.protocol) is record:
             self.best = {"values": progress.values["test"]}
-            self.kept.take(progress.round, progress.state)
+            self.kept.take(progress.round, progress.running)
         self.folder.append(record)
         of_run = replace(
             progress, metrics=record, records=tuple(records), config=config.plain,
@@ -184,12 +198,12 @@ class Running:
         last = progress.round >= config.rounds or said is not None
         stop = bool(stops) and not last
         if last or stop or _due(records, config.checkpoint_every):
-            self.kept.write(progress.state)
+            self.kept.write(progress.running)
             extras = {**self.best, RECORDS: self.folder.sums(records)}
             if self.stopped is not None:
                 extras[stopped.KEY] = stopped.packed(self.stopped)
-            self.checkpoints.save(progress.round, progress.state, extras)
-        self.state = progress.state
+            self.checkpoints.save(progress.round, progress.running, extras)
+        self.state = progress.running
         if stop:
             self.checkpoints.close()
             raise Stopped(

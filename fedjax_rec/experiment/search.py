@@ -79,7 +79,7 @@ def random(trials: int, seed: int = 0) -> Search:
 
 def optuna(trials: int, batch: int = 8, seed: int = 0, sampler: str = "TPESampler") -> Search:
     """Settings that a sampler of Optuna proposes, for the best validation metric. Needs
-    `pip install 'fedjax-rec[optuna]'`.
+    `pip install optuna`.
 
     Args:
         trials: How many settings.
@@ -123,9 +123,7 @@ def _library() -> Any:
     try:
         return importlib.import_module("optuna")
     except ImportError:
-        raise ValueError(
-            "search=optuna needs the library optuna; pip install 'fedjax-rec[optuna]'."
-        ) from None
+        raise ValueError("search=optuna needs the library optuna; pip install optuna.") from None
 
 
 def _is_error(told: Sequence[Told]) -> bool:

@@ -34,6 +34,15 @@ def softplus(x: jax.Array) -> jax.Array:
     return jnp.maximum(x, 0.0) + jnp.log1p(jnp.exp(jnp.minimum(x, -x)))
 
 
+def _one_score_a_label(name: str, scores: jax.Array, batch: dict) -> None:
+    if scores.shape != batch["labels"].shape:
+        raise ValueError(
+            f"{name}() got scores of shape {scores.shape} for labels of shape "
+            f"{batch['labels'].shape}; train it on data.pointwise() or data.ratings(), or "
+            "pairs with objective=models.bpr()."
+        )
+
+
 def bce() -> Objective:
     """-y log s(z) - (1 - y) log(1 - s(z)), with labels y in [0, 1] and the logistic s.
 
@@ -42,6 +51,7 @@ def bce() -> Objective:
     """
 
     def objective(scores, batch):
+        _one_score_a_label("bce", scores, batch)
         values = softplus(scores) - batch["labels"] * scores
         return masked_mean(values, batch["mask"])
 
@@ -57,6 +67,7 @@ def squared_error() -> Objective:
     """
 
     def objective(scores, batch):
+        _one_score_a_label("squared_error", scores, batch)
         return masked_mean((scores - batch["labels"]) ** 2, batch["mask"])
 
     return objective

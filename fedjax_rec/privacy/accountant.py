@@ -225,5 +225,5 @@ def _library(part: str) -> Any:
             return importlib.import_module(f"dp_accounting.{part}".rstrip("."))
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "accounting for privacy needs dp_accounting: pip install 'fedjax-rec[privacy]'"
+            "accounting for privacy needs dp_accounting: pip install dp-accounting"
         ) from error

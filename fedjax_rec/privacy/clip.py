@@ -14,7 +14,7 @@ negatives and their rows included, since every row that travels is in the norm o
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -23,13 +23,14 @@ import jax.numpy as jnp
 from .. import rows
 from ..aggregate.norm_bound import norms
 from ..check import at_least, fraction, positive
+from ..made import part
 from ..types import PyTree
 
 # Norms are taken in float32, which may be that much too small.
 CAREFUL = 1 - 1e-5
 
 
-@dataclass(frozen=True)
+@part
 class Clip:
     """A way to clip the updates of a chunk, as `aggregate.listed` has them.
 

@@ -34,8 +34,9 @@ def secure_aggregation(
 
     Each client counts once, whatever it weighs. What it sends are whole tables: which rows it
     touched, and asked for, would tell what it holds. An uplink goes with it if it is linear and
-    both ends draw it from a seed, such as `seeded_rows`. Bytes of all phases are in the ledger, up as parts of one message
-    and down; of `clients` parties in every round, and as if each stayed to the end.
+    both ends draw it from a seed, such as `seeded_rows`. Bytes of all phases are in the ledger, up
+    as parts of one message and down; of `clients` parties in every round, and as if each stayed to
+    the end.
 
     Guarantee: that of the protocol, with parties that are honest but curious; in a simulation there
     is no secret, since one seed makes all masks. A sum tells what a sum tells: of one client, all.

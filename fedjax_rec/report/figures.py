@@ -1,6 +1,7 @@
 """Pictures of finished runs: learning curves, spread over users, quality against uplink bytes.
 
 Runs that differ only in their seed share one colour: their mean as a line, their range as a band.
+Of many, the best `MOST` are drawn, and it is said; validation is drawn beside the test of a few.
 Colours are those of Okabe and Ito (2008), told apart by colour-blind readers too. Figures are
 plain `matplotlib.figure.Figure`s: no display and no global state of pyplot is needed.
 """
@@ -15,9 +16,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
 from fedjax_rec.evaluate import by_activity, mean_and_interval
+from fedjax_rec.report.fonts import legible, make_legible
 from fedjax_rec.report.reading import (
     LOWER_IS_BETTER,
     Group,
@@ -31,6 +34,7 @@ from fedjax_rec.report.tables import MIB, title
 from fedjax_rec.storage import whole
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MOST, FEW = 8, 4  # groups of a figure, and those whose validation is drawn too
 Dash = Literal["-"] | tuple[float, tuple[float, ...]]
 # The palette once more with the next dash.
 DASHES: tuple[Dash, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)))
@@ -39,29 +43,29 @@ Curve = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # x, mean, low, h
 
 
 def learning_curve(runs: Sequence[Run]) -> Figure:
-    """Quality (test bold, validation thin) and training loss against the round.
+    """Quality (test bold, and of a few groups validation thin) and training loss against the round.
 
-    A dot marks the round chosen by validation, with the test value that the tables report.
+    A dot marks the round chosen by validation, with the test value that the tables report; of
+    several seeds their means.
     """
-    groups = group(runs)
+    groups, told = _drawn(group(runs))
     metrics = tuple(dict.fromkeys(name for run in runs for name in run.names()))
     shown = [m for m in (*metrics, "loss") if any(_curve(g, "round", m)[0].size for g in groups)]
     figure, axes, colours = _sheet(groups, shown)
     for ax, metric in zip(axes, shown, strict=True):
         for each, (colour, dash) in zip(groups, colours, strict=True):
-            x, *thin = _curve(each, "round", f"validation_{metric}")
-            ax.plot(x, thin[0], color=colour, linestyle=dash, linewidth=1.0, alpha=0.7)
-            _draw(ax, _curve(each, "round", metric), colour, dash)
+            if len(groups) <= FEW:
+                x, *thin = _curve(each, "round", f"validation_{metric}")
+                ax.plot(x, thin[0], color=colour, linestyle=dash, linewidth=1.0, alpha=0.7)
+            _draw(ax, _curve(each, "round", metric), colour, dash, len(groups))
             if metric != "loss":
                 _mark(ax, each, "round", metric, colour)
-        _dress(ax, "round", _name(metric))
+        dress(ax, "round", _name(metric))
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    styles = [
-        Line2D([], [], color=GRAY, linewidth=2.2, label="test"),
-        Line2D([], [], color=GRAY, linewidth=1.0, alpha=0.7, label="validation"),
-        _dot_key(),
-    ]
-    _legend(figure, groups, colours, styles)
+    test = Line2D([], [], color=GRAY, linewidth=2.2, label="test")
+    validation = Line2D([], [], color=GRAY, linewidth=1.0, alpha=0.7, label="validation")
+    both = [test, validation] if len(groups) <= FEW else []
+    _legend(figure, groups, colours, [*both, *_keys(groups)], told)
     return figure
 
 
@@ -77,6 +81,8 @@ def quality_against_bytes(runs: Sequence[Run], metric: str | None = None) -> Fig
     """
     metric = metric or runs[0].names()[0]
     measured = [(each, _curve(each, "bytes_up", metric)) for each in group(runs)]
+    kept, told = _drawn([each for each, curve in measured if (curve[0] > 0).any()], metric)
+    measured = [(each, curve) for each, curve in measured if each in kept]
     sending = [(each, curve) for each, curve in measured if (curve[0] > 0).any()]
     groups, curves = [each for each, _ in sending], [curve for _, curve in sending]
     if not groups:
@@ -85,10 +91,10 @@ def quality_against_bytes(runs: Sequence[Run], metric: str | None = None) -> Fig
     for each, curve, (colour, dash) in zip(groups, curves, colours, strict=True):
         sent = curve[0] > 0  # a log axis has no place for the state before training
         x, mean, low, high = (values[sent] for values in curve)
-        _draw(ax, (x / MIB, mean, low, high), colour, dash)
+        _draw(ax, (x / MIB, mean, low, high), colour, dash, len(groups))
         _mark(ax, each, "bytes_up", metric, colour)
     ax.set_xscale("log")
-    _dress(ax, "uplink of all clients, cumulative (MiB, log scale)", f"{_name(metric)}, test")
+    dress(ax, "uplink of all clients, cumulative (MiB, log scale)", f"{_name(metric)}, test")
     low, high = ax.get_xlim()
     decades = math.log10(high / low)
     ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if decades < 3 else (1.0,)))
@@ -96,7 +102,7 @@ def quality_against_bytes(runs: Sequence[Run], metric: str | None = None) -> Fig
         FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
     )
     ax.xaxis.set_minor_locator(NullLocator())
-    _legend(figure, groups, colours, [_dot_key()])
+    _legend(figure, groups, colours, _keys(groups), told)
     return figure
 
 
@@ -152,7 +158,8 @@ def _measured(run: Run) -> dict[str, np.ndarray]:
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write a whole PNG of 150 dpi or nothing."""
+    """Write a whole PNG of 150 dpi or nothing, in fonts that have its signs."""
+    make_legible(figure)
     with whole(path) as beside:
         # Without the software tag equal pictures are equal files.
         figure.savefig(beside, dpi=150, format="png", metadata={"Software": None})
@@ -176,23 +183,39 @@ def _curve(each: Group, across: str, metric: str) -> Curve:
     return x, y.mean(axis=0), y.min(axis=0), y.max(axis=0)
 
 
-def _draw(ax: Axes, curve: Curve, colour: str, dash: Dash) -> None:
+def _drawn(groups: Sequence[Group], metric: str | None = None) -> tuple[list[Group], str]:
+    """(the groups that a figure has room for, in their order; what is said of the others)."""
+    if len(groups) <= MOST:
+        return list(groups), ""
+    metric = metric or groups[0].runs[0].names()[0]
+    sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
+    merit = lambda each: np.nan_to_num(sign * each.best(metric).mean(), nan=-1e9)
+    best = sorted(groups, key=merit, reverse=True)
+    kept = {id(each) for each in best[:MOST]}
+    told = f"the best {MOST} of {len(groups)} by {title(metric)}"
+    return [each for each in groups if id(each) in kept], told
+
+
+def _draw(ax: Axes, curve: Curve, colour: str, dash: Dash, groups: int) -> None:
     x, mean, low, high = curve
     alone = "o" if x.size == 1 else None  # a line of one point would not be seen
-    ax.plot(x, mean, color=colour, linestyle=dash, linewidth=2.2, marker=alone, markersize=4)
+    width = 2.2 if groups <= FEW else 1.6
+    ax.plot(x, mean, color=colour, linestyle=dash, linewidth=width, marker=alone, markersize=4)
     if (high > low).any():
         ax.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
 
 
 def _mark(ax: Axes, each: Group, across: str, metric: str, colour: str) -> None:
-    """A dot at each seed's best validation round."""
+    """A dot at the best validation round, of several seeds at the means of theirs."""
+    found = []
     for run in each.runs:
         place = [record["round"] for record in run.records].index(run.summary["best"]["round"])
         x = run.column(across)
         at = x[: place + 1].sum() / MIB if across == "bytes_up" else x[place]
-        if at > 0 or across == "round":
-            y = run.column(metric)[place]
-            ax.plot(at, y, "o", color=colour, markersize=7, markeredgecolor="white", zorder=4)
+        found.append((at, run.column(metric)[place]))
+    at, y = np.mean(found, axis=0)
+    if at > 0 or across == "round":
+        ax.plot(at, y, "o", color=colour, markersize=7, markeredgecolor="white", zorder=4)
 
 
 def _histogram(ax: Axes, values: np.ndarray, metric: str) -> None:
@@ -208,7 +231,7 @@ def _histogram(ax: Axes, values: np.ndarray, metric: str) -> None:
     ):
         ax.axvline(value, color=PALETTE[1], linestyle=style, label=f"{label} {value:.3f}")
     ax.yaxis.set_major_formatter(PercentFormatter(decimals=0))
-    _dress(ax, f"{_name(metric)} of a user, test", "share of users")
+    dress(ax, f"{_name(metric)} of a user, test", "share of users")
     ax.set_title(f"{known.size:,} users", fontsize=11, color=GRAY)
     _key_below(ax)
 
@@ -227,7 +250,7 @@ def _quarters(ax: Axes, values: np.ndarray, activity: np.ndarray, metric: str) -
     ranges = [f"{g['low']:,.0f} to {g['high']:,.0f}" for g in means.values()]
     ax.set_xticks(range(len(ranges)), ranges)
     ax.set_xlim(-0.5, len(ranges) - 0.5)
-    _dress(ax, "training interactions of the user", f"mean {_name(metric)}, test")
+    dress(ax, "training interactions of the user", f"mean {_name(metric)}, test")
     ax.grid(axis="x", visible=False)
     ax.set_title("quarters of users by activity, 95% intervals", fontsize=11, color=GRAY)
     _key_below(ax)
@@ -244,9 +267,14 @@ def _sheet(
 
 
 def _legend(
-    figure: Figure, groups: Sequence[Group], colours: Sequence[tuple[str, Dash]], styles: list
+    figure: Figure,
+    groups: Sequence[Group],
+    colours: Sequence[tuple[str, Dash]],
+    styles: list,
+    told: str = "",
 ) -> None:
-    """Below the axes, never over them: what the styles mean, then one entry per group."""
+    """Below the axes, never over them: what the styles mean, then one entry per group. told: of
+    what is not drawn."""
     names = labels(groups)
     lines = [
         Line2D([], [], color=colour, linestyle=dash, linewidth=2.2, label=name)
@@ -254,9 +282,15 @@ def _legend(
     ]
     if len(groups) == 1:
         lines = []
-    figure.suptitle(caption(groups), fontsize=12)
-    longest = max(len(str(line.get_label())) for line in [*lines, *styles])
-    entries = [*lines, *styles]
+    figure.suptitle("\n".join(filter(None, [caption(groups), told])), fontsize=12)
+    key_below(figure, [*lines, *styles])
+
+
+def key_below(figure: Figure, entries: list) -> None:
+    """The legend of a figure, below its axes, in as many columns as fit."""
+    for entry in entries:
+        entry.set_label(legible(str(entry.get_label())))
+    longest = max(len(str(line.get_label())) for line in entries)
     columns = min(len(entries), max(1, int(figure.get_figwidth() * 12 / (longest + 6))))
     figure.set_figheight(3.7 + 0.22 * math.ceil(len(entries) / columns))  # the axes keep theirs
     figure.legend(
@@ -271,11 +305,16 @@ def _name(metric: str) -> str:
     return title(metric) + (" (lower is better)" if metric in LOWER_IS_BETTER else "")
 
 
-def _dot_key() -> Line2D:
-    return Line2D(
+def _keys(groups: Sequence[Group]) -> list:
+    """What the dot, and of several seeds the band, mean."""
+    dot = Line2D(
         [], [], color=GRAY, marker="o", linestyle="", markeredgecolor="white", markersize=7,
         label="best validation round",
     )  # fmt: skip
+    if all(len(each.runs) == 1 for each in groups):
+        return [dot]
+    dot.set_label("best validation round, mean of seeds")
+    return [Patch(color=GRAY, alpha=0.18, linewidth=0, label="lowest to highest seed"), dot]
 
 
 def _key_below(ax: Axes) -> None:
@@ -283,7 +322,7 @@ def _key_below(ax: Axes) -> None:
     ax.legend(**place, ncols=2, frameon=False, fontsize=10)
 
 
-def _dress(ax: Axes, across: str, up: str) -> None:
+def dress(ax: Axes, across: str, up: str) -> None:
     ax.set_xlabel(across, fontsize=11)
     ax.set_ylabel(up, fontsize=11)
     ax.tick_params(labelsize=10)

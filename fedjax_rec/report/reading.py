@@ -4,6 +4,7 @@ Runs whose `config.yaml` differs only in `seed` (and in `out`, `name`) form one 
 """
 
 import json
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -176,7 +177,8 @@ def unfinished(folders: Iterable[Path | str]) -> list[Path]:
 
 
 def find_runs(folders: Iterable[Path | str]) -> list[Run]:
-    """Every finished run (a folder with `summary.json`) at or under the folders, in path order.
+    """Every finished run (a folder with `summary.json`) at or under the folders, in the order of
+    their paths, 9 before 10.
 
     Raises:
         ValueError: a folder does not exist or holds no finished run.
@@ -185,7 +187,8 @@ def find_runs(folders: Iterable[Path | str]) -> list[Run]:
     for folder in map(Path, folders):
         if not folder.is_dir():
             raise ValueError(f"run folder {str(folder)!r} does not exist; name a finished run.")
-        here = sorted(path.parent for path in folder.rglob("summary.json"))
+        found_here = (path.parent for path in folder.rglob("summary.json"))
+        here = sorted(found_here, key=lambda path: natural(str(path)))
         if not here:
             raise ValueError(f"no summary.json under {str(folder)!r}; finish a run there first.")
         for path in here:
@@ -221,7 +224,15 @@ def group(runs: Iterable[Run]) -> list[Group]:
         )
         for key, seeds in kept.items()
     ]
-    return sorted(groups, key=lambda each: [each.field(key) for key in FIELDS])
+    *rest, name = FIELDS
+    key = lambda each: ([each.field(key) for key in rest], natural(each.field(name)))
+    return sorted(groups, key=key)
+
+
+def natural(text: str) -> list:
+    """A key by which 9 comes before 10."""
+    words = re.split(r"(\d+)", text)
+    return [(0, int(word), "") if word.isdecimal() else (1, 0, word) for word in words]
 
 
 def labels(groups: Sequence[Group]) -> list[str]:

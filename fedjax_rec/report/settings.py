@@ -13,7 +13,8 @@ Keys are dotted where they differ, as the command line takes them; a value `abse
 the first row has and this one has not.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -65,6 +66,35 @@ def data_names(groups: Iterable[Group]) -> dict[int, str]:
     are split or filtered otherwise. Who holds users, and negatives, make no other data."""
     kept = lambda data: {key: value for key, value in data.items() if key not in NO_SPLIT}
     return _told_apart(groups, "data", lambda setting: {"data": kept(setting["data"])})
+
+
+MOST = 4  # columns of settings, beyond which they are of other configurations altogether
+
+
+def differing(groups: Sequence[Group]) -> dict[str, list[str]]:
+    """Short key -> its value in each of the groups, of the keys that they differ in; none where
+    these are more than `MOST`."""
+    flat = [_flat(each.runs[0].setting()) for each in groups]
+    keys = [
+        key
+        for key in dict.fromkeys(key for one in flat for key in one)
+        if key != "rounds" and len({str(one.get(key, "")) for one in flat}) > 1
+    ]
+    if len(keys) > MOST:
+        return {}
+    plain = [key.replace("init_args.", "").removesuffix(".class_path") for key in keys]
+    ends = [key.rpartition(".")[2] for key in plain]
+    called = [key if ends.count(end) > 1 else end for key, end in zip(plain, ends, strict=True)]
+    value = lambda one, key: "" if one.get(key) is None else _plain(one[key])
+    return {name: [value(one, key) for one in flat] for name, key in zip(called, keys, strict=True)}
+
+
+def _plain(value: Any) -> str:
+    """As a cell shows it: a factory by its last word, 10.0 as 10."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    text = str(value)
+    return text.rpartition(".")[2] if re.fullmatch(r"[\w.]+\.[A-Za-z_]\w*", text) else text
 
 
 def _told_apart(

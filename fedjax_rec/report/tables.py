@@ -4,6 +4,7 @@ Every metric is the TEST value at the round that was best on validation (`best` 
 never the best test round.
 """
 
+import re
 import subprocess
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,63 +13,114 @@ import numpy as np
 from rich.console import Group as Stacked
 from rich.table import Table
 
+from fedjax_rec.check import nearest
 from fedjax_rec.report.reading import (
     KIB_DOWN,
     KIB_UP,
+    LOWER_IS_BETTER,
     RANKING,
     Group,
     Run,
     find_runs,
     group,
-    number,
     unfinished,
 )
-from fedjax_rec.report.settings import data_names, names
+from fedjax_rec.report.settings import data_names, differing, names
 from fedjax_rec.storage import whole
 
 MIB = 2**20
 
 
-def tables(runs: Sequence[Run]) -> Stacked:
-    """Tables for the terminal, one a data set and way of measuring: no column holds two of them."""
+def tables(runs: Sequence[Run], sort: str | None = None) -> Stacked:
+    """Tables for the terminal, one a data set and way of measuring: no column holds two of them.
+    sort: a metric, by which their rows stand, the best first."""
     alike: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
         about = str(run.summary["data"]["name"]), str(run.summary["evaluation"])
         alike.setdefault(about, []).append(run)
     told = lambda about: f", {', '.join(about)}" if len(alike) > 1 else ""
-    return Stacked(*(table(some, where=told(about)) for about, some in alike.items()))
+    return Stacked(*(table(some, where=told(about), sort=sort) for about, some in alike.items()))
 
 
-def table(runs: Sequence[Run], metrics: Sequence[str] = RANKING, where: str = "") -> Table:
-    """One row per run for the terminal: test metrics at the best validation round."""
-    shown = _union(run.names(metrics) for run in runs)
+def table(
+    runs: Sequence[Run],
+    metrics: Sequence[str] = RANKING,
+    where: str = "",
+    sort: str | None = None,
+) -> Table:
+    """For the terminal, one row for runs that differ in their seeds alone: test metrics at the best
+    validation round, and the settings that rows differ in."""
+    groups = by_metric(group(runs), sort)
+    shown, apart = shown_metrics(groups, metrics), differing(groups)
     told = f"test metrics at the best validation round{where}"
+    left = sum(len(each.repeats) for each in groups)
     page = Table(title=told, title_style="dim", padding=(0, 1, 0, 0))
+    page.caption = f"{left} runs repeat others and are left out" if left else None
     page.add_column("run", overflow="fold")
+    for name in apart:
+        page.add_column(name, overflow="fold")
     bytes_ = ("MiB up", "MiB down")
-    for name in ("seed", "rounds", "best round", *map(title, shown), *bytes_, "seconds"):
+    seeds = "seeds" if any(len(each.runs) > 1 for each in groups) else "seed"
+    for name in (seeds, "rounds", "best round", *map(title, shown), *bytes_, "seconds"):
         page.add_column(name, justify="right", overflow="fold")
-    for run in runs:
-        totals, best = run.summary["totals"], run.summary["best"]
+    for place, each in enumerate(groups):
+        totals = [run.summary["totals"] for run in each.runs]
+        every = lambda values: ", ".join(dict.fromkeys(map(str, values)))
+        mean = lambda key, totals=totals: float(np.mean([total[key] for total in totals]))
         page.add_row(
-            str(run.summary["name"]),
-            *(str(value) for value in (run.summary["seed"], totals["rounds"], best["round"])),
-            *(spread([number(best.get(metric))]) for metric in shown),
-            *(f"{totals[key] / MIB:,.1f}" for key in ("bytes_up", "bytes_down")),
-            f"{totals['seconds']:,.1f}",
+            _bare(each.field("name"), bool(apart)),
+            *(values[place] for values in apart.values()),
+            every(run.summary["seed"] for run in each.runs),
+            every(total["rounds"] for total in totals),
+            every(run.summary["best"]["round"] for run in each.runs),
+            *(spread(each.best(metric)) for metric in shown),
+            *(f"{mean(key) / MIB:,.1f}" for key in ("bytes_up", "bytes_down")),
+            f"{mean('seconds'):,.1f}",
         )
     return page
 
 
+def _bare(name: str, told: bool) -> str:
+    """A run's name without the settings that a sweep adds to it, where columns tell them."""
+    return re.sub(r"(,[\w.@]+=[^,]*)+$", "", name) if told else name
+
+
+def by_metric(groups: Sequence[Group], metric: str | None) -> list[Group]:
+    """Groups by their mean test value of `metric`, the best first, what did not measure it last;
+    in their order for None.
+
+    Raises:
+        ValueError: none of them measured it.
+    """
+    if metric is None:
+        return list(groups)
+    means = {id(each): float(np.mean(each.best(metric))) for each in groups}
+    if all(np.isnan(value) for value in means.values()):
+        known = _union(run.names() for each in groups for run in each.runs)
+        raise ValueError(f"--sort {metric}: no run measured it{nearest(metric, known)}.")
+    sign = 1.0 if metric in LOWER_IS_BETTER else -1.0
+    last = lambda each: np.inf if np.isnan(means[id(each)]) else sign * means[id(each)]
+    return sorted(groups, key=last)
+
+
 def markdown(groups: Sequence[Group], metrics: Sequence[str] = RANKING) -> str:
-    """A markdown table, one row per group; notes below it name the runs left out as repeats."""
+    """A markdown table, one row per group, with the settings that they differ in behind their
+    names; notes below it name the runs left out as repeats."""
     shown, called = shown_metrics(groups, metrics), names(groups)
-    rows = [row(each, shown, called[id(each)]) for each in groups]
-    return grid(header(shown), rows) + repeats(groups)
+    apart = {k: values for k, values in differing(groups).items() if k not in header(shown)}
+    rows = []
+    for place, each in enumerate(groups):
+        first, *rest = row(each, shown, called[id(each)])
+        rows.append([first, *(values[place] for values in apart.values()), *rest])
+    first, *rest = header(shown)
+    return grid([first, *apart, *rest], rows) + repeats(groups)
 
 
-def write_report(folders: Iterable[Path | str], out: Path | str) -> list[Path]:
-    """Write `report.md` and its figures for all finished runs under the folders.
+def write_report(
+    folders: Iterable[Path | str], out: Path | str, sort: str | None = None
+) -> list[Path]:
+    """Write `report.md` and its figures for all finished runs under the folders. sort: a metric, by
+    which rows stand, the best first.
 
     Runs on different data or under different evaluations share no axes: each such set has its own
     section, with learning curves and quality against uplink bytes: as they grow, and of one client
@@ -81,7 +133,7 @@ def write_report(folders: Iterable[Path | str], out: Path | str) -> list[Path]:
     from fedjax_rec.report import figures, tradeoff
 
     folders = list(folders)
-    out, groups = Path(out), group(find_runs(folders))
+    out, groups = Path(out), by_metric(group(find_runs(folders)), sort)
     sets = sets_of(groups)
     drawn, text = [], ["# Runs", "", *provenance(groups), *left_out(folders)]
     for place, ((data, evaluation), members) in enumerate(sets.items(), start=1):

@@ -6,15 +6,25 @@ family, a colour and a line: they are a setting at several levels. Others are a 
 
 from collections.abc import Sequence
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.transforms import Bbox
 
-from fedjax_rec.report.figures import GRAY, PALETTE
+from fedjax_rec.report.figures import GRAY, PALETTE, dress, key_below
+from fedjax_rec.report.fonts import make_legible
 from fedjax_rec.report.reading import KIB_UP, Group, Run, caption, group, labels
 from fedjax_rec.report.tables import title
 from fedjax_rec.report.targets import Target
 
 MARKERS = "os^DvP*Xh"
+# What is written beside a marker is not written over a line.
+BEHIND = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.7}
+# (horizontal, vertical) alignment -> points from the marker
+SIDES = {
+    ("left", "center"): (10, 0), ("right", "center"): (-10, 0), ("center", "bottom"): (0, 9),
+    ("center", "top"): (0, -9),
+}  # fmt: skip
 COLOURS = (*PALETTE, "#7F3C8D", "#8C8C3C")
 
 
@@ -41,6 +51,7 @@ def tradeoff(
         raise ValueError(f"tradeoff(metric={metric!r}): no run sent anything; give federated ones.")
     figure = Figure(figsize=(7.0, 4.2), layout="constrained")
     ax = figure.subplots()
+    levels, marks = [], []
     for place, ((name, *_), members) in enumerate(families.items()):
         colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
         points = sorted((_kib(each), *_mean(each, metric), each.field("name")) for each in members)
@@ -50,13 +61,10 @@ def tradeoff(
             capsize=2, label=name,
         )  # fmt: skip
         for at, value, text in zip(x, y, names, strict=True):
-            setting = text.partition(",")[2].rpartition("=")[0].split(",")[0]
-            level = text.partition(",")[2].split(",")[0].partition("=")[2]
-            if setting and level:
-                ax.annotate(
-                    level, (at, value), (0, -11), textcoords="offset points", fontsize=7,
-                    color=colour, ha="center",
-                )  # fmt: skip
+            level = text.partition(",")[2].split(",")[0]  # rank=8
+            if "=" in level:
+                levels.append((level, (at, value), colour))
+            marks.append((at, value))
     aims = [(_kib(each), aim.goals[metric].value) for each, aim in targets if metric in aim.goals]
     if aims:
         x, y = zip(*aims, strict=True)
@@ -65,13 +73,32 @@ def tradeoff(
     ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     ax.xaxis.set_minor_locator(NullLocator())
-    ax.set_xlabel("uplink of a client in a round (KiB, log scale)")
-    ax.set_ylabel(f"{title(metric)}, test")
-    ax.set_title(caption(group(runs)), fontsize=9, color=GRAY)
-    ax.grid(alpha=0.3)
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(fontsize=8, frameon=False, loc="lower right", ncols=2 if len(families) > 5 else 1)
+    dress(ax, "uplink of a client in a round (KiB, log scale)", f"{title(metric)}, test")
+    figure.suptitle(caption(group(runs)), fontsize=12)
+    key_below(figure, ax.get_legend_handles_labels()[0])
+    _write_levels(figure, ax, levels, marks)
     return figure
+
+
+def _write_levels(figure: Figure, ax: Axes, levels: list, marks: list) -> None:
+    """Each level beside its marker, on the first side of it where no marker lies."""
+    make_legible(figure)
+    figure.draw_without_rendering()  # markers have their places
+    taken = [Bbox.from_bounds(x - 8, y - 8, 16, 16) for x, y in ax.transData.transform(marks)]
+    for level, place, colour in levels:
+        for side, offset in SIDES.items():
+            text = ax.annotate(
+                level, place, offset, textcoords="offset points", fontsize=8, color=colour,
+                ha=side[0], va=side[1], bbox=BEHIND,
+            )  # fmt: skip
+            box = text.get_window_extent()
+            within = ax.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1
+            if within and not any(box.overlaps(other) for other in taken):
+                taken.append(box)
+                break
+            text.remove()
+        else:  # nowhere is free
+            ax.annotate(level, place, (10, 0), textcoords="offset points", fontsize=8, color=colour)
 
 
 def _family(each: Group, label: str) -> tuple[str, ...]:

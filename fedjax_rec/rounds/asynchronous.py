@@ -65,6 +65,7 @@ from .inflight import (
 from .memory import refuse_too_large
 from .rejected import judged
 from .selection import of_cohort
+from .summaries import with_its_ids
 from .timed import check_clients
 from .uplink import uplink_of
 
@@ -228,6 +229,7 @@ def asynchronous(
             finished, update, verdicts = aggregator.finish(
                 aggregate_key, before["aggregator"], summary, now(None)
             )
+            update = with_its_ids("finish", update)
             update = uplink_of(uplink, stages).receive(
                 keys.stream(of_round, "receive"), update, now(None)
             )

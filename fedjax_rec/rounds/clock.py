@@ -16,7 +16,6 @@ probability or by trace `simulate.cohorts.available`, failures `simulate.cohorts
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -25,9 +24,10 @@ import numpy as np
 
 from .. import check, keys
 from ..check import at_least, holds, is_traced, positive
+from ..made import part
 
 
-@dataclass(frozen=True)
+@part
 class Clock:
     """seconds(key, ids int32[c], examples float[c], bytes_down, bytes_up uint32[c]) -> float32[c]:
     how long these clients take from the start to the end of their upload; of padding any finite

@@ -16,7 +16,6 @@ bit, send nothing and get nothing. `N` clients, `d` models that a client mixes.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -24,11 +23,12 @@ import numpy as np
 
 from .. import trees
 from ..check import at_least
+from ..made import part
 from ..types import PyTree
 from .graphs import Graph
 
 
-@dataclass(frozen=True)
+@part
 class Exchange:
     """mix(key, round, weight float[N], models) -> (models, sent uint32[N], got uint32[N]), the
     numbers of models that each client sent and got."""

@@ -23,6 +23,8 @@ from ..types import (
     Cohort,
     Compressor,
     Model,
+    Now,
+    Packet,
     PyTree,
     RoundInfo,
     Server,
@@ -51,6 +53,7 @@ from .downlink import broadcasting, downloaded, whole_model
 from .plan import checked
 from .rejected import judged
 from .sealed import refuse_under_seal, sealed
+from .summaries import with_its_ids
 from .timed import timing
 from .uplink import uplink_of
 
@@ -186,6 +189,7 @@ def federated(
                 change = rows.deltas(upload.update)
                 upload = replace(upload, update=change)
             summary = aggregator.reduce(state.server["aggregator"], upload, now(ids))
+            summary = with_its_ids("reduce", summary, upload)
             adds, stacks = rows.divide(summary, aggregator.additive)
             here = kept(client, upload.weight, at(private, ids), here)
             private, memory = put(private, keep, here), put(memory, arrived, remembered)
@@ -201,6 +205,7 @@ def federated(
             rows.join(total, stacks),
             now(None),
         )
+        update = with_its_ids("finish", update)
         update = sender.receive(keys.stream(of_round, "receive"), update, now(None))
         counted = info.weight > 0
         if verdicts is not None:
@@ -239,8 +244,21 @@ def federated(
 
         return audited(one, (state.private, state.memory), cohort)
 
+    def uploads(key, state: State, cohort: Cohort):
+        train = work(key, state, cohort)[0]
+        one = lambda id, mine, data: rows.deltas(train(id, mine, data)[1].update)
+        return over_clients(one, state.private, cohort)(cohort.ids, state.private)
+
+    def opened(state: State, packet: Packet, id, like):
+        like = rows.map_tables(lambda u: rows.compact(u, u.live.shape[0]), like)
+        sender = uplink_of(uplink, stages, state.shared)
+        return sender.opened(packet, like, Now(state.round, state.shared, id))
+
     begins, examples = beginning(fresh, held), client.examples
-    return Strategy(begins, round, model, packets, clients_per_chunk, rule, examples)
+    return Strategy(
+        begins, round, model, packets, clients_per_chunk, rule, examples, uploads=uploads,
+        opened=opened if seal is None else None,
+    )  # fmt: skip
 
 
 def at_work(client: Client, key, round, shared: PyTree, cohort: Cohort):

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
 from .. import check
 from ..check import fraction, static
+from ..made import part
 
 
-@dataclass(frozen=True)
+@part
 class Graph:
     """mixing(num_clients) -> float64[N, N]: W, not negative, with rows that sum to 1.
     even: whether whoever is there mixes all who are there alike; else the weight of who is away

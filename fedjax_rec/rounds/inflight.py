@@ -18,19 +18,21 @@ upload takes depends on the ids alone, not on the order of the cohort.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 
 from .. import keys, rows, trees
 from ..check import at_least
+from ..made import part
 from ..types import Aggregator, Cohort, Compressor, Now, PyTree, Upload
 from .chunks import at
 from .cohort import vmapped
+from .summaries import with_its_ids
 
 
-@dataclass(frozen=True)
+@part
 class Held:
     """What is held of an upload: hold(model, update) -> held, when its client has trained from
     `model`, and release(model, held) -> update, when it arrives at what `model` is by then.
@@ -62,7 +64,7 @@ def models() -> Held:
     return Held(hold, release)
 
 
-@dataclass(frozen=True)
+@part
 class Staleness:
     """weight(tau float[...]) -> float[...]: what an update counts that is tau server steps old."""
 
@@ -197,9 +199,8 @@ def summary_of(
         arrived = vmapped(one, come["held"], share)(come["held"], share)
         uploads = Upload(arrived, weight, {}, {name: come[name] for name in aux})
         of_clients = replace(now, client=come["ids"])
-        adds, stacks = rows.divide(
-            aggregator.reduce(state, uploads, of_clients), aggregator.additive
-        )
+        summary = with_its_ids("reduce", aggregator.reduce(state, uploads, of_clients), uploads)
+        adds, stacks = rows.divide(summary, aggregator.additive)
         return rows.combine(total, adds), stacks
 
     first = [x[0] for x in chunks]

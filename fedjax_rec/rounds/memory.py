@@ -105,6 +105,15 @@ def refuse_too_large(what: str, nbytes: int, num_clients: int, remedy: str) -> N
     limit = allowed_bytes()
     if nbytes > limit:
         raise MemoryError(
-            f"{what} of {num_clients} clients takes {nbytes / 2**30:.1f} GiB and the run may take "
-            f"{limit / 2**30:.1f} GiB; {remedy}."
+            f"{what} of {num_clients} clients takes {size(nbytes)} and the run may take "
+            f"{size(limit)}; {remedy}."
         )
+
+
+def size(nbytes: float) -> str:
+    """'1.5 GiB', '12 MiB' or '300 KiB'."""
+    for unit, scale in (("GiB", 2**30), ("MiB", 2**20)):
+        if nbytes >= scale:
+            number = nbytes / scale
+            return f"{number:.1f} {unit}" if number < 10 else f"{number:,.0f} {unit}"
+    return f"{nbytes / 2**10:.0f} KiB" if nbytes >= 2**10 else f"{nbytes:.0f} B"

@@ -8,16 +8,16 @@ The graph of GPFedRec (Zhang et al., KDD 2024); `graph_guided` makes use of it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 
 from ..check import at_least, positive
+from ..made import part
 from ..types import PyTree
 
 
-@dataclass(frozen=True)
+@part
 class Similarity:
     """between(a, b) -> float32[c, N]: of stacks of models, leaves [c, ...] and [N, ...]; symmetric
     in its arguments. Higher is more alike."""
@@ -25,7 +25,7 @@ class Similarity:
     between: Callable[..., jax.Array]
 
 
-@dataclass(frozen=True)
+@part
 class Neighbours:
     """weigh(similarity float32[N, N], known bool[N]) -> float32[N, N]: what each known client takes
     of each other's model, rows that sum to 1; 0 to and from clients that are not known."""

@@ -13,17 +13,17 @@ The server knows of a client only what it reported, when it reported it. See `se
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 
 from .. import keys
 from ..check import fraction, positive
+from ..made import part
 from ..types import PyTree, RoundInfo
 
 
-@dataclass(frozen=True)
+@part
 class Utility:
     """init(num_clients) -> state. observe(state, round, ids int32[m], RoundInfo) -> state.
     value(key, state, round, cohort, places) -> float[C]: the `places` highest are chosen, equals by

@@ -4,7 +4,7 @@
 - `gathered`: what a loss sees of a table
 - `walk`: trees of tables and arrays; `update`: their algebra; `sums`: over clients and chunks
 - `local`: numbers, terms and gradients at the rows of a client
-- `layout`: the same change in fewer rows, in more, or in all
+- `layout`: the same change in fewer rows, in more, or in all; `view`: as plain arrays
 - `batch`: parameters on the rows of one batch; `fields`: which rows a batch names; `narrow`:
   bfloat16
 """
@@ -47,6 +47,7 @@ from .update import (
     zeros_for,
     zeros_of,
 )
+from .view import dense_view
 from .walk import (
     flatten,
     has_tables,
@@ -62,8 +63,9 @@ from .walk import (
 __all__ = [
     "Gathered", "LocalTable", "Overlay", "RowsGradient", "RowsUpdate", "Table", "add",
     "add_everywhere", "add_to", "all_rows", "any_of", "apply", "as_update", "at_rows", "blank",
-    "change", "clients_per_row", "combine", "compact", "deltas", "dense", "difference", "divide",
-    "flatten", "gather", "has_tables", "here", "is_table", "join", "localize", "map_axes",
+    "change", "clients_per_row", "combine", "compact", "deltas", "dense", "dense_view",
+    "difference", "divide", "flatten", "gather", "has_tables", "here", "is_table", "join",
+    "localize", "map_axes",
     "map_nodes", "map_nodes_with_path", "map_tables", "mark", "merge", "negative", "nodes",
     "nodes_with_path", "put", "read", "scale", "settled", "spread", "squared_norm", "static",
     "subtract", "tables", "to_dense", "update_of", "values_at", "weighted_sum", "whole",

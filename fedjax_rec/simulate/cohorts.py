@@ -6,17 +6,17 @@ A cohort is int32[C] client ids of a static size C, where `id == num_clients` ma
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ..check import at_least, below, fraction, positive, static
+from ..made import part
 from ..privacy import Sampling, fixed_size, poisson_sampled
 
 
-@dataclass(frozen=True)
+@part
 class Cohorts:
     """size(num_clients) -> C; draw(key, round, num_clients) -> int32[C]. sampling(num_clients): how
     an accountant of `privacy` may take it; None where none can."""

@@ -41,6 +41,7 @@ def configure(threads: int = 1, cache: str | Path | None = "", devices: int = 1)
                 jax.config.update("jax_num_cpu_devices", devices)
     if threads:
         os.environ.setdefault("NPROC", str(threads))
+    _refuse_absent_platform()
     if cache is None:
         return
     if cache == "":
@@ -48,6 +49,22 @@ def configure(threads: int = 1, cache: str | Path | None = "", devices: int = 1)
     jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _refuse_absent_platform() -> None:
+    """Raises ValueError where JAX_PLATFORMS names what this installation of jax cannot use, of
+    which jax says something else, and later."""
+    wanted = os.environ.get("JAX_PLATFORMS")
+    if not wanted or wanted == "cpu":
+        return
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        told = str(error).split(".")[0] or "none"
+        raise ValueError(
+            f"JAX_PLATFORMS={wanted}: jax finds no such device ({told}); "
+            "install jax for it, pip install 'jax[cuda13]', or unset JAX_PLATFORMS."
+        ) from error
 
 
 def cores() -> int:

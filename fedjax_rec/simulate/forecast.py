@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from .. import trees
-from ..rounds.memory import allowed_bytes, device_bytes, sharing
+from ..rounds.memory import allowed_bytes, device_bytes, sharing, size
 from ..rounds.plan import Chunk, peak_bytes
 from ..types import State
 from .program import Compiled
@@ -117,12 +117,3 @@ def forecast(compiled: Compiled, state: State) -> Forecast:
     allowed, device = (x() // sharing(devices) for x in (allowed_bytes, device_bytes))
     model, chunk = whole - base, compiled.chunk
     return Forecast(base, model, kept, data, work, peak, chunk, allowed, device, devices)
-
-
-def size(nbytes: int) -> str:
-    """'1.5 GiB', '12 MiB' or '300 KiB'."""
-    for unit, scale in (("GiB", 2**30), ("MiB", 2**20)):
-        if nbytes >= scale:
-            number = nbytes / scale
-            return f"{number:.1f} {unit}" if number < 10 else f"{number:,.0f} {unit}"
-    return f"{nbytes / 2**10:.0f} KiB"

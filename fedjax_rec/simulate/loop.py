@@ -14,9 +14,12 @@ from dataclasses import replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from ..check import at_least, fraction
+from .. import trees
+from ..check import at_least, fraction, shown
+from ..made import refuse_uncalled
 from ..types import State, Strategy
 from .cohorts import Cohorts
 from .measure import Measure
@@ -48,7 +51,9 @@ def simulate(
 ) -> Iterator[Progress]:
     """Runs `strategy` on the clients of `store`, from `state` or the start, to `rounds` rounds.
 
-    Yields a `Progress` a measurement.
+    Yields a `Progress` a measurement: its `state` is yours to keep, its `running` is what the next
+    round takes over. So are the arrays of `state`, where that is given, but those that stand in it
+    twice, which are copied.
 
     Args:
         strategy: what clients and server do.
@@ -82,12 +87,13 @@ def simulate(
         >>> last.round, last.metrics["clients"]
         (2, 10)
     """
+    _check_given(store, key, strategy=strategy, cohorts=cohorts, measure=measure)
     for name, value in (("every", every), ("measures_per_call", measures_per_call)):
         at_least("simulate", name, value, 1)
     at_least("simulate", "rounds", rounds, 0)
     fraction("simulate", "most_rejected", most_rejected)
     calls = calls or program(lambda _: Parts(strategy, cohorts, measure)).of(key)
-    now = calls.start(store) if state is None else state
+    now = calls.start(store) if state is None else trees.unshared(state)
     calls.look(now, store)
 
     found = _measurements(
@@ -101,6 +107,21 @@ def simulate(
             yield progress if said is None else replace(progress, stop=said[1])
             if said is not None:
                 return
+
+
+def _check_given(store, key, **parts) -> None:
+    """Raises TypeError for what was mistaken for what `simulate` takes."""
+    for name, value in parts.items():
+        refuse_uncalled("simulate", name, value)
+    if hasattr(store, "store"):
+        raise TypeError(
+            f"simulate(store={type(store).__name__}) is all of the data; give its training part, "
+            "dataset.store."
+        )
+    kind = getattr(key, "dtype", None)
+    raw = kind == np.uint32 and np.ndim(key) == 1
+    if kind is None or not (raw or jnp.issubdtype(kind, jax.dtypes.prng_key)):
+        raise TypeError(f"simulate(key={shown(key)}) is no key; give jax.random.key(0).")
 
 
 def _measurements(
@@ -131,8 +152,8 @@ def _measurements(
                 "rejected": sum(map(len, rejected.values())),
                 "bytes_up": sent,
                 "bytes_down": got,
-                "bytes_up_per_client": sent / max(1, np.count_nonzero(up[i])),
-                "bytes_down_per_client": got / max(1, np.count_nonzero(down[i])),
+                "bytes_up_per_client": sent / max(1, int(np.count_nonzero(up[i]))),
+                "bytes_down_per_client": got / max(1, int(np.count_nonzero(down[i]))),
             }
             for part, mean in means.items():
                 prefix = "" if part == "test" else f"{part}_"

@@ -7,19 +7,20 @@ where a user was not measured, and what they come to over all users, `{part: flo
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 
 from .. import keys
 from ..evaluate import Protocol, evaluate_examples, evaluate_users, labelled
+from ..made import part
 from ..rounds.chunks import in_chunks, put
 from ..rounds.cohort import now_of, over_clients
 from ..types import Client, Cohort, Model, RoundInfo, State
 
 
-@dataclass(frozen=True)
+@part
 class Measure:
     """values(state, info, ids) -> ({part: float32[U, M]}, {part: float32[M']}): of each user, and
     over all; protocol: what the numbers are. cases: part -> `data.Cases` or `data.HeldOut`, whose

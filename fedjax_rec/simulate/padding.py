@@ -60,9 +60,15 @@ def refuse_counted_padding(strategy: Strategy, state: State, store) -> None:
         whole = trees.with_frozen(parts["shared"], shared)
         return loss(whole, parts["private"], batch, jax.random.key(0))
 
+    module, name = (getattr(loss, x, "") for x in ("__module__", "__qualname__"))
+    shape = jax.eval_shape(value, batch, state.shared, mine).shape
+    if shape != ():
+        raise ValueError(
+            f"model.loss ({module}.{name}) gives {list(shape)} of a batch and not one number; give "
+            'their mean, models.masked_mean(values, batch["mask"]).'
+        )
     told = moved(lambda batch: value(batch, state.shared, mine), batch)
     if told is not None:
-        module, name = (getattr(loss, x, "") for x in ("__module__", "__qualname__"))
         raise ValueError(
             f"model.loss ({module}.{name}) counts padding: {told}; multiply the loss of each "
             'example by batch["mask"] and divide the sum by jnp.maximum(batch["mask"].sum(), 1), '

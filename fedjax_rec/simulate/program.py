@@ -24,6 +24,7 @@ from jax.sharding import Mesh
 from .. import keys
 from ..rounds.plan import Chunk, plan
 from ..types import Cohort, PyTree, State, Strategy
+from .catalogue import refuse_other_catalogue
 from .cohorts import Cohorts, full
 from .measure import Measure
 from .padding import refuse_counted_padding
@@ -132,7 +133,9 @@ def program(made: Callable[..., Parts], mesh: Mesh | None = None) -> Program:
         def look(state, store) -> None:
             with compiling:
                 if not looked:
-                    refuse_counted_padding(made(inputs).strategy, state, store)
+                    strategy = made(inputs).strategy
+                    refuse_other_catalogue(strategy, state, store)
+                    refuse_counted_padding(strategy, state, store)
                     looked.append(True)
 
         start = lambda store: begin(key, inputs, num_clients=store.num_clients)

@@ -12,9 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from ..types import State
@@ -31,7 +33,8 @@ class Stop:
 class Progress:
     """What one measured round hands to callbacks and to who iterates over `simulate`.
 
-    round: how many rounds are done. state: after it. metrics: what goes to `metrics.jsonl`: means
+    round: how many rounds are done. running: the state after it, whose arrays the next round takes
+    over; `state` is a copy of it. metrics: what goes to `metrics.jsonl`: means
     over users (plain names are the test part, others are prefixed, `validation_hr@10`), `loss` and
     the client's other numbers, weighted by examples, NaN of a round in which nobody took part,
     `clients` in a round, since the last measured round `rejected` clients and bytes, and of these
@@ -41,11 +44,10 @@ class Progress:
     far, this one the last, those before the run was resumed among them. config: the whole
     configuration, as nested dicts, and folder: of the run, where it has them. stop: what a
     callback of `simulate` said.
-    state is donated to the next round: copy what you want to keep.
     """
 
     round: int
-    state: State
+    running: State
     metrics: dict[str, Any]
     values: dict[str, np.ndarray]
     rejected: dict[int, list[int]] = field(default_factory=dict)
@@ -53,6 +55,21 @@ class Progress:
     config: Mapping[str, Any] | None = None
     folder: Path | None = None
     stop: Stop | None = None
+
+    @cached_property
+    def state(self) -> State:
+        """The state after the round, to keep: a copy, made where it is first asked for.
+
+        Raises:
+            RuntimeError: where that is after the next round began.
+        """
+        leaves = jax.tree.leaves(self.running)
+        if any(isinstance(x, jax.Array) and x.is_deleted() for x in leaves):
+            raise RuntimeError(
+                f"the state after round {self.round} was not asked for before the next round "
+                "began, which took its arrays over; take step.state inside the loop."
+            )
+        return jax.tree.map(lambda x: x.copy() if hasattr(x, "copy") else x, self.running)
 
 
 Callback = Callable[[Progress], Stop | None]

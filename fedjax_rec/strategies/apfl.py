@@ -19,9 +19,10 @@ import jax.numpy as jnp
 
 from .. import rows
 from ..check import at_least, fraction
-from ..clients import Local, sgd
+from ..clients import Local
 from ..clients.batches import Passes
 from ..clients.own import begun, ended, mixed, with_own
+from ..clients.rates import rated
 from ..clients.training import (
     change,
     first_private,
@@ -53,6 +54,8 @@ def apfl(
     alpha: float = 0.5,
     alpha_rate: float | None = None,
     optimizer: Optimizer | None = None,
+    user_learning_rate: float | None = None,
+    item_learning_rate: float | None = None,
     epochs: int = 1,
     steps: int | None = None,
     batch_size: int = 256,
@@ -75,8 +78,9 @@ def apfl(
     Example:
         >>> strategy = strategies.apfl(model, data.pointwise(4), alpha=0.5, alpha_rate=0.01)
     """
+    local = rated(model, optimizer, user_learning_rate, item_learning_rate)
     passes = Passes(epochs, steps, batch_size)
-    client = apfl_client(model, examples, optimizer or sgd(0.1), alpha, alpha_rate, passes, probe)
+    client = apfl_client(model, examples, local, alpha, alpha_rate, passes, probe)
     return federated(client, own(model, alpha), **assembly)
 
 

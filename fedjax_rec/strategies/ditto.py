@@ -17,9 +17,10 @@ import jax.numpy as jnp
 
 from .. import rows, trees
 from ..check import at_least
-from ..clients import Local, sgd
+from ..clients import Local
 from ..clients.batches import Passes
 from ..clients.own import begun, ended, mixed, stored, with_own
+from ..clients.rates import rated
 from ..clients.training import (
     change,
     first_private,
@@ -50,6 +51,8 @@ def ditto(
     *,
     lam: float = 0.1,
     optimizer: Optimizer | None = None,
+    user_learning_rate: float | None = None,
+    item_learning_rate: float | None = None,
     own_optimizer: Optimizer | None = None,
     epochs: int = 1,
     steps: int | None = None,
@@ -72,8 +75,9 @@ def ditto(
     Example:
         >>> strategy = strategies.ditto(model, data.pointwise(4), lam=0.1)
     """
+    local = rated(model, optimizer, user_learning_rate, item_learning_rate)
     client = ditto_client(
-        model, examples, optimizer or sgd(0.1), lam, own_optimizer,
+        model, examples, local, lam, own_optimizer,
         Passes(epochs, steps, batch_size), probe,
     )  # fmt: skip
     return federated(client, own(model), **assembly)

@@ -25,6 +25,7 @@ from ..aggregate import mean, per_row, uniform
 from ..clients import Local, groups, local_training, sgd
 from ..clients.batches import Passes
 from ..clients.keeping import keeping, kept_beside
+from ..clients.rates import rated
 from ..data import Batches
 from ..rounds.clock import Clock
 from ..rounds.federated import federated
@@ -45,6 +46,8 @@ def fedavg(
     probe=None,
     *,
     optimizer: Local | Sequence[Local] | Transform | None = None,
+    user_learning_rate: float | None = None,
+    item_learning_rate: float | None = None,
     epochs: int = 1,
     steps: int | None = None,
     batch_size: int = 256,
@@ -65,6 +68,8 @@ def fedavg(
         probe: looks at each client's model after training, see `clients.local_training`; default
             none.
         optimizer: of the clients, default `sgd(0.1)`.
+        user_learning_rate: of plain SGD on what is private, in place of an optimizer; default 0.1.
+        item_learning_rate: likewise, on what is shared.
         epochs: passes over a client's examples in a round.
         steps: batches of a client in a round, in place of `epochs`; default None.
         batch_size: examples of a batch.
@@ -79,15 +84,14 @@ def fedavg(
         stages: what happens to an upload on its way, see `Stage`.
 
     Raises:
-        ValueError: for numbers below 1, and for a deadline without a clock.
+        ValueError: for numbers below 1, a deadline without a clock, and an optimizer beside rates.
 
     Example:
         >>> uplink = compress.error_feedback(compress.top_k(0.05))
         >>> strategy = strategies.fedavg(model, data.pointwise(4), epochs=2, uplink=uplink)
     """
-    client = local_training(
-        model, examples, optimizer or sgd(0.1), epochs, steps, batch_size, probe
-    )
+    local = rated(model, optimizer, user_learning_rate, item_learning_rate)
+    client = local_training(model, examples, local, epochs, steps, batch_size, probe)
     return federated(
         client, model, uplink, aggregator or mean(), server, clients_per_chunk, downlink, clock,
         deadline, stages,
@@ -160,7 +164,7 @@ def fedmf(
         user_learning_rate: of p_u, and of all else that is private.
         item_learning_rate: of Q, and of all else that is shared.
         aggregator: default `per_row()`.
-        kwargs: as in `fedavg`, without `optimizer`.
+        kwargs: as in `fedavg`, without what else says how a client steps.
 
     Example:
         >>> strategy = strategies.fedmf(models.fedmf(num_items), data.pointwise(4))
@@ -189,7 +193,7 @@ def fedncf(
     Args:
         item_learning_rate: of the item rows.
         layer_learning_rate: of what is shared and no table.
-        kwargs: as in `fedavg`, without `optimizer`.
+        kwargs: as in `fedavg`, without what else says how a client steps.
 
     Example:
         >>> strategy = strategies.fedncf(models.neumf(num_items), data.pointwise(4))
@@ -225,7 +229,7 @@ def pfedrec(
         item_learning_rate: default learning_rate * num_items * 80, as released: it makes up for the
             mean over all clients, most of which did not touch an item.
         aggregator: default `uniform()`.
-        kwargs: as in `fedavg`, without `optimizer`.
+        kwargs: as in `fedavg`, without what else says how a client steps.
 
     Example:
         >>> strategy = strategies.pfedrec(models.pfedrec(num_items), data.pointwise(4))
@@ -237,8 +241,9 @@ def pfedrec(
         groups({"shared": sgd(item_learning_rate)}),
     ]
     return fedavg(
-        model, examples, probe, optimizer=optimizer, aggregator=aggregator or uniform(), **kwargs
-    )
+        model, examples, probe, optimizer=optimizer, user_learning_rate=None,
+        item_learning_rate=None, aggregator=aggregator or uniform(), **kwargs,
+    )  # fmt: skip
 
 
 def _outline(model: Model):

@@ -14,7 +14,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..check import fraction, positive
-from ..clients import Local, local_training, sgd
+from ..clients import Local, local_training
+from ..clients.rates import rated
 from ..data import Batches
 from ..rounds.asynchronous import asynchronous
 from ..rounds.clock import Clock, lognormal_clock
@@ -31,6 +32,8 @@ def fedbuff(
     clock: Clock | None = None,
     concurrency: int,
     optimizer: Local | Sequence[Local] | Transform | None = None,
+    user_learning_rate: float | None = None,
+    item_learning_rate: float | None = None,
     epochs: int = 1,
     steps: int | None = None,
     batch_size: int = 256,
@@ -54,9 +57,8 @@ def fedbuff(
     Example:
         >>> strategy = strategies.fedbuff(model, data.pointwise(4), concurrency=8)
     """
-    client = local_training(
-        model, examples, optimizer or sgd(0.1), epochs, steps, batch_size, probe
-    )
+    local = rated(model, optimizer, user_learning_rate, item_learning_rate)
+    client = local_training(model, examples, local, epochs, steps, batch_size, probe)
     return asynchronous(
         client, model, clock or lognormal_clock(epochs=epochs),
         concurrency, staleness=staleness or polynomial(), **kwargs,

@@ -32,8 +32,9 @@ from ..aggregate import uniform
 from ..aggregate.drift import with_drift
 from ..aggregate.parts import each_of, total
 from ..check import positive
-from ..clients import Local, sgd
+from ..clients import Local
 from ..clients.batches import Passes
+from ..clients.rates import rated
 from ..clients.training import (
     Terms,
     driven_change,
@@ -67,6 +68,8 @@ def feddyn(
     *,
     alpha: float = 0.1,
     optimizer: Local | Sequence[Local] | Transform | None = None,
+    user_learning_rate: float | None = None,
+    item_learning_rate: float | None = None,
     epochs: int = 1,
     steps: int | None = None,
     batch_size: int = 256,
@@ -88,8 +91,9 @@ def feddyn(
     Example:
         >>> strategy = strategies.feddyn(model, data.pointwise(4), alpha=0.1)
     """
+    local = rated(model, optimizer, user_learning_rate, item_learning_rate)
     passes = Passes(epochs, steps, batch_size)
-    client = dynamic(model, examples, optimizer or sgd(0.1), alpha, passes, probe)
+    client = dynamic(model, examples, local, alpha, passes, probe)
     return federated(
         client,
         beside_linear(model),

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..aggregate import normalized
-from ..clients import Local, local_training, sgd
+from ..clients import Local, local_training
+from ..clients.rates import rated
 from ..clients.reporting import reporting
 from ..data import Batches
 from ..rounds.federated import federated
@@ -29,6 +30,8 @@ def fednova(
     probe=None,
     *,
     optimizer: Local | Sequence[Local] | Transform | None = None,
+    user_learning_rate: float | None = None,
+    item_learning_rate: float | None = None,
     epochs: int = 1,
     steps: int | None = None,
     batch_size: int = 256,
@@ -46,8 +49,7 @@ def fednova(
     Example:
         >>> strategy = strategies.fednova(model, data.pointwise(4), epochs=2)
     """
-    client = local_training(
-        model, examples, optimizer or sgd(0.1), epochs, steps, batch_size, probe
-    )
+    local = rated(model, optimizer, user_learning_rate, item_learning_rate)
+    client = local_training(model, examples, local, epochs, steps, batch_size, probe)
     client = reporting(client, ["steps"])
     return federated(client, model, aggregator=aggregator or normalized(), **assembly)

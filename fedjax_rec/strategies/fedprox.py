@@ -12,8 +12,9 @@ from collections.abc import Sequence
 
 from ..aggregate import mean
 from ..check import at_least
-from ..clients import Local, sgd
+from ..clients import Local
 from ..clients.batches import Passes
+from ..clients.rates import rated
 from ..clients.training import (
     Terms,
     descent,
@@ -38,6 +39,8 @@ def fedprox(
     *,
     mu: float = 0.01,
     optimizer: Local | Sequence[Local] | Transform | None = None,
+    user_learning_rate: float | None = None,
+    item_learning_rate: float | None = None,
     epochs: int = 1,
     steps: int | None = None,
     batch_size: int = 256,
@@ -58,8 +61,9 @@ def fedprox(
     Example:
         >>> strategy = strategies.fedprox(model, data.pointwise(4), mu=0.01)
     """
+    local = rated(model, optimizer, user_learning_rate, item_learning_rate)
     passes = Passes(epochs, steps, batch_size)
-    client = proximal(model, examples, optimizer or sgd(0.1), mu, passes, probe)
+    client = proximal(model, examples, local, mu, passes, probe)
     return federated(client, model, aggregator=aggregator or mean(), **assembly)
 
 

@@ -64,7 +64,8 @@ def fedrap(
     # The first name that matches takes a parameter: what is left of `private` is the scorer.
     optimizer = groups({"item": tables, "own": tables, "private": rate(learning_rate)})
     return fedavg(
-        model, examples, probe, optimizer=optimizer, epochs=epochs, batch_size=batch_size,
+        model, examples, probe, optimizer=optimizer, user_learning_rate=None,
+        item_learning_rate=None, epochs=epochs, batch_size=batch_size,
         aggregator=aggregator or uniform(), **kwargs,
     )  # fmt: skip
 

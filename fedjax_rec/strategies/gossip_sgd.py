@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..clients import Local, local_training, sgd
+from ..clients import Local, local_training
+from ..clients.rates import rated
 from ..data import Batches
 from ..rounds.decentralized import decentralized
 from ..rounds.exchange import Exchange, average, derangement, gossip, periodic
@@ -56,6 +57,8 @@ def gossip_sgd(
     *,
     exchange: Exchange | None = None,
     optimizer: Local | Sequence[Local] | Transform | None = None,
+    user_learning_rate: float | None = None,
+    item_learning_rate: float | None = None,
     epochs: int = 1,
     steps: int | None = None,
     batch_size: int = 256,
@@ -77,7 +80,6 @@ def gossip_sgd(
         >>> exchange = strategies.gossip(strategies.torus())
         >>> strategy = strategies.gossip_sgd(model, data.pointwise(4), exchange=exchange)
     """
-    client = local_training(
-        model, examples, optimizer or sgd(0.1), epochs, steps, batch_size, probe
-    )
+    local = rated(model, optimizer, user_learning_rate, item_learning_rate)
+    client = local_training(model, examples, local, epochs, steps, batch_size, probe)
     return decentralized(client, model, exchange or gossip(ring()), clients_per_chunk, stages)

@@ -23,8 +23,9 @@ import jax.numpy as jnp
 from .. import keys, rows, trees, wire
 from ..aggregate import mean
 from ..check import at_least
-from ..clients import Local, local_training, sgd
+from ..clients import Local, local_training
 from ..clients.batches import Passes, turns_of
+from ..clients.rates import rated
 from ..data import Batches
 from ..rounds.federated import federated
 from ..rows.fields import ids_of, name_of, times
@@ -52,6 +53,8 @@ def ifca(
     *,
     clusters: int = 2,
     optimizer: Optimizer | None = None,
+    user_learning_rate: float | None = None,
+    item_learning_rate: float | None = None,
     epochs: int = 1,
     steps: int | None = None,
     batch_size: int = 256,
@@ -75,9 +78,8 @@ def ifca(
     Example:
         >>> strategy = strategies.ifca(model, data.pointwise(4), clusters=3)
     """
-    client = local_training(
-        model, examples, optimizer or sgd(0.1), epochs, steps, batch_size, probe
-    )
+    local = rated(model, optimizer, user_learning_rate, item_learning_rate)
+    client = local_training(model, examples, local, epochs, steps, batch_size, probe)
     return federated(
         clustered(client, model, examples, steps, batch_size),
         of_clusters(model, clusters),

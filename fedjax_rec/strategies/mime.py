@@ -32,8 +32,9 @@ from ..aggregate import mean
 from ..aggregate.drift import with_drift
 from ..aggregate.parts import by_part
 from ..check import fraction
-from ..clients import Local, sgd
+from ..clients import Local
 from ..clients.batches import Passes
+from ..clients.rates import rated
 from ..clients.training import (
     Terms,
     driven_change,
@@ -106,6 +107,8 @@ def mime_lite(
     *,
     beta: float = 0.9,
     optimizer: Local | Sequence[Local] | Transform | None = None,
+    user_learning_rate: float | None = None,
+    item_learning_rate: float | None = None,
     epochs: int = 1,
     steps: int | None = None,
     batch_size: int = 256,
@@ -128,7 +131,7 @@ def mime_lite(
     """
     fraction("mime_lite", "beta", beta)
     passes = Passes(epochs, steps, batch_size)
-    optimizers = several(optimizer or sgd(0.1))
+    optimizers = several(rated(model, optimizer, user_learning_rate, item_learning_rate))
     client = with_momentum(model, examples, optimizers, passes, beta, probe)
 
     each = aggregator or mean()
@@ -148,6 +151,8 @@ def _after_gradient(
     *,
     beta: float | None,
     optimizer: Local | Sequence[Local] | Transform | None = None,
+    user_learning_rate: float | None = None,
+    item_learning_rate: float | None = None,
     epochs: int = 1,
     steps: int | None = None,
     batch_size: int = 256,
@@ -163,7 +168,7 @@ def _after_gradient(
     of the first is beside that of the second.
     """
     passes, aggregator = Passes(epochs, steps, batch_size), aggregator or mean()
-    optimizers = several(optimizer or sgd(0.1))
+    optimizers = several(rated(model, optimizer, user_learning_rate, item_learning_rate))
     client = variance_reduced(model, examples, optimizers, passes, beta, probe)
     gradients = full_gradient(model, examples, None, None, batch_size)
     first_trip = None if uplink is None else compressor_of_trip(uplink, 1)
@@ -180,17 +185,15 @@ def _after_gradient(
     )  # fmt: skip
 
     def init(key, num_clients):
-        first = of_gradients.init(key, num_clients)
-        state = training.init(key, num_clients)
+        first, state = (each.init(key, num_clients) for each in (of_gradients, training))
         both = lambda name: {"gradient": getattr(first, name), "model": getattr(state, name)}
         return replace(state, memory=both("memory"), server=both("server"))
 
     def apart(state: State) -> tuple[State, State]:
-        memory, held = state.memory, state.server
-        first = State(
-            state.shared["model"], state.private, memory["gradient"], held["gradient"], state.round
-        )
-        return first, replace(state, memory=memory["model"], server=held["model"])
+        parts = lambda name: (state.memory[name], state.server[name])
+        first = State(state.shared["model"], state.private, *parts("gradient"), state.round)
+        memory, server = parts("model")
+        return first, replace(state, memory=memory, server=server)
 
     def gradient(key, state: State, cohort: Cohort, chunk: int | None = None):
         """(state of the gradients, its info, state of the training with the gradient in it)."""
@@ -203,10 +206,9 @@ def _after_gradient(
         first, before, second = gradient(key, state, cohort, chunk)
         second, info = training.round(key, second, cohort, chunk)
         after = replace(
-            second,
-            memory={"gradient": first.memory, "model": second.memory},
+            second, memory={"gradient": first.memory, "model": second.memory},
             server={"gradient": first.server, "model": second.server},
-        )
+        )  # fmt: skip
         up, down = info.bytes_up + before.bytes_up, info.bytes_down + before.bytes_down
         rejected = jax.tree.map(jnp.maximum, info.rejected, before.rejected)
         return after, replace(info, bytes_up=up, bytes_down=down, rejected=rejected)
@@ -222,7 +224,7 @@ def _after_gradient(
 
     rule: Any = training.chunk
     return replace(
-        training, init=init, round=round, packets=packets,
+        training, init=init, round=round, packets=packets, uploads=None, opened=None,
         chunk=lambda key, state, cohort: rule(key, apart(state)[1], cohort),
     )  # fmt: skip
 

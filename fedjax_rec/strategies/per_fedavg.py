@@ -21,6 +21,7 @@ from ..aggregate import uniform
 from ..check import one_of, positive
 from ..clients import Local, local_training, sgd
 from ..clients.batches import Passes
+from ..clients.rates import rated
 from ..clients.training import (
     descent,
     first_private,
@@ -53,6 +54,8 @@ def per_fedavg(
     order: str = "first",
     delta: float = 1e-3,
     optimizer: Optimizer | None = None,
+    user_learning_rate: float | None = None,
+    item_learning_rate: float | None = None,
     epochs: int = 1,
     steps: int | None = None,
     batch_size: int = 256,
@@ -79,8 +82,9 @@ def per_fedavg(
     Example:
         >>> strategy = strategies.per_fedavg(model, data.pointwise(4), alpha=0.05)
     """
+    local = rated(model, optimizer, user_learning_rate, item_learning_rate)
     passes = Passes(epochs, steps, batch_size)
-    client = maml(model, examples, optimizer or sgd(0.1), alpha, order, delta, passes)
+    client = maml(model, examples, local, alpha, order, delta, passes)
     if probe is not None:
         adapted = local_training(model, examples, sgd(alpha), 1, 1, batch_size, probe)
         client = fine_tuned(client, adapted)

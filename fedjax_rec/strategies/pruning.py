@@ -27,6 +27,7 @@ import jax.numpy as jnp
 from .. import keys, rows, trees, wire
 from ..check import at_least, static
 from ..clients import Local, local_training, sgd
+from ..clients.rates import rated
 from ..compress.cheaper import cheaper
 from ..compress.mask import columns, masked
 from ..data import Batches
@@ -55,6 +56,8 @@ def prune_fl(
     fraction: float = 0.3,
     every: int = 10,
     optimizer: Local | Sequence[Local] | Transform | None = None,
+    user_learning_rate: float | None = None,
+    item_learning_rate: float | None = None,
     epochs: int = 1,
     steps: int | None = None,
     batch_size: int = 256,
@@ -83,7 +86,8 @@ def prune_fl(
     Example:
         >>> strategy = strategies.prune_fl(models.prunable(model), data.pointwise(4), fraction=0.3)
     """
-    client = _client(model, examples, probe, optimizer, epochs, steps, batch_size)
+    local = rated(model, optimizer, user_learning_rate, item_learning_rate)
+    client = _client(model, examples, probe, local, epochs, steps, batch_size)
     assembled = _counting_down(
         client, masked(), model, "prune_fl", uplink or masked(), aggregator,
         pruning(server or step(1.0), fraction, every), clients_per_chunk, stages,
@@ -114,7 +118,7 @@ def prune_fl(
         return send(key, inside(state), cohort)
 
     return replace(
-        assembled, init=init, round=round, packets=packets,
+        assembled, init=init, round=round, packets=packets, uploads=None, opened=None,
         chunk=lambda key, state, cohort: rule(key, inside(state), cohort),
     )  # fmt: skip
 
@@ -126,6 +130,8 @@ def federated_dropout(
     *,
     fraction: float = 0.5,
     optimizer: Local | Sequence[Local] | Transform | None = None,
+    user_learning_rate: float | None = None,
+    item_learning_rate: float | None = None,
     epochs: int = 1,
     steps: int | None = None,
     batch_size: int = 256,
@@ -151,7 +157,8 @@ def federated_dropout(
     Example:
         >>> strategy = strategies.federated_dropout(models.prunable(model), data.pointwise(4))
     """
-    client = _client(model, examples, probe, optimizer, epochs, steps, batch_size)
+    local = rated(model, optimizer, user_learning_rate, item_learning_rate)
+    client = _client(model, examples, probe, local, epochs, steps, batch_size)
     part = columns(fraction)
     return _counting_down(
         submodel(client, fraction), part, model, "federated_dropout", uplink or part, aggregator,

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 
 from .. import check, rows, trees, wire
 from ..clients import Local, groups, local_training, sgd
+from ..clients.rates import rated
 from ..data import Batches
 from ..data.subsets import query, support
 from ..rounds.federated import federated
@@ -131,6 +132,8 @@ def fine_tuned_fedavg(
     probe=None,
     *,
     optimizer: Optimizer | None = None,
+    user_learning_rate: float | None = None,
+    item_learning_rate: float | None = None,
     epochs: int = 1,
     steps: int | None = None,
     batch_size: int = 256,
@@ -151,7 +154,7 @@ def fine_tuned_fedavg(
     Example:
         >>> strategy = strategies.fine_tuned_fedavg(model, data.pointwise(4), tuning_epochs=2)
     """
-    first = optimizer or sgd(0.1)
+    first = rated(model, optimizer, user_learning_rate, item_learning_rate)
     client = local_training(model, examples, first, epochs, steps, batch_size)
     if probe is not None:
         tuned = local_training(

@@ -32,9 +32,10 @@ from .. import rows, servers, trees
 from ..aggregate import uniform
 from ..aggregate.drift import with_drift
 from ..aggregate.parts import by_part, total
-from ..clients import Local, sgd
+from ..clients import Local
 from ..clients.batches import Passes
 from ..clients.optimizers import path_of
+from ..clients.rates import rated
 from ..clients.training import (
     Terms,
     driven_change,
@@ -66,6 +67,8 @@ def scaffold(
     probe=None,
     *,
     optimizer: Local | Sequence[Local] | Transform | None = None,
+    user_learning_rate: float | None = None,
+    item_learning_rate: float | None = None,
     epochs: int = 1,
     steps: int | None = None,
     batch_size: int = 256,
@@ -89,8 +92,9 @@ def scaffold(
     Example:
         >>> strategy = strategies.scaffold(model, data.pointwise(4), optimizer=clients.sgd(0.1))
     """
+    local = rated(model, optimizer, user_learning_rate, item_learning_rate)
     passes = Passes(epochs, steps, batch_size)
-    client = controlled(model, examples, optimizer or sgd(0.1), passes, probe)
+    client = controlled(model, examples, local, passes, probe)
 
     of = lambda a, name: with_drift(a, lambda upload: upload.known[name])
     parts = {

@@ -4,9 +4,9 @@ from .catalogue import KNOWN, Known
 from .gguf import Gguf, gguf, gguf_file
 from .places import find, get, known
 from .tensors import config, tensors
-from .tokens import Tokens, begun, tokenize, tokenizer, within
+from .tokens import Tokens, begun, fitting, tokenize, tokenizer, within
 
 __all__ = [
-    "KNOWN", "Gguf", "Known", "Tokens", "begun", "config", "find", "get", "gguf", "gguf_file",
-    "known", "tensors", "tokenize", "tokenizer", "within",
+    "KNOWN", "Gguf", "Known", "Tokens", "begun", "config", "find", "fitting", "get", "gguf",
+    "gguf_file", "known", "tensors", "tokenize", "tokenizer", "within",
 ]  # fmt: skip

@@ -63,9 +63,7 @@ def gguf(path: Path) -> Gguf:
     try:
         from gguf import GGUFReader
     except ImportError as error:
-        raise ImportError(
-            f"{path} needs the library gguf; pip install 'fedjax-rec[gguf]'."
-        ) from error
+        raise ImportError(f"{path} needs the library gguf; pip install gguf tokenizers.") from error
     try:
         return Gguf(path, GGUFReader(path))
     except (ValueError, IndexError, OverflowError) as error:

@@ -32,7 +32,10 @@ def tensors(folder: Path) -> dict[str, np.ndarray]:
     if (folder / WHOLE).is_file():
         files = [WHOLE]
     elif (folder / SHARDS).is_file():
-        files = sorted(set(_json(folder / SHARDS)["weight_map"].values()))
+        listed = _json(folder / SHARDS).get("weight_map")
+        if not isinstance(listed, dict):
+            raise ValueError(f"{folder / SHARDS} has no weight_map; fetch it again.")
+        files = sorted(set(listed.values()))
     else:
         raise FileNotFoundError(
             f"{folder} has no {WHOLE}; give a Hugging Face folder with weights in safetensors."
@@ -52,10 +55,13 @@ def tensors(folder: Path) -> dict[str, np.ndarray]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FileNotFoundError(
             f"{path.parent} has no {path.name}; give a Hugging Face folder."
         ) from None
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is no JSON ({error}); fetch it again.") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is no object of JSON; fetch it again.")
+    return found

@@ -36,9 +36,7 @@ def tokenizer(folder: Path):
     try:
         from tokenizers import Tokenizer
     except ImportError as error:
-        raise ImportError(
-            "texts need the library tokenizers; pip install 'fedjax-rec[text]'."
-        ) from error
+        raise ImportError("texts need the library tokenizers; pip install tokenizers.") from error
     if not (folder / FILE).is_file():
         path = gguf_file(folder)
         if path is not None:
@@ -48,6 +46,22 @@ def tokenizer(folder: Path):
     made.no_padding()
     made.no_truncation()
     return made
+
+
+def fitting(tokenizer, rows: int, where: str | Path) -> None:
+    """Nothing where the words of `tokenizer` are among the `rows` of a table of embeddings; added
+    tokens may lie beyond, as those of images do, and are told where one is used. `where`: what it
+    is the tokenizer of, for the error.
+
+    Raises:
+        ValueError: where words have no row.
+    """
+    words = 1 + max(tokenizer.get_vocab(with_added_tokens=False).values(), default=-1)
+    if words > rows:
+        raise ValueError(
+            f"the tokenizer of {where} has {words} tokens, and the model's table {rows} rows; put "
+            "the tokenizer.json of this model there."
+        )
 
 
 def begun(tokenizer, texts: Sequence[str]) -> list[list[int]]:

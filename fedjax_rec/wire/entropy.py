@@ -110,6 +110,6 @@ def _coder() -> Any:
     except ImportError:
         raise ValueError(
             "Range coding (entropy=True) needs the package constriction; "
-            "use pip install 'fedjax-rec[entropy]', or entropy=False."
+            "use pip install constriction, or entropy=False."
         ) from None
     return constriction

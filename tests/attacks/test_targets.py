@@ -86,7 +86,7 @@ def crowd(seed: int = 0):
     pairs = [(u, i) for u in range(60) for i in np.flatnonzero(draw.random(40) < chance)]
     pairs.append((0, 39))  # so that it is in the catalogue
     users, items = np.array(pairs).T
-    return data.from_arrays("crowd", users, items, draw.random(len(users)))
+    return data.from_arrays("crowd", users, items, times=draw.random(len(users)))
 
 
 def exposed(split, rule, rounds: int = 40):

@@ -13,7 +13,7 @@ TIMES, STARS = RNG.permutation(72), RNG.integers(1, 6, 72)
 
 
 def told(users=USERS, items=ITEMS, times=TIMES, stars=STARS, name="mine", split=None, clients=None):
-    found = data.from_arrays(name, users, items, times, stars)
+    found = data.from_arrays(name, users, items, times=times, ratings=stars)
     parted = (split or data.leave_one_out())(found)
     return data.digests(parted, (clients or data.by_user())(parted))
 

@@ -26,7 +26,7 @@ ROWS = st.lists(
 def build(rows, **features):
     """Interactions of (user, item, time, rating) tuples."""
     users, items, times, ratings = (list(column) for column in zip(*rows, strict=True))
-    return from_arrays("toy", users, items, times, ratings, **features)
+    return from_arrays("toy", users, items, times=times, ratings=ratings, **features)
 
 
 def original(data):
@@ -122,15 +122,15 @@ def test_moments_keep_their_order_to_the_nanosecond():
     start = 1_700_000_000_000_000_000
     for times in (np.array([start + 200, start + 100, start]),
                   np.array([start + 200, start + 100, start], "datetime64[ns]")):  # fmt: skip
-        data = from_arrays("toy", [0, 0, 0], [0, 1, 2], times)
+        data = from_arrays("toy", [0, 0, 0], [0, 1, 2], times=times)
         assert data.items.tolist() == [2, 1, 0] and data.times.tolist() == sorted(times.astype(int))
-    assert from_arrays("toy", [0, 0], [0, 1], [2, 1]).times.dtype == np.float64
+    assert from_arrays("toy", [0, 0], [0, 1], times=[2, 1]).times.dtype == np.float64
     for times, told in (
         (np.array(["2020-01-02", "NaT"], "datetime64[ns]"), r"times\[1\] is missing"),
         (["2020-01-02", "2020-01-03"], r"times\[0\] = '2020-01-02' is no number"),
     ):
         with pytest.raises(ValueError, match=told):
-            from_arrays("toy", [0, 0], [0, 1], times)
+            from_arrays("toy", [0, 0], [0, 1], times=times)
 
 
 def test_features_that_describe_nobody_are_refused():
@@ -158,18 +158,45 @@ def test_features_follow_the_dense_ids():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (([], []), "no interactions"),
-        (([1, 2], [1]), "unequal length"),
-        (([1, None], [1, 2]), r"users\[1\] is missing"),
-        (([1, 2], [1, 2], [0.0, np.nan]), r"times\[1\] = nan"),
-        (([1, 2], [1, 2], [0, 1], [np.inf, 1]), r"ratings\[0\] = inf"),
-        (([1], [1], [0], None, pl.DataFrame({"id": [1]})), "no column 'user_id'"),
-        (([1], [1], [0], None, pl.DataFrame({"user_id": [1, 1]})), "'1' twice"),
+        (([], [], {}), "no interactions"),
+        (([1, 2], [1], {}), "unequal length"),
+        (([1, None], [1, 2], {}), r"users\[1\] is missing"),
+        (([1, 2], [1, 2], {"times": [0.0, np.nan]}), r"times\[1\] = nan"),
+        (([1, 2], [1, 2], {"ratings": [np.inf, 1]}), r"ratings\[0\] = inf"),
+        (([1], [1], {"user_features": pl.DataFrame({"id": [1]})}), "no column 'user_id'"),
+        (([1], [1], {"user_features": pl.DataFrame({"user_id": [1, 1]})}), "'1' twice"),
+        (([1], [1], {"item_features": 7}), "item_features=int"),
     ],
 )
 def test_bad_columns_are_named(arguments, message):
+    users, items, named = arguments
     with pytest.raises(ValueError, match=message):
-        from_arrays("toy", *arguments)
+        from_arrays("toy", users, items, **named)
+
+
+def test_times_and_ratings_are_given_by_name():
+    """Files have ratings before times, and a rating that is taken for a time sorts a history."""
+    with pytest.raises(TypeError, match="3 positional arguments"):
+        from_arrays("toy", [1, 1], [1, 2], [5.0, 3.0], [11, 12])
+
+
+class Frame:
+    """What a frame of pandas shows: columns by name, which are no lists."""
+
+    def __init__(self, **columns):
+        self.columns, self.held = list(columns), columns
+
+    def __getitem__(self, name):
+        return np.array(self.held[name], dtype=object)
+
+
+@pytest.mark.parametrize("kind", [Frame, dict, pl.DataFrame])
+def test_features_may_be_a_frame_of_another_library(kind):
+    missing = None if kind is pl.DataFrame else NAN
+    columns = {"item_id": [9, 7, 8], "genre": ["a", "b", missing]}
+    features = kind(columns) if kind is pl.DataFrame else kind(**columns)
+    data = from_arrays("toy", [1, 1, 2], [7, 8, 9], item_features=features)
+    assert data.item_features["genre"].to_list() == ["b", None, "a"]
 
 
 def k_core_by_loop(rows, users, items):

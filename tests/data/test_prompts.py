@@ -36,7 +36,7 @@ def ratings():
         }
     )
     values = rng.integers(1, 6, len(users)).astype(np.float32)
-    return from_arrays("films", users, items, times, values, item_features=titles)
+    return from_arrays("films", users, items, times=times, ratings=values, item_features=titles)
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ SHARED = Path(os.environ.get("FEDJAX_REC_DATA") or Path(__file__).parents[3] / "
 def history(rows):
     """Interactions from (user, time) pairs; the item is the row number."""
     users, times = zip(*rows, strict=True)
-    return from_arrays("toy", users, np.arange(len(rows)), times)
+    return from_arrays("toy", users, np.arange(len(rows)), times=times)
 
 
 def random_history(users=40, low=3, high=30, seed=0):
@@ -83,7 +83,7 @@ def test_ties_are_told_and_go_through_other_splits():
 
 def test_global_time_tells_nanoseconds_apart():
     moments = 1_700_000_000_000_000_000 + np.arange(10) * 7
-    data = from_arrays("fine", [0] * 10, np.arange(10), moments[::-1])
+    data = from_arrays("fine", [0] * 10, np.arange(10), times=moments[::-1])
     assert global_time(0.2, 0.3)(data).part.tolist() == [0] * 5 + [1] * 2 + [2] * 3
     assert data.items.tolist() == list(range(10))[::-1]
 

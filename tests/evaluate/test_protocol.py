@@ -190,6 +190,11 @@ def test_errors_are_one_line_with_the_remedy(world):
         assert told in str(error.value) and "\n" not in str(error.value)
 
 
+def test_a_metric_of_more_places_than_items_is_warned_of():
+    with pytest.warns(UserWarning, match=r"num_items=120\): hr@500 looks at 500 places"):
+        evaluate.full_catalogue(evaluate.metrics(["hr@10", "hr@500"]), 120)
+
+
 def test_a_probe_sees_what_evaluate_users_sees(world):
     """The same scores through a client's eyes: by its id, NaN where it has nothing held out."""
     for protocol in (

@@ -13,6 +13,7 @@ from small_data import MYLAB
 
 from fedjax_rec import aggregate, wire
 from fedjax_rec.data import Batches
+from fedjax_rec.experiment import config, overrides
 from fedjax_rec.experiment.config import ConfigError, part, read
 from fedjax_rec.experiment.factories import called
 from fedjax_rec.simulate import Cohorts
@@ -363,3 +364,17 @@ def test_which_arguments_want_a_factory_itself(tmp_path, monkeypatch):
     assert called("annotated.K") == {"make"}
     assert called("fedjax_rec.clients.scheduled") == {"make"}
     assert called("optax.adam") == called("nowhere.f") == called(None) == set()
+
+
+def test_what_another_factory_does_not_take_is_said(capsys):
+    overrides._tell_lost.cache_clear()
+    given = {"strategy": {"init_args": {"user_learning_rate": 20.0, "item_learning_rate": 60.0}}}
+    kept = config.read(given, ["--strategy", "fedprox"]).plain["strategy"]["init_args"]
+    assert (kept["user_learning_rate"], kept["item_learning_rate"]) == (20.0, 60.0)
+    assert capsys.readouterr().err == ""
+    for _ in range(2):  # once, as of the runs of a sweep
+        config.read(given, ["--strategy", "pfedrec"])
+    assert capsys.readouterr().err == (
+        "fedjax-rec: strategy=fedjax_rec.strategies.pfedrec does not take user_learning_rate=20.0; "
+        "dropped.\n"
+    )

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ from matplotlib.text import Text
 from test_report import fake_run
 
 from fedjax_rec.evaluate import by_activity
-from fedjax_rec.report import figures
+from fedjax_rec.report import figures, fonts
 from fedjax_rec.report.reading import PerUser, find_runs, group, labels, read_run
 from fedjax_rec.report.targets import Goal, Target
 from fedjax_rec.report.tradeoff import tradeoff
@@ -115,7 +116,7 @@ def test_many_configurations_stay_apart(tmp_path):
     figure = figures.quality_against_bytes(runs)
     assert overlapping(figure) == []
     bold = [line for line in figure.axes[0].lines if len(line.get_xdata()) > 1]
-    assert len({(line.get_color(), str(line.get_linestyle())) for line in bold}) == 9
+    assert len({(line.get_color(), str(line.get_linestyle())) for line in bold}) == figures.MOST
 
 
 def test_quarters_agree_with_the_distribution(folder):
@@ -195,7 +196,7 @@ def test_the_trade_off_has_a_dot_a_setting_and_a_line_a_family(tmp_path):
     figure = tradeoff(runs)
     [ax] = figure.axes
     assert ax.get_xscale() == "log" and "KiB" in ax.get_xlabel() and "HR@10" in ax.get_ylabel()
-    assert {"colr", "none", "20", "40", "80"} <= words(figure)
+    assert {"colr", "none", "rank=20", "rank=40", "rank=80"} <= words(figure)
     lines = [c for c in ax.containers if c.get_label() == "colr"]
     x, y = lines[0].lines[0].get_data()
     assert len(x) == 3 and (np.diff(x) > 0).all()
@@ -209,3 +210,69 @@ def test_the_trade_off_has_a_dot_a_setting_and_a_line_a_family(tmp_path):
     fake_run(tmp_path / "silent", cohort=0)
     with pytest.raises(ValueError, match="no run sent anything"):
         tradeoff(find_runs([tmp_path / "silent"]))
+
+
+def many(root: Path, count: int) -> list:
+    """Runs of so many names, two seeds each, the later the better."""
+    for i in range(count):
+        for seed in (0, 1):
+            folder = fake_run(root / f"{i}-{seed}", seed, 0.3 + 0.03 * i, cohort=100 + i)
+            summary = json.loads((folder / "summary.json").read_text())
+            (folder / "summary.json").write_text(json.dumps({**summary, "name": f"run{i}"}))
+    return find_runs([root])
+
+
+def texts(figure) -> list[str]:
+    return [text.get_text() for text in figure.findobj(Text)]
+
+
+def test_of_many_groups_the_best_are_drawn_and_it_is_said(tmp_path):
+    figure = figures.learning_curve(many(tmp_path, figures.MOST + 3))
+    told = texts(figure)
+    assert any(f"the best {figures.MOST} of {figures.MOST + 3} by HR@10" in text for text in told)
+    names = [text for text in told if text.startswith("run")]
+    assert [name.split()[0] for name in names] == [f"run{i}" for i in range(3, figures.MOST + 3)]
+    assert "validation" not in told and "lowest to highest seed" in told
+    ax = figure.axes[0]
+    dots = [line for line in ax.lines if line.get_marker() == "o"]
+    assert len(dots) == figures.MOST  # one a group, at the means over its seeds
+    assert len(ax.lines) == 2 * figures.MOST
+
+
+def test_a_few_groups_have_their_validation_and_what_bands_mean(tmp_path):
+    told = texts(figures.learning_curve(many(tmp_path, 2)))
+    assert {"test", "validation", "lowest to highest seed"} <= set(told)
+    assert "best validation round, mean of seeds" in told
+
+
+def test_a_sign_that_the_font_lacks_is_of_another_or_a_number(capsys, monkeypatch):
+    figure = Figure()
+    russian = figure.text(0, 0, "\u0416", fontfamily="cmr10")
+    chinese = figure.text(0, 0.5, "run \u4e2d\u6587")
+    monkeypatch.setattr(fonts, "FIRST", ("DejaVu Sans",))
+    fonts.make_legible(figure)
+    assert russian.get_text() == "\u0416" and len(russian.get_fontfamily()) == 2
+    if fonts.font_for("\u4e2d\u6587") is None:
+        assert chinese.get_text() == r"run \u4e2d\u6587"
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "no installed font has" in line and "Noto Sans CJK" in line
+    else:
+        assert chinese.get_text() == "run \u4e2d\u6587" and len(chinese.get_fontfamily()) == 2
+
+
+def test_labels_of_the_tradeoff_say_of_what_and_lie_beside_their_markers(tmp_path):
+    for rank in (2, 8):
+        folder = fake_run(tmp_path / f"{rank}", 0, 0.5, cohort=50 * rank)
+        summary = json.loads((folder / "summary.json").read_text())
+        name = {"name": f"colr,rank={rank}"}
+        (folder / "summary.json").write_text(json.dumps({**summary, **name}))
+    figure = tradeoff(find_runs([tmp_path]))
+    ax = figure.axes[0]
+    marks = [x for x in ax.texts if x.get_text() in ("rank=2", "rank=8")]
+    assert len(marks) == 2
+    figure.draw_without_rendering()
+    dots = ax.transData.transform(np.concatenate([x.get_xydata() for x in ax.lines]))
+    for text in marks:
+        box = text.get_window_extent()
+        assert not any(box.contains(x, y) for x, y in dots)
+    assert figure.legends and figure.axes[0].get_legend() is None

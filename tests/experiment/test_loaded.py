@@ -5,12 +5,15 @@ import shutil
 
 import jax
 import numpy as np
+import polars as pl
 import pytest
+from safetensors.numpy import load_file
 from small_data import write_config, write_folder
 
 import fedjax_rec as fr
 from fedjax_rec import data
 from fedjax_rec.experiment import config as configuration
+from fedjax_rec.experiment.main import main
 from fedjax_rec.report import figures
 
 pytestmark = pytest.mark.usefixtures("compiled_fast")
@@ -151,3 +154,54 @@ def test_what_is_wrong_is_said_in_one_line(done, tmp_path):
 
 def test_json_of_the_summary_is_what_is_loaded(done):
     assert done.summary == json.loads((done.path / "summary.json").read_text())
+
+
+def test_similar_items_are_those_of_the_smallest_angles(done):
+    rows = np.asarray(done.best.shared["item"].values, np.float64)
+    names = done.experiment.read.split.interactions.item_names
+    one = int(np.flatnonzero(names == "i5")[0])
+    cosine = [rows[one] @ x / np.linalg.norm(rows[one]) / np.linalg.norm(x) for x in rows]
+    order = [i for i in np.argsort(-np.array(cosine)) if i != one][:3]
+    found = done.similar_items("i5", k=3)
+    assert found["item"].to_list() == [str(names[i]) for i in order]
+    np.testing.assert_allclose(found["similarity"], [cosine[i] for i in order], rtol=1e-5)
+    assert found["title"].to_list() == [f"Film {names[i][1:]}" for i in order] or 39 in order
+    with pytest.raises(ValueError, match="has no such item"):
+        done.similar_items("i77")
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv"])
+def test_scores_and_weights_are_exported(done, tmp_path, kind):
+    scores, weights = done.export(tmp_path / "out", k=4, format=kind)
+    read = {"parquet": pl.read_parquet, "csv": pl.read_csv}[kind]
+    table = read(scores)
+    known = done.experiment.read.split.interactions
+    assert table["user"].n_unique() == known.num_users and table["rank"].max() == 4
+    for user in ("u0", "u13"):
+        mine, alone = table.filter(pl.col("user") == user), done.recommend(user, k=4)
+        assert mine["item"].to_list() == alone["item"].to_list()
+        np.testing.assert_allclose(mine["score"], alone["score"], rtol=1e-5)
+    held = load_file(weights)
+    assert held.keys() == {"shared/item", "private/user"}
+    np.testing.assert_array_equal(held["shared/item"], done.best.shared["item"].values)
+    assert held["private/user"].shape[0] == known.num_users
+    with pytest.raises(ValueError, match="format='xlsx'"):
+        done.export(tmp_path, format="xlsx")
+
+
+def test_the_command_line_asks_a_finished_run(done, capsys, tmp_path):
+    run = str(done.path)
+    assert main(["recommend", run, "--user", "u3", "-k", "2", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [row["item"] for row in told] == done.recommend("u3", k=2)["item"].to_list()
+    assert main(["recommend", run, "--user", "u3", "-k", "2"]) == 0
+    assert told[0]["item"] in capsys.readouterr().out
+    assert main(["similar", run, "--item", "i5", "-k", "1", "--which", "last"]) == 0
+    assert main(["export", run, "--out", str(tmp_path / "all"), "--format", "csv"]) == 0
+    assert (tmp_path / "all" / "scores.csv").is_file()
+    capsys.readouterr()
+    for words in (["recommend", run, "--user", "nobody"], ["recommend", run],
+                  ["recommend", str(done.path / "config.yaml"), "--user", "u3"]):  # fmt: skip
+        assert main(words) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "no such user" in line or "required: --user" in line or "is a file; name" in line

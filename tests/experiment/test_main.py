@@ -1,16 +1,21 @@
 """The command line: bad input is one line on standard error, status 2 and nothing half-written."""
 
+import json
 import signal
+import subprocess
 import sys
 import time
 
+import jax
 import pytest
 import small_data
 from small_data import write_config, write_folder
 
-from fedjax_rec import __version__
+from fedjax_rec import __version__, data
+from fedjax_rec.experiment import config, explain, listing
 from fedjax_rec.experiment import run as running
 from fedjax_rec.experiment.main import main
+from fedjax_rec.experiment.shipped import found
 
 
 @pytest.fixture
@@ -56,13 +61,25 @@ def fails(place, capsys, *words, status: int = 2, config: str = "tiny.yaml") -> 
          "data.above=3.0 asks for ratings, and 'synthetic' has none"),
         (["--data.core=50"], "core"),
         (["--strategy.server=optax.adamm"], "(did you mean 'adam'?)"),
-        (["--overwrite"], "expected one argument"),
         (["--overwrite=maybe"], "maybe"),
+        (["--seed=null"], "seed=null is no number; use seed: 0"),
+        (["--examples=pairwise"], "pairs with objective=models.bpr()"),
+        (["--data.source={file}"], "is a file; name the folder that holds it"),
         (["stray.yaml"], "'stray.yaml' is no option"),
     ],
 )  # fmt: skip
 def test_bad_words_are_one_line(place, capsys, words, told):
+    words = [word.format(file=place / "tiny.yaml") for word in words]
     assert told in fails(place, capsys, *words)
+
+
+def test_a_folder_without_a_name_and_a_device_that_jax_has_not(place, capsys, monkeypatch):
+    assert main(["run", str(place / "tiny.yaml"), "--out", ""]) == 2
+    assert "--out '' names no folder" in capsys.readouterr().err
+    monkeypatch.setenv("JAX_PLATFORMS", "gpu")
+    monkeypatch.setattr(jax, "devices", lambda: (_ for _ in ()).throw(RuntimeError("no gpu. x")))
+    line = fails(place, capsys)
+    assert "JAX_PLATFORMS=gpu: jax finds no such device (no gpu)" in line and "unset" in line
 
 
 def test_a_missing_configuration(place, capsys):
@@ -154,9 +171,7 @@ def test_help_and_version(capsys):
     assert main(["--help"]) == 0 and "fedjax-rec run CONFIG" in capsys.readouterr().out
     assert main([]) == 2
     assert main(["--version"]) == 0 and __version__ in capsys.readouterr().out
-    with pytest.raises(SystemExit) as end:
-        main(["run", "--help"])
-    assert end.value.code == 0 and "--debug" in capsys.readouterr().out
+    assert main(["run", "--help"]) == 0 and "--debug" in capsys.readouterr().out
 
 
 def test_data_list_and_get_describe(place, capsys, monkeypatch):
@@ -223,3 +238,145 @@ def test_a_loss_that_counts_padding_is_refused_before_anything_is_written(
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     told = fails(place, capsys, "--model=countinglab.plain_mean", "--rounds=1")
     assert "model.loss (countinglab.plain_mean.<locals>.loss) counts padding" in told
+
+
+def test_options_may_stand_before_the_file_and_flags_alone(place, capsys):
+    words = ["--rounds", "1", "--overwrite", str(place / "tiny.yaml"), "--quiet", "--out"]
+    assert main(["run", *words, str(place / "run")]) == 0
+    assert main(["run", "--overwrite", "false", *words[3:], str(place / "run"), "--rounds=1"]) == 0
+    capsys.readouterr()
+    assert main(["run", str(place / "tiny.yaml"), "--out", str(place / "run"), "--json",
+                 "--rounds=1"]) == 0  # fmt: skip
+    out, _ = capsys.readouterr()
+    told = json.loads(out)
+    assert told["totals"]["rounds"] == 1 and told["folder"] == str(place / "run")
+
+
+@pytest.mark.parametrize("words", [["help"], ["--help"], ["help", "run"], ["help", "recommend"],
+                                   ["list"], ["run", "--model", "pfedrec", "--help"]])  # fmt: skip
+def test_help_is_where_it_is_looked_for(capsys, words):
+    try:
+        status = main(words)
+    except SystemExit as ended:  # argparse
+        status = ended.code
+    out = capsys.readouterr().out
+    assert status == 0 and "fedjax-rec" in out
+    if "pfedrec" in words:
+        assert "--model.width  (default 32)" in out
+    if words == ["help"]:
+        assert "130 stopped" in out and "explain KEY" in out
+
+
+def test_it_is_a_module_too():
+    done = subprocess.run(
+        [sys.executable, "-m", "fedjax_rec", "--version"], capture_output=True, text=True
+    )
+    assert done.stdout.strip() == f"fedjax-rec {__version__}"
+
+
+def test_shipped_configurations_are_found_from_anywhere(place, capsys, monkeypatch):
+    monkeypatch.chdir(place)
+    for name in ("quickstart", "configs/quickstart.yaml", "compression/fedmf"):
+        assert found(name).is_file()
+    assert main(["run", "quickstrat"]) == 2
+    assert "did you mean 'quickstart'" in capsys.readouterr().err
+    (place / "quickstart").mkdir()
+    assert found("quickstart").is_file()
+
+
+def test_a_first_configuration_is_one_that_is_read(place, capsys, monkeypatch):
+    monkeypatch.chdir(place)
+    assert main(["init"]) == 0
+    assert "fedjax-rec run first.yaml" in capsys.readouterr().out
+    made, shipped = (config.read(x).plain for x in ("first.yaml", "quickstart"))
+    different = {"rounds", "evaluation"}
+    assert {k: v for k, v in made.items() if k not in different} == {
+        k: v for k, v in shipped.items() if k not in different
+    }
+    assert main(["init"]) == 2 and "is there already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("key", "words", "text", "default"),
+    [
+        ("seed", [], "of everything random", "default: 0"),
+        ("strategy.uplink", [], "a compressor; null sends updates as they are", "default: null"),
+        ("--strategy.mu", ["--strategy", "fedprox"], "0 is `fedavg`", "default: 0.01"),
+        ("strategy.init_args.uplink.fraction", ["--strategy.uplink=top_k"], "of the coordinates",
+         "default: 0.01"),
+        ("evaluation.every", [], "rounds between measurements", "default: 1"),
+        ("data.split", [], "A user's last interaction", "leave_one_out"),
+        ("privacy.epsilon", [], "what the noise is found for", "docs/privacy.md"),
+    ],
+)  # fmt: skip
+def test_a_key_is_explained(capsys, key, words, text, default):
+    assert main(["explain", key, *words]) == 0
+    out = capsys.readouterr().out
+    assert text in out and default in out and "source: " in out
+
+
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [
+        ("evaluation.evry", "did you mean 'evaluation.every'"),
+        ("strategy.upllink", "did you mean 'uplink'"),
+        ("sed", "did you mean 'seed'"),
+    ],
+)
+def test_a_key_that_is_none_is_not_explained(capsys, key, told):
+    assert main(["explain", key]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert told in line
+
+
+def test_every_key_of_the_reference_is_explained():
+    for key in dict(explain._comments()):
+        assert explain.explain(key).text
+
+
+@pytest.mark.parametrize("kind", listing.kinds())
+def test_what_may_be_named_is_listed_and_read(capsys, monkeypatch, place, kind):
+    monkeypatch.setenv("FEDJAX_REC_DATA", str(place))
+    assert main(["list", kind, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert rows and all(row["name"] and row["about"] for row in rows)
+    known = {"strategies": "fedprox", "compressors": "top_k", "aggregators": "median",
+             "models": "pfedrec", "data": "ml-100k", "configs": "quickstart"}  # fmt: skip
+    assert known.get(kind, rows[0]["name"]) in [row["name"] for row in rows]
+
+
+def test_listings_of_data_know_all_splits_and_partitions():
+    parts = {name for name in data.__all__ if name in {*listing.SPLITS, *listing.PARTITIONS}}
+    assert parts == {*listing.SPLITS, *listing.PARTITIONS}
+    made = {name for name in data.__all__ if name.startswith(("by_", "cold_", "warm_"))}
+    assert made <= parts
+
+
+@pytest.mark.parametrize(
+    ("words", "factory"),
+    [
+        (["--strategy.uplink=top_k", "--strategy.uplink.fraction=0.1"],
+         "fedjax_rec.compress.top_k"),
+        (["--strategy.uplink={class_path: error_feedback, init_args: {compressor: eden}}"],
+         "fedjax_rec.compress.eden"),
+        (["--strategy.server", "adam", "--strategy.server.learning_rate=0.1"], "optax.adam"),
+        (["--strategy.server", "fed_adam"], "fedjax_rec.strategies.fed_adam"),
+        (["--strategy.clock", "lognormal_clock"], "fedjax_rec.strategies.lognormal_clock"),
+        (["--strategy=fedavg", "--strategy.optimizer=sgd",
+          "--strategy.optimizer.learning_rate=0.5"], "fedjax_rec.clients.sgd"),
+    ],
+)  # fmt: skip
+def test_short_names_do_wherever_a_part_goes(words, factory):
+    assert factory in json.dumps(config.read(None, words).plain["strategy"])
+
+
+def test_another_short_name_keeps_what_both_take():
+    words = ["--strategy.uplink=fedjax_rec.compress.top_k", "--strategy.uplink.fraction=0.3"]
+    kept = config.read(None, [*words, "--strategy.uplink=random_k"]).plain["strategy"]
+    assert kept["init_args"]["uplink"]["class_path"] == "fedjax_rec.compress.random_k"
+    assert kept["init_args"]["uplink"]["init_args"]["fraction"] == 0.3
+
+
+def test_a_short_name_that_is_none_is_named(place, capsys):
+    line = fails(place, capsys, "--strategy.uplink=top_kk")
+    assert "strategy.uplink=top_kk names no factory (did you mean 'top_k'?)" in line

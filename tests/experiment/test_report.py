@@ -11,7 +11,16 @@ from rich.console import Console
 from fedjax_rec.experiment.main import main
 from fedjax_rec.report.reading import find_runs, group, read_run, unfinished
 from fedjax_rec.report.results import results
-from fedjax_rec.report.tables import markdown, sets_of, table, tables, title, write_report
+from fedjax_rec.report.settings import differing
+from fedjax_rec.report.tables import (
+    by_metric,
+    markdown,
+    sets_of,
+    table,
+    tables,
+    title,
+    write_report,
+)  # fmt: skip
 
 USERS, VECTOR = 400, 4 * 32
 
@@ -186,6 +195,55 @@ def test_explicit_runs_show_the_metric_that_chose_them(runs, tmp_path):
     row, explicit = cells(markdown(group(find_runs([runs / "paper", tmp_path]))))
     assert explicit["HR@10"] == "n/a" == row["RMSE"]
     assert 0.8 < float(explicit["RMSE"]) < 1.2
+
+
+def swept(root: Path) -> list[Path]:
+    """Runs of one name in folders of a sweep: rates 9, 10 and 100, two seeds each."""
+    made = []
+    for place, rate in enumerate((10, 9, 100)):
+        for seed in (0, 1):
+            folder = fake_run(root / f"rate={rate}-{seed}", seed, 0.4 + 0.1 * place)
+            config = yaml.safe_load((folder / "config.yaml").read_text())
+            config["strategy"]["init_args"] = {"item_learning_rate": float(rate)}
+            (folder / "config.yaml").write_text(yaml.safe_dump(config))
+            summary = json.loads((folder / "summary.json").read_text())
+            summary["name"] = f"swept,item_learning_rate={rate}"
+            (folder / "summary.json").write_text(json.dumps(summary))
+            made.append(folder)
+    return made
+
+
+def test_a_sweep_has_a_column_of_what_differs_in_its_natural_order(tmp_path):
+    swept(tmp_path)
+    groups = group(find_runs([tmp_path]))
+    rows = cells(markdown(groups))
+    assert [row["item_learning_rate"] for row in rows] == ["9", "10", "100"]
+    assert all(row["seeds"] == "0, 1" for row in rows)
+    console = Console(width=160, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+    console.print(tables(find_runs([tmp_path])))
+    lines = [line.split("│") for line in console.export_text().splitlines() if "swept" in line]
+    assert [[cell.strip() for cell in line[1:4]] for line in lines] == [
+        ["swept", rate, "0, 1"] for rate in ("9", "10", "100")
+    ]
+    means = [np.mean(each.best("hr@10")) for each in by_metric(groups, "hr@10")]
+    assert means == sorted(means, reverse=True) and len(means) == 3
+    with pytest.raises(ValueError, match=r"--sort hr@11: no run measured it \(did you mean"):
+        by_metric(groups, "hr@11")
+
+
+def test_a_sorted_report_is_sorted_on_the_page_and_in_json(tmp_path, capsys):
+    swept(tmp_path / "runs")
+    out = tmp_path / "out"
+    words = ["report", str(tmp_path / "runs"), "--out", str(out), "--sort", "hr@10", "--json"]
+    assert main(words) == 0
+    assert len(json.loads(capsys.readouterr().out)["runs"]) == 6
+    found = [float(row["HR@10"].split()[0]) for row in cells((out / "report.md").read_text())]
+    assert found == sorted(found, reverse=True)
+
+
+def test_columns_are_of_the_keys_that_groups_differ_in(runs):
+    assert differing(group(find_runs([runs]))) == {"negatives": ["paper", "train"],
+                                                   "cohort": ["400", "100"]}  # fmt: skip
 
 
 def test_the_terminal_table_has_a_row_per_run(runs):

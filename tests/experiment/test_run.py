@@ -189,6 +189,19 @@ def test_a_finished_run_repeated_changes_nothing_and_more_rounds_go_on(
     assert results(place / "longer") == first
     assert run(place, "longer") == 0
     assert results(place / "longer") == results(straight)
+    # Without its checkpoints it cannot go on, and its records are not made anew unasked.
+    shutil.copytree(place / "longer", place / "bare")
+    shutil.rmtree(place / "bare" / "checkpoints")
+    capsys.readouterr()
+    assert run(place, "bare") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "a finished run whose checkpoints are gone" in line and "--overwrite true" in line
+    assert results(place / "bare") == results(straight)
+    (place / "bare" / "summary.json").unlink()  # as if it had been killed before its first one
+    assert run(place, "bare") == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "no checkpoint is left of what metrics.jsonl tells; begins anew" in line
+    assert results(place / "bare") == results(straight)
     # Fewer rounds than there are: nothing is undone, and the folder does not say that it was.
     before = {f.name: f.read_bytes() for f in (place / "longer").iterdir() if f.is_file()}
     capsys.readouterr()

@@ -151,6 +151,13 @@ def prompts(seed):
     for name, (number, every, count) in few.items() if seed < 2 else ():
         words = f"{keep}{shots}{number} --evaluation.every {every} --rounds {count}"
         yield f"prompts/tallrec_{name}", f"tallrec_{name}", "large/tallrec", words
+    if seed < 2:
+        words = f"{keep}{shots}256 --model.counts 3 --evaluation.every 2 --rounds 8 "
+        words += "--strategy.optimizer.class_path fedjax_rec.clients.groups"
+        for part, rate in (("line", 0.05), ("decoder", 0.003)):
+            key = f"--strategy.optimizer.init_args.optimizers.{part}"
+            words += f" {key}.class_path optax.adam {key}.init_args.learning_rate {rate}"
+        yield "prompts/tallrec_256_and_counts", "tallrec_256_and_counts", "large/tallrec", words
     if seed == 0:
         base = f"{keep}{still}--data.source.shots 16 --evaluation.every 1 --rounds 1"
         lists = f"{base} --data.source.words fedjax_rec.data.liked_and_disliked"

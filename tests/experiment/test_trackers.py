@@ -12,7 +12,7 @@ import yaml
 from small_data import write_config, write_folder
 
 from fedjax_rec import callbacks
-from fedjax_rec.callbacks.tracker import flat
+from fedjax_rec.callbacks.tracker import PACKAGES, flat
 from fedjax_rec.experiment.folder import RunFolder
 from fedjax_rec.experiment.main import main
 from fedjax_rec.report import figures
@@ -180,7 +180,7 @@ def test_a_library_that_is_missing_is_said_before_the_first_round(monkeypatch, m
         pytest.fail("it began")
     line = str(error.value)
     assert f"callback {name} could not begin: needs the library {module} (" in line
-    assert line.endswith(f"; pip install 'fedjax-rec[{name}]'.") and "\n" not in line
+    assert line.endswith(f"; pip install {PACKAGES.get(name, name)}.") and "\n" not in line
 
 
 def test_the_room_imports_none_of_them():

@@ -17,7 +17,7 @@ from adapted import adapted
 from flax import nnx
 
 from fedjax_rec import aggregate, attacks, clients, models, privacy, strategies, trees
-from fedjax_rec.data import batches, examples, part_of, query, sequences, support
+from fedjax_rec.data import batches, covered, examples, part_of, query, sequences, support
 from fedjax_rec.models.prunable import parameters
 from fedjax_rec.strategies import adapters
 from fedjax_rec.types import Model, Server
@@ -66,6 +66,9 @@ AGGREGATORS = {
 
 # Rules that stand attackers. The laws' uploads are of five clients, three at most on a row.
 ROBUST = {
+    "by_coordinate(nanmedian)": lambda: aggregate.by_coordinate(
+        lambda values: jnp.nanmedian(values, axis=0)
+    ),
     "median(2)": lambda: aggregate.median(floor=2),
     "trimmed_mean(1)": lambda: aggregate.trimmed_mean(f=1),
     "trimmed_mean(0, floor=2)": lambda: aggregate.trimmed_mean(f=0, floor=2),
@@ -332,6 +335,10 @@ BATCHES = {
     "pointwise(0)": (lambda: batches.pointwise(0), lambda n: n),
     "pairwise(2)": (lambda: batches.pairwise(2), lambda n: 2 * n),
     "ratings()": (lambda: batches.ratings(), lambda n: n),
+    "covered(pointwise)": (
+        lambda: covered(batches.pointwise(4), 1.5),
+        lambda n: 5 * n + 3 * n // 2,
+    ),
     "part_of(pointwise)": (
         lambda: part_of(batches.pointwise(4), 1, 3),
         lambda n: 5 * ((n + 1) // 3),

@@ -12,30 +12,31 @@ from flax import nnx
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from fedjax_rec.models import Llama, LlamaSize, llama
-from fedjax_rec.models.transformers.pretrained import ENDS, NAMES
+from fedjax_rec.models import Decoder, LlamaSize, llama
+from fedjax_rec.models.transformers.families.architecture import BEFORE, ENDS, KERNEL_NAMES
 
 VOCABULARY = 500
 
 
-def decoder(vocabulary: int) -> Llama:
+def decoder(vocabulary: int) -> Decoder:
     return llama(nnx.Rngs(0), LlamaSize(vocabulary, 16, 24, 2, 2, 1, 8))
 
 
-def tensors(model: Llama) -> dict[str, np.ndarray]:
+def tensors(model: Decoder) -> dict[str, np.ndarray]:
     """By the names of Hugging Face; kernels are [out, in]."""
-    out = {ENDS["tokens"][0]: model.tokens[...], ENDS["norm"][0]: model.norm.scale[...]}
+    out = {ENDS["tokens"]: model.tokens[...], ENDS["norm"]: model.norm.scale[...]}
     if model.head is not None:
-        out[ENDS["head"][0]] = model.head.kernel[...].T
-    for ours, (theirs, _) in NAMES.items():
+        out[ENDS["head"]] = model.head.kernel[...].T
+    for ours, theirs in {**KERNEL_NAMES, **BEFORE}.items():
         part = getattr(model.layers, ours)
-        value = part.scale[...] if ours in ("before", "after") else part.kernel[...].swapaxes(1, 2)
+        value = part.scale[...] if ours in BEFORE else part.kernel[...].swapaxes(1, 2)
         for i, x in enumerate(value):
-            out[f"model.layers.{i}.{theirs}.weight"] = x
+            out[f"model.layers.{i}.{theirs}"] = x
+    out = {f"{name}.weight": x for name, x in out.items()}
     return {name: np.ascontiguousarray(np.asarray(x, np.float32)) for name, x in out.items()}
 
 
-def write(place: Path, model: Llama, **changes) -> Path:
+def write(place: Path, model: Decoder, **changes) -> Path:
     """The folder of `model`, with `changes` in its config.json."""
     size = model.size
     config = {
@@ -43,7 +44,8 @@ def write(place: Path, model: Llama, **changes) -> Path:
         "hidden_size": size.width, "intermediate_size": size.inner,
         "num_hidden_layers": size.layers, "num_attention_heads": size.heads,
         "num_key_value_heads": size.key_heads, "head_dim": size.head_width,
-        "rope_theta": size.theta, "rms_norm_eps": size.eps, "tie_word_embeddings": size.tied,
+        "rope_theta": size.sights[0].rope.theta, "rms_norm_eps": model.norm.eps,
+        "tie_word_embeddings": model.head is None,
     }  # fmt: skip
     (place / "config.json").write_text(json.dumps({**config, **changes}))
     save_file(tensors(model), place / "model.safetensors")

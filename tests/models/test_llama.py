@@ -6,7 +6,6 @@ Reference numbers of SmolLM2 are those of transformers 5.24.0 with torch 2.14.1 
 """
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -18,12 +17,13 @@ from flax import nnx
 from fedjax_rec import weights
 from fedjax_rec.models import generate, llama, load_llama
 from fedjax_rec.models.transformers import lora as adapters
-from fedjax_rec.models.transformers.llama import LlamaSize
-from fedjax_rec.models.transformers.pretrained import ENDS, NAMES
+from fedjax_rec.models.transformers.families.architecture import BEFORE, ENDS, KERNEL_NAMES
+from fedjax_rec.models.transformers.families.llama import LlamaSize
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "laws"))
 import tiny_llama
 
+NAMES = KERNEL_NAMES | BEFORE
 SIZE = LlamaSize(50, 24, 40, 3, 6, 2, 4, theta=100.0, tied=False)
 TIED = LlamaSize(50, 24, 40, 2, 3, 3, 8)
 TEXT = (
@@ -42,7 +42,7 @@ def tiny(size=SIZE, seed=0):
     """A decoder whose norms scale too, so that a forgotten one shows."""
     model = llama(nnx.Rngs(seed), size)
     draw = np.random.default_rng(seed)
-    for norm in (model.layers.before, model.layers.after, model.norm):
+    for norm in (model.layers.before_attention, model.layers.before_inner, model.norm):
         norm.scale[...] = jnp.float32(draw.uniform(0.5, 1.5, norm.scale.shape))
     return model
 
@@ -52,7 +52,7 @@ def by_hand(size: LlamaSize, w: dict[str, np.ndarray], tokens) -> np.ndarray:
     norm = lambda x, s: x / np.sqrt((x * x).mean(-1, keepdims=True) + size.eps) * s
     d, half = size.head_width, size.head_width // 2
     w = {name: np.float64(x) for name, x in w.items()}
-    x = w[ENDS["tokens"][0]][tokens]
+    x = w[ENDS["tokens"] + ".weight"][tokens]
 
     def turn(vector, place):
         out = np.empty(d)
@@ -63,8 +63,8 @@ def by_hand(size: LlamaSize, w: dict[str, np.ndarray], tokens) -> np.ndarray:
         return out
 
     for i in range(size.layers):
-        layer = {n: w[f"model.layers.{i}.{theirs}.weight"] for n, (theirs, _) in NAMES.items()}
-        y = norm(x, layer["before"])
+        layer = {n: w[f"model.layers.{i}.{theirs}.weight"] for n, theirs in NAMES.items()}
+        y = norm(x, layer["before_attention"])
         q, k, v = (y @ layer[n].T for n in ("query", "key", "value"))
         mixed = np.zeros_like(q)
         for h in range(size.heads):
@@ -76,10 +76,11 @@ def by_hand(size: LlamaSize, w: dict[str, np.ndarray], tokens) -> np.ndarray:
                 p = np.exp(s - np.max(s))
                 mixed[t, mine] = p / p.sum() @ v[: t + 1, shared]
         x = x + mixed @ layer["output"].T
-        y = norm(x, layer["after"])
+        y = norm(x, layer["before_inner"])
         gate = y @ layer["gate"].T
         x = x + (gate / (1 + np.exp(-gate)) * (y @ layer["up"].T)) @ layer["down"].T
-    return norm(x, w[ENDS["norm"][0]]) @ w.get(ENDS["head"][0], w[ENDS["tokens"][0]]).T
+    last, head = w[ENDS["norm"] + ".weight"], w.get(ENDS["head"] + ".weight")
+    return norm(x, last) @ (w[ENDS["tokens"] + ".weight"] if head is None else head).T
 
 
 @pytest.mark.parametrize("size", [SIZE, TIED], ids=["grouped", "tied"])
@@ -145,7 +146,7 @@ def test_a_hugging_face_folder_loads(tmp_path, size):
     model, tokens = tiny(size), jnp.int32([1, 40, 7])
     place = tiny_llama.write(tmp_path, model)
     loaded = load_llama(place)
-    assert loaded.size == size
+    assert loaded.size == size.decoder()
     want = forward(model, tokens)
     np.testing.assert_allclose(forward(loaded, tokens), want, rtol=1e-5, atol=1e-6)
     half = load_llama(place, "bfloat16")
@@ -156,9 +157,9 @@ def test_a_hugging_face_folder_loads(tmp_path, size):
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"model_type": "bert"}, "model_type=bert"),
-        ({"hidden_act": "gelu"}, "hidden_act=gelu"),
-        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "rope_scaling="),
+        ({"model_type": "lama"}, r"model_type='lama'.*did you mean 'llama'.*mistral, qwen2"),
+        ({"hidden_act": "swish"}, "hidden_act='swish'"),
+        ({"rope_scaling": {"rope_type": "ntk", "factor": 8.0}}, "rope has rope_type='ntk'"),
         ({"num_hidden_layers": 4}, r"lacks model\.layers\.3"),
         ({"hidden_size": 20}, r"has shape \("),
         ({"num_attention_heads": 5}, "heads=5, key_heads=2"),
@@ -169,42 +170,6 @@ def test_what_is_no_llama_is_refused(tmp_path, changes, complaint):
         load_llama(tiny_llama.write(tmp_path, tiny(), **changes))
     with pytest.raises(ValueError, match="dtype='int3'"):
         load_llama(tmp_path, "int3")
-
-
-def test_a_gguf_file_loads(tmp_path):
-    """Written as llama.cpp's converter writes it: rows of W_q and W_k in pairs of neighbours."""
-    gguf = pytest.importorskip("gguf")
-    size, model = TIED, tiny(TIED)
-    writer = gguf.GGUFWriter(tmp_path / "tiny.gguf", "llama")
-    writer.add_token_list([f"t{i}" for i in range(size.vocabulary)])
-    writer.add_embedding_length(size.width)
-    writer.add_feed_forward_length(size.inner)
-    writer.add_block_count(size.layers)
-    writer.add_head_count(size.heads)
-    writer.add_head_count_kv(size.key_heads)
-    writer.add_layer_norm_rms_eps(size.eps)
-    renamed = {ours[0]: ours[1] for ours in ENDS.values()}
-    for i in range(size.layers):
-        for theirs, short in NAMES.values():
-            renamed[f"model.layers.{i}.{theirs}.weight"] = f"blk.{i}.{short}.weight"
-    for name, x in tiny_llama.tensors(model).items():
-        if "q_proj" in name or "k_proj" in name:
-            heads = x.reshape(-1, 2, size.head_width // 2, size.width)
-            x = np.ascontiguousarray(heads.swapaxes(1, 2).reshape(x.shape))
-        writer.add_tensor(renamed[name], x)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    loaded, tokens = load_llama(tmp_path), jnp.int32([1, 40, 7])
-    np.testing.assert_allclose(loaded.size.eps, size.eps, rtol=1e-6)  # kept in float32 there
-    assert replace(loaded.size, eps=size.eps) == size
-    np.testing.assert_allclose(
-        forward(loaded, tokens), forward(model, tokens), rtol=1e-5, atol=1e-6
-    )
-    (tmp_path / "tiny.gguf").write_bytes(b"no such file")
-    with pytest.raises(ValueError, match="cannot be read as GGUF"):
-        load_llama(tmp_path)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from compiling import fast
 from flax import nnx
 
 from fedjax_rec import models
-from fedjax_rec.models.transformers.llama import LlamaSize, llama
+from fedjax_rec.models.transformers.families.llama import LlamaSize, llama
 
 SIZE = LlamaSize(50, 24, 40, 3, 6, 2, 4, tied=False)
 KEY, OPENING, MOST = jax.random.key(0), [7, 8, 9], 14

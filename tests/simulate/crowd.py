@@ -86,8 +86,8 @@ def packed(users=10, items=20, seed=0, implicit=True, **kwargs) -> data.Dataset:
         "crowd",
         names[:, 0],
         names[:, 1],
-        np.arange(len(pairs), dtype=np.float64),
-        rng.integers(1, 6, len(pairs)).astype(np.float32),
+        times=np.arange(len(pairs), dtype=np.float64),
+        ratings=rng.integers(1, 6, len(pairs)).astype(np.float32),
     )
     if implicit:
         found = data.implicit(found)

@@ -8,8 +8,9 @@ import pytest
 from crowd import KEY, crowd, walk
 
 from fedjax_rec import simulate, trees
+from fedjax_rec.rounds.memory import size
 from fedjax_rec.rounds.plan import Chunk
-from fedjax_rec.simulate.forecast import Forecast, size
+from fedjax_rec.simulate.forecast import Forecast
 from fedjax_rec.strategies import memory_budget
 
 MIB = 2**20
@@ -64,7 +65,7 @@ def test_the_knob_is_that_of_the_largest_part(changes, told):
 
 @pytest.mark.parametrize(
     ("nbytes", "told"),
-    [(300, "0 KiB"), (5120, "5 KiB"), (1.25 * MIB, "1.2 MiB"), (2000 * MIB, "2.0 GiB")],
+    [(300, "300 B"), (5120, "5 KiB"), (1.25 * MIB, "1.2 MiB"), (2000 * MIB, "2.0 GiB")],
 )
 def test_sizes(nbytes, told):
     assert size(nbytes) == told

@@ -1,5 +1,7 @@
 """The loop: however rounds are grouped into calls, and wherever a run goes on, the same bits."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,17 +20,12 @@ FOUR = cohorts.Cohorts(
 )
 
 
-def copy(tree):
-    """Progress.state is donated to the next round."""
-    return jax.tree.map(lambda x: jnp.array(np.asarray(x)), tree)
-
-
 def run(rounds=ROUNDS, strategy=None, **kwargs):
     """[(round, state, metrics, values)] of a run of the toy, 4 clients a round."""
     out = []
     kwargs = {"cohorts": FOUR, "measure": gauge(), **kwargs}
     for p in simulate(strategy or walk(), crowd(), rounds, KEY, **kwargs):
-        out.append((p.round, copy(p.state), p.metrics, p.values))
+        out.append((p.round, p.state, p.metrics, p.values))
     return out
 
 
@@ -102,7 +99,7 @@ def test_a_run_goes_on_to_the_same_bits(one_by_one, every, stop):
 
 
 def test_a_finished_run_yields_nothing_more(one_by_one):
-    assert run(state=copy(one_by_one[-1][1])) == []
+    assert run(state=jax.tree.map(jnp.copy, one_by_one[-1][1])) == []
     assert run(rounds=0) == []
 
 
@@ -192,9 +189,42 @@ def test_matrix_factorization_resumes_to_the_same_bits():
     measure = aggregated(strategy.model, protocol, {"test": data.test})
     kwargs = {"cohorts": cohorts.uniform(3), "measure": measure, "every": 2}
     (a, b) = [
-        (copy(p.state), without_time(p.metrics))
-        for p in simulate(strategy, data.store, 4, KEY, **kwargs)
+        (p.state, without_time(p.metrics)) for p in simulate(strategy, data.store, 4, KEY, **kwargs)
     ]
     (c,) = simulate(strategy, data.store, 4, KEY, state=a[0], **kwargs)
     same(c.state, b[0])
     assert without_time(c.metrics) == b[1]
+
+
+def test_a_state_may_be_kept_and_one_that_was_not_asked_for_is_gone():
+    steps = simulate(walk(), crowd(), 3, KEY, FOUR)
+    first = next(steps)
+    best = first.state
+    second = next(steps)
+    third = next(steps)
+    assert int(best.round) == 1 and int(third.state.round) == 3
+    assert np.isfinite(np.asarray(jax.tree.leaves(best.shared)[0])).all()
+    if any(x.is_deleted() for x in jax.tree.leaves(second.running)):
+        with pytest.raises(RuntimeError, match=r"take step\.state inside the loop"):
+            _ = second.state
+
+
+def test_a_state_that_holds_one_array_twice_may_be_run_from():
+    """As that of a strategy which wraps another and remembers the model beside it."""
+    inner = walk()
+
+    def init(key, num_clients):
+        state = inner.init(key, num_clients)
+        return replace(state, server={"inner": state.server, "start": state.shared})
+
+    def round(key, state, cohort, chunk=None):
+        mine = replace(state, server=state.server["inner"])
+        after, info = inner.round(key, mine, cohort, chunk)
+        held = {"inner": after.server, "start": state.server["start"]}
+        return replace(after, server=held), info
+
+    own = replace(inner, init=init, round=round, chunk=None)
+    state = own.init(keys.stream(KEY, "init"), N)
+    (*_, last) = simulate(own, crowd(), 2, KEY, FOUR, state=state)
+    (*_, alone) = simulate(inner, crowd(), 2, KEY, FOUR)
+    same(last.state.shared, alone.state.shared)

@@ -31,8 +31,8 @@ def packed(items: int, each: int, seed=0):
     pairs = [(u, half * (u % 2) + i) for u in range(USERS) for i in rng.permutation(half)[:each]]
     users, chosen = np.array(pairs).T
     found = data.from_arrays(
-        "two kinds", users, chosen, np.arange(len(pairs), dtype=np.float64),
-        np.ones(len(pairs), np.float32),
+        "two kinds", users, chosen, times=np.arange(len(pairs), dtype=np.float64),
+        ratings=np.ones(len(pairs), np.float32),
     )  # fmt: skip
     return data.pack(data.leave_one_out()(data.implicit(found)), evaluation_negatives=0)
 

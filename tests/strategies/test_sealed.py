@@ -108,13 +108,13 @@ def test_a_few_rows_for_all_are_those_of_the_mean_times_their_share(data):
     plain, _ = moved(federated(aggregate.uniform()))
     mine, (info,) = moved(federated(hiding(bound=9.0), uplink=uplink))
     wanted, got = (np.asarray(s.shared["item"].values) - begin for s in (plain, mine))
-    rows = np.flatnonzero(got.any(1))
+    rows = np.flatnonzero((np.abs(got) > 1e-5).any(1))
     assert 6 <= len(rows) <= 12  # of 12 that are drawn those that somebody touched
     np.testing.assert_allclose(got[rows], wanted[rows] * 30 / 12, atol=4.5 * STEP + 1e-5)
     numbers = 12 * 2 + 3
     phases = sum(privacy.secagg().up(8, numbers, 24).values())
     assert 0 < int(info.bytes_up[0]) - phases - 3 * numbers < 24
-    with pytest.raises(ValueError, match="seeded_rows: the rows are drawn of whole tables"):
+    with pytest.raises(ValueError, match="drawn of whole tables"):
         moved(federated(aggregate.uniform(), uplink=uplink))
 
 
@@ -147,9 +147,7 @@ def test_engines_and_rules_that_know_no_seal_say_so(data):
         evaluation_negatives=0,
     )
     model = models.fedmf(world.num_items, width=2)
-    buffered = strategies.fedbuff(
-        model, rooms.pointwise(1), concurrency=4, aggregator=hiding()
-    )
+    buffered = strategies.fedbuff(model, rooms.pointwise(1), concurrency=4, aggregator=hiding())
     cohort = Cohort(jnp.arange(8), world.store)
     with pytest.raises(ValueError, match="the engine or a rule around this one knows no seal"):
         jax.eval_shape(buffered.round, KEY, buffered.init(KEY, 8), cohort)

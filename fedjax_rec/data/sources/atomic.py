@@ -39,10 +39,10 @@ def read_atomic(folder: str | Path, name: str | None = None) -> Interactions:
         name,
         rows["user_id"],
         rows["item_id"],
-        rows["timestamp"] if "timestamp" in numbers else None,
-        rows["rating"] if "rating" in numbers else None,
-        _features(folder / f"{name}.user", "user_id"),
-        _features(folder / f"{name}.item", "item_id"),
+        times=rows["timestamp"] if "timestamp" in numbers else None,
+        ratings=rows["rating"] if "rating" in numbers else None,
+        user_features=_features(folder / f"{name}.user", "user_id"),
+        item_features=_features(folder / f"{name}.item", "item_id"),
     )
 
 

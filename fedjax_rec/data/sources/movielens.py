@@ -61,10 +61,10 @@ def read_movielens(folder: str | Path, name: str | None = None) -> Interactions:
         folder.name if name is None else name,
         rows["user_id"],
         rows["item_id"],
-        rows["timestamp"],
-        rows["rating"],
-        _users(folder),
-        _items(folder),
+        times=rows["timestamp"],
+        ratings=rows["rating"],
+        user_features=_users(folder),
+        item_features=_items(folder),
     )
 
 

@@ -67,6 +67,11 @@ def load(
     Example:
         >>> interactions = data.load("synthetic")
     """
+    if not isinstance(source, str | Path):
+        raise ValueError(
+            f"load(source={type(source).__name__}) reads a name or a folder; make interactions of "
+            "a table's columns with data.from_arrays(name, users, items, times=..., ratings=...)."
+        )
     text = str(source)
     if isinstance(source, Path) or os.sep in text or text[:1] in (".", "~"):
         return read_folder(Path(source).expanduser())
@@ -153,7 +158,9 @@ def read_folder(folder: str | Path, name: str | None = None) -> Interactions:
     """Read a folder of atomic or official files, told apart by what lies in it."""
     folder = Path(folder)
     if folder.is_file():
-        raise ValueError(f"data source {folder} is a file; name the folder that holds it.")
+        raise ValueError(
+            f"data source {folder} is a file; name the folder that holds it, {folder.parent}."
+        )
     if not folder.is_dir():
         raise FileNotFoundError(f"data folder {folder} does not exist; check the path.")
     place = holds(folder)

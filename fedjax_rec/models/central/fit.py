@@ -6,15 +6,15 @@ Dimensions: `N` clients, `M` most users of a client, `I` items.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 
+from ...made import part
 from ...types import PyTree
 
 
-@dataclass(frozen=True)
+@part
 class Fit:
     """A recommender that is solved for, not trained step by step.
 

@@ -18,19 +18,19 @@ cross-silo training of small catalogues.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from ...check import fraction, positive
+from ...made import part
 from ..objectives import masked_mean, softplus
 from ..roles import Rows
 from ..transformers.layers import MASKED
 
 
-@dataclass(frozen=True)
+@part
 class ItemLoss:
     """value(states [B, L, D], item, targets, batch, counts [B, L], num_items) -> float[], the mean
     over the places where `counts` is 1; `targets` is an id field of `batch`, `item` the table.

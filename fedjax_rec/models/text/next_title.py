@@ -25,10 +25,10 @@ from ...check import at_least
 from ...types import Model
 from ..objectives import masked_mean
 from ..roles import Frozen, from_nnx
+from ..transformers.decoder import Decoder, seen
 from ..transformers.generate import check_tokens
-from ..transformers.layers import MASKED
-from ..transformers.llama import Llama, angles_at
-from ..transformers.pretrained import load_llama
+from ..transformers.layers import MASKED, Scores
+from ..transformers.pretrained import load_decoder
 from .answers import adapted
 
 CANDIDATES = 32  # titles that are scored at once
@@ -38,7 +38,7 @@ class NextTitle(nnx.Module):
     """opening: int[P], P >= 1, before the titles; titles: int32[I, W]; sizes: int32[I], their
     tokens. most: `S`."""
 
-    def __init__(self, decoder: Llama, opening, titles, sizes, most: int):
+    def __init__(self, decoder: Decoder, opening, titles, sizes, most: int):
         self.decoder, self.opening, self.most = decoder, tuple(map(int, opening)), most
         self.titles, self.sizes = Frozen(jnp.asarray(titles)), Frozen(jnp.asarray(sizes))
 
@@ -97,25 +97,29 @@ class NextTitle(nnx.Module):
         return (first + (rest * counts).sum(-1)) / sizes
 
 
-def continued_by(decoder: Llama, titles, reading):
+def continued_by(decoder: Decoder, titles, reading):
     """[c, W, D]: texts int32[c, W] after the one that was read, which is not copied for them."""
     width = titles.shape[1]
     column, size = jnp.arange(width), reading["size"]
-    angles = angles_at(size + column, decoder.size)
-    known = jnp.arange(reading["keys"].shape[1]) < size
-    causal = column[:, None] >= column
+    places, read = size + column, jnp.arange(reading["keys"].shape[1])
+    total = read.size + width
+    to_read = seen(decoder.size, places, read, total)[1]
+    to_own = seen(decoder.size, places, places, total)
+    known = read < size
     structure, variables = nnx.split(decoder.layers)
-    scale = decoder.size.head_width**-0.5
+    scores = decoder.size.scores or Scores(decoder.size.head_width**-0.5)
 
     def one(x, layer):
         variables, keys, values = layer
         block = nnx.merge(structure, variables)
+        (angles, causal), reached = block.own(to_own), block.own(to_read)
         q, k, v = block.attended(x, angles)
         share = q.shape[-2] // k.shape[-2]
         grouped = q.reshape(*q.shape[:-2], k.shape[-2], share, q.shape[-1])
-        before = jnp.einsum("cwkgd,skd->ckgws", grouped, keys) * scale
-        own = jnp.einsum("cwkgd,cukd->ckgwu", grouped, k) * scale
-        before, own = jnp.where(known, before, MASKED), jnp.where(causal, own, MASKED)
+        before = scores(jnp.einsum("cwkgd,skd->ckgws", grouped, keys))
+        own = scores(jnp.einsum("cwkgd,cukd->ckgwu", grouped, k))
+        before = jnp.where(known & reached, before, MASKED)
+        own = jnp.where(causal, own, MASKED)
         both = jnp.concatenate([before, own], -1).astype(jnp.float32)
         weight = jax.nn.softmax(both, -1).astype(v.dtype)
         old, new = weight[..., : known.size], weight[..., known.size :]
@@ -145,12 +149,12 @@ def next_title(
     Args:
         titles: of the items, which a run knows; each is said as " <title>;", up to its first
             bracket, which holds the year of a film.
-        source: as in `load_llama`.
+        source: as in `load_decoder`.
         opening: what stands before the titles.
-        dtype: as in `load_llama`.
+        dtype: as in `load_decoder`.
 
     Raises:
-        ValueError: without titles, and as `after_titles`.
+        ValueError: without titles, for a tokenizer of another model, and as `after_titles`.
 
     Example:
         >>> numbers = [str(i) for i in range(num_items)]
@@ -161,11 +165,13 @@ def next_title(
     made = weights.tokenizer(weights.find(source))
     said = weights.within(made, [f" {title.split(' (')[0]};" for title in titles])
     (before,) = weights.begun(made, [opening])
-    return after_titles(load_llama(source, dtype), before, said, most, targets, rank, alpha)
+    decoder = load_decoder(source, dtype)
+    weights.fitting(made, decoder.size.vocabulary, source)
+    return after_titles(decoder, before, said, most, targets, rank, alpha)
 
 
 def after_titles(
-    decoder: Llama,
+    decoder: Decoder,
     opening: Sequence[int],
     titles: Sequence[Sequence[int]],
     most: int = 128,

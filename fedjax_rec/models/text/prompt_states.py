@@ -22,12 +22,12 @@ import numpy as np
 from flax import nnx
 
 from ...storage import whole
-from ..transformers.llama import Llama, some
+from ..transformers.decoder import Decoder, some
 
 BATCH, ROUNDED = 16, 16  # prompts of a batch, and what their length is rounded up to
 
 
-def divided(decoder: Llama, above: int) -> tuple[Llama, Llama]:
+def divided(decoder: Decoder, above: int) -> tuple[Decoder, Decoder]:
     """(below, above): the first layers and the last `above`, with the token table, norm and head.
 
     Raises ValueError unless both have some.
@@ -40,15 +40,15 @@ def divided(decoder: Llama, above: int) -> tuple[Llama, Llama]:
         )
     cut = size.layers - above
 
-    def part(where: slice, layers: int) -> Llama:
-        sized, norm = replace(size, layers=layers), decoder.norm.scale[...]
-        return Llama(sized, decoder.tokens[...], some(decoder.layers, where), norm, decoder.head)
+    def part(where: slice, layers: int) -> Decoder:
+        sized, inside = replace(size, layers=layers), some(decoder.layers, where)
+        return Decoder(sized, decoder.tokens[...], inside, decoder.norm, decoder.head)
 
     return part(slice(0, cut), cut), part(slice(cut, None), above)
 
 
 def states(
-    decoder: Llama,
+    decoder: Decoder,
     tokens: np.ndarray,
     sizes: np.ndarray,
     keep: Path | None = None,
@@ -94,12 +94,14 @@ def states(
     return out
 
 
-def fingerprint(decoder: Llama) -> bytes:
-    """What tells one decoder from another: its sizes, and the numbers of some of its weights."""
+def fingerprint(decoder: Decoder) -> bytes:
+    """What tells one decoder from another: its sizes and norms, and some of its weights."""
     parts = [decoder.tokens[...][:64], *jax.tree.leaves(nnx.state(decoder.layers))]
-    told = hashlib.sha256(repr(decoder.size).encode())
+    inside = nnx.iter_modules(decoder.layers)
+    norms = [(*path, type(x).__name__, getattr(x, "eps", None)) for path, x in inside]
+    told = hashlib.sha256(repr((decoder.size, norms)).encode())
     for x in parts:
-        told.update(np.asarray(x[-1], np.float32).tobytes())
+        told.update(np.asarray(x if x.ndim == 1 else x[-1], np.float32).tobytes())
     return told.digest()
 
 

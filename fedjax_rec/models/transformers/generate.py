@@ -5,7 +5,7 @@
 The prompt goes through once; after that a step computes one token and reads the keys and values of
 those before it from the cache. Written for one prompt and mapped over a batch of them.
 
-`T` tokens of a prompt, `N` new ones, `S = T + N` places of the cache; see `llama` for the others.
+`T` tokens of a prompt, `N` new ones, `S = T + N` places of the cache; see `decoder` for the others.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ import numpy as np
 from flax import nnx
 
 from ...check import at_least
+from .decoder import Decoder, seen
 from .layers import attention
-from .llama import Llama, angles_at
 
 
-def generate(model: Llama, prompts: Sequence[Sequence[int]], count: int, stop: int | None = None):
+def generate(model: Decoder, prompts: Sequence[Sequence[int]], count: int, stop: int | None = None):
     """The most likely tokens after each of `prompts`, one after another.
 
     Args:
@@ -54,7 +54,7 @@ def generate(model: Llama, prompts: Sequence[Sequence[int]], count: int, stop: i
     return [row[: row.index(stop)] if stop in row else row for row in made]
 
 
-def check_tokens(where: str, name: str, texts: Iterable[Sequence[int]], model: Llama) -> None:
+def check_tokens(where: str, name: str, texts: Iterable[Sequence[int]], model: Decoder) -> None:
     """Raises ValueError for the first token that is not of the vocabulary of `model`; reading its
     table, it would be the first or the last token in its place."""
     most = model.size.vocabulary
@@ -74,7 +74,7 @@ def _continued(structure, variables, tokens, lengths, count: int):
     return jax.vmap(lambda t, n: continued(model, t, n, count))(tokens, lengths)
 
 
-def continued(model: Llama, tokens: jax.Array, length: jax.Array, count: int) -> jax.Array:
+def continued(model: Decoder, tokens: jax.Array, length: jax.Array, count: int) -> jax.Array:
     """int32[count]: the continuation of the first `length` of `tokens` int32[T], padded behind."""
     places = jnp.arange(tokens.shape[0] + count)
     size, dtype = model.size, model.tokens.dtype
@@ -95,20 +95,20 @@ def continued(model: Llama, tokens: jax.Array, length: jax.Array, count: int) ->
     return jax.lax.scan(step, (first, cache), jnp.arange(count))[1]
 
 
-def _through(model: Llama, x, start, cache):
+def _through(model: Decoder, x, start, cache):
     """(x, cache) after all layers: x [n, D] of the places from `start`, cache [L, S, K, d] twice,
     with theirs written into it."""
     places = start + jnp.arange(x.shape[0])
-    angles = angles_at(places, model.size)
-    mask = places[:, None] >= jnp.arange(cache[0].shape[1])
+    everything = seen(model.size, places, jnp.arange(cache[0].shape[1]))
     structure, variables = nnx.split(model.layers)
 
     def one(x, layer):
         variables, *held = layer
         block = nnx.merge(structure, variables)
+        angles, mask = block.own(everything)
         q, k, v = block.attended(x, angles)
         write = jax.lax.dynamic_update_slice_in_dim
         held = [write(old, new, start, 0) for old, new in zip(held, (k, v), strict=True)]
-        return block.finish(x, attention(q, *held, mask)), tuple(held)
+        return block.finish(x, attention(q, *held, mask, model.size.scores)), tuple(held)
 
     return jax.lax.scan(one, x, (variables, *cache))

@@ -1,8 +1,10 @@
 """The layers that transformers here are made of, so that adapters can find the linear ones.
 
 - `Linear`     y = x W + b, W [in, out]
-- `LayerNorm`  (x - mean) / sqrt(var + eps) * scale + bias;  `RMSNorm`  x / rms(x) * scale
-- `attention`  softmax(q k^T / sqrt(d) + mask) v, with fewer key heads than query heads if wanted
+- `LayerNorm`  (x - mean) / sqrt(var + eps) * scale + bias;  `RMSNorm`  x / rms(x) * scale;
+  `UnitRMSNorm`  x / rms(x) * (1 + scale)
+- `attention`  softmax(q k^T / sqrt(d) + mask) v, with fewer key heads than query heads if wanted;
+  `Scores` are other ones than q k^T / sqrt(d)
 
 A model of many layers alike holds one layer whose variables have a leading axis, and `stacked`
 scans it: one layer is compiled, whatever their number, and kept or recomputed (`remat`) as a whole.
@@ -13,6 +15,8 @@ Weights keep their stored dtype, sums and norms are float32.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -73,22 +77,54 @@ class RMSNorm(nnx.Module):
         self.scale, self.eps = nnx.Param(scale), eps
 
     def __call__(self, x):
-        y = x.astype(jnp.float32)
-        y = y * jax.lax.rsqrt((y * y).mean(-1, keepdims=True) + self.eps)
-        return (y * self.scale[...]).astype(x.dtype)
+        return (over_rms(x, self.eps) * self.scale[...]).astype(x.dtype)
 
 
-def attention(q, k, v, mask):
+class UnitRMSNorm(nnx.Module):
+    """scale: [..., D], of which zero scales by one (Gemma). One is added in float32."""
+
+    def __init__(self, scale: jax.Array, eps: float = 1e-6):
+        self.scale, self.eps = nnx.Param(scale), eps
+
+    def __call__(self, x):
+        return (over_rms(x, self.eps) * (1 + self.scale[...].astype(jnp.float32))).astype(x.dtype)
+
+
+def over_rms(x: jax.Array, eps: float) -> jax.Array:
+    """float32: x / rms(x) along the last axis."""
+    y = x.astype(jnp.float32)
+    return y * jax.lax.rsqrt((y * y).mean(-1, keepdims=True) + eps)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What products q k^T, in float32, are worth: cap tanh(scale q k^T / cap); cap None: no end."""
+
+    scale: float
+    cap: float | None = None
+
+    def __call__(self, products):
+        return capped(products * self.scale, self.cap)
+
+
+def capped(x: jax.Array, cap: float | None) -> jax.Array:
+    """cap tanh(x / cap), which is x where it is small (Gemma 2, 2024); of None, x."""
+    return x if cap is None else cap * jnp.tanh(x / cap)
+
+
+def attention(q, k, v, mask, scores: Callable[[jax.Array], jax.Array] | None = None):
     """[..., T, H, d] of queries [..., T, H, d], keys and values [..., S, K, d], H a multiple of K.
 
-    mask: bool, broadcast to [..., T, S]; False is not attended to.
+    mask: bool, broadcast to [..., T, S]; False is not attended to. scores(q k^T): float32; None
+    divides by sqrt(d).
     """
     repeat = q.shape[-2] // k.shape[-2]
     if repeat > 1:
         k, v = (jnp.repeat(x, repeat, -2) for x in (k, v))
-    scores = jnp.einsum("...thd,...shd->...hts", q, k, preferred_element_type=jnp.float32)
-    scores = jnp.where(mask[..., None, :, :], scores * q.shape[-1] ** -0.5, MASKED)
-    weights = jax.nn.softmax(scores, -1).astype(v.dtype)
+    products = jnp.einsum("...thd,...shd->...hts", q, k, preferred_element_type=jnp.float32)
+    scores = scores or Scores(q.shape[-1] ** -0.5)
+    worth = jnp.where(mask[..., None, :, :], scores(products), MASKED)
+    weights = jax.nn.softmax(worth, -1).astype(v.dtype)
     return jnp.einsum("...hts,...shd->...thd", weights, v)
 
 

@@ -52,7 +52,7 @@ def in_dtype(module: nnx.Module, dtype: str = "bfloat16") -> nnx.Module:
 def quantised(module: nnx.Module, qtype: str = "nf4", tile: int = 64) -> nnx.Module:
     """Makes the frozen kernels of the linear layers of `module` `qwix.QArray`s.
 
-    Before `models.lora` or after. Needs `pip install 'fedjax-rec[quant]'`.
+    Before `models.lora` or after. Needs `pip install qwix`.
 
     Args:
         module: it is changed in place.
@@ -76,9 +76,7 @@ def quantised(module: nnx.Module, qtype: str = "nf4", tile: int = 64) -> nnx.Mod
     try:
         import qwix
     except ImportError:
-        raise ValueError(
-            f"quantised(qtype={qtype!r}) needs qwix; pip install 'fedjax-rec[quant]'."
-        ) from None
+        raise ValueError(f"quantised(qtype={qtype!r}) needs qwix; pip install qwix.") from None
     kernels = [
         variable
         for _, part in nnx.iter_modules(module)

@@ -107,7 +107,10 @@ def rolora(
     """
     optimizer = alternating(optimizer or sgd(0.1))
     uplink = by_component(uplink)
-    return fedavg(model, examples, probe, optimizer=optimizer, uplink=uplink, **kwargs)
+    return fedavg(
+        model, examples, probe, optimizer=optimizer, user_learning_rate=None,
+        item_learning_rate=None, uplink=uplink, **kwargs,
+    )  # fmt: skip
 
 
 def fedsa_lora(model: Model, examples: Batches, probe=None, **kwargs) -> Strategy:

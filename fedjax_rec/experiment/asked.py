@@ -1,0 +1,134 @@
+"""Commands that answer a question or write a file, and run nothing: `init`, `list`, `explain`,
+`recommend`, `similar` and `export`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+
+import polars as pl
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from .explain import explain
+from .first import write_first
+from .listing import kinds, listed
+from .loaded import WHICH, load_run
+from .words import HELP, parser_of
+
+
+def init(words: Sequence[str]) -> int:
+    parser = parser_of("init", "Writes a first configuration, with comments.")
+    parser.add_argument("file", nargs="?", default="first.yaml", help="default first.yaml")
+    path = write_first(parser.parse_args(words).file)
+    print(f"{path}: a first configuration; fedjax-rec run {path}")
+    return 0
+
+
+def list_(words: Sequence[str]) -> int:
+    parser = parser_of("list", f"What there is to name: {', '.join(kinds())}.")
+    parser.add_argument("kind", nargs="?", help="one of them")
+    parser.add_argument("--json", action="store_true", help="for scripts")
+    known = parser.parse_args(words)
+    if known.kind is None:
+        print(f"fedjax-rec list KIND, with KIND one of {', '.join(kinds())}")
+        return 0
+    rows = listed(known.kind)
+    if known.json:
+        print(json.dumps(rows, indent=2))
+        return 0
+    table = Table("name", "what it is", box=None, padding=(0, 2, 0, 0))
+    for row in rows:
+        table.add_row(row["name"], row["about"])
+    console = Console(highlight=False)
+    console.print(table)
+    return 0
+
+
+def explain_(words: Sequence[str]) -> int:
+    parser = parser_of(
+        "explain",
+        "What a key of a configuration means, its default and its source. Overrides say of which "
+        "part: explain strategy.mu --strategy fedprox.",
+    )
+    parser.add_argument("key", help="such as strategy.uplink or evaluation.every")
+    parser.add_argument("--json", action="store_true", help="for scripts")
+    if words and words[0] not in HELP:  # a key is often copied with its dashes
+        words = [words[0].removeprefix("--"), *words[1:]]
+    known, overrides = parser.parse_known_args(words)
+    told = explain(known.key, overrides)
+    if known.json:
+        print(json.dumps(told._asdict(), indent=2, default=str))
+        return 0
+    default = yaml.safe_dump(told.default, default_flow_style=True, width=1000)
+    print(f"{told.key}: {told.text}")
+    print(f"default: {default.replace(chr(10) + '...', '').strip()}")
+    print(f"source: {told.source}")
+    for row in told.arguments:
+        print(f"  {told.key}.{row['name']}  (default {row['default']})  {row['help']}".rstrip())
+    return 0
+
+
+def recommend(words: Sequence[str]) -> int:
+    parser = parser_of("recommend", "What a finished run ranks highest for a user.")
+    _of_run(parser)
+    parser.add_argument("--user", required=True, help="the user's id, as the data have it")
+    known = parser.parse_args(words)
+    _show(load_run(known.run).recommend(known.user, known.k, known.which), known.json)
+    return 0
+
+
+def similar(words: Sequence[str]) -> int:
+    parser = parser_of("similar", "The items whose rows are nearest to an item's, by their angle.")
+    _of_run(parser)
+    parser.add_argument("--item", required=True, help="the item's id, as the data have it")
+    known = parser.parse_args(words)
+    _show(load_run(known.run).similar_items(known.item, known.k, known.which), known.json)
+    return 0
+
+
+def export(words: Sequence[str]) -> int:
+    parser = parser_of(
+        "export", "Scores of the items that each user is recommended, and weights, as files."
+    )
+    _of_run(parser, many="items a user")
+    parser.add_argument("--out", required=True, help="folder for them")
+    parser.add_argument("--format", default="parquet", choices=("parquet", "csv"), help="of scores")
+    known = parser.parse_args(words)
+    written = load_run(known.run).export(known.out, known.k, known.which, known.format)
+    if known.json:
+        print(json.dumps([str(path) for path in written]))
+        return 0
+    for path in written:
+        print(path)
+    return 0
+
+
+def _of_run(parser, many: str = "items") -> None:
+    parser.add_argument("run", help="the folder of a finished run")
+    parser.add_argument("-k", type=int, default=10, help=f"how many {many}; default 10")
+    parser.add_argument("--which", default="best", choices=WHICH, help="state; default best")
+    parser.add_argument("--json", action="store_true", help="for scripts")
+
+
+def _show(found: pl.DataFrame, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(found.to_dicts(), indent=2))
+        return
+    table = Table(*found.columns, box=None, padding=(0, 2, 0, 0))
+    for row in found.iter_rows():
+        table.add_row(*(_cell(value) for value in row))
+    Console(highlight=False).print(table)
+
+
+def _cell(value) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else ""
+    return "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "init": init, "list": list_, "explain": explain_, "recommend": recommend, "similar": similar,
+    "export": export,
+}  # fmt: skip

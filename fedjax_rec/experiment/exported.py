@@ -1,0 +1,149 @@
+"""What a finished run has learned, as files that other programs read, and which items are alike.
+
+scores.parquet        the k items that each user is recommended: user, rank, item, score
+weights.safetensors   an array by its path, shared/item; what clients keep is [N, ...]
+
+similarity of items i and j: the cosine of the angle between their rows of all item tables
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import polars as pl
+from safetensors.numpy import save_file
+
+from .. import data, rows
+from ..check import at_least, nearest, one_of
+from ..clients.optimizers import path_of
+from ..data.partition import members_of
+from ..data.splits import TRAIN, VALIDATION
+from ..storage import whole
+from ..types import State
+from .config import Config
+from .prepare import Experiment
+from .recommend import last_seen
+
+FORMATS = ("parquet", "csv")
+AT_ONCE = 32  # users
+
+
+def export(
+    experiment: Experiment, config: Config, state: State, folder: Path, k: int, format: str
+) -> list[Path]:
+    """Writes what `LoadedRun.export` describes, whole files; returns their paths."""
+    one_of("export", "format", format, FORMATS)
+    at_least("export", "k", k, 1)
+    written = []
+    if experiment.strategy.model.ranking is not None and experiment.read.split is not None:
+        found = scores(experiment, config, state, k)
+        written.append(folder / f"scores.{format}")
+        with whole(written[-1]) as beside:
+            found.write_parquet(beside) if format == "parquet" else found.write_csv(beside)
+    written.append(folder / "weights.safetensors")
+    with whole(written[-1]) as beside:
+        save_file(weights(state), beside)
+    return written
+
+
+def weights(state: State) -> dict[str, np.ndarray]:
+    """Array by path, frozen ones too."""
+    both = rows.dense({"shared": state.shared, "private": state.private})
+    leaves = jax.tree_util.tree_leaves_with_path(both)
+    # What is frozen is the `value` of a node, which is no name of its own.
+    name = lambda path: path_of(path[:-1] if getattr(path[-1], "name", "") == "value" else path)
+    return {name(path): np.ascontiguousarray(x) for path, x in leaves}
+
+
+def scores(experiment: Experiment, config: Config, state: State, k: int) -> pl.DataFrame:
+    """The `k` items of the highest scores of every user, of those not yet seen."""
+    split, partition = experiment.read.split, experiment.read.partition
+    assert split is not None and partition is not None
+    known, model = split.interactions, experiment.strategy.model
+    users = np.arange(known.num_users)
+    use = np.isin(split.part, (TRAIN, VALIDATION))
+    bounds = np.searchsorted(known.users[use], np.arange(len(users) + 1))
+    items = known.items[use]
+    seen = [items[low:high] for low, high in pairwise(bounds)]
+    size = config.examples.history
+    histories = None if not size else np.stack([_history(mine, size) for mine in seen])
+    places = jnp.asarray(partition.client_of_user), jnp.asarray(members_of(partition)[0])
+
+    def of_one(place):
+        client, member, history = place
+        mine = jax.tree.map(lambda x: x[client], state.private)
+        return model.score(state.shared, mine, slice(None), member, history)
+
+    def of_some(some):
+        return jax.lax.map(of_one, some, batch_size=AT_ONCE)
+
+    call, tables = jax.jit(of_some), []
+    for begin in range(0, len(users), AT_ONCE * 8):
+        some = slice(begin, begin + AT_ONCE * 8)
+        one = (*(x[some] for x in places), None if histories is None else histories[some])
+        for user, given in zip(users[some], np.array(call(one), np.float64), strict=True):
+            given[seen[user]] = -np.inf
+            best = np.argsort(-given, kind="stable")[: min(k, int(np.isfinite(given).sum()))]
+            tables.append((user, best, given[best]))
+    return pl.DataFrame(
+        {
+            "user": [known.user_names[user] for user, best, _ in tables for _ in best],
+            "rank": [place for _, best, _ in tables for place in range(1, len(best) + 1)],
+            "item": [known.item_names[item] for _, best, _ in tables for item in best],
+            "score": np.concatenate([values for *_, values in tables]),
+        },
+        schema_overrides={"user": pl.String, "item": pl.String},
+    )
+
+
+def _history(seen: np.ndarray, size: int) -> np.ndarray:
+    last = last_seen(seen, size)
+    return np.full(size, -1, np.int32) if last is None else last
+
+
+def similar_items(experiment: Experiment, state: Callable[[], State], item: Any, k: int):
+    """The table that `LoadedRun.similar_items` describes. state: read once the arguments are
+    right."""
+    split = experiment.read.split
+    if split is None:
+        raise ValueError("similar_items: the run is of labelled examples and has no items.")
+    at_least("similar_items", "k", k, 1)
+    known = split.interactions
+    index = np.flatnonzero(known.item_names == str(item))
+    if not len(index):
+        near = nearest(str(item), known.item_names.tolist())
+        raise ValueError(
+            f"similar_items(item={item!r}): {known.name} has no such item{near}; use an id of the "
+            "data."
+        )
+    nodes = rows.nodes({"shared": state().shared})
+    tables = [
+        np.asarray(rows.dense(node), np.float64)
+        for node in nodes
+        if isinstance(node, rows.Table) and node.shape[0] == known.num_items
+    ]
+    if not tables:
+        raise ValueError(
+            "similar_items: the model shares no table of items, whose rows could be compared."
+        )
+    wide = np.concatenate([table.reshape(known.num_items, -1) for table in tables], 1)
+    length = np.linalg.norm(wide, axis=1)
+    cosine = wide @ wide[index[0]] / np.maximum(length * length[index[0]], 1e-30)
+    cosine[index[0]] = -np.inf
+    best = np.argsort(-cosine, kind="stable")[: min(k, known.num_items - 1)]
+    titles = data.titles(known, genres=False)
+    return pl.DataFrame(
+        {
+            "rank": np.arange(1, len(best) + 1),
+            "item": known.item_names[best].tolist(),
+            "title": [None if titles is None else titles[i] for i in best],
+            "similarity": cosine[best],
+        },
+        schema_overrides={"item": pl.String, "title": pl.String},
+    )

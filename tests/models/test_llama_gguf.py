@@ -1,0 +1,116 @@
+"""Llama in a GGUF file, as llama.cpp's converter writes it, against transformers."""
+
+import json
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors.numpy import load_file
+
+from fedjax_rec.models import load_decoder
+from fedjax_rec.models.transformers.families import llama_gguf
+from fedjax_rec.models.transformers.families.architecture import BEFORE, ENDS, KERNEL_NAMES
+
+gguf = pytest.importorskip("gguf")
+PLACE = Path(__file__).parent / "checkpoints"
+pytestmark = pytest.mark.usefixtures("compiled_fast")
+
+
+def paired(x: np.ndarray, width: int) -> np.ndarray:
+    """Rows of W_q and W_k in pairs of neighbours."""
+    halves = x.reshape(-1, 2, width // 2, x.shape[-1])
+    return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(x.shape))
+
+
+def write(place: Path, name: str, tensors=None, kind: str = "llama", **fields) -> Path:
+    """The checkpoint `name` as a file, with more `tensors` and `fields`; of a field _ is a dot."""
+    said = json.loads((PLACE / name / "config.json").read_text())
+    width = said["hidden_size"] // said["num_attention_heads"]
+    writer = gguf.GGUFWriter(place / "tiny.gguf", kind)
+    writer.add_token_list([f"t{i}" for i in range(said["vocab_size"])])
+    writer.add_embedding_length(said["hidden_size"])
+    writer.add_feed_forward_length(said["intermediate_size"])
+    writer.add_block_count(said["num_hidden_layers"])
+    writer.add_head_count(said["num_attention_heads"])
+    writer.add_head_count_kv(said["num_key_value_heads"])
+    writer.add_layer_norm_rms_eps(said["rms_norm_eps"])
+    writer.add_rope_freq_base(said["rope_parameters"]["rope_theta"])
+    if "rope__dimension_count" not in fields:
+        writer.add_rope_dimension_count(width)
+    writer.add_context_length(said["max_position_embeddings"])
+    writer.add_vocab_size(said["vocab_size"])
+    for field, value in fields.items():
+        add = {str: writer.add_string, float: writer.add_float32, int: writer.add_uint32}
+        add[type(value)](f"{kind}.{field.replace('__', '.')}", value)
+    renamed = {f"{theirs}.weight": f"{llama_gguf.ENDS[n]}.weight" for n, theirs in ENDS.items()}
+    short = llama_gguf.KERNELS | llama_gguf.NORMS
+    for i in range(said["num_hidden_layers"]):
+        for ours, theirs in {**KERNEL_NAMES, **BEFORE}.items():
+            renamed[f"model.layers.{i}.{theirs}.weight"] = f"blk.{i}.{short[ours]}.weight"
+    for theirs, x in load_file(PLACE / name / "model.safetensors").items():
+        x = paired(x, width) if "q_proj" in theirs or "k_proj" in theirs else x
+        writer.add_tensor(renamed[theirs], x.astype(np.float32))
+    for theirs, x in (tensors or {}).items():
+        writer.add_tensor(theirs, x)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return place
+
+
+def stretched() -> np.ndarray:
+    """What the rates of `llama_3.1` are divided by: float32[4], as the converter computes it."""
+    said = json.loads((PLACE / "llama_3.1" / "config.json").read_text())["rope_parameters"]
+    out, places = [], said["original_max_position_embeddings"]
+    for i in range(4):
+        wave = 2 * np.pi * said["rope_theta"] ** (2 * i / 8)
+        if wave < places / said["high_freq_factor"]:
+            out.append(1.0)
+        elif wave > places / said["low_freq_factor"]:
+            out.append(said["factor"])
+        else:
+            smooth = (places / wave - said["low_freq_factor"]) / (
+                said["high_freq_factor"] - said["low_freq_factor"]
+            )
+            out.append(1 / ((1 - smooth) / said["factor"] + smooth))
+    return np.float32(out)
+
+
+@pytest.mark.parametrize("name", ["llama", "llama_3.1"])
+def test_a_file_loads(tmp_path, name):
+    more = {"rope_freqs.weight": stretched()} if name == "llama_3.1" else {}
+    decoder = load_decoder(write(tmp_path, name, more))
+    assert (decoder.head is None) == (name == "llama_3.1")
+    want = np.load(PLACE / name / "reference.npz")
+    got = nnx.jit(lambda m, t: m(t))(decoder, jnp.asarray(want["tokens"]))
+    assert np.abs(got - want["logits"]).max() < 1e-5 * np.abs(want["logits"]).max()
+
+
+@pytest.mark.parametrize(
+    ("fields", "complaint"),
+    [
+        ({"rope__scaling__type": "yarn"}, r"llama\.rope\.scaling\.type='yarn', which is not"),
+        ({"rope__scaling__factor": 4.0}, r"llama\.rope\.scaling\.factor=4\.0"),
+        ({"attention__sliding_window": 8}, r"llama\.attention\.sliding_window=8"),
+        ({"rope__dimension_count": 4}, r"llama\.rope\.dimension_count=4"),
+        ({"attention__value_length": 4}, r"llama\.attention\.value_length=4"),
+        ({"expert_count": 8}, r"llama\.expert_count=8"),
+        ({"kind": "qwen2"}, "is a qwen2 model, and of GGUF llama alone is read"),
+    ],
+)
+def test_a_field_that_is_not_honoured_is_refused_by_name(tmp_path, fields, complaint):
+    with pytest.raises(ValueError, match=complaint) as told:
+        load_decoder(write(tmp_path, "llama", **fields))
+    assert "\n" not in str(told.value)
+
+
+def test_what_else_is_in_a_file_is_refused(tmp_path):
+    bias = {"blk.1.attn_q.bias": np.zeros(32, np.float32)}
+    with pytest.raises(ValueError, match=r"blk\.1\.attn_q\.bias is a part that this model"):
+        load_decoder(write(tmp_path, "llama", bias))
+    (tmp_path / "tiny.gguf").write_bytes(b"no such file")
+    with pytest.raises(ValueError, match="cannot be read as GGUF"):
+        load_decoder(tmp_path)
