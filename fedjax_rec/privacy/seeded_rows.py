@@ -64,8 +64,8 @@ def seeded_rows(fraction: float, seed: int = 0, scaled: bool = True) -> Compress
             return memory, node, ()
         if node.ids is not None:
             raise ValueError(
-                "seeded_rows: the rows are drawn of whole tables, and here touched ones travel; use "
-                "it under privacy.secure_aggregation, or compress.random_k."
+                "seeded_rows: the rows are drawn of whole tables, and here touched ones travel; "
+                "use it under privacy.secure_aggregation, or compress.random_k."
             )
         real = jnp.asarray(node.live)[:, None]
         rows = jnp.where(real, node.values, 0)[chosen(node.size, now)]

@@ -147,7 +147,7 @@ def test_engines_and_rules_that_know_no_seal_say_so(data):
         evaluation_negatives=0,
     )
     model = models.fedmf(world.num_items, width=2)
-    buffered = strategies.fedbuff(model, rooms.pointwise(1), concurrency=4, aggregator=hiding())
+    buffered = strategies.fedbuff(model, rooms.pointwise(1), concurrency=8, aggregator=hiding())
     cohort = Cohort(jnp.arange(8), world.store)
     with pytest.raises(ValueError, match="the engine or a rule around this one knows no seal"):
         jax.eval_shape(buffered.round, KEY, buffered.init(KEY, 8), cohort)
