@@ -101,7 +101,7 @@ def blank(update: PyTree, room: int | None = None, dtype=None) -> PyTree:
 
 
 def all_rows(update: PyTree) -> PyTree:
-    """The same change as whole tables, every row of which counts as touched."""
+    """`update` as whole tables, every row of which counts as touched."""
 
     def one(u: RowsUpdate) -> RowsUpdate:
         u = u.delta()
