@@ -49,9 +49,10 @@ from .cohort import (
     rule_of_thumb,
     served,
 )
-from .downlink import broadcasting, downloaded
+from .downlink import broadcasting, downloaded, whole_model
 from .plan import checked
 from .rejected import judged, judged_by_sum
+from .sealed import refuse_under_seal, sealed
 from .summaries import with_its_ids
 from .timed import timing
 from .uplink import uplink_of
@@ -78,7 +79,8 @@ def federated(
         model: what the server's pytree begins as, and what scores it with a client's private state.
         uplink: how updates are sent; None sends them as they are. A client's memory changes only
             where its upload weighs something.
-        aggregator: default `aggregate.mean()`.
+        aggregator: default `aggregate.mean()`. Under one with a seal, such as
+            `privacy.secure_aggregation`, clients send and get whole tables.
         server: default `step(1.0)`; any optax transform.
         clients_per_chunk: `c`, or the memory that a round may take, e.g. "2GiB"; default by the
             memory budget or the device, see `plan`.
@@ -98,7 +100,8 @@ def federated(
 
     Raises:
         MemoryError: before anything runs, where the private state of N clients cannot fit.
-        ValueError: for a deadline without a clock.
+        ValueError: for a deadline without a clock, and for an uplink that cannot be under the
+            aggregator's seal.
 
     Example:
         >>> client = clients.local_training(model, data.pointwise(4), clients.sgd(0.1))
@@ -109,16 +112,25 @@ def federated(
         raise ValueError(
             f"federated(deadline={deadline}) needs a clock; give clock=lognormal_clock()."
         )
+
+    def sender_of(shared, linear: bool = False):
+        if seal is not None:
+            return sealed(seal, uplink, stages, shared)
+        return uplink_of(uplink, stages, shared, linear)
+
     timed = None if clock is None else timing(clock, deadline)
     aggregator = aggregator or mean()
+    seal = aggregator.seal
+    if seal is not None and uplink is not None:
+        refuse_under_seal(uplink)
     optimizer = as_server(server or step(1.0))
     broadcast = None if downlink is None else broadcasting(downlink)
 
     def fresh(key, num_clients) -> State:
         shared = model.init(keys.stream(key, "shared"))[0]
         memory, like = (), rows.zero_update(shared)
-        if uplink is not None or stages:
-            remember = uplink_of(uplink, stages, shared).init
+        if uplink is not None or stages or seal is not None:
+            remember = sender_of(shared).init
             memory = copies(remember(like), num_clients)
         states = {"aggregator": aggregator.init(shared), "optimizer": optimizer.init(shared)}
         if broadcast is not None:
@@ -138,13 +150,22 @@ def federated(
             shared = trees.with_frozen(broadcast.known(state.server["downlink"]), shared)
         return at_work(client, key, state.round, shared, cohort)
 
-    rule = rule_of_thumb(clients_per_chunk, lambda *args: work(*args)[0])
+    def to_be_sent(key, state: State, cohort: Cohort):
+        train = work(key, state, cohort)[0]
+
+        def one(*args):
+            private, upload, down = train(*args)
+            return private, replace(upload, update=rows.all_rows(upload.update)), down
+
+        return train if seal is None else one
+
+    rule = rule_of_thumb(clients_per_chunk, to_be_sent)
 
     def round(key, state: State, cohort: Cohort, chunk: int | None = None):
         of_round = jax.random.fold_in(key, state.round)
         data = cohort.data
         train, of_clients, now = work(key, state, cohort)
-        sender = uplink_of(uplink, stages, state.shared, aggregator.linear)
+        sender = sender_of(state.shared, aggregator.linear)
         everyone = over_clients(train, state.private, cohort)
         c = clients_at_once(chunk, rule, key, state, cohort)
         # Whether what arrives is what clients made, and is summed whatever it says.
@@ -160,6 +181,9 @@ def federated(
             )
             if broadcast is not None:
                 down = broadcast.received(state.server["downlink"], served(cohort, ids))
+            if seal is not None:  # asking for rows would tell which
+                got = down if broadcast is not None else whole_model(state.shared)
+                down = jnp.where(data.sizes(ids) > 0, got + jnp.uint32(sender.down), 0)
 
             def summed(upload):
                 summary = aggregator.reduce(state.server["aggregator"], upload, now(ids))
@@ -223,7 +247,7 @@ def federated(
 
     def packets(key, state: State, cohort: Cohort):
         train, of_clients, now = work(key, state, cohort)
-        sender = uplink_of(uplink, stages, state.shared)
+        sender = sender_of(state.shared)
 
         def one(id, mine, data):
             private, memory = mine
@@ -245,7 +269,7 @@ def federated(
     begins, examples = beginning(fresh, held), client.examples
     return Strategy(
         begins, round, model, packets, clients_per_chunk, rule, examples, uploads=uploads,
-        opened=opened,
+        opened=opened if seal is None else None,
     )  # fmt: skip
 
 

@@ -50,6 +50,7 @@ class Uplink:
     receive(key, update, now) -> update: what is left to do after the sum.
     opened(packet, like, now) -> update: of one client's packet, tables as rows; `like` is its
         outline.
+    down: bytes that a client gets for it, of an uplink under a seal, see `sealed`.
     """
 
     init: Callable[..., PyTree]
@@ -57,6 +58,7 @@ class Uplink:
     chunk: Callable[..., tuple[PyTree, Upload, jax.Array]]
     receive: Callable[..., PyTree]
     opened: Callable[..., PyTree]
+    down: int = 0
 
 
 def uplink_of(

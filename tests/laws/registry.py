@@ -113,6 +113,14 @@ PRIVATE = {
     }.items()
 }  # fmt: skip
 
+# Of uploads under a seal, which the laws seal as engines do.
+PRIVATE |= {
+    f"secure_aggregation({rule.__name__})": lambda rule=rule: privacy.secure_aggregation(
+        8.0, clients=6, protocol=rule()
+    )
+    for rule in (privacy.secagg, privacy.secagg_plus, privacy.light_secagg)
+}
+
 
 def masking(server: Server) -> Server:
     """A server of `prunable` models on any model, with the mask in its own state."""
