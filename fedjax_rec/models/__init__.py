@@ -28,8 +28,9 @@ from .text.next_title import after_titles, next_title
 from .text.text_encoder import text_encoder
 from .text.text_tower import text_and_rows, text_tower
 from .transformers import layers
-from .transformers.bert import BertSizes, bert, random_bert, sentences
+from .transformers.bert import BertSizes, random_bert
 from .transformers.decoder import Decoder, DecoderSize
+from .transformers.encoders import bert
 from .transformers.families.llama import LlamaSize, llama
 from .transformers.generate import generate
 from .transformers.lora import DoRA, LoRA, dora, freeze, lora, merged
@@ -37,6 +38,7 @@ from .transformers.peft_read import import_peft
 from .transformers.peft_write import export_peft
 from .transformers.pretrained import load_decoder, load_llama
 from .transformers.quantise import base_nbytes, in_dtype, quantised
+from .transformers.sentences import sentences
 
 __all__ = [
     "BertSizes", "Decoder", "DecoderSize", "DoRA", "Embedding", "Fit", "Frozen", "ItemLoss",

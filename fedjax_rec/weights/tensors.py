@@ -75,8 +75,9 @@ def opened(path: Path) -> dict[str, np.ndarray]:
         ) from error
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Raises FileNotFoundError where it is not there, and ValueError where it is no object."""
+def read_json(path: Path, kind: type = dict) -> Any:
+    """Raises FileNotFoundError where it is not there, and ValueError where it is of no such kind,
+    an object."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -85,6 +86,7 @@ def read_json(path: Path) -> dict[str, Any]:
         ) from None
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is no JSON ({error}); fetch it again.") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} is no object of JSON; fetch it again.")
+    if not isinstance(found, kind):
+        what = "object" if kind is dict else kind.__name__
+        raise ValueError(f"{path} is no {what} of JSON; fetch it again.")
     return found

@@ -14,12 +14,11 @@ from typing import NamedTuple
 
 from flax import nnx
 
-from .bert import LINEARS, Bert
+from .bert import Bert
 from .decoder import Decoder
 from .families.architecture import ENDS, KERNEL_NAMES
 
-PREFIX = "base_model.model."
-BERT_LAYER, BERT_PREFIX = "encoder.layer.{}.{}", "bert."
+PREFIX, DECODER = "base_model.model.", "model."
 # Of a BERT, and beside its layers: names that end alike are no targets by their end.
 POOLER = "pooler.dense"
 
@@ -41,7 +40,7 @@ class Names:
     layers: int
     layer: str = "model.layers.{}.{}"
     head: str | None = None
-    prefix: str = "model."
+    prefix: str = DECODER
     others: tuple[str, ...] = ()
 
     def places(self) -> dict[str, Place]:
@@ -61,9 +60,11 @@ def of_decoder(layers: int, head: bool, fused: Mapping[str, tuple[str, ...]]) ->
     return Names({**alone, **fused}, layers, head=ENDS["head"] if head else None)
 
 
-def of_bert(layers: int) -> Names:
-    parts = {theirs: (ours,) for ours, theirs in LINEARS.items()}
-    return Names(parts, layers, BERT_LAYER, prefix=BERT_PREFIX, others=(POOLER,))
+def of_encoder(encoder: Bert) -> Names:
+    called, layer, prefix = encoder.called
+    parts = {theirs: (ours,) for ours, theirs in called}
+    layers = encoder.layers.query.kernel.shape[0]
+    return Names(parts, layers, layer, prefix=prefix, others=(POOLER,))
 
 
 def of_module(where: str, module: nnx.Module) -> Names:
@@ -74,7 +75,7 @@ def of_module(where: str, module: nnx.Module) -> Names:
     if isinstance(module, Decoder):
         return of_decoder(module.size.layers, module.head is not None, dict(module.fused))
     if isinstance(module, Bert):
-        return of_bert(module.layers.query.kernel.shape[0])
+        return of_encoder(module)
     raise ValueError(
         f"{where}(module) is a {type(module).__name__}; give a decoder of models.load_decoder, or "
         "an encoder of models.bert."

@@ -23,11 +23,11 @@ from safetensors.numpy import save_file
 from ... import weights
 from ...storage import whole
 from ...types import PyTree
-from .bert import LINEARS as OF_BERT
-from .bert import bert
+from .bert import LINEARS
 from .decoder import KERNELS
+from .encoders import ENCODERS, bert
 from .peft_modules import both, found, placed
-from .peft_names import BERT_PREFIX, PREFIX, Names, of_module
+from .peft_names import DECODER, PREFIX, Names, of_module
 from .peft_read import A, B, M, Pair
 from .pretrained import load_decoder
 
@@ -83,9 +83,9 @@ def of_source(source: str | Path) -> tuple[Names, dict[str, jax.Array]]:
     """(names, the kernels of our linear layers) of a base. Raises ValueError as `load_decoder`."""
     place = weights.find(source)
     path = weights.gguf_file(place)
-    if path is None and weights.config(place).get("model_type") == "bert":
+    if path is None and weights.config(place).get("model_type") in ENCODERS:
         encoder = bert(place)
-        kernels = {part: getattr(encoder.layers, part).kernel[...] for part in OF_BERT}
+        kernels = {part: getattr(encoder.layers, part).kernel[...] for part in LINEARS}
         return of_module("export_peft", encoder), kernels
     decoder = load_decoder(source)
     kernels = {part: getattr(decoder.layers, part).kernel[...] for part in KERNELS}
@@ -101,7 +101,7 @@ def config(modules: Mapping[str, Pair], names: Names, base: str, rslora: bool) -
     alphas = {name: plain(pair.scale * ranks[name] ** power) for name, pair in modules.items()}
     rank, alpha = (Counter(x.values()).most_common(1)[0][0] for x in (ranks, alphas))
     return {
-        "peft_type": "LORA", "task_type": None if names.prefix == BERT_PREFIX else "CAUSAL_LM",
+        "peft_type": "LORA", "task_type": "CAUSAL_LM" if names.prefix == DECODER else None,
         "base_model_name_or_path": base, "r": rank, "lora_alpha": alpha,
         "rank_pattern": {name: x for name, x in ranks.items() if x != rank},
         "alpha_pattern": {name: x for name, x in alphas.items() if x != alpha},
