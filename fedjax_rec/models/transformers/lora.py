@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ...check import at_least, positive
-from ...factors import product
+from ...factors import first_a, product
 from ..roles import Frozen
 from .layers import EVERY, Linear, weight
 
@@ -108,7 +108,7 @@ def freeze(module: nnx.Module) -> nnx.Module:
     for _, part in list(nnx.iter_modules(module)):
         for name, value in list(vars(part).items()):
             if type(value) is nnx.Param:
-                setattr(part, name, Frozen(value[...]))
+                setattr(part, name, Frozen(value.get_value()))
     return module
 
 
@@ -164,7 +164,7 @@ def lora(
         holder, name = found[path]
         old = getattr(holder, name)
         *lead, inputs, outputs = old.kernel.shape
-        start = inputs**-0.5 * jax.random.normal(rngs.params(), (*lead, inputs, rank))
+        start = first_a(rngs.params(), (*lead, inputs, rank))
         pair = a(start), b(jnp.zeros((*lead, rank, outputs)))
         drop = nnx.Dropout(dropout, rngs=rngs) if dropout else None
         setattr(holder, name, layer(old, *pair, alpha / rank, drop))
