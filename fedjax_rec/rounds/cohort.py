@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import eval_jaxpr
 
 from .. import keys, rows, trees, wire
 from ..check import is_traced
@@ -41,7 +42,7 @@ def beginning(
             refuse_too_large(what, trees.nbytes(tree), num_clients, remedy)
         # What it closes over, such as a pretrained base, is an argument: as a constant it would be
         # held once more by what is compiled.
-        call = jax.jit(lambda constants, key: jax.core.eval_jaxpr(program.jaxpr, constants, key))
+        call = jax.jit(lambda constants, key: eval_jaxpr(program.jaxpr, constants, key))
         leaves = call(program.consts, key)
         return jax.tree.unflatten(jax.tree.structure(outline), leaves)
 

@@ -76,8 +76,12 @@ def opened(path: Path) -> dict[str, np.ndarray]:
 
 
 def read_json(path: Path, kind: type = dict) -> Any:
-    """Raises FileNotFoundError where it is not there, and ValueError where it is of no such kind,
-    an object."""
+    """What the file `path` says, which is of a `kind`: an object, or a list.
+
+    Raises:
+        FileNotFoundError: where it is not there.
+        ValueError: where it is no JSON, or of another kind.
+    """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

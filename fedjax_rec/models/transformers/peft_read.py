@@ -69,7 +69,6 @@ def import_peft(
             adapters already.
 
     Example:
-        >>> from fedjax_rec.models.transformers.lora import linears
         >>> adapted = models.lora(models.freeze(nnx.clone(decoder)), nnx.Rngs(1), rank=2)
         >>> written = models.export_peft(adapted, empty_folder, decoder_folder)
         >>> base = models.freeze(models.load_decoder(decoder_folder))
