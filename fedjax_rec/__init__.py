@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         data,
         evaluate,
         experiment,
+        leaks,
         models,
         privacy,
         report,
@@ -62,7 +63,7 @@ if TYPE_CHECKING:
 
 ROOMS = (
     "aggregate", "attacks", "bench", "callbacks", "clients", "compress", "data", "evaluate",
-    "experiment", "models", "privacy", "report", "rounds", "rows", "servers", "simulate",
+    "experiment", "leaks", "models", "privacy", "report", "rounds", "rows", "servers", "simulate",
     "strategies", "testing", "types", "weights", "wire",
 )  # fmt: skip
 HOMES = {
@@ -81,8 +82,8 @@ __all__ = [
     "Aggregator", "Client", "Cohort", "Compressor", "LoadedRun", "Model", "Now", "Packet",
     "Ranking", "RoundInfo", "Server", "Stage", "State", "Strategy", "Upload", "aggregate",
     "attacks", "bench", "callbacks", "clients", "compress", "data", "evaluate", "experiment",
-    "load_run", "models", "privacy", "report", "rounds", "rows", "run", "servers", "simulate",
-    "strategies", "sweep", "testing", "types", "weights", "wire",
+    "leaks", "load_run", "models", "privacy", "report", "rounds", "rows", "run", "servers",
+    "simulate", "strategies", "sweep", "testing", "types", "weights", "wire",
 ]  # fmt: skip
 
 

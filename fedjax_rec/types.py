@@ -182,6 +182,20 @@ class Compressor:
 
 
 @part
+class Seal:
+    """How clients hide what they send from a server that reads nothing but the sum.
+
+    send(key, body, now) -> (Packet, metrics): what a client sends in place of `body`, a tree of
+        float arrays; tables stand there with all of their rows. `metrics` are for the simulator.
+    down(numbers) -> int: bytes that come down for it beside the model, `numbers` being those of a
+        body.
+    """
+
+    send: Callable[..., tuple[Packet, dict[str, Array]]]
+    down: Callable[[int], int]
+
+
+@part
 class Aggregator:
     """How uploads become one update.
 
@@ -198,6 +212,8 @@ class Aggregator:
         never added: those of all chunks stand one after another.
     linear: whether each row of a table, and each dense leaf, of the update is a sum of the clients'
         own, whose weights do not depend on what the updates say.
+    seal: where clients send something of which `reduce` reads the sum alone, how they do it. Then
+        `finish` gives float arrays in place of bodies, see `rounds.uplink`.
     """
 
     init: Callable[..., PyTree]
@@ -205,6 +221,7 @@ class Aggregator:
     finish: Callable[..., tuple[PyTree, PyTree, Array | None]]
     additive: Any = True
     linear: bool = False
+    seal: Seal | None = None
 
 
 @part
@@ -237,6 +254,12 @@ class Strategy:
     examples: what clients train on, as `Client.examples` says.
     delayed: whether uploads arrive in later rounds than those that they were sent in, so that the
         bytes up of a round are those of others than its cohort, in the order of arrival.
+    uploads(key, State, Cohort) -> update: what the cohort would send in this round if there were
+        neither stages nor an uplink, leaves [C, ...]; the truth that attacks are held against. None
+        where it is not told.
+    opened(State, Packet, id, like) -> update: what the server makes of one client's packet, from
+        what it knows; `like` is the outline of what `uploads` gives, of one client. None where it
+        does not open packets one by one.
     """
 
     init: Callable[..., State]
@@ -247,6 +270,8 @@ class Strategy:
     chunk: Callable[..., int] | None = None
     examples: Any = None
     delayed: bool = False
+    uploads: Callable[..., PyTree] | None = None
+    opened: Callable[..., PyTree] | None = None
 
 
 @dataclass_transform(frozen_default=True)

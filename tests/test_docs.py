@@ -1,6 +1,7 @@
 """The pages say what is true: their Python runs, their YAML and commands are read, their links lead
 somewhere."""
 
+import json
 import re
 import shlex
 import sys
@@ -13,6 +14,7 @@ from compiling import fast
 
 from fedjax_rec.data.sources.sources import find
 from fedjax_rec.experiment import config, explain, runs
+from fedjax_rec.experiment.main import main
 from fedjax_rec.experiment.overrides import pairs
 from fedjax_rec.experiment.sweep import trials
 
@@ -51,8 +53,9 @@ def commands(page: str) -> list[list[str]]:
     return [w[w.index("fedjax-rec") :] for w in words if "fedjax-rec" in w]
 
 
-# extending.md is executed by a test of its own, which uses what it makes.
-EXECUTED = [page for page in DOCS if blocks(page, "python") and page != "docs/extending.md"]
+# These are executed by tests of their own, which use what they make.
+OWN = ("docs/extending.md", "docs/own_data.md")
+EXECUTED = [page for page in DOCS if blocks(page, "python") and page not in OWN]
 
 
 @pytest.fixture
@@ -97,6 +100,39 @@ LONG = {"docs/language_models.md", "docs/large_tables.md"}
 )
 def test_examples_run(mylab, capsys, page):
     execute(page, mylab)
+
+
+def test_a_csv_becomes_recommendations(mylab, tmp_path, monkeypatch, capsys):
+    """The page's Python and its commands, on a file that begins as the page says."""
+    (_, head), (_, complaint) = blocks("docs/own_data.md", "text")
+    rows = [
+        f"{user},m{(user_number * 5 + k) % 14:03d},{1 + k % 5},2010-03-0{1 + k} 00:00:00"
+        for user_number, user in enumerate(["ann", "bob", *(f"u{i}" for i in range(10))])
+        for k in range(6)
+    ]
+    (tmp_path / "ratings.csv").write_text(head + "\n".join(rows) + "\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NPROC", "1")
+    execute("docs/own_data.md", mylab)
+    assert len(mylab.found) == 12 * 6 + 3 and mylab.found.ratings is not None
+    assert set(mylab.best["item"]) <= set(mylab.found.item_names.tolist())
+    capsys.readouterr()
+    for _, *words in commands("docs/own_data.md"):
+        assert main([*words, *(["--quiet"] if words[0] == "run" else [])]) == 0
+    told = capsys.readouterr()
+    assert "user=userId, item=movieId, rating=stars, time=date" in told.err
+    assert "m006" in told.out and (tmp_path / "runs" / "own" / "scores").is_dir()
+    with (tmp_path / "ratings.csv").open("w") as file:
+        file.write("\n".join([*head.splitlines()[:2], "ann,m1,good,2010-01-02 00:00:00"]))
+    assert main(["data", "check", "ratings.csv", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["first_bad"] == complaint.strip()
+
+
+def test_own_data_in_a_configuration_is_read(read, tmp_path, monkeypatch):
+    ((_, text),) = blocks("docs/own_data.md", "yaml")
+    (tmp_path / "ratings.csv").write_text("userId,movieId,stars,date\na,b,1,2010-01-02\n")
+    monkeypatch.chdir(tmp_path)
+    assert len(read(text).data.source) == 1
 
 
 @pytest.mark.slow  # half a minute

@@ -35,8 +35,9 @@ from adapted import adapted
 
 PACKAGE = Path(__file__).resolve().parents[1] / "fedjax_rec"
 ROOMS = (
-    "aggregate", "attacks", "callbacks", "clients", "compress", "data", "evaluate", "models",
-    "privacy", "rounds", "rows", "servers", "simulate", "strategies", "testing", "weights", "wire",
+    "aggregate", "attacks", "callbacks", "clients", "compress", "data", "evaluate", "leaks",
+    "models", "privacy", "rounds", "rows", "servers", "simulate", "strategies", "testing",
+    "weights", "wire",
 )  # fmt: skip
 # Algebra, and files: no examples are asked for, and the sentence may name the arguments.
 IN_PROSE = {"rows", "weights"}
@@ -196,7 +197,10 @@ def namespace(compiled_fast):
     clicks = data.clicks(5, 12, num_rows=100, sparse=4, dense=2)
     clicked, click_model = data.pack_examples(clicks), models.deepfm(100, 4, 2, width=4, deep=(4,))
     model, dataset = models.fedmf(num_items, width=4), data.pack(split, evaluation_negatives=0)
+    shared, rng = state_of(model, dataset, key)[0], np.random.default_rng(0)
+    said = [fr.leaks.Message(k, np.arange(6), rng.normal(size=(6, 4)), 99) for k in range(4)]
     return given | {
+        "seen": fr.leaks.Overheard(0, shared, said, True, num_items),
         "adapted": adapted(num_items), "bert_folder": tiny_bert.folder(),
         "click_model": click_model, "click_parameters": state_of(click_model, clicked, key),
         "clicked": clicked, "clicks": clicks, "dataset": dataset,

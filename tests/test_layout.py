@@ -22,7 +22,7 @@ FLOORS = (
     ("rounds",),
     ("strategies",),
     ("simulate",),
-    ("callbacks",),
+    ("callbacks", "leaks"),
     ("testing",),
     ("report",),
     ("experiment", "bench"),

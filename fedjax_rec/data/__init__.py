@@ -4,8 +4,10 @@ from .batches import Batches, pairwise, pointwise, ratings
 from .cases import Cases
 from .cold_items import cold_items, warm_items
 from .cold_users import cold_users, warm_users
+from .covered import covered
 from .digest import digests, digests_of_examples
 from .examples import Examples, ExampleStore, HeldOut, describe_examples, examples, pack_examples
+from .given_split import as_given
 from .interactions import (
     Interactions,
     describe,
@@ -15,24 +17,35 @@ from .interactions import (
     latest_of_pairs,
 )
 from .partition import Partition, by_attribute, by_hash, by_user, dirichlet
+from .random_split import random_leave_one_out
 from .sequences import sequences
 from .sources.asked import last_of_users, last_ratings
 from .sources.clicks import click_logits, clicks
 from .sources.prompts import liked_and_disliked, prompt_template, yes_no_prompts
+from .sources.read import read
 from .sources.sources import load
 from .sources.synthetic import synthetic
 from .sources.text import titles
-from .splits import Split, global_time, leave_one_out, ratio, temporal_ratio, tied_ends
+from .splits import (
+    Split,
+    global_time,
+    leave_one_out,
+    ratio,
+    temporal_ratio,
+    tied_ends,
+)
 from .store import ClientData, Dataset, Store, pack
 from .subsets import part_of, query, support
+from .window import between
 
 __all__ = [
     "Batches", "Cases", "ClientData", "Dataset", "ExampleStore", "Examples", "HeldOut",
-    "Interactions", "Partition", "Split", "Store", "by_attribute", "by_hash", "by_user",
-    "click_logits", "clicks", "cold_items", "cold_users", "describe", "describe_examples",
-    "digests", "digests_of_examples", "dirichlet", "examples", "from_arrays", "global_time",
-    "implicit", "k_core", "last_of_users", "last_ratings", "latest_of_pairs", "leave_one_out",
-    "liked_and_disliked", "load", "pack", "pack_examples", "pairwise", "part_of", "pointwise",
-    "prompt_template", "query", "ratings", "ratio", "sequences", "support", "synthetic",
-    "temporal_ratio", "tied_ends", "titles", "warm_items", "warm_users", "yes_no_prompts",
+    "Interactions", "Partition", "Split", "Store", "as_given", "between", "by_attribute",
+    "by_hash", "by_user", "click_logits", "clicks", "cold_items", "cold_users", "covered",
+    "describe", "describe_examples", "digests", "digests_of_examples", "dirichlet", "examples",
+    "from_arrays", "global_time", "implicit", "k_core", "last_of_users", "last_ratings",
+    "latest_of_pairs", "leave_one_out", "liked_and_disliked", "load", "pack", "pack_examples",
+    "pairwise", "part_of", "pointwise", "prompt_template", "query", "random_leave_one_out",
+    "ratings", "ratio", "read", "sequences", "support", "synthetic", "temporal_ratio",
+    "tied_ends", "titles", "warm_items", "warm_users", "yes_no_prompts",
 ]  # fmt: skip

@@ -36,6 +36,7 @@ class Interactions:
         None  # row u describes user u; null where the source is silent
     )
     item_features: pl.DataFrame | None = None
+    parts: np.ndarray | None = None  # int8[n] of a split that came with the data, see `as_given`
 
     def __repr__(self) -> str:
         return (
@@ -67,6 +68,7 @@ def from_arrays(
     ratings: Any = None,
     user_features: Any = None,
     item_features: Any = None,
+    parts: Any = None,
 ) -> Interactions:
     """Interactions from columns of equal length n, in any order and with any ids.
 
@@ -83,10 +85,12 @@ def from_arrays(
         user_features: a frame of polars or pandas, or a dict of columns, with the original ids in a
             column `user_id`.
         item_features: likewise, with a column `item_id`.
+        parts: [n], of a split that came with the data: 0 trains, 1 validates, 2 tests, 3 is known
+            and not used; for `as_given`.
 
     Raises:
-        ValueError: on unequal lengths, missing ids, times or ratings, no rows, an id described
-            twice, or features that describe none of the ids.
+        ValueError: on unequal lengths, other parts, missing ids, times or ratings, no rows, an id
+            described twice, or features that describe none of the ids.
 
     Example:
         >>> found = data.from_arrays("mine", ["ann", "ann", "bob"], [7, 9, 7], times=[1, 2, 1])
@@ -96,6 +100,7 @@ def from_arrays(
     times = np.arange(len(users)) if times is None else times
     columns = {"users": users, "items": items, "times": times}
     columns |= {} if ratings is None else {"ratings": ratings}
+    columns |= {} if parts is None else {"parts": parts}
     lengths = {key: len(column) for key, column in columns.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"'{name}' has columns of unequal length {lengths}; give one value a row.")
@@ -104,6 +109,11 @@ def from_arrays(
     times = _moments(times, f"'{name}' times")
     if ratings is not None:
         ratings = _finite(ratings, np.float32, f"'{name}' ratings")
+    if parts is not None:
+        parts = np.asarray(parts).astype(np.int8)
+        if not np.isin(parts, np.arange(4, dtype=np.int8)).all():
+            row = int(np.argmin(np.isin(parts, np.arange(4, dtype=np.int8))))
+            raise ValueError(f"'{name}' parts[{row}] = {parts[row]} is no part; use 0, 1, 2 or 3.")
     step = np.diff(user_ids)
     if not np.all((step > 0) | ((step == 0) & (np.diff(times) >= 0))):
         # Ties keep the original order; four times as fast as np.lexsort.
@@ -112,6 +122,7 @@ def from_arrays(
         order = order.to_numpy()
         user_ids, item_ids, times = user_ids[order], item_ids[order], times[order]
         ratings = None if ratings is None else ratings[order]
+        parts = None if parts is None else parts[order]
     return Interactions(
         name,
         user_ids,
@@ -122,6 +133,7 @@ def from_arrays(
         item_names,
         _align(_frame(user_features, "user_features"), "user_id", user_names),
         _align(_frame(item_features, "item_features"), "item_id", item_names),
+        parts,
     )
 
 
@@ -129,6 +141,19 @@ def offsets(interactions: Interactions) -> np.ndarray:
     """int64[num_users + 1]: the rows of user u are offsets[u] to offsets[u + 1] (CSR)."""
     counts = np.bincount(interactions.users, minlength=interactions.num_users)
     return np.concatenate([[0], np.cumsum(counts)])
+
+
+def with_features(interactions: Interactions, users: Any, items: Any) -> Interactions:
+    """`interactions` with other features of users or items, None to keep those there are; frames as
+    `from_arrays` takes them."""
+    found = interactions
+    if users is not None:
+        held = _align(_frame(users, "user_features"), "user_id", found.user_names)
+        found = replace(found, user_features=held)
+    if items is not None:
+        held = _align(_frame(items, "item_features"), "item_id", found.item_names)
+        found = replace(found, item_features=held)
+    return found
 
 
 def select(interactions: Interactions, keep: np.ndarray) -> Interactions:
@@ -149,6 +174,7 @@ def select(interactions: Interactions, keep: np.ndarray) -> Interactions:
         interactions.item_names[seen_items],
         _rows_of(interactions.user_features, seen_users),
         _rows_of(interactions.item_features, seen_items),
+        None if interactions.parts is None else interactions.parts[keep],
     )
 
 

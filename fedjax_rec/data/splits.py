@@ -60,21 +60,29 @@ def leave_one_out(ties: str = "last") -> Splitter:
     one_of("leave_one_out", "ties", ties, TIES)
 
     def split(interactions: Interactions) -> Split:
-        start = offsets(interactions)
-        counts = np.diff(start)
-        short = np.flatnonzero(counts < 3)
-        if len(short):
-            user = interactions.user_names[short[0]]
-            raise ValueError(
-                f"leave_one_out needs 3 interactions a user, but user '{user}' has "
-                f"{counts[short[0]]} "
-                f"({len(short)} such users); filter with k_core(users=3, items=1) first."
-            )
-        left = counts[interactions.users] - _places(interactions, ties)
-        part = np.where(left == 1, TEST, np.where(left == 2, VALIDATION, TRAIN)).astype(np.int8)
-        return Split(interactions, part, ties=ties)
+        counts = at_least_three("leave_one_out", interactions)
+        left = counts[interactions.users] - places_of(interactions, ties)
+        return Split(interactions, last_two(left), ties=ties)
 
     return split
+
+
+def at_least_three(name: str, interactions: Interactions) -> np.ndarray:
+    """int64[num_users]: interactions of each. Raises ValueError for a user with fewer than 3."""
+    counts = np.diff(offsets(interactions))
+    short = np.flatnonzero(counts < 3)
+    if len(short):
+        user = interactions.user_names[short[0]]
+        raise ValueError(
+            f"{name} needs 3 interactions a user, but user '{user}' has {counts[short[0]]} "
+            f"({len(short)} such users); filter with k_core(users=3, items=1) first."
+        )
+    return counts
+
+
+def last_two(left: np.ndarray) -> np.ndarray:
+    """int8[n]: TEST for a user's last row, VALIDATION for the one before; left: rows to the end."""
+    return np.where(left == 1, TEST, np.where(left == 2, VALIDATION, TRAIN)).astype(np.int8)
 
 
 def global_time(validation: float = 0.1, test: float = 0.1) -> Splitter:
@@ -143,7 +151,7 @@ def ratio(validation: float = 0.1, test: float = 0.1, seed: int = 0) -> Splitter
         draw = np.random.default_rng(seed).random(len(interactions))
         order = np.lexsort((draw, interactions.users))  # shuffles the rows of each user in place
         part = np.empty(len(interactions), np.int8)
-        part[order] = _by_place(interactions, _places(interactions), validation, test)
+        part[order] = _by_place(interactions, places_of(interactions), validation, test)
         return Split(interactions, part)
 
     return split
@@ -170,7 +178,7 @@ def temporal_ratio(validation: float = 0.1, test: float = 0.1, ties: str = "last
     one_of("temporal_ratio", "ties", ties, TIES)
 
     def split(interactions: Interactions) -> Split:
-        places = _places(interactions, ties)
+        places = places_of(interactions, ties)
         part = _by_place(interactions, places, validation, test)
         return Split(interactions, part, ties=ties)
 
@@ -205,7 +213,7 @@ def holding_out(
     return divide
 
 
-def _places(interactions: Interactions, ties: str = "last") -> np.ndarray:
+def places_of(interactions: Interactions, ties: str = "last") -> np.ndarray:
     """int64[n]: the place of each row in its user's history, the oldest 0."""
     rows, start = np.arange(len(interactions)), offsets(interactions)
     if ties == "first":

@@ -52,6 +52,7 @@ from .factories import (
 )
 from .overrides import lay, merge
 from .raw import raw_of, stem
+from .seeded import seed_splits
 from .short_names import lengthened
 
 PARTS = [
@@ -70,19 +71,24 @@ LATE = {
 class Data:
     """What is learned from.
 
-    source: a known name (`fedjax-rec data list`), a folder, or a factory of Interactions, or of
-        labelled Examples, which are split and dealt to clients and have no other key here.
+    source: a known name (`fedjax-rec data list`), the path of a file or a folder, or a factory of
+        Interactions, such as `fedjax_rec.data.read`, or of labelled Examples, which are split and
+        dealt to clients and have no other key here.
+    since, until: keep interactions with since <= time < until, dates or numbers of the data.
     implicit: keep only that a user interacted; set false for rating models.
-    above: of explicit data keep ratings above this. core: k of the k-core filter, 0 for none.
+    above: of explicit data keep ratings above this. core: k of the k-core filter, 0 for none;
+        {users: 5, items: 3} for one each.
     split, clients: factories such as `fedjax_rec.data.leave_one_out` and `fedjax_rec.data.by_user`.
     negatives: what training negatives exclude: `paper`, `train` or `symmetric`.
     evaluation_negatives: per user and part, for sampled evaluation.
     """
 
     source: Any = "ml-100k"
+    since: str | float | None = None
+    until: str | float | None = None
     implicit: bool = True
     above: float = 0.0
-    core: int = 0
+    core: int | dict[str, int] = 0
     split: Any = "fedjax_rec.data.leave_one_out"
     clients: Any = "fedjax_rec.data.by_user"
     negatives: Literal["paper", "train", "symmetric"] = "train"
@@ -177,6 +183,7 @@ def read(
         raw[part] = _late_part(raw.get(part), part)
     _lengthen(raw)
     raw = _parts_within(raw)
+    seed_splits(raw)
     raw[callbacks.KEY] = callbacks.sections(raw.get(callbacks.KEY))
     factories = {part: find(raw[part].get("class_path"), part) for part in LATE}
     parser = _parser(*factories.values(), tuple(raw[part]["class_path"] for part in LATE))

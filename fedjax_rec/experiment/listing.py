@@ -25,8 +25,8 @@ KINDS = {
 OTHERS = ("data", "splits", "clients", "metrics", "callbacks", "configs")
 METRICS = ("hr@k", "ndcg@k", "mrr", "mrr@k", "recall@k", "precision@k", "map", "map@k", "auc")
 SPLITS = (
-    "leave_one_out", "ratio", "temporal_ratio", "global_time", "cold_users", "warm_users",
-    "cold_items", "warm_items",
+    "leave_one_out", "random_leave_one_out", "ratio", "temporal_ratio", "global_time", "as_given",
+    "cold_users", "warm_users", "cold_items", "warm_items",
 )  # fmt: skip
 PARTITIONS = ("by_user", "by_hash", "by_attribute", "dirichlet")
 

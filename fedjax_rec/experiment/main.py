@@ -9,9 +9,12 @@
     fedjax-rec export RUN --out DIR                       its scores and its weights, as files
     fedjax-rec sweep CONFIG --sweep.KEY VALUES --out DIR  many runs at once, and their table
     fedjax-rec runs FILE [--only NAME] [--seeds 0]        the runs of a file, and their section
+    fedjax-rec attack CONFIG|RUN [--attacks NAME ...]     what its messages give away
+    fedjax-rec attack --ledger FILE                       the same of many, and their section
     fedjax-rec bench [NAME ...] [--json FILE]             speed and memory on this machine
     fedjax-rec bench device --out DIR [--tiny]            what an accelerator does, in eight minutes
     fedjax-rec data get NAME | list                       fetch, check and describe data or weights
+    fedjax-rec data check PATH [--user NAME ...]          what a file holds, and what is wrong
     fedjax-rec report DIR [DIR ...]                       tables and figures from finished runs
     fedjax-rec help [COMMAND]                             this, or what a command takes
 
@@ -74,8 +77,8 @@ def _main(arguments: Sequence[str] | None) -> int:
     debug = "--debug" in words
     words = [w for w in words if w != "--debug"]
     commands = {
-        "run": _run, "sweep": _sweep, "runs": _runs, "bench": _bench, "data": _data,
-        "report": _report, **{name: partial(_ask, name) for name in ASKED},
+        "run": _run, "sweep": _sweep, "runs": _runs, "attack": _attack, "bench": _bench,
+        "data": _data, "report": _report, **{name: partial(_ask, name) for name in ASKED},
     }  # fmt: skip
     if words[:1] == ["help"]:
         words = [*words[1:2], "--help"]
@@ -289,27 +292,16 @@ def _ask(name: str, words: Sequence[str]) -> int:
     return importlib.import_module(".asked", __package__).COMMANDS[name](words)
 
 
+def _attack(words: Sequence[str]) -> int:
+    return importlib.import_module(".attack_command", __package__).command(words)
+
+
 def _bench(words: Sequence[str]) -> int:
     return importlib.import_module("fedjax_rec.bench.main").main(words)
 
 
 def _data(words: Sequence[str]) -> int:
-    parser = parser_of("data", "Data sets and pretrained weights: list them, or fetch one.")
-    parser.add_argument("action", choices=("list", "get"))
-    parser.add_argument("name", nargs="?", help="for get: a name of the list, or a folder")
-    known = parser.parse_args(words)
-
-    from rich.console import Console
-
-    from .datasets import catalogue, described
-
-    if known.action == "list":
-        Console().print(catalogue())
-        return 0
-    if not known.name:
-        raise ValueError("data get needs a name; see `fedjax-rec data list`.")
-    Console().print(described(known.name))
-    return 0
+    return importlib.import_module(".data_command", __package__).command(words)
 
 
 def _report(words: Sequence[str]) -> int:

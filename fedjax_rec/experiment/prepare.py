@@ -107,12 +107,14 @@ def read_data(config: Config) -> Read:
             f"data.above={wanted.above} asks for ratings, and {found.name!r} has none; leave it "
             "out, or use data with a rating column."
         )
+    if wanted.since is not None or wanted.until is not None:
+        found = data.between(found, wanted.since, wanted.until)
     if wanted.implicit:
         found = data.implicit(found, wanted.above)
     else:
         found = data.latest_of_pairs(found)
     if wanted.core:
-        found = data.k_core(found, wanted.core, wanted.core)
+        found = data.k_core(found, **_core(wanted.core))
     split = part(wanted.split, "data.split")(found)
     clients = part(wanted.clients, "data.clients")(split)
     sampled = config.evaluation.candidates in {"sampled", "both"}
@@ -131,6 +133,18 @@ def read_data(config: Config) -> Read:
         described |= {"ties": split.ties, "users_with_tied_ends": data.tied_ends(found)}
     late = _late(dataset, data.titles(found))
     return Read(described, digests, dataset, late, split=split, partition=clients)
+
+
+def _core(core: int | Mapping[str, int]) -> dict[str, int]:
+    """Arguments of `data.k_core`. Raises ConfigError for other keys than users and items."""
+    if isinstance(core, int):
+        return {"users": core, "items": core}
+    if not set(core) <= {"users", "items"} or not core:
+        raise ConfigError(
+            f"data.core={dict(core)} names other bounds than users and items; write core: 5, or "
+            "core: {users: 5, items: 3}."
+        )
+    return {"users": core.get("users", 0), "items": core.get("items", 0)}
 
 
 def assembled(config: Config, read: Read) -> Experiment:

@@ -10,6 +10,7 @@ from ..check import nearest
 HOME = Path(__file__).resolve().parents[1]
 # In a wheel they lie in the package, in a clone beside it.
 PLACES = (HOME / "configs", HOME.parent / "configs")
+LISTS = ("runs/", "ledgers/")  # many runs in a file
 
 
 def shipped() -> dict[str, Path]:
@@ -17,7 +18,7 @@ def shipped() -> dict[str, Path]:
     root = next((place for place in PLACES if place.is_dir()), None)
     files = [] if root is None else sorted(root.rglob("*.yaml"))
     named = {file.relative_to(root).with_suffix("").as_posix(): file for file in files if root}
-    return {name: file for name, file in named.items() if not name.startswith("runs/")}
+    return {name: file for name, file in named.items() if not name.startswith(LISTS)}
 
 
 def found(source: str | Path) -> Path:

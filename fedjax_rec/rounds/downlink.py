@@ -61,7 +61,7 @@ def broadcasting(compressor: Compressor) -> Broadcast:
         return {
             "known": trees.trainable(shared),
             "memory": memory,
-            "owed": jnp.full(num_clients, _whole(shared)),
+            "owed": jnp.full(num_clients, whole_model(shared)),
         }
 
     def received(state, ids):
@@ -73,7 +73,7 @@ def broadcasting(compressor: Compressor) -> Broadcast:
         sender = cheaper(compressor, shared)
         memory, packet = sender.encode(key, state["memory"], change, now)
         back = sender.decode(packet, change, now)
-        whole = _whole(shared)
+        whole = whole_model(shared)
         owed = state["owed"].at[ids].set(jnp.uint32(0), mode="drop")
         after = {
             "known": rows.apply(state["known"], back),
@@ -101,6 +101,6 @@ def live_where_it_moves(update: PyTree) -> PyTree:
     return rows.map_tables(mark, update)
 
 
-def _whole(shared: PyTree) -> jax.Array:
+def whole_model(shared: PyTree) -> jax.Array:
     """uint32[]: the bytes of the whole model."""
     return wire.nbytes(Packet(rows.dense(trees.trainable(shared))))

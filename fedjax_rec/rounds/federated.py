@@ -23,6 +23,8 @@ from ..types import (
     Cohort,
     Compressor,
     Model,
+    Now,
+    Packet,
     PyTree,
     RoundInfo,
     Server,
@@ -47,9 +49,10 @@ from .cohort import (
     rule_of_thumb,
     served,
 )
-from .downlink import broadcasting, downloaded
+from .downlink import broadcasting, downloaded, whole_model
 from .plan import checked
-from .rejected import judged
+from .rejected import judged, judged_by_sum
+from .sealed import refuse_under_seal, sealed
 from .summaries import with_its_ids
 from .timed import timing
 from .uplink import uplink_of
@@ -76,7 +79,8 @@ def federated(
         model: what the server's pytree begins as, and what scores it with a client's private state.
         uplink: how updates are sent; None sends them as they are. A client's memory changes only
             where its upload weighs something.
-        aggregator: default `aggregate.mean()`.
+        aggregator: default `aggregate.mean()`. Under one with a seal, such as
+            `privacy.secure_aggregation`, clients send and get whole tables.
         server: default `step(1.0)`; any optax transform.
         clients_per_chunk: `c`, or the memory that a round may take, e.g. "2GiB"; default by the
             memory budget or the device, see `plan`.
@@ -96,7 +100,8 @@ def federated(
 
     Raises:
         MemoryError: before anything runs, where the private state of N clients cannot fit.
-        ValueError: for a deadline without a clock.
+        ValueError: for a deadline without a clock, and for an uplink that cannot be under the
+            aggregator's seal.
 
     Example:
         >>> client = clients.local_training(model, data.pointwise(4), clients.sgd(0.1))
@@ -107,16 +112,25 @@ def federated(
         raise ValueError(
             f"federated(deadline={deadline}) needs a clock; give clock=lognormal_clock()."
         )
+
+    def sender_of(shared, linear: bool = False):
+        if seal is not None:
+            return sealed(seal, uplink, stages, shared)
+        return uplink_of(uplink, stages, shared, linear)
+
     timed = None if clock is None else timing(clock, deadline)
     aggregator = aggregator or mean()
+    seal = aggregator.seal
+    if seal is not None and uplink is not None:
+        refuse_under_seal(uplink)
     optimizer = as_server(server or step(1.0))
     broadcast = None if downlink is None else broadcasting(downlink)
 
     def fresh(key, num_clients) -> State:
         shared = model.init(keys.stream(key, "shared"))[0]
         memory, like = (), rows.zero_update(shared)
-        if uplink is not None or stages:
-            remember = uplink_of(uplink, stages, shared).init
+        if uplink is not None or stages or seal is not None:
+            remember = sender_of(shared).init
             memory = copies(remember(like), num_clients)
         states = {"aggregator": aggregator.init(shared), "optimizer": optimizer.init(shared)}
         if broadcast is not None:
@@ -136,15 +150,27 @@ def federated(
             shared = trees.with_frozen(broadcast.known(state.server["downlink"]), shared)
         return at_work(client, key, state.round, shared, cohort)
 
-    rule = rule_of_thumb(clients_per_chunk, lambda *args: work(*args)[0])
+    def to_be_sent(key, state: State, cohort: Cohort):
+        train = work(key, state, cohort)[0]
+
+        def one(*args):
+            private, upload, down = train(*args)
+            return private, replace(upload, update=rows.all_rows(upload.update)), down
+
+        return train if seal is None else one
+
+    rule = rule_of_thumb(clients_per_chunk, to_be_sent)
 
     def round(key, state: State, cohort: Cohort, chunk: int | None = None):
         of_round = jax.random.fold_in(key, state.round)
         data = cohort.data
         train, of_clients, now = work(key, state, cohort)
-        sender = uplink_of(uplink, stages, state.shared, aggregator.linear)
+        sender = sender_of(state.shared, aggregator.linear)
         everyone = over_clients(train, state.private, cohort)
         c = clients_at_once(chunk, rule, key, state, cohort)
+        # Whether what arrives is what clients made, and is summed whatever it says.
+        sums = aggregator.linear and aggregator.additive is True
+        plainly = sums and uplink is None and not stages and timed is None
 
         def part(held, ids):
             private, memory = held
@@ -155,15 +181,27 @@ def federated(
             )
             if broadcast is not None:
                 down = broadcast.received(state.server["downlink"], served(cohort, ids))
-            keep, upload, rejected = judged(ids, data.num_clients, here, sent, upload)
-            arrived = keep
-            if timed is not None:
-                upload, up, arrived = timed.chunk(of_round, keep, upload, down, up)
-            if aggregator.additive is not True:
-                change = rows.deltas(upload.update)
-                upload = replace(upload, update=change)
-            summary = aggregator.reduce(state.server["aggregator"], upload, now(ids))
-            summary = with_its_ids("reduce", summary, upload)
+            if seal is not None:  # asking for rows would tell which
+                got = down if broadcast is not None else whole_model(state.shared)
+                down = jnp.where(data.sizes(ids) > 0, got + jnp.uint32(sender.down), 0)
+
+            def summed(upload):
+                summary = aggregator.reduce(state.server["aggregator"], upload, now(ids))
+                return with_its_ids("reduce", summary, upload)
+
+            if plainly:
+                keep, upload, rejected, summary = judged_by_sum(
+                    ids, data.num_clients, here, upload, summed
+                )
+                arrived = keep
+            else:
+                keep, upload, rejected = judged(ids, data.num_clients, here, sent, upload)
+                arrived = keep
+                if timed is not None:
+                    upload, up, arrived = timed.chunk(of_round, keep, upload, down, up)
+                if aggregator.additive is not True:
+                    upload = replace(upload, update=rows.deltas(upload.update))
+                summary = summed(upload)
             adds, stacks = rows.divide(summary, aggregator.additive)
             here = kept(client, upload.weight, at(private, ids), here)
             private, memory = put(private, keep, here), put(memory, arrived, remembered)
@@ -209,7 +247,7 @@ def federated(
 
     def packets(key, state: State, cohort: Cohort):
         train, of_clients, now = work(key, state, cohort)
-        sender = uplink_of(uplink, stages, state.shared)
+        sender = sender_of(state.shared)
 
         def one(id, mine, data):
             private, memory = mine
@@ -218,8 +256,21 @@ def federated(
 
         return audited(one, (state.private, state.memory), cohort)
 
+    def uploads(key, state: State, cohort: Cohort):
+        train = work(key, state, cohort)[0]
+        one = lambda id, mine, data: rows.deltas(train(id, mine, data)[1].update)
+        return over_clients(one, state.private, cohort)(cohort.ids, state.private)
+
+    def opened(state: State, packet: Packet, id, like):
+        like = rows.map_tables(lambda u: rows.compact(u, u.live.shape[0]), like)
+        sender = uplink_of(uplink, stages, state.shared)
+        return sender.opened(packet, like, Now(state.round, state.shared, id))
+
     begins, examples = beginning(fresh, held), client.examples
-    return Strategy(begins, round, model, packets, clients_per_chunk, rule, examples)
+    return Strategy(
+        begins, round, model, packets, clients_per_chunk, rule, examples, uploads=uploads,
+        opened=opened if seal is None else None,
+    )  # fmt: skip
 
 
 def at_work(client: Client, key, round, shared: PyTree, cohort: Cohort):

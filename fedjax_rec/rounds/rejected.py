@@ -12,6 +12,7 @@ upload is finite and what it keeps for itself is not, such as a personal model t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import jax
@@ -40,8 +41,37 @@ def judged(
         sent: their updates as they left them, which a compressor may have made finite.
         uploads: as they arrived.
     """
+    return _judged(ids, nobody, (private, sent, uploads.update), uploads)
+
+
+def judged_by_sum(
+    ids: jax.Array, nobody: int, private: PyTree, uploads: Upload, summed: Callable
+) -> tuple[jax.Array, Upload, jax.Array, PyTree]:
+    """`judged` of updates that are sent as they are and summed as they are, and the summary,
+    summed(uploads).
+
+    A sum is finite where all that is in it is, and NaN or infinite where one of them is, or where
+    they overflow together. So the updates, which are much to look at, are looked at one by one
+    where their sum is not finite.
+    """
+
+    def told(looked_at: PyTree):
+        keep, found, rejected = _judged(ids, nobody, (private, looked_at), uploads)
+        return (keep, found.weight, found.metrics, rejected), summed(found)
+
+    told_by_sum = told(())
+    whole = jax.tree.map(lambda x: x[None], told_by_sum[1])
+    verdict, summary = jax.lax.cond(
+        finite(whole, 1)[0], lambda: told_by_sum, lambda: told(uploads.update)
+    )
+    keep, weight, metrics, rejected = verdict
+    return keep, replace(uploads, weight=weight, metrics=metrics), rejected, summary
+
+
+def _judged(ids, nobody: int, seen: PyTree, uploads: Upload) -> tuple[jax.Array, Upload, jax.Array]:
+    """`judged` by `seen` and by what is told beside the update."""
     told = uploads.metrics.get("loss", ())
-    sound = finite((private, sent, uploads.update, uploads.weight, uploads.aux, told), ids.shape[0])
+    sound = finite((seen, uploads.weight, uploads.aux, told), ids.shape[0])
     real = ids < nobody
     rejected = real & ~sound
 
@@ -60,7 +90,7 @@ def finite(tree: PyTree, count: int) -> jax.Array:
     for x in _arrays(tree):
         if id(x) not in seen and x.size and jnp.issubdtype(x.dtype, jnp.floating):
             seen.add(id(x))  # what is sent as it is stands in the tree twice
-            sound &= _all_finite(x.reshape(count, -1))
+            sound &= _all_finite(x)
     return sound
 
 
@@ -71,9 +101,8 @@ def _arrays(tree: PyTree) -> list[jax.Array]:
 
 
 def _all_finite(x: jax.Array) -> jax.Array:
-    """bool[c] of float[c, n]. As a product, which on a CPU takes a third of the time of
-    `isfinite(x).all(1)`."""
-    if x.shape[1] == 1 or jnp.finfo(x.dtype).bits < 32:
-        return jnp.isfinite(x).all(1)
-    share = jnp.full(x.shape[1], SHARE, x.dtype)
-    return jnp.isfinite(jnp.matmul(x, share, precision="highest"))
+    """bool[c] of float[c, ...]. By products along the last axis, which on a CPU take half of the
+    time of `isfinite(x)`."""
+    if x.ndim > 1 and x.shape[-1] > 1 and jnp.finfo(x.dtype).bits >= 32:
+        x = jnp.matmul(x, jnp.full(x.shape[-1], SHARE, x.dtype), precision="highest")
+    return jnp.isfinite(x).reshape(x.shape[0], -1).all(1)

@@ -74,7 +74,8 @@ def selecting(strategy: Strategy, utility: Utility, clients: int) -> Strategy:
         return rule(key, _inside(state), replace(cohort, ids=ids))
 
     return replace(
-        strategy, init=init, round=round, packets=packets if sends else None,
+        strategy, init=init, round=round, packets=packets if sends else None, uploads=None,
+        opened=None,
         chunk=chosen if rule else None,
     )  # fmt: skip
 

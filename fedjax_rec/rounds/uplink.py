@@ -24,13 +24,21 @@ import jax.numpy as jnp
 from .. import keys, rows, trees, wire
 from ..compress.cheaper import cheaper
 from ..compress.leafwise import SMALLEST_ROOM
-from ..types import Compressor, Now, Packet, PyTree, Stage, Upload
+from ..types import Compressor, Now, Packet, PyTree, Stage, Upload, record
 from .cohort import vmapped
 
 SHARES = (1 / 8, 1 / 3, 1.0)
 # Coordinates of a local table below which more rooms cost more to compile than they save. The
 # smallest room is no smaller than compressors take it to be.
 WORTH = 8 * SMALLEST_ROOM
+
+
+@record
+class Beside:
+    """The side of a message: the packet's own, and what the protocol needs beside the update."""
+
+    side: PyTree
+    aux: PyTree
 
 
 @dataclass(frozen=True)
@@ -40,12 +48,17 @@ class Uplink:
     chunk(ids, keys, memory, uploads, now) -> (memory, uploads as they arrive, uint32[c] bytes):
     leaves [c, ...] everywhere but on the server's own tables in `origin`; now(id) -> Now.
     receive(key, update, now) -> update: what is left to do after the sum.
+    opened(packet, like, now) -> update: of one client's packet, tables as rows; `like` is its
+        outline.
+    down: bytes that a client gets for it, of an uplink under a seal, see `sealed`.
     """
 
     init: Callable[..., PyTree]
     one: Callable[..., tuple[PyTree, Packet]]
     chunk: Callable[..., tuple[PyTree, Upload, jax.Array]]
     receive: Callable[..., PyTree]
+    opened: Callable[..., PyTree]
+    down: int = 0
 
 
 def uplink_of(
@@ -86,7 +99,7 @@ def uplink_of(
 
     def billed(packet: Packet, upload: Upload) -> Packet:
         """The message: what the protocol needs beside the update travels with it."""
-        return replace(packet, side=(packet.side, upload.aux)) if upload.aux else packet
+        return replace(packet, side=Beside(packet.side, upload.aux)) if upload.aux else packet
 
     def one(key, memory, upload, now):
         memory, upload, _, packet = sent(key, memory, upload, now)
@@ -131,7 +144,12 @@ def uplink_of(
             update = compressor.decode(summed, _as_wide(update, now.shared), now)
         return staged.receive(key, update, now)
 
-    return Uplink(init, one, chunk, receive)
+    def opened(packet, like, now):
+        if isinstance(packet.side, Beside):
+            packet = replace(packet, side=packet.side.side)
+        return packet.body if compressor is None else compressor.decode(packet, like, now)
+
+    return Uplink(init, one, chunk, receive, opened)
 
 
 def in_order(stages: Sequence[Stage]) -> Stage:

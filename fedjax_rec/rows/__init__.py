@@ -10,7 +10,7 @@
 """
 
 from .gathered import Gathered, gather
-from .layout import any_of, blank, compact, spread, values_at
+from .layout import all_rows, any_of, blank, compact, spread, values_at
 from .local import as_update, at_rows, here, put, settled, with_term
 from .sums import clients_per_row, combine, divide, join, weighted_sum
 from .table import (
@@ -62,9 +62,10 @@ from .walk import (
 
 __all__ = [
     "Gathered", "LocalTable", "Overlay", "RowsGradient", "RowsUpdate", "Table", "add",
-    "add_everywhere", "add_to", "any_of", "apply", "as_update", "at_rows", "blank", "change",
-    "clients_per_row", "combine", "compact", "deltas", "dense", "dense_view", "difference",
-    "divide", "flatten", "gather", "has_tables", "here", "is_table", "join", "localize", "map_axes",
+    "add_everywhere", "add_to", "all_rows", "any_of", "apply", "as_update", "at_rows", "blank",
+    "change", "clients_per_row", "combine", "compact", "deltas", "dense", "dense_view",
+    "difference", "divide", "flatten", "gather", "has_tables", "here", "is_table", "join",
+    "localize", "map_axes",
     "map_nodes", "map_nodes_with_path", "map_tables", "mark", "merge", "negative", "nodes",
     "nodes_with_path", "put", "read", "scale", "settled", "spread", "squared_norm", "static",
     "subtract", "tables", "to_dense", "update_of", "values_at", "weighted_sum", "whole",

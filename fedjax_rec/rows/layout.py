@@ -100,6 +100,20 @@ def blank(update: PyTree, room: int | None = None, dtype=None) -> PyTree:
     return map_nodes(one, update)
 
 
+def all_rows(update: PyTree) -> PyTree:
+    """`update` as whole tables, every row of which counts as touched."""
+
+    def one(u: RowsUpdate) -> RowsUpdate:
+        u = u.delta()
+        values = jnp.where(u.live[:, None], u.values, 0)
+        if u.ids is not None:
+            zeros = jnp.zeros((u.size, *u.values.shape[1:]), u.values.dtype)
+            values = zeros.at[jnp.where(u.live, u.ids, u.size)].set(values, mode="drop")
+        return RowsUpdate(values, None, jnp.ones(u.size, bool), None, u.size)
+
+    return map_tables(one, update)
+
+
 def values_at(update: RowsUpdate, like: RowsUpdate) -> jax.Array:
     """[L, D]: the values of `update` at the rows of `like`, zero where it has none.
 

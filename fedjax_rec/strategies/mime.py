@@ -224,7 +224,7 @@ def _after_gradient(
 
     rule: Any = training.chunk
     return replace(
-        training, init=init, round=round, packets=packets,
+        training, init=init, round=round, packets=packets, uploads=None, opened=None,
         chunk=lambda key, state, cohort: rule(key, apart(state)[1], cohort),
     )  # fmt: skip
 

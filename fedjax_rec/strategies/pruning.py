@@ -118,7 +118,7 @@ def prune_fl(
         return send(key, inside(state), cohort)
 
     return replace(
-        assembled, init=init, round=round, packets=packets,
+        assembled, init=init, round=round, packets=packets, uploads=None, opened=None,
         chunk=lambda key, state, cohort: rule(key, inside(state), cohort),
     )  # fmt: skip
 

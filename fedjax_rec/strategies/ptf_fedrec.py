@@ -276,13 +276,18 @@ def ptf_fedrec(
     def axes(store):
         return 0, 0, Lesson(store.axes(), 0, 0, 0, None), 0
 
-    def packets(key, state: State, cohort: Cohort):
+    def spoken(key, state: State, cohort: Cohort):
+        """(uploads before any stage, keys of the clients, now)"""
         store, ids = cohort.data, cohort.ids
         held = at(state.private, ids)
         lesson, positive = lessons(examples, num_items, store.take(ids), held["told"])
         args = ids, held, lesson, positive
         work, of_clients, now = at_work(key, state, cohort)
-        upload = vmapped(work, *args, axes=axes(store))(*args)[1]
+        return vmapped(work, *args, axes=axes(store))(*args)[1], of_clients, now
+
+    def packets(key, state: State, cohort: Cohort):
+        ids = cohort.ids
+        upload, of_clients, now = spoken(key, state, cohort)
         sends = lambda id, key, memory, upload: sender.one(key, memory, upload, now(id))[1]
         sent = ids, of_clients.encode(ids), at(state.memory, ids), upload
         packet = vmapped(sends, *sent)(*sent)
@@ -290,7 +295,11 @@ def ptf_fedrec(
 
     scores = by_client(model) if scored_by == "client" else by_server(serving)
     begins = beginning(fresh, held)
-    return Strategy(begins, round, scores, packets, clients_per_chunk, rule, examples)
+    return Strategy(
+        begins, round, scores, packets, clients_per_chunk, rule, examples,
+        uploads=lambda *args: spoken(*args)[0].update,
+        opened=lambda state, packet, id, like: packet.body,
+    )  # fmt: skip
 
 
 def by_client(model: Model) -> Model:

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import rows
+from ..keys import for_client
 from ..rows import RowsUpdate, Table
 from ..trees import Frozen
-from ..types import Aggregator, Now, PyTree, Upload
+from ..types import Aggregator, Now, PyTree, Seal, Upload
 from .laws import KEY
 
 ITEMS, WIDTH, SLOTS, CLIENTS = 31, 4, 9, 6
@@ -65,8 +66,11 @@ def take(tree: PyTree, index) -> PyTree:
     return rows.map_nodes(one, tree)
 
 
-def as_engines_do(aggregator: Aggregator, upload: Upload) -> Upload:
-    """The uploads as `reduce` gets them: `origin` is taken off unless all of it adds up."""
+def as_engines_do(aggregator: Aggregator, upload: Upload, ids=None) -> Upload:
+    """The uploads as `reduce` gets them: `origin` is taken off unless all of it adds up, and under
+    a seal they are sealed by their clients, `ids` int32[c], None for 0, 1, ..."""
+    if aggregator.seal is not None:
+        return _sealed(aggregator.seal, upload, ids)
     if aggregator.additive is True:
         return upload
     apart = jax.vmap(
@@ -74,6 +78,16 @@ def as_engines_do(aggregator: Aggregator, upload: Upload) -> Upload:
         in_axes=(rows.map_axes(upload.update),),
     )
     return replace(upload, update=apart(upload.update))
+
+
+def _sealed(seal: Seal, upload: Upload, ids) -> Upload:
+    def one(update, id):
+        body = rows.dense(rows.all_rows(update))
+        return seal.send(for_client(KEY, id), body, now(id))[0].body
+
+    ids = jnp.arange(upload.weight.shape[0], dtype=jnp.int32) if ids is None else jnp.int32(ids)
+    body = jax.vmap(one, in_axes=(rows.map_axes(upload.update), 0))(upload.update, ids)
+    return replace(upload, update=body)
 
 
 def now(clients=None) -> Now:
@@ -86,7 +100,7 @@ def aggregated(
 ):
     """(state, update as dense arrays, verdicts) of uploads reduced in chunks. ids: int32[n], of the
     clients; None for 0, 1, ... state: None for that before the first round."""
-    upload = as_engines_do(aggregator, upload)
+    upload = as_engines_do(aggregator, upload, ids)
     state = aggregator.init(SHARED) if state is None else state
     count = upload.weight.shape[0]
     ids = jnp.arange(count) if ids is None else jnp.asarray(ids)

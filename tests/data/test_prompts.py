@@ -171,27 +171,41 @@ def test_titles_are_short(line, short):
 
 def test_the_last_of_many_users_are_held_out(ratings, folder, prompts):
     asking = last_of_users(users=10, validation=1, test=2)
-    train, validation, test = asking(ratings)
-    assert len(np.unique(ratings.users[test])) == 10
+    asked = asking(ratings)
+    assert len(np.unique(ratings.users[asked.test])) == 10
     first = np.arange(len(ratings)) % EACH  # places within a user
-    assert set(first[test]) == {EACH - 2, EACH - 1} and set(first[validation]) == {EACH - 3}
-    assert 0 not in first[train]
-    everything = np.concatenate([train, validation, test])
+    assert set(first[asked.test]) == {EACH - 2, EACH - 1}
+    assert set(first[asked.validation]) == {EACH - 3}
+    assert 0 not in first[asked.train]
+    everything = np.concatenate([asked.train, asked.validation, asked.test])
     assert len(np.unique(everything)) == len(everything) == len(ratings) - USERS
     made = prompts(asking=asking, shots=None)
     assert len(made) == len(everything)
     np.testing.assert_array_equal(made.fields["user"], ratings.users[everything])
-    np.testing.assert_array_equal(asking(ratings)[2], test)
+    np.testing.assert_array_equal(asking(ratings).test, asked.test)
+    # What is held out of a user is asked about after one history.
+    films = [
+        [w for w in said(made, i, folder[1]).split() if "film" in w]
+        for i in np.flatnonzero((made.part != TRAIN) & (made.fields["user"] == asked_user(asked)))
+    ]
+    assert len(films) == 3 and len({frozenset(one[:-1]) for one in films}) == 1
+
+
+def asked_user(asked):
+    return asked.test[0] // EACH
 
 
 def test_prompts_count_no_more_than_was_known(ratings, prompts):
-    """Each feature by a loop over what came before, or is not held out."""
+    """Each feature by a loop over what came before, and over what is not held out."""
     asking = last_of_users(users=10)
-    made, rows = prompts(asking=asking, shots=None), np.concatenate(asking(ratings))
-    liked, held = ratings.ratings > 3, set(np.concatenate(asking(ratings)[1:]).tolist())
+    made, asked = prompts(asking=asking, shots=None), asking(ratings)
+    out = np.concatenate([asked.validation, asked.test])
+    rows = np.concatenate([asked.train, out])
+    liked, held = ratings.ratings > 3, set(out.tolist())
     base = np.mean([liked[i] for i in range(len(ratings)) if i not in held])
     for row, found in zip(rows, made.fields["dense"], strict=True):
-        before = [i for i in range(row) if ratings.users[i] == ratings.users[row]]
+        mine = [i for i in range(row) if ratings.users[i] == ratings.users[row]]
+        before = [i for i in mine if row not in held or i not in held]
         others = [
             i for i in range(len(ratings))
             if ratings.items[i] == ratings.items[row] and i != row and i not in held

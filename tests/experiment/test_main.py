@@ -64,7 +64,7 @@ def fails(place, capsys, *words, status: int = 2, config: str = "tiny.yaml") -> 
         (["--overwrite=maybe"], "maybe"),
         (["--seed=null"], "seed=null is no number; use seed: 0"),
         (["--examples=pairwise"], "pairs with objective=models.bpr()"),
-        (["--data.source={file}"], "is a file; name the folder that holds it"),
+        (["--data.source={file}"], "unknown extension '.yaml'; save it as CSV"),
         (["stray.yaml"], "'stray.yaml' is no option"),
     ],
 )  # fmt: skip

@@ -148,9 +148,18 @@ def prompts(seed):
     keep, still = "--model.keep runs/prompts/states ", "--strategy.optimizer.learning_rate 1e-12 "
     shots = f"--data.source.init_args.seed {seed} --data.source.shots "
     few = {"16": (16, 10, 40), "64": (64, 5, 15), "256": (256, 2, 8)}
-    for name, (number, every, count) in few.items() if seed < 2 else ():
+    for name, (number, every, count) in few.items():
+        if seed > 1 or (seed and name != "256"):
+            continue
         words = f"{keep}{shots}{number} --evaluation.every {every} --rounds {count}"
         yield f"prompts/tallrec_{name}", f"tallrec_{name}", "large/tallrec", words
+    if seed < 2:
+        words = f"{keep}{shots}256 --model.counts 3 --evaluation.every 2 --rounds 8 "
+        words += "--strategy.optimizer.class_path fedjax_rec.clients.groups"
+        for part, rate in (("line", 0.05), ("decoder", 0.003)):
+            key = f"--strategy.optimizer.init_args.optimizers.{part}"
+            words += f" {key}.class_path optax.adam {key}.init_args.learning_rate {rate}"
+        yield "prompts/tallrec_256_and_counts", "tallrec_256_and_counts", "large/tallrec", words
     if seed == 0:
         base = f"{keep}{still}--data.source.shots 16 --evaluation.every 1 --rounds 1"
         lists = f"{base} --data.source.words fedjax_rec.data.liked_and_disliked"

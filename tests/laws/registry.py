@@ -17,7 +17,7 @@ from adapted import adapted
 from flax import nnx
 
 from fedjax_rec import aggregate, attacks, clients, models, privacy, strategies, trees
-from fedjax_rec.data import batches, examples, part_of, query, sequences, support
+from fedjax_rec.data import batches, covered, examples, part_of, query, sequences, support
 from fedjax_rec.models.prunable import parameters
 from fedjax_rec.strategies import adapters
 from fedjax_rec.types import Model, Server
@@ -112,6 +112,14 @@ PRIVATE = {
         "per_row": privacy.per_row(0.5, touched=4), "adaptive": privacy.adaptive(1.0),
     }.items()
 }  # fmt: skip
+
+# Of uploads under a seal, which the laws seal as engines do.
+PRIVATE |= {
+    f"secure_aggregation({rule.__name__})": lambda rule=rule: privacy.secure_aggregation(
+        8.0, clients=6, protocol=rule()
+    )
+    for rule in (privacy.secagg, privacy.secagg_plus, privacy.light_secagg)
+}
 
 
 def masking(server: Server) -> Server:
@@ -327,6 +335,10 @@ BATCHES = {
     "pointwise(0)": (lambda: batches.pointwise(0), lambda n: n),
     "pairwise(2)": (lambda: batches.pairwise(2), lambda n: 2 * n),
     "ratings()": (lambda: batches.ratings(), lambda n: n),
+    "covered(pointwise)": (
+        lambda: covered(batches.pointwise(4), 1.5),
+        lambda n: 5 * n + 3 * n // 2,
+    ),
     "part_of(pointwise)": (
         lambda: part_of(batches.pointwise(4), 1, 3),
         lambda n: 5 * ((n + 1) // 3),

@@ -150,3 +150,20 @@ def test_an_answer_is_one_token(tmp_path):
     made.save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(ValueError, match=r"answers=' No thanks'\) has 2 tokens"):
         models.tallrec(prompts(), str(tmp_path), answers=(" Yes", " No thanks"))
+
+
+def test_counts_are_a_line_beside_the_answer():
+    base, fields = decoder(), prompts()
+    fields["dense"] = np.random.default_rng(1).random((N, 3)).astype(np.float32)
+    plain = models.yes_no_above(base, (YES, NO), fields, layers=1)
+    model = models.yes_no_above(base, (YES, NO), fields, layers=1, counts=3)
+    z = jax.jit(plain.predict)(*plain.init(KEY), batch_of(fields))
+    shared, private = model.init(KEY)
+    np.testing.assert_array_equal(jax.jit(model.predict)(shared, private, batch_of(fields)), z)
+    weights = jnp.array([[1.0], [-2.0], [0.5]])
+    shared["line"]["kernel"], shared["line"]["bias"] = weights, jnp.ones(1)
+    want = z + fields["dense"] @ weights[:, 0] + 1
+    found = jax.jit(model.predict)(shared, private, batch_of(fields))
+    np.testing.assert_allclose(found, want, rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match=r"yes_no_above\(counts=-1\) is too small"):
+        models.yes_no_above(base, (YES, NO), fields, layers=1, counts=-1)

@@ -15,6 +15,7 @@ A language model that says no more than these three has learned to count.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -22,9 +23,28 @@ from ...check import at_least
 from ..interactions import Interactions, offsets
 
 FEATURES = ("liked_share", "item_mean", "user_mean")
-# Rows to learn from, to choose by and to test on; none is the first of its user.
-Rows = tuple[np.ndarray, np.ndarray, np.ndarray]
-Asking = Callable[[Interactions], Rows]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Rows of interactions to learn from, to choose by and to test on; none is the first of its
+    user.
+
+    Attributes:
+        train: int[n1].
+        validation: int[n2].
+        test: int[n3].
+        until: int[rows], of each interaction where the history ends that a prompt about it may
+            name: it names rows before that one.
+    """
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+    until: np.ndarray
+
+
+Asking = Callable[[Interactions], Asked]
 
 
 def last_ratings(count: int = 10_000, held_out: int = 400) -> Asking:
@@ -37,24 +57,25 @@ def last_ratings(count: int = 10_000, held_out: int = 400) -> Asking:
         held_out: most of them for validation and for the test, the same ones in every run.
 
     Returns:
-        asking(interactions) -> (train, validation, test), rows without the first ones of users.
+        asking(interactions) -> `Asked`, without the first interactions of users. A prompt names
+        what came before it, held out or not.
 
     Raises:
         ValueError: for a number below 1.
 
     Example:
-        >>> train, validation, test = data.last_ratings(count=100, held_out=5)(films)
+        >>> asked = data.last_ratings(count=100, held_out=5)(films)
     """
     at_least("last_ratings", "count", count, 1)
     at_least("last_ratings", "held_out", held_out, 1)
 
-    def asking(found: Interactions) -> Rows:
+    def asking(found: Interactions) -> Asked:
         rows = np.argsort(found.times, kind="stable")[-count:]
         rows = rows[rows > offsets(found)[found.users[rows]]]
         train, *later = np.split(rows, [int(0.8 * len(rows)), int(0.9 * len(rows))])
         fixed = np.random.default_rng(0)
         validation, test = (fixed.permutation(x)[:held_out] for x in later)
-        return train, validation, test
+        return Asked(train, validation, test, np.arange(len(found)))
 
     return asking
 
@@ -70,20 +91,22 @@ def last_of_users(users: int = 500, validation: int = 1, test: int = 2) -> Askin
         test: the last ones of each.
 
     Returns:
-        asking(interactions) -> (train, validation, test), rows without the first ones of users.
+        asking(interactions) -> `Asked`, without the first interactions of users. What is held out
+        of a user is asked about with one history, that before all of it: the answer to one prompt
+        stands in no other, so that prompts of one user can be compared.
 
     Raises:
         ValueError: for a number below 1.
 
     Example:
-        >>> train, validation, test = data.last_of_users(users=5)(films)
-        >>> len(validation), len(test)
+        >>> asked = data.last_of_users(users=5)(films)
+        >>> len(asked.validation), len(asked.test)
         (5, 10)
     """
     for name, value in (("users", users), ("validation", validation), ("test", test)):
         at_least("last_of_users", name, value, 1)
 
-    def asking(found: Interactions) -> Rows:
+    def asking(found: Interactions) -> Asked:
         start, count = offsets(found)[:-1], np.diff(offsets(found))
         able = np.flatnonzero(count > validation + test)
         some = np.sort(np.random.default_rng(0).permutation(able)[:users])
@@ -93,7 +116,10 @@ def last_of_users(users: int = 500, validation: int = 1, test: int = 2) -> Askin
         left = np.ones(len(found), bool)
         left[held.ravel()] = False
         left[start[count > 0]] = False
-        return np.flatnonzero(left), held[:, :validation].ravel(), held[:, validation:].ravel()
+        until = np.arange(len(found))
+        until[held] = held[:, :1]
+        chosen, tested = held[:, :validation].ravel(), held[:, validation:].ravel()
+        return Asked(np.flatnonzero(left), chosen, tested, until)
 
     return asking
 
@@ -118,23 +144,23 @@ def shots_of(rows: np.ndarray, client: np.ndarray, shots: int | None, seed: int)
 
 
 def counted(
-    found: Interactions, likes: np.ndarray, rows: np.ndarray, held: np.ndarray, history: int
+    found: Interactions, likes: np.ndarray, asked: Asked, rows: np.ndarray, history: int
 ) -> np.ndarray:
     """float32[n, 3]: `FEATURES` of `rows`.
 
     Args:
         found: in the order of users and time.
         likes: 0 or 1 of each interaction.
+        asked: what is held out, and where histories end.
         rows: int[n], none the first of its user.
-        held: the rows that are held out.
         history: H, the last interactions of which a prompt speaks.
     """
     known = np.ones(len(found), bool)
-    known[held] = False
+    known[asked.validation], known[asked.test] = False, False
     before = np.append(0, np.cumsum(likes))  # likes of all rows before
-    first = offsets(found)[found.users[rows]]
-    window = np.maximum(first, rows - history)
-    share = lambda begin: (before[rows] - before[begin]) / (rows - begin)
+    first, end = offsets(found)[found.users[rows]], asked.until[rows]
+    window = np.maximum(first, end - history)
+    share = lambda begin: (before[end] - before[begin]) / (end - begin)
     count = np.bincount(found.items[known], minlength=found.num_items)
     liked = np.bincount(found.items[known], likes[known], minlength=found.num_items)
     own, item = known[rows], found.items[rows]

@@ -15,8 +15,7 @@ import polars as pl
 
 from fedjax_rec.data.interactions import Interactions, from_arrays
 from fedjax_rec.data.sources import tables
-
-TYPES = ("token", "token_seq", "float", "float_seq")
+from fedjax_rec.data.sources.rows_of_lists import TYPES
 
 
 def read_atomic(folder: str | Path, name: str | None = None) -> Interactions:
@@ -41,8 +40,8 @@ def read_atomic(folder: str | Path, name: str | None = None) -> Interactions:
         rows["item_id"],
         times=rows["timestamp"] if "timestamp" in numbers else None,
         ratings=rows["rating"] if "rating" in numbers else None,
-        user_features=_features(folder / f"{name}.user", "user_id"),
-        item_features=_features(folder / f"{name}.item", "item_id"),
+        user_features=features_of(folder / f"{name}.user", "user_id"),
+        item_features=features_of(folder / f"{name}.item", "item_id"),
     )
 
 
@@ -70,7 +69,7 @@ def _header(path: Path, needed: tuple[str, ...]) -> dict[str, str]:
     return header
 
 
-def _features(path: Path, key: str) -> pl.DataFrame | None:
+def features_of(path: Path, key: str) -> pl.DataFrame | None:
     if not path.is_file():
         return None
     header = _header(path, (key,))

@@ -26,20 +26,25 @@ GENRES = ("unknown", "Action", "Adventure", "Animation", "Children's", "Comedy",
 GENRES += ("Documentary", "Drama", "Fantasy", "Film-Noir", "Horror", "Musical", "Mystery")
 GENRES += ("Romance", "Sci-Fi", "Thriller", "War", "Western")
 RATINGS = ("u.data", "ratings.dat", "ratings.csv")
+_HEADER = "userId,movieId,rating,timestamp"
 _FIELDS = ("user_id", "item_id", "rating", "timestamp")
 _YEAR = re.compile(r"^(.*?)\s*\((\d{4})\)(?: \(\w+\))?\s*$")
 _ITEM = ("item_id", "movie_title", "release_year", "genre")
 _USER = ("user_id", "age", "gender", "occupation", "zip_code")
 
 
-def read_movielens(folder: str | Path, name: str | None = None) -> Interactions:
-    """Read the ratings in `folder` and the features beside them; `name` is the folder's by default.
+def read_movielens(
+    folder: str | Path, name: str | None = None, file: str | None = None
+) -> Interactions:
+    """Read the ratings in `folder` and the features beside them; `name` is the folder's by default,
+    `file` the first there is of those that ratings are in.
 
     Raises FileNotFoundError when no ratings file is there, ValueError with path and line for a bad
     row.
     """
     folder = Path(folder)
-    path = next((folder / file for file in RATINGS if (folder / file).is_file()), None)
+    names = RATINGS if file is None else (file,)
+    path = next((folder / one for one in names if (folder / one).is_file()), None)
     if path is None:
         raise FileNotFoundError(
             f"{folder} holds none of {', '.join(RATINGS)}; unpack a MovieLens archive there."
@@ -47,10 +52,10 @@ def read_movielens(folder: str | Path, name: str | None = None) -> Interactions:
     separator = {"u.data": "\t", "ratings.dat": "::", "ratings.csv": ","}[path.name]
     skip = 0
     if path.suffix == ".csv":
-        skip, wanted = 1, "userId,movieId,rating,timestamp"
+        skip, wanted = 1, _HEADER
         tables.exists(path)
-        with path.open(encoding="utf-8-sig", errors="replace") as file:
-            header = file.readline().strip()
+        with path.open(encoding="utf-8-sig", errors="replace") as text:
+            header = text.readline().strip()
         if header != wanted:
             raise ValueError(
                 f"{path}:1: expected the header '{wanted}', found '{header}'; add or fix the "
@@ -66,6 +71,25 @@ def read_movielens(folder: str | Path, name: str | None = None) -> Interactions:
         user_features=_users(folder),
         item_features=_items(folder),
     )
+
+
+def has_official_header(path: Path) -> bool:
+    """Whether a file is one of `RATINGS`, and its first line as GroupLens writes it."""
+    if path.name not in RATINGS:
+        return False
+    with path.open("rb") as file:
+        first = file.readline().decode("utf-8-sig", "replace").strip()
+    if path.name == "ratings.csv":
+        return first == _HEADER and _official_films(path.parent / "movies.csv")
+    return len(first.split("\t" if path.name == "u.data" else "::")) == 4
+
+
+def _official_films(path: Path) -> bool:
+    """Whether films are described as GroupLens does, or not at all."""
+    if not path.is_file():
+        return True
+    with path.open("rb") as file:
+        return file.readline().decode("utf-8-sig", "replace").strip() == "movieId,title,genres"
 
 
 def title_and_year(title: str) -> tuple[str, str | None]:

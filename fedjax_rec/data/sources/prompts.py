@@ -158,15 +158,16 @@ def yes_no_prompts(
             f"yes_no_prompts(source={found.name!r}) needs ratings and titles; use ml-100k or ml-1m."
         )
     of_user = by_hash(clients)(Split(found, np.zeros(len(found), np.int8))).client_of_user
-    train, *held = (asking or last_of_users())(found)
-    train = shots_of(train, of_user[found.users[train]], shots, seed)
-    parts = dict(zip((TRAIN, VALIDATION, TEST), (train, *held), strict=True))
+    asked = (asking or last_of_users())(found)
+    train = shots_of(asked.train, of_user[found.users[asked.train]], shots, seed)
+    parts = {TRAIN: train, VALIDATION: asked.validation, TEST: asked.test}
     rows = np.concatenate(list(parts.values()))
     said, start = [short_title(line) for line in lines], offsets(found)
     worded = words or prompt_template()
 
     def text(row: int, named: int) -> str:
-        before = range(max(start[found.users[row]], row - named), row)
+        end = asked.until[row]
+        before = range(max(start[found.users[row]], end - named), end)
         past = [(said[found.items[i]], bool(ratings[i] > above)) for i in before]
         return worded(past, said[found.items[row]])
 
@@ -179,7 +180,7 @@ def yes_no_prompts(
             "length": sizes,
             "prompt": np.arange(len(rows), dtype=np.int32),
             "user": found.users[rows].astype(np.int32),
-            "dense": counted(found, likes, rows, np.concatenate(held), history),
+            "dense": counted(found, likes, asked, rows, history),
             "labels": likes[rows],
         },
         client=of_user[found.users[rows]],

@@ -1,8 +1,7 @@
-"""Where data sets lie, and how to get them: a known name or a folder in, `Interactions` out.
+"""Where data sets lie, and how to get them: a known name or a path in, `Interactions` out.
 
 A name is looked for in `$FEDJAX_REC_DATA/<name>/`, then in the user's cache
-`~/.cache/fedjax_rec/<name>/` (`$XDG_CACHE_HOME` moves it). A folder with `<name>.inter` is read as
-RecBole atomic files, one with `u.data`, `ratings.dat` or `ratings.csv` as official MovieLens files.
+`~/.cache/fedjax_rec/<name>/` (`$XDG_CACHE_HOME` moves it). Files and folders are read by `read`.
 Only ml-100k can be fetched: by the official archive or, where only a package index is reached, from
 the wheel of recbole 1.2.1; both give equal Interactions.
 """
@@ -17,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from fedjax_rec.data.interactions import Interactions
-from fedjax_rec.data.sources.atomic import read_atomic
 from fedjax_rec.data.sources.fetch import LICENCE, SITE, fetch_ml_100k
-from fedjax_rec.data.sources.movielens import RATINGS, read_movielens, tidy_atomic
+from fedjax_rec.data.sources.folders import benchmark, holds, inter, read_folder
+from fedjax_rec.data.sources.movielens import RATINGS
+from fedjax_rec.data.sources.read import read
 from fedjax_rec.data.sources.synthetic import synthetic
 from fedjax_rec.storage import cache, roots
 
@@ -51,14 +51,16 @@ def load(
     fetch: bool = True,
     say: Callable[[str], Any] = print,
 ) -> Interactions:
-    """Read a data set: a known name, a name under the searched folders, `synthetic`, or a path.
+    """Read a data set: a known name, a name under the searched folders, `synthetic`, or whatever
+    `read` reads, whose columns have usual names.
 
     Args:
-        source: such as "ml-100k"; a `Path`, or a text with a separator, is a path.
+        source: such as "ml-100k"; a `Path`, or a text with a separator, is a path of a file or
+            folder; a table, or a dict of columns.
         folder: where names are looked for, in place of the searched folders; nothing is then
             fetched.
         fetch: fetch a name that is absent and can be fetched, which is ml-100k.
-        say: is told the licence of what is fetched.
+        say: is told the licence of what is fetched, and which columns of a file are taken.
 
     Raises:
         FileNotFoundError: with the remedy for data that is not there.
@@ -67,19 +69,16 @@ def load(
     Example:
         >>> interactions = data.load("synthetic")
     """
-    if not isinstance(source, str | Path):
-        raise ValueError(
-            f"load(source={type(source).__name__}) reads a name or a folder; make interactions of "
-            "a table's columns with data.from_arrays(name, users, items, times=..., ratings=...)."
-        )
+    told = None if say is print else say
     text = str(source)
-    if isinstance(source, Path) or os.sep in text or text[:1] in (".", "~"):
-        return read_folder(Path(source).expanduser())
+    tabular = not isinstance(source, str | Path)
+    if tabular or isinstance(source, Path) or os.sep in text or text[:1] in (".", "~"):
+        return read(source, say=told)
     if text == "synthetic":
         return synthetic()
     place = find(text, folder)
     if place is None and (holds(Path(text)) is not None or Path(text).is_file()):
-        return read_folder(Path(text))
+        return read(Path(text), say=told)
     if place is None:
         if not fetch or text != "ml-100k" or folder is not None:
             raise _absent(text, folder)
@@ -144,70 +143,20 @@ def find(name: str, folder: str | Path | None = None) -> Path | None:
     return None
 
 
-def holds(folder: Path) -> Path | None:
-    """`folder`, or the folder of the same name within (as archives unpack), if data lies there;
-    else None.
-    """
-    for place in (folder, folder / folder.name):
-        if _inter(place) or any((place / file).is_file() for file in RATINGS):
-            return place
-    return None
-
-
-def read_folder(folder: str | Path, name: str | None = None) -> Interactions:
-    """Read a folder of atomic or official files, told apart by what lies in it."""
-    folder = Path(folder)
-    if folder.is_file():
-        raise ValueError(
-            f"data source {folder} is a file; name the folder that holds it, {folder.parent}."
-        )
-    if not folder.is_dir():
-        raise FileNotFoundError(f"data folder {folder} does not exist; check the path.")
-    place = holds(folder)
-    if place is None and (parts := _benchmark(folder)):
-        raise ValueError(
-            f"{folder} holds a data set that is split already ({', '.join(parts)}), and here "
-            f"data.split divides; join the rows under one header in {folder.name}.inter."
-        )
-    if place is None:
-        raise FileNotFoundError(
-            f"{folder} holds no data; put {folder.name}.inter (RecBole) or {', '.join(RATINGS)} "
-            "(MovieLens) there."
-        )
-    stem = _inter(place)
-    if stem is None:
-        return read_movielens(place, name or place.name)
-    interactions = read_atomic(place, stem)
-    return tidy_atomic(interactions) if stem == "ml-100k" else interactions
-
-
-def _inter(folder: Path) -> str | None:
-    """The stem of the folder's .inter file: the folder's own name, or else the only one there."""
-    stems = sorted(
-        path.stem for path in folder.glob("*.inter") if path.name not in _benchmark(folder)
-    )
-    if folder.name in stems:
-        return folder.name
-    return stems[0] if len(stems) == 1 else None
-
-
 def _lines(place: Path) -> int:
     """Interactions in a folder of data, by the lines of its file."""
-    stem = _inter(place)
-    names = [f"{stem}.inter"] if stem else [n for n in RATINGS if (place / n).is_file()]
-    path = place / names[0]
+    stem = inter(place)
+    names = [f"{stem}.inter"] if stem else benchmark(place)
+    names = names or [n for n in RATINGS if (place / n).is_file()][:1]
+    return sum(map(_lines_of, (place / name for name in names)))
+
+
+def _lines_of(path: Path) -> int:
     count, last = 0, b"\n"
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             count, last = count + block.count(b"\n"), block[-1:]
     return count + (last != b"\n") - (path.suffix in (".inter", ".csv"))
-
-
-def _benchmark(folder: Path) -> list[str]:
-    """Names of RecBole's benchmark files, one for each part of a split, where there are several."""
-    ends = (".train.inter", ".valid.inter", ".test.inter")
-    found = sorted(path.name for path in folder.glob("*.inter") if path.name.endswith(ends))
-    return found if len(found) > 1 else []
 
 
 def _named() -> list[str]:

@@ -19,11 +19,13 @@ import numpy as np
 from flax import nnx
 
 from ... import weights
+from ...check import at_least
 from ...types import Model
 from ..objectives import Objective, bce
 from ..roles import Frozen, from_nnx
 from ..transformers.decoder import Decoder
 from ..transformers.generate import check_tokens
+from ..transformers.layers import Linear
 from ..transformers.lora import LoRA, freeze, lora
 from ..transformers.peft_read import import_peft
 from ..transformers.pretrained import load_decoder
@@ -35,12 +37,17 @@ class YesNo(nnx.Module):
 
     states: float[n, T, D], what goes into the layers, by `batch["prompt"]` int32[B]; None where it
     is the embedded `batch["tokens"]` int32[B, T]. `batch["length"]` int32[B] counts real tokens.
+    counts: P, features `batch["dense"]` float32[B, P] of which a line is added, from zero; 0 for
+    none.
     """
 
-    def __init__(self, decoder: Decoder, answers, states=None, objective: Objective | None = None):
+    def __init__(
+        self, decoder: Decoder, answers, states=None, objective: Objective | None = None, counts=0
+    ):
         self.decoder, self.answers = decoder, tuple(answers)
         self.states = None if states is None else Frozen(states)
         self.objective = objective or bce()
+        self.line = Linear(jnp.zeros((counts, 1)), jnp.zeros(1)) if counts else None
 
     def loss(self, batch, key):
         return self.objective(self.predict(batch), batch)
@@ -53,7 +60,7 @@ class YesNo(nnx.Module):
             x = self.states[...][batch["prompt"]].astype(self.decoder.tokens.dtype)
         x = self.decoder.last(x, batch["length"] - 1)
         yes, no = jnp.moveaxis(self.decoder.logits(x, jnp.array(self.answers)), -1, 0)
-        return yes - no
+        return yes - no if self.line is None else yes - no + self.line(batch["dense"])[:, 0]
 
 
 def yes_no(
@@ -96,6 +103,7 @@ def yes_no_above(
     rank: int = 8,
     alpha: float = 16.0,
     keep: Path | None = None,
+    counts: int = 0,
 ) -> Model:
     """`yes_no` with LoRA in the last `layers` alone, for the prompts of `fields`.
 
@@ -107,14 +115,17 @@ def yes_no_above(
         layers: the last ones, that are adapted; fewer than there are.
         keep: a folder for the states of prompts, which another run on some of the same prompts then
             reads; None for none.
+        counts: P, features of a prompt, `dense` float32[B, P] of its batch, of which a line is
+            added to the logit and learned beside the adapters; 0 for none.
 
     Raises:
-        ValueError: for tokens that the decoder does not know, unless some layers are adapted and
-            some are not, and as `lora`.
+        ValueError: for counts < 0, for tokens that the decoder does not know, unless some layers
+            are adapted and some are not, and as `lora`.
 
     Example:
         >>> model = models.yes_no_above(decoder, (1, 2), prompts, layers=1, rank=2)
     """
+    at_least("yes_no_above", "counts", counts, 0)
     for name, texts in (("answers", [answers]), ("fields", fields["tokens"])):
         check_tokens("yes_no_above", name, texts, decoder)
     below, above = divided(decoder, layers)
@@ -125,7 +136,7 @@ def yes_no_above(
     small = Decoder(above.size, two, above.layers, above.norm)
 
     def build(rngs):
-        return YesNo(adapted(small, rngs, targets, rank, alpha), (0, 1), made)
+        return YesNo(adapted(small, rngs, targets, rank, alpha), (0, 1), made, counts=counts)
 
     return from_nnx(build)
 
@@ -140,6 +151,7 @@ def tallrec(
     answers: tuple[str, str] = (" Yes", " No"),
     dtype: str = "float32",
     keep: str | None = None,
+    counts: int = 0,
     adapter: str | None = None,
 ) -> Model:
     """`yes_no_above` of known weights or a local folder, for the `fields` of the run's examples.
@@ -168,7 +180,7 @@ def tallrec(
     decoder, (yes, no) = begun(source, dtype, adapter), (one[0] for one in ids)
     weights.fitting(made, decoder.size.vocabulary, source)
     place = None if keep is None else Path(keep).expanduser()
-    return yes_no_above(decoder, (yes, no), fields, layers, targets, rank, alpha, place)
+    return yes_no_above(decoder, (yes, no), fields, layers, targets, rank, alpha, place, counts)
 
 
 def begun(source: str, dtype: str, adapter: str | None) -> Decoder:
