@@ -53,6 +53,13 @@ def rank(tree: PyTree) -> int:
     return max((layer[A].shape[-1] for layer in pairs(tree)), default=0)
 
 
+def first_a(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
+    """A [..., in, r] as it begins: uniform within 1 / sqrt(in), as PEFT draws it (Kaiming's bound
+    for a = sqrt 5)."""
+    bound = shape[-2] ** -0.5
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
 def product(a: jax.Array, b: jax.Array) -> jax.Array:
     """[..., in, out]."""
     return jnp.matmul(a, b, precision="highest")

@@ -205,7 +205,8 @@ def namespace(compiled_fast):
         "click_model": click_model, "click_parameters": state_of(click_model, clicked, key),
         "clicked": clicked, "clicks": clicks, "dataset": dataset,
         "decoder": models.load_llama(tiny_llama.folder()), "decoder_folder": tiny_llama.folder(),
-        "films": replace(rated, item_features=names), "interactions": rated, "key": key,
+        "empty_folder": tempfile.mkdtemp(), "films": replace(rated, item_features=names),
+        "interactions": rated, "key": key,
         "model": model, "num_items": num_items, "parameters": state_of(model, dataset, key),
         "prompts": tiny_llama.prompts(6), "split": split, "titles": tiny_bert.titles(num_items),
     }  # fmt: skip

@@ -23,9 +23,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from .. import clients, data, models, simulate, strategies, trees
-from ..models.transformers.bert import BertSizes, pooled, random_bert
+from ..models.transformers.bert import BertSizes, random_bert
 from ..models.transformers.layers import stacked
 from ..models.transformers.lora import freeze, lora
+from ..models.transformers.sentences import Sentence
 from ..rounds.cohort import client_keys
 from ..rounds.plan import analysed, peak_bytes
 from ..types import Client, Cohort, Model, Now, State, Strategy
@@ -53,7 +54,7 @@ class Texts(nnx.Module):
         ids, encoder = self.tokens[items], self.encoder
         real = jnp.ones(ids.shape, bool)
         x = stacked(encoder.layers, encoder.embed(ids), real, remat=self.remat)
-        return pooled(x, real)
+        return Sentence().pooled(x, real)
 
     def loss(self, batch, key):
         vectors = self.vectors(batch["items"])

@@ -8,7 +8,7 @@ similarity of items i and j: the cosine of the angle between their rows of all i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import numpy as np
 import polars as pl
 from safetensors.numpy import save_file
 
-from .. import data, rows
+from .. import data, factors, models, rows
 from ..check import at_least, nearest, one_of
 from ..clients.optimizers import path_of
 from ..data.partition import members_of
@@ -50,6 +50,31 @@ def export(
     with whole(written[-1]) as beside:
         save_file(weights(state), beside)
     return written
+
+
+def export_peft(
+    given: Mapping[str, Any], state: State, folder: Path, base: str | None, client: int | None
+) -> list[Path]:
+    """Writes what `LoadedRun.export_peft` describes. given: the arguments of the model."""
+    source = given.get("source", given.get("weights"))
+    if source is None:
+        raise ValueError(
+            "export_peft: the run's model is of no pretrained weights (it has neither source nor "
+            "weights), and PEFT has adapters of such alone; use export."
+        )
+    kept = [path_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(state.private)]
+    own = any(name.rsplit("/", 1)[-1] in (factors.A, factors.B) for name in kept)
+    if own and client is None:
+        raise ValueError("export_peft(client=None): clients keep adapters; name one, 0 or above.")
+    if not own and client is not None:
+        raise ValueError(f"export_peft(client={client}): all have the same adapters; leave it out.")
+    if own:
+        at_least("export_peft", "client", client, 0)
+        number = len(jax.tree.leaves(state.private)[0])
+        if client >= number:  # pyright: ignore
+            raise ValueError(f"export_peft(client={client}): there are {number}; use a lower one.")
+    mine = jax.tree.map(lambda x: x[client], state.private) if own else ()
+    return models.export_peft(state.shared, folder, source, base, own=mine)
 
 
 def weights(state: State) -> dict[str, np.ndarray]:

@@ -226,6 +226,37 @@ class LoadedRun:
         state = self.state_of(which)
         return exported.export(self.experiment, self.read_config, state, Path(folder), k, format)
 
+    def export_peft(
+        self,
+        folder: Path | str,
+        which: str = "best",
+        base: str | None = None,
+        client: int | None = None,
+    ) -> list[Path]:
+        """Writes the adapters to `folder` as PEFT reads them (`models.export_peft`).
+
+        Args:
+            folder: Is made where it is missing. Gets `adapter_config.json` and
+                `adapter_model.safetensors`.
+            which: "best", the state after the best round, or "last".
+            base: What PEFT loads as the base, such as "HuggingFaceTB/SmolLM2-135M"; the `source` or
+                `weights` of the model where it is None.
+            client: The number of one client, where clients keep adapters of their own.
+
+        Returns:
+            The files that were written.
+
+        Raises:
+            ValueError: The model has no adapters of pretrained weights, clients keep adapters and
+                none is named, or the rule has merged adapters into the base.
+
+        Example:
+            >>> done.export_peft("runs/tallrec/adapter", base="HuggingFaceTB/SmolLM2-135M")
+        """
+        given = self.config["model"].get("init_args") or {}
+        state = self.state_of(which)
+        return exported.export_peft(given, state, Path(folder), base, client)
+
     def evaluate(self, part: str = "test", which: str = "best", **changes: Any) -> dict[str, float]:
         """Measures the model once more, as the run did or otherwise.
 

@@ -28,24 +28,28 @@ from .text.next_title import after_titles, next_title
 from .text.text_encoder import text_encoder
 from .text.text_tower import text_and_rows, text_tower
 from .transformers import layers
-from .transformers.bert import BertSizes, bert, random_bert, sentences
+from .transformers.bert import BertSizes, random_bert
 from .transformers.decoder import Decoder, DecoderSize
+from .transformers.encoders import bert
 from .transformers.families.llama import LlamaSize, llama
 from .transformers.generate import generate
-from .transformers.lora import DoRA, LoRA, dora, freeze, lora
+from .transformers.lora import DoRA, LoRA, dora, freeze, lora, merged
+from .transformers.peft_read import import_peft
+from .transformers.peft_write import export_peft
 from .transformers.pretrained import load_decoder, load_llama
 from .transformers.quantise import base_nbytes, in_dtype, quantised
+from .transformers.sentences import sentences
 
 __all__ = [
     "BertSizes", "Decoder", "DecoderSize", "DoRA", "Embedding", "Fit", "Frozen", "ItemLoss",
     "LlamaSize", "LoRA", "Objective", "Private", "PrivateRows", "Rows", "after_titles",
     "base_nbytes", "bce", "bert", "bert4rec", "bpr", "dcn", "deepfm", "dlrm", "dora", "ease",
-    "fedkd", "fedmf", "fedrap", "freeze", "from_nnx", "frozen_at", "full_softmax", "gbce",
-    "generate", "gmf", "gpfedrec", "gpfedrec_rows", "gru4rec", "guided", "hashed", "hstu", "ials",
-    "in_dtype", "item_knn", "item_scores", "item_weights", "layers", "llama", "load_decoder",
-    "load_llama", "logistic", "lora", "masked_mean", "mlp", "mutual", "neumf", "next_title",
-    "pfedrec", "popularity", "private_at", "prunable", "quantised", "quotient_remainder",
-    "random_bert", "rows_each", "sampled_bce", "sampled_softmax", "sasrec", "sentences",
-    "squared_error", "started", "tallrec", "text_and_rows", "text_encoder", "text_tower", "unisrec",
-    "with_core", "yes_no", "yes_no_above",
+    "export_peft", "fedkd", "fedmf", "fedrap", "freeze", "from_nnx", "frozen_at", "full_softmax",
+    "gbce", "generate", "gmf", "gpfedrec", "gpfedrec_rows", "gru4rec", "guided", "hashed", "hstu",
+    "ials", "import_peft", "in_dtype", "item_knn", "item_scores", "item_weights", "layers", "llama",
+    "load_decoder", "load_llama", "logistic", "lora", "masked_mean", "merged", "mlp", "mutual",
+    "neumf", "next_title", "pfedrec", "popularity", "private_at", "prunable", "quantised",
+    "quotient_remainder", "random_bert", "rows_each", "sampled_bce", "sampled_softmax", "sasrec",
+    "sentences", "squared_error", "started", "tallrec", "text_and_rows", "text_encoder",
+    "text_tower", "unisrec", "with_core", "yes_no", "yes_no_above",
 ]  # fmt: skip

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import eval_jaxpr
 
 from .. import keys, rows, trees, wire
 from ..check import is_traced
@@ -35,10 +36,15 @@ def beginning(
     """
 
     def init(key, num_clients: int) -> State:
-        outline = jax.eval_shape(lambda k: fresh(k, num_clients), key)
+        made = jax.make_jaxpr(lambda k: fresh(k, num_clients), return_shape=True)
+        program, outline = made(key)
         for what, (tree, remedy) in held(outline).items():
             refuse_too_large(what, trees.nbytes(tree), num_clients, remedy)
-        return jax.jit(fresh, static_argnums=1)(key, num_clients)
+        # What it closes over, such as a pretrained base, is an argument: as a constant it would be
+        # held once more by what is compiled.
+        call = jax.jit(lambda constants, key: eval_jaxpr(program.jaxpr, constants, key))
+        leaves = call(program.consts, key)
+        return jax.tree.unflatten(jax.tree.structure(outline), leaves)
 
     return init
 

@@ -3,10 +3,11 @@
 from .catalogue import KNOWN, Known
 from .gguf import Gguf, gguf, gguf_file
 from .places import find, get, known
-from .tensors import config, tensors
+from .tensors import ADAPTER, ADAPTER_CONFIG, adapter, config, read_json, tensors
 from .tokens import Tokens, begun, fitting, tokenize, tokenizer, within
 
 __all__ = [
-    "KNOWN", "Gguf", "Known", "Tokens", "begun", "config", "find", "fitting", "get", "gguf",
-    "gguf_file", "known", "tensors", "tokenize", "tokenizer", "within",
+    "ADAPTER", "ADAPTER_CONFIG", "KNOWN", "Gguf", "Known", "Tokens", "adapter", "begun", "config",
+    "find", "fitting", "get", "gguf", "gguf_file", "known", "read_json", "tensors", "tokenize",
+    "tokenizer", "within",
 ]  # fmt: skip

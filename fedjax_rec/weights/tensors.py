@@ -1,4 +1,5 @@
-"""Reading a Hugging Face folder: `config.json`, and `model.safetensors` whole or in shards."""
+"""Reading a Hugging Face folder: `config.json`, and `model.safetensors` whole or in shards; and one
+of PEFT, `adapter_config.json` and `adapter_model.safetensors`."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 WHOLE, SHARDS = "model.safetensors", "model.safetensors.index.json"
+ADAPTER_CONFIG, ADAPTER = "adapter_config.json", "adapter_model.safetensors"
 
 
 def config(folder: Path) -> dict[str, Any]:
@@ -19,7 +21,23 @@ def config(folder: Path) -> dict[str, Any]:
         FileNotFoundError: where the folder has none.
         ValueError: where it cannot be read.
     """
-    return _json(folder / "config.json")
+    return read_json(folder / "config.json")
+
+
+def adapter(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """(`adapter_config.json`, {name: array}) of a folder of PEFT.
+
+    Raises:
+        FileNotFoundError: where it has no such file, or weights in another format.
+        ValueError: where one cannot be read.
+    """
+    said = read_json(folder / ADAPTER_CONFIG)
+    if not (folder / ADAPTER).is_file():
+        raise FileNotFoundError(
+            f"{folder} has no {ADAPTER}; save the adapter by PEFT's save_pretrained, which writes "
+            "safetensors."
+        )
+    return said, opened(folder / ADAPTER)
 
 
 def tensors(folder: Path) -> dict[str, np.ndarray]:
@@ -32,7 +50,7 @@ def tensors(folder: Path) -> dict[str, np.ndarray]:
     if (folder / WHOLE).is_file():
         files = [WHOLE]
     elif (folder / SHARDS).is_file():
-        listed = _json(folder / SHARDS).get("weight_map")
+        listed = read_json(folder / SHARDS).get("weight_map")
         if not isinstance(listed, dict):
             raise ValueError(f"{folder / SHARDS} has no weight_map; fetch it again.")
         files = sorted(set(listed.values()))
@@ -42,18 +60,28 @@ def tensors(folder: Path) -> dict[str, np.ndarray]:
         )
     out = {}
     for file in files:
-        try:
-            with safe_open(folder / file, "numpy") as opened:
-                for name in opened.keys():  # noqa: SIM118, it is no mapping
-                    out[name] = opened.get_tensor(name)
-        except (SafetensorError, OSError) as error:
-            raise ValueError(
-                f"{folder / file} cannot be read as safetensors ({error}); fetch it again."
-            ) from error
+        out |= opened(folder / file)
     return out
 
 
-def _json(path: Path) -> dict[str, Any]:
+def opened(path: Path) -> dict[str, np.ndarray]:
+    """{name: array} of one file of safetensors. Raises ValueError where it is broken."""
+    try:
+        with safe_open(path, "numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no mapping
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"{path} cannot be read as safetensors ({error}); fetch it again."
+        ) from error
+
+
+def read_json(path: Path, kind: type = dict) -> Any:
+    """What the file `path` says, which is of a `kind`: an object, or a list.
+
+    Raises:
+        FileNotFoundError: where it is not there.
+        ValueError: where it is no JSON, or of another kind.
+    """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -62,6 +90,7 @@ def _json(path: Path) -> dict[str, Any]:
         ) from None
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is no JSON ({error}); fetch it again.") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} is no object of JSON; fetch it again.")
+    if not isinstance(found, kind):
+        what = "object" if kind is dict else kind.__name__
+        raise ValueError(f"{path} is no {what} of JSON; fetch it again.")
     return found

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -9,6 +11,9 @@ import polars as pl
 import pytest
 from safetensors.numpy import load_file
 from small_data import write_config, write_folder
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "laws"))
+import tiny_bert
 
 import fedjax_rec as fr
 from fedjax_rec import data
@@ -187,6 +192,47 @@ def test_scores_and_weights_are_exported(done, tmp_path, kind):
     assert held["private/user"].shape[0] == known.num_users
     with pytest.raises(ValueError, match="format='xlsx'"):
         done.export(tmp_path, format="xlsx")
+
+
+def test_adapters_of_a_run_go_out_by_the_names_of_its_base(place, done, tmp_path):
+    texts = {
+        "class_path": "fedjax_rec.models.text_encoder",
+        "init_args": {"weights": tiny_bert.folder(), "rank": 2, "trained_layers": 2,
+                      "components": 3, "width": 4},
+    }  # fmt: skip
+    (place / "tiny" / "tiny.item").write_text(
+        "\n".join(["item_id:token\ttitle:token_seq"]
+                  + [f"i{i}\t{x}" for i, x in enumerate(tiny_bert.titles(40))]) + "\n"
+    )  # fmt: skip
+
+    def run(rule: str):
+        chosen = {"class_path": f"fedjax_rec.strategies.{rule}", "init_args": {"steps": 1}}
+        return fr.run(place / "tiny.yaml", out=tmp_path / rule, show=False, rounds=2, model=texts,
+                      strategy=chosen)  # fmt: skip
+
+    one = run("fedit")
+    one.export_peft(tmp_path / "out", base="tiny")
+    held = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    name = "base_model.model.encoder.layer.{}.attention.self.value.lora_{}.weight"
+    layer = one.best.shared["layers"]["value"]
+    for i in range(2):  # the last two of three
+        np.testing.assert_array_equal(held[name.format(i + 1, "A")].T, layer["lora_a"][i])
+        np.testing.assert_array_equal(held[name.format(i + 1, "B")].T, layer["lora_b"][i])
+    told = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert told["base_model_name_or_path"] == "tiny" and told["lora_alpha"] == 16
+    with pytest.raises(ValueError, match="all have the same adapters; leave it out"):
+        one.export_peft(tmp_path / "out", client=0)
+    with pytest.raises(ValueError, match=r"is another at (query|value); name the base"):
+        run("flora").export_peft(tmp_path / "out", which="last")
+    own = run("fedsa_lora")
+    with pytest.raises(ValueError, match="clients keep adapters; name one"):
+        own.export_peft(tmp_path / "out")
+    own.export_peft(tmp_path / "out", client=3)
+    held = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    theirs = own.best.private["layers"]["value"]["lora_b"]
+    np.testing.assert_array_equal(held[name.format(2, "B")].T, theirs[3, 1])
+    with pytest.raises(ValueError, match="the run's model is of no pretrained weights"):
+        done.export_peft(tmp_path / "out")
 
 
 def test_the_command_line_asks_a_finished_run(done, capsys, tmp_path):

@@ -12,16 +12,10 @@ import pytest
 from flax import nnx
 
 from fedjax_rec import weights
-from fedjax_rec.models.transformers.bert import (
-    BertSizes,
-    bert,
-    layers_of,
-    outputs,
-    pooled,
-    random_bert,
-    sentences,
-)
+from fedjax_rec.models.transformers.bert import BertSizes, layers_of, outputs, random_bert
+from fedjax_rec.models.transformers.encoders import bert
 from fedjax_rec.models.transformers.layers import stacked
+from fedjax_rec.models.transformers.sentences import Sentence, sentences
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "laws"))
 import tiny_bert
@@ -116,9 +110,12 @@ def test_prefixed_tensors_read_alike_and_other_folders_are_refused(tmp_path):
     place = tiny_bert.write(tmp_path / "prefixed", "bert.")
     np.testing.assert_array_equal(sentences(TITLES, place), sentences(TITLES, tiny_bert.folder()))
     wrong = {
-        "model_type": ("gpt2", "holds a model of type 'gpt2'; give one of type 'bert'"),
-        "hidden_act": ("gelus", r"hidden_act='gelus'\) is unknown \(did you mean 'gelu'"),
-        "position_embedding_type": ("relative_key", "has relative_key positions"),
+        "model_type": ("gpt2", "holds a model of type 'gpt2', which is no encoder known here"),
+        "hidden_act": ("gelus", "has hidden_act='gelus', which is not computed here; use a model"),
+        "position_embedding_type": (
+            "relative_key",
+            "has position_embedding_type='relative_key'",
+        ),
         "num_hidden_layers": (4, r"has no encoder\.layer\.3\.attention"),
     }
     for i, (key, (value, message)) in enumerate(wrong.items()):
@@ -133,7 +130,7 @@ def test_a_random_start_has_the_sizes_that_are_asked_for():
 
     @compiled
     def encoded(ids):
-        return pooled(random_bert(sizes, nnx.Rngs(0))(ids, ids > 0), ids > 0)
+        return Sentence().pooled(random_bert(sizes, nnx.Rngs(0))(ids, ids > 0), ids > 0)
 
     out = encoded(jnp.asarray([[1, 2, 3, 0], [4, 5, 0, 0]]))
     assert out.shape == (2, 12)

@@ -51,6 +51,33 @@ def test_lora_is_its_equation():
     np.testing.assert_allclose(layer(X), want, atol=1e-5)
 
 
+def test_a_begins_as_that_of_peft():
+    """torch's kaiming_uniform_(a=sqrt(5)): within gain sqrt(3 / in), of gain sqrt(2 / (1 + 5))."""
+    decoder = models.freeze(layers.linear(nnx.Rngs(0), 400, 4))
+
+    class Holder(nnx.Module):
+        def __init__(self):
+            self.query = decoder
+
+    a = np.asarray(models.lora(Holder(), nnx.Rngs(1), "query", rank=50).query.lora_a[...])
+    bound = (2 / 6) ** 0.5 * (3 / 400) ** 0.5
+    assert 0.99 * bound < np.abs(a).max() <= bound
+    np.testing.assert_allclose(a.std(), bound / 3**0.5, rtol=0.02)
+
+
+def test_an_adapted_head_is_heard_by_those_who_ask_for_few_tokens():
+    size = models.LlamaSize(30, 8, 12, 1, 2, 1, 4, tied=False)
+    for adapt in (models.lora, models.dora):
+        decoder = models.freeze(models.llama(nnx.Rngs(0), size))
+        adapt(decoder, nnx.Rngs(1), "head", rank=2)
+        x, few = jnp.ones((3, 8)), jnp.array([7, 2])
+        plain = decoder.logits(x, few)
+        decoder.head.lora_b[...] += 0.5
+        made = decoder.logits(x, few)
+        np.testing.assert_allclose(made, decoder.logits(x)[:, few], atol=1e-5)
+        assert np.abs(made - plain).max() > 0.1
+
+
 def test_dora_is_its_equation_without_merging():
     layer = one_layer(models.dora)
     w, bias, a, b = parts(layer)

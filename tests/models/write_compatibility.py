@@ -52,7 +52,9 @@ The error is the largest difference of a logit, over the largest logit; `bfloat1
 weights loaded so, against the logits in float32, and beside it the share of places at which the
 likeliest token is the same. "Greedy" is whether `models.generate`, with its cache, adds the same
 eight tokens to both texts. What a family is, and how to add one, is in
-[language_models.md](language_models.md).
+[language_models.md](language_models.md). Adapters of PEFT beside these, and text encoders, are held
+against their libraries likewise: [adapters.md](adapters.md#peft),
+[language_models.md](language_models.md#text-encoders).
 
 | `model_type` | checkpoint | what it has | float32 | bfloat16 | same token | greedy |
 |---|---|---|---|---|---|---|

@@ -26,7 +26,8 @@ from ..roles import Frozen, from_nnx
 from ..transformers.decoder import Decoder
 from ..transformers.generate import check_tokens
 from ..transformers.layers import Linear
-from ..transformers.lora import freeze, lora
+from ..transformers.lora import LoRA, freeze, lora
+from ..transformers.peft_read import import_peft
 from ..transformers.pretrained import load_decoder
 from .prompt_states import divided, states
 
@@ -72,7 +73,8 @@ def yes_no(
     """`decoder` frozen, with LoRA at `targets` of all its layers, on prompts of tokens.
 
     Args:
-        decoder: what is asked; it stays as it is.
+        decoder: what is asked; it stays as it is. Adapters that it has, as `import_peft` puts them,
+            are what is trained, and targets, rank and alpha say nothing.
         answers: the tokens of yes and of no.
         targets: as in `lora`.
         rank: as in `lora`.
@@ -128,8 +130,9 @@ def yes_no_above(
         check_tokens("yes_no_above", name, texts, decoder)
     below, above = divided(decoder, layers)
     made = jnp.asarray(states(below, fields["tokens"], fields["length"], keep))
-    table = decoder.tokens[...] if decoder.head is None else decoder.head.kernel[...].T
-    two = table[jnp.array(answers)]
+    two = jnp.array(answers)
+    tokens = decoder.tokens[...]
+    two = tokens[two] if decoder.head is None else decoder.head.whole(two).T.astype(tokens.dtype)
     small = Decoder(above.size, two, above.layers, above.norm)
 
     def build(rngs):
@@ -149,6 +152,7 @@ def tallrec(
     dtype: str = "float32",
     keep: str | None = None,
     counts: int = 0,
+    adapter: str | None = None,
 ) -> Model:
     """`yes_no_above` of known weights or a local folder, for the `fields` of the run's examples.
 
@@ -158,10 +162,12 @@ def tallrec(
         source: as in `load_decoder`.
         answers: a token each.
         dtype: as in `load_decoder`.
+        adapter: a folder of PEFT, whose adapters go on in place of new ones, see `import_peft`; in
+            the layers below they stay as they are.
 
     Raises:
         ValueError: for an answer of several tokens, a tokenizer of another model, and as
-            `yes_no_above`.
+            `yes_no_above` and `import_peft`.
 
     Example:
         >>> model = models.tallrec(prompts, decoder_folder, layers=1, rank=2, answers=("7", "8"))
@@ -171,14 +177,34 @@ def tallrec(
     for answer, some in zip(answers, ids, strict=True):
         if len(some) != 1:
             raise ValueError(f"tallrec(answers={answer!r}) has {len(some)} tokens; use one of one.")
-    decoder, (yes, no) = load_decoder(source, dtype), (one[0] for one in ids)
+    decoder, (yes, no) = begun(source, dtype, adapter), (one[0] for one in ids)
     weights.fitting(made, decoder.size.vocabulary, source)
     place = None if keep is None else Path(keep).expanduser()
     return yes_no_above(decoder, (yes, no), fields, layers, targets, rank, alpha, place, counts)
 
 
+def begun(source: str, dtype: str, adapter: str | None) -> Decoder:
+    """The decoder of known weights, with the adapters of a folder of PEFT if need be."""
+    decoder = load_decoder(source, dtype)
+    if adapter is None:
+        return decoder
+    return import_peft(freeze(decoder), adapter, nnx.Rngs(0))  # pyright: ignore
+
+
 def adapted(decoder: Decoder, rngs, targets: str, rank: int, alpha: float) -> Decoder:
-    """`decoder` with its arrays frozen, and LoRA at `targets`; the argument stays as it is."""
+    """`decoder` with its arrays frozen, and LoRA at `targets`, or the adapters that it has, as
+    `models.import_peft` puts them; the argument stays as it is."""
     made = nnx.merge(*nnx.split(decoder))
-    lora(freeze(made), rngs, targets, rank, alpha)
+    there = [part for _, part in nnx.iter_modules(made) if isinstance(part, LoRA)]
+    if not there:
+        return lora(freeze(made), rngs, targets, rank, alpha)  # pyright: ignore
+    trained = [
+        (part, name, value)
+        for part in there
+        for name, value in vars(part).items()
+        if name.startswith("lora_")
+    ]
+    freeze(made)
+    for part, name, value in trained:
+        setattr(part, name, value)
     return made

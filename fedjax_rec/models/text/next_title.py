@@ -28,8 +28,7 @@ from ..roles import Frozen, from_nnx
 from ..transformers.decoder import Decoder, seen
 from ..transformers.generate import check_tokens
 from ..transformers.layers import MASKED, Scores
-from ..transformers.pretrained import load_decoder
-from .answers import adapted
+from .answers import adapted, begun
 
 CANDIDATES = 32  # titles that are scored at once
 
@@ -140,6 +139,7 @@ def next_title(
     rank: int = 8,
     alpha: float = 16.0,
     dtype: str = "float32",
+    adapter: str | None = None,
 ) -> Model:
     """The decoder of known weights or a local folder, frozen, with LoRA at `targets`.
 
@@ -152,9 +152,11 @@ def next_title(
         source: as in `load_decoder`.
         opening: what stands before the titles.
         dtype: as in `load_decoder`.
+        adapter: a folder of PEFT, whose adapters go on in place of new ones, see `import_peft`.
 
     Raises:
-        ValueError: without titles, for a tokenizer of another model, and as `after_titles`.
+        ValueError: without titles, for a tokenizer of another model, and as `after_titles` and
+            `import_peft`.
 
     Example:
         >>> numbers = [str(i) for i in range(num_items)]
@@ -165,7 +167,7 @@ def next_title(
     made = weights.tokenizer(weights.find(source))
     said = weights.within(made, [f" {title.split(' (')[0]};" for title in titles])
     (before,) = weights.begun(made, [opening])
-    decoder = load_decoder(source, dtype)
+    decoder = begun(source, dtype, adapter)
     weights.fitting(made, decoder.size.vocabulary, source)
     return after_titles(decoder, before, said, most, targets, rank, alpha)
 
@@ -182,7 +184,8 @@ def after_titles(
     """`next_title` of a decoder at hand, and tokens.
 
     Args:
-        decoder: what is asked how likely a title is; it stays as it is.
+        decoder: what is asked how likely a title is; it stays as it is. Of adapters that it has, as
+            in `yes_no`.
         opening: tokens before the titles, at least one.
         titles: the tokens of the title of each item.
         most: `S`, tokens of a text; the oldest titles of a history are left out.

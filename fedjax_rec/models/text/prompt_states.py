@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from ... import factors
 from ...storage import whole
 from ..transformers.decoder import Decoder, some
 
@@ -102,6 +103,10 @@ def fingerprint(decoder: Decoder) -> bytes:
     told = hashlib.sha256(repr((decoder.size, norms)).encode())
     for x in parts:
         told.update(np.asarray(x if x.ndim == 1 else x[-1], np.float32).tobytes())
+    # Adapters may be in some layers alone.
+    for path, variable in nnx.to_flat_state(nnx.state(decoder.layers)):
+        if str(path[-1]) in (factors.A, factors.B, "lora_m"):
+            told.update(np.asarray(variable[...], np.float32).tobytes())
     return told.digest()
 
 

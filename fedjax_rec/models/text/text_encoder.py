@@ -28,9 +28,11 @@ from ...types import Model
 from ..factorization.mf import inner, of_users
 from ..objectives import Objective, bce
 from ..roles import Frozen, Private, from_nnx
-from ..transformers.bert import CHUNK, bert, bert_sizes, layers_of, outputs, pooled
+from ..transformers.bert import CHUNK, layers_of, outputs
+from ..transformers.encoders import bert
 from ..transformers.layers import stacked
 from ..transformers.lora import freeze, lora
+from ..transformers.sentences import Sentence, sentence, tokens_of
 from .text_tower import Projector, described, whitening
 
 Role = Literal["shared", "private", "frozen"]
@@ -45,7 +47,10 @@ class TextEncoder(nnx.Module):
     """states: [I, T, E]; mask: bool[I, T]; mean, white: [E], [E, k] of the whitening; layers: a
     stack of `bert.Layer` with adapters; user: [members, D]; centre: [D]."""
 
-    def __init__(self, table, layers, project, members, width, scale, remat, objective, rngs):
+    def __init__(
+        self, table, layers, said: Sentence, project, members, width, scale, remat, objective, rngs
+    ):
+        self.said = said
         self.states, self.mask, self.mean, self.white = (Frozen(x) for x in table)
         self.layers, self.project = layers, project
         self.user = Private(scale * jax.random.normal(rngs.params(), (members, width)))
@@ -57,7 +62,7 @@ class TextEncoder(nnx.Module):
         """[..., D] of items int[...]."""
         mask = self.mask[items]
         x = stacked(self.layers, self.states[items].astype(jnp.float32), mask, remat=self.remat)
-        return self.project((pooled(x, mask) - self.mean[...]) @ self.white[...])
+        return self.project((self.said.pooled(x, mask) - self.mean[...]) @ self.white[...])
 
     def loss(self, batch, key):
         vectors = self.vectors(batch["items"])
@@ -99,6 +104,7 @@ def text_encoder(
     dtype: Literal["float32", "bfloat16"] = "float32",
     remat: bool = False,
     objective: Objective | None = None,
+    prefix: str | None = None,
 ) -> Model:
     """MiniLM, or another BERT, with adapters in its last layers.
 
@@ -118,6 +124,7 @@ def text_encoder(
         b: what B is, likewise; "private" is FedSA-LoRA.
         dtype: of the frozen table of states.
         remat: compute layers again for gradients, in place of keeping what they made.
+        prefix: what stands before each text, as in `sentences`.
 
     Raises:
         ValueError: without a text for each item, for more layers than there are, unless width and
@@ -135,17 +142,18 @@ def text_encoder(
     one_of("text_encoder", "dtype", dtype, ("float32", "bfloat16"))
     at_least("text_encoder", "trained_layers", trained_layers, 1)
     place = pretrained.find(weights)
-    number = bert_sizes(place).layers
+    encoder, said = bert(place), sentence(place)
+    number = encoder.layers.query.kernel.shape[0]
     if trained_layers > number:
         raise ValueError(
             f"text_encoder(trained_layers={trained_layers}) of {number} layers; use at most "
             f"{number}."
         )
-    encoder, tokens = bert(place), pretrained.tokenize(place, texts, length)
+    tokens = tokens_of(place, texts, length, prefix)
     below = number - trained_layers
     states, mask = outputs(encoder, tokens, below), jnp.asarray(tokens.mask)
     top = layers_of(encoder.layers, below)
-    mean, white = whitening(_embeddings(top, states, mask), components)
+    mean, white = whitening(_embeddings(top, said, states, mask), components)
     table = jnp.asarray(states, dtype), mask, jnp.asarray(mean), jnp.asarray(white)
     structure, base, rest = nnx.split(top, nnx.Variable, ...)
     objective = objective or bce()
@@ -154,13 +162,15 @@ def text_encoder(
         upper = freeze(nnx.merge(structure, base, rest, copy=True))
         adapter(upper, rngs, targets, rank, alpha, a=ROLES[a], b=ROLES[b])
         project = Projector(rngs, components, layers, width, scale)
-        return TextEncoder(table, upper, project, members, width, scale, remat, objective, rngs)
+        return TextEncoder(
+            table, upper, said, project, members, width, scale, remat, objective, rngs
+        )
 
     return from_nnx(build)
 
 
-def _embeddings(layers, states, mask) -> np.ndarray:
+def _embeddings(layers, said: Sentence, states, mask) -> np.ndarray:
     """[I, E]: the embeddings before training, of states [I, T, E] below `layers`."""
-    one = lambda text: pooled(stacked(layers, *text), text[1])
+    one = lambda text: said.pooled(stacked(layers, *text), text[1])
     run = jax.jit(lambda *texts: jax.lax.map(one, texts, batch_size=CHUNK))
     return np.asarray(run(states, mask))

@@ -26,8 +26,8 @@ from ...types import Model
 from ..factorization.mf import inner, of_users
 from ..objectives import Objective, bce
 from ..roles import Frozen, Private, Rows, from_nnx
-from ..transformers.bert import sentences
 from ..transformers.layers import linear
+from ..transformers.sentences import sentences
 
 
 class Projector(nnx.Module):

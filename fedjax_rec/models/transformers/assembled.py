@@ -72,7 +72,9 @@ def put_together(made: Architecture, x) -> Decoder:
     norms = {name: made.norm(x[name], eps) for name in made.norms}
     block = Block(size, kernels, norms, made.kinds())
     head = None if made.tied else Linear(x["head"])
-    return Decoder(size, x["tokens"], block, made.norm(x["norm"], eps), head)
+    decoder = Decoder(size, x["tokens"], block, made.norm(x["norm"], eps), head)
+    decoder.fused = tuple(made.fused.items())
+    return decoder
 
 
 def empty(made: Architecture, dtype) -> dict[str, np.ndarray]:

@@ -1,21 +1,21 @@
-"""A BERT encoder and the sentence embeddings that are made of it.
+"""BERT (Devlin et al., NAACL 2019), and the encoders that differ from it in little.
 
     x = norm(word[t] + position + type[0]);   per layer
     x <- norm(x + out(attention(query x, key x, value x)));   x <- norm(x + down(gelu(up x)))
 
-(Devlin et al., NAACL 2019), and e = mean of x over real tokens, at length 1 (Reimers & Gurevych,
-EMNLP 2019). Weights come from any local Hugging Face folder of model type `bert`, such as
-MiniLM-L6-v2, or from a random start. The layers are one stack, see `layers.stacked`.
+ELECTRA projects the first x to another width; MPNet adds to the scores of two tokens a number by
+how far apart they are, of each head. Weights come from a folder (`encoders`), or from a random
+start. The layers are one stack, see `layers.stacked`.
 
 `V` vocabulary, `L` layers, `D` width, `T` tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -24,7 +24,7 @@ import numpy as np
 from flax import nnx
 
 from ... import weights
-from ...check import at_least, one_of
+from ...check import one_of
 from .layers import LayerNorm, Linear, attention, linear, stacked
 
 # Kept for the gradient is what goes in, [..., T, 4 D], and not the three arrays of that size in
@@ -64,9 +64,18 @@ class BertSizes:
 
 
 class Layer(nnx.Module):
-    """One layer, or the stack of several where its variables have a leading axis [L, ...]."""
+    """One layer, or the stack of several where its variables have a leading axis [L, ...].
 
-    def __init__(self, linears: dict[str, Linear], norms: dict[str, LayerNorm], sizes: BertSizes):
+    apart: [32, H], what is added to scores by the bucket of a distance, or None.
+    """
+
+    def __init__(
+        self,
+        linears: dict[str, Linear],
+        norms: dict[str, LayerNorm],
+        sizes: BertSizes,
+        apart: jax.Array | None = None,
+    ):
         # Any: `models.lora` puts its own layers in their place.
         self.query: Any = linears["query"]
         self.key: Any = linears["key"]
@@ -75,39 +84,64 @@ class Layer(nnx.Module):
         self.up: Any = linears["up"]
         self.down: Any = linears["down"]
         self.attention_norm, self.norm = norms["attention_norm"], norms["norm"]
+        self.apart = None if apart is None else nnx.Param(apart)
         self.heads, self.activation = sizes.heads, sizes.activation
 
     def __call__(self, x, mask):
         """x: [..., T, D]; mask: bool[..., T] of the real tokens."""
         split = lambda y: y.reshape(*y.shape[:-1], self.heads, -1)
         q, k, v = (split(f(x)) for f in (self.query, self.key, self.value))
-        seen = attention(q, k, v, mask[..., None, :])
+        seen = attention(q, k, v, mask[..., None, :], self.scores(x.shape))
         x = self.attention_norm(x + self.out(seen.reshape(x.shape)))
         return self.norm(x + self.down(ACTIVATIONS[self.activation](self.up(x))))
 
+    def scores(self, shape):
+        """What products q k^T of x [..., T, D] are worth; None for q k^T / sqrt(d)."""
+        if self.apart is None:
+            return None
+        *_, length, width = shape
+        near = jnp.moveaxis(self.apart[...][buckets(length)], -1, 0)
+        return lambda products: products * (self.heads / width) ** 0.5 + near
+
+
+def buckets(length: int) -> np.ndarray:
+    """int[T, T]: which of 32 buckets each place is in, seen from each: sixteen of those before it
+    and as many of those behind, eight of them of one distance each, the rest by its logarithm, up
+    to 128 (Raffel et al. 2020; MPNet, Song et al. 2020)."""
+    ahead = np.arange(length)[None] - np.arange(length)[:, None]
+    far = np.abs(ahead)
+    each = np.log(np.maximum(far, 8).astype(np.float32) / 8) / np.float32(math.log(128 / 8)) * 8
+    return np.where(ahead > 0, 16, 0) + np.where(far < 8, far, np.minimum(8 + each.astype(int), 15))
+
 
 class Bert(nnx.Module):
-    """words: [V, D]; positions: [512, D]; kinds: [2, D]; layers: a stack of `Layer`."""
+    """words: [V, E]; positions: [512, E]; kinds: [2, E]; layers: a stack of `Layer`; project:
+    `Linear` [E, D], None where E is D.
 
-    def __init__(self, words, positions, kinds, norm: LayerNorm, layers: Layer):
+    called: what linear layers are called in the folder, how those of a layer are, and what may
+    stand before all names.
+    """
+
+    called: tuple[tuple[tuple[str, str], ...], str, str] = (
+        tuple(LINEARS.items()), "encoder.layer.{}.{}", "bert."
+    )  # fmt: skip
+
+    def __init__(
+        self, words, positions, kinds, norm: LayerNorm, layers: Layer, project: Linear | None = None
+    ):
         self.words, self.positions = nnx.Param(words), nnx.Param(positions)
         self.kinds, self.norm, self.layers = nnx.Param(kinds), norm, layers
+        self.project = project
 
     def embed(self, ids):
         """[..., T, D]: what goes into the first layer, of ids int32[..., T]."""
         places = self.positions[: ids.shape[-1]]
-        return self.norm(self.words[ids] + places + self.kinds[0])
+        x = self.norm(self.words[ids] + places + self.kinds[0])
+        return x if self.project is None else self.project(x)
 
     def __call__(self, ids, mask):
         """[..., T, D]: what comes out of the last layer."""
         return stacked(self.layers, self.embed(ids), mask)
-
-
-def pooled(x: jax.Array, mask: jax.Array) -> jax.Array:
-    """[..., D]: the mean of x [..., T, D] over the tokens of mask [..., T], at length 1."""
-    real = mask[..., None].astype(jnp.float32)
-    mean = (x.astype(jnp.float32) * real).sum(-2) / jnp.maximum(real.sum(-2), 1.0)
-    return mean / jnp.maximum(jnp.linalg.norm(mean, axis=-1, keepdims=True), 1e-12)
 
 
 def random_bert(sizes: BertSizes, rngs: nnx.Rngs) -> Bert:
@@ -143,66 +177,6 @@ def random_bert(sizes: BertSizes, rngs: nnx.Rngs) -> Bert:
     )  # fmt: skip
 
 
-def bert(folder: str | Path) -> Bert:
-    """The `Bert` of local weights, whose tensors it holds in float32.
-
-    Args:
-        folder: `minilm`, or any local Hugging Face folder of model type `bert` with config.json and
-            model.safetensors.
-
-    Raises:
-        FileNotFoundError: for what is not there.
-        ValueError: for another kind of model.
-
-    Example:
-        >>> encoder = models.bert(bert_folder)
-    """
-    place = weights.find(folder)
-    sizes, arrays = bert_sizes(place), weights.tensors(place)
-    prefix = "bert." if "bert.embeddings.word_embeddings.weight" in arrays else ""
-
-    def get(name: str) -> jax.Array:
-        if prefix + name not in arrays:
-            raise ValueError(f"{place}: model.safetensors has no {prefix}{name}; it is no BERT.")
-        return jnp.asarray(arrays[prefix + name], jnp.float32)
-
-    def layers(name: str) -> jax.Array:
-        return jnp.stack([get(f"encoder.layer.{i}.{name}") for i in range(sizes.layers)])
-
-    linears = {
-        ours: Linear(layers(f"{theirs}.weight").swapaxes(1, 2), layers(f"{theirs}.bias"))
-        for ours, theirs in LINEARS.items()
-    }
-    norms = {
-        ours: LayerNorm(layers(f"{theirs}.weight"), layers(f"{theirs}.bias"), sizes.eps)
-        for ours, theirs in NORMS.items()
-    }
-    table = lambda name: get(f"embeddings.{name}_embeddings.weight")
-    first = LayerNorm(
-        get("embeddings.LayerNorm.weight"), get("embeddings.LayerNorm.bias"), sizes.eps
-    )
-    kinds = table("token_type")
-    return Bert(table("word"), table("position"), kinds, first, Layer(linears, norms, sizes))
-
-
-def bert_sizes(folder: Path) -> BertSizes:
-    """The sizes that config.json of `folder` says."""
-    said = weights.config(folder)
-    if said.get("model_type") != "bert":
-        raise ValueError(
-            f"{folder} holds a model of type {said.get('model_type')!r}; give one of type 'bert'."
-        )
-    positions = said.get("position_embedding_type", "absolute")
-    if positions != "absolute":
-        raise ValueError(f"{folder} has {positions} positions; give one with absolute ones.")
-    one_of(f"bert({folder})", "hidden_act", said.get("hidden_act", "gelu"), ACTIVATIONS)
-    return BertSizes(
-        said["vocab_size"], said["hidden_size"], said["num_hidden_layers"],
-        said["num_attention_heads"], said["intermediate_size"], said["max_position_embeddings"],
-        said["type_vocab_size"], said["layer_norm_eps"], said.get("hidden_act", "gelu"),
-    )  # fmt: skip
-
-
 def layers_of(stack: Layer, start: int, stop: int | None = None) -> Layer:
     """Layers `start` .. `stop` of a stack, as a stack of their own."""
     structure, variables, rest = nnx.split(stack, nnx.Variable, ...)
@@ -227,28 +201,3 @@ def outputs(encoder: Bert, tokens: weights.Tokens, layers: int) -> np.ndarray:
         return jax.lax.map(one, (ids, mask), batch_size=CHUNK)
 
     return np.asarray(run(variables, jnp.asarray(tokens.ids), jnp.asarray(tokens.mask)))
-
-
-def sentences(
-    texts: Sequence[str], folder: str | Path = "minilm", length: int | None = 128
-) -> np.ndarray:
-    """float32[n, D]: the embeddings of `texts`, at length 1.
-
-    Args:
-        texts: n of them.
-        folder: the weights, as in `bert`.
-        length: most tokens of a text, special ones included; longer texts lose their end. None for
-            any.
-
-    Raises:
-        ValueError: for length < 3, and for texts longer than the encoder has positions.
-
-    Example:
-        >>> embeddings = models.sentences(["alien", "star wars"], bert_folder)
-    """
-    if length is not None:
-        at_least("sentences", "length", length, 3)
-    place = weights.find(folder)
-    encoder, tokens = bert(place), weights.tokenize(place, texts, length)
-    states = outputs(encoder, tokens, bert_sizes(place).layers)
-    return np.asarray(pooled(jnp.asarray(states), jnp.asarray(tokens.mask)))

@@ -29,7 +29,7 @@ from flax import nnx
 
 from ...check import at_least, one_of
 from ..roles import Frozen
-from .layers import Linear, RMSNorm, Scores, UnitRMSNorm, attention, capped, stacked
+from .layers import EVERY, Linear, RMSNorm, Scores, UnitRMSNorm, attention, capped, stacked
 from .rope import Rope, turned
 
 # Linear layers of a block: name -> (what goes in, what comes out), as properties of `DecoderSize`.
@@ -193,8 +193,11 @@ class Block(nnx.Module):
 class Decoder(nnx.Module):
     """tokens: [V, D]; layers: `Block`; norm: the last; head: `Linear` [D, V], None where tied.
 
-    remat: gradients keep the input of each layer and compute the rest again.
+    remat: gradients keep the input of each layer and compute the rest again. fused: (a tensor of a
+    layer in its folder, our linear layers that lie in it), for whoever reads more of the kind.
     """
+
+    fused: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     def __init__(
         self, size: DecoderSize, tokens, layers: Block, norm: Norm, head: Linear | None = None
@@ -250,11 +253,11 @@ class Decoder(nnx.Module):
     def logits(self, x, of=None):
         """float32[..., V] of x [..., D], or of the tokens `of` int32[n] alone [..., n]."""
         y = self.norm(x)
-        if self.head is not None and of is None:
-            made = self.head(y).astype(jnp.float32)
+        if self.head is not None:
+            made = self.head(y, EVERY if of is None else of).astype(jnp.float32)
         else:
-            table = self.tokens[...] if self.head is None else self.head.kernel[...].T
-            table = (table if of is None else table[of]).astype(y.dtype)
+            table = self.tokens[...] if of is None else self.tokens[...][of]
+            table = table.astype(y.dtype)
             made = jnp.einsum("...d,vd->...v", y, table, preferred_element_type=jnp.float32)
         return capped(made / self.size.logits, self.size.cap)
 

@@ -26,6 +26,7 @@ from flax import nnx
 from ...check import positive
 
 MASKED = -1e9
+EVERY: Any = slice(None)
 
 
 def weight(kernel: nnx.Variable, dtype) -> jax.Array:
@@ -45,9 +46,14 @@ class Linear(nnx.Module):
         self.kernel = nnx.Param(kernel)
         self.bias = None if bias is None else nnx.Param(bias)
 
-    def __call__(self, x):
-        y = x @ weight(self.kernel, x.dtype)
-        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+    def __call__(self, x, of=EVERY):
+        """[..., out] of x [..., in], or the outputs `of` int[n] alone."""
+        y = x @ weight(self.kernel, x.dtype)[..., of]
+        return y if self.bias is None else y + self.bias[..., of].astype(x.dtype)
+
+    def whole(self, of=EVERY):
+        """float32[..., in, out]: the weight, of the outputs `of` alone."""
+        return weight(self.kernel, jnp.float32)[..., of]
 
 
 def linear(rngs, inputs: int, outputs: int, bias: bool = True, scale: float | None = None, lead=()):

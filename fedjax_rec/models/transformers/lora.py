@@ -18,8 +18,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ...check import at_least, positive
+from ...factors import first_a, product
 from ..roles import Frozen
-from .layers import Linear, weight
+from .layers import EVERY, Linear, weight
 
 
 class LoRA(nnx.Module):
@@ -32,24 +33,32 @@ class LoRA(nnx.Module):
         linear: Linear,
         a: nnx.Variable,
         b: nnx.Variable,
-        scale: float,
+        scale: float | jax.Array,
         dropout: nnx.Dropout | None = None,
     ):
         self.kernel, self.bias = linear.kernel, linear.bias
         self.lora_a, self.lora_b = a, b
-        self.lora_scale = Frozen(jnp.full(linear.kernel.shape[:-2], scale, jnp.float32))
+        lead = linear.kernel.shape[:-2]
+        self.lora_scale = Frozen(jnp.broadcast_to(jnp.asarray(scale, jnp.float32), lead))
         self.dropout = dropout
 
-    def beside(self, x):
-        """s (x A) B."""
+    def beside(self, x, of=EVERY):
+        """s (x A) B, of the outputs `of` alone."""
         small = (x if self.dropout is None else self.dropout(x)) @ self.lora_a[...].astype(x.dtype)
-        return self.lora_scale[...].astype(x.dtype) * (small @ self.lora_b[...].astype(x.dtype))
+        b = self.lora_b[..., of].astype(x.dtype)
+        return self.lora_scale[...].astype(x.dtype) * (small @ b)
 
-    def with_bias(self, y):
-        return y if self.bias is None else y + self.bias[...].astype(y.dtype)
+    def with_bias(self, y, of=EVERY):
+        return y if self.bias is None else y + self.bias[..., of].astype(y.dtype)
 
-    def __call__(self, x):
-        return self.with_bias(x @ weight(self.kernel, x.dtype) + self.beside(x))
+    def __call__(self, x, of=EVERY):
+        return self.with_bias(x @ weight(self.kernel, x.dtype)[..., of] + self.beside(x, of), of)
+
+    def whole(self, of=EVERY):
+        """float32[..., in, out]: W + s A B, of the outputs `of` alone."""
+        a, b, s = (v[...].astype(jnp.float32) for v in (self.lora_a, self.lora_b, self.lora_scale))
+        w = weight(self.kernel, jnp.float32)[..., of]
+        return w + s[..., None, None] * product(a, b[..., of])
 
 
 class DoRA(LoRA):
@@ -63,15 +72,20 @@ class DoRA(LoRA):
         super().__init__(*args)
         self.lora_m = nnx.Param(jnp.sqrt(_columns(weight(self.kernel, jnp.float32))))
 
-    def __call__(self, x):
-        kernel = weight(self.kernel, x.dtype)
+    def __call__(self, x, of=EVERY):
+        kernel = weight(self.kernel, x.dtype)[..., of]
         a, b, s = (v[...].astype(jnp.float32) for v in (self.lora_a, self.lora_b, self.lora_scale))
-        w = kernel.astype(jnp.float32)
+        b, w = b[..., of], kernel.astype(jnp.float32)
         mixed = ((a.mT @ w) * b).sum(-2) * 2 * s[..., None]
         square = _columns(w) + mixed + s[..., None] ** 2 * ((a.mT @ a @ b) * b).sum(-2)
         norm = jax.lax.stop_gradient(jnp.sqrt(jnp.maximum(square, 1e-12)))
-        times = (self.lora_m[...] / norm).astype(x.dtype)
-        return self.with_bias(times * (x @ kernel + self.beside(x)))
+        times = (self.lora_m[..., of] / norm).astype(x.dtype)
+        return self.with_bias(times * (x @ kernel + self.beside(x, of)), of)
+
+    def whole(self, of=EVERY):
+        """float32[..., in, out]: V m / |V|, of the outputs `of` alone."""
+        v = super().whole(of)
+        return v * (self.lora_m[..., of] / jnp.sqrt(jnp.maximum(_columns(v), 1e-12)))[..., None, :]
 
 
 def _columns(kernel: jax.Array) -> jax.Array:
@@ -94,7 +108,7 @@ def freeze(module: nnx.Module) -> nnx.Module:
     for _, part in list(nnx.iter_modules(module)):
         for name, value in list(vars(part).items()):
             if type(value) is nnx.Param:
-                setattr(part, name, Frozen(value[...]))
+                setattr(part, name, Frozen(value.get_value()))
     return module
 
 
@@ -150,7 +164,7 @@ def lora(
         holder, name = found[path]
         old = getattr(holder, name)
         *lead, inputs, outputs = old.kernel.shape
-        start = inputs**-0.5 * jax.random.normal(rngs.params(), (*lead, inputs, rank))
+        start = first_a(rngs.params(), (*lead, inputs, rank))
         pair = a(start), b(jnp.zeros((*lead, rank, outputs)))
         drop = nnx.Dropout(dropout, rngs=rngs) if dropout else None
         setattr(holder, name, layer(old, *pair, alpha / rank, drop))
@@ -176,6 +190,42 @@ def dora(
         >>> module = models.dora(base, nnx.Rngs(1), rank=2)
     """
     return lora(module, rngs, targets, layer=DoRA, **kwargs)
+
+
+def merged(module: nnx.Module) -> nnx.Module:
+    """Puts what adapters say into the weights beside them, for use without adapters.
+
+    The weights are in the dtype that they had; quantised ones become float32.
+
+    Args:
+        module: it is changed in place.
+
+    Returns:
+        `module`, with a plain linear layer in place of each adapted one.
+
+    Raises:
+        ValueError: where it has no adapter.
+
+    Example:
+        >>> adapted = models.lora(models.freeze(nnx.clone(decoder)), nnx.Rngs(1), rank=2)
+        >>> plain = models.merged(adapted)
+    """
+    chosen = [
+        (holder, name, part)
+        for _, holder in nnx.iter_modules(module)
+        for name, part in vars(holder).items()
+        if isinstance(part, LoRA)
+    ]
+    if not chosen:
+        raise ValueError("merged(module) finds no adapter; it is as plain as it can be.")
+    for holder, name, part in chosen:
+        value = part.kernel.get_value()
+        dtype = jnp.float32 if hasattr(value, "qvalue") else value.dtype
+        plain = Linear(part.whole().astype(dtype), None if part.bias is None else part.bias[...])
+        if isinstance(part.kernel, Frozen):
+            freeze(plain)
+        setattr(holder, name, plain)
+    return module
 
 
 def linears(module: nnx.Module) -> dict[str, tuple[nnx.Module, str]]:

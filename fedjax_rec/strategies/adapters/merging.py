@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from ... import factors, trees
-from ...factors import KERNEL, SCALE, A, B, product
+from ...factors import KERNEL, SCALE, A, B, first_a, product
 from ...trees import Frozen
 from ...types import PyTree, Server
 from .products import Products
@@ -65,7 +65,7 @@ def averaged(layer, update, stepped, key):
 def restarted(layer, update, stepped, key):
     """A' drawn anew as by `models.lora`, B' = 0."""
     a = layer[A]
-    return a.shape[-2] ** -0.5 * jax.random.normal(key, a.shape, a.dtype), jnp.zeros_like(layer[B])
+    return first_a(key, a.shape, a.dtype), jnp.zeros_like(layer[B])
 
 
 def truncated(layer, update, stepped, key):
