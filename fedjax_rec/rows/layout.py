@@ -120,7 +120,7 @@ def values_at(update: RowsUpdate, like: RowsUpdate) -> jax.Array:
     Of updates without origin and factor; ids sorted, each live at its first place.
     """
     if update.ids is like.ids:
-        return update.values
+        return jnp.asarray(update.values)
     if update.ids is None:
         return jnp.asarray(update.values).at[like.ids].get(mode="clip")
     if like.ids is None:
