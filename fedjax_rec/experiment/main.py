@@ -16,6 +16,7 @@
     fedjax-rec data get NAME | list                       fetch, check and describe data or weights
     fedjax-rec data check PATH [--user NAME ...]          what a file holds, and what is wrong
     fedjax-rec report DIR [DIR ...]                       tables and figures from finished runs
+    fedjax-rec report DIR [DIR ...] --html FILE           and one page of them for a browser
     fedjax-rec help [COMMAND]                             this, or what a command takes
 
 CONFIG is a file, or the name of one that is shipped (quickstart). `--json` is for scripts. Exit
@@ -310,6 +311,7 @@ def _report(words: Sequence[str]) -> int:
     parser.add_argument("--out", default="runs/report", help="folder for report.md and figures")
     parser.add_argument("--sort", metavar="METRIC", help="rows by it, the best first, e.g. hr@10")
     parser.add_argument("--json", action="store_true", help="the numbers on standard output")
+    parser.add_argument("--html", metavar="FILE", help="also one page for a browser, all within it")
     parser.add_argument("--results", help="write docs/results.md-like page FILE instead")
     parser.add_argument("--section", help="with --results: write this section of the page alone")
     parser.add_argument("--targets", help="YAML with goals, for --results")
@@ -319,6 +321,7 @@ def _report(words: Sequence[str]) -> int:
 
     from rich.console import Console
 
+    from ..report.page import write_page
     from ..report.reading import find_runs, unfinished
     from ..report.results import results
     from ..report.tables import tables, write_report
@@ -326,6 +329,7 @@ def _report(words: Sequence[str]) -> int:
     for path in unfinished(known.folders):
         print(f"fedjax-rec: {path} is unfinished and is left out.", file=sys.stderr)
 
+    pages = [write_page(known.folders, Path(known.html), known.sort)] if known.html else []
     if known.results:
         targets = Path(known.targets) if known.targets else None
         written = results(known.folders, targets, Path(known.results), known.section)
@@ -335,10 +339,10 @@ def _report(words: Sequence[str]) -> int:
         written = write_report(known.folders, Path(known.out), known.sort)
         if known.json:
             told = [{**run.summary, "folder": str(run.folder)} for run in found]
-            _print_json({"runs": told, "files": list(map(str, written))})
+            _print_json({"runs": told, "files": list(map(str, [*written, *pages]))})
             return 0
         Console().print(page)
-    for path in written:
+    for path in [*written, *pages]:
         print(path)
     return 0
 

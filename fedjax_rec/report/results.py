@@ -92,7 +92,7 @@ def results(
     rows, called = [], names(groups)
     for line in lines:
         told = [""] * len(held) if is_closed(line.group) else verdicts(line.group)
-        rows.append([*_line(line, shown), share_of_line(line, lines), *told])
+        rows.append([*cells_of_line(line, shown), share_of_line(line, lines), *told])
     for each in groups:
         compare = [share(each, found)] if compared else []
         rows.append([*row(each, shown, called[id(each)]), *compare, *verdicts(each)])
@@ -147,7 +147,7 @@ def _notes(groups: Sequence[Group], mine: Mapping[int, Target | None]) -> list[s
     return [line for note, names in text.items() for line in (f"{', '.join(names)}: {note}", "")]
 
 
-def _line(line: Line, shown: Sequence[str]) -> list[str]:
+def cells_of_line(line: Line, shown: Sequence[str]) -> list[str]:
     """The cells of a reference; closed forms depend on no policy of negatives."""
     known = dict(zip(header(shown), row(line.group, shown), strict=True))
     known |= {title(metric): spread(line.best(metric)) for metric in shown}

@@ -36,12 +36,13 @@ def settings(
         references: its lines of reference, in theirs.
         above: how many lines stand above the first of the rows.
     """
-    found = {**_told(rows, "row", above), **_told(references, "reference")}
+    found = {**compared(rows, "row", above), **compared(references, "reference")}
     text = yaml.safe_dump(found, sort_keys=False, width=120, allow_unicode=True)
     return HEAD.format(title) + text
 
 
-def _told(groups: Iterable[Group], called: str, above: int = 0) -> dict[str, dict[str, Any]]:
+def compared(groups: Iterable[Group], called: str, above: int = 0) -> dict[str, dict[str, Any]]:
+    """`row 1` -> its whole settings, or what differs from the first row on the same data."""
     told, first = {}, {}
     for place, each in enumerate(groups, start=1 + above):
         setting = each.runs[0].setting()

@@ -4,10 +4,14 @@ Every metric is the TEST value at the round that was best on validation (`best` 
 never the best test round.
 """
 
+from __future__ import annotations
+
 import re
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Group as Stacked
@@ -27,6 +31,9 @@ from fedjax_rec.report.reading import (
 )
 from fedjax_rec.report.settings import data_names, differing, names
 from fedjax_rec.storage import whole
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MIB = 2**20
 
@@ -106,6 +113,13 @@ def by_metric(groups: Sequence[Group], metric: str | None) -> list[Group]:
 def markdown(groups: Sequence[Group], metrics: Sequence[str] = RANKING) -> str:
     """A markdown table, one row per group, with the settings that they differ in behind their
     names; notes below it name the runs left out as repeats."""
+    return grid(*columns_and_rows(groups, metrics)) + repeats(groups)
+
+
+def columns_and_rows(
+    groups: Sequence[Group], metrics: Sequence[str] = RANKING
+) -> tuple[list[str], list[list[str]]]:
+    """(titles, cells of each group): the run, the settings that groups differ in, and the rest."""
     shown, called = shown_metrics(groups, metrics), names(groups)
     apart = {k: values for k, values in differing(groups).items() if k not in header(shown)}
     rows = []
@@ -113,7 +127,7 @@ def markdown(groups: Sequence[Group], metrics: Sequence[str] = RANKING) -> str:
         first, *rest = row(each, shown, called[id(each)])
         rows.append([first, *(values[place] for values in apart.values()), *rest])
     first, *rest = header(shown)
-    return grid([first, *apart, *rest], rows) + repeats(groups)
+    return [first, *apart, *rest], rows
 
 
 def write_report(
@@ -129,26 +143,32 @@ def write_report(
     Returns:
         The files written, `report.md` first.
     """
-    # They import this module, and matplotlib is slow.
-    from fedjax_rec.report import figures, tradeoff
+    from fedjax_rec.report import figures  # imports this module, and matplotlib is slow
 
     folders = list(folders)
     out, groups = Path(out), by_metric(group(find_runs(folders)), sort)
     sets = sets_of(groups)
     drawn, text = [], ["# Runs", "", *provenance(groups), *left_out(folders)]
     for place, ((data, evaluation), members) in enumerate(sets.items(), start=1):
-        runs = [run for each in members for run in each.runs]
         text += [f"## {data}, {evaluation}", "", markdown(members)]
-        pictures = [("learning_curve", figures.learning_curve)]
-        if any(run.summary["totals"]["bytes_up"] for run in runs):
-            pictures.append(("quality_bytes", figures.quality_against_bytes))
-        if sizes(members) > 2:
-            pictures.append(("tradeoff", tradeoff.tradeoff))
-        for name, draw in pictures:
+        for name, draw in pictures_of(members).items():
             path = out / "figures" / (f"{name}_{place}.png" if len(sets) > 1 else f"{name}.png")
-            drawn.append(figures.save(draw(runs), path))
+            drawn.append(figures.save(draw(), path))
             text += [f"![{name.replace('_', ' ')}]({path.relative_to(out).as_posix()})", ""]
     return [write_text(out / "report.md", "\n".join(text)), *drawn]
+
+
+def pictures_of(groups: Sequence[Group]) -> dict[str, Callable[[], Figure]]:
+    """Name -> what draws it, of the figures that `groups`, one of `sets_of`, have something for."""
+    from fedjax_rec.report import figures, tradeoff  # they import this module
+
+    runs = [run for each in groups for run in each.runs]
+    found = {"learning_curve": partial(figures.learning_curve, runs)}
+    if any(run.summary["totals"]["bytes_up"] for run in runs):
+        found["quality_bytes"] = partial(figures.quality_against_bytes, runs)
+    if sizes(groups) > 2:
+        found["tradeoff"] = partial(tradeoff.tradeoff, runs)
+    return found
 
 
 def sets_of(groups: Iterable[Group]) -> dict[tuple[str, str], list[Group]]:
