@@ -42,6 +42,15 @@ def halved(fraction: float = 0.5) -> Compressor:
     return compress.top_k(fraction / 2)
 
 
+def quarter(of, fraction: float = 0.5) -> Compressor:
+    """A factory of somebody else's, which takes one."""
+    return of(fraction / 4)
+
+
+def test_a_factory_of_a_user_may_take_a_factory():
+    assert repr(quarter(compress.top_k)) == "quarter(of=top_k)"
+
+
 def test_the_factory_of_a_user_counts_and_what_has_none_says_its_kind():
     assert repr(halved(0.2)) == "halved(fraction=0.2)"
     assert repr(Stage(lambda *x: x)) == "Stage(...)"

@@ -40,6 +40,8 @@ def beginning(
         program, outline = made(key)
         for what, (tree, remedy) in held(outline).items():
             refuse_too_large(what, trees.nbytes(tree), num_clients, remedy)
+        if not program.consts:
+            return jax.jit(fresh, static_argnums=1)(key, num_clients)
         # What it closes over, such as a pretrained base, is an argument: as a constant it would be
         # held once more by what is compiled.
         call = jax.jit(lambda constants, key: eval_jaxpr(program.jaxpr, constants, key))

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from .. import keys, rows, trees, wire
 from ..aggregate import mean
+from ..made import refuse_uncalled
 from ..servers.step import as_server, step
 from ..types import (
     Aggregator,
@@ -108,6 +109,7 @@ def federated(
         >>> strategy = strategies.federated(client, model, compress.cast(), aggregate.uniform())
     """
     checked("federated", clients_per_chunk)
+    refuse_uncalled("federated", "aggregator", aggregator)
     if deadline is not None and clock is None:
         raise ValueError(
             f"federated(deadline={deadline}) needs a clock; give clock=lognormal_clock()."

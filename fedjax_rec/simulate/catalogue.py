@@ -15,7 +15,8 @@ from ..types import State, Strategy
 def refuse_other_catalogue(strategy: Strategy, state: State, store) -> None:
     """Raises ValueError where `strategy.model` scores more or fewer items than `store` has.
 
-    Nothing is looked at of a model that ranks nothing, and of a store that knows no items.
+    Nothing is looked at of a model that ranks nothing or cannot read this state, which matters
+    where it is measured, and of a store that knows no items.
     """
     model, items = strategy.model, getattr(store, "num_items", None)
     if items is None or model.ranking is None:
@@ -27,7 +28,10 @@ def refuse_other_catalogue(strategy: Strategy, state: State, store) -> None:
         one = jax.tree.map(lambda x: x[0], state.private)
         return model.score(state.shared, one, slice(None), 0, history)
 
-    found = jax.eval_shape(scored, state).shape[-1]
+    try:
+        found = jax.eval_shape(scored, state).shape[-1]
+    except (AttributeError, KeyError, TypeError):  # what clients keep is not what it reads
+        return
     if found != items:
         raise ValueError(
             f"the model scores {found} items and the data have {items}; make it with "

@@ -113,5 +113,5 @@ def test_bad_arguments_are_named():
     model = factorization(5)
     with pytest.raises(ValueError, match=r"apfl\(alpha=1.5\)"):
         apfl(model, EXAMPLES, clients.sgd(RATE), 1.5)
-    with pytest.raises(ValueError, match=r"apfl\(rate=-1\)"):
+    with pytest.raises(ValueError, match=r"apfl\(alpha_rate=-1\)"):
         apfl(model, EXAMPLES, clients.sgd(RATE), 0.5, -1)

@@ -47,7 +47,9 @@ def sent():
     """(by client the changes of A of queries and of values in its message, what it read; inputs of
     the first layer) of a decoder that trains on prompts: an item, and one token behind it."""
     decoder = llama(nnx.Rngs(0), LlamaSize(ITEMS + 1, 48, 24, 2, 2, 1, 8))
-    embedded, scale = (np.asarray(x[...]) for x in (decoder.tokens, decoder.layers.before.scale))
+    embedded, scale = (
+        np.asarray(x[...]) for x in (decoder.tokens, decoder.layers.before_attention.scale)
+    )
     inputs = embedded / np.sqrt((embedded**2).mean(1, keepdims=True) + 1e-5) * scale[0]
     rng = np.random.default_rng(0)
     chosen = [*(rng.permutation(ITEMS)[:5] for _ in range(USERS)), np.arange(ITEMS)]
