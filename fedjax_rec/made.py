@@ -34,7 +34,8 @@ def part(cls):
 def _remember(self) -> None:
     text = ""
     for factory, given in _factories(sys._getframe(2), type(self)):
-        ours = factory.__module__.partition(".")[0] == __name__.partition(".")[0]
+        module = factory.__module__ or ""  # None where code is run from a text
+        ours = module.partition(".")[0] == __name__.partition(".")[0]
         for name, value in given.items() if ours else ():  # others may well take factories
             if "Callable" not in str(factory.__annotations__.get(name, "")):
                 refuse_uncalled(factory.__name__, name, value)

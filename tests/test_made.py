@@ -145,3 +145,11 @@ def test_a_message_shows_what_is_short():
         evaluate.sampled(evaluate.metrics(["hr@10"])).measure(
             lambda items, user: items, type("Case", (), {"negatives": None})
         )
+
+
+def test_a_factory_of_a_text_makes_parts():
+    """As in a notebook's `%run` or in `exec`, where a function belongs to no module."""
+    space: dict = {}
+    head = "from fedjax_rec import compress\nfrom fedjax_rec.types import Compressor\n\n"
+    exec(head + "def own() -> Compressor:\n    return compress.top_k(0.5)\n", space)
+    assert repr(space["own"]()) == "own()"

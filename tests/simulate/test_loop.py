@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -227,4 +228,5 @@ def test_a_state_that_holds_one_array_twice_may_be_run_from():
     state = own.init(keys.stream(KEY, "init"), N)
     (*_, last) = simulate(own, crowd(), 2, KEY, FOUR, state=state)
     (*_, alone) = simulate(inner, crowd(), 2, KEY, FOUR)
-    same(last.state.shared, alone.state.shared)
+    # Two programs: what XLA fuses differs between machines by the last bit.
+    chex.assert_trees_all_close(last.state.shared, alone.state.shared, rtol=1e-6)
