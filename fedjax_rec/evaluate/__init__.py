@@ -6,6 +6,7 @@ For one user (`jax.vmap` over users):
     values = evaluate_user(metrics(["hr@10", "ndcg@10"]), *found)  # float32[M], NaN: no target
 """
 
+from fedjax_rec.evaluate.beyond import beyond_accuracy
 from fedjax_rec.evaluate.bootstrap import auc_interval
 from fedjax_rec.evaluate.distribution import (
     by_activity,
@@ -35,6 +36,7 @@ from fedjax_rec.evaluate.metrics import (
     recall,
     target_ndcg,
 )
+from fedjax_rec.evaluate.paired import holm, paired
 from fedjax_rec.evaluate.protocol import (
     Protocol,
     beside,
@@ -55,6 +57,7 @@ __all__ = [
     "auc_interval",
     "auc_of_all",
     "beside",
+    "beyond_accuracy",
     "by_activity",
     "evaluate_examples",
     "evaluate_user",
@@ -63,12 +66,14 @@ __all__ = [
     "exposure_ratio",
     "full_catalogue",
     "hit_ratio",
+    "holm",
     "labelled",
     "mean_and_interval",
     "mean_average_precision",
     "metrics",
     "mrr",
     "ndcg",
+    "paired",
     "precision",
     "predict_examples",
     "probe_clients",

@@ -1,16 +1,20 @@
 """Commands that answer a question or write a file, and run nothing: `init`, `list`, `explain`,
-`recommend`, `similar` and `export`."""
+`recommend`, `similar`, `export`, `lists`,
+`compare` and `watch`."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import polars as pl
 import yaml
 from rich.console import Console
 from rich.table import Table
 
+from ..report import comparison
+from . import watch as watching
 from .explain import explain
 from .first import write_first
 from .listing import kinds, listed
@@ -38,11 +42,7 @@ def list_(words: Sequence[str]) -> int:
     if known.json:
         print(json.dumps(rows, indent=2))
         return 0
-    table = Table("name", "what it is", box=None, padding=(0, 2, 0, 0))
-    for row in rows:
-        table.add_row(row["name"], row["about"])
-    console = Console(highlight=False)
-    console.print(table)
+    _print(["name", "what it is"], [[row["name"], row["about"]] for row in rows])
     return 0
 
 
@@ -105,6 +105,57 @@ def export(words: Sequence[str]) -> int:
     return 0
 
 
+def lists(words: Sequence[str]) -> int:
+    parser = parser_of(
+        "lists", "What the lists of all users are like: coverage, Gini, novelty, share of the tail."
+    )
+    _of_run(parser, many="items a list")
+    known = parser.parse_args(words)
+    found = load_run(known.run).beyond_accuracy(known.k, known.which)
+    if known.json:
+        print(json.dumps(found, indent=2))
+    else:
+        _print(["of all lists", ""], [[name, _cell(value)] for name, value in found.items()])
+    return 0
+
+
+def compare(words: Sequence[str]) -> int:
+    parser = parser_of(
+        "compare",
+        "Finished runs against one of them, user by user: paired bootstrap and Wilcoxon tests.",
+    )
+    parser.add_argument("folders", nargs="+", help="run folders, or folders that hold some")
+    parser.add_argument("--metrics", nargs="+", default=[], metavar="NAME", help="e.g. ndcg@10")
+    parser.add_argument("--against", metavar="RUN", help="the run to compare with")
+    parser.add_argument("--format", default="text", choices=("text", *comparison.FORMATS))
+    parser.add_argument("--json", action="store_true", help="for scripts")
+    known = parser.parse_args(words)
+    found = comparison.compare(known.folders, known.metrics, known.against)
+    if known.json:
+        print(json.dumps(found.to_dicts(), indent=2))
+    elif known.format == "text":
+        titles, rows = comparison.cells(found)
+        _print(titles, rows)
+    else:
+        print(comparison.text_of(found, known.format), end="")
+    return 0
+
+
+def watch(words: Sequence[str]) -> int:
+    parser = parser_of("watch", "Runs as they go: rounds, pace, time left and the best so far.")
+    parser.add_argument("folders", nargs="+", help="run folders, or folders that hold some")
+    parser.add_argument("--every", type=float, default=2.0, help="seconds between looks; default 2")
+    parser.add_argument("--once", action="store_true", help="look once")
+    parser.add_argument("--json", action="store_true", help="look once, for scripts")
+    known = parser.parse_args(words)
+    if known.json:
+        print(watching.as_json(watching.looked(known.folders)))
+        return 0
+    with suppress(KeyboardInterrupt):  # the only way to end it, and nothing is stopped by it
+        watching.watch(known.folders, known.every, 1 if known.once else None)
+    return 0
+
+
 def _of_run(parser, many: str = "items") -> None:
     parser.add_argument("run", help="the folder of a finished run")
     parser.add_argument("-k", type=int, default=10, help=f"how many {many}; default 10")
@@ -116,9 +167,13 @@ def _show(found: pl.DataFrame, as_json: bool) -> None:
     if as_json:
         print(json.dumps(found.to_dicts(), indent=2))
         return
-    table = Table(*found.columns, box=None, padding=(0, 2, 0, 0))
-    for row in found.iter_rows():
-        table.add_row(*(_cell(value) for value in row))
+    _print(found.columns, [[_cell(value) for value in row] for row in found.iter_rows()])
+
+
+def _print(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    table = Table(*titles, box=None, padding=(0, 2, 0, 0))
+    for row in rows:
+        table.add_row(*row)
     Console(highlight=False).print(table)
 
 
@@ -130,5 +185,5 @@ def _cell(value) -> str:
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "init": init, "list": list_, "explain": explain_, "recommend": recommend, "similar": similar,
-    "export": export,
+    "export": export, "lists": lists, "compare": compare, "watch": watch,
 }  # fmt: skip

@@ -19,7 +19,7 @@ import numpy as np
 import polars as pl
 from safetensors.numpy import save_file
 
-from .. import data, factors, models, rows
+from .. import data, evaluate, factors, models, rows
 from ..check import at_least, nearest, one_of
 from ..clients.optimizers import path_of
 from ..data.partition import members_of
@@ -125,6 +125,30 @@ def scores(experiment: Experiment, config: Config, state: State, k: int) -> pl.D
         },
         schema_overrides={"user": pl.String, "item": pl.String},
     )
+
+
+def beyond_accuracy(
+    experiment: Experiment, config: Config, state: Callable[[], State], k: int
+) -> dict[str, float]:
+    """What `LoadedRun.beyond_accuracy` describes. state: read once the arguments are right."""
+    split = experiment.read.split
+    if split is None or experiment.strategy.model.ranking is None:
+        raise ValueError(
+            "beyond_accuracy: the model predicts labelled examples and makes no lists; use "
+            "evaluate()."
+        )
+    at_least("beyond_accuracy", "k", k, 1)
+    known = split.interactions
+    found = scores(experiment, config, state(), k)
+    place = dict(zip(known.item_names.tolist(), range(known.num_items), strict=True))
+    of_user = dict(zip(known.user_names.tolist(), range(known.num_users), strict=True))
+    lists = np.full((known.num_users, k), -1)
+    users = [of_user[name] for name in found["user"]]
+    lists[users, found["rank"].to_numpy() - 1] = [place[name] for name in found["item"]]
+    train = split.part == TRAIN
+    pairs = np.unique(np.stack([known.users[train], known.items[train]]), axis=1)
+    popularity = np.bincount(pairs[1], minlength=known.num_items)
+    return evaluate.beyond_accuracy(lists, popularity, known.num_users)
 
 
 def _history(seen: np.ndarray, size: int) -> np.ndarray:

@@ -200,6 +200,30 @@ class LoadedRun:
         """
         return exported.similar_items(self.experiment, lambda: self.state_of(which), item, k)
 
+    def beyond_accuracy(self, k: int = 10, which: str = "best") -> dict[str, float]:
+        """What the lists of all users are like together: coverage of the catalogue, Gini index,
+        entropy, mean popularity, novelty, and the share of items that are not popular
+        (`evaluate.beyond_accuracy`).
+
+        Lists leave out what a user has in the training and the validation part; popularity is
+        counted in the training part.
+
+        Args:
+            k: Items a list.
+            which: "best", the state after the best round, or "last".
+
+        Returns:
+            The number by its name.
+
+        Raises:
+            ValueError: `k` is below 1, or the model ranks no items.
+
+        Example:
+            >>> done.beyond_accuracy(k=10)["coverage"]
+        """
+        state = lambda: self.state_of(which)
+        return exported.beyond_accuracy(self.experiment, self.read_config, state, k)
+
     def export(
         self, folder: Path | str, k: int = 10, which: str = "best", format: str = "parquet"
     ) -> list[Path]:

@@ -17,6 +17,9 @@
     fedjax-rec data check PATH [--user NAME ...]          what a file holds, and what is wrong
     fedjax-rec report DIR [DIR ...]                       tables and figures from finished runs
     fedjax-rec report DIR [DIR ...] --html FILE           and one page of them for a browser
+    fedjax-rec lists RUN [-k 10]                          coverage, novelty, tail of all lists
+    fedjax-rec compare DIR DIR [...] [--metrics ndcg@10]  paired tests over users
+    fedjax-rec watch DIR [...]                            runs as they go, until Ctrl-C
     fedjax-rec help [COMMAND]                             this, or what a command takes
 
 CONFIG is a file, or the name of one that is shipped (quickstart). `--json` is for scripts. Exit
@@ -36,7 +39,16 @@ from functools import partial
 
 from .words import HELP, Words, one_name, parser_of, split
 
-ASKED = ("init", "list", "explain", "recommend", "similar", "export")  # see `asked`
+ASKED = (
+    "init",
+    "list",
+    "explain",
+    "recommend",
+    "similar",
+    "export",
+    "compare",
+    "watch",
+)  # see `asked`
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import polars as pl
 from rich.console import Group as Stacked
 from rich.table import Table
 
 from fedjax_rec.check import nearest
+from fedjax_rec.report.latex import tabular
 from fedjax_rec.report.reading import (
     KIB_DOWN,
     KIB_UP,
@@ -133,8 +135,8 @@ def columns_and_rows(
 def write_report(
     folders: Iterable[Path | str], out: Path | str, sort: str | None = None
 ) -> list[Path]:
-    """Write `report.md` and its figures for all finished runs under the folders. sort: a metric, by
-    which rows stand, the best first.
+    """Write `report.md`, its tables as `tables.csv` and `tables.tex`, and its figures, for all
+    finished runs under the folders. sort: a metric, by which rows stand, the best first.
 
     Runs on different data or under different evaluations share no axes: each such set has its own
     section, with learning curves and quality against uplink bytes: as they grow, and of one client
@@ -148,14 +150,24 @@ def write_report(
     folders = list(folders)
     out, groups = Path(out), by_metric(group(find_runs(folders)), sort)
     sets = sets_of(groups)
-    drawn, text = [], ["# Runs", "", *provenance(groups), *left_out(folders)]
+    drawn, cells, latex = [], [], []
+    text = ["# Runs", "", *provenance(groups), *left_out(folders)]
     for place, ((data, evaluation), members) in enumerate(sets.items(), start=1):
         text += [f"## {data}, {evaluation}", "", markdown(members)]
+        titles, lines = columns_and_rows(members)
+        cells += [dict(zip(titles, line, strict=True)) for line in lines]
+        latex += [f"% {data}, {evaluation}", tabular(titles, lines)]
         for name, draw in pictures_of(members).items():
             path = out / "figures" / (f"{name}_{place}.png" if len(sets) > 1 else f"{name}.png")
             drawn.append(figures.save(draw(), path))
             text += [f"![{name.replace('_', ' ')}]({path.relative_to(out).as_posix()})", ""]
-    return [write_text(out / "report.md", "\n".join(text)), *drawn]
+    page = write_text(out / "report.md", "\n".join(text))
+    table = pl.from_dicts(cells, infer_schema_length=None).write_csv()
+    beside = [
+        write_text(out / "tables.csv", table),
+        write_text(out / "tables.tex", "\n".join(latex)),
+    ]
+    return [page, *beside, *drawn]
 
 
 def pictures_of(groups: Sequence[Group]) -> dict[str, Callable[[], Figure]]:

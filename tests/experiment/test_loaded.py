@@ -194,6 +194,23 @@ def test_scores_and_weights_are_exported(done, tmp_path, kind):
         done.export(tmp_path, format="xlsx")
 
 
+def test_all_lists_together(done, capsys):
+    told = done.beyond_accuracy(k=3)
+    known = done.experiment.read.split.interactions
+    lists = [done.recommend(user, k=3)["item"].to_list() for user in known.user_names]
+    shown = [item for one in lists for item in one]
+    assert told["coverage"] == pytest.approx(len(set(shown)) / known.num_items)
+    share = np.unique(shown, return_counts=True)[1] / len(shown)
+    assert told["entropy"] == pytest.approx(-(share * np.log(share)).sum())
+    train = done.experiment.read.split.part == data.splits.TRAIN
+    phi = {x: int((known.item_names[known.items[train]] == x).sum()) for x in set(shown)}
+    assert told["popularity"] == pytest.approx(np.mean([phi[x] for x in shown]))
+    assert main(["lists", str(done.path), "-k", "3", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == told
+    with pytest.raises(ValueError, match=r"beyond_accuracy\(k=0\)"):
+        done.beyond_accuracy(k=0)
+
+
 def test_adapters_of_a_run_go_out_by_the_names_of_its_base(place, done, tmp_path):
     texts = {
         "class_path": "fedjax_rec.models.text_encoder",

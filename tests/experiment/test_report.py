@@ -8,7 +8,9 @@ import pytest
 import yaml
 from rich.console import Console
 
+from fedjax_rec.evaluate import paired
 from fedjax_rec.experiment.main import main
+from fedjax_rec.report.comparison import compare, text_of
 from fedjax_rec.report.reading import find_runs, group, read_run, unfinished
 from fedjax_rec.report.results import results
 from fedjax_rec.report.settings import differing
@@ -258,6 +260,8 @@ def test_the_report_is_a_page_with_its_pictures(runs, tmp_path):
     written = write_report([runs], tmp_path / "out")
     assert [path.name for path in written] == [
         "report.md",
+        "tables.csv",
+        "tables.tex",
         "learning_curve.png",
         "quality_bytes.png",
     ]
@@ -271,7 +275,7 @@ def test_the_report_is_a_page_with_its_pictures(runs, tmp_path):
 def test_other_data_gets_its_own_section(runs, tmp_path):
     fake_run(tmp_path / "runs/ml1m", data="ml-1m")
     written = write_report([runs, tmp_path / "runs"], tmp_path / "out")
-    assert len(written) == 5
+    assert len(written) == 7
     assert re.findall("^## (.*)$", written[0].read_text(), re.M) == [
         "ml-100k, sampled-99",
         "ml-1m, sampled-99",
@@ -281,7 +285,9 @@ def test_other_data_gets_its_own_section(runs, tmp_path):
 def test_runs_that_send_nothing_have_no_axis_of_bytes(tmp_path):
     fake_run(tmp_path / "runs/alone", name="local", cohort=0)
     written = write_report([tmp_path / "runs"], tmp_path / "out")
-    assert [path.name for path in written] == ["report.md", "learning_curve.png"]
+    assert [path.name for path in written] == [
+        "report.md", "tables.csv", "tables.tex", "learning_curve.png",
+    ]  # fmt: skip
     assert cells(written[0].read_text())[0]["KiB up per client and round"] == "0.0"
 
 
@@ -577,3 +583,56 @@ def test_sampled_and_full_rankings_are_no_column_of_one_table(tmp_path):
     assert text.count("HR@10") == 2
     console.print(tables(found[:1]))
     assert "sampled-99" not in console.export_text()
+
+
+def per_user(folder: Path, hits: np.ndarray) -> None:
+    """Writes HR@10 of users 5, 6, ... as it is given."""
+    users = np.arange(5, 5 + len(hits))
+    held = {"values": hits[:, None].astype(np.float32), "metrics": np.array(["hr@10"])}
+    np.savez(folder / "per_user.npz", **held, activity=users, users=users)
+
+
+def test_runs_are_compared_user_by_user(tmp_path):
+    rng = np.random.default_rng(0)
+    base = rng.integers(0, 2, 60).astype(float)
+    better = np.where(rng.random(60) < 0.3, 1.0, base)
+    for seed in (1, 2):
+        per_user(fake_run(tmp_path / f"base{seed}", seed, name="base", negatives="paper"), base)
+    changed = fake_run(tmp_path / "better", name="better", negatives="train")
+    per_user(changed, better)
+    per_user(fake_run(tmp_path / "same", name="same", strategy="fedavg"), np.r_[base[:-1], np.nan])
+    found = compare([tmp_path], against=tmp_path / "base2")
+    told = {row["run"].split(",")[0]: row for row in found.iter_rows(named=True)}
+    alone = paired(better, base)
+    assert told["better"]["difference"] == pytest.approx(better.mean() - base.mean())
+    assert told["better"]["p_wilcoxon"] == pytest.approx(2 * alone["p_wilcoxon"])  # Holm, of two
+    assert (told["better"]["better"], told["same"]["better"]) == (True, None)
+    assert (told["better"]["seeds"], told["same"]["users"]) == ("1 / 2", 59)
+    assert text_of(found, "csv").splitlines()[0].startswith("run,against,metric,seeds,first,second")
+    latex = text_of(found, "latex")
+    assert latex.count(r"\\") == 3 and "d\\_z" in latex
+    assert re.search(r"\| better.*\| HR@10 \| 1 / 2 \| 0\.\d{4}", text_of(found))
+
+
+def test_a_comparison_says_what_it_cannot_compare(runs, tmp_path, capsys):
+    with pytest.raises(ValueError, match=r"1 row was found .* give runs of two"):
+        compare([runs / "paper"])
+    fake_run(tmp_path / "ml1m", data="ml-1m")
+    with pytest.raises(ValueError, match="users have no pairs"):
+        compare([runs / "paper", tmp_path])
+    with pytest.raises(ValueError, match=r"did not measure it \(did you mean 'hr@10'"):
+        compare([runs], ["hr@1"])
+    with pytest.raises(ValueError, match="is none of the runs"):
+        compare([runs], against=tmp_path / "ml1m")
+    (tmp_path / "ml1m/per_user.npz").unlink()
+    fake_run(tmp_path / "other", data="ml-1m", strategy="fedavg")
+    assert main(["compare", str(tmp_path)]) == 2
+    assert "has no per_user.npz" in capsys.readouterr().err
+
+
+def test_the_command_compares(runs, capsys):
+    assert main(["compare", str(runs), "--metrics", "hr@10", "ndcg@10", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["metric"] for row in rows] == ["hr@10", "ndcg@10"]
+    assert main(["compare", str(runs), "--format", "markdown"]) == 0
+    assert "| p (bootstrap) |" in capsys.readouterr().out

@@ -110,7 +110,7 @@ def test_prefixed_tensors_read_alike_and_other_folders_are_refused(tmp_path):
     place = tiny_bert.write(tmp_path / "prefixed", "bert.")
     np.testing.assert_array_equal(sentences(TITLES, place), sentences(TITLES, tiny_bert.folder()))
     wrong = {
-        "model_type": ("gpt2", "holds a model of type 'gpt2', which is no encoder known here"),
+        "model_type": ("gpt2", "has model_type='gpt2', which is no family known here"),
         "hidden_act": ("gelus", "has hidden_act='gelus', which is not computed here; use a model"),
         "position_embedding_type": (
             "relative_key",

@@ -16,11 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from ... import weights
-from ...check import nearest
 from .assembled import FLOATS, QUANTISED
 from .bert import ACTIVATIONS, LINEARS, NORMS, Bert, BertSizes, Layer
 from .layers import LayerNorm, Linear
 from .settings import Settings
+from .settings import family as known
 
 # Keys that concern heads and training alone.
 HARMLESS = frozenset([
@@ -127,19 +127,13 @@ def family(folder: Path) -> Family:
     Raises ValueError for a kind that is not known, and for a key that is not honoured.
     """
     said = Settings(weights.config(folder), f"{folder / 'config.json'}")
-    kind = said.take("model_type")
-    if kind not in ENCODERS:
-        raise ValueError(
-            f"{folder} holds a model of type {kind!r}, which is no encoder known here"
-            f"{nearest(str(kind), ENCODERS)}; use one of {', '.join(ENCODERS)}."
-        )
+    made = known(said, ENCODERS)
     for name in ("is_decoder", "is_encoder_decoder"):
         if said.take(name, False):
             said.refuse(name, "use a model that attends to the whole text")
     for name in ("pruned_heads", "quantization_config"):
         if said.take(name, None):
             said.refuse(name, "use a whole model, in floats")
-    made = ENCODERS[kind](said)
     said.done(HARMLESS)
     if made.sizes.width % made.sizes.heads:
         raise ValueError(

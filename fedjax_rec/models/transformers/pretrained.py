@@ -15,7 +15,7 @@ from pathlib import Path
 import jax.numpy as jnp
 
 from ... import weights
-from ...check import nearest, one_of
+from ...check import one_of
 from .assembled import assembled
 from .decoder import Decoder
 from .families import (
@@ -30,7 +30,7 @@ from .families import (
     smollm,
 )
 from .families.architecture import Architecture
-from .settings import Settings
+from .settings import Settings, family
 
 DTYPES = ("float32", "bfloat16")
 # By the `model_type` of a config.json.
@@ -99,14 +99,8 @@ def architecture(folder: Path) -> Architecture:
     Raises ValueError for a family that is not known, and for a key that is not honoured.
     """
     said = Settings(weights.config(folder), f"{folder / 'config.json'}")
-    kind = said.take("model_type")
-    if kind not in FAMILIES:
-        raise ValueError(
-            f"{said.where} has model_type={kind!r}, which is no family known here"
-            f"{nearest(str(kind), FAMILIES)}; use one of {', '.join(FAMILIES)}."
-        )
     if "quantization_config" in said.said:
         said.refuse("quantization_config", "give floats, and quantise them by models.quantised")
-    made = FAMILIES[kind](said)
+    made = family(said, FAMILIES)
     said.done()
     return made

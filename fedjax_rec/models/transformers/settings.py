@@ -4,8 +4,10 @@ computes what it says, or known to change nothing, or the folder is refused by t
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, TypeVar
+
+from ...check import nearest
 
 # Keys that do not change the logits of a text: names, ids of tokens, how the weights were stored,
 # how the model was trained (dropout among it) and how others generate with it.
@@ -23,6 +25,7 @@ HARMLESS = frozenset([
     "unsloth_fixed", "unsloth_version", "use_cache",
 ])  # fmt: skip
 MISSING = object()
+Made = TypeVar("Made")
 
 
 class Settings:
@@ -92,3 +95,17 @@ class Settings:
         for name in self.said:
             if name not in self.taken and name not in HARMLESS and name not in harmless:
                 self.refuse(name, "remove the key if it changes nothing, or use another model")
+
+
+def family(said: Settings, families: Mapping[str, Callable[[Settings], Made]]) -> Made:
+    """What the family of `model_type` makes of `said`.
+
+    Raises ValueError where it is none of `families`.
+    """
+    kind = said.take("model_type")
+    if kind not in families:
+        raise ValueError(
+            f"{said.where} has model_type={kind!r}, which is no family known here"
+            f"{nearest(str(kind), families)}; use one of {', '.join(families)}."
+        )
+    return families[kind](said)
