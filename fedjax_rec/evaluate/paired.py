@@ -84,7 +84,7 @@ def paired(
         "low": float(low),
         "high": float(high),
         "p_bootstrap": float(min(1.0, 2 * (tail + 1) / (draws + 1))),
-        "p_wilcoxon": float(stats.wilcoxon(moved).pvalue) if moved.size else 1.0,
+        "p_wilcoxon": float(stats.wilcoxon(moved)[1]) if moved.size else 1.0,
         "effect": float(d.mean() / spread) if spread else 0.0,
         "rank_biserial": float((np.sign(moved) * ranks).sum() / ranks.sum()) if moved.size else 0.0,
         "users": float(d.size),
