@@ -77,6 +77,8 @@ def paired(
     tail = min((means <= 0).sum(), (means >= 0).sum())
     moved, spread = d[d != 0], d.std(ddof=1)
     ranks = stats.rankdata(np.abs(moved))
+    found: Any = stats.wilcoxon(moved) if moved.size else None
+    p_ranks = 1.0 if found is None else float(found.pvalue)
     return {
         "first": float(a.mean()),
         "second": float(b.mean()),
@@ -84,7 +86,7 @@ def paired(
         "low": float(low),
         "high": float(high),
         "p_bootstrap": float(min(1.0, 2 * (tail + 1) / (draws + 1))),
-        "p_wilcoxon": float(stats.wilcoxon(moved)[1]) if moved.size else 1.0,
+        "p_wilcoxon": p_ranks,
         "effect": float(d.mean() / spread) if spread else 0.0,
         "rank_biserial": float((np.sign(moved) * ranks).sum() / ranks.sum()) if moved.size else 0.0,
         "users": float(d.size),

@@ -40,15 +40,8 @@ from functools import partial
 from .words import HELP, Words, one_name, parser_of, split
 
 ASKED = (
-    "init",
-    "list",
-    "explain",
-    "recommend",
-    "similar",
-    "export",
-    "compare",
-    "watch",
-)  # see `asked`
+    "init", "list", "explain", "recommend", "similar", "export", "lists", "compare", "watch",
+)  # fmt: skip  # see `asked`
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
