@@ -1,12 +1,19 @@
 """A fixture of all rooms: `pytestmark = pytest.mark.usefixtures("compiled_fast")`; and types and
 shapes in the annotations of some rooms, checked at every call while tests run."""
 
+import os
+
 import jax
 import pytest
 import rotating
 from compiling import fast
 from jaxtyping import install_import_hook
 
+# Before anything is compiled: without its emitters of fusions XLA compiles for a CPU in half the
+# time, to programs that take a quarter longer. One turn of six keeps them, as users do.
+EMITTERS = "--xla_cpu_use_fusion_emitters=false"
+if jax.__version__.startswith("0.10.") and (rotating.turn() or 0) % 6:  # a flag may go
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {EMITTERS}".strip()
 # Where functions are called with arrays, and check no argument themselves. Elsewhere records stand
 # for outlines and `vmap` axes as well, and `test_records.py` checks those of a round.
 CHECKED = ["fedjax_rec.rows", "fedjax_rec.wire"]
