@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..data.sources.checked import described as checked
-from .datasets import catalogue, described
+from .datasets import about, catalogue, described
 from .words import parser_of
 
 COLUMNS = ("user", "item", "rating", "time", "split")
@@ -19,9 +19,11 @@ COLUMNS = ("user", "item", "rating", "time", "split")
 def command(words: Sequence[str]) -> int:
     """Runs `fedjax-rec data`; the exit status."""
     parser = parser_of("data", "Data sets and pretrained weights: list, fetch or describe them.")
-    parser.add_argument("action", choices=("list", "get", "check"))
+    parser.add_argument("action", choices=("list", "get", "about", "check"))
     parser.add_argument(
-        "name", nargs="?", help="for get: a name of the list; for check: a file, a folder or a name"
+        "name",
+        nargs="?",
+        help="for get and about: a name of the list; for check: a file, a folder or a name",
     )
     for column in COLUMNS:
         parser.add_argument(f"--{column}", metavar="NAME", help=f"check: the column of {column}s")
@@ -39,6 +41,9 @@ def command(words: Sequence[str]) -> int:
         raise ValueError(f"data {known.action} needs a name; see `fedjax-rec data list`.")
     if known.action == "get":
         Console().print(described(known.name))
+        return 0
+    if known.action == "about":
+        print(about(known.name), end="")
         return 0
     told = checked(
         known.name,

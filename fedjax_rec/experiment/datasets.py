@@ -8,7 +8,11 @@ from rich.console import Group
 from rich.table import Table
 
 from .. import data, weights
-from ..data.sources.sources import get, known
+from ..check import nearest
+from ..data.sources.fetch import LICENCE, SITE
+from ..data.sources.named import NAMED, Named
+from ..data.sources.sources import SOURCES, find, get, known
+from ..storage import roots
 
 
 def catalogue() -> Group:
@@ -27,6 +31,44 @@ def catalogue() -> Group:
         licences.setdefault(row["licence"], []).append(row["name"])
     lines = [f"{', '.join(names)}: {text}" for text, names in licences.items()]
     return Group(table, models, *lines)
+
+
+def cards() -> dict[str, Named]:
+    """Data sets by name, MovieLens first."""
+    terms, _, cite = LICENCE.partition(" Cite: ")
+    films = {
+        name: Named("film ratings", x.users, x.items, x.interactions, SITE, terms, cite)
+        for name, x in SOURCES.items()
+    }
+    return films | NAMED
+
+
+def about(name: str) -> str:
+    """A page on a data set in Markdown: what it is, how large, whose, on which terms.
+
+    Raises:
+        ValueError: For a name that is not known.
+    """
+    known_ = cards()
+    if name not in known_:
+        raise ValueError(f"data about {name}: no such data set{nearest(name, known_)}.")
+    told = known_[name]
+    density = told.interactions / (told.users * told.items)
+    place = find(name)
+    here = roots()[0] / name
+    lines = [
+        f"# {name}", "", f"{told.about[0].upper()}{told.about[1:]}.", "",
+        f"- {told.users:,} users, {told.items:,} items, {told.interactions:,} interactions "
+        f"({100 * density:.2g}% of all pairs), before filters",
+        f"- from: {told.home}",
+        f"- terms: {told.terms}",
+        f"- cite: {told.cite}",
+        f"- here: {place}" if place is not None else
+        "- here: no; `fedjax-rec data get ml-100k` fetches it" if name == "ml-100k" else
+        f"- here: no; put {name}.inter (RecBole's atomic file) or the official files into {here}",
+        f"- use: `data: {{source: {name}}}`, or `fr.data.load({name!r})`",
+    ]  # fmt: skip
+    return "\n".join(lines) + "\n"
 
 
 def described(name: str) -> Table:

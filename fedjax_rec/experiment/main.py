@@ -14,6 +14,7 @@
     fedjax-rec bench [NAME ...] [--json FILE]             speed and memory on this machine
     fedjax-rec bench device --out DIR [--tiny]            what an accelerator does, in eight minutes
     fedjax-rec data get NAME | list                       fetch, check and describe data or weights
+    fedjax-rec data about NAME                            its size, source, terms and citation
     fedjax-rec data check PATH [--user NAME ...]          what a file holds, and what is wrong
     fedjax-rec report DIR [DIR ...]                       tables and figures from finished runs
     fedjax-rec report DIR [DIR ...] --html FILE           and one page of them for a browser
@@ -202,9 +203,8 @@ def _print_json(value) -> None:
 
 
 def _sweep(words: Sequence[str]) -> int:
-    given = split(
-        "sweep", _help_alone(words), ("out", "workers", "processes", "help"), ("quiet", "json")
-    )
+    valued = ("out", "workers", "processes", "cluster", "help")
+    given = split("sweep", _help_alone(words), valued, ("quiet", "json"))
     if "help" in given.options:
         print(
             "usage: fedjax-rec sweep CONFIG --out DIR [--sweep.KEY VALUES ...] [--key value ...]\n"
@@ -215,6 +215,8 @@ def _sweep(words: Sequence[str]) -> int:
             "  --workers N      runs at a time; default one a core\n"
             "  --processes N    that take runs which share a program; default 1, whose threads "
             "take all\n"
+            "  --cluster NAME   slurm, ray, or local, to try what slurm does: runs as its jobs;\n"
+            "                   --cluster.KEY value for what it takes (docs/clusters.md)\n"
             "  --quiet          no line a run and no table\n"
             "  --json           the table on standard output, one object a run"
         )
@@ -223,6 +225,8 @@ def _sweep(words: Sequence[str]) -> int:
     quiet = bool(options.get("quiet") or options.get("json"))
     if "out" not in options:
         raise ValueError("sweep: required: --out; see fedjax-rec sweep --help.")
+
+    from pathlib import Path
 
     from ..check import at_least
     from ..simulate import configure
@@ -240,7 +244,9 @@ def _sweep(words: Sequence[str]) -> int:
     rest = list(pairs(given.overrides))
     axes = {k.removeprefix("sweep."): v for k, v in rest if k.startswith("sweep.")}
     searched = {k: v for k, v in rest if k.partition(".")[0] == "search"}
-    others = [(k, v) for k, v in rest if k not in searched and not k.startswith("sweep.")]
+    asked = {k.removeprefix("cluster."): v for k, v in rest if k.startswith("cluster.")}
+    taken = ("sweep.", "cluster.")
+    others = [(k, v) for k, v in rest if k not in searched and not k.startswith(taken)]
     overrides = [f"--{k}={v}" for k, v in others]
     raw = lay_words(configuration.raw_of(source), searched)
     plan = planned(raw, axes, out, overrides, configuration.stem(source))
@@ -254,7 +260,18 @@ def _sweep(words: Sequence[str]) -> int:
             line = f"{ended.status}{': ' + ended.error if ended.error else ''}"
             print(f"[{done}/{plan.total}] {ended.out}: {line}", file=sys.stderr, flush=True)
 
-    ended = run_sweep(plan, out, workers, told, processes or 1)
+    jobs = None
+    if asked and "cluster" not in options:
+        raise ValueError(
+            f"sweep: --cluster.{next(iter(asked))} needs --cluster slurm, ray or local."
+        )
+    if "cluster" in options:
+        from ..storage import read_yaml
+        from .clusters import jobs_of
+
+        words_of = {key: read_yaml(str(value)) for key, value in asked.items()}
+        jobs = jobs_of(str(options["cluster"]), Path(out), words_of)
+    ended = run_sweep(plan, out, workers, told, processes or 1, jobs)
     if options.get("json"):
         _print_json({"runs": table(ended).to_dicts()})
     elif not quiet:

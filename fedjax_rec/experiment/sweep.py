@@ -27,6 +27,7 @@ from ..check import at_least
 from ..report.reading import read_run
 from ..simulate.device import cores
 from . import stopped
+from .clusters import Jobs, in_jobs
 from .failures import of_a_sweep
 from .folder import LOCK, RunFolder, fingerprint
 from .playing import FAILED, in_threads
@@ -52,6 +53,7 @@ def run_sweep(
     workers: int | None = None,
     told: Callable[[Ended], None] = lambda ended: None,
     processes: int = 1,
+    jobs: Jobs | None = None,
 ) -> list[Ended]:
     """Plays what is left of a sweep and writes its table.
 
@@ -62,6 +64,7 @@ def run_sweep(
         told: Called of each run once it has ended, of those that had before at once.
         processes: Above 1, runs that share a program are given to processes, so many at a time; see
             `workers`. The cores are dealt to them.
+        jobs: Where runs go as jobs of a cluster, see `clusters`; None plays them here.
 
     Returns:
         How each run ended, in the order of `runs`.
@@ -73,7 +76,7 @@ def run_sweep(
     out = Path(out)
     at_least("run_sweep", "processes", processes, 1)
     plan = runs if isinstance(runs, Plan) else all_of(runs)
-    workers = cores() if workers is None else workers
+    at_a_time = cores() if workers is None else workers
     out.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(out / LOCK, blocking=False), interruptible() as stops:
@@ -82,9 +85,11 @@ def run_sweep(
             programs: dict[str, Shared] = {}
 
             def play(left: list[Trial]) -> Generator[Ended]:
+                if jobs is not None:
+                    return in_jobs(left, out, jobs, workers, plan.searched, stops, _finished)
                 if processes == 1:
-                    return in_threads(left, out, workers, programs, plan.searched, stops)
-                each = max(1, workers // processes)
+                    return in_threads(left, out, at_a_time, programs, plan.searched, stops)
+                each = max(1, at_a_time // processes)
                 return in_processes(left, out, processes, each, plan.searched, stops)
 
             while batch := plan.more(ended):

@@ -30,6 +30,7 @@ from filelock import FileLock
 
 from .. import simulate
 from ..rounds.memory import VARIABLE, allowed_bytes
+from ..simulate.device import cores
 from . import config as configuration
 from .playing import STOPPED, groups, in_threads
 from .run import Stopped
@@ -64,12 +65,12 @@ def in_processes(
 
     def play(outline: str, of_group: Sequence[Trial]) -> None:
         digest = hashlib.sha256(outline.encode()).hexdigest()[:16]
-        left = {str(trial.out): trial for trial in of_group}
+        left = {str(trial.out.resolve()): trial for trial in of_group}
         lost = 0
         while left and lost < 2 and not stops:
             before = len(left)
             job = {
-                "runs": [_said(trial) for trial in left.values()],
+                "runs": [spelled(trial) for trial in left.values()],
                 "searched": list(searched),
                 "workers": workers,
                 "out": str(out),
@@ -116,9 +117,10 @@ def in_processes(
         raise Stopped(STOPPED)
 
 
-def _said(trial: Trial) -> dict:
-    c = trial.config
-    return {"plain": c.plain, "name": c.name, "point": trial.point, "out": str(trial.out)}
+def spelled(trial: Trial) -> dict:
+    """A run as a job has it, in plain words."""
+    c, out = trial.config, trial.out.resolve()
+    return {"plain": c.plain, "name": c.name, "point": trial.point, "out": str(out)}
 
 
 def _heard(line: str, left: dict[str, Trial]) -> Ended:
@@ -176,23 +178,32 @@ def main() -> int:
         stops.append(None)
 
     threading.Thread(target=listen, daemon=True).start()
+    try:
+        for line in played(job, stops):
+            print(SAYS + json.dumps(line), flush=True)
+    except Stopped:
+        return 130
+    return 0
+
+
+def of_job(job: dict) -> list[dict]:
+    """How the runs of a job ended, played here."""
+    return list(played(job, []))
+
+
+def played(job: dict, stops: list) -> Generator[dict]:
+    """Plays the runs of a job in this process, and gives how each ended in plain words."""
     runs = []
     for one in job["runs"]:
         config = replace(configuration.read(one["plain"]), name=one["name"])
         runs.append(Trial(one["point"], config, Path(one["out"])))
+    workers = job["workers"] or cores()
     simulate.configure(runs[0].config.threads)
     lock = Path(job["lock"])
     lock.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(lock):
-        try:
-            for ended in in_threads(
-                runs, Path(job["out"]), job["workers"], {}, job["searched"], stops
-            ):
-                line = {"out": str(ended.out), "status": ended.status, "error": ended.error}
-                print(SAYS + json.dumps(line), flush=True)
-        except Stopped:
-            return 130
-    return 0
+        for ended in in_threads(runs, Path(job["out"]), workers, {}, job["searched"], stops):
+            yield {"out": str(ended.out), "status": ended.status, "error": ended.error}
 
 
 if __name__ == "__main__":

@@ -216,3 +216,25 @@ def test_the_real_ml_100k_where_it_is_present():
     assert data.user_features["age"].null_count() == 0
     assert data.item_features["movie_title"][0] == "Toy Story"
     assert np.bincount(data.users).min() == 20 and np.bincount(data.users).max() == 737
+
+
+def test_data_sets_of_papers_are_known_by_name(home, capsys):
+    from fedjax_rec.data.sources.named import NAMED
+    from fedjax_rec.experiment.main import main
+
+    rows = {row["name"]: row for row in sources.known()}
+    assert set(NAMED) <= set(rows) and not rows["steam"]["present"]
+    for name, told in NAMED.items():
+        assert name == name.lower() and told.interactions <= told.users * told.items
+        assert told.home.startswith("http") and told.terms and told.cite
+    with pytest.raises(FileNotFoundError, match=r"gowalla is not in .* get it from https://snap"):
+        sources.load("gowalla")
+    place = atomic(home / "given" / "gowalla")
+    assert sources.load("gowalla").name == "gowalla"
+    assert main(["data", "about", "gowalla"]) == 0
+    text = capsys.readouterr().out
+    assert f"- here: {place}" in text and "107,092 users" in text and "KDD 2011" in text
+    assert main(["data", "about", "gowala"]) == 2
+    assert "did you mean 'gowalla'" in capsys.readouterr().err
+    assert main(["data", "about", "ml-1m"]) == 0
+    assert "- cite: F. M. Harper" in capsys.readouterr().out

@@ -19,6 +19,7 @@ from fedjax_rec.data.interactions import Interactions
 from fedjax_rec.data.sources.fetch import LICENCE, SITE, fetch_ml_100k
 from fedjax_rec.data.sources.folders import benchmark, holds, inter, read_folder
 from fedjax_rec.data.sources.movielens import RATINGS
+from fedjax_rec.data.sources.named import NAMED
 from fedjax_rec.data.sources.read import read
 from fedjax_rec.data.sources.synthetic import synthetic
 from fedjax_rec.storage import cache, roots
@@ -108,7 +109,8 @@ def known() -> list[dict[str, Any]]:
     fetchable.
 
     Interactions are those that are here, where data are; users and items are None where these are
-    not those that GroupLens published. After the known names come the other atomic folders under
+    not those that GroupLens published. After what can be made or fetched come the data sets that
+    papers name (`named`), whose sizes are those that were published, and the other folders under
     `$FEDJAX_REC_DATA`, with unknown sizes None.
     """
     rows = []
@@ -124,8 +126,11 @@ def known() -> list[dict[str, Any]]:
             "synthetic", (1_000, 1_000, 20_000, 0), "made here, free", Path("made in memory"), False
         )
     )
+    for name, told in NAMED.items():
+        sizes = (told.users, told.items, told.interactions, None)
+        rows.append(_row(name, sizes, told.terms, find(name), False))
     for name in _named():
-        if name not in SOURCES:
+        if name not in SOURCES and name not in NAMED:
             rows.append(_row(name, (None,) * 4, "see its source", find(name), False))
     return rows
 
@@ -180,12 +185,18 @@ def _absent(name: str, folder: str | Path | None) -> Exception:
             f"{name} is not in {searched}; download {SITE}{SOURCES[name].archive} "
             f"({SOURCES[name].megabytes:g} MB) and unpack its files there."
         )
-    names = [*SOURCES, "synthetic", *_named()]
+    if name in NAMED:
+        told = NAMED[name]
+        return FileNotFoundError(
+            f"{name} is not in {searched}; get it from {told.home} and put {name}.inter, or a file "
+            f"that `fedjax-rec data check` reads, there (fedjax-rec data about {name})."
+        )
+    names = [*SOURCES, "synthetic", *NAMED, *_named()]
     near = difflib.get_close_matches(name.lower(), names, n=1)
     hint = (
         f"did you mean '{near[0]}'?"
         if near
-        else f"use one of {', '.join(dict.fromkeys(names))} or a folder."
+        else "see `fedjax-rec data list`, or name a file or a folder."
     )
     return ValueError(f"unknown data source '{name}' (not in {searched}); {hint}")
 
