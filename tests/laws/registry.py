@@ -101,6 +101,12 @@ ATTACKED = {
     "attacked(multi_krum, mimic)": lambda: attacks.attacked(
         aggregate.multi_krum(f=1), attacks.mimic(), LIARS
     ),
+    "attacked(uniform, spattack_o)": lambda: attacks.attacked(
+        aggregate.uniform(), attacks.spattack_o(), LIARS
+    ),
+    "attacked(krum, optimal_alie)": lambda: attacks.attacked(
+        aggregate.krum(f=1), attacks.optimal_alie(evaluations=3), LIARS
+    ),
 }
 AGGREGATORS |= ATTACKED
 
@@ -184,6 +190,10 @@ MODELS = {
     "fedmf(bce)": (lambda n, m: models.fedmf(n, m, width=8, scale=0.3), "pointwise(4)"),
     "fedmf(bpr)": (
         lambda n, m: models.fedmf(n, m, width=8, objective=models.bpr()),
+        "pairwise(2)",
+    ),
+    "fedmf(summed(bpr))": (
+        lambda n, m: models.fedmf(n, m, width=8, objective=models.summed(models.bpr())),
         "pairwise(2)",
     ),
     "fedmf(squared_error)": (
@@ -347,6 +357,10 @@ BATCHES = {
     "query(pointwise)": (lambda: query(batches.pointwise(4)), lambda n: 5 * (n // 2)),
     "sequences(6)": (lambda: sequences(6), lambda n: int(n > 1)),
     "sequences(6, 4)": (lambda: sequences(6, 4), lambda n: int(n > 1)),
+    "label_flip(pointwise)": (
+        lambda: attacks.label_flip(batches.pointwise(4), LIARS),
+        lambda n: 5 * n,
+    ),
 }
 
 
