@@ -98,12 +98,13 @@ def popular_words(
         before = inner(interactions)
         data = before.interactions
         count = np.bincount(data.items[before.part == TRAIN], minlength=data.num_items)
-        count[[i for i in pushed_ids if i < data.num_items]] = -1
-        titles = _titles(where, data)[1]
-        said = Counter()
+        pushed.in_catalogue(where, pushed_ids, data.num_items)
+        count[pushed_ids] = -1
+        titles, said = _titles(where, data)[1], Counter()
         for i in np.argsort(-count, kind="stable")[:popular]:
-            said.update(dict.fromkeys(WORD.findall(titles[i])))
-        first = " ".join(word for word, _ in said.most_common(words))
+            said.update(set(WORD.findall(titles[i])))
+        ranked = sorted(said, key=lambda word: (-said[word], word))
+        first = " ".join(ranked[:words])
         return _with_titles(where, before, pushed_ids, lambda title: f"{first} {title}")
 
     return divide

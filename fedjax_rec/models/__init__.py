@@ -12,7 +12,7 @@ from .factorization.gpfedrec import gpfedrec, gpfedrec_rows, guided
 from .factorization.mf import fedmf
 from .factorization.ncf import gmf, mlp, neumf
 from .factorization.pfedrec import pfedrec
-from .objectives import Objective, bce, bpr, masked_mean, squared_error, summed
+from .objectives import Objective, bce, bpr, masked_mean, squared_error
 from .placement import frozen_at, private_at, with_core
 from .prunable import prunable
 from .roles import Frozen, Private, PrivateRows, Rows, from_nnx
@@ -50,6 +50,6 @@ __all__ = [
     "load_decoder", "load_llama", "logistic", "lora", "masked_mean", "merged", "mlp", "mutual",
     "neumf", "next_title", "pfedrec", "popularity", "private_at", "prunable", "quantised",
     "quotient_remainder", "random_bert", "rows_each", "sampled_bce", "sampled_softmax", "sasrec",
-    "sentences", "squared_error", "started", "summed", "tallrec", "text_and_rows", "text_encoder",
+    "sentences", "squared_error", "started", "tallrec", "text_and_rows", "text_encoder",
     "text_tower", "unisrec", "with_core", "yes_no", "yes_no_above",
 ]  # fmt: skip

@@ -1,8 +1,7 @@
 """Losses of one example, from scores and the batch: composed into a model by its factory.
 
 An objective maps (scores, batch) to the mean loss over examples with `mask` 1. Scores are
-float[B] for pointwise objectives and float[B, 2] for `bpr`, as the batches give items. `summed`
-makes a sum of a mean.
+float[B] for pointwise objectives and float[B, 2] for `bpr`, as the batches give items.
 """
 
 from __future__ import annotations
@@ -93,17 +92,3 @@ def bpr() -> Objective:
         return masked_mean(softplus(scores[:, 1] - scores[:, 0]), batch["mask"])
 
     return objective
-
-
-def summed(objective: Objective) -> Objective:
-    """The sum over a batch in place of the mean, as where a rate is of each example: clients step
-    by how much they hold.
-
-    Args:
-        objective: whose mean over examples it multiplies by their number.
-
-    Example:
-        >>> model = models.fedmf(num_items, objective=models.summed(models.bpr()))
-        >>> strategy = strategies.fedavg(model, data.pairwise())
-    """
-    return lambda scores, batch: objective(scores, batch) * batch["mask"].sum()

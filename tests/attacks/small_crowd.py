@@ -1,5 +1,6 @@
 """A small world for attacks: 60 users of 40 items, 8 of which most have; item 39 nobody likes."""
 
+from functools import cache
 from typing import NamedTuple
 
 import jax
@@ -7,10 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from test_targets import crowd
 
-from fedjax_rec import data, evaluate, models, strategies
+from fedjax_rec import aggregate, data, evaluate, models, strategies
 from fedjax_rec.types import Cohort
 
 TARGET, USERS = 39, 60
+
+
+TOTAL, PER_ROW = 0.3, 5.0  # rates of items whose gradients are summed, or averaged
 
 
 class Found(NamedTuple):
@@ -22,7 +26,7 @@ class Found(NamedTuple):
     items: np.ndarray
 
 
-def trained(rule, split=None, examples=None, rounds: int = 40, rate: float = 0.3) -> Found:
+def trained(rule, split=None, examples=None, rounds: int = 40, rate: float = TOTAL) -> Found:
     """FedMF of all clients after some rounds, of users that were there without an attack."""
     ds = data.pack((split or data.leave_one_out())(crowd()), evaluation_negatives=0)
     model = models.fedmf(ds.num_items, width=6, scale=0.1)
@@ -47,3 +51,15 @@ def trained(rule, split=None, examples=None, rounds: int = 40, rate: float = 0.3
     values, first, last = map(np.asarray, run(jax.random.key(1)))
     assert len(values) == USERS
     return Found(*np.nanmean(values, 0).tolist(), first, last)
+
+
+@cache
+def summed() -> Found:
+    """Of sums, where nobody attacks."""
+    return trained(aggregate.total())
+
+
+@cache
+def averaged() -> Found:
+    """Of rows that are averaged over their clients, where nobody attacks."""
+    return trained(aggregate.per_row(), rate=PER_ROW)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_crowd import trained
+from small_crowd import PER_ROW, averaged, trained
 from test_targets import crowd
 
 from fedjax_rec import aggregate, attacks, data
@@ -19,7 +19,7 @@ MALICIOUS = attacks.named([LIAR])
 def drawn(batches, client: int):
     rated = replace(crowd(), ratings=(1 + crowd().items % 5).astype(np.float32))
     store = data.pack(data.leave_one_out()(rated), evaluation_negatives=0).store
-    seed, q = jnp.array([5, 9], jnp.uint32), jnp.arange(9, dtype=jnp.uint32)
+    seed, q = jnp.array([5, 9], jnp.uint32), jnp.arange(0, 24, 2, dtype=jnp.uint32)
     each = jax.vmap(lambda held: batches.draw(seed, held, q), in_axes=(store.axes(),))
     return {name: x[0] for name, x in each(store.take(jnp.array([client]))).items()}
 
@@ -38,7 +38,6 @@ def test_who_lies_trains_on_the_opposite(plain, lowest, highest):
             wanted["items"] = wanted["items"][:, ::-1]
         elif client == LIAR:
             wanted["labels"] = lowest + highest - wanted["labels"]
-            assert set(after["labels"].tolist()) <= set(before["labels"].tolist()) | {1.0, 5.0, 3.0}
             assert (np.asarray(after["labels"]) != before["labels"]).any()
         assert before.keys() == after.keys()
         for name, x in wanted.items():
@@ -47,8 +46,8 @@ def test_who_lies_trains_on_the_opposite(plain, lowest, highest):
 
 def test_users_are_served_worse():
     few = attacks.label_flip(data.pointwise(1), attacks.named(range(24)))
-    plain, found = (trained(aggregate.per_row(), None, x) for x in (None, few))
-    assert found.hits < plain.hits - 0.1
+    found = trained(aggregate.per_row(), None, few, rate=PER_ROW)
+    assert found.hits < averaged().hits - 0.1
 
 
 def test_examples_without_labels_are_refused():

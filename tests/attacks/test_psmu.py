@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_crowd import TARGET, trained
+from small_crowd import TARGET, summed, trained
 from test_forged import ITEMS, LIARS, NOW, SHARED, uploads
 from test_optimal import SIDES
 
@@ -88,7 +88,7 @@ def test_an_item_that_nobody_was_shown_is_shown():
     split = attacks.random_profiles([TARGET], share=0.2, filler=6)
     rule = attacks.attacked(aggregate.total(), push, attacks.from_id(60))
     found = trained(rule, split)
-    assert trained(aggregate.total()).shown == 0.0 and found.shown > 0.5
+    assert summed().shown == 0.0 and found.shown > 0.4
 
 
 @pytest.mark.parametrize(

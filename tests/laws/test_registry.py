@@ -91,9 +91,9 @@ def test_every_objective_is_registered():
         if inspect.isfunction(getattr(models, name))
         and typing.get_type_hints(getattr(models, name)).get("return") == models.Objective
     }
-    assert objectives == {"bce", "bpr", "squared_error", "summed"}
+    assert objectives == {"bce", "bpr", "squared_error"}
     for name in objectives:
-        assert any(x.startswith(f"fedmf({name}") for x in registry.MODELS)
+        assert f"fedmf({name})" in registry.MODELS
 
 
 @pytest.mark.parametrize(
