@@ -69,8 +69,20 @@ def test_targets_that_do_not_fit_are_one_line(source, tmp_path, evaluation, comp
     assert "\n" not in str(error.value)
 
 
-def test_the_attacks_of_the_committed_file_are_read():
-    path = Path(__file__).parents[2] / "configs/robust/pieck_ml100k.yaml"
-    for choice in ("none", "uea", "ipe", "bandwagon", "ipm", "alie", "mimic", "sign_flip"):
+CHOICES = {
+    "pieck_ml100k": (
+        "none", "uea", "ipe", "bandwagon", "ipm", "alie", "mimic", "sign_flip", "psmu", "cluster",
+        "optimal_ipm", "optimal_alie", "label_flip",
+    ),
+    "spattack_ml100k": ("none", "o_dense", "o_sparse_5", "l_dense_5", "l_sparse"),
+    "titles_ml100k": ("none", "renamed", "before", "words"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_the_attacks_of_committed_files_are_read(name):
+    path = Path(__file__).parents[2] / f"configs/robust/{name}.yaml"
+    for choice in CHOICES[name]:
         made = config.read(path, {"choose": choice})
-        assert made.evaluation.targets == (1430,) and made.make_strategy
+        assert made.evaluation.targets == (() if name == "spattack_ml100k" else (1430,))
+        assert made.make_strategy
