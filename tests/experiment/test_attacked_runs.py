@@ -53,6 +53,21 @@ def test_a_run_under_attack_measures_real_users_alone(source, tmp_path, compiled
     assert np.load(tmp_path / "run" / "per_user.npz")["values"].shape == (USERS, 3)
 
 
+def test_titles_that_a_split_changes_are_what_models_read(tmp_path):
+    source = write_folder(tmp_path / "named")
+    lines = [f"i{i}\tFilm {i}" for i in range(40)]
+    text = "\n".join(["item_id:token\tmovie_title:token_seq", *lines])
+    (source / "named.item").write_text(text + "\n")
+    split = {"class_path": f"{A}.renamed", "init_args": {"targets": [3], "to": "Star, {title}"}}
+    plain, poisoned = (
+        prepare(config.read(write_config(tmp_path / "a.yaml", source, data=found))).read.late
+        for found in ({"source": str(source)}, {"source": str(source), "split": split})
+    )
+    wanted = list(plain["titles"])
+    wanted[3] = f"Star, {wanted[3]}"
+    assert poisoned["titles"] == wanted and wanted[3].startswith("Star, Film")
+
+
 @pytest.mark.parametrize(
     ("evaluation", "complaint"),
     [
