@@ -6,6 +6,7 @@ from .cold_items import cold_items, warm_items
 from .cold_users import cold_users, warm_users
 from .covered import covered
 from .digest import digests, digests_of_examples
+from .drawn_once import drawn_once
 from .examples import Examples, ExampleStore, HeldOut, describe_examples, examples, pack_examples
 from .given_split import as_given
 from .interactions import (
@@ -42,7 +43,8 @@ __all__ = [
     "Batches", "Cases", "ClientData", "Dataset", "ExampleStore", "Examples", "HeldOut",
     "Interactions", "Partition", "Split", "Store", "as_given", "between", "by_attribute",
     "by_hash", "by_user", "click_logits", "clicks", "cold_items", "cold_users", "covered",
-    "describe", "describe_examples", "digests", "digests_of_examples", "dirichlet", "examples",
+    "describe", "describe_examples", "digests", "digests_of_examples", "dirichlet", "drawn_once",
+    "examples",
     "from_arrays", "global_time", "implicit", "k_core", "last_of_users", "last_ratings",
     "latest_of_pairs", "leave_one_out", "liked_and_disliked", "load", "pack", "pack_examples",
     "pairwise", "part_of", "pointwise", "prompt_template", "query", "random_leave_one_out",

@@ -17,7 +17,16 @@ from adapted import adapted
 from flax import nnx
 
 from fedjax_rec import aggregate, attacks, clients, models, privacy, strategies, trees
-from fedjax_rec.data import batches, covered, examples, part_of, query, sequences, support
+from fedjax_rec.data import (
+    batches,
+    covered,
+    drawn_once,
+    examples,
+    part_of,
+    query,
+    sequences,
+    support,
+)
 from fedjax_rec.models.prunable import parameters
 from fedjax_rec.strategies import adapters
 from fedjax_rec.types import Model, Server
@@ -100,6 +109,9 @@ ATTACKED = {
     ),
     "attacked(multi_krum, mimic)": lambda: attacks.attacked(
         aggregate.multi_krum(f=1), attacks.mimic(), LIARS
+    ),
+    "attacked(uniform, spattack_o)": lambda: attacks.attacked(
+        aggregate.uniform(), attacks.spattack_o(), LIARS
     ),
 }
 AGGREGATORS |= ATTACKED
@@ -347,6 +359,11 @@ BATCHES = {
     "query(pointwise)": (lambda: query(batches.pointwise(4)), lambda n: 5 * (n // 2)),
     "sequences(6)": (lambda: sequences(6), lambda n: int(n > 1)),
     "sequences(6, 4)": (lambda: sequences(6, 4), lambda n: int(n > 1)),
+    "drawn_once(pointwise)": (lambda: drawn_once(batches.pointwise(4)), lambda n: 5 * n),
+    "label_flip(pointwise)": (
+        lambda: attacks.label_flip(batches.pointwise(4), LIARS),
+        lambda n: 5 * n,
+    ),
 }
 
 
