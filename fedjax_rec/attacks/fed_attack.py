@@ -110,7 +110,9 @@ def fed_attack(
             apart = items[known[client]] - items[drawn]
             push = jnp.where(real[client], jax.nn.sigmoid(-(apart @ user)), 0)
             user = user + user_rate * (push @ apart) / jnp.maximum(real[client].sum(), 1)
-            looks = jax.random.permutation(of_sample, items.shape[0])[:candidates]
+            looks = jnp.arange(items.shape[0])
+            if candidates is not None:
+                looks = jax.random.permutation(of_sample, looks)[:candidates]
             scores = items[looks] @ user
             near = looks[jax.lax.top_k(scores, hardest)[1]]
             far = looks[jax.lax.top_k(-scores, hardest)[1]]

@@ -129,11 +129,12 @@ def beside(update: PyTree, lies: jax.Array, ids: jax.Array, values: jax.Array) -
         if not rows.is_table(x):
             return x
         made = jax.vmap(rows_of)(x, values)
-        put = lambda new, old: (
-            None if new is None else jnp.where(trees.leading(lies, old), new, old)
+        put = lambda new, old: jnp.where(trees.leading(lies, old), new, old)
+        values_, ids_, live = (
+            old if new is None else put(new, old)
+            for new, old in zip(made, (x.values, x.ids, x.live), strict=True)
         )
-        parts = (put(new, old) for new, old in zip(made, (x.values, x.ids, x.live), strict=True))
-        return replace(x, **dict(zip(("values", "ids", "live"), parts, strict=True)))
+        return replace(x, values=values_, ids=ids_, live=live)
 
     return rows.map_nodes(one, update)
 

@@ -187,7 +187,7 @@ def test_a_hum_mines_hard_users_of_a_deep_model_and_sends_rows_and_layers():
             pushed = [slope(lambda u: loss(u, arrays, 0), user, 1e-5) for user in users]
             users = users - 0.9 * np.array(pushed)
         for path, x in arrays.items():
-            with_it = lambda new, path=path: loss(users, {**arrays, path: new}, 1)
+            with_it = lambda new, path=path, users=users: loss(users, {**arrays, path: new}, 1)
             wanted = slope(with_it, x, 1e-5)
             if path == table:
                 sent = sent_by(told[path], k)
