@@ -125,7 +125,7 @@ def fed_attack(
             ids = jnp.concatenate([far, near]).astype(jnp.int32)
             return state, (ids, jnp.concatenate([moves, -moves]))
 
-        state, (ids, moves) = pushed.in_turn(lies, state, one)
+        state, (ids, moves) = pushed.in_turn(lies, sides.client, state, one)
         said = pushed.of_tables(update, moves)
         return state, pushed.sent(where, update, lies, ids, said)
 

@@ -193,7 +193,7 @@ def fed_rec_attack(
             return (left.at[mine].add(-sent), who, kept), (mine, sent)
 
         begin = slope_of(state["users"], items), state["who"], state["rows"]
-        (_, who, kept), (ids, sent) = pushed.in_turn(sides.lies, begin, one)
+        (_, who, kept), (ids, sent) = pushed.in_turn(sides.lies, sides.client, begin, one)
         said = pushed.of_tables(update, -rate * sent)
         forged = pushed.sent(where, update, sides.lies, ids, said)
         return {**state, "who": who, "rows": kept}, forged

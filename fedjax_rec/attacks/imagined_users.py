@@ -161,7 +161,7 @@ def _imagining(
             mean = lambda said: jax.vmap(lambda user: loss(seen(said), user, 1.0))(users).mean()
             return state, jax.grad(mean)(before)
 
-        _, slope = pushed.in_turn(sides.lies, (), one)
+        _, slope = pushed.in_turn(sides.lies, sides.client, (), one)
         said = rows.map_nodes(
             lambda x, g: -(rate if rows.is_table(x) else layer_rate) * g, update, slope
         )

@@ -144,16 +144,20 @@ def of_tables(update: PyTree, values: jax.Array) -> PyTree:
     return rows.map_nodes(lambda x: values if rows.is_table(x) else None, update)
 
 
-def in_turn(lies: jax.Array, state: PyTree, one: Callable[..., tuple[PyTree, Any]]):
-    """(state, made [n, ...]) after each who lies had its turn, in the order of the round, and costs
+def in_turn(
+    lies: jax.Array, client: jax.Array, state: PyTree, one: Callable[..., tuple[PyTree, Any]]
+):
+    """(state, made [n, ...]) after each who lies had its turn, in the order of their ids; it costs
     what one of them costs times how many there are.
 
     Args:
         lies: bool[n].
+        client: int32[n], the ids.
         state: what goes from one to the next.
         one: one(k, state) -> (state, made) of who stands in place k; others are left at zero.
     """
-    order, outline = jnp.argsort(~lies), jax.eval_shape(one, jnp.int32(0), state)[1]
+    order = jnp.lexsort((client, ~lies))
+    outline = jax.eval_shape(one, jnp.int32(0), state)[1]
     empty = jax.tree.map(lambda x: jnp.zeros((lies.size, *x.shape), x.dtype), outline)
 
     def turn(i, carry):

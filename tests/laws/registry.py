@@ -94,9 +94,13 @@ AGGREGATORS |= ROBUST
 
 # Rules under attack, of two of the laws' clients.
 LIARS = attacks.named([2, 4])
+PUBLIC = attacks.Published(np.zeros(31, int), np.arange(31), 1, 31)  # all of the laws' items
 ATTACKED = {
     "attacked(uniform, ipm)": lambda: attacks.attacked(
         aggregate.uniform(), attacks.ipm(2.0), LIARS
+    ),
+    "attacked(uniform, pip_attack)": lambda: attacks.attacked(
+        aggregate.uniform(), attacks.pip_attack([7], PUBLIC, users=2, profile=3, fits=2), LIARS
     ),
     "attacked(multi_krum, mimic)": lambda: attacks.attacked(
         aggregate.multi_krum(f=1), attacks.mimic(), LIARS
