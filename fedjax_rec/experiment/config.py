@@ -57,8 +57,8 @@ from .short_names import lengthened
 
 PARTS = [
     Aggregator, Attack, Batches, Clip, Clock, Cohorts, Compressor, Embedding, Exchange, Fit, Graph,
-    Held, ItemLoss, Local, Malicious, Model, Neighbours, Published, Server, Similarity, Stage, Staleness,
-    Strategy, Utility,
+    Held, ItemLoss, Local, Malicious, Model, Neighbours, Published, Server, Similarity, Stage,
+    Staleness, Strategy, Utility,
 ]  # fmt: skip
 PRIVATE = ("epsilon", "delta", "noise_multiplier")
 LATE = {

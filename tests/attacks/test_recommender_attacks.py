@@ -204,7 +204,7 @@ def test_a_hum_mines_hard_users_of_a_deep_model_and_sends_rows_and_layers():
 def test_pip_attack_adds_targets_no_longer_than_its_own_rows(layout):
     public = public_of([np.repeat(np.arange(10), 4), np.arange(ITEMS)])
     attack = attacks.pip_attack(
-        TARGETS, public, rate=9.0, alpha=0.4, distance=0.5, levels=[0.5], users=3, profile=4, fits=2
+        TARGETS, public, rate=9.0, alpha=0.4, distance=0.2, levels=[0.5], users=3, profile=4, fits=2
     )
     came, (items, shared) = uploads(layout), table_of(5)
     state, update = forged(attack, shared, came)
@@ -219,7 +219,7 @@ def test_pip_attack_adds_targets_no_longer_than_its_own_rows(layout):
     clipped = []
     for k in np.flatnonzero(LIES):
         before, after = sent_by(came.update["item"], k), sent_by(update["item"], k)
-        bound = 0.5 * max(np.linalg.norm(x) for x in before.values())
+        bound = 0.2 * max(np.linalg.norm(x) for x in before.values())
         assert set(after) == set(before) | set(TARGETS)
         for i in set(before) - set(TARGETS):
             np.testing.assert_array_equal(before[i], after[i])
@@ -247,7 +247,7 @@ def test_pip_attack_learns_what_is_popular_and_what_its_users_like():
     told = told @ np.asarray(f["second"]) + np.asarray(f["second_bias"])
     assert (np.argmax(told[:19], 1) == (np.arange(19) >= 10)).all()
     scores = np.asarray(f["users"]) @ items.T
-    assert (scores[:, :10].min(1) > scores[:, 10:].max(1)).all()
+    assert scores[:, :10].mean() > scores[:, 10:].mean() + 0.5
     assert sent_by(update["item"], LIARS[0])[19] @ np.array([1.0, 0.5, 0.0]) > 0
 
 

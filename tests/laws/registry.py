@@ -17,7 +17,16 @@ from adapted import adapted
 from flax import nnx
 
 from fedjax_rec import aggregate, attacks, clients, models, privacy, strategies, trees
-from fedjax_rec.data import batches, covered, examples, part_of, query, sequences, support
+from fedjax_rec.data import (
+    batches,
+    counted,
+    covered,
+    examples,
+    part_of,
+    query,
+    sequences,
+    support,
+)
 from fedjax_rec.models.prunable import parameters
 from fedjax_rec.strategies import adapters
 from fedjax_rec.types import Model, Server
@@ -194,6 +203,10 @@ MODELS = {
         lambda n, m: models.fedmf(n, m, width=8, objective=models.squared_error()),
         "ratings()",
     ),
+    "fedmf(summed)": (
+        lambda n, m: models.fedmf(n, m, width=8, objective=models.summed(models.bce())),
+        "counted(pointwise)",
+    ),
     "item_scores()": (lambda n, m: models.item_scores(n), "pointwise(4)"),
     "gmf()": (lambda n, m: models.gmf(n, m, width=8), "pointwise(4)"),
     "mlp()": (lambda n, m: models.mlp(n, m, width=8, layers=(8, 4)), "pointwise(4)"),
@@ -339,6 +352,7 @@ BATCHES = {
     "pointwise(0)": (lambda: batches.pointwise(0), lambda n: n),
     "pairwise(2)": (lambda: batches.pairwise(2), lambda n: 2 * n),
     "ratings()": (lambda: batches.ratings(), lambda n: n),
+    "counted(pointwise)": (lambda: counted(batches.pointwise(4)), lambda n: 5 * n),
     "covered(pointwise)": (
         lambda: covered(batches.pointwise(4), 1.5),
         lambda n: 5 * n + 3 * n // 2,
