@@ -8,8 +8,9 @@ the rows that it names stand in the place of those that the client touched, in a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -102,6 +103,67 @@ def sent(where: str, update: PyTree, lies: jax.Array, ids: jax.Array, said: PyTr
     return rows.map_nodes(one, update, said)
 
 
+def beside(update: PyTree, lies: jax.Array, ids: jax.Array, values: jax.Array) -> PyTree:
+    """`update` in which those who lie change the rows `ids` of its tables by `values`, and all else
+    as they did. Where a message has no room left, a row of theirs makes place.
+
+    Args:
+        update: leaves [n, ...], tables without origin and factor.
+        lies: bool[n].
+        ids: int32[T], each once.
+        values: float[n, T, D].
+    """
+
+    def rows_of(x: rows.RowsUpdate, values):
+        """(values, ids, live) of one who lies."""
+        values = values.astype(x.values.dtype)
+        if x.ids is None:
+            return x.values.at[ids].set(values), None, x.live.at[ids].set(True)
+        live = x.live & ~jnp.isin(x.ids, ids)
+        slots = jnp.argsort(live)[: ids.size]  # those that hold nothing come first
+        kept = jnp.where(live[:, None], x.values, 0).at[slots].set(values)
+        named = jnp.where(live, x.ids, x.size).at[slots].set(ids.astype(x.ids.dtype))
+        return kept, named, live.at[slots].set(True)
+
+    def one(x):
+        if not rows.is_table(x):
+            return x
+        made = jax.vmap(rows_of)(x, values)
+        put = lambda new, old: jnp.where(trees.leading(lies, old), new, old)
+        values_, ids_, live = (
+            old if new is None else put(new, old)
+            for new, old in zip(made, (x.values, x.ids, x.live), strict=True)
+        )
+        return replace(x, values=values_, ids=ids_, live=live)
+
+    return rows.map_nodes(one, update)
+
+
 def of_tables(update: PyTree, values: jax.Array) -> PyTree:
     """What says `values` of each table of `update` and nothing of dense leaves, for `sent`."""
     return rows.map_nodes(lambda x: values if rows.is_table(x) else None, update)
+
+
+def in_turn(
+    lies: jax.Array, client: jax.Array, state: PyTree, one: Callable[..., tuple[PyTree, Any]]
+):
+    """(state, made [n, ...]) after each who lies had its turn, in the order of their ids; it costs
+    what one of them costs times how many there are.
+
+    Args:
+        lies: bool[n].
+        client: int32[n], the ids.
+        state: what goes from one to the next.
+        one: one(k, state) -> (state, made) of who stands in place k; others are left at zero.
+    """
+    order = jnp.lexsort((client, ~lies))
+    outline = jax.eval_shape(one, jnp.int32(0), state)[1]
+    empty = jax.tree.map(lambda x: jnp.zeros((lies.size, *x.shape), x.dtype), outline)
+
+    def turn(i, carry):
+        state, all_made = carry
+        state, made = one(order[i], state)
+        put = lambda x, new: x.at[order[i]].set(new)
+        return state, jax.tree.map(put, all_made, made)
+
+    return jax.lax.fori_loop(0, lies.sum(), turn, (state, empty))

@@ -101,3 +101,10 @@ def test_the_attacks_of_committed_files_are_read(name):
         made = config.read(path, {"choose": choice})
         assert made.evaluation.targets == (() if name == "spattack_ml100k" else (1430,))
         assert made.make_strategy
+
+
+@pytest.mark.parametrize("choice", ["none", "a_ra", "a_hum"])
+def test_attacks_that_want_a_model_are_read_with_one(choice):
+    path = Path(__file__).parents[2] / "configs/robust/a_hum_ml1m.yaml"
+    made = config.read(path, {"choose": choice})
+    assert made.evaluation.targets == (1492,) and made.make_strategy
