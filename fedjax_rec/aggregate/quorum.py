@@ -1,0 +1,114 @@
+"""Quorum: a row moves by what its clients say beyond what f of them could have said alone.
+
+    b = median over clients of the `quantile` of |u_k[i]| over the rows i that client k touched
+    s[i] = sum over k of u_k[i] min(1, b / |u_k[i]|)
+    u[i] = 1/n s[i] max(0, 1 - f b / |s[i]|),   n clients in the round
+
+A composition of this library: the row-wise clip of `row_norm_bound` at a length that honest clients
+set, round by round, and the soft threshold of the group lasso, which takes off the length that f
+attackers add where they agree. A dense leaf is one row that all clients touched.
+
+Breakdown point: b is honest for fewer attackers than n/2. Of attackers in the round, up to f, each
+moves a sum by b at most, so that a row of which honest clients say nothing, or cancel each other,
+stays to the bit; and no row is further than 2 f b / n from where it would be without the clip's
+victims and the threshold (f b from the attackers, f b taken off). More than f attackers who agree
+move a row by what they are more, times b / n: the rule degrades by that and does not break. What it
+costs: a row that no more than f clients agree on does not learn. Attackers that act as f users who
+like an item are such users, to this rule as to any other.
+
+Cost: one pass over rows, n log-free selections among the rows of a client, nothing compared two by
+two. Uploads are listed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+
+from .. import rows
+from ..check import at_least, fraction
+from ..types import Aggregator
+from .listed import count, listing
+from .norm_bound import bound_factor
+from .touched import MOST, number, smallest, value
+
+TINY = 1e-30
+
+
+def quorum(f: float, quantile: float = 0.5) -> Aggregator:
+    """The mean of updates whose rows are clipped to a usual length, less what f clients could say.
+
+    Each client counts once, whatever it weighs: an attacker states its own weight. Nobody is
+    rejected. As of `row_norm_bound`, a row of few clients moves by few steps out of n, so that
+    servers step further than under `per_row`.
+
+    Args:
+        f: attackers of a round whose agreement moves nothing. 0 or more; less than there are is a
+            compromise that lets rows of few clients learn, as honest clients pull the other way.
+        quantile: of the lengths of a client's rows, of which the median over clients is the
+            longest that a row may have. 0 to 1.
+
+    Returns:
+        An `Aggregator` that lists uploads.
+
+    Raises:
+        ValueError: for f below 0, and a quantile outside 0 to 1.
+
+    Example:
+        >>> from fedjax_rec import aggregate
+        >>> aggregate.quorum(f=4).additive
+        False
+    """
+    at_least("quorum", "f", f, 0)
+    fraction("quorum", "quantile", quantile)
+
+    def finish(key, state, uploads, now):
+        there = uploads.there
+        weight = there.astype(jnp.float32)
+        share = 1 / jnp.maximum(count(there), 1)
+
+        def beyond(total, bound):
+            length = jnp.sqrt((total**2).sum(-1, keepdims=True))
+            left = jnp.maximum(0, 1 - f * bound / jnp.maximum(length, TINY))
+            return total * jnp.where(length > 0, left, 0) * share
+
+        def one(x):
+            if not rows.is_table(x):
+                flat = x.reshape(x.shape[0], x.size // x.shape[0])
+                length = jnp.sqrt((flat**2).sum(-1))
+                bound = median(length, there)
+                clipped = rows.weighted_sum(weight * bound_factor(length, bound), flat)
+                return beyond(clipped, bound).reshape(x.shape[1:])
+            length = jnp.sqrt((x.values**2).sum(-1))
+            usual = of_rows(length, x.live, quantile)
+            bound = median(usual, there & x.live.any(-1))
+            factor = bound_factor(length, bound)[..., None]
+            total = rows.weighted_sum(weight, replace(x, values=x.values * factor))
+            touched = total.live
+            if total.ids is not None:
+                ids = jnp.where(total.live, total.ids, x.size)
+                touched = jnp.zeros(x.size, bool).at[ids].set(True, mode="drop")
+            values = jnp.where(touched[:, None], beyond(rows.to_dense(total), bound), 0)
+            return rows.RowsUpdate(values, None, touched, None, x.size)
+
+        return state, rows.map_nodes(one, uploads.update), None
+
+    return listing(finish)
+
+
+def median(lengths: jax.Array, there: jax.Array) -> jax.Array:
+    """float32[]: the lower median of lengths [n], 0 or more, of who is `there`; 0 of nobody."""
+    return of_rows(lengths[None], there[None], 0.5)[0]
+
+
+def of_rows(lengths: jax.Array, live: jax.Array, quantile) -> jax.Array:
+    """float32[n]: of each client the quantile of `lengths` [n, L], 0 or more, of its `live` rows:
+    the one with as many below it as floor((m - 1) quantile) of m; 0 of none."""
+    # Floats from 0 on are in the order of their bits.
+    ordered = jax.lax.bitcast_convert_type(jnp.maximum(lengths, 0.0), jnp.int32)
+    ordered = jnp.where(live, ordered, MOST)
+    m = number(live)
+    place = jnp.floor((m - 1) * jnp.float32(quantile)).astype(jnp.int32)
+    return jnp.where(m > 0, value(smallest(ordered, place)), 0)
