@@ -19,10 +19,10 @@ def around_median(groups: Groups, f: int):
     """float[G, D]: the mean of each group without the f entries farthest from its median; of two
     that are as far, the larger is left out."""
     middle, kept = median_of(groups), jnp.maximum(groups.count - f, 1)
-    apart = groups.ordered(jnp.abs(groups.values - middle[..., None]))
+    apart = groups.ordered(jnp.abs(groups.values - middle))
     last = smallest(apart, kept - 1)
-    near, as_far = apart < last[..., None], apart == last[..., None]
-    below = groups.values < middle[..., None]
+    near, as_far = apart < last, apart == last
+    below = groups.values < middle
     # Those that are as far as the last that is kept, below the median and above it.
     lows, highs = as_far & below, as_far & ~below
     more = kept - number(near)

@@ -30,6 +30,7 @@ import jax.numpy as jnp
 from .. import rows
 from ..check import at_least, fraction
 from ..types import Aggregator
+from .blocks import touches
 from .listed import count, listing
 from .norm_bound import bound_factor
 from .touched import MOST, number, smallest, value
@@ -37,7 +38,7 @@ from .touched import MOST, number, smallest, value
 TINY = 1e-30
 
 
-def quorum(f: float, quantile: float = 0.5) -> Aggregator:
+def quorum(f: float, quantile: float = 0.5, floor: int = 1) -> Aggregator:
     """The mean of updates whose rows are clipped to a usual length, less what f clients could say.
 
     Each client counts once, whatever it weighs: an attacker states its own weight. Nobody is
@@ -49,12 +50,13 @@ def quorum(f: float, quantile: float = 0.5) -> Aggregator:
             compromise that lets rows of few clients learn, as honest clients pull the other way.
         quantile: of the lengths of a client's rows, of which the median over clients is the
             longest that a row may have. 0 to 1.
+        floor: rows touched by fewer clients are left where they are. 1 or more.
 
     Returns:
         An `Aggregator` that lists uploads.
 
     Raises:
-        ValueError: for f below 0, and a quantile outside 0 to 1.
+        ValueError: for f below 0, a quantile outside 0 to 1, and a floor below 1.
 
     Example:
         >>> from fedjax_rec import aggregate
@@ -63,6 +65,7 @@ def quorum(f: float, quantile: float = 0.5) -> Aggregator:
     """
     at_least("quorum", "f", f, 0)
     fraction("quorum", "quantile", quantile)
+    at_least("quorum", "floor", floor, 1)
 
     def finish(key, state, uploads, now):
         there = uploads.there
@@ -86,12 +89,9 @@ def quorum(f: float, quantile: float = 0.5) -> Aggregator:
             bound = median(usual, there & x.live.any(-1))
             factor = bound_factor(length, bound)[..., None]
             total = rows.weighted_sum(weight, replace(x, values=x.values * factor))
-            touched = total.live
-            if total.ids is not None:
-                ids = jnp.where(total.live, total.ids, x.size)
-                touched = jnp.zeros(x.size, bool).at[ids].set(True, mode="drop")
-            values = jnp.where(touched[:, None], beyond(rows.to_dense(total), bound), 0)
-            return rows.RowsUpdate(values, None, touched, None, x.size)
+            moving = touches(x) >= floor
+            values = jnp.where(moving[:, None], beyond(rows.to_dense(total), bound), 0)
+            return rows.RowsUpdate(values, None, moving, None, x.size)
 
         return state, rows.map_nodes(one, uploads.update), None
 
@@ -108,7 +108,7 @@ def of_rows(lengths: jax.Array, live: jax.Array, quantile) -> jax.Array:
     the one with as many below it as floor((m - 1) quantile) of m; 0 of none."""
     # Floats from 0 on are in the order of their bits.
     ordered = jax.lax.bitcast_convert_type(jnp.maximum(lengths, 0.0), jnp.int32)
-    ordered = jnp.where(live, ordered, MOST)
-    m = number(live)
+    ordered = jnp.where(live, ordered, MOST).T
+    m = number(live.T)
     place = jnp.floor((m - 1) * jnp.float32(quantile)).astype(jnp.int32)
     return jnp.where(m > 0, value(smallest(ordered, place)), 0)

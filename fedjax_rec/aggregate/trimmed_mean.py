@@ -19,10 +19,10 @@ def without_ends(groups: Groups, f: int):
     """float[G, D]: the mean of each group without its f smallest and f largest entries."""
     ordered, n = groups.ordered(), groups.count
     low, high = smallest(ordered, f), smallest(ordered, n - f - 1)
-    within = (ordered > low[..., None]) & (ordered < high[..., None])
+    within = (ordered > low) & (ordered < high)
     # Of entries that equal the smallest and the largest that stay, some may be taken off.
-    lows = number(ordered <= low[..., None]) - f
-    highs = n - f - number(ordered < high[..., None])
+    lows = number(ordered <= low) - f
+    highs = n - f - number(ordered < high)
     inside = total(jnp.where(within, groups.values, 0))
     mean = (inside + lows * value(low) + highs * value(high)) / jnp.maximum(n - 2 * f, 1)
     return jnp.where(low == high, value(low), mean)

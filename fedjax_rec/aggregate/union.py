@@ -126,7 +126,8 @@ def _apart(key, spread: jax.Array, there: jax.Array, f, draws: int) -> jax.Array
     some = high > low
     scaled = jnp.where(there & some, (spread - low) / jnp.where(some, high - low, 1), 2.0)
     one, two, cut = _clusters(jnp.sort(scaled), m)
-    uniform = jax.random.uniform(key, (draws, n))
+    # By places first, so that the draws of a place do not hang on how many there are.
+    uniform = jax.random.uniform(key, (n, draws)).T
     uniform = jnp.sort(jnp.where(jnp.arange(n) < m, uniform, 2.0), 1)
     ones, twos, _ = jax.lax.map(lambda x: _clusters(x, m), uniform)
     log = lambda v: jnp.log(jnp.maximum(v, 1e-12))
