@@ -4,20 +4,21 @@
     s[i] = sum over k of u_k[i] min(1, b / |u_k[i]|)
     u[i] = 1/n s[i] max(0, 1 - f b / |s[i]|),   n clients in the round
 
-A composition of this library: the row-wise clip of `row_norm_bound` at a length that honest clients
-set, round by round, and the soft threshold of the group lasso, which takes off the length that f
-attackers add where they agree. A dense leaf is one row that all clients touched.
+A composition of this library: the row-wise clip of `row_norm_bound`, at a length that the clients
+of the round set and not a number of the run; the soft threshold of the group lasso, which takes off
+what f attackers add where they agree; and the floor of the rules by coordinates. A dense leaf is
+one row that all clients touched. It looks at no item and knows no attack.
 
-Breakdown point: b is honest for fewer attackers than n/2. Of attackers in the round, up to f, each
-moves a sum by b at most, so that a row of which honest clients say nothing, or cancel each other,
-stays to the bit; and no row is further than 2 f b / n from where it would be without the clip's
-victims and the threshold (f b from the attackers, f b taken off). More than f attackers who agree
-move a row by what they are more, times b / n: the rule degrades by that and does not break. What it
-costs: a row that no more than f clients agree on does not learn. Attackers that act as f users who
-like an item are such users, to this rule as to any other.
+Breakdown point: b is within what honest clients say for fewer attackers than n/2. Each of them adds
+b to a row at most, so that f of them move no row of which honest clients say nothing, or cancel one
+another, and change any other row by no more than f b / n; what is more than f moves a row by b / n
+each. With a floor of 2 a + 1, a attackers are no majority of a row that moves, and rows that few
+clients touch stay: that is the price, for what few honest clients have as for what attackers want
+them to have. Attackers that act as honest users who like an item, in rows that many touch,
+are such users to this rule as to any other.
 
-Cost: one pass over rows, n log-free selections among the rows of a client, nothing compared two by
-two. Uploads are listed.
+Cost: one pass over rows, and 32 over their lengths; nothing is compared two by two. Uploads are
+listed.
 """
 
 from __future__ import annotations

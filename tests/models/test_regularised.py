@@ -119,18 +119,26 @@ def test_the_contrastive_task_is_its_formula():
     assert float(task(key, jnp.float32(table), alone, 2)) == 0
 
 
-def test_clients_that_keep_items_apart_spread_them():
+def test_clients_of_kept_apart_tell_their_items_from_others():
+    """By how much more alike the items of a client are than they are to those it does not have."""
     found = data.synthetic(num_users=20, num_items=40, interactions_per_user=12)
-    ds = data.pack(data.leave_one_out()(found), evaluation_negatives=0)
-    spread = {}
+    store = data.pack(data.leave_one_out()(found), evaluation_negatives=0).store
+    start, length, items = (np.asarray(x) for x in (store.start, store.length, store.items))
+    told = {}
     for weight in (0.0, 3.0):
         strategy = strategies.kept_apart(
             models.fedmf(40, width=4, scale=0.3), data.pointwise(2), weight=weight, negatives=4
         )
-        *_, last = simulate.simulate(strategy, ds.store, 5, jax.random.key(0))
+        *_, last = simulate.simulate(strategy, store, 5, jax.random.key(0))
         q = np.asarray(last.state.shared["item"].values)
-        spread[weight] = np.linalg.norm(q[:, None] - q[None], axis=2).mean()
-    assert spread[3.0] > 1.02 * spread[0.0]
+        margins = []
+        for begin, many in zip(start, length, strict=True):
+            mine = np.isin(np.arange(40), items[begin : begin + many])
+            alike = q @ q.T - np.diag((q**2).sum(1))
+            near = alike[np.ix_(mine, mine)].sum() / (mine.sum() * (mine.sum() - 1))
+            margins.append(near - alike[np.ix_(mine, ~mine)].mean())
+        told[weight] = np.mean(margins)
+    assert told[3.0] > told[0.0] + 0.01
 
 
 def test_what_cannot_be_guarded_is_refused():
