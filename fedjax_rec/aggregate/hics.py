@@ -1,14 +1,16 @@
 """HiCS: gradients are clipped twice, and of what is left the largest rows are applied.
 
     c[i] = 1/n sum_k u_k[i] min(1, bound / |u_k[i]|)              of each client's row
-    c[i] <- c[i] min(1, a / |c[i]|),   a the mean of |c[i]| over the rows that the round touched
-    m <- m + c;   the `share` of all rows with the largest |m[i]| move by m[i], of which 0 is kept
+    the `share` of all rows with the largest |m[i] + c[i]| are chosen
+    m[i] <- m[i] + c[i] min(1, a / |c[i]|),   a the mean of |c[i]| over the rows that were touched
+    chosen rows move by m[i], of which 0 is kept
 
 (Yuan et al., "Manipulating federated recommender systems: poisoning with
 synthetic users and its countermeasures", SIGIR 2023: hierarchical gradient clipping with sparsified
 updating.) The paper names the two levels of clipping and the memory; the sparsified update is that
 of SparseFed (Panda et al., AISTATS 2022), and a bound of the second level that follows the round's
-mean is this library's reading, since no code is public.
+mean is this library's reading, since no code is public; so is choosing before that clip, after
+which many rows are as long. Of rows as long, to a thousandth, the first are chosen.
 
 Breakdown point: none; f attackers move a row by f bound / n at most, and by a, in a round that
 applies it. Cost: one pass, and one over a memory of the size of the model; summaries add up.
@@ -68,9 +70,12 @@ def hics(bound: float, share: float = 0.1) -> Aggregator:
             fresh, touched = rows.to_dense(x), _touched(x)
             length = jnp.sqrt((fresh**2).sum(-1))
             usual = jnp.where(touched, length, 0).sum() / jnp.maximum(touched.sum(), 1)
-            memory = next(memories) + fresh * bound_factor(length, usual)[:, None]
-            length = (memory**2).sum(-1)
-            chosen = (ranks(-length, length > 0) < jnp.ceil(share * x.size)) & (length > 0)
+            held = next(memories)
+            memory = held + fresh * bound_factor(length, usual)[:, None]
+            length = ((held + fresh) ** 2).sum(-1)
+            # Rows of one clipped client are as long but for rounding, which is not to choose.
+            size = jnp.round(512 * jnp.log2(jnp.maximum(length, 1e-37)))
+            chosen = (ranks(-size, length > 0) < jnp.ceil(share * x.size)) & (length > 0)
             chosen &= summary["clients"] > 0
             kept.append(jnp.where(chosen[:, None], 0, memory))
             return rows.RowsUpdate(

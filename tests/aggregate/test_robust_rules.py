@@ -118,7 +118,8 @@ def hics(x, bound, share):
     norms = np.linalg.norm(table, axis=1)
     usual = norms[norms > 0].mean()
     table = table * np.minimum(1, usual / np.maximum(norms, 1e-30))[:, None]
-    first = np.argsort(-np.linalg.norm(table, axis=1), kind="stable")[: int(np.ceil(share * ITEMS))]
+    size = np.round(512 * np.log2(np.maximum(norms, 1e-18) ** 2))
+    first = np.argsort(-size, kind="stable")[: int(np.ceil(share * ITEMS))]
     chosen = np.isin(np.arange(ITEMS), first)
     out[:TABLE] = np.where(chosen[:, None], table, 0).reshape(-1)
     return out, None
