@@ -72,7 +72,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, required=True)
     parser.add_argument("names", nargs="+")
     args = parser.parse_args()
-    import torch
+    torch = importlib.import_module("torch")
 
     torch.set_num_threads(1)
     draw = np.random.default_rng(0)
