@@ -37,7 +37,7 @@ MAX_LINES = 400
 # use `rows.map_nodes` or its like.
 WALKS = {
     "rows": "tables",
-    "trees": "frozen values",
+    "trees": "frozen values, and what is told",
     "wire.nodes": "what is packed",
     "factors": "layers with adapters",
     "models.placement": "frozen values and tables, by their path",

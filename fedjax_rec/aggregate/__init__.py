@@ -20,10 +20,11 @@ from .norm_bound import norm_bound, row_norm_bound
 from .normalized import normalized, normalized_per_row
 from .parts import total
 from .trimmed_mean import trimmed_mean
+from .with_norms import with_norms
 
 __all__ = [
     "Mixer", "bucketing", "bulyan", "by_coordinate", "caf", "centered_clip", "dnc", "foolsgold",
     "geometric_median", "krum", "mda", "meamed", "mean", "median", "mixed", "multi_krum",
     "nnm", "norm_bound", "normalized", "normalized_per_row", "per_row", "row_norm_bound",
-    "total", "trimmed_mean", "uniform",
+    "total", "trimmed_mean", "uniform", "with_norms",
 ]  # fmt: skip

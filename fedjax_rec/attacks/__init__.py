@@ -9,7 +9,7 @@ Who they are: `drawn`, `named`, `from_id`. Stages of one client: `sign_flip`, `s
 from .alie import alie
 from .alone import broken, gaussian, scaled, sign_flip
 from .attacked import Attack, Sides, attacked
-from .detection import detection
+from .detection import detection, with_detection
 from .ipm import ipm
 from .malicious import Malicious, drawn, from_id, named
 from .mimic import mimic
@@ -19,5 +19,5 @@ from .shilling import average_profiles, bandwagon_profiles, random_profiles
 __all__ = [
     "Attack", "Malicious", "Sides", "alie", "attacked", "average_profiles", "bandwagon_profiles",
     "broken", "detection", "drawn", "from_id", "gaussian", "ipm", "mimic", "named", "pieck_ipe",
-    "pieck_uea", "random_profiles", "scaled", "sign_flip",
+    "pieck_uea", "random_profiles", "scaled", "sign_flip", "with_detection",
 ]  # fmt: skip

@@ -10,7 +10,8 @@ round to round, beside the rule's state.
 What it forges stands in the place of uploads that were made, sent and billed: stages and the uplink
 do not touch it, and a malicious client weighs what it weighed. Clients that were not there, and
 clients without data, forge nothing. Uploads of honest clients stay as they are, to the bit. All
-uploads of the round are listed, whatever the rule.
+uploads of the round are listed, whatever the rule. How well the rule's verdicts find who lies is
+told among the metrics of a run, see `detection`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import jax
 
 from ..made import part
 from ..types import Aggregator, PyTree, record
+from .detection import found_of
 from .malicious import Malicious
 
 
@@ -70,7 +72,8 @@ def attacked(aggregator: Aggregator, attack: Attack, malicious: Malicious) -> Ag
         return aggregator
 
     def init(shared):
-        return {"rule": aggregator.init(shared), "attack": attack.init(shared)}
+        states = {"rule": aggregator.init(shared), "attack": attack.init(shared)}
+        return {**states, "told": found_of(None, None, None)}
 
     def reduce(state, uploads, now):
         return {"uploads": replace(uploads, metrics={}, down=None), "client": now.client}
@@ -84,6 +87,7 @@ def attacked(aggregator: Aggregator, attack: Attack, malicious: Malicious) -> Ag
         forged = replace(uploads, update=update)
         found = aggregator.reduce(state["rule"], forged, replace(now, client=client))
         after, made, verdicts = aggregator.finish(of_rule, state["rule"], found, now)
-        return {"rule": after, "attack": learned}, made, verdicts
+        told = found_of(verdicts, sides.lies, there)
+        return {"rule": after, "attack": learned, "told": told}, made, verdicts
 
     return Aggregator(init, reduce, finish, additive=False)
