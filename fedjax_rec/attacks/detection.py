@@ -47,7 +47,8 @@ def detection(info: RoundInfo, ids, malicious: Malicious) -> dict[str, float]:
 
 
 def with_detection(aggregator: Aggregator, malicious: Malicious) -> Aggregator:
-    """`aggregator`, and the metrics `detection_precision` and `detection_recall`.
+    """`aggregator`, and the metrics `detection_precision` and `detection_recall`; where nobody is
+    malicious, `aggregator` itself.
 
     They are those of `detection` in the last round before a measurement; null where nobody is
     rejected or lies, where the rule gives no verdicts, and where it takes nobody at all. `attacked`
@@ -70,6 +71,8 @@ def with_detection(aggregator: Aggregator, malicious: Malicious) -> Aggregator:
         >>> stages = [attacks.sign_flip(liars)]
         >>> strategy = strategies.fedmf(model, data.pointwise(4), aggregator=rule, stages=stages)
     """
+    if malicious.nobody:
+        return aggregator
     if aggregator.seal is not None:
         raise ValueError(
             f"with_detection({aggregator}): under a seal nobody is judged; leave it out."

@@ -57,7 +57,18 @@ from .sweep import run_sweep
 from .swept import Ended
 from .trials import Trial
 
-KEYS = ("section", "page", "figure", "out", "config", "set", "shares", "seeds", "attacks", "defences")
+KEYS = (
+    "section",
+    "page",
+    "figure",
+    "out",
+    "config",
+    "set",
+    "shares",
+    "seeds",
+    "attacks",
+    "defences",
+)
 OF_A_SHARE = ("share", "malicious", "f")  # what depends on it, in texts
 SURE = 0.975  # of the rounds have no more than f who lie
 
@@ -170,7 +181,9 @@ def _only(kind: str, names: Sequence[str], known: Mapping[str, Any]) -> dict[str
     for name in names:
         if name not in known:
             near = nearest(name, known)
-            raise ConfigError(f"--{kind} {name}: is none of the file{near}; use {', '.join(known)}.")
+            raise ConfigError(
+                f"--{kind} {name}: is none of the file{near}; use {', '.join(known)}."
+            )
     first = next(iter(known))
     return {n: x for n, x in known.items() if not names or n in names or n == first}
 
@@ -231,7 +244,7 @@ def _read(
         if not isinstance(attack[key], list) or not isinstance(defence[key], list):
             raise ConfigError(f"{key} is set by the attack and by the defence; which is meant?")
     joined = {key: [*defence[key], *attack[key]] for key in both}
-    fixed = arena.set if known is None else _filled(arena.set, known, arena.name)
+    fixed = _filled(arena.set, known or {SEED: seed}, arena.name)
     changes = {**fixed, **attack, **defence, **joined}
     choice = {KEY: changes.pop(KEY)} if KEY in changes else {}
     chosen, _, _ = choose(raw, choice)
@@ -285,8 +298,8 @@ def _end(bout: Bout, ended: Mapping[Path, Ended]) -> tuple[str, str] | None:
 
 
 def write_arena(arena: Arena, found: Scores, page: bool = True) -> list[Path]:
-    """Writes `arena.csv`, `arena.md` and `arena.png` to the folder of the arena, and its section and
-    figure, where it has some and `page`; the files."""
+    """Writes `arena.csv`, `arena.md` and `arena.png` to the folder of the arena, and where `page`
+    the section and the figure that it names; gives the files."""
     out = Path(arena.out)
     table = write_text(out / "arena.csv", found.table().write_csv())
     figure = drawn(found)

@@ -79,8 +79,9 @@ def _main(arguments: Sequence[str] | None) -> int:
     debug = "--debug" in words
     words = [w for w in words if w != "--debug"]
     commands = {
-        "run": _run, "sweep": _sweep, "runs": _runs, "arena": _arena, "attack": _attack, "bench": _bench,
-        "data": _data, "report": _report, **{name: partial(_ask, name) for name in ASKED},
+        "run": _run, "sweep": _sweep, "runs": _runs, "arena": _arena, "attack": _attack,
+        "bench": _bench, "data": _data, "report": _report,
+        **{name: partial(_ask, name) for name in ASKED},
     }  # fmt: skip
     if words[:1] == ["help"]:
         words = [*words[1:2], "--help"]

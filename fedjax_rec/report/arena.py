@@ -54,7 +54,9 @@ class Score:
 
     def over_rounds(self, key: str, made) -> np.ndarray:
         """float64[seeds]: made(values) of a number of all measured rounds that have it."""
-        columns = [column[~np.isnan(column)] for run in self.runs if (column := run.column(key)).size]
+        columns = [
+            column[~np.isnan(column)] for run in self.runs if (column := run.column(key)).size
+        ]
         return np.array([made(column) for column in columns if column.size])
 
 
@@ -114,6 +116,10 @@ class Scores:
         row["ended"] = "; ".join(f"{word}: {line}" for word, line in score.ends)
         return row
 
+    def heat_map(self) -> Figure:
+        """Exposure and lost HR of each attack on each defence; see `drawn`."""
+        return drawn(self)
+
 
 def section(found: Scores, file: str, picture: str) -> list[str]:
     """The lines of a section: what made it, the table, and the figure at the path `picture`."""
@@ -158,8 +164,7 @@ def _cells(found: Scores) -> tuple[list[str], list[list[str]]]:
 
 
 def drawn(found: Scores) -> Figure:
-    """The heat map: exposure and lost HR of each attack on each defence, a pair of panels a share.
-    """
+    """The heat map: exposure and lost HR of each attack on each defence, two panels a share."""
     panels = []
     clean = {x: found.mean(found.of(found.attacks[0], found.defences[0], x), "hr")
              for x in found.shares}  # fmt: skip
