@@ -212,8 +212,8 @@ def bouts(arena: Arena, overrides: Sequence[str] = ()) -> list[Bout]:
                 name += f",share={share:g}"
             try:
                 if (name, seed) not in kept:
-                    read = _read(arena, raw, *(_filled(x, known, name) for x in pieces), seed,
-                                 overrides, known)  # fmt: skip
+                    mine, theirs = (_filled(piece, known, name) for piece in pieces)
+                    read = _read(arena, raw, mine, theirs, seed, overrides, known)
                     out = Path(arena.out) / folder_of(name, seed)
                     point = {"attack": attack, "defence": defence, "share": share, SEED: seed}
                     kept[name, seed] = Trial(point, replace(read, name=name), out)

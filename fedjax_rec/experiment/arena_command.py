@@ -46,8 +46,8 @@ def command(words: Sequence[str]) -> int:
     first = next(bout.trial for bout in fights if bout.trial is not None)
     if options.get("dry-run"):
         for bout in fights:
-            told = bout.trial.out if bout.trial is not None else f"refused: {bout.refused}"
-            print(f"{bout.attack} / {bout.defence}: {told}")
+            which = f"refused: {bout.refused}" if bout.trial is None else str(bout.trial.out)
+            print(f"{bout.attack} / {bout.defence}: {which}")
         return 0
     configure(threads_of_sweep(first.config.threads, workers))
     total, done = len({str(bout.trial.out) for bout in fights if bout.trial is not None}), 0

@@ -68,13 +68,13 @@ def heat_map(
 
 def _drawn(figure: Figure, ax: Axes, panel: Panel) -> None:
     colours, scale = colormaps[panel.colours], Normalize(0.0, panel.top, clip=True)
-    shown = np.ma.masked_invalid(np.where(np.isnan(panel.values), np.nan, panel.values))
-    image = ax.imshow(shown, cmap=colours, norm=scale, aspect="auto")
-    for (i, j), value in np.ndenumerate(panel.values):
+    image = ax.imshow(np.ma.masked_invalid(panel.values), cmap=colours, norm=scale, aspect="auto")
+    for i, j in np.ndindex(*panel.values.shape):
+        value = float(panel.values[i, j])
         if np.isnan(value):
             corner = (j - 0.5, i - 0.5)
             ax.add_patch(Rectangle(corner, 1, 1, fill=False, hatch="///", edgecolor="#BBBBBB"))
-            said, ink = panel.words[i][j], "black"
+            said, ink = str(panel.words[i][j]), "black"
         else:
             red, green, blue, _ = colours(float(scale(value)))
             light = 0.2126 * red + 0.7152 * green + 0.0722 * blue

@@ -1,6 +1,7 @@
 """The arena: attacks on defences as runs, what is refused as a row, the table and the map."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -195,6 +196,18 @@ def test_every_pair_of_the_shipped_files_is_read(path, monkeypatch):
     text = Path(found.page).read_text()
     if f"<!-- section: {found.section} -->" in text:
         assert Path(found.figure).is_file()
+
+
+def test_the_file_of_the_page_is_read(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    text = (ROOT / "docs/robustness.md").read_text()
+    (block,) = [x for x in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if "attacks:" in x]
+    dataset = type("Dataset", (), {"num_clients": 943})
+    monkeypatch.setattr(arena, "read_data", lambda config: type("Read", (), {"dataset": dataset}))
+    every = arena.bouts(arena.read_arena(yaml.safe_load(block)))
+    assert len(every) == 3 * 2 * 4 and all(bout.trial for bout in every)
+    # The one that mentions neither a share nor f is the same under both shares.
+    assert len({bout.trial.out for bout in every if bout.trial}) == 3 * (2 * 4 - 1)
 
 
 # What a map and a section say, of runs that were made up.
