@@ -91,15 +91,16 @@ class Arena:
     figure: str | None = None
 
     def only(self, attacks: Sequence[str], defences: Sequence[str]) -> Arena:
-        """These attacks and defences alone, beside the first of both, and without a page; all for
-        none. Raises ConfigError for a name that the file has not."""
+        """These attacks and defences alone, beside the first of both; all for none. Raises
+        ConfigError for a name that the file has not."""
         if not attacks and not defences:
             return self
         kept = {
             kind: _only(kind, names, getattr(self, kind))
             for kind, names in (("attacks", attacks), ("defences", defences))
         }
-        return replace(self, **kept, section=None)
+        words = [f"--{kind} {','.join(x)}" for kind, x in kept.items() if getattr(self, kind) != x]
+        return replace(self, **kept, name=" ".join([self.name, *words]))
 
 
 @dataclass(frozen=True)

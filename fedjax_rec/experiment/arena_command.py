@@ -16,8 +16,9 @@ USAGE = """usage: fedjax-rec arena FILE [--attacks NAME,...] [--defences NAME,..
 
 Attacks against defences, each pair a run, and a table and a heat map of all; FILE is one such as
 configs/arena/ml100k.yaml. --key value overrides the configuration of all runs.
-  --attacks A,B    these and nobody's alone; then no page is written
-  --defences A,B   these and the first alone; then no page is written
+  --attacks A,B    these and nobody's alone; then no page is written without --page
+  --defences A,B   these and the first alone; likewise
+  --page           write it, where the file names one, whatever was left out or overridden
   --out DIR        folder of the runs, of arena.csv, arena.md and arena.png; default that of FILE
   --workers N      runs at a time; default one a core
   --processes N    that take runs which share a program; default 1, whose threads take all
@@ -32,7 +33,7 @@ def command(words: Sequence[str]) -> int:
         print(USAGE)
         return 0
     valued = ("out", "workers", "processes", "attacks", "defences")
-    given = split("arena", words, valued, ("dry-run", "quiet", "json"))
+    given = split("arena", words, valued, ("dry-run", "page", "quiet", "json"))
     options = given.options
     quiet = bool(options.get("quiet") or options.get("json"))
     names = lambda kind: [x for x in str(options.get(kind, "")).split(",") if x]
@@ -60,7 +61,8 @@ def command(words: Sequence[str]) -> int:
             print(f"[{done}/{total}] {ended.out}: {line}", file=sys.stderr, flush=True)
 
     found = fight(arena, fights, workers, processes, told)
-    files = write_arena(arena, found, page=not given.overrides)
+    of_the_file = arena.name == whole.name and not given.overrides
+    files = write_arena(arena, found, page=bool(options.get("page", of_the_file)))
     if options.get("json"):
         import json
 
