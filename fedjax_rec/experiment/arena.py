@@ -70,6 +70,11 @@ KEYS = (
     "defences",
 )
 OF_A_SHARE = ("share", "malicious", "f")  # what depends on it, in texts
+# Of a run in whose rounds there turned out to be too few for what the rule is to stand.
+STILL = (
+    "refused",
+    "the rule took nobody in any measured round; it needs more clients to stand so many",
+)
 SURE = 0.975  # of the rounds have no more than f who lie
 
 
@@ -281,8 +286,11 @@ def fight(
         mine = [b for b in fights if (b.share, b.attack, b.defence) == (share, attack, defence)]
         done = [b.trial.out for b in mine if b.trial and ended[b.trial.out].status == "finished"]
         ends = [end for b in mine if (end := _end(b, ended)) is not None]
-        runs = tuple(map(read_run, done))
-        scores.append(Score(attack, defence, share, mine[0].malicious, runs, tuple(ends)))
+        runs = list(map(read_run, done))
+        still = [run for run in runs if (run.column("rejected_by_rule") == 1).all()]
+        ends += [STILL] * len(still)
+        moved = tuple(run for run in runs if run not in still)
+        scores.append(Score(attack, defence, share, mine[0].malicious, moved, tuple(ends)))
     return Scores(tuple(scores), tuple(arena.attacks), tuple(arena.defences), arena.shares)
 
 
