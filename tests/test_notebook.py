@@ -213,7 +213,7 @@ def test_attacks_run(monkeypatch):
         data.load("ml-100k")
     except OSError as error:
         pytest.skip(f"MovieLens-100K is neither here nor to be had: {error}")
-    small = {"rounds, every = 100, 4": "rounds, every = 4, 2"}
+    small = {"rounds, every = 80, 4": "rounds, every = 4, 2"}
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     last, _ = check_attacks(run(ATTACKS, small, monkeypatch))
     assert all(0.2 < end["hr@10"] < 0.5 for end in last.values())  # popularity has .406
