@@ -52,6 +52,8 @@ VMAPS = {
     "rounds.inflight": "keys, one a client",
     "rounds.selection": "keys, one a client",
     "rounds.utility": "keys, one a client",
+    "attacks.imagined_users": "users that an adversary draws",
+    "attacks.pushed": "messages of those who lie",
     "compress.sparsify": "rows of an array",
     "models.text.next_title": "titles",
     "models.transformers.generate": "prompts",

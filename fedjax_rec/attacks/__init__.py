@@ -1,23 +1,29 @@
 """What malicious clients do: spoil their own upload, forge uploads together, or push an item.
 
 Who they are: `drawn`, `named`, `from_id`. Stages of one client: `sign_flip`, `scaled`, `gaussian`,
-`broken`. Of one adversary who sees the round, for `attacked`: `ipm`, `alie`, `mimic`, `pieck_uea`,
-`pieck_ipe`. Made up accounts, in the place of a split: `random_profiles`, `average_profiles`,
-`bandwagon_profiles`.
+`broken`. Of one adversary who sees the round, for `attacked`: against the model, `ipm`, `alie`,
+`optimal_ipm`, `optimal_alie`, `mimic`, `spattack_o`, `spattack_l`, `cluster_attack`, `fed_attack`;
+for items, `pieck_uea`, `pieck_ipe`, `psmu`, `fed_rec_attack`, `a_ra`, `a_hum`, `pip_attack`; what
+some of these know of users and items, `published`. What they train on: `label_flip`. In the place
+of a split, made up accounts: `random_profiles`, `average_profiles`, `bandwagon_profiles`; and texts
+of items: `renamed`, `popular_words`. How well verdicts find them: `detection`, `with_detection`.
 """
 
 from .alie import alie
 from .alone import broken, gaussian, scaled, sign_flip
 from .attacked import Attack, Sides, attacked
 from .detection import detection, with_detection
+from .fed_attack import fed_attack
+from .fed_rec_attack import fed_rec_attack
+from .imagined_users import a_hum, a_ra
 from .ipm import ipm
 from .malicious import Malicious, drawn, from_id, named
 from .mimic import mimic
 from .pieck import pieck_ipe, pieck_uea
+from .pip_attack import pip_attack
+from .published import Published, published
 from .shilling import average_profiles, bandwagon_profiles, random_profiles
 
 __all__ = [
-    "Attack", "Malicious", "Sides", "alie", "attacked", "average_profiles", "bandwagon_profiles",
-    "broken", "detection", "drawn", "from_id", "gaussian", "ipm", "mimic", "named", "pieck_ipe",
-    "pieck_uea", "random_profiles", "scaled", "sign_flip", "with_detection",
+    "Attack", "Malicious", "Published", "Sides", "a_hum", "a_ra", "alie", "attacked", "average_profiles", "bandwagon_profiles", "broken", "detection", "drawn", "fed_attack", "fed_rec_attack", "from_id", "gaussian", "ipm", "mimic", "named", "pieck_ipe", "pieck_uea", "pip_attack", "published", "random_profiles", "scaled", "sign_flip", "with_detection",
 ]  # fmt: skip

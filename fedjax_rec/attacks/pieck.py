@@ -24,13 +24,13 @@ popular; here all are one adversary's, who sees more rounds and waits.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 
-from .. import check, rows, trees
+from .. import check, trees
 from ..types import PyTree
+from . import pushed
 from .attacked import Attack
 
 TINY = 1e-12
@@ -118,27 +118,13 @@ def _popularity(target: jax.Array, chosen: jax.Array) -> jax.Array:
 def _pieck(
     where: str, targets: Sequence[int], rate, popular: int, mining: int, slope: Callable
 ) -> Attack:
-    wanted = list(targets)
-    if not wanted or len(set(wanted)) != len(wanted) or min(wanted) < 0:
-        raise ValueError(f"{where}(targets={wanted}) names no items; use distinct ids >= 0.")
+    wanted = pushed.wanted(where, targets)
     check.positive(where, "rate", rate)
     check.at_least(where, "popular", popular, 1)
     check.at_least(where, "mining", mining, 1)
 
     def items_of(shared: PyTree) -> jax.Array:
-        """float32[I, D] of the only table, whose rows are items."""
-        tables = rows.tables(trees.trainable(shared))
-        if len(tables) != 1 or tables[0].fields != ("items",):
-            raise ValueError(
-                f"{where} pushes rows of the table of items, and the model has {len(tables)} "
-                "tables; use a model with one, such as models.fedmf."
-            )
-        values = jnp.asarray(tables[0].values, jnp.float32)
-        if max(wanted) >= values.shape[0]:
-            raise ValueError(
-                f"{where}(targets={wanted}): there is no item {max(wanted)}; use ids below "
-                f"{values.shape[0]}."
-            )
+        values = pushed.items_of(where, shared, wanted)
         if popular > values.shape[0] - len(wanted):
             raise ValueError(
                 f"{where}(popular={popular}) is more than the items beside the targets; use "
@@ -167,37 +153,7 @@ def _pieck(
         state = trees.select(sides.lies.any(), looked(state, items), state)
         _, chosen = jax.lax.top_k(state["moved"].at[at].set(-1), popular)
         step = jnp.where(state["looks"] > mining, rate * slope(items[at], items[chosen]), 0)
-        return state, _sent(where, update, sides.lies, at, step)
+        said = pushed.of_tables(update, step)
+        return state, pushed.sent(where, update, sides.lies, at, said)
 
     return Attack(forge, init)
-
-
-def _sent(where: str, update: PyTree, lies: jax.Array, at: jax.Array, step: jax.Array) -> PyTree:
-    """`update` [n, ...] in which those who lie move the rows `at` int32[T] by `step` [T, D], and
-    nothing else."""
-
-    def rows_of(x: rows.RowsUpdate):
-        """(values [L, D], ids [L] or None, live [L]) of one who lies."""
-        room, width = x.live.shape[1], x.values.shape[-1]
-        values, live = jnp.zeros((room, width), x.values.dtype), jnp.zeros(room, bool)
-        if x.ids is None:
-            return values.at[at].set(step.astype(values.dtype)), None, live.at[at].set(True)
-        if room < at.size:
-            raise ValueError(
-                f"{where}(targets) are {at.size} items, and uploads have room for {room} rows; "
-                "name fewer."
-            )
-        first = jnp.arange(at.size)
-        ids = jnp.full(room, x.size, x.ids.dtype).at[first].set(at.astype(x.ids.dtype))
-        values = values.at[first].set(step.astype(values.dtype))
-        return values, ids, live.at[first].set(True)
-
-    def one(x):
-        if not rows.is_table(x):
-            return jnp.where(trees.leading(lies, x), jnp.zeros_like(x), x)
-        values, ids, live = rows_of(x)
-        put = lambda new, old: jnp.where(trees.leading(lies, old), new, old)
-        ids = None if x.ids is None else put(ids, x.ids)
-        return replace(x, values=put(values, x.values), ids=ids, live=put(live, x.live))
-
-    return rows.map_nodes(one, update)

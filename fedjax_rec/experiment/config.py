@@ -25,7 +25,7 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 
-from ..attacks import Attack, Malicious
+from ..attacks import Attack, Malicious, Published
 from ..check import at_least, positive
 from ..clients import Local
 from ..data import Batches
@@ -57,8 +57,8 @@ from .short_names import lengthened
 
 PARTS = [
     Aggregator, Attack, Batches, Clip, Clock, Cohorts, Compressor, Embedding, Exchange, Fit, Graph,
-    Held, ItemLoss, Local, Malicious, Model, Neighbours, Server, Similarity, Stage, Staleness,
-    Strategy, Utility,
+    Held, ItemLoss, Local, Malicious, Model, Neighbours, Published, Server, Similarity, Stage,
+    Staleness, Strategy, Utility,
 ]  # fmt: skip
 PRIVATE = ("epsilon", "delta", "noise_multiplier")
 LATE = {

@@ -23,6 +23,7 @@ from .sequential.next_item import ItemLoss, full_softmax, gbce, sampled_bce, sam
 from .sequential.sasrec import sasrec
 from .sequential.unisrec import unisrec
 from .started import started
+from .summed import summed
 from .text.answers import tallrec, yes_no, yes_no_above
 from .text.next_title import after_titles, next_title
 from .text.text_encoder import text_encoder
@@ -50,6 +51,6 @@ __all__ = [
     "load_decoder", "load_llama", "logistic", "lora", "masked_mean", "merged", "mlp", "mutual",
     "neumf", "next_title", "pfedrec", "popularity", "private_at", "prunable", "quantised",
     "quotient_remainder", "random_bert", "rows_each", "sampled_bce", "sampled_softmax", "sasrec",
-    "sentences", "squared_error", "started", "tallrec", "text_and_rows", "text_encoder",
+    "sentences", "squared_error", "started", "summed", "tallrec", "text_and_rows", "text_encoder",
     "text_tower", "unisrec", "with_core", "yes_no", "yes_no_above",
 ]  # fmt: skip

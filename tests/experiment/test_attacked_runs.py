@@ -74,3 +74,10 @@ def test_the_attacks_of_the_committed_file_are_read():
     for choice in ("none", "uea", "ipe", "bandwagon", "ipm", "alie", "mimic", "sign_flip"):
         made = config.read(path, {"choose": choice})
         assert made.evaluation.targets == (1430,) and made.make_strategy
+
+
+@pytest.mark.parametrize("choice", ["none", "a_ra", "a_hum"])
+def test_attacks_that_want_a_model_are_read_with_one(choice):
+    path = Path(__file__).parents[2] / "configs/robust/a_hum_ml1m.yaml"
+    made = config.read(path, {"choose": choice})
+    assert made.evaluation.targets == (1492,) and made.make_strategy

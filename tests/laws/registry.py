@@ -17,7 +17,16 @@ from adapted import adapted
 from flax import nnx
 
 from fedjax_rec import aggregate, attacks, clients, models, privacy, strategies, trees
-from fedjax_rec.data import batches, covered, examples, part_of, query, sequences, support
+from fedjax_rec.data import (
+    batches,
+    counted,
+    covered,
+    examples,
+    part_of,
+    query,
+    sequences,
+    support,
+)
 from fedjax_rec.models.prunable import parameters
 from fedjax_rec.strategies import adapters
 from fedjax_rec.types import Model, Server
@@ -94,9 +103,13 @@ AGGREGATORS |= ROBUST
 
 # Rules under attack, of two of the laws' clients.
 LIARS = attacks.named([2, 4])
+PUBLIC = attacks.Published(np.zeros(31, int), np.arange(31), 1, 31)  # all of the laws' items
 ATTACKED = {
     "attacked(uniform, ipm)": lambda: attacks.attacked(
         aggregate.uniform(), attacks.ipm(2.0), LIARS
+    ),
+    "attacked(uniform, pip_attack)": lambda: attacks.attacked(
+        aggregate.uniform(), attacks.pip_attack([7], PUBLIC, users=2, profile=3, fits=2), LIARS
     ),
     "attacked(multi_krum, mimic)": lambda: attacks.attacked(
         aggregate.multi_krum(f=1), attacks.mimic(), LIARS
@@ -197,6 +210,10 @@ MODELS = {
     "fedmf(squared_error)": (
         lambda n, m: models.fedmf(n, m, width=8, objective=models.squared_error()),
         "ratings()",
+    ),
+    "fedmf(summed)": (
+        lambda n, m: models.fedmf(n, m, width=8, objective=models.summed(models.bce())),
+        "counted(pointwise)",
     ),
     "item_scores()": (lambda n, m: models.item_scores(n), "pointwise(4)"),
     "gmf()": (lambda n, m: models.gmf(n, m, width=8), "pointwise(4)"),
@@ -343,6 +360,7 @@ BATCHES = {
     "pointwise(0)": (lambda: batches.pointwise(0), lambda n: n),
     "pairwise(2)": (lambda: batches.pairwise(2), lambda n: 2 * n),
     "ratings()": (lambda: batches.ratings(), lambda n: n),
+    "counted(pointwise)": (lambda: counted(batches.pointwise(4)), lambda n: 5 * n),
     "covered(pointwise)": (
         lambda: covered(batches.pointwise(4), 1.5),
         lambda n: 5 * n + 3 * n // 2,

@@ -153,6 +153,16 @@ def test_objectives_are_stable_and_refuse_wrong_shapes():
         models.bpr()(jnp.zeros(2), batch)
 
 
+def test_a_summed_objective_is_the_sum_of_a_whole_batch():
+    z, y = np.array([0.3, -1.2, 0.7, 9.0]), np.array([1.0, 0.0, 0.0, 1.0])
+    batch = {"labels": jnp.float32(y), "mask": jnp.float32([1, 1, 1, 0]), "count": jnp.full(4, 3.0)}
+    wanted = (np.log1p(np.exp(z)) - y * z)[:3].sum()
+    value = models.summed(models.bce())(jnp.float32(z), batch)
+    np.testing.assert_allclose(value, wanted, rtol=1e-6)
+    with pytest.raises(ValueError, match=r"train it on data.counted"):
+        models.summed(models.bce())(jnp.float32(z), ONE)
+
+
 def test_bad_widths_are_named():
     for build in (models.fedmf, models.gmf, models.pfedrec):
         with pytest.raises(ValueError, match=r"width=0\) must be positive"):
