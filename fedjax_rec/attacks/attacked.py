@@ -4,8 +4,9 @@
 
 One adversary holds all malicious clients of the run. It sees the model at the start of each round,
 and every upload of the round as it arrives, before the rule does: more than anybody could who has
-no hold of the server. Some attacks read less of it, and say so. It remembers what it likes from
-round to round, beside the rule's state.
+no hold of the server. Some attacks read less of it, and say so. It may know the rule, and try on
+it what it is about to forge (`Sides.judged`). It remembers what it likes from round to round,
+beside the rule's state.
 
 What it forges stands in the place of uploads that were made, sent and billed: stages and the uplink
 do not touch it, and a malicious client weighs what it weighed. Clients that were not there, and
@@ -22,6 +23,7 @@ from dataclasses import replace
 import jax
 
 from ..made import part
+from ..rows import static
 from ..types import Aggregator, PyTree, record
 from .detection import found_of
 from .malicious import Malicious
@@ -29,12 +31,18 @@ from .malicious import Malicious
 
 @record
 class Sides:
-    """Who is who among the clients of a round that weigh something. lies, honest: bool[n]; client:
-    int32[n], their ids."""
+    """Who is who among the clients of a round that weigh something, and what they are up against.
+
+    lies, honest: bool[n]. client: int32[n], their ids.
+    judged(key, update) -> update: what the rule would make of the round, were these its uploads,
+        leaves [n, ...], for an adversary who knows the defence. What the rule draws comes of `key`,
+        since nobody knows what the server will draw. None where there is no rule.
+    """
 
     lies: jax.Array
     honest: jax.Array
     client: jax.Array
+    judged: Callable[[jax.Array, PyTree], PyTree] | None = static(default=None)
 
 
 @part
@@ -82,11 +90,16 @@ def attacked(aggregator: Aggregator, attack: Attack, malicious: Malicious) -> Ag
         uploads, client = summary["uploads"], summary["client"]
         of_attack, of_rule = jax.random.split(key)
         lies, there = malicious.lies(client), uploads.weight > 0
-        sides = Sides(lies & there, ~lies & there, client)
+
+        def ruled(key, update):
+            forged = replace(uploads, update=update)
+            found = aggregator.reduce(state["rule"], forged, replace(now, client=client))
+            return aggregator.finish(key, state["rule"], found, now)
+
+        judged = lambda key, update: ruled(key, update)[1]
+        sides = Sides(lies & there, ~lies & there, client, judged)
         learned, update = attack.forge(of_attack, state["attack"], uploads.update, sides, now)
-        forged = replace(uploads, update=update)
-        found = aggregator.reduce(state["rule"], forged, replace(now, client=client))
-        after, made, verdicts = aggregator.finish(of_rule, state["rule"], found, now)
+        after, made, verdicts = ruled(of_rule, update)
         told = found_of(verdicts, sides.lies, there)
         return {"rule": after, "attack": learned, "told": told}, made, verdicts
 

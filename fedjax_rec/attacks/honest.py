@@ -43,21 +43,28 @@ def forged(update: PyTree, sides: Sides, value: Callable) -> PyTree:
     return rows.map_nodes(one, update)
 
 
+def of_rows(x: rows.RowsUpdate, honest: jax.Array, values: jax.Array) -> jax.Array:
+    """float32[I, ...]: the sum of `values` [n, L, ...], which stand where those of `x` [n, L, D]
+    do, over the honest clients that touched the row."""
+    said = x.live & honest[:, None]
+    values = jnp.where(said[..., None], values, 0)
+    if x.ids is None:
+        return values.sum(0)
+    empty = jnp.zeros((x.size, values.shape[-1]), jnp.float32)
+    return empty.at[jnp.where(said, x.ids, x.size)].add(values, mode="drop")
+
+
+def touched(x: rows.RowsUpdate, honest: jax.Array) -> jax.Array:
+    """float32[I, 1]: how many honest clients touched the row."""
+    return of_rows(x, honest, jnp.ones((*x.live.shape, 1)))
+
+
 def _of_rows(x: rows.RowsUpdate, honest: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(mean, deviation) float32[I, D] over the honest clients that touched the row."""
-    said = x.live & honest[:, None]
-
-    def total(values):
-        values = jnp.where(said[..., None], values, 0)
-        if x.ids is None:
-            return values.sum(0)
-        empty = jnp.zeros((x.size, values.shape[-1]), jnp.float32)
-        return empty.at[jnp.where(said, x.ids, x.size)].add(values, mode="drop")
-
-    count = jnp.maximum(total(jnp.ones((*said.shape, 1))), 1)
-    mean = total(x.values) / count
+    count = jnp.maximum(touched(x, honest), 1)
+    mean = of_rows(x, honest, x.values) / count
     here = mean if x.ids is None else mean.at[x.ids].get(mode="fill", fill_value=0)
-    return mean, jnp.sqrt(total((x.values - here) ** 2) / count)
+    return mean, jnp.sqrt(of_rows(x, honest, (x.values - here) ** 2) / count)
 
 
 def _of_array(x: jax.Array, honest: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -21,6 +21,7 @@ from fedjax_rec.data import (
     batches,
     counted,
     covered,
+    drawn_once,
     examples,
     part_of,
     query,
@@ -113,6 +114,12 @@ ATTACKED = {
     ),
     "attacked(multi_krum, mimic)": lambda: attacks.attacked(
         aggregate.multi_krum(f=1), attacks.mimic(), LIARS
+    ),
+    "attacked(uniform, spattack_o)": lambda: attacks.attacked(
+        aggregate.uniform(), attacks.spattack_o(), LIARS
+    ),
+    "attacked(krum, optimal_alie)": lambda: attacks.attacked(
+        aggregate.krum(f=1), attacks.optimal_alie(evaluations=3), LIARS
     ),
 }
 AGGREGATORS |= ATTACKED
@@ -373,6 +380,11 @@ BATCHES = {
     "query(pointwise)": (lambda: query(batches.pointwise(4)), lambda n: 5 * (n // 2)),
     "sequences(6)": (lambda: sequences(6), lambda n: int(n > 1)),
     "sequences(6, 4)": (lambda: sequences(6, 4), lambda n: int(n > 1)),
+    "drawn_once(pointwise)": (lambda: drawn_once(batches.pointwise(4)), lambda n: 5 * n),
+    "label_flip(pointwise)": (
+        lambda: attacks.label_flip(batches.pointwise(4), LIARS),
+        lambda n: 5 * n,
+    ),
 }
 
 

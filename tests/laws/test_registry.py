@@ -35,7 +35,7 @@ ROOMS = [
     ((clients, adapters), Local, registry.LOCAL),
     ((models,), Model, registry.MODELS | registry.FITTED),
     ((models,), Fit, registry.FITS),
-    ((data,), Batches, registry.BATCHES | registry.EXAMPLES),
+    ((data, attacks), Batches, registry.BATCHES | registry.EXAMPLES),
     ((models,), ItemLoss, registry.ITEM_LOSSES),
 ]
 # Their entries take a model, or are made by a test of their own, so that none is made here.
