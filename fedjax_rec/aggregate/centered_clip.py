@@ -46,7 +46,7 @@ def centered_clip(tau: float) -> Aggregator:
     def reduce(state, uploads: Upload, now):
         sent = listed(uploads, now)
         there = sent.there.astype(jnp.float32)
-        factor = there * bound_factor(_distances(sent.update, state), tau)
+        factor = there * bound_factor(distances(sent.update, state), tau)
         counts = {"clients": there.sum(), "factor": factor.sum()}
         touched = rows.clients_per_row(there, sent.update)
         return {"update": rows.weighted_sum(factor, sent.update), "touched": touched, **counts}
@@ -69,17 +69,19 @@ def centered_clip(tau: float) -> Aggregator:
     return Aggregator(rows.zeros_of, reduce, finish)
 
 
-def _distances(updates: PyTree, center: PyTree) -> jax.Array:
-    """float32[c]: |u_k - v|. By the rows that a client touched, and what v is elsewhere."""
+def distances(updates: PyTree, center: PyTree) -> jax.Array:
+    """float32[c]: |u_k - v|, v with whole tables or an array for each. By the rows that a client
+    touched, and what v is elsewhere."""
     elsewhere = []
 
     def one(u, v):
+        v = v.values if rows.is_table(v) else v
         if not rows.is_table(u):
             return u - v
         if u.ids is None:
-            return u.values - v.values
-        near = v.values.at[u.ids].get(mode="fill", fill_value=0)
-        elsewhere.append((v.values**2).sum() - (near**2).sum((1, 2)))
+            return u.values - v
+        near = v.at[u.ids].get(mode="fill", fill_value=0)
+        elsewhere.append((v**2).sum() - (near**2).sum((1, 2)))
         return u.values - near
 
     apart = norms(rows.map_nodes(one, updates, center))

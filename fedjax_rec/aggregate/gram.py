@@ -3,8 +3,9 @@
     G[k, l] = <u_k, u_l>,   |u_k - u_l|^2 = G[k, k] + G[l, l] - 2 G[k, l]
 
 over all dense leaves and rows, where a row that a client did not touch is zero. Rows with ids meet
-by their ids: one client after another is laid out as a table, of which the rows of all others are
-read. So n^2 L D numbers are looked at and n + 1 tables' worth kept, not n of them.
+by their ids: those that two clients or more touched are laid out for all of them, some at a time
+(`blocks`), and each block is one matrix product. So n^2 U D products are made of U such rows, and a
+cache's worth of numbers is kept.
 
 A rule that is a weighted sum of updates needs no more than G: distances to any such sum, means,
 directions of largest variance. Distances below 1e-3 of the norms are lost to float32.
@@ -22,9 +23,11 @@ import jax.numpy as jnp
 from .. import rows
 from ..rows import RowsUpdate
 from ..types import Aggregator, PyTree
+from .blocks import blocks, touches
 from .listed import Listed, listing
 
 PRECISE = jax.lax.Precision.HIGHEST
+WHOLE = 256  # clients below which half of a symmetric product costs more than it saves
 
 
 def gram(updates: PyTree) -> jax.Array:
@@ -75,19 +78,27 @@ def _of_node(x) -> jax.Array:
     if rows.is_table(x) and x.ids is not None:
         return _by_ids(x)
     values = x.values if rows.is_table(x) else x
-    flat = values.reshape(values.shape[0], values.size // values.shape[0])
-    return jnp.matmul(flat, flat.T, precision=PRECISE)
+    return _products(values.reshape(values.shape[0], values.size // values.shape[0]))
+
+
+def _products(flat: jax.Array) -> jax.Array:
+    """float32[n, n] of flat [n, P] with its own transpose, of which half is made."""
+    n = flat.shape[0]
+    if n <= WHOLE:
+        return jnp.matmul(flat, flat.T, precision=PRECISE)
+    a, b = flat[: n // 2], flat[n // 2 :]
+    across = jnp.matmul(a, b.T, precision=PRECISE)
+    return jnp.block([[_products(a), across], [across.T, _products(b)]])
 
 
 def _by_ids(x: RowsUpdate) -> jax.Array:
     """float32[n, n] of rows with ids."""
-    ids = jnp.asarray(x.ids)
+    n = x.live.shape[0]
 
-    def with_one(one):
-        mine, values = one
-        table = (
-            jnp.zeros((x.size, values.shape[-1]), values.dtype).at[mine].set(values, mode="drop")
-        )
-        return (table.at[ids].get(mode="fill", fill_value=0) * x.values).sum((1, 2))
+    def add(first, values, said, total):
+        return total + _products(values.reshape(n, -1))
 
-    return jax.lax.map(with_one, (ids, x.values))
+    shared = blocks(x, touches(x) > 1).over(add, jnp.zeros((n, n)))
+    # Of its rows that nobody else touched a client's norm has to know too.
+    own = (x.values**2).sum((1, 2))
+    return jnp.where(jnp.eye(n, dtype=bool), own[:, None], shared)

@@ -3,7 +3,8 @@
     u[i] = 1 / (m - f) sum of the m - f of the u_k[i] with the smallest |u_k[i] - median|
 
 over the m clients that touched row i (Xie et al., "Generalized Byzantine-tolerant SGD", 2018).
-Breakdown point: f of 2f + 1 clients. Cost: sorting twice, n log n a coordinate.
+Breakdown point: f of 2f + 1 clients. Cost: 64 passes over n numbers a coordinate; nothing
+is sorted.
 """
 
 from __future__ import annotations
@@ -11,13 +12,25 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from ..types import Aggregator
-from .touched import Groups, between, leaving_out, median_of
+from .touched import Groups, leaving_out, median_of, number, smallest, total
 
 
 def around_median(groups: Groups, f: int):
-    """float[G, D]: the mean of each group without the f entries farthest from its median."""
-    distance = jnp.abs(groups.values - groups.each(median_of(groups)))
-    return between(groups, groups.in_order(distance), 0, groups.count - f)
+    """float[G, D]: the mean of each group without the f entries farthest from its median; of two
+    that are as far, the larger is left out."""
+    middle, kept = median_of(groups), jnp.maximum(groups.count - f, 1)
+    apart = groups.ordered(jnp.abs(groups.values - middle))
+    last = smallest(apart, kept - 1)
+    near, as_far = apart < last, apart == last
+    below = groups.values < middle
+    # Those that are as far as the last that is kept, below the median and above it.
+    lows, highs = as_far & below, as_far & ~below
+    more = kept - number(near)
+    of_lows = jnp.minimum(more, number(lows))
+    share = lambda chosen, some: some / jnp.maximum(number(chosen), 1)
+    said = lambda chosen: total(jnp.where(chosen, groups.values, 0))
+    ends = said(lows) * share(lows, of_lows) + said(highs) * share(highs, more - of_lows)
+    return (said(near) + ends) / kept
 
 
 def meamed(f: int, floor: int = 1) -> Aggregator:

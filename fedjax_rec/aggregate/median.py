@@ -3,7 +3,8 @@
     u[i] = median {u_k[i] : k touched row i},  and of a dense leaf the median over all clients
 
 (Yin et al., "Byzantine-robust distributed learning: towards optimal statistical rates", ICML 2018.)
-Breakdown point: less than half of the clients of a row, 1/2. Cost: sorting, n log n a coordinate.
+Breakdown point: less than half of the clients of a row, 1/2. Cost: 32 passes over n numbers a
+coordinate, nothing is sorted.
 """
 
 from __future__ import annotations

@@ -1,14 +1,20 @@
-"""Order and sums among the clients that touched a row, for rules that go coordinate by coordinate.
+"""Order among the clients that touched a row, for rules that go coordinate by coordinate.
 
 Most clients do not touch most rows. To a rule that goes by coordinates, those that did not touch a
 row have said nothing of it: they are no zeros, of which a median would be made nearly everywhere.
 Of a dense leaf everybody said something.
 
-A group is what was said of one row, or of one dense leaf: `G` of them. Where rows have ids, the
-rows of all clients stand one after another by their ids and are sorted within each group, so that
-no table is laid out for each client: m log m for each of `D` coordinates, of m = n L rows.
+A group is what was said of one row, or of one dense leaf, some of its coordinates at a time: `G` of
+them side by side. Nothing is sorted. The k-th smallest of a coordinate is found bit by bit,
 
-`n` clients, `L` rows of an update, `I` rows of a table, `D` width.
+    t <- t + 2^b  where at most k are below t + 2^b,   b = 31, ..., 0
+
+on integers in the order of the floats, first of the upper sixteen bits and then, among those that
+have the same, of the lower: 32 passes over short integers that are in a cache, each of them a
+comparison and a count, of which a CPU does sixteen or more at a time. Rows with ids are laid out in
+blocks (`blocks`), and only those that enough clients touched.
+
+`n` clients, `I` rows of a table, `D` width, `P` numbers of a dense leaf.
 """
 
 from __future__ import annotations
@@ -23,12 +29,18 @@ from .. import rows
 from ..check import at_least
 from ..rows import RowsUpdate
 from ..types import Aggregator, PyTree
-from .listed import Listed, count, listing, refuse_too_few
+from .blocks import blocks, touches
+from .listed import count, listing, refuse_too_few
+
+MOST = 2**31 - 1
+CACHED = 2**17  # numbers that are looked at 32 times in a row
+SHORT = 2**15  # as many as short integers count
 
 
 @dataclass(frozen=True)
-class Stacked:
-    """Groups side by side. values: float[n, G, D]; there: bool[n, G, 1]."""
+class Groups:
+    """Groups side by side. values: float[n, G, D], 0 where nobody said anything; there:
+    bool[n, G, 1], who said something."""
 
     values: jax.Array
     there: jax.Array
@@ -36,99 +48,73 @@ class Stacked:
     @property
     def count(self) -> jax.Array:
         """int32[G, 1]: how many clients are in each group."""
-        return self.there.sum(0, dtype=jnp.int32)
+        return number(self.there)
 
-    @property
-    def place(self) -> jax.Array:
-        """int32[n, 1, 1]: of each entry in the order of its group, from 0."""
-        return jnp.arange(self.there.shape[0])[:, None, None]
-
-    def in_order(self, by: jax.Array | None = None) -> jax.Array:
-        """float[n, G, D]: `values` from the smallest to the largest, or by the numbers `by` and
-        where these are equal by their own; what nobody said is last."""
-        return _sorted([], self.there, by, self.values)
-
-    def each(self, x: jax.Array) -> jax.Array:
-        """x [G, ...] of its group, for each entry."""
-        return x[None]
-
-    def total(self, x: jax.Array) -> jax.Array:
-        """float[G, D]: the sum over each group."""
-        return x.sum(0)
+    def ordered(self, values: jax.Array | None = None) -> jax.Array:
+        """int32[n, G, D]: `values`, their own for None, as integers in their order; what nobody
+        said is after all others."""
+        values = self.values if values is None else values
+        return jnp.where(self.there, _in_order_of_bits(values), MOST)
 
 
-@dataclass(frozen=True)
-class OneAfterAnother:
-    """Groups one after another. values: float[m, D]; there: bool[m, 1]; group: int32[m], sorted."""
-
-    values: jax.Array
-    there: jax.Array
-    group: jax.Array
-
-    @property
-    def count(self) -> jax.Array:
-        return self.total(self.there.astype(jnp.int32))
-
-    @property
-    def place(self) -> jax.Array:
-        here = jnp.arange(self.group.shape[0])
-        first = jax.ops.segment_min(here, self.group, here.shape[0], indices_are_sorted=True)
-        return (here - first[self.group])[:, None]
-
-    def in_order(self, by: jax.Array | None = None) -> jax.Array:
-        group = jnp.broadcast_to(self.group[:, None], self.values.shape)
-        return _sorted([group], self.there, by, self.values)
-
-    def each(self, x: jax.Array) -> jax.Array:
-        return x[self.group]
-
-    def total(self, x: jax.Array) -> jax.Array:
-        room = self.group.shape[0]
-        return jax.ops.segment_sum(x, self.group, room, indices_are_sorted=True)
+def total(x: jax.Array) -> jax.Array:
+    """float[...]: the sum over the first axis of float[n, ...]."""
+    # As a product: a sum over the first axis of a stack is far slower.
+    flat = x.reshape(x.shape[0], x.size // max(x.shape[0], 1))
+    ones = jnp.ones(x.shape[0], x.dtype)
+    return jnp.matmul(ones, flat, precision="highest").reshape(x.shape[1:])
 
 
-def _sorted(first: list, there, by, values) -> jax.Array:
-    """`values` in the order of `first`, `by` and themselves; those that are not there last."""
-    keys = [_in_order_of_bits(jnp.where(there, x, jnp.inf)) for x in (by, values) if x is not None]
-    keys = [*first, *keys]
-    # What is equal in all keys is the same number, so it need not keep its place.
-    found = jax.lax.sort(keys, dimension=0, num_keys=len(keys), is_stable=False)[-1]
-    return jax.lax.bitcast_convert_type(_turned(found), jnp.float32)
+def number(chosen: jax.Array) -> jax.Array:
+    """int32[...]: how many of bool[n, ...] hold."""
+    short = chosen.shape[0] < SHORT
+    return chosen.sum(0, dtype=jnp.int16 if short else jnp.int32).astype(jnp.int32)
 
 
-def _in_order_of_bits(x: jax.Array) -> jax.Array:
-    """int32 in the order of float32, which a CPU sorts in a fifth of the time."""
-    return _turned(jax.lax.bitcast_convert_type(x, jnp.int32))
+def smallest(ordered: jax.Array, k) -> jax.Array:
+    """int32[...]: the k-th smallest, from 0, of `ordered` int32[n, ...]; k: int32[...], or less."""
+    low_of = lambda x: ((x & 0xFFFF) - SHORT).astype(jnp.int16)
+    high = (ordered >> 16).astype(jnp.int16)
+    upper = _smallest_of_short(high, k)
+    same = high == upper
+    # Those with the same upper bits; all others are after them.
+    low = jnp.where(same, low_of(ordered), jnp.int16(SHORT - 1))
+    lower = _smallest_of_short(low, k - number(high < upper))
+    return (upper.astype(jnp.int32) << 16) | (lower.astype(jnp.int32) + SHORT)
 
 
-def _turned(bits: jax.Array) -> jax.Array:
-    """The bits of negative numbers, larger where the number is smaller; its own inverse."""
-    return jnp.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+def _smallest_of_short(ordered: jax.Array, k) -> jax.Array:
+    """int16[...]: the k-th smallest of int16[n, ...]."""
+
+    def turn(i, found):
+        further = found + jax.lax.shift_left(jnp.int16(1), (15 - i).astype(jnp.int16))
+        return jnp.where(number(ordered < further) <= k, further, found)
+
+    begin = jnp.full(ordered.shape[1:], -SHORT, jnp.int16)
+    return jax.lax.fori_loop(0, 16, turn, begin)
 
 
-Groups = Stacked | OneAfterAnother
-
-
-def between(groups: Groups, values: jax.Array, low, high) -> jax.Array:
-    """float[G, D]: the mean of the entries `low` to `high - 1` of `values`, which are in order."""
-    low, high = (jnp.broadcast_to(x, groups.count.shape) for x in (low, high))
-    within = (groups.place >= groups.each(low)) & (groups.place < groups.each(high))
-    return groups.total(jnp.where(within, values, 0)) / jnp.maximum(high - low, 1)
+def value(ordered: jax.Array) -> jax.Array:
+    """The float that an integer of `Groups.ordered` stands for."""
+    return jax.lax.bitcast_convert_type(_turned(ordered), jnp.float32)
 
 
 def median_of(groups: Groups) -> jax.Array:
     """float[G, D]: the median of each group; of an even number, the mean of the two in the middle.
     Of an empty group it means nothing."""
-    count = groups.count
-    return between(groups, groups.in_order(), (count - 1) // 2, count // 2 + 1)
+    ordered, n = groups.ordered(), groups.count
+    low = smallest(ordered, (n - 1) // 2)
+    above = jnp.where(ordered > low, ordered, MOST).min(0, initial=MOST)
+    again = number(ordered <= low) > n // 2
+    return (value(low) + value(jnp.where(again, low, above))) / 2
 
 
-def of_groups(rule: Callable[[Groups], jax.Array], uploads: Listed, least, floor) -> PyTree:
+def of_groups(rule: Callable[[Groups], jax.Array], uploads, least, floor) -> PyTree:
     """rule(groups) -> float[G, D] of every leaf, where enough clients said something.
 
     Args:
         rule: on the groups of one leaf.
-        uploads: of all clients.
+        uploads: of all clients, `Listed`.
         least: clients that the rule takes at least; of fewer, what it is about does not move.
         floor: and of a row.
 
@@ -136,15 +122,25 @@ def of_groups(rule: Callable[[Groups], jax.Array], uploads: Listed, least, floor
         An update. Rows of fewer clients are not live and zero.
     """
 
+    def enough(groups: Groups, least) -> jax.Array:
+        return jnp.where(groups.count >= least, rule(groups), 0)
+
     def one(x):
         if not rows.is_table(x):
-            groups = _of_array(x, uploads.there)
-            made = jnp.where(groups.count >= least, rule(groups), 0)
-            return made.reshape(x.shape[1:])
-        groups, ids = _of_rows(x)
-        live = groups.count >= jnp.maximum(least, floor)
-        made = jnp.where(live, rule(groups), 0)
-        return RowsUpdate(made, ids, live[:, 0], None, x.size)
+            return _of_array(lambda groups: enough(groups, least), x, uploads.there)
+        fewest = jnp.maximum(least, floor)
+        moving = touches(x) >= fewest
+        by_row = lambda values, said: _of_rows(lambda g: enough(g, fewest), values, said)
+        if x.ids is None:
+            return RowsUpdate(by_row(x.values, x.live), None, moving, None, x.size)
+        some = blocks(x, moving)
+        made = jnp.zeros((some.ids.shape[0] + some.room, x.values.shape[-1]))
+
+        def put(first, values, said, made):
+            return jax.lax.dynamic_update_slice(made, by_row(values, said), (first, 0))
+
+        made = some.over(put, made)[: some.ids.shape[0]]
+        return RowsUpdate(made, some.ids, some.ids < x.size, None, x.size)
 
     return rows.map_nodes(one, uploads.update)
 
@@ -169,20 +165,50 @@ def leaving_out(where: str, rule: Callable[[Groups, int], jax.Array], f: int, fl
     return listing(finish)
 
 
-def _of_array(x: jax.Array, there: jax.Array) -> Stacked:
-    n = there.shape[0]
-    return Stacked(x.reshape(n, 1, x.size // n), there[:, None, None])
+def _of_array(rule: Callable, x: jax.Array, there: jax.Array) -> jax.Array:
+    """rule of a dense leaf [n, ...], as one group, some of its coordinates at a time."""
+    n, shape = x.shape[0], x.shape[1:]
+    flat = x.reshape(n, x.size // n)
+
+    def some(first, width):
+        part = jax.lax.dynamic_slice_in_dim(flat, first, width, 1)
+        return rule(Groups(part[:, None], there[:, None, None]))[0]
+
+    return _in_parts(some, flat.shape[1], n, ()).reshape(shape)
 
 
-def _of_rows(x: RowsUpdate) -> tuple[Groups, jax.Array | None]:
-    """(groups, the ids of their rows, `I` for none) of the updates of a table."""
-    if x.ids is None:
-        return Stacked(x.values, x.live[..., None]), None
-    ids = jnp.asarray(x.ids).reshape(-1)
-    order = jnp.argsort(ids)
-    ids = ids[order]
-    group = jnp.cumsum(jnp.append(False, ids[1:] != ids[:-1]), dtype=jnp.int32)
-    there = (ids < x.size)[:, None]
-    values = x.values.reshape(-1, x.values.shape[-1])[order]
-    named = jnp.full(ids.shape, x.size, ids.dtype).at[group].set(ids)
-    return OneAfterAnother(values, there, group), named
+def _of_rows(rule: Callable, values: jax.Array, said: jax.Array) -> jax.Array:
+    """float[K, D]: rule of rows [n, K, D], some of them at a time."""
+    n, _, d = values.shape
+
+    def some(first, width):
+        part = jax.lax.dynamic_slice_in_dim(values, first, width, 1)
+        who = jax.lax.dynamic_slice_in_dim(said, first, width, 1)
+        return rule(Groups(part, who[..., None]))
+
+    return _in_parts(some, values.shape[1], n * d, (d,))
+
+
+def _in_parts(some: Callable, length: int, each: int, shape: tuple) -> jax.Array:
+    """float[length, *shape] of some(first, width) -> float[width, *shape], as many at a time as fit
+    into a cache. each: numbers that one of them takes."""
+    width = min(max(CACHED // max(each, 1), 1), length)
+    if not width:
+        return jnp.zeros((0, *shape))
+
+    def turn(b, made):
+        # The last part begins earlier, so that it has as many: what is made twice is the same.
+        first = jnp.minimum(b * width, length - width)
+        return jax.lax.dynamic_update_slice_in_dim(made, some(first, width), first, 0)
+
+    return jax.lax.fori_loop(0, -(-length // width), turn, jnp.zeros((length, *shape)))
+
+
+def _in_order_of_bits(x: jax.Array) -> jax.Array:
+    """int32 in the order of float32."""
+    return _turned(jax.lax.bitcast_convert_type(x, jnp.int32))
+
+
+def _turned(bits: jax.Array) -> jax.Array:
+    """The bits of negative numbers, larger where the number is smaller; its own inverse."""
+    return jnp.where(bits < 0, bits ^ 0x7FFFFFFF, bits)

@@ -3,18 +3,29 @@
     u[i] = 1 / (m - 2f) sum of the (f+1)-th to the (m-f)-th smallest of the m clients of row i
 
 (Yin et al., "Byzantine-robust distributed learning: towards optimal statistical rates", ICML 2018.)
-Breakdown point: f of 2f + 1 clients. Cost: sorting, n log n a coordinate.
+Breakdown point: f of 2f + 1 clients. Cost: 64 passes over n numbers a coordinate; nothing
+is sorted.
 """
 
 from __future__ import annotations
 
+import jax.numpy as jnp
+
 from ..types import Aggregator
-from .touched import Groups, between, leaving_out
+from .touched import Groups, leaving_out, number, smallest, total, value
 
 
 def without_ends(groups: Groups, f: int):
     """float[G, D]: the mean of each group without its f smallest and f largest entries."""
-    return between(groups, groups.in_order(), f, groups.count - f)
+    ordered, n = groups.ordered(), groups.count
+    low, high = smallest(ordered, f), smallest(ordered, n - f - 1)
+    within = (ordered > low) & (ordered < high)
+    # Of entries that equal the smallest and the largest that stay, some may be taken off.
+    lows = number(ordered <= low) - f
+    highs = n - f - number(ordered < high)
+    inside = total(jnp.where(within, groups.values, 0))
+    mean = (inside + lows * value(low) + highs * value(high)) / jnp.maximum(n - 2 * f, 1)
+    return jnp.where(low == high, value(low), mean)
 
 
 def trimmed_mean(f: int, floor: int = 1) -> Aggregator:

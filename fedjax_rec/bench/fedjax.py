@@ -18,6 +18,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,8 +36,10 @@ def requirements() -> list[str]:
     return [FEDJAX, f"jax{extra}=={importlib.metadata.version('jax')}"]
 
 
-def prepare(folder: str | Path) -> Path:
+def prepare(folder: str | Path, packages: Sequence[str] | None = None) -> Path:
     """Make the environment in `folder` unless it is there; returns its Python executable.
+
+    packages: what pip installs; None for `requirements()`.
 
     A file `ready` in it names what was installed: the environment is made anew when that is not
     what is wanted now, or when an earlier attempt broke off. pip honours PIP_INDEX_URL and
@@ -48,18 +51,20 @@ def prepare(folder: str | Path) -> Path:
     """
     folder = Path(folder).absolute()
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    marker, wanted = folder / "ready", " ".join([sys.version.split()[0], *requirements()])
+    packages = requirements() if packages is None else list(packages)
+    marker, wanted = folder / "ready", " ".join([sys.version.split()[0], *packages])
     if python.exists() and marker.exists() and marker.read_text().strip() == wanted:
         return python
     where = f"prepare(folder={str(folder)!r})"
     other = folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
     if other and not (folder / "pyvenv.cfg").exists():  # `venv --clear` would empty it
         raise ValueError(f"{where} is no virtual environment; name a new or an empty folder.")
-    remedy = "FedJAX comes from a package index: connect, or set PIP_INDEX_URL or PIP_FIND_LINKS."
-    _output([sys.executable, "-m", "venv", "--clear", str(folder)], where, remedy)
+    what = "FedJAX" if FEDJAX in packages else packages[0]
+    remedy = f"{what} comes from a package index: connect, or set PIP_INDEX_URL or PIP_FIND_LINKS."
+    output([sys.executable, "-m", "venv", "--clear", str(folder)], where, remedy)
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    pip += ["--retries", "1", "--timeout", "20", *requirements()]
-    _output(pip, where, remedy)
+    pip += ["--retries", "1", "--timeout", "20", *packages]
+    output(pip, where, remedy)
     marker.write_text(wanted + "\n")
     return python
 
@@ -122,7 +127,7 @@ def measure(
         command += ["--learning-rate", str(learning_rate), "--seed", str(seed)]
         command += ["--backend", backend, *([] if shuffle else ["--no-shuffle"])]
         remedy = "make the environment anew with prepare, or leave FedJAX out."
-        answer = _output(command, f"measure(python={str(python)!r})", remedy, timeout)
+        answer = output(command, f"measure(python={str(python)!r})", remedy, timeout)
         with np.load(out) as params:
             return {**json.loads(answer.splitlines()[-1]), "params": dict(params)}
 
@@ -167,11 +172,11 @@ def measure_compressors(
     command = [str(python), str(COMPRESSORS), "--clients", str(clients), "--seed", str(seed)]
     command += ["--coordinates", str(coordinates), "--repeats", str(repeats)]
     remedy = "make the environment anew with prepare, or leave FedJAX out."
-    answer = _output(command, f"measure_compressors(python={str(python)!r})", remedy, timeout)
+    answer = output(command, f"measure_compressors(python={str(python)!r})", remedy, timeout)
     return json.loads(answer.splitlines()[-1])
 
 
-def _output(command: list[str], what: str, remedy: str, timeout: float | None = None) -> str:
+def output(command: list[str], what: str, remedy: str, timeout: float | None = None) -> str:
     """Standard output of a command; RuntimeError of one line, with its last error, if it fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)

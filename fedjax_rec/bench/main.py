@@ -21,6 +21,7 @@ from .cohort import cohort
 from .compress import compress_all
 from .device import main as device
 from .machine import machine
+from .robust import robust
 from .rounds import first_round, rounds
 from .row import Row
 from .scale import devices, sweep
@@ -36,6 +37,7 @@ BENCHES: dict[str, Callable[[], Iterator[Row]]] = {
     "clicks": clicks,
     "cohort": cohort,
     "compress": compress_all,
+    "robust": robust,
     "strategies": strategies_100k,
     "adapters": adapters,
     "devices": devices,

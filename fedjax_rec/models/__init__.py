@@ -6,6 +6,7 @@ from .click.deepfm import deepfm
 from .click.dlrm import dlrm
 from .click.embeddings import Embedding, hashed, quotient_remainder, rows_each
 from .click.logistic import logistic
+from .contrastive import contrastive
 from .factorization.fedkd import fedkd, mutual
 from .factorization.fedrap import fedrap
 from .factorization.gpfedrec import gpfedrec, gpfedrec_rows, guided
@@ -40,17 +41,18 @@ from .transformers.peft_write import export_peft
 from .transformers.pretrained import load_decoder, load_llama
 from .transformers.quantise import base_nbytes, in_dtype, quantised
 from .transformers.sentences import sentences
+from .with_popular import with_popular
 
 __all__ = [
     "BertSizes", "Decoder", "DecoderSize", "DoRA", "Embedding", "Fit", "Frozen", "ItemLoss",
     "LlamaSize", "LoRA", "Objective", "Private", "PrivateRows", "Rows", "after_titles",
-    "base_nbytes", "bce", "bert", "bert4rec", "bpr", "dcn", "deepfm", "dlrm", "dora", "ease",
-    "export_peft", "fedkd", "fedmf", "fedrap", "freeze", "from_nnx", "frozen_at", "full_softmax",
-    "gbce", "generate", "gmf", "gpfedrec", "gpfedrec_rows", "gru4rec", "guided", "hashed", "hstu",
-    "ials", "import_peft", "in_dtype", "item_knn", "item_scores", "item_weights", "layers", "llama",
-    "load_decoder", "load_llama", "logistic", "lora", "masked_mean", "merged", "mlp", "mutual",
-    "neumf", "next_title", "pfedrec", "popularity", "private_at", "prunable", "quantised",
-    "quotient_remainder", "random_bert", "rows_each", "sampled_bce", "sampled_softmax", "sasrec",
-    "sentences", "squared_error", "started", "summed", "tallrec", "text_and_rows", "text_encoder",
-    "text_tower", "unisrec", "with_core", "yes_no", "yes_no_above",
+    "base_nbytes", "bce", "bert", "bert4rec", "bpr", "contrastive", "dcn", "deepfm", "dlrm", "dora",
+    "ease", "export_peft", "fedkd", "fedmf", "fedrap", "freeze", "from_nnx", "frozen_at",
+    "full_softmax", "gbce", "generate", "gmf", "gpfedrec", "gpfedrec_rows", "gru4rec", "guided",
+    "hashed", "hstu", "ials", "import_peft", "in_dtype", "item_knn", "item_scores", "item_weights",
+    "layers", "llama", "load_decoder", "load_llama", "logistic", "lora", "masked_mean", "merged",
+    "mlp", "mutual", "neumf", "next_title", "pfedrec", "popularity", "private_at", "prunable",
+    "quantised", "quotient_remainder", "random_bert", "rows_each", "sampled_bce", "sampled_softmax",
+    "sasrec", "sentences", "squared_error", "started", "summed", "tallrec", "text_and_rows",
+    "text_encoder", "text_tower", "unisrec", "with_core", "with_popular", "yes_no", "yes_no_above",
 ]  # fmt: skip

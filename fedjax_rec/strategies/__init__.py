@@ -75,10 +75,13 @@ from .fedprox import fedprox, proximal
 from .fedrap import annealed_sgd, fedrap
 from .fedsgd import fedsgd, full_gradient
 from .fetchsgd import fetch_sgd
+from .fltrust import fltrust, root_of
 from .gossip_sgd import gossip_sgd, model_swapping
 from .gpfedrec import gpfedrec
+from .guarded import guarded, kept_apart
 from .ifca import ifca
 from .mime import fsvrg, mime, mime_lite
+from .mining import mining
 from .per_fedavg import maml, per_fedavg, reptile
 from .pfedme import pfedme, pfedme_client
 from .pruning import federated_dropout, prune_fl, pruning, submodel
@@ -91,18 +94,19 @@ from .started import started
 __all__ = [
     "Clock", "Exchange", "Graph", "Held", "Neighbours", "Similarity", "Staleness", "Utility",
     "above_mean", "anew", "annealed_sgd", "apfl", "apfl_client", "asynchronous", "average",
-    "by_client", "by_server", "by_size", "central", "colr", "complete", "contraction",
-    "controlled", "cosine_distance_as_released", "cosine_similarity", "cycle", "decentralized",
-    "derangement", "ditto", "ditto_client", "dynamic", "erdos_renyi", "exponential", "fed_adagrad",
-    "fed_adam", "fed_avg_m", "fed_lion", "fed_sb", "fed_yogi", "fedasync", "fedavg",
-    "fedavg_keeping", "fedbuff", "feddyn", "federated", "federated_dropout", "fedex_lora", "fedit",
-    "fedmf", "fedncf", "fednova", "fedper", "fedprox", "fedrap", "fedrecon", "fedrep",
-    "fedsa_lora", "fedsgd", "fetch_sgd", "ffa_lora", "fine_tuned", "fine_tuned_fedavg", "flexlora",
-    "flora", "from_matrix", "from_optax", "fsvrg", "full_gradient", "gossip", "gossip_sgd",
-    "gpfedrec", "graph_guided", "hetlora", "ifca", "in_sequence", "lognormal_clock", "maml",
-    "memory_budget", "metropolis", "mime", "mime_lite", "model_swapping", "nearest", "oort",
-    "over_selected", "over_selection", "pairs", "per_fedavg", "periodic", "pfedme",
-    "pfedme_client", "pfedrec", "power_of_choice", "power_sgd", "proximal", "prune_fl", "pruning",
-    "ptf_fedrec", "reptile", "ring", "rolora", "scaffold", "scheduled_step", "selecting",
-    "selective", "started", "step", "stochastic_step", "submodel", "torus", "traced_clock",
+    "by_client", "by_server", "by_size", "central", "colr", "complete", "contraction", "controlled",
+    "cosine_distance_as_released", "cosine_similarity", "cycle", "decentralized", "derangement",
+    "ditto", "ditto_client", "dynamic", "erdos_renyi", "exponential", "fed_adagrad", "fed_adam",
+    "fed_avg_m", "fed_lion", "fed_sb", "fed_yogi", "fedasync", "fedavg", "fedavg_keeping",
+    "fedbuff", "feddyn", "federated", "federated_dropout", "fedex_lora", "fedit", "fedmf", "fedncf",
+    "fednova", "fedper", "fedprox", "fedrap", "fedrecon", "fedrep", "fedsa_lora", "fedsgd",
+    "fetch_sgd", "ffa_lora", "fine_tuned", "fine_tuned_fedavg", "flexlora", "flora", "fltrust",
+    "from_matrix", "from_optax", "fsvrg", "full_gradient", "gossip", "gossip_sgd", "gpfedrec",
+    "graph_guided", "guarded", "hetlora", "ifca", "in_sequence", "kept_apart", "lognormal_clock",
+    "maml", "memory_budget", "metropolis", "mime", "mime_lite", "mining", "model_swapping",
+    "nearest", "oort", "over_selected", "over_selection", "pairs", "per_fedavg", "periodic",
+    "pfedme", "pfedme_client", "pfedrec", "power_of_choice", "power_sgd", "proximal", "prune_fl",
+    "pruning", "ptf_fedrec", "reptile", "ring", "rolora", "root_of", "scaffold", "scheduled_step",
+    "selecting", "selective", "started", "step", "stochastic_step", "submodel", "torus",
+    "traced_clock",
 ]  # fmt: skip

@@ -69,6 +69,15 @@ REFUSED = {
     r"dnc\(times=0\)": lambda: aggregate.dnc(1, times=0),
     r"dnc\(c=0\)": lambda: aggregate.dnc(1, c=0),
     r"caf\(f=-1\)": lambda: aggregate.caf(-1),
+    r"quorum\(f=-1\)": lambda: aggregate.quorum(-1),
+    r"quorum\(quantile=2\) is no fraction": lambda: aggregate.quorum(1, 2),
+    r"hics\(bound=0\) must be positive": lambda: aggregate.hics(0),
+    r"hics\(share=0\) moves nothing; use 0 < share <= 1": lambda: aggregate.hics(1.0, 0),
+    r"union\(items=1\)": lambda: aggregate.union(items=1),
+    r"union\(step=0\)": lambda: aggregate.union(step=0),
+    r"fltrust\(root=None\) has nothing to trust; give a Root, or root data to": lambda: (
+        aggregate.fltrust()
+    ),
     r"nnm\(f=12\) needs 13 clients a round and gets 12; use f <= 11, or 13": lambda: made(
         aggregate.mixed(aggregate.nnm(12), aggregate.median()), uploads("whole")
     ),

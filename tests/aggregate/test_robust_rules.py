@@ -7,6 +7,7 @@ import pytest
 from robust_world import ABSENT, CLIENTS, ITEMS, LIARS, WIDTH, flat, made, uploads
 
 from fedjax_rec import aggregate
+from fedjax_rec.trees import Frozen
 
 pytestmark = pytest.mark.usefixtures("compiled_fast")
 TABLE = ITEMS * WIDTH
@@ -90,6 +91,45 @@ def row_clipped(x, bound):
     return out, None
 
 
+def quorum(x, said, f, quantile):
+    """By the lower median of each client's own quantile of its rows, and the soft threshold."""
+    out, n = np.zeros(x.shape[1]), len(x)
+    norms = np.linalg.norm(x[:, :TABLE].reshape(n, ITEMS, WIDTH), axis=2)
+    touched = said[:, :TABLE:WIDTH]
+    usual = []
+    for k in range(n):
+        own = np.sort(norms[k][touched[k]])
+        usual.append(own[int((len(own) - 1) * quantile)])
+    ends = [*range(0, TABLE + 1, WIDTH), TABLE + 4, TABLE + 7]
+    for a, b in itertools.pairwise(ends):
+        length = np.linalg.norm(x[:, a:b], axis=1)
+        bound = np.sort(usual if a < TABLE else length)[(n - 1) // 2]
+        factor = np.minimum(1, bound / np.maximum(length, 1e-30))
+        total = (x[:, a:b] * factor[:, None]).sum(0)
+        left = 1 - f * bound / max(np.linalg.norm(total), 1e-30)
+        out[a:b] = total * max(0, left) / n
+    return out, None
+
+
+def hics(x, bound, share):
+    """The first round: the rows that are largest after both clips; what is dense is whole."""
+    out = row_clipped(x, bound)[0]
+    table = out[:TABLE].reshape(ITEMS, WIDTH)
+    norms = np.linalg.norm(table, axis=1)
+    usual = norms[norms > 0].mean()
+    table = table * np.minimum(1, usual / np.maximum(norms, 1e-30))[:, None]
+    first = np.argsort(-np.linalg.norm(table, axis=1), kind="stable")[: int(np.ceil(share * ITEMS))]
+    chosen = np.isin(np.arange(ITEMS), first)
+    out[:TABLE] = np.where(chosen[:, None], table, 0).reshape(-1)
+    return out, None
+
+
+def fltrust(x, trusted):
+    trust = [max(0, u @ trusted / np.linalg.norm(u) / np.linalg.norm(trusted)) for u in x]
+    scaled = [u * np.linalg.norm(trusted) / np.linalg.norm(u) for u in x]
+    return np.average(scaled, axis=0, weights=trust), np.flatnonzero(trust)
+
+
 def centered(x, tau, center=0.0):
     return center + np.mean([(u - center) * min(1, tau / np.linalg.norm(u - center)) for u in x], 0)
 
@@ -140,6 +180,16 @@ def caf(x, f):
     return best
 
 
+AHEAD = np.sin(np.arange(TABLE + 7))
+
+
+def ahead(key, state, now):
+    """The root of `fltrust`, which says AHEAD."""
+    item, kernel, number = np.split(AHEAD.astype(np.float32), [TABLE, TABLE + 4])
+    update = {"item": item.reshape(ITEMS, WIDTH), "kernel": kernel.reshape(2, 2)}
+    return state, {**update, "number": number, "base": Frozen(None)}
+
+
 # name -> (the part, its loop (values, who said them) -> (update, who is taken or None for all)).
 RULES = {
     "median": (lambda: aggregate.median(), by_coordinate(np.median, 1, 3)),
@@ -180,6 +230,19 @@ RULES = {
     "row_norm_bound": (
         lambda: aggregate.row_norm_bound(1.5),
         lambda x, said: row_clipped(x, 1.5),
+    ),
+    "quorum": (
+        lambda: aggregate.quorum(0.5),
+        lambda x, said: quorum(x, said, 0.5, 0.5),
+    ),
+    "quorum, of the shortest": (
+        lambda: aggregate.quorum(2, 0.2),
+        lambda x, said: quorum(x, said, 2, 0.2),
+    ),
+    "hics": (lambda: aggregate.hics(1.5, 0.33), lambda x, said: hics(x, 1.5, 0.33)),
+    "fltrust": (
+        lambda: aggregate.fltrust(aggregate.Root(ahead)),
+        lambda x, said: fltrust(x, AHEAD),
     ),
     "centered_clip": (
         lambda: aggregate.centered_clip(4.0),

@@ -16,7 +16,7 @@ import tiny_llama
 from adapted import adapted
 from flax import nnx
 
-from fedjax_rec import aggregate, attacks, clients, models, privacy, strategies, trees
+from fedjax_rec import aggregate, attacks, clients, models, privacy, rows, strategies, trees
 from fedjax_rec.data import (
     batches,
     counted,
@@ -63,6 +63,11 @@ def begun(model: Model) -> Model:
     return models.started(model, trees.named(model.init(jax.random.key(5))[0]))
 
 
+def all_ones(key, state, now):
+    """A root that pushes every number up by one."""
+    return state, rows.map_nodes(lambda x: jnp.ones(x.shape), trees.trainable(now.shared))
+
+
 AGGREGATORS = {
     "mean()": lambda: aggregate.mean(),
     "uniform()": lambda: aggregate.uniform(),
@@ -94,6 +99,11 @@ ROBUST = {
     "norm_bound(2)": lambda: aggregate.norm_bound(2.0),
     "row_norm_bound(0.5)": lambda: aggregate.row_norm_bound(0.5),
     "centered_clip(2)": lambda: aggregate.centered_clip(2.0),
+    "quorum(0.2)": lambda: aggregate.quorum(f=0.2),
+    "hics(1, 0.5)": lambda: aggregate.hics(1.0, 0.5),
+    "fltrust(ones)": lambda: aggregate.fltrust(aggregate.Root(all_ones)),
+    "union(uniform)": lambda: aggregate.union(items=20, draws=10),
+    "union(multi_krum)": lambda: aggregate.union(aggregate.multi_krum(f=0), f=1, items=20),
     "mixed(nnm, median)": lambda: aggregate.mixed(aggregate.nnm(f=1), aggregate.median(2)),
     "mixed(nnm, mean)": lambda: aggregate.mixed(aggregate.nnm(f=1), aggregate.uniform()),
     "mixed(bucketing, trimmed_mean)": lambda: aggregate.mixed(
@@ -168,6 +178,25 @@ def masking(server: Server) -> Server:
     return Server(init, apply)
 
 
+def mined(server: Server) -> Server:
+    """A server of `with_popular` models on any model, with what it mined in its own state."""
+    wrapped = lambda shared, known: {"model": shared, "popular": trees.Frozen(known)}
+
+    def init(shared):
+        (table,) = rows.tables(shared)
+        ids = jnp.full(2, table.shape[0], jnp.int32)
+        known = {"ids": ids, "rows": jnp.zeros((2, table.shape[1]))}
+        return {"inner": server.init(wrapped(shared, known)), "known": known}
+
+    def apply(state, shared, update):
+        inner, after = server.apply(
+            state["inner"], wrapped(shared, state["known"]), wrapped(update, None)
+        )
+        return {"inner": inner, "known": after["popular"].value}, after["model"]
+
+    return Server(init, apply)
+
+
 SERVERS = {
     "step(1)": lambda: strategies.step(1.0),
     "step(0.5)": lambda: strategies.step(0.5),
@@ -181,6 +210,7 @@ SERVERS = {
     "fed_yogi()": lambda: strategies.fed_yogi(),
     "fed_avg_m()": lambda: strategies.fed_avg_m(0.5, 0.9),
     "fed_lion(0.01)": lambda: strategies.fed_lion(0.01),
+    "mining(step)": lambda: mined(strategies.mining(strategies.step(1.0), rounds=1)),
     "pruning(step, 0.5, 3)": lambda: masking(strategies.pruning(strategies.step(1.0), 0.5, 3)),
 }
 
@@ -229,6 +259,14 @@ MODELS = {
     "pfedrec()": (lambda n, m: models.pfedrec(n, m, width=8), "pointwise(4)"),
     "prunable(fedmf)": (
         lambda n, m: models.prunable(models.fedmf(n, m, width=8, scale=0.3)),
+        "pointwise(4)",
+    ),
+    "contrastive(fedmf)": (
+        lambda n, m: models.contrastive(models.fedmf(n, m, width=8, scale=0.3), 0.1, 3),
+        "pointwise(4)",
+    ),
+    "with_popular(fedmf)": (
+        lambda n, m: models.with_popular(models.fedmf(n, m, width=8, scale=0.3), 3),
         "pointwise(4)",
     ),
     "fedkd()": (

@@ -10,7 +10,7 @@ from functools import partial
 
 import optax
 from adapted import adapted
-from worlds import USERS
+from worlds import USERS, world
 
 from fedjax_rec import clients, models, strategies
 from fedjax_rec.types import Model, Strategy
@@ -49,6 +49,11 @@ def rate(value: float = 1.0):
 def assembled(model, examples, **parts) -> Strategy:
     client, start = client_of(model, examples), model
     return strategies.federated(client, start, clients_per_chunk=4, **parts)
+
+
+def trusted():
+    """What a server of `fltrust` has: four users of the first 20 items."""
+    return world(4, 20, 8).store
 
 
 def with_server(server):
@@ -202,6 +207,24 @@ STRATEGIES = {
         )
     ),
     "over_selected(8)": plain(strategies.over_selected, clients=8),
+    # against attackers
+    "fltrust()": Recipe(
+        lambda m, e, **parts: strategies.fltrust(
+            m, e, root=trusted(), optimizer=rate(), server=strategies.step(4.0), **SMALL, **parts
+        ),
+        takes=("uplink",),
+        rounds=12,
+    ),
+    "guarded()": Recipe(
+        lambda m, e, **parts: strategies.guarded(
+            m, e, popular=3, alignment=0.01, separation=0.01, **SMALL, **parts
+        )
+    ),
+    "kept_apart(0.01)": Recipe(
+        lambda m, e, **parts: strategies.kept_apart(
+            m, e, weight=0.01, negatives=3, **SMALL, **parts
+        )
+    ),
     # knowledge without parameters
     "fedavg(fedkd)": Recipe(
         lambda m, e, **parts: strategies.fedavg(m, e, optimizer=rate(0.5), **SMALL, **parts),

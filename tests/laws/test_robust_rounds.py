@@ -85,12 +85,23 @@ def traced(name: str, number):
         "centered_clip": lambda: aggregate.centered_clip(number),
         "foolsgold": lambda: aggregate.foolsgold(number),
         "dnc": lambda: aggregate.dnc(1, share=number, c=2 * number),
+        "hics": lambda: aggregate.hics(number, share=number),
+        "quorum": lambda: aggregate.quorum(number, quantile=number),
     }[name]()
 
 
 @pytest.mark.parametrize(
     "name",
-    ["geometric_median", "norm_bound", "row_norm_bound", "centered_clip", "foolsgold", "dnc"],
+    [
+        "geometric_median",
+        "norm_bound",
+        "row_norm_bound",
+        "centered_clip",
+        "foolsgold",
+        "dnc",
+        "hics",
+        "quorum",
+    ],
 )
 def test_numbers_may_be_traced(name):
     from fedjax_rec.testing.uploads import aggregated, uploads

@@ -103,6 +103,10 @@ TRACED = {
         momentum=(0.0, 0.5),
         learning_rate=(0.2, 0.5),
     ),
+    "guarded": recipe(
+        "guarded", others=dict(popular=3, rounds=1), alignment=(0.1, 1.0), separation=(0.1, 1.0)
+    ),
+    "kept_apart": recipe("kept_apart", others=dict(negatives=3), weight=(0.1, 1.0)),
     "gpfedrec": recipe(
         "gpfedrec",
         lambda n: models.gpfedrec(n, width=6),
@@ -173,7 +177,8 @@ STATIC = {
 # Factories of local optimizers and servers, which `test_traced.py` holds, and of robust rules, of
 # which `test_robust_rounds.py` does.
 ELSEWHERE = {
-    "centered_clip", "dnc", "foolsgold", "geometric_median", "norm_bound", "row_norm_bound",
+    "centered_clip", "dnc", "foolsgold", "geometric_median", "hics", "norm_bound", "quorum",
+    "row_norm_bound", "union",
     "annealed_sgd", "fed_adagrad", "fed_adam", "fed_avg_m", "fed_lion", "fed_yogi", "fedrap",
     "step", "stochastic_step",
 }  # fmt: skip
