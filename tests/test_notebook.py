@@ -201,7 +201,7 @@ def check_attacks(notebook) -> tuple[dict, str]:
     result = lambda cell: next(
         o.data["text/plain"] for o in cell.outputs if o.output_type == "execute_result"
     )
-    assert pictures(notebook) == 4 and "shape: (9, 7)" in result(table)
+    assert pictures(notebook) == 4 and "shape: (6, 7)" in result(table)
     last = ast.literal_eval(result(ends))
     assert list(last) == ["nobody attacks", "PIECK-UEA", "PIECK-UEA, rows bounded"]
     return last, result(table)

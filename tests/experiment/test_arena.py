@@ -24,6 +24,7 @@ from fedjax_rec.report.reading import read_run
 
 pytestmark = pytest.mark.usefixtures("compiled_fast", "quick")
 ROOT = Path(__file__).resolve().parents[2]
+ML_100K = find("ml-100k")  # before tests have a cache of their own
 A, G = "fedjax_rec.attacks", "fedjax_rec.aggregate"
 NOBODY = {"class_path": f"{A}.drawn", "init_args": {"num_clients": USERS, "share": 0.0}}
 LIARS = {"class_path": f"{A}.drawn", "init_args": {"num_clients": "{clients}", "share": "{share}"}}
@@ -181,8 +182,10 @@ def test_stages_of_both_stand_one_after_the_other(place):
 )
 def test_every_pair_of_the_shipped_files_is_read(path, monkeypatch):
     """Whatever the data; and the picture and the page are where they say."""
-    if path.stem == "ml100k" and find("ml-100k") is None:
+    if path.stem == "ml100k" and ML_100K is None:
         pytest.skip("some attacks know a part of MovieLens-100K, which is not here")
+    if ML_100K is not None:
+        monkeypatch.setenv("FEDJAX_REC_DATA", str(ML_100K.parent))
     monkeypatch.chdir(ROOT)
     found = arena.read_arena(path)
     honest = found.set["strategy.aggregator"]["init_args"]["malicious"]["init_args"]["num_clients"]
