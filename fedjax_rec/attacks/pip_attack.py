@@ -46,7 +46,7 @@ def pip_attack(
     public: Published,
     rate: float = 1.0,
     alpha: float = 1.0,
-    distance: float = 1.0,
+    distance: float = 10.0,
     levels: Sequence[float] = (0.1, 0.45),
     users: int = 32,
     profile: int = 30,

@@ -200,11 +200,20 @@ def test_a_hum_mines_hard_users_of_a_deep_model_and_sends_rows_and_layers():
     assert all(not np.asarray(x)[honest].any() for x in jax.tree.leaves(update))
 
 
-@pytest.mark.parametrize("layout", ["whole", "ids"])
-def test_pip_attack_adds_targets_no_longer_than_its_own_rows(layout):
+@pytest.mark.parametrize(("layout", "distance"), [("whole", 0.2), ("ids", 0.5)])
+def test_pip_attack_adds_targets_no_longer_than_its_own_rows(layout, distance):
+    """The nearer bound is in the way of every step, the other of none."""
     public = public_of([np.repeat(np.arange(10), 4), np.arange(ITEMS)])
     attack = attacks.pip_attack(
-        TARGETS, public, rate=9.0, alpha=0.4, distance=0.2, levels=[0.5], users=3, profile=4, fits=2
+        TARGETS,
+        public,
+        rate=9.0,
+        alpha=0.4,
+        distance=distance,
+        levels=[0.5],
+        users=3,
+        profile=4,
+        fits=2,
     )
     came, (items, shared) = uploads(layout), table_of(5)
     state, update = forged(attack, shared, came)
@@ -219,7 +228,7 @@ def test_pip_attack_adds_targets_no_longer_than_its_own_rows(layout):
     clipped = []
     for k in np.flatnonzero(LIES):
         before, after = sent_by(came.update["item"], k), sent_by(update["item"], k)
-        bound = 0.2 * max(np.linalg.norm(x) for x in before.values())
+        bound = distance * max(np.linalg.norm(x) for x in before.values())
         assert set(after) == set(before) | set(TARGETS)
         for i in set(before) - set(TARGETS):
             np.testing.assert_array_equal(before[i], after[i])
@@ -228,7 +237,7 @@ def test_pip_attack_adds_targets_no_longer_than_its_own_rows(layout):
             clipped.append(np.linalg.norm(step) > bound)
             wanted = step * min(1, bound / np.linalg.norm(step))
             np.testing.assert_allclose(after[t], wanted, rtol=1e-3, atol=1e-5)
-    assert any(clipped) and not all(clipped)
+    assert clipped == [distance == 0.2] * 4
     np.testing.assert_array_equal(came.update["kernel"], update["kernel"])
 
 
