@@ -62,8 +62,8 @@ def optimal_alie(
 ) -> Attack:
     """`alie` at the z that moves the rule's result furthest.
 
-    Arguments are those of `optimal_ipm`, as are what the adversary knows and what its clients
-    touch.
+    Arguments that are not named here are those of `optimal_ipm`, as are what the adversary knows
+    and what its clients touch.
 
     Raises:
         ValueError: as `optimal_ipm`.

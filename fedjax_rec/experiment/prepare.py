@@ -131,7 +131,7 @@ def read_data(config: Config) -> Read:
     described = data.describe(found)
     if split.ties is not None:
         described |= {"ties": split.ties, "users_with_tied_ends": data.tied_ends(found)}
-    late = _late(dataset, data.titles(found))
+    late = _late(dataset, data.titles(split.interactions))
     return Read(described, digests, dataset, late, split=split, partition=clients)
 
 

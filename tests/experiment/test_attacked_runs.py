@@ -53,6 +53,21 @@ def test_a_run_under_attack_measures_real_users_alone(source, tmp_path, compiled
     assert np.load(tmp_path / "run" / "per_user.npz")["values"].shape == (USERS, 3)
 
 
+def test_titles_that_a_split_changes_are_what_models_read(tmp_path):
+    source = write_folder(tmp_path / "named")
+    lines = [f"i{i}\tFilm {i}" for i in range(40)]
+    text = "\n".join(["item_id:token\tmovie_title:token_seq", *lines])
+    (source / "named.item").write_text(text + "\n")
+    split = {"class_path": f"{A}.renamed", "init_args": {"targets": [3], "to": "Star, {title}"}}
+    plain, poisoned = (
+        prepare(config.read(write_config(tmp_path / "a.yaml", source, data=found))).read.late
+        for found in ({"source": str(source)}, {"source": str(source), "split": split})
+    )
+    wanted = list(plain["titles"])
+    wanted[3] = f"Star, {wanted[3]}"
+    assert poisoned["titles"] == wanted and wanted[3].startswith("Star, Film")
+
+
 @pytest.mark.parametrize(
     ("evaluation", "complaint"),
     [
@@ -69,11 +84,23 @@ def test_targets_that_do_not_fit_are_one_line(source, tmp_path, evaluation, comp
     assert "\n" not in str(error.value)
 
 
-def test_the_attacks_of_the_committed_file_are_read():
-    path = Path(__file__).parents[2] / "configs/robust/pieck_ml100k.yaml"
-    for choice in ("none", "uea", "ipe", "bandwagon", "ipm", "alie", "mimic", "sign_flip"):
+CHOICES = {
+    "pieck_ml100k": (
+        "none", "uea", "ipe", "bandwagon", "ipm", "alie", "mimic", "sign_flip", "psmu", "cluster",
+        "optimal_ipm", "optimal_alie", "label_flip",
+    ),
+    "spattack_ml100k": ("none", "o_dense", "o_sparse_5", "l_dense_5", "l_sparse"),
+    "titles_ml100k": ("none", "renamed", "before", "words"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_the_attacks_of_committed_files_are_read(name):
+    path = Path(__file__).parents[2] / f"configs/robust/{name}.yaml"
+    for choice in CHOICES[name]:
         made = config.read(path, {"choose": choice})
-        assert made.evaluation.targets == (1430,) and made.make_strategy
+        assert made.evaluation.targets == (() if name == "spattack_ml100k" else (1430,))
+        assert made.make_strategy
 
 
 @pytest.mark.parametrize("choice", ["none", "a_ra", "a_hum"])

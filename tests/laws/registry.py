@@ -128,9 +128,6 @@ ATTACKED = {
     "attacked(uniform, spattack_o)": lambda: attacks.attacked(
         aggregate.uniform(), attacks.spattack_o(), LIARS
     ),
-    "attacked(krum, optimal_alie)": lambda: attacks.attacked(
-        aggregate.krum(f=1), attacks.optimal_alie(evaluations=3), LIARS
-    ),
 }
 AGGREGATORS |= ATTACKED
 
