@@ -103,7 +103,6 @@ ROBUST = {
     "hics(1, 0.5)": lambda: aggregate.hics(1.0, 0.5),
     "fltrust(ones)": lambda: aggregate.fltrust(aggregate.Root(all_ones)),
     "union(uniform)": lambda: aggregate.union(items=20, draws=10),
-    "union(multi_krum)": lambda: aggregate.union(aggregate.multi_krum(f=0), f=1, items=20),
     "mixed(nnm, median)": lambda: aggregate.mixed(aggregate.nnm(f=1), aggregate.median(2)),
     "mixed(nnm, mean)": lambda: aggregate.mixed(aggregate.nnm(f=1), aggregate.uniform()),
     "mixed(bucketing, trimmed_mean)": lambda: aggregate.mixed(
