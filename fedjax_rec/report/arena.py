@@ -23,6 +23,7 @@ from fedjax_rec.report.reading import Run
 from fedjax_rec.report.tables import _commit, grid, spread, title
 
 KINDS = ("hr", "ndcg", "er", "target_ndcg")
+LEAST = 0.05  # of HR, the darkest: less than a seed makes should not look like much
 ABOUT = (
     "Test metrics at the round that is best on validation, mean ± sample standard deviation over "
     "seeds; the highest exposure is that of any measured round. `lost` and `gained` are of one "
@@ -178,7 +179,7 @@ def drawn(found: Scores) -> Figure:
             panels.append(_panel(found, share, called, lambda s: found.mean(s, "er"), "Blues", 1.0))
         if "hr" in found.metrics:
             called = f"{title(found.metrics['hr'])} lost{said}"
-            panels.append(_panel(found, share, called, lost, "Oranges", max(worst, 0.01)))
+            panels.append(_panel(found, share, called, lost, "Oranges", max(worst, LEAST)))
     if not panels:
         raise ValueError("no run of the arena finished; there is nothing to draw.")
     return heat_map(panels, found.attacks, found.defences, "defence", "attack")
@@ -208,4 +209,4 @@ def _spread(values: np.ndarray) -> str:
 
 
 def _number(x: float | None, digits: int = 4) -> str:
-    return "" if x is None else f"{x:,.{digits}f}"
+    return "" if x is None else f"{round(x, digits) + 0.0:,.{digits}f}"  # no -0.0000
