@@ -6,7 +6,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: help demo test slow check format docs results references published compression strategies rounds large benchmarks device-check clean
+.PHONY: help demo test slow check format docs results references published compression strategies rounds large arena benchmarks device-check clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -56,6 +56,9 @@ rounds: .venv/.installed ## rounds to target, averaging against gradient sharing
 
 large: .venv/.installed ## large models: adapters, item texts, sequences, clicks (six hours; needs weights and ml-1m)
 	$(RUNS)/large.yaml
+
+arena: .venv/.installed ## attacks against defences on MovieLens-100K, and their heat map in docs/robustness.md (two hours)
+	@$(BIN)/fedjax-rec arena configs/arena/ml100k.yaml
 
 benchmarks: .venv/.installed ## measure, and write the pages docs/benchmarks*.md (20 minutes on a quiet machine)
 	@$(BIN)/fedjax-rec bench rounds-100k rounds-1m first tables cohort compress fedjax-100k fedjax-1m \

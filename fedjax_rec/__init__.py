@@ -42,7 +42,7 @@ if TYPE_CHECKING:
         weights,
         wire,
     )
-    from .experiment.launch import run, sweep
+    from .experiment.launch import arena, run, sweep
     from .experiment.loaded import LoadedRun, load_run
     from .types import (
         Aggregator,
@@ -67,6 +67,7 @@ ROOMS = (
     "strategies", "testing", "types", "weights", "wire",
 )  # fmt: skip
 HOMES = {
+    "arena": "experiment.launch",
     "run": "experiment.launch",
     "sweep": "experiment.launch",
     "load_run": "experiment.loaded",
@@ -81,9 +82,9 @@ HOMES = {
 __all__ = [
     "Aggregator", "Client", "Cohort", "Compressor", "LoadedRun", "Model", "Now", "Packet",
     "Ranking", "RoundInfo", "Server", "Stage", "State", "Strategy", "Upload", "aggregate",
-    "attacks", "bench", "callbacks", "clients", "compress", "data", "evaluate", "experiment",
-    "leaks", "load_run", "models", "privacy", "report", "rounds", "rows", "run", "servers",
-    "simulate", "strategies", "sweep", "testing", "types", "weights", "wire",
+    "arena", "attacks", "bench", "callbacks", "clients", "compress", "data", "evaluate",
+    "experiment", "leaks", "load_run", "models", "privacy", "report", "rounds", "rows", "run",
+    "servers", "simulate", "strategies", "sweep", "testing", "types", "weights", "wire",
 ]  # fmt: skip
 
 

@@ -1,7 +1,9 @@
-"""Pytree arithmetic, and `Frozen`, the node around leaves that are never trained."""
+"""Pytree arithmetic, `Frozen`, the node around leaves that are never trained, and `Told`, the node
+around numbers of a state that are for the metrics of a round."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -20,6 +22,24 @@ class Frozen:
     """Leaves that live once, are broadcast into the `vmap`, and travel to a client only once."""
 
     value: Any
+
+
+@record
+class Told:
+    """Numbers that a part of a strategy tells of the last round, in its state: float32[] by the
+    names that they have in the metrics of a run. NaN for what was not there to be told."""
+
+    numbers: Any
+
+
+def told(tree: PyTree) -> dict[str, Any]:
+    """The numbers of all `Told` nodes of `tree`; a name that several have is numbered, `name_2`."""
+    found: dict[str, Any] = {}
+    for node in jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, Told)):
+        for name, x in node.numbers.items() if isinstance(node, Told) else ():
+            names = itertools.chain([name], (f"{name}_{i}" for i in itertools.count(2)))
+            found[next(free for free in names if free not in found)] = x
+    return found
 
 
 def is_frozen(node) -> bool:

@@ -212,6 +212,8 @@ class Aggregator:
         never added: those of all chunks stand one after another.
     linear: whether each row of a table, and each dense leaf, of the update is a sum of the clients'
         own, whose weights do not depend on what the updates say.
+    of: the rule that this one is around, where it only looks on and makes of uploads what that one
+        makes, such as `aggregate.with_norms`; else None.
     seal: where clients send something of which `reduce` reads the sum alone, how they do it. Then
         `finish` gives float arrays in place of bodies, see `rounds.uplink`.
     """
@@ -222,6 +224,7 @@ class Aggregator:
     additive: Any = True
     linear: bool = False
     seal: Seal | None = None
+    of: Aggregator | None = None
 
 
 @part
@@ -350,7 +353,8 @@ class State:
     """Everything that a run carries from round to round, and all that a checkpoint holds.
 
     shared: the server's model. private, memory: leaves [N, ...], one slice per client.
-    server: state of aggregator, server optimizer and downlink. round: int32[].
+    server: state of aggregator, server optimizer and downlink; what stands in `trees.Told` goes to
+        the metrics of a run. round: int32[].
     """
 
     shared: PyTree

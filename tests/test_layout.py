@@ -37,7 +37,7 @@ MAX_LINES = 400
 # use `rows.map_nodes` or its like.
 WALKS = {
     "rows": "tables",
-    "trees": "frozen values",
+    "trees": "frozen values, and what is told",
     "wire.nodes": "what is packed",
     "factors": "layers with adapters",
     "models.placement": "frozen values and tables, by their path",
@@ -52,7 +52,10 @@ VMAPS = {
     "rounds.inflight": "keys, one a client",
     "rounds.selection": "keys, one a client",
     "rounds.utility": "keys, one a client",
+    "attacks.cluster": "ids, for what each draws",
+    "attacks.everywhere": "ids, for what each draws, and their messages",
     "attacks.imagined_users": "users that an adversary draws",
+    "attacks.psmu": "users that each liar makes up",
     "attacks.pushed": "messages of those who lie",
     "compress.sparsify": "rows of an array",
     "models.text.next_title": "titles",

@@ -16,6 +16,7 @@ COMMUNICATION = ROOT / "notebooks" / "01_communication.ipynb"
 STRATEGIES = ROOT / "notebooks" / "02_strategies.ipynb"
 LARGE_MODELS = ROOT / "notebooks" / "03_large_models.ipynb"
 SWEEPS = ROOT / "notebooks" / "04_sweeps.ipynb"
+ATTACKS = ROOT / "notebooks" / "06_attacks.ipynb"
 
 
 def code(notebook) -> list:
@@ -193,9 +194,41 @@ def test_the_committed_sweep_found_good_rates():
     assert best["validation"] > 0.13 and best["test"] > 0.11 and 0 < best["std"] < 0.02
 
 
+def check_attacks(notebook) -> tuple[dict, str]:
+    """What holds for any rounds; (metrics at the end of the three runs, the arena's table)."""
+    (ends,) = [one for one in code(notebook) if "in last.items()}" in one.source]
+    (table,) = [one for one in code(notebook) if "found.table()" in one.source]
+    result = lambda cell: next(
+        o.data["text/plain"] for o in cell.outputs if o.output_type == "execute_result"
+    )
+    assert pictures(notebook) == 4 and "shape: (6, 7)" in result(table)
+    last = ast.literal_eval(result(ends))
+    assert list(last) == ["nobody attacks", "PIECK-UEA", "PIECK-UEA, rows bounded"]
+    return last, result(table)
+
+
+@pytest.mark.slow  # needs MovieLens-100K; seven programs to compile
+def test_attacks_run(monkeypatch):
+    try:
+        data.load("ml-100k")
+    except OSError as error:
+        pytest.skip(f"MovieLens-100K is neither here nor to be had: {error}")
+    small = {"rounds, every = 80, 4": "rounds, every = 4, 2"}
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    last, _ = check_attacks(run(ATTACKS, small, monkeypatch))
+    assert all(0.2 < end["hr@10"] < 0.5 for end in last.values())  # popularity has .406
+
+
+def test_the_committed_attack_attacks_and_is_stopped():
+    last, _ = check_attacks(nbformat.read(ATTACKS, as_version=4))
+    peace, attack, defended = last.values()
+    assert peace["er@10"] < 0.02 and attack["er@10"] > 0.9 and defended["er@10"] < 0.05
+    assert all(end["hr@10"] > 0.4 for end in last.values())
+
+
 @pytest.mark.parametrize(
     "path",
-    [QUICKSTART, COMMUNICATION, STRATEGIES, LARGE_MODELS, SWEEPS],
+    [QUICKSTART, COMMUNICATION, STRATEGIES, LARGE_MODELS, SWEEPS, ATTACKS],
     ids=lambda path: path.stem,
 )
 def test_committed_outputs_are_whole(path):

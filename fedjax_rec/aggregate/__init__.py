@@ -24,10 +24,11 @@ from .parts import total
 from .quorum import quorum
 from .trimmed_mean import trimmed_mean
 from .union import union
+from .with_norms import with_norms
 
 __all__ = [
     "Mixer", "Root", "bucketing", "bulyan", "by_coordinate", "caf", "centered_clip", "dnc",
-    "fltrust", "foolsgold", "geometric_median", "hics", "krum", "mda", "meamed", "mean",
-    "median", "mixed", "multi_krum", "nnm", "norm_bound", "normalized", "normalized_per_row",
-    "per_row", "quorum", "row_norm_bound", "total", "trimmed_mean", "uniform", "union",
+    "fltrust", "foolsgold", "geometric_median", "hics", "krum", "mda", "meamed", "mean", "median",
+    "mixed", "multi_krum", "nnm", "norm_bound", "normalized", "normalized_per_row", "per_row",
+    "quorum", "row_norm_bound", "total", "trimmed_mean", "uniform", "union", "with_norms",
 ]  # fmt: skip

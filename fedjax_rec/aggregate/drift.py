@@ -35,7 +35,8 @@ def with_drift(
     Returns:
         An `Aggregator` that is not linear, since what it adds has not been through a compressor.
     """
-    of_amounts = aggregator if aggregator.additive is True else uniform()
+    rule = aggregator.of or aggregator
+    of_amounts = rule if rule.additive is True else uniform()
     parts = {
         "update": (aggregator, lambda upload: upload),
         "amount": (of_amounts, lambda upload: replace(upload, update=amount(upload))),

@@ -11,7 +11,8 @@ beside the rule's state.
 What it forges stands in the place of uploads that were made, sent and billed: stages and the uplink
 do not touch it, and a malicious client weighs what it weighed. Clients that were not there, and
 clients without data, forge nothing. Uploads of honest clients stay as they are, to the bit. All
-uploads of the round are listed, whatever the rule.
+uploads of the round are listed, whatever the rule. How well the rule's verdicts find who lies is
+told among the metrics of a run, see `detection`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import jax
 from ..made import part
 from ..rows import static
 from ..types import Aggregator, PyTree, record
+from .detection import found_of
 from .malicious import Malicious
 
 
@@ -78,7 +80,8 @@ def attacked(aggregator: Aggregator, attack: Attack, malicious: Malicious) -> Ag
         return aggregator
 
     def init(shared):
-        return {"rule": aggregator.init(shared), "attack": attack.init(shared)}
+        states = {"rule": aggregator.init(shared), "attack": attack.init(shared)}
+        return {**states, "told": found_of(None, None, None)}
 
     def reduce(state, uploads, now):
         return {"uploads": replace(uploads, metrics={}, down=None), "client": now.client}
@@ -97,6 +100,7 @@ def attacked(aggregator: Aggregator, attack: Attack, malicious: Malicious) -> Ag
         sides = Sides(lies & there, ~lies & there, client, judged)
         learned, update = attack.forge(of_attack, state["attack"], uploads.update, sides, now)
         after, made, verdicts = ruled(of_rule, update)
-        return {"rule": after, "attack": learned}, made, verdicts
+        told = found_of(verdicts, sides.lies, there)
+        return {"rule": after, "attack": learned, "told": told}, made, verdicts
 
     return Aggregator(init, reduce, finish, additive=False)

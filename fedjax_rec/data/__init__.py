@@ -42,12 +42,12 @@ from .window import between
 
 __all__ = [
     "Batches", "Cases", "ClientData", "Dataset", "ExampleStore", "Examples", "HeldOut",
-    "Interactions", "Partition", "Split", "Store", "as_given", "between", "by_attribute",
-    "by_hash", "by_user", "click_logits", "clicks", "cold_items", "cold_users", "counted",
-    "covered", "describe", "describe_examples", "digests", "digests_of_examples", "dirichlet",
-    "drawn_once", "examples", "from_arrays", "global_time", "implicit", "k_core", "last_of_users",
-    "last_ratings", "latest_of_pairs", "leave_one_out", "liked_and_disliked", "load", "pack",
-    "pack_examples", "pairwise", "part_of", "pointwise", "prompt_template", "query",
-    "random_leave_one_out", "ratings", "ratio", "read", "sequences", "support", "synthetic",
-    "temporal_ratio", "tied_ends", "titles", "warm_items", "warm_users", "yes_no_prompts",
+    "Interactions", "Partition", "Split", "Store", "as_given", "between", "by_attribute", "by_hash",
+    "by_user", "click_logits", "clicks", "cold_items", "cold_users", "counted", "covered",
+    "describe", "describe_examples", "digests", "digests_of_examples", "dirichlet", "drawn_once",
+    "examples", "from_arrays", "global_time", "implicit", "k_core", "last_of_users", "last_ratings",
+    "latest_of_pairs", "leave_one_out", "liked_and_disliked", "load", "pack", "pack_examples",
+    "pairwise", "part_of", "pointwise", "prompt_template", "query", "random_leave_one_out",
+    "ratings", "ratio", "read", "sequences", "support", "synthetic", "temporal_ratio", "tied_ends",
+    "titles", "warm_items", "warm_users", "yes_no_prompts",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""`fr.run` and `fr.sweep`: what `fedjax-rec run` and `fedjax-rec sweep` do, from Python."""
+"""`fr.run`, `fr.sweep` and `fr.arena`: what the commands of these names do, from Python."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from typing import Any
 import polars as pl
 
 from .. import simulate
+from ..report.arena import Scores
 from ..simulate import Callback
 from . import config as configuration
+from .arena import bouts, fight, read_arena
 from .config import Config
 from .loaded import LoadedRun, load_run
-from .overrides import lay
+from .overrides import dotted, lay
 from .run import run as run_in_folder
 from .sweep import planned, run_sweep, threads_of_sweep
 from .swept import Ended, table
@@ -115,3 +117,44 @@ def sweep(
     plan = planned(raw, axes, out, stem=configuration.stem(config))
     simulate.configure(threads_of_sweep(plan.threads, workers))
     return table(run_sweep(plan, out, workers, told, processes))
+
+
+def arena(
+    source: Mapping[str, Any] | str | Path,
+    /,
+    *,
+    out: Path | str | None = None,
+    workers: int | None = None,
+    processes: int = 1,
+    told: Callable[[Ended], None] = lambda ended: None,
+    **changes: Any,
+) -> Scores:
+    """Plays attacks against defences, or goes on with what is in the folder.
+
+    Args:
+        source: The path of a file such as `configs/arena/ml100k.yaml`, or a mapping of its keys.
+            No page is written, whatever it says.
+        out: The folder, with a run folder for each pair; None for that of the file.
+        workers: Runs at a time; None for one a core.
+        processes: That take runs which share a program; 1 for threads of this one.
+        told: Is called with how each run ended.
+        **changes: Keys of the configuration of all runs, as in `fr.run`.
+
+    Returns:
+        What each pair came to: `table()`, and `heat_map()`.
+
+    Raises:
+        ConfigError: An attack or a defence is unknown or makes no sense; a ValueError.
+        ValueError: A folder holds another run, or another process plays there.
+        Stopped: Ctrl-C was pressed; the same call goes on from there.
+
+    Example:
+        >>> found = fr.arena("configs/arena/ml100k.yaml", out="runs/short", rounds=20)
+        >>> found.table().filter(pl.col("defence") == "median")["er@10"]
+    """
+    read = read_arena(source)
+    read = replace(read, set={**read.set, **dotted(changes)}, out=str(out or read.out))
+    fights = bouts(read)
+    first = next(bout.trial for bout in fights if bout.trial is not None)
+    simulate.configure(threads_of_sweep(first.config.threads, workers))
+    return fight(read, fights, workers, processes, told)

@@ -9,6 +9,7 @@
     fedjax-rec export RUN --out DIR                       its scores and its weights, as files
     fedjax-rec sweep CONFIG --sweep.KEY VALUES --out DIR  many runs at once, and their table
     fedjax-rec runs FILE [--only NAME] [--seeds 0]        the runs of a file, and their section
+    fedjax-rec arena FILE                                 attacks against defences, and their map
     fedjax-rec attack CONFIG|RUN [--attacks NAME ...]     what its messages give away
     fedjax-rec attack --ledger FILE                       the same of many, and their section
     fedjax-rec bench [NAME ...] [--json FILE]             speed and memory on this machine
@@ -84,8 +85,9 @@ def _main(arguments: Sequence[str] | None) -> int:
     debug = "--debug" in words
     words = [w for w in words if w != "--debug"]
     commands = {
-        "run": _run, "sweep": _sweep, "runs": _runs, "attack": _attack, "bench": _bench,
-        "data": _data, "report": _report, **{name: partial(_ask, name) for name in ASKED},
+        "run": _run, "sweep": _sweep, "runs": _runs, "arena": _arena, "attack": _attack,
+        "bench": _bench, "data": _data, "report": _report,
+        **{name: partial(_ask, name) for name in ASKED},
     }  # fmt: skip
     if words[:1] == ["help"]:
         words = [*words[1:2], "--help"]
@@ -313,6 +315,10 @@ def _runs(words: Sequence[str]) -> int:
 
 def _ask(name: str, words: Sequence[str]) -> int:
     return importlib.import_module(".asked", __package__).COMMANDS[name](words)
+
+
+def _arena(words: Sequence[str]) -> int:
+    return importlib.import_module(".arena_command", __package__).command(words)
 
 
 def _attack(words: Sequence[str]) -> int:

@@ -48,6 +48,12 @@ def lay(raw: dict, over: Mapping[str, Any]) -> dict:
     return raw
 
 
+def dotted(over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` as dotted keys, with values as YAML would say them."""
+    found = {".".join(path): value for path, value in _leaves(over, ())}
+    return {key: _written(value, key) for key, value in found.items()}
+
+
 def _leaves(over: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[tuple[tuple, Any]]:
     for name, value in over.items():
         here = (*path, *str(name).split("."))

@@ -109,11 +109,12 @@ def write_table(found: pl.DataFrame, out: Path) -> None:
 def _test_metrics(best: Mapping[str, Any], chooser: str) -> list[str]:
     """Names of the test metrics of a record, that which chooses the best round first."""
     first = chooser.removeprefix("validation_")
-    others = {"round", "seconds", "clients", "rejected", "rejected_clients", "loss", first}
+    others = {"round", "seconds", "clients", "rejected_clients", "loss", first}
     if first != chooser:
         found = [name for name in best if f"validation_{name}" in best]
     else:
-        found = [name for name in best if not name.startswith("bytes_")]
+        about_rounds = ("bytes_", "rejected", "upload_norm_", "detection_")
+        found = [name for name in best if not name.startswith(about_rounds)]
     return [first, *(name for name in found if name not in others)]
 
 

@@ -149,7 +149,7 @@ def _measurements(
                 "seconds": seconds,
                 **{name: float(seen[name][i][-1]) for name in told},
                 "clients": round(float(took_part.mean())),
-                "rejected": sum(map(len, rejected.values())),
+                **_count(rejected, took_part),
                 "bytes_up": sent,
                 "bytes_down": got,
                 "bytes_up_per_client": sent / max(1, int(np.count_nonzero(up[i]))),
@@ -163,6 +163,12 @@ def _measurements(
             yield Progress(done, now, metrics, of_users, rejected)
 
 
+def _count(rejected: Mapping[int, list[int]], took_part: np.ndarray) -> dict[str, float]:
+    """How many were rejected since the last measurement, and their share of all who were asked."""
+    count = sum(map(len, rejected.values()))
+    return {"rejected": count, "rejected_share": count / max(1, count + int(took_part.sum()))}
+
+
 def _rejected(ids: np.ndarray, took_part: np.ndarray, done: int, most: float):
     """{round: clients} of ids int[rounds, C], -1 for who was not rejected."""
     found = {done + i + 1: [int(k) for k in of if k >= 0] for i, of in enumerate(ids)}
@@ -171,9 +177,9 @@ def _rejected(ids: np.ndarray, took_part: np.ndarray, done: int, most: float):
         if len(clients) > most * asked:
             names = ", ".join(map(str, clients[:5])) + (", ..." if len(clients) > 5 else "")
             raise Diverged(
-                f"round {at}: what {len(clients)} of {asked} clients made is not finite ({names}); "
-                "lower the learning rates and run again, or reject more than "
-                f"most_rejected={most} of them."
+                f"round {at}: what {len(clients)} of {asked} clients made is not finite ({names}), "
+                f"a share of {len(clients) / asked:.2g} and more than most_rejected={most}; lower "
+                "the learning rates and run again, or allow more."
             )
     return {at: clients for at, clients in found.items() if clients}
 

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from .. import keys
+from .. import keys, trees
 from ..rounds.plan import Chunk, plan
 from ..types import Cohort, PyTree, State, Strategy
 from .catalogue import refuse_other_catalogue
@@ -221,6 +221,13 @@ def _one_round(parts: Parts, key, state, store, chunk, mesh):
         "rejected": jnp.where(refused > 0, ids, -1),
         "repeated": jnp.zeros(n, jnp.int32).at[ids].add(1, mode="drop").max() > 1,
     }
+    moved = counts
+    if info.verdicts is not None:
+        moved = counts & (info.verdicts > 0)
+        told["rejected_by_rule"] = 1 - moved.sum() / jnp.maximum(counts.sum(), 1)
+    # Where nobody counts, states are those of the round before, and so is what they tell.
+    by_parts = trees.told(state.server)
+    means |= {name: jnp.where(moved.any(), x, jnp.nan) for name, x in by_parts.items()}
     return state, (info, ids, means | told)
 
 

@@ -37,8 +37,10 @@ class Progress:
     over; `state` is a copy of it. metrics: what goes to `metrics.jsonl`: means
     over users (plain names are the test part, others are prefixed, `validation_hr@10`), `loss` and
     the client's other numbers, weighted by examples, NaN of a round in which nobody took part,
-    `clients` in a round, since the last measured round `rejected` clients and bytes, and of these
-    the mean of one client in one round in which it sent, or got, any. values: part ->
+    `clients` in a round, since the last measured round `rejected` clients, `rejected_share`, their
+    share, and bytes, and of these the mean of one client in one round in which it sent, or got,
+    any; of the last round `rejected_by_rule`, the share whose verdict was 0, where the aggregator
+    gives verdicts, and what parts tell (`trees.Told`). values: part ->
     float32[U, M], per user. rejected: round -> the clients of which nothing was taken, since their
     round was not finite (see `types.RoundInfo`). records: the metrics of all measured rounds so
     far, this one the last, those before the run was resumed among them. config: the whole

@@ -88,9 +88,11 @@ def _curves(parts: Parts, out) -> dict[str, jax.Array]:
     told = {name: seen[name][:, -1] for name in ("loss", *sorted(seen.keys() - TOLD))}
     took_part = seen["clients"]
     finite = (jnp.isfinite(seen["loss"]) | (took_part == 0)).all(1) & seen["finite"]
+    rejected = (seen["rejected"] >= 0).sum((1, 2))
     told |= {
         "clients": jnp.round(took_part.mean(1)),
-        "rejected": (seen["rejected"] >= 0).sum((1, 2)),
+        "rejected": rejected,
+        "rejected_share": rejected / jnp.maximum(1, rejected + took_part.sum(1)),
     }
     for name, nbytes in (("bytes_up", up), ("bytes_down", down)):
         total = nbytes.astype(jnp.float32).sum((1, 2))

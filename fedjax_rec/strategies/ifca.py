@@ -176,9 +176,15 @@ def clustered(
 def by_cluster(aggregator: Aggregator, clusters: int) -> Aggregator:
     """`aggregator` once for each cluster, of the uploads of its members (`aux["cluster"]`).
 
-    Of a cluster without members it is what `aggregator` makes of no uploads: no change.
+    Of a cluster without members it is what `aggregator` makes of no uploads: no change. Raises
+    ValueError for one of whose summary a part adds up and another does not.
     """
     at_least("by_cluster", "clusters", clusters, 1)
+    if isinstance(aggregator.additive, dict):
+        raise ValueError(
+            f"by_cluster(aggregator={aggregator}): parts of its summary add up and others are "
+            "listed; use the rule that it is around."
+        )
 
     def init(shared):
         models = shared["clusters"]

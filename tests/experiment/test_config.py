@@ -22,7 +22,9 @@ from fedjax_rec.types import Aggregator, Compressor, Model, Strategy
 ROOT = Path(__file__).resolve().parents[2]
 FIRST = ("Star", "Toy", "Lost", "Night", "Blue", "Silent", "Last", "Big", "Wild", "Secret")
 LAST = ("Wars", "Story", "Highway", "Train", "Velvet", "Lambs", "King", "Sleep", "Lion", "Garden")
-LISTS = {file for name in ("runs", "ledgers") for file in (ROOT / "configs" / name).iterdir()}
+LISTS = {
+    file for name in ("arena", "runs", "ledgers") for file in (ROOT / "configs" / name).iterdir()
+}
 SHIPPED = sorted(set((ROOT / "configs").rglob("*.yaml")) - LISTS)
 CHOICES = [
     (path, name)

@@ -130,6 +130,14 @@ ATTACKED = {
 }
 AGGREGATORS |= ATTACKED
 
+# Rules that are looked at: they stay what they are.
+WATCHED = {
+    "with_norms(per_row)": lambda: aggregate.with_norms(aggregate.per_row()),
+    "with_norms(multi_krum)": lambda: aggregate.with_norms(aggregate.multi_krum(f=1)),
+    "with_detection(krum)": lambda: attacks.with_detection(aggregate.krum(f=1), LIARS),
+}
+AGGREGATORS |= WATCHED
+
 # Clipped sums, without the noise, by which all rows move. Of clients that send updates alone.
 PRIVATE = {
     f"gaussian_mean({name})": lambda clip=clip: privacy.gaussian_mean(clip, 0.0, clients=6)

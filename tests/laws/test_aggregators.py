@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from registry import AGGREGATORS, ATTACKED, PRIVATE, ROBUST, SERVERS
+from registry import AGGREGATORS, ATTACKED, PRIVATE, ROBUST, SERVERS, WATCHED
 from rotating import in_turn
 from worlds import close
 
@@ -23,7 +23,7 @@ from fedjax_rec.testing.uploads import (
 )
 from fedjax_rec.types import Upload
 
-NAMES = [name for name in AGGREGATORS if name not in ROBUST | ATTACKED]
+NAMES = [name for name in AGGREGATORS if name not in ROBUST | ATTACKED | WATCHED]
 SUMS = pytest.mark.parametrize("name", NAMES)
 PARTS = ("item", "bias")
 
@@ -79,7 +79,7 @@ def looped(name: str, upload: Upload) -> dict:
     return {"item": table, "bias": dense}
 
 
-@pytest.mark.parametrize("name", [*in_turn(NAMES, 3), *in_turn(ROBUST | ATTACKED, 6)])
+@pytest.mark.parametrize("name", [*in_turn(NAMES, 3), *in_turn(ROBUST | ATTACKED | WATCHED, 6)])
 def test_aggregators_keep_their_laws(name):
     testing.check_aggregator(AGGREGATORS[name]())
 

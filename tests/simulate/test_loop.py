@@ -161,8 +161,8 @@ def test_padding_counts_for_nothing():
 def test_without_a_measure_the_loss_is_reported():
     (only,) = run(rounds=1, measure=None)
     assert set(only[2]) == {
-        "round", "seconds", "loss", "clients", "rejected", "bytes_up", "bytes_down",
-        "bytes_up_per_client", "bytes_down_per_client",
+        "round", "seconds", "loss", "clients", "rejected", "rejected_share", "bytes_up",
+        "bytes_down", "bytes_up_per_client", "bytes_down_per_client",
     }  # fmt: skip
     assert only[3] == {}
 
