@@ -34,7 +34,7 @@ from ..types import Aggregator
 from .blocks import touches
 from .listed import count, listing
 from .norm_bound import bound_factor
-from .touched import MOST, number, smallest, value
+from .touched import MOST, held, number, smallest, value
 
 TINY = 1e-30
 
@@ -108,7 +108,8 @@ def of_rows(lengths: jax.Array, live: jax.Array, quantile) -> jax.Array:
     """float32[n]: of each client the quantile of `lengths` [n, L], 0 or more, of its `live` rows:
     the one with as many below it as floor((m - 1) quantile) of m; 0 of none."""
     # Floats from 0 on are in the order of their bits.
-    ordered = jax.lax.bitcast_convert_type(jnp.maximum(lengths, 0.0), jnp.int32)
+    some = held(jnp.maximum(lengths, 0.0), live)
+    ordered = jax.lax.bitcast_convert_type(some, jnp.int32)
     ordered = jnp.where(live, ordered, MOST).T
     m = number(live.T)
     place = jnp.floor((m - 1) * jnp.float32(quantile)).astype(jnp.int32)

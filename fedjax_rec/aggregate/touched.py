@@ -20,7 +20,7 @@ blocks (`blocks`), and only those that enough clients touched.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -55,6 +55,18 @@ class Groups:
         said is after all others."""
         values = self.values if values is None else values
         return jnp.where(self.there, _in_order_of_bits(values), MOST)
+
+
+def held(x: jax.Array, there: jax.Array) -> jax.Array:
+    """`x`, of which there is one: what is made of it twice is made of the same bits.
+
+    XLA computes what is cheap anew in each place that reads it, and a product and a difference may
+    be one operation there, with one rounding less. What is then compared with the k-th smallest is
+    no number that was looked at. A branch that hangs on numbers is kept (a barrier is not, on a
+    CPU).
+    there: bool[...], who is there; of nobody, `x` means nothing.
+    """
+    return jax.lax.cond(there.any(), lambda x: x, jnp.zeros_like, x)
 
 
 def total(x: jax.Array) -> jax.Array:
@@ -106,7 +118,7 @@ def median_of(groups: Groups) -> jax.Array:
     low = smallest(ordered, (n - 1) // 2)
     above = jnp.where(ordered > low, ordered, MOST).min(0, initial=MOST)
     again = number(ordered <= low) > n // 2
-    return (value(low) + value(jnp.where(again, low, above))) / 2
+    return held((value(low) + value(jnp.where(again, low, above))) / 2, groups.there)
 
 
 def of_groups(rule: Callable[[Groups], jax.Array], uploads, least, floor) -> PyTree:
@@ -127,13 +139,15 @@ def of_groups(rule: Callable[[Groups], jax.Array], uploads, least, floor) -> PyT
 
     def one(x):
         if not rows.is_table(x):
-            return _of_array(lambda groups: enough(groups, least), x, uploads.there)
+            flat = held(x, uploads.there)
+            return _of_array(lambda groups: enough(groups, least), flat, uploads.there)
         fewest = jnp.maximum(least, floor)
         moving = touches(x) >= fewest
         by_row = lambda values, said: _of_rows(lambda g: enough(g, fewest), values, said)
+        values = held(x.values, uploads.there)
         if x.ids is None:
-            return RowsUpdate(by_row(x.values, x.live), None, moving, None, x.size)
-        some = blocks(x, moving)
+            return RowsUpdate(by_row(values, x.live), None, moving, None, x.size)
+        some = blocks(replace(x, values=values), moving)
         made = jnp.zeros((some.ids.shape[0] + some.room, x.values.shape[-1]))
 
         def put(first, values, said, made):

@@ -71,6 +71,7 @@ def published(
         seed: of the draw.
 
     Raises:
+        FileNotFoundError: where the data are not here; nothing is fetched for an adversary.
         ValueError: for a share outside 0 < share <= 1, no seed of 32 bits, and as `data.load`.
 
     Example:
@@ -82,7 +83,7 @@ def published(
     check.seed("published", seed)
     if not 0 < share <= 1:
         raise ValueError(f"published(share={share}) is no share; use 0 < share <= 1.")
-    found = source if isinstance(source, Interactions) else load(source)
+    found = source if isinstance(source, Interactions) else load(source, fetch=False)
     divided = (split or leave_one_out())(found)
     trains = divided.part == TRAIN
     data = divided.interactions

@@ -73,7 +73,10 @@ def by_submitit(engine: str, out: Path, options: dict[str, Any], size: int) -> J
         executor = submitit.AutoExecutor(folder=out / LOGS, cluster=engine)
         executor.update_parameters(**({"timeout_min": 24 * 60, "name": out.name} | options))
     except Exception as error:  # submitit has no error of its own for them
-        raise ValueError(f"sweep --cluster {engine}: {_line(error)}") from None
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"sweep --cluster {engine}: {first.rstrip('.')}; see docs/clusters.md."
+        ) from None
 
     def poll(job) -> list[dict] | str | None:
         if not job.done():

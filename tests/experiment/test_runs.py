@@ -201,6 +201,8 @@ def test_every_file_of_runs_has_its_section_of_a_page():
     for path in (ROOT / "configs/runs").glob("*.yaml"):
         plan = read_runs(path)
         page = (ROOT / plan.page).read_text()
+        if plan.section is None:  # it looks for numbers, and writes none
+            continue
         assert f"<!-- section: {plan.section} -->" in page
         assert plan.targets is None or (ROOT / plan.targets).is_file()
         assert {str(Path(run.out).parent) for run in plan.runs} & set(plan.folders)

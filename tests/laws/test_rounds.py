@@ -96,7 +96,8 @@ def drawing(layout: str) -> tuple[Client, dict]:
     return Client(lambda key, client: {}, update), shared
 
 
-@pytest.mark.parametrize("aggregator", AGGREGATORS)
+# PipAttack of the registry knows another catalogue than this world's.
+@pytest.mark.parametrize("aggregator", [name for name in AGGREGATORS if "pip_attack" not in name])
 @pytest.mark.parametrize("layout", ["whole", "ids"])
 def test_chunks_change_nothing_for_any_aggregator(aggregator, layout):
     """With frozen leaves in the model, and one client that has nothing."""
@@ -291,7 +292,8 @@ SLOW |= {
     "started(fedmf)",
 }  # the others stand for them
 SLOW |= {"sasrec(full_softmax)", "bert4rec(gbce)", "gru4rec()", "hstu()", "unisrec()"}
-GENTLE = {"fedmf(squared_error)", "unisrec()"}  # the others learn at rate 1
+# The others learn at rate 1.
+GENTLE = {"fedmf(squared_error)": 0.2, "unisrec()": 0.2, "fedmf(summed)": 0.05}
 SLOW |= {"dlrm(rows_each)", "dcn(hashed)"}  # of click models one is enough
 
 
@@ -311,7 +313,7 @@ def test_every_model_learns_across_silos_and_steps(kind):
     strategy = federated(
         data,
         make(data.num_items, data.members),
-        clients.sgd(0.2 if kind in GENTLE else 1.0),
+        clients.sgd(GENTLE.get(kind, 1.0)),
         examples,
         training={"steps": 3, "batch_size": 64},
     )

@@ -17,6 +17,9 @@ from fedjax_rec.experiment.clusters import Jobs, in_jobs, jobs_of
 from fedjax_rec.experiment.main import main
 from fedjax_rec.experiment.swept import Ended
 
+if find_spec("submitit"):
+    import submitit  # noqa: F401  its loggers take the streams that are there when it is imported
+
 pytestmark = pytest.mark.usefixtures("compiled_fast")
 ROOT = Path(__file__).resolve().parents[2]
 RATE = "strategy.item_learning_rate"
@@ -129,9 +132,9 @@ def test_jobs_are_of_so_many_runs_at_most(one_group):
     script = Script(None, "done", None, "done")
     ended = play(script, "abc")
     assert script.jobs == [["a", "b"], ["c"]]
-    assert [(one.out.name, one.status) for one in ended] == [
-        ("c", "finished"), ("a", "finished"), ("b", "finished"),
-    ] or sorted(one.out.name for one in ended) == ["a", "b", "c"]  # fmt: skip
+    assert sorted((one.out.name, one.status) for one in ended) == [
+        ("a", "finished"), ("b", "finished"), ("c", "finished"),
+    ]  # fmt: skip
 
 
 def test_what_a_lost_job_finished_is_not_played_again(one_group):
@@ -160,10 +163,8 @@ def test_a_stop_cancels_what_goes_on(one_group):
 def test_wrong_words(place, capsys, monkeypatch):
     command = ["sweep", str(place / "tiny.yaml"), f"--sweep.{RATE}=[1,2]", "--out"]
     wrong = lambda *words: (main([*command, str(place / "wrong"), *words]), capsys.readouterr().err)
-    assert (
-        wrong("--cluster", "slrum") == (2, pytest.approx)
-        or "did you mean" in wrong("--cluster", "slrum")[1]
-    )
+    status, told = wrong("--cluster", "slrum")
+    assert status == 2 and "did you mean 'slurm'" in told
     assert "--cluster.timeout_min needs --cluster" in wrong("--cluster.timeout_min", "3")[1]
     assert "runs_per_job=0" in wrong("--cluster", "local", "--cluster.runs_per_job", "0")[1]
     if find_spec("submitit"):
