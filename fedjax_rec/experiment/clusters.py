@@ -108,7 +108,7 @@ def by_ray(engine: str, out: Path, options: dict[str, Any], size: int) -> Jobs:
         if not ray.is_initialized():
             ray.init(address=address, log_to_driver=False, logging_level="error")
         # Whether a task is begun anew is decided here, where it is known what ended.
-        task = ray.remote(max_retries=0, **options)(of_job) if options else ray.remote(of_job)
+        task = ray.remote(max_retries=0, **options)(of_job)
     except Exception as error:
         raise ValueError(f"sweep --cluster ray: {_line(error)}") from None
 

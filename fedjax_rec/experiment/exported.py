@@ -8,7 +8,7 @@ similarity of items i and j: the cosine of the angle between their rows of all i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -88,6 +88,24 @@ def weights(state: State) -> dict[str, np.ndarray]:
 
 def scores(experiment: Experiment, config: Config, state: State, k: int) -> pl.DataFrame:
     """The `k` items of the highest scores of every user, of those not yet seen."""
+    split = experiment.read.split
+    assert split is not None
+    known, found = split.interactions, list(ranked(experiment, config, state, k))
+    return pl.DataFrame(
+        {
+            "user": [known.user_names[user] for user, best, _ in found for _ in best],
+            "rank": [place for _, best, _ in found for place in range(1, len(best) + 1)],
+            "item": [known.item_names[item] for _, best, _ in found for item in best],
+            "score": np.concatenate([values for *_, values in found]),
+        },
+        schema_overrides={"user": pl.String, "item": pl.String},
+    )
+
+
+def ranked(
+    experiment: Experiment, config: Config, state: State, k: int
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """(user, items int[k], scores float64[k]) of every user: the highest of those not yet seen."""
     split, partition = experiment.read.split, experiment.read.partition
     assert split is not None and partition is not None
     known, model = split.interactions, experiment.strategy.model
@@ -108,23 +126,14 @@ def scores(experiment: Experiment, config: Config, state: State, k: int) -> pl.D
     def of_some(some):
         return jax.lax.map(of_one, some, batch_size=AT_ONCE)
 
-    call, tables = jax.jit(of_some), []
+    call = jax.jit(of_some)
     for begin in range(0, len(users), AT_ONCE * 8):
         some = slice(begin, begin + AT_ONCE * 8)
         one = (*(x[some] for x in places), None if histories is None else histories[some])
         for user, given in zip(users[some], np.array(call(one), np.float64), strict=True):
             given[seen[user]] = -np.inf
             best = np.argsort(-given, kind="stable")[: min(k, int(np.isfinite(given).sum()))]
-            tables.append((user, best, given[best]))
-    return pl.DataFrame(
-        {
-            "user": [known.user_names[user] for user, best, _ in tables for _ in best],
-            "rank": [place for _, best, _ in tables for place in range(1, len(best) + 1)],
-            "item": [known.item_names[item] for _, best, _ in tables for item in best],
-            "score": np.concatenate([values for *_, values in tables]),
-        },
-        schema_overrides={"user": pl.String, "item": pl.String},
-    )
+            yield user, best, given[best]
 
 
 def beyond_accuracy(
@@ -139,12 +148,9 @@ def beyond_accuracy(
         )
     at_least("beyond_accuracy", "k", k, 1)
     known = split.interactions
-    found = scores(experiment, config, state(), k)
-    place = dict(zip(known.item_names.tolist(), range(known.num_items), strict=True))
-    of_user = dict(zip(known.user_names.tolist(), range(known.num_users), strict=True))
     lists = np.full((known.num_users, k), -1)
-    users = [of_user[name] for name in found["user"]]
-    lists[users, found["rank"].to_numpy() - 1] = [place[name] for name in found["item"]]
+    for user, best, _ in ranked(experiment, config, state(), k):
+        lists[user, : len(best)] = best
     train = split.part == TRAIN
     pairs = np.unique(np.stack([known.users[train], known.items[train]]), axis=1)
     popularity = np.bincount(pairs[1], minlength=known.num_items)
