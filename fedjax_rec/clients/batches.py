@@ -2,7 +2,9 @@
 
 Batches are computed from a counter inside the loop, whose number of turns is that of the longest
 client of the chunk, so one compiled loop serves clients of every length; a shorter client's last
-turns are batches of padding, which change nothing.
+turns are batches of padding, which change nothing. Where all examples of every client of the chunk
+fit a smaller batch than was asked for, batches are of that size: it holds the same examples with
+less padding, which is most of the work where batches are as long as the longest client.
 
 Dimensions: `B` batch, `S` most examples of any client times ids per example.
 """
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +22,12 @@ from .. import keys, rows, trees
 from ..check import at_least
 from ..rows.fields import ids_of, name_of, times
 from ..types import Array, PyTree
+
+# A table that a client could touch a quarter of is copied whole. To gather its rows, ids have to be
+# sorted, which costs as much as to copy 4 to 20 rows, the fewer the wider they are.
+CLOSE = 4
+# Batches are not made smaller than that.
+SMALLEST = 128
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,7 @@ class Turns:
     """The batches of one client in one round.
 
     draw(t) -> batch of turn t, with `mask`. turns: int32[], of the longest client of the chunk.
+    longest: int32[], its examples.
     count: uint32[], the client's own examples. key(name, t) -> the key of turn `t` in the stream
         `name`, by epoch and batch: the turn depends on the longest client of the chunk.
     most: different examples that any client trains on. ids: how many row ids an example has in
@@ -50,17 +60,40 @@ class Turns:
 
     draw: Callable[..., dict[str, Array]]
     turns: Array
+    longest: Array
     count: Array
     key: Callable[..., Array]
     most: int
     ids: dict[str, int]
     batch_size: int
 
+    def loop(self, turn: Callable[..., PyTree], first: PyTree) -> PyTree:
+        """`first` after carry <- turn(draw, t, carry) of all turns t, whose batch is draw(t)."""
+
+        def of_size(size: int):
+            draw = lambda t: self.draw(t, size)
+            return lambda carry: jax.lax.fori_loop(0, self.turns, partial(turn, draw), carry)
+
+        sizes = sizes_of(self.batch_size)
+        fits = jnp.searchsorted(jnp.array(sizes[:-1]), self.longest)
+        return jax.lax.switch(fits, [of_size(size) for size in sizes], first)
+
+
+def sizes_of(batch_size: int) -> list[int]:
+    """That a batch may have, the whole one last: each the quarter of the next or more, since each
+    is a program of its own."""
+    sizes, size = [batch_size], SMALLEST
+    while 2 * size < batch_size:
+        sizes.insert(-1, size)
+        size *= 4
+    return sizes
+
 
 def turns_of(batches, passes: Passes, key: jax.Array, data) -> Turns:
     """The turns of the client that holds `data`; the same key gives the same examples."""
-    epochs, steps, batch_size = passes.epochs, passes.steps, passes.batch_size
-    _refuse_too_many(batches.most(data.store), passes)
+    epochs, steps, most = passes.epochs, passes.steps, batches.most(data.store)
+    _refuse_too_many(most, passes)
+    batch_size = min(passes.batch_size, max(most, 1))
     seed = keys.words(keys.stream(key, "examples"), 4)
     count = batches.count(data).astype(jnp.uint32)
     if batches.longest is None:
@@ -75,10 +108,10 @@ def turns_of(batches, passes: Passes, key: jax.Array, data) -> Turns:
         cycle = -(-count.astype(jnp.int32) // batch_size)
     cycle = jnp.maximum(cycle, 1)
 
-    def draw(turn):
+    def draw(turn, size=batch_size):
         epoch = (turn // cycle).astype(jnp.uint32)
         place = (turn % cycle).astype(jnp.uint32) * batch_size
-        place = place + jnp.arange(batch_size, dtype=jnp.uint32)
+        place = place + jnp.arange(size, dtype=jnp.uint32)
         real = place < count
         order = keys.mix(seed[:2] + epoch)
         number = _once(
@@ -88,7 +121,6 @@ def turns_of(batches, passes: Passes, key: jax.Array, data) -> Turns:
         batch = _once(lambda: batches.draw(seed[2:], data, jnp.where(real, number, 0)), longest)
         return {**batch, "mask": real.astype(jnp.float32)}
 
-    most = batches.most(data.store)
     if steps is not None:
         most = min(most, steps * batch_size)
 
@@ -96,7 +128,8 @@ def turns_of(batches, passes: Passes, key: jax.Array, data) -> Turns:
         of_epoch = jax.random.fold_in(keys.stream(key, name), turn // cycle)
         return jax.random.fold_in(of_epoch, turn % cycle)
 
-    return Turns(draw, turns, count, key_of, most, batches.ids_in(data.store), batch_size)
+    ids = batches.ids_in(data.store)
+    return Turns(draw, turns, longest, count, key_of, most, ids, batch_size)
 
 
 def _refuse_too_many(most: int, passes: Passes) -> None:
@@ -128,8 +161,8 @@ def localize(shared: PyTree, turns: Turns) -> PyTree:
     """`shared` with each table as a `LocalTable` of what the batches of the round touch.
 
     All that a client trains on lies in the first ceil(most / B) turns, and in the first `most`
-    places of those. Where the batches could name as many ids as the table has rows, the whole
-    table is the smaller buffer, and no ids need to be gathered first: see `mark`.
+    places of those. Where the batches could name a good part of the rows of a table, it is whole,
+    and no ids need to be gathered first: see `mark`.
     """
     ids_per_example, most, batch_size = turns.ids, turns.most, turns.batch_size
 
@@ -145,7 +178,10 @@ def localize(shared: PyTree, turns: Turns) -> PyTree:
     def per_example(field):
         return ids_per_example[name_of(field)] * times(field)
 
-    compact = [t for t in rows.tables(shared) if capacity(t) < t.shape[0]]
+    def copied(table):
+        return CLOSE * capacity(table) >= table.shape[0]
+
+    compact = [t for t in rows.tables(shared) if not copied(t)]
     if not compact:
         return rows.map_tables(rows.whole, shared)
     fields = list(dict.fromkeys(f for t in compact for f in t.fields))
@@ -167,7 +203,7 @@ def localize(shared: PyTree, turns: Turns) -> PyTree:
     touched = dict(zip(fields, touched, strict=True))
 
     def one(table):
-        if capacity(table) >= table.shape[0]:
+        if copied(table):
             return rows.whole(table)
         ids = [touched[f][: most * per_example(f)] for f in table.fields]
         return rows.localize(table, jnp.concatenate(ids))

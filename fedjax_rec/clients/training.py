@@ -170,9 +170,9 @@ def train(
         acting = terms(start)
         begin, follow = drifted(start, shared, acting, follow, optimizers, turns, passes, now)
 
-    def turn(t, carry):
+    def turn(draw, t, carry):
         states, params, total, seen, taken = carry
-        batch = turns.draw(t)
+        batch = draw(t)
         params = {**params, "shared": mark(params["shared"], batch)}
         size = batch["mask"].sum()
         values, after = [], []
@@ -192,7 +192,7 @@ def train(
 
     zero = jnp.float32(0)
     first = tuple(o.init(start, now) for o in optimizers), begin, zero, zero, zero
-    states, params, total, seen, taken = jax.lax.fori_loop(0, turns.turns, turn, first)
+    states, params, total, seen, taken = turns.loop(turn, first)
     driven, reach = params["shared"], rows.map_nodes(lambda x: None, params["shared"])
     if acting is not None:
         driven, reach = _parted(driven, acting, optimizers, taken, now)

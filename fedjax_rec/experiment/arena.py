@@ -52,7 +52,7 @@ from .grid import SEED, folder_of
 from .overrides import lay_words
 from .playing import FAILED
 from .prepare import read_data
-from .runs import PLACE, _filled, _known
+from .runs import PLACE, filled, refuse_unknown
 from .sweep import run_sweep
 from .swept import Ended
 from .trials import Trial
@@ -136,7 +136,7 @@ def read_arena(source: str | Path | Mapping[str, Any]) -> Arena:
         raw = read_yaml(Path(source).read_text(encoding="utf-8"))
     if not isinstance(raw, dict):
         raise ConfigError(f"{where}: is no mapping; write config, attacks and defences.")
-    _known(raw, KEYS, where)
+    refuse_unknown(raw, KEYS, where)
     for key in ("config", "attacks", "defences"):
         if not raw.get(key):
             raise ConfigError(f"{where}: {key} is missing; add it.")
@@ -218,7 +218,7 @@ def bouts(arena: Arena, overrides: Sequence[str] = ()) -> list[Bout]:
                 name += f",share={share:g}"
             try:
                 if (name, seed) not in kept:
-                    mine, theirs = (_filled(piece, known, name) for piece in pieces)
+                    mine, theirs = (filled(piece, known, name) for piece in pieces)
                     read = _read(arena, raw, mine, theirs, seed, overrides, known)
                     out = Path(arena.out) / folder_of(name, seed)
                     point = {"attack": attack, "defence": defence, "share": share, SEED: seed}
@@ -250,7 +250,7 @@ def _read(
         if not isinstance(attack[key], list) or not isinstance(defence[key], list):
             raise ConfigError(f"{key} is set by the attack and by the defence; which is meant?")
     joined = {key: [*defence[key], *attack[key]] for key in both}
-    fixed = _filled(arena.set, known or {SEED: seed}, arena.name)
+    fixed = filled(arena.set, known or {SEED: seed}, arena.name)
     changes = {**fixed, **attack, **defence, **joined}
     choice = {KEY: changes.pop(KEY)} if KEY in changes else {}
     chosen, _, _ = choose(raw, choice)

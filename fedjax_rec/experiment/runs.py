@@ -117,7 +117,7 @@ def read_runs(path: str | Path) -> Plan:
         raise ConfigError(f"{path}: {' '.join(str(error).split())}; mend the YAML.") from None
     if not isinstance(raw, dict) or not isinstance(raw.get("runs"), list) or not raw["runs"]:
         raise ConfigError(f"{path}: has no list of runs; write runs: [configs/quickstart.yaml].")
-    _known(raw, TOP, str(path))
+    refuse_unknown(raw, TOP, str(path))
     runs: list[PlannedRun] = []
     for place, entry in enumerate(raw["runs"], start=1):
         runs += _expanded(entry, raw, f"{path}, run {place}")
@@ -144,7 +144,7 @@ def _expanded(entry: Any, raw: Mapping[str, Any], where: str) -> Iterator[Planne
     entry = {"config": entry} if isinstance(entry, str) else entry
     if not isinstance(entry, dict):
         raise ConfigError(f"{where}: {entry} is no run; write {{config: FILE, name: NAME}}.")
-    _known(entry, RUN, where)
+    refuse_unknown(entry, RUN, where)
     config = entry.get("config")
     if not isinstance(config, str) or not (files := sorted(glob.glob(config))):
         raise ConfigError(f"{where}: config={config} is no file; name a configuration.")
@@ -175,19 +175,24 @@ def _swept(entry: Mapping[str, Any], raw: Mapping[str, Any], where: str) -> Iter
         for seed in seeds:
             known = {"seed": seed, **point}
             full = ",".join(
-                [_text(_filled(name, known, where)), *(_said(k, point[k]) for k in added)]
+                [_text(filled(name, known, where)), *(_said(k, point[k]) for k in added)]
             )
             known["name"] = full
-            overrides = {k: _filled(v, known, where) for k, v in (fixed | point).items()}
-            yield PlannedRun(config, full, seed, str(_filled(out, known, where)), overrides)
+            overrides = {k: filled(v, known, where) for k, v in (fixed | point).items()}
+            yield PlannedRun(config, full, seed, str(filled(out, known, where)), overrides)
 
 
-def _filled(value: Any, known: Mapping[str, Any], where: str) -> Any:
-    """`value` with `{seed}` and the like as their values, in the texts that it holds."""
+def filled(value: Any, known: Mapping[str, Any], where: str) -> Any:
+    """`value` with `{seed}` and the like, the keys of `known`, as their values in the texts that it
+    holds.
+
+    Raises:
+        ConfigError: a text has a name that is not known.
+    """
     if isinstance(value, dict):
-        return {key: _filled(one, known, where) for key, one in value.items()}
+        return {key: filled(one, known, where) for key, one in value.items()}
     if isinstance(value, list):
-        return [_filled(one, known, where) for one in value]
+        return [filled(one, known, where) for one in value]
     if not isinstance(value, str):
         return value
     for name in re.findall(PLACE, value):
@@ -209,7 +214,8 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _known(found: Mapping[str, Any], keys: Sequence[str], where: str) -> None:
+def refuse_unknown(found: Mapping[str, Any], keys: Sequence[str], where: str) -> None:
+    """Raises ConfigError for a key of `found` that is none of `keys`."""
     for key in found:
         if key == "callbacks":
             raise ConfigError(

@@ -240,6 +240,13 @@ STRATEGIES = {
     "central(ials)": Recipe(
         lambda m, e: strategies.central(m, e, fit=models.ials(0.1, 0.01)), takes=()
     ),
+    # in closed form
+    "fcf()": Recipe(
+        lambda m, e, **parts: strategies.fcf(
+            m, e, regularization=0.01, clients_per_chunk=4, **parts
+        ),
+        takes=(),
+    ),
     # personal
     "fedper()": plain(strategies.fedper),
     "fedrep()": Recipe(
