@@ -147,6 +147,17 @@ PRIVATE = {
     }.items()
 }  # fmt: skip
 
+# Likewise with what is kept for noise that is correlated over rounds.
+TURNS = privacy.in_order(2, clients=6)
+PRIVATE |= {
+    f"gaussian_mean(whole, {name})": lambda rule=rule: privacy.gaussian_mean(
+        privacy.whole(1.0), 0.0, 6, rule.over(9, TURNS)
+    )
+    for name, rule in {
+        "banded": privacy.banded(2), "blt": privacy.blt(), "tree": privacy.tree(),
+    }.items()
+}  # fmt: skip
+
 # Of uploads under a seal, which the laws seal as engines do.
 PRIVATE |= {
     f"secure_aggregation({rule.__name__})": lambda rule=rule: privacy.secure_aggregation(
