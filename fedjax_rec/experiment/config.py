@@ -30,7 +30,7 @@ from ..check import at_least, positive
 from ..clients import Local
 from ..data import Batches
 from ..models import Embedding, Fit, ItemLoss
-from ..privacy import Clip, Correlation
+from ..privacy import Clip, Correlation, Shares
 from ..rounds.memory import bytes_of
 from ..simulate import Callback, Cohorts
 from ..storage import read_yaml
@@ -57,8 +57,8 @@ from .short_names import lengthened
 
 PARTS = [
     Aggregator, Attack, Batches, Clip, Clock, Cohorts, Compressor, Correlation, Embedding, Exchange,
-    Fit, Graph, Held, ItemLoss, Local, Malicious, Model, Neighbours, Published, Server, Similarity,
-    Stage, Staleness, Strategy, Utility,
+    Fit, Graph, Held, ItemLoss, Local, Malicious, Model, Neighbours, Published, Server, Shares,
+    Similarity, Stage, Staleness, Strategy, Utility,
 ]  # fmt: skip
 PRIVATE = {
     "clip": Clip, "epsilon": float, "delta": float, "noise_multiplier": float,

@@ -4,6 +4,7 @@ the server sees no part; and noise at each client, of which nobody has to be tru
 from .accountant import epsilon_of, noise_for
 from .blt import blt
 from .clip import Clip, adaptive, per_leaf, per_row, whole
+from .discrete_gaussian import discrete_gaussian
 from .factorization import Correlation, Factorization
 from .gaussian_mean import gaussian_mean
 from .light_secagg import light_secagg
@@ -16,16 +17,20 @@ from .sampling import Sampling, fixed_size, in_order, poisson_sampled, separated
 from .secagg import secagg
 from .secagg_plus import secagg_plus
 from .secure_aggregation import secure_aggregation
+from .seeded_rotation import seeded_rotation
 from .seeded_rows import seeded_rows
+from .shares import Shares, epsilon_of_shares, fixed_point_step
 from .shuffling import shuffled
+from .skellam import skellam
 from .toeplitz import banded, toeplitz
 from .tree import tree
 
 __all__ = [
-    "Clip", "Correlation", "Factorization", "Protocol", "Sampling", "Sizes", "adaptive", "banded",
-    "blt", "epsilon_of", "fixed_size", "gaussian_delta", "gaussian_mean", "gaussian_sigma",
-    "in_order", "light_secagg", "local_gaussian", "local_laplace", "noise_for", "one_bit_mean",
-    "per_leaf", "per_row", "poisson_sampled", "randomized_response", "secagg", "secagg_plus",
-    "secure_aggregation", "seeded_rows", "separated", "share_of_clients", "shuffled", "toeplitz",
-    "tree", "whole", "whole_upload",
+    "Clip", "Correlation", "Factorization", "Protocol", "Sampling", "Shares", "Sizes", "adaptive",
+    "banded", "blt", "discrete_gaussian", "epsilon_of", "epsilon_of_shares", "fixed_point_step",
+    "fixed_size", "gaussian_delta", "gaussian_mean", "gaussian_sigma", "in_order", "light_secagg",
+    "local_gaussian", "local_laplace", "noise_for", "one_bit_mean", "per_leaf", "per_row",
+    "poisson_sampled", "randomized_response", "secagg", "secagg_plus", "secure_aggregation",
+    "seeded_rotation", "seeded_rows", "separated", "share_of_clients", "shuffled", "skellam",
+    "toeplitz", "tree", "whole", "whole_upload",
 ]  # fmt: skip

@@ -61,7 +61,7 @@ def epsilon_of(
     """
     at_least("epsilon_of", "noise_multiplier", noise_multiplier, 0)
     at_least("epsilon_of", "rounds", rounds, 0)
-    _delta("epsilon_of", delta)
+    check_delta("epsilon_of", delta)
     if rounds == 0:
         return 0.0
     if noise_multiplier == 0:
@@ -115,7 +115,7 @@ def noise_for(
         True
     """
     positive("noise_for", "epsilon", epsilon)
-    _delta("noise_for", delta)
+    check_delta("noise_for", delta)
     at_least("noise_for", "rounds", rounds, 1)
     if correlated is not None or sampling.separation is not None:
         alone = noise_for(epsilon, delta, 1, poisson_sampled(1.0, sampling.clients))
@@ -147,7 +147,7 @@ def noise_for(
 @functools.lru_cache(maxsize=64)
 def _one_round(noise_multiplier: float, sampling: Sampling, step: float) -> Any:
     """The privacy loss distribution of a round."""
-    pld = _library("pld.privacy_loss_distribution")
+    pld = library("pld.privacy_loss_distribution")
     how = {"value_discretization_interval": step, "use_connect_dots": True}
     if sampling.size is None:
         of = pld.from_gaussian_mechanism
@@ -175,7 +175,7 @@ def _sensitivity(rounds: int, sampling: Sampling, correlated: Factorization | No
 
 
 def _renyi(noise_multiplier: float, rounds: int, sampling: Sampling, delta: float) -> float:
-    dp, rdp = _library(""), _library("rdp")
+    dp, rdp = library(""), library("rdp")
     # The library's Gaussian is of sensitivity 1, and exchanging a client moves a sum by 2.
     gaussian = dp.GaussianDpEvent(noise_multiplier / 2)
     event = dp.SampledWithoutReplacementDpEvent(sampling.clients, sampling.size, gaussian)
@@ -185,12 +185,12 @@ def _renyi(noise_multiplier: float, rounds: int, sampling: Sampling, delta: floa
     return float(accountant.get_epsilon(delta))
 
 
-def _delta(where: str, delta: float) -> None:
+def check_delta(where: str, delta: float) -> None:
     positive(where, "delta", delta)
     below(where, "delta", delta, 1)
 
 
-def _library(part: str) -> Any:
+def library(part: str) -> Any:
     import importlib
     import warnings
 
