@@ -44,7 +44,7 @@ def free_of(plain: dict[str, Any]) -> tuple[str, ...]:
 
 def fingerprint(plain: dict[str, Any]) -> str:
     """Twelve digits that tell configurations apart which give different numbers; a key that is
-    None, at the top or of the data, is as if it was not there, and so is `privacy.correlated`."""
+    None, at the top or of the data, is as if it was not there, and `correlated` of privacy, too."""
     kept = {k: v for k, v in plain.items() if k not in free_of(plain) and v is not None}
     if isinstance(found := kept.get("data"), dict):
         kept["data"] = {k: v for k, v in found.items() if v is not None}

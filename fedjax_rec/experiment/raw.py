@@ -22,7 +22,7 @@ def raw_of(source: str | Path | Mapping | None) -> dict:
     """What a configuration says, before anything of it is read."""
     if source is None or isinstance(source, Mapping):
         given = dict(source or {})
-        # Whose keys are dotted, and stay so: what a choice overrides lies in a section beside others.
+        # Whose keys are dotted, and stay so: a choice overrides a key of a section, and not all.
         kept = {key: given.pop(key) for key in ("sweep", "choices") if key in given}
         return {**lay({}, given), **kept}
     try:
