@@ -154,7 +154,7 @@ PRIVATE |= {
         privacy.whole(1.0), 0.0, 6, rule.over(9, TURNS)
     )
     for name, rule in {
-        "banded": privacy.banded(2), "blt": privacy.blt(), "tree": privacy.tree(),
+        "blt": privacy.blt(), "tree": privacy.tree(),
     }.items()
 }  # fmt: skip
 
@@ -166,7 +166,7 @@ PRIVATE |= {
     for rule in (privacy.secagg, privacy.secagg_plus, privacy.light_secagg)
 }
 PRIVATE["secure_aggregation(skellam)"] = lambda: privacy.secure_aggregation(
-    8.0, clients=6, noise=privacy.skellam(clip=100.0, noise_multiplier=0.0, there=1)
+    8.0, 6, protocol=privacy.light_secagg(), noise=privacy.skellam(100.0, 0.0, there=1)
 )
 
 
