@@ -69,7 +69,7 @@ def rotate(times: int = 2, block: int = 1024) -> Compressor:
         seed = keys.words(key, 1)
         y = flat.reshape(-1, width)
         for turn in range(times):
-            y = hadamard(_signed(y, seed, turn))
+            y = hadamard(signed(y, seed, turn))
         live = jnp.arange(y.shape[0]) < -(-count // width)
         return memory, Live(y.astype(x.dtype), live), (seed, touched(node))
 
@@ -77,7 +77,7 @@ def rotate(times: int = 2, block: int = 1024) -> Compressor:
         seed, touched = side
         y = jnp.asarray(body.values, jnp.float32)
         for turn in reversed(range(times)):
-            y = _signed(hadamard(y), seed, turn)
+            y = signed(hadamard(y), seed, turn)
         return _apart(y.reshape(-1), touched, node)
 
     def complaint(body, side, node, now):
@@ -88,7 +88,7 @@ def rotate(times: int = 2, block: int = 1024) -> Compressor:
     return nodewise(lambda node: (), encode_node, decode_node, linear=True, complaint=complaint)
 
 
-def _signed(blocks: jax.Array, seed: jax.Array, turn: int) -> jax.Array:
+def signed(blocks: jax.Array, seed: jax.Array, turn: int) -> jax.Array:
     """float32[n, B]: random signs on each coordinate, from bit `turn` of a word of its own.
 
     The word depends on the place alone, so that a receiver of fewer blocks has the same."""

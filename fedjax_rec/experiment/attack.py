@@ -111,7 +111,9 @@ def _canaries(scene: Scene) -> list[dict]:
     clip = _audited_clip(config)
     made = mechanism(config, scene.experiment.dataset.num_clients)
     assert made is not None and guarantee is not None
-    z = guarantee.noise_multiplier
+    # Of a first round whose noise later ones take back there is more.
+    first = 1.0 if guarantee.correlated is None else guarantee.correlated.sensitivity(1)
+    z = guarantee.noise_multiplier / first
     bound = float(clip.sensitivity(clip.init()))
     found = leaks.canaries(made, bound, jax.random.key(config.seed), CANARIES, delta=DELTA)
     accounted = privacy.epsilon_of(z, 1, privacy.poisson_sampled(1.0, CANARIES), DELTA)

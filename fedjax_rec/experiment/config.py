@@ -30,7 +30,7 @@ from ..check import at_least, positive
 from ..clients import Local
 from ..data import Batches
 from ..models import Embedding, Fit, ItemLoss
-from ..privacy import Clip
+from ..privacy import Clip, Correlation, Shares
 from ..rounds.memory import bytes_of
 from ..simulate import Callback, Cohorts
 from ..storage import read_yaml
@@ -56,11 +56,14 @@ from .seeded import seed_splits
 from .short_names import lengthened
 
 PARTS = [
-    Aggregator, Attack, Batches, Clip, Clock, Cohorts, Compressor, Embedding, Exchange, Fit, Graph,
-    Held, ItemLoss, Local, Malicious, Model, Neighbours, Published, Server, Similarity, Stage,
-    Staleness, Strategy, Utility,
+    Aggregator, Attack, Batches, Clip, Clock, Cohorts, Compressor, Correlation, Embedding, Exchange,
+    Fit, Graph, Held, ItemLoss, Local, Malicious, Model, Neighbours, Published, Server, Shares,
+    Similarity, Stage, Staleness, Strategy, Utility,
 ]  # fmt: skip
-PRIVATE = ("epsilon", "delta", "noise_multiplier")
+PRIVATE = {
+    "clip": Clip, "epsilon": float, "delta": float, "noise_multiplier": float,
+    "correlated": Correlation,
+}  # fmt: skip
 LATE = {
     "model": {"num_items", "members", "titles", "fields"},
     "strategy": {"model", "examples", "probe"},
@@ -234,7 +237,7 @@ def read(
 
 def private_of(made: Namespace) -> private.Privacy | None:
     """The section `privacy`; None where nothing of it is set."""
-    given = {name: getattr(made.privacy, name) for name in ("clip", *PRIVATE)}
+    given = {name: getattr(made.privacy, name) for name in PRIVATE}
     return None if all(x is None for x in given.values()) else private.Privacy(**given)
 
 
@@ -269,7 +272,7 @@ def _parser(model: Callable, strategy: Callable, paths: tuple[str, str]) -> Argu
     parser.add_argument("--memory_budget", type=str | int | None, default=None)
     parser.add_argument("--most_rejected", type=float | None, default=None)
     parser.add_argument("--start_from", type=str | None, default=None)
-    for key, kind in (("clip", Clip), *((name, float) for name in PRIVATE)):
+    for key, kind in PRIVATE.items():
         parser.add_argument(f"--privacy.{key}", type=kind | None, default=None)
     parser.add_argument(f"--{callbacks.KEY}", type=list[dict[str, Any]] | None, default=None)
     parser.add_class_arguments(Data, "data")

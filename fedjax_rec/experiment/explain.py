@@ -24,6 +24,7 @@ PRIVACY = {
     "privacy.epsilon": "what the noise is found for that all rounds need",
     "privacy.delta": "of (epsilon, delta); null: N^-1.1",
     "privacy.noise_multiplier": "the noise, in place of epsilon",
+    "privacy.correlated": "how noise of rounds takes each other back, see `fedjax-rec list noises`",
 }
 
 

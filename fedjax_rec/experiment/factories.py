@@ -22,6 +22,7 @@ DEFAULTS = {
     "data.split": "fedjax_rec.data.leave_one_out",
     "data.clients": "fedjax_rec.data.by_user",
     "privacy.clip": "fedjax_rec.privacy.whole",
+    "privacy.correlated": "fedjax_rec.privacy.banded",
     "search": "fedjax_rec.experiment.search.random",
 }
 

@@ -37,16 +37,19 @@ FREE = (
 
 def free_of(plain: dict[str, Any]) -> tuple[str, ...]:
     """The free keys of a configuration. Where noise was found for so many rounds, no others."""
-    found = (plain.get("privacy") or {}).get("epsilon") is not None
+    told = plain.get("privacy") or {}
+    found = any(told.get(key) is not None for key in ("epsilon", "correlated"))
     return tuple(key for key in FREE if not (found and key == "rounds"))
 
 
 def fingerprint(plain: dict[str, Any]) -> str:
     """Twelve digits that tell configurations apart which give different numbers; a key that is
-    None, at the top or of the data, is as if it was not there."""
+    None, at the top or of the data, is as if it was not there, and `correlated` of privacy, too."""
     kept = {k: v for k, v in plain.items() if k not in free_of(plain) and v is not None}
     if isinstance(found := kept.get("data"), dict):
         kept["data"] = {k: v for k, v in found.items() if v is not None}
+    if isinstance(found := kept.get("privacy"), dict) and found.get("correlated") is None:
+        kept["privacy"] = {k: v for k, v in found.items() if k != "correlated"}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
 
 

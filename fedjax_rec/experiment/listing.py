@@ -9,7 +9,7 @@ from ..attacks import Attack
 from ..check import one_of
 from ..data import Batches
 from ..evaluate import metrics
-from ..privacy import Clip
+from ..privacy import Clip, Correlation, Shares
 from ..simulate import Cohorts
 from ..strategies import Clock
 from ..types import Aggregator, Compressor, Model, Server, Stage, Strategy
@@ -20,7 +20,8 @@ from .short_names import factories_of
 KINDS = {
     "strategies": Strategy, "models": Model, "compressors": Compressor, "aggregators": Aggregator,
     "examples": Batches, "cohorts": Cohorts, "servers": Server, "stages": Stage, "clocks": Clock,
-    "attacks": Attack, "clips": Clip,
+    "attacks": Attack, "clips": Clip, "noises": Correlation,
+    "shares": Shares,
 }  # fmt: skip
 OTHERS = ("data", "splits", "clients", "metrics", "callbacks", "configs")
 METRICS = ("hr@k", "ndcg@k", "mrr", "mrr@k", "recall@k", "precision@k", "map", "map@k", "auc")

@@ -3,6 +3,7 @@
     privacy: {clip: {class_path: fedjax_rec.privacy.whole, init_args: {bound: 0.5}}, epsilon: 8}
 
 Either `epsilon`, from which the noise is found that `rounds` rounds need, or `noise_multiplier`.
+`correlated` makes noise of several rounds take each other back, where clients come in turns.
 What would make the accounting false is refused before anything runs.
 """
 
@@ -31,26 +32,32 @@ OUTSIDE = "losses and metrics of the records: they look at clients' data without
 @dataclass(frozen=True)
 class Privacy:
     """What a configuration says. clip: a `privacy.Clip`. Of epsilon and noise_multiplier one is
-    given. delta: None for N^-1.1."""
+    given. delta: None for N^-1.1. correlated: a `privacy.Correlation`; None for noise of each round
+    by itself."""
 
     clip: privacy.Clip | None = None
     epsilon: float | None = None
     delta: float | None = None
     noise_multiplier: float | None = None
+    correlated: privacy.Correlation | None = None
 
 
 @dataclass(frozen=True)
 class Guarantee:
-    """What rounds of a run guarantee. noise_multiplier: z."""
+    """What rounds of a run guarantee. noise_multiplier: z. correlated: over these rounds, or None
+    for independent noise."""
 
     noise_multiplier: Any
     sampling: privacy.Sampling
     delta: float
     rounds: int
+    correlated: privacy.Factorization | None = None
 
     def after(self, rounds: int) -> float | None:
         """epsilon of so many rounds; None for none."""
-        told = privacy.epsilon_of(self.noise_multiplier, rounds, self.sampling, self.delta)
+        told = privacy.epsilon_of(
+            self.noise_multiplier, rounds, self.sampling, self.delta, correlated=self.correlated
+        )
         return told if math.isfinite(told) else None
 
     def summary(self, rounds: int) -> dict[str, Any]:
@@ -62,9 +69,18 @@ class Guarantee:
             "noise_multiplier": float(self.noise_multiplier),
             "neighbours": self.sampling.adjacency,
             "rate": self.sampling.rate,
+            **self._order(),
             "protected": PROTECTED,
             "not_protected": OUTSIDE,
         }
+
+    def _order(self) -> dict[str, Any]:
+        if self.sampling.separation is None and self.correlated is None:
+            return {}
+        told: dict[str, Any] = {"rounds_apart": self.sampling.apart}
+        if self.correlated is not None:
+            told["sensitivity"] = self.correlated.sensitivity(self.rounds)
+        return told
 
     def line(self) -> str:
         """For people, before the run."""
@@ -139,14 +155,19 @@ def guarantee(config: Any, num_clients: int) -> Guarantee | None:
     if config.cohorts.sampling is None:
         raise ConfigError(
             f"privacy: cohorts={config.plain['cohorts']['class_path']} are not drawn as an "
-            "accountant assumes; use fedjax_rec.simulate.poisson, uniform or full."
+            "accountant assumes; use fedjax_rec.simulate.poisson, uniform, in_turns or full."
         )
     sampling = config.cohorts.sampling(num_clients)
     delta = num_clients**-1.1 if wanted.delta is None else wanted.delta
-    z = wanted.noise_multiplier
+    correlated, z = None, wanted.noise_multiplier
+    try:
+        if wanted.correlated is not None:
+            correlated = wanted.correlated.over(config.rounds, sampling)
+    except ValueError as error:
+        raise ConfigError(f"privacy.correlated: {error}") from error
     if z is None:
-        z = privacy.noise_for(wanted.epsilon, delta, config.rounds, sampling)
-    return Guarantee(z, sampling, delta, config.rounds)
+        z = privacy.noise_for(wanted.epsilon, delta, config.rounds, sampling, correlated)
+    return Guarantee(z, sampling, delta, config.rounds, correlated)
 
 
 def mechanism(config: Any, num_clients: int) -> Aggregator | None:
@@ -154,6 +175,5 @@ def mechanism(config: Any, num_clients: int) -> Aggregator | None:
     told = guarantee(config, num_clients)
     if told is None:
         return None
-    rate, size = told.sampling.rate, told.sampling.size
-    expected = float(size) if rate is None and size is not None else (rate or 1.0) * num_clients
-    return privacy.gaussian_mean(config.privacy.clip, told.noise_multiplier, expected)
+    expected, clip = told.sampling.expected, config.privacy.clip
+    return privacy.gaussian_mean(clip, told.noise_multiplier, expected, told.correlated)

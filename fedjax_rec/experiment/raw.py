@@ -22,8 +22,9 @@ def raw_of(source: str | Path | Mapping | None) -> dict:
     """What a configuration says, before anything of it is read."""
     if source is None or isinstance(source, Mapping):
         given = dict(source or {})
-        axes = {"sweep": given.pop("sweep")} if "sweep" in given else {}  # whose keys are dotted
-        return {**lay({}, given), **axes}
+        # Whose keys are dotted, and stay so: a choice overrides a key of a section, and not all.
+        kept = {key: given.pop(key) for key in ("sweep", "choices") if key in given}
+        return {**lay({}, given), **kept}
     try:
         path = found(source)
     except FileNotFoundError as error:

@@ -1,11 +1,13 @@
 """What rounds of the Gaussian mechanism guarantee, by the accountants of `dp_accounting`.
 
-- `poisson_sampled`  each client takes part in a round with probability q: neighbours are data with
-                     and without one client; by privacy loss distributions (PLD)
-- `fixed_size`       C of N clients, without replacement: neighbours have one client exchanged,
-                     which moves a sum by 2 S; by Renyi divergences, looser
+Clients of rounds are drawn as a `sampling` says: those that come by chance are accounted for by
+privacy loss distributions (`poisson_sampled`) or Renyi divergences (`fixed_size`, looser).
 
 `epsilon_of` says what T rounds of noise multiplier z guarantee, and `noise_for` which z is needed.
+Where they come in order, all rounds together are one Gaussian mechanism of noise multiplier
+z / sens(C), where C is the identity for independent noise and else what correlates it
+(`factorization`; Denisov et al., "Improved differential privacy for SGD via optimal private linear
+operators on adaptive streams", NeurIPS 2022).
 A Poisson cohort that is cut off at its places is accounted for as such (Ganesh et al., 2025). A
 round that nobody is in moves nothing, without noise; its probability is taken from delta.
 """
@@ -14,83 +16,24 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-from ..check import at_least, below, fraction, positive
+from ..check import at_least, below, positive
+from .factorization import Factorization
+from .sampling import Sampling, poisson_sampled
 
 COARSE, FINE = 1e-3, 1e-4  # steps of the privacy loss, while looking for z and in what is told
 MOST = 1e4  # the largest noise multiplier that is looked for
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """How the clients of a round are drawn.
-
-    adjacency: what neighbours are, in words. clients: N. rate: q, where it is Poisson sampling, or
-    None. size: places of a cohort, all of which are taken where there is no rate; None for N.
-    slack: the probability that a round is not as the accountant assumes.
-    """
-
-    adjacency: str
-    clients: int
-    rate: float | None = None
-    size: int | None = None
-    slack: float = 0.0
-
-
-def poisson_sampled(rate: float, clients: int, largest: int | None = None) -> Sampling:
-    """Each client takes part in a round with probability `rate`, by itself.
-
-    Args:
-        rate: q, in (0, 1]; 1 where everybody takes part.
-        clients: N.
-        largest: places of a cohort, beyond which clients are left out by lot; None for N.
-
-    Returns:
-        A `Sampling` under which data with and without one client are neighbours.
-
-    Raises:
-        ValueError: for a rate outside (0, 1].
-
-    Example:
-        >>> from fedjax_rec import privacy
-        >>> privacy.poisson_sampled(rate=0.1, clients=1000).adjacency
-        'with and without one client'
-    """
-    positive("poisson_sampled", "rate", rate)
-    fraction("poisson_sampled", "rate", rate)
-    at_least("poisson_sampled", "clients", clients, 1)
-    size = None if largest is None or largest >= clients else int(largest)
-    nobody = (1 - rate) ** clients
-    return Sampling("with and without one client", clients, float(rate), size, nobody)
-
-
-def fixed_size(size: int, clients: int) -> Sampling:
-    """`size` of `clients` clients, uniformly and without replacement.
-
-    Args:
-        size: C, below N.
-        clients: N.
-
-    Returns:
-        A `Sampling` under which data with one client exchanged for another are neighbours.
-
-    Raises:
-        ValueError: for a size outside 1 to N - 1.
-
-    Example:
-        >>> from fedjax_rec import privacy
-        >>> privacy.fixed_size(100, 1000).adjacency
-        'one client exchanged for another'
-    """
-    at_least("fixed_size", "size", size, 1)
-    below("fixed_size", "size", size, clients)
-    return Sampling("one client exchanged for another", clients, size=size)
-
-
 def epsilon_of(
-    noise_multiplier: float, rounds: int, sampling: Sampling, delta: float, step: float = FINE
+    noise_multiplier: float,
+    rounds: int,
+    sampling: Sampling,
+    delta: float,
+    step: float = FINE,
+    correlated: Factorization | None = None,
 ) -> float:
     """epsilon, so that `rounds` rounds are (epsilon, delta)-differentially private.
 
@@ -100,12 +43,14 @@ def epsilon_of(
         sampling: how clients are drawn.
         delta: in (0, 1).
         step: of the privacy loss, which is rounded up to it.
+        correlated: how the noise of rounds is correlated; None for independent noise.
 
     Returns:
         epsilon; inf for z = 0, or where rounds that are not as sampled take all of delta.
 
     Raises:
-        ValueError: for values out of range.
+        ValueError: for values out of range, and for noise that was correlated for other cohorts or
+            fewer rounds.
         ModuleNotFoundError: where dp_accounting is not installed.
 
     Example:
@@ -116,11 +61,14 @@ def epsilon_of(
     """
     at_least("epsilon_of", "noise_multiplier", noise_multiplier, 0)
     at_least("epsilon_of", "rounds", rounds, 0)
-    _delta("epsilon_of", delta)
+    check_delta("epsilon_of", delta)
     if rounds == 0:
         return 0.0
     if noise_multiplier == 0:
         return math.inf
+    if correlated is not None or sampling.separation is not None:
+        alone = noise_multiplier / _sensitivity(rounds, sampling, correlated)
+        return epsilon_of(alone, 1, poisson_sampled(1.0, sampling.clients), delta, step)
     if sampling.rate is None:
         return _renyi(noise_multiplier, rounds, sampling, delta)
     lost = _one_round(float(noise_multiplier), sampling, step).self_compose(rounds)
@@ -137,7 +85,13 @@ def epsilon_of(
 
 
 @functools.lru_cache(maxsize=256)
-def noise_for(epsilon: float, delta: float, rounds: int, sampling: Sampling) -> float:
+def noise_for(
+    epsilon: float,
+    delta: float,
+    rounds: int,
+    sampling: Sampling,
+    correlated: Factorization | None = None,
+) -> float:
     """The smallest noise multiplier, to 0.2%, with which `rounds` rounds are (epsilon, delta)-DP.
 
     Args:
@@ -145,12 +99,13 @@ def noise_for(epsilon: float, delta: float, rounds: int, sampling: Sampling) -> 
         delta: in (0, 1).
         rounds: T, at least 1.
         sampling: how clients are drawn.
+        correlated: as in `epsilon_of`.
 
     Returns:
         z, rounded up, of which `epsilon_of` says at most `epsilon`.
 
     Raises:
-        ValueError: for values out of range, and where no noise is enough.
+        ValueError: for values out of range, where no noise is enough, and as `epsilon_of`.
         ModuleNotFoundError: where dp_accounting is not installed.
 
     Example:
@@ -160,8 +115,11 @@ def noise_for(epsilon: float, delta: float, rounds: int, sampling: Sampling) -> 
         True
     """
     positive("noise_for", "epsilon", epsilon)
-    _delta("noise_for", delta)
+    check_delta("noise_for", delta)
     at_least("noise_for", "rounds", rounds, 1)
+    if correlated is not None or sampling.separation is not None:
+        alone = noise_for(epsilon, delta, 1, poisson_sampled(1.0, sampling.clients))
+        return alone * _sensitivity(rounds, sampling, correlated)
     # Steps of the loss add up over rounds, so a small epsilon needs small ones. Cutting cohorts off
     # changes little and takes long to account for: it is looked at in the end.
     step = min(COARSE, epsilon / 100)
@@ -189,7 +147,7 @@ def noise_for(epsilon: float, delta: float, rounds: int, sampling: Sampling) -> 
 @functools.lru_cache(maxsize=64)
 def _one_round(noise_multiplier: float, sampling: Sampling, step: float) -> Any:
     """The privacy loss distribution of a round."""
-    pld = _library("pld.privacy_loss_distribution")
+    pld = library("pld.privacy_loss_distribution")
     how = {"value_discretization_interval": step, "use_connect_dots": True}
     if sampling.size is None:
         of = pld.from_gaussian_mechanism
@@ -199,8 +157,25 @@ def _one_round(noise_multiplier: float, sampling: Sampling, step: float) -> Any:
     )
 
 
+def _sensitivity(rounds: int, sampling: Sampling, correlated: Factorization | None) -> float:
+    """sens(C) of so many rounds. Raises ValueError where `correlated` was made for others."""
+    if correlated is None:
+        return math.sqrt(-(-rounds // (sampling.apart or 1)))
+    if correlated.sampling != sampling:
+        raise ValueError(
+            f"epsilon_of(correlated=...) is for clients {correlated.sampling}, and these are "
+            f"{sampling}; make it over(rounds, sampling) of these."
+        )
+    if rounds > correlated.rounds:
+        raise ValueError(
+            f"epsilon_of(rounds={rounds}): the noise is correlated over {correlated.rounds} "
+            f"rounds; use rounds <= {correlated.rounds}."
+        )
+    return correlated.sensitivity(rounds)
+
+
 def _renyi(noise_multiplier: float, rounds: int, sampling: Sampling, delta: float) -> float:
-    dp, rdp = _library(""), _library("rdp")
+    dp, rdp = library(""), library("rdp")
     # The library's Gaussian is of sensitivity 1, and exchanging a client moves a sum by 2.
     gaussian = dp.GaussianDpEvent(noise_multiplier / 2)
     event = dp.SampledWithoutReplacementDpEvent(sampling.clients, sampling.size, gaussian)
@@ -210,12 +185,12 @@ def _renyi(noise_multiplier: float, rounds: int, sampling: Sampling, delta: floa
     return float(accountant.get_epsilon(delta))
 
 
-def _delta(where: str, delta: float) -> None:
+def check_delta(where: str, delta: float) -> None:
     positive(where, "delta", delta)
     below(where, "delta", delta, 1)
 
 
-def _library(part: str) -> Any:
+def library(part: str) -> Any:
     import importlib
     import warnings
 

@@ -4,11 +4,14 @@
     E[s q] = clip(x, -B, B),   |q| <= L,   |sum q| <= n L < 2^(b-2)        n clients
 
 Stochastic rounding is unbiased. One bit more than a sum needs is left free: a sum that something
-was left out of is uniform modulo 2^b, and half of that is out of range in each coordinate.
+was left out of is uniform modulo 2^b, and half of that is out of range in each coordinate. Where
+noise is in the sum, it needs so much more room.
 """
 
 from __future__ import annotations
 
+import bisect
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,14 +56,25 @@ class Grid:
         spare = 32 - self.bits
         return jax.lax.bitcast_convert_type(total << spare, jnp.int32) >> spare
 
-    def within(self, total: jax.Array, clients) -> jax.Array:
-        """bool[]: whether int32[d] may be a sum of so many clients."""
-        most = clients * self.levels
+    def within(self, total: jax.Array, clients, room: int = 0) -> jax.Array:
+        """bool[]: whether int32[d] may be a sum of so many clients, and of noise up to `room`."""
+        most = clients * self.levels + room
         return ((total <= most) & (total >= -most)).all()
 
 
-def grid_of(where: str, bound, clients: int, bits: int, step: float | None) -> Grid:
+def grid_of(
+    where: str,
+    bound,
+    clients: int,
+    bits: int,
+    step: float | None,
+    room: Callable[[int], int] = lambda levels: 0,
+    finest: int = FINEST,
+) -> Grid:
     """The grid whose sums of `clients` fit into `bits`, the finest where no `step` is asked for.
+
+    room: what else must fit, in steps, where a bound has so many. finest: most levels where no step
+    is asked for.
 
     Raises ValueError where none fits, naming the smallest number of bits that does.
     """
@@ -70,8 +84,9 @@ def grid_of(where: str, bound, clients: int, bits: int, step: float | None) -> G
     at_least(where, "clients", clients, 1)
     if not 2 <= bits <= 32:
         raise ValueError(f"{where}(bits={bits}) is no size of a modulus; use 2 <= bits <= 32.")
-    most = min(FINEST, (2 ** (bits - 2) - 1) // clients)
-    levels = most
+    fits = lambda levels: levels * clients + room(levels) < 2 ** (bits - 2)
+    most = bisect.bisect_left(range(1, FINEST + 1), True, key=lambda levels: not fits(levels))
+    levels = min(most, finest)
     if step is not None:
         positive(where, "step", step)
         if is_traced(bound):
@@ -81,7 +96,7 @@ def grid_of(where: str, bound, clients: int, bits: int, step: float | None) -> G
             )
         levels = max(1, round(bound / step))
     if levels > most or most < 1:
-        needed = (max(levels, 1) * clients).bit_length() + 2
+        needed = (max(levels, 1) * clients + room(max(levels, 1))).bit_length() + 2
         wanted = "" if step is None else f", step={step}"
         remedy = f"use bits={needed}" if needed <= 32 else "use a larger step or fewer clients"
         if levels > FINEST:

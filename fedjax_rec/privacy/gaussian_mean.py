@@ -5,7 +5,8 @@
 (McMahan et al., "Learning differentially private recurrent language models", ICLR 2018.) The noise
 is on **all** rows of all tables, touched or not, and on all dense leaves, and K is a number that
 depends on no data. The server is trusted: it sees updates, and what leaves it is private. What is
-protected is everything of one client.
+protected is everything of one client. The noise of rounds is independent, or `correlated` as a
+factorization says (DP-FTRL).
 """
 
 from __future__ import annotations
@@ -18,9 +19,12 @@ from ..aggregate.listed import listed
 from ..check import at_least, is_traced, positive
 from ..types import Aggregator, Upload
 from .clip import Clip
+from .factorization import Factorization
 
 
-def gaussian_mean(clip: Clip, noise_multiplier: float, clients: float) -> Aggregator:
+def gaussian_mean(
+    clip: Clip, noise_multiplier: float, clients: float, correlated: Factorization | None = None
+) -> Aggregator:
     """The sum of clipped updates, with noise, over a number of clients that is fixed beforehand.
 
     Each client counts once, whatever it weighs. A client whose update is not finite counts as zero
@@ -35,13 +39,17 @@ def gaussian_mean(clip: Clip, noise_multiplier: float, clients: float) -> Aggreg
         clip: how updates are clipped, such as `whole(1.0)`.
         noise_multiplier: z; 0 for no noise and no guarantee. At least 0; may be traced.
         clients: K, what the sum is divided by: the expected clients of a round. Positive.
+        correlated: how the noise of a round hangs on that of those before, such as
+            `banded(16).over(rounds, sampling)`; None for independent noise.
 
     Returns:
-        An `Aggregator` whose update is dense: all rows move.
+        An `Aggregator` whose update is dense: all rows move. It keeps `correlated.copies` float32
+        numbers for each of the model's.
 
     Raises:
         ValueError: for z < 0 and K that is not positive; for z above what `adaptive` spends on
-            counting; and, when a round is traced, where clients send something besides updates.
+            counting; for a bound that moves under correlated noise; and, when a round is traced,
+            where clients send something besides updates.
 
     Example:
         >>> from fedjax_rec import privacy
@@ -52,27 +60,49 @@ def gaussian_mean(clip: Clip, noise_multiplier: float, clients: float) -> Aggreg
     at_least("gaussian_mean", "noise_multiplier", noise_multiplier, 0)
     positive("gaussian_mean", "clients", clients)
     z = noise_multiplier
+    if correlated is not None and clip.watched is not None:
+        raise ValueError(
+            "gaussian_mean(correlated=...): what later rounds take back is noise of one size, and "
+            "the bound of `adaptive` moves; use a bound that stays, such as whole(1.0)."
+        )
     if clip.watched is not None:
         z = of_sum(noise_multiplier, clip.watched * clients)
+
+    def init(shared):
+        if correlated is None:
+            return clip.init()
+        leaves = jax.tree.leaves(rows.dense(rows.zero_update(shared)))
+        return {"clip": clip.init(), "noise": [correlated.init(x.shape) for x in leaves]}
 
     def reduce(state, uploads: Upload, now):
         _refuse_more(uploads)
         sent = listed(uploads, now)
         there = sent.there.astype(jnp.float32)
-        factor, update = clip.apply(state, sent.update)
+        held = state if correlated is None else state["clip"]
+        factor, update = clip.apply(held, sent.update)
         summary = {"update": rows.weighted_sum(there * factor, update)}
         # Half is taken off, so that one client changes the count by 1/2.
         return summary | {"below": (there * ((factor >= 1) - 0.5)).sum()}
 
     def finish(key, state, summary, now):
         sum_key, count_key = jax.random.split(key)
-        deviation = z * clip.sensitivity(state)
-        nodes = rows.nodes(summary["update"])
-        keys = iter(jax.random.split(sum_key, len(nodes)))
+        held = state if correlated is None else state["clip"]
+        deviation = z * clip.sensitivity(held)
+        arrays = jax.tree.leaves(rows.to_dense(summary["update"]))
+        drawn = jax.random.split(sum_key, len(arrays))
+        if correlated is None:
+            noise = [jax.random.normal(k, x.shape) for k, x in zip(drawn, arrays, strict=True)]
+        else:
+            moved = [
+                correlated.next(k, past, x.shape)
+                for k, past, x in zip(drawn, state["noise"], arrays, strict=True)
+            ]
+            kept, noise = zip(*moved, strict=True)
+            state = {"clip": held, "noise": list(kept)}
+        noises = iter(noise)
 
         def one(u, x):
-            x = x.astype(jnp.float32)
-            x = (x + deviation * jax.random.normal(next(keys), x.shape)) / clients
+            x = (x.astype(jnp.float32) + deviation * next(noises)) / clients
             if not rows.is_table(u):
                 return x
             return rows.RowsUpdate(x, None, jnp.ones(u.size, bool), None, u.size)
@@ -83,7 +113,7 @@ def gaussian_mean(clip: Clip, noise_multiplier: float, clients: float) -> Aggreg
             state = clip.follow(state, summary["below"] / clients + 0.5 + noise)
         return state, update, None
 
-    return Aggregator(lambda shared: clip.init(), reduce, finish)
+    return Aggregator(init, reduce, finish)
 
 
 def of_sum(noise_multiplier, count_noise):

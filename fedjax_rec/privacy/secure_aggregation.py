@@ -4,7 +4,8 @@
 
 What a client sends is uniform modulo 2^b to whoever lacks its masks, and the sum of what arrives is
 that of the uploads in fixed point, to the bit, whoever was away (`masks`, `fixed_point`). Who masks
-with whom, and what it costs, a protocol says: `secagg`, `secagg_plus`, `light_secagg`.
+with whom, and what it costs, a protocol says: `secagg`, `secagg_plus`, `light_secagg`. Clients may
+add noise before they mask, so that the sum itself is private: `skellam`, `discrete_gaussian`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from .fixed_point import grid_of
 from .masks import circle, hiding, left
 from .protocol import Protocol
 from .secagg import secagg
+from .shares import Shares, grid_with, with_noise
 
 
 def secure_aggregation(
@@ -29,6 +31,7 @@ def secure_aggregation(
     step: float | None = None,
     protocol: Protocol | None = None,
     seed: int = 0,
+    noise: Shares | None = None,
 ) -> Aggregator:
     """The mean of uploads under masks that cancel, simulated to the bit.
 
@@ -44,30 +47,41 @@ def secure_aggregation(
     to `bound` within one step, and unbiased. A round whose sum cannot be right (a mask was left
     out), or of which too few are there, changes nothing: its verdicts are 0.
 
+    With `noise` the sum is differentially private, as `epsilon_of_shares` says, of rounds of which
+    `noise.there` clients stay; of fewer nothing is opened. Clients clip to `noise.clip` too, and
+    the metric `shortened` says which did. That noise wraps around modulo 2^b, or is taken for a
+    fault, has a probability below 1e-12 for each number; it is no matter of privacy.
+
     Args:
         bound: B, to which every coordinate is clipped; the share that was is the metric `clipped`.
-            Positive; may be traced.
+            Positive; may be traced where there is no noise.
         clients: places of a cohort, for which the modulus and the bytes are. At least 1.
         bits: b of the modulus 2^b, of every number that is sent. 2 to 32.
         step: of the fixed point; None for the finest that fits, B / floor((2^(b-2) - 1) / clients),
-            and no finer than B / 2^22.
+            and no finer than B / 2^22; with noise, of which a share has 2^12 steps at most.
         protocol: None for `secagg()`.
         seed: of all masks.
+        noise: what each client adds, of `skellam` or `discrete_gaussian`; None for none.
 
     Returns:
         An `Aggregator` with a seal, for engines that know one: `federated` and what is made of it.
 
     Raises:
         ValueError: for a bound that is not positive; a modulus too small, with the smallest that
-            fits; and, when a round is traced, for cohorts of other places, for clients that send
-            something besides updates, and in engines that know no seal.
+            fits; noise in more shares than clients; and, when a round is traced, for cohorts of
+            other places, for clients that send something besides updates, and in engines that know
+            no seal.
 
     Example:
         >>> from fedjax_rec import privacy
         >>> hidden = privacy.secure_aggregation(bound=1.0, clients=64, bits=24)
         >>> strategy = strategies.fedavg(model, data.pointwise(4), aggregator=hidden)
     """
-    grid = grid_of("secure_aggregation", bound, clients, bits, step)
+    where, room = "secure_aggregation", 0
+    if noise is None:
+        grid = grid_of(where, bound, clients, bits, step)
+    else:
+        grid, room = grid_with(where, bound, clients, bits, step, noise)
     check.seed("secure_aggregation", seed)
     rule = protocol or secagg()
     neighbours, least = rule.neighbours(clients), rule.least(clients)
@@ -91,12 +105,15 @@ def secure_aggregation(
     def send(key, body: PyTree, now: Now):
         leaves, structure = jax.tree.flatten(body)
         numbers = jnp.concatenate([x.reshape(-1).astype(jnp.float32) for x in leaves])
-        codes, beyond = grid.rounded(key, numbers)
+        if noise is None:
+            (codes, beyond), told = grid.rounded(key, numbers), {}
+        else:
+            codes, beyond, told = with_noise(noise, grid, key, numbers)
         hidden = (codes + hiding(around(now), now.client, numbers.size)) & grid.last
         sent = structure.unflatten(wire.Codes(x, 2**bits) for x in _parted(hidden, leaves))
         phases = rule.up(clients, numbers.size, bits)
         side = {phase: jnp.zeros(size, jnp.uint8) for phase, size in phases.items()}
-        return Packet(sent, side), {"clipped": beyond.mean()}
+        return Packet(sent, side), {"clipped": beyond.mean(), **told}
 
     def down(numbers: int) -> int:
         return sum(rule.down(clients, numbers, bits).values())
@@ -119,7 +136,9 @@ def secure_aggregation(
         total = grid.signed(sums - left(round_of, there, sums.size))
         count = there.sum()
         enough = _present(round_of, there).min() >= least
-        sound = enough & (count > 0) & grid.within(total, count)
+        if noise is not None:
+            enough = enough & (count >= noise.there)
+        sound = enough & (count > 0) & grid.within(total, count, room)
         mean = total * (grid.step / jnp.maximum(count, 1))
         mean = jnp.where(sound, mean, 0.0)
         verdicts = (sound & summary["each"]).astype(jnp.float32)

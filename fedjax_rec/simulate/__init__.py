@@ -10,7 +10,7 @@ from .checkpoint import (
     parameters,
     save_state,
 )
-from .cohorts import Cohorts, available, dropout, fixed, full, poisson, uniform
+from .cohorts import Cohorts, available, dropout, fixed, full, in_turns, poisson, uniform
 from .device import clients_mesh, configure
 from .forecast import Forecast, forecast
 from .loop import Diverged, simulate
@@ -48,6 +48,7 @@ __all__ = [
     "fixed",
     "forecast",
     "full",
+    "in_turns",
     "last_saved",
     "load_state",
     "made_of",

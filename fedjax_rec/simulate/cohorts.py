@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import check, keys
 from ..check import at_least, below, fraction, positive, static
 from ..made import part
-from ..privacy import Sampling, fixed_size, poisson_sampled
+from ..privacy import Sampling, fixed_size, in_order, poisson_sampled
 
 
 @part
@@ -136,6 +137,48 @@ def poisson(rate: float, largest: int | None = None) -> Cohorts:
         return _places(jax.random.bernoulli(coin, rate, (n,)), order, size(n))
 
     return Cohorts(size, draw, lambda n: poisson_sampled(float(rate), n, size(n)))
+
+
+def in_turns(size: int, seed: int = 0) -> Cohorts:
+    """All clients one cohort after another, and again in the same order.
+
+    A pass takes b = ceil(N / size) rounds, over which clients are dealt evenly, so that cohorts
+    differ by one client at most; each client takes part in every b-th round. Noise that is
+    correlated over rounds needs that (`privacy.banded`).
+
+    Args:
+        size: most clients of a round. 1 or more.
+        seed: of the order.
+
+    Raises:
+        ValueError: for a size below 1, or no seed of 32 bits; and, where clients are drawn, for
+            more than there are.
+
+    Example:
+        >>> cohorts = simulate.in_turns(10)
+        >>> cohorts.sampling(30).apart
+        3
+    """
+    at_least("in_turns", "size", size, 1)
+    check.seed("in_turns", seed)
+
+    def starts(n):
+        period = -(-n // _within("in_turns", size, n))
+        return np.arange(period + 1) * n // period
+
+    def draw(key, round, n):
+        first = jnp.asarray(starts(n), jnp.int32)
+        turn = round % (len(first) - 1)
+        place = first[turn] + jnp.arange(int(np.diff(starts(n)).max()))
+        words = keys.words(keys.stream(jax.random.key(seed), "order"), 2)
+        ids = keys.permute(jnp.minimum(place, n - 1).astype(jnp.uint32), jnp.uint32(n), words)
+        return jnp.where(place < first[turn + 1], ids.astype(jnp.int32), n)
+
+    return Cohorts(
+        lambda n: int(np.diff(starts(n)).max()),
+        draw,
+        lambda n: in_order(len(starts(n)) - 1, n),
+    )
 
 
 def available(probability: Sequence[float] | Sequence[Sequence[float]], size: int) -> Cohorts:

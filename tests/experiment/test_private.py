@@ -15,6 +15,7 @@ from small_data import timeless, write_config, write_folder
 from fedjax_rec import privacy, simulate
 from fedjax_rec.experiment import config as configs
 from fedjax_rec.experiment import private, sweep
+from fedjax_rec.experiment.folder import fingerprint, free_of
 from fedjax_rec.experiment.main import main
 from fedjax_rec.experiment.prepare import prepare
 from fedjax_rec.types import Cohort
@@ -34,6 +35,10 @@ def place(tmp_path_factory):
     write_config(place / "private.yaml", source, cohorts=POISSON, privacy=mine)
     mine = {"clip": CLIP, "noise_multiplier": 1.0}
     write_config(place / "noise.yaml", source, cohorts=POISSON, privacy=mine)
+    turns = {"class_path": "fedjax_rec.simulate.in_turns", "init_args": {"size": 30}}
+    banded = {"class_path": "banded", "init_args": {"bands": 2}}
+    mine = {"clip": CLIP, "epsilon": 3.0, "delta": 1e-3, "correlated": banded}
+    write_config(place / "turns.yaml", source, cohorts=turns, privacy=mine)
     return place
 
 
@@ -55,6 +60,29 @@ def test_a_run_says_what_it_guarantees_round_by_round(place, capsys):
     capsys.readouterr()
     assert main(["run", str(place / "private.yaml"), "--out", str(out), "--rounds", "6"]) == 2
     assert "rounds" in capsys.readouterr().err
+
+
+def test_noise_that_is_correlated_over_turns_is_told(place):
+    """Five rounds of 30 of 60 users: each is in three at most."""
+    out = place / "turns"
+    assert main(["run", str(place / "turns.yaml"), "--out", str(out), "--quiet"]) == 0
+    told = json.loads((out / "summary.json").read_text())["privacy"]
+    order = privacy.in_order(2, clients=60)
+    made = privacy.banded(2).over(5, order)
+    assert told["rounds_apart"] == 2 and told["sensitivity"] == made.sensitivity(5)
+    assert told["neighbours"] == order.adjacency and 2.9 < told["epsilon"] <= 3
+    z = told["noise_multiplier"]
+    assert z == privacy.noise_for(3.0, 1e-3, 5, order, made)
+    for record in timeless(out):
+        expected = privacy.epsilon_of(z, record["round"], order, 1e-3, correlated=made)
+        assert record["epsilon"] == pytest.approx(expected)
+    plain = configs.read(place / "turns.yaml").plain
+    fixed = {**plain, "privacy": {**plain["privacy"], "epsilon": None, "noise_multiplier": 1.0}}
+    assert "rounds" not in free_of(fixed)
+    alone = {**fixed, "privacy": {**fixed["privacy"], "correlated": None}}
+    assert "rounds" in free_of(alone)
+    bare = {k: v for k, v in alone["privacy"].items() if k != "correlated"}
+    assert fingerprint(alone) == fingerprint({**alone, "privacy": bare}) != fingerprint(fixed)
 
 
 def test_the_model_is_the_mean_of_clipped_updates_with_noise(place):
@@ -142,6 +170,11 @@ def test_every_recipe_that_is_covered_sums_by_the_mechanism(place, name):
             "not drawn as an accountant assumes",
         ),
         (["--privacy.clip.init_args.bound", "0"], "must be positive"),
+        (
+            ["--privacy.correlated", "banded", "--privacy.correlated.bands", "4"],
+            "simulate.in_turns",
+        ),
+        (["--privacy.correlated", "bandit"], "did you mean 'banded'?"),
     ],
 )
 def test_what_nobody_can_account_for_is_refused_before_anything_is_written(

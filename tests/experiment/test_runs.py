@@ -344,6 +344,8 @@ def test_a_choice_is_laid_on_before_other_overrides(place):
     other = config.read("tiny.yaml", ["--model.width", "5", "--choose=wide", "--name", "mine"])
     assert other.name == "mine" and other.plain["model"]["init_args"]["width"] == 5
     assert "choices" not in config.read("tiny.yaml").plain
+    again = config.read(config.raw_of("tiny.yaml"), ["--choose=wide", "--cohorts.size=3"])
+    assert again.plain == config.read("tiny.yaml", ["--choose=wide", "--cohorts.size=3"]).plain
     raw, name, rest = choose({"choices": {64: {"rounds": 3}}}, {"choose": "64", "seed": 1})
     assert raw == {"rounds": 3} and name == "64" and rest == {"seed": 1}
 

@@ -147,6 +147,17 @@ PRIVATE = {
     }.items()
 }  # fmt: skip
 
+# Likewise with what is kept for noise that is correlated over rounds.
+TURNS = privacy.in_order(2, clients=6)
+PRIVATE |= {
+    f"gaussian_mean(whole, {name})": lambda rule=rule: privacy.gaussian_mean(
+        privacy.whole(1.0), 0.0, 6, rule.over(9, TURNS)
+    )
+    for name, rule in {
+        "blt": privacy.blt(), "tree": privacy.tree(),
+    }.items()
+}  # fmt: skip
+
 # Of uploads under a seal, which the laws seal as engines do.
 PRIVATE |= {
     f"secure_aggregation({rule.__name__})": lambda rule=rule: privacy.secure_aggregation(
@@ -154,6 +165,9 @@ PRIVATE |= {
     )
     for rule in (privacy.secagg, privacy.secagg_plus, privacy.light_secagg)
 }
+PRIVATE["secure_aggregation(skellam)"] = lambda: privacy.secure_aggregation(
+    8.0, 6, protocol=privacy.light_secagg(), noise=privacy.skellam(100.0, 0.0, there=1)
+)
 
 
 def masking(server: Server) -> Server:

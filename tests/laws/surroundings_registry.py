@@ -112,6 +112,7 @@ COHORTS = {
     "full()": Entry(simulate.full),
     "fixed(2)": Entry(lambda: simulate.fixed([0, 2])),
     "uniform(4)": Entry(lambda: simulate.uniform(4), {"random": True}),
+    "in_turns(4)": Entry(lambda: simulate.in_turns(4), {"random": True}),
     "poisson(0.5)": Entry(lambda: simulate.poisson(0.5), {"random": True}),
     "available(0.5, 4)": Entry(lambda: simulate.available([0.5] * 6, 4), {"random": True}),
     "dropout(full, 0.5)": Entry(lambda: simulate.dropout(simulate.full(), 0.5), {"random": True}),

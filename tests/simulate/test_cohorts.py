@@ -16,6 +16,7 @@ SAMPLERS = {
     "uniform": lambda: cohorts.uniform(5),
     "uniform of all": lambda: cohorts.uniform(N),
     "fixed": lambda: cohorts.fixed([7, 0, 3]),
+    "in turns": lambda: cohorts.in_turns(5, seed=2),
     "poisson": lambda: cohorts.poisson(0.3),
     "poisson, few places": lambda: cohorts.poisson(0.9, largest=4),
     "available": lambda: cohorts.available([0.5] * N, 6),
@@ -67,6 +68,24 @@ def test_full_is_everyone_and_fixed_the_given():
     assert (drawn("fixed") == [7, 0, 3]).all()
 
 
+@pytest.mark.parametrize(("n", "size"), [(12, 5), (13, 4), (12, 6), (7, 7), (100, 33)])
+def test_in_turns_comes_round_in_one_order_and_deals_evenly(n, size):
+    made = cohorts.in_turns(size, seed=4)
+    period = -(-n // size)
+    ids = [np.asarray(made.draw(jax.random.key(r), jnp.int32(r), n)) for r in range(2 * period)]
+    for first, again in zip(ids[:period], ids[period:], strict=True):
+        np.testing.assert_array_equal(first, again)
+    real = [row[row < n] for row in ids[:period]]
+    assert sorted(np.concatenate(real)) == list(range(n))
+    counts = [len(row) for row in real]
+    assert max(counts) - min(counts) <= 1 and made.size(n) == max(counts) <= size
+    assert made.sampling is not None
+    told = made.sampling(n)
+    assert told.apart == period and told.ordered and told.expected == n / period
+    other = np.asarray(cohorts.in_turns(size, seed=5).draw(jax.random.key(0), jnp.int32(0), n))
+    assert size == n or sorted(other) != sorted(ids[0])
+
+
 def test_uniform_draws_each_client_equally_often():
     assert (drawn("uniform") < N).all()
     # 400 rounds of 5 in 12: five standard deviations.
@@ -111,6 +130,10 @@ def test_dropout_fails_at_its_rate():
         (lambda: cohorts.uniform(13).size(N), "use size <= 12"),
         (lambda: cohorts.uniform(13).draw(jax.random.key(0), 0, N), "use size <= 12"),
         (lambda: cohorts.fixed([]), "at least one"),
+        (lambda: cohorts.in_turns(0), "in_turns(size=0)"),
+        (lambda: cohorts.in_turns(13).size(N), "use size <= 12"),
+        (lambda: cohorts.in_turns(1).sampling(N), "use clients >= 24"),
+        (lambda: cohorts.in_turns(3, seed=-1), "in_turns(seed=-1)"),
         (lambda: cohorts.fixed([1, 1]), "distinct"),
         (lambda: cohorts.fixed([12]).size(N), "outside 0..11"),
         (lambda: cohorts.fixed([-1]).size(N), "outside 0..11"),

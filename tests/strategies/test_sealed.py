@@ -151,3 +151,31 @@ def test_engines_and_rules_that_know_no_seal_say_so(data):
     cohort = Cohort(jnp.arange(8), world.store)
     with pytest.raises(ValueError, match="the engine or a rule around this one knows no seal"):
         jax.eval_shape(buffered.round, KEY, buffered.init(KEY, 8), cohort)
+
+
+def test_noise_in_shares_is_on_every_number_and_audited(data):
+    """Bytes are those of the rotated blocks, of 64 and 4 numbers for 60 and 3."""
+    noise = privacy.skellam(clip=3.0, noise_multiplier=0.5, there=6)
+    strategy = federated(hiding(noise=noise, step=2.0**-10), uplink=privacy.seeded_rotation())
+    before = np.asarray(strategy.init(KEY, USERS).shared["item"].values)
+    after, (info,) = run(strategy, data, [COHORT])
+    assert info.verdicts.tolist() == [1, 1, 0, 1, 1, 1, 1, 1]
+    assert {"clipped", "shortened"} <= info.metrics.keys()
+    assert (np.asarray(after.shared["item"].values) != before).all()
+    phases = sum(privacy.secagg().up(8, 64 + 4, 24).values())
+    assert 0 < int(info.bytes_up[0]) - phases - 3 * (64 + 4) < 24
+    told = simulate.audit(strategy, strategy.init(KEY, USERS), data, KEY, 1, simulate.uniform(8))
+    assert told["ledger"] == told["message"] > 0
+
+
+def test_a_rotation_is_the_same_of_all_and_goes_after_rows_of_a_seed(data):
+    uplink = compress.chain(privacy.seeded_rows(0.4), privacy.seeded_rotation(block=16))
+    plain, _ = run(federated(hiding(bound=9.0), uplink=privacy.seeded_rows(0.4)), data, [COHORT])
+    mine, _ = run(federated(hiding(bound=9.0), uplink=uplink), data, [COHORT])
+    for part in ("item", "bias"):
+        a, b = (jax.tree.leaves(s.shared[part])[0] for s in (plain, mine))
+        np.testing.assert_allclose(a, b, atol=3 * 4.5 * STEP + 1e-5)
+    with pytest.raises(ValueError, match="use 4"):
+        privacy.seeded_rotation(block=5)
+    with pytest.raises(ValueError, match="all clients rotate the same rows"):
+        run(federated(aggregate.uniform(), uplink=privacy.seeded_rotation()), data, [COHORT])
