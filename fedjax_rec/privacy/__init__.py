@@ -8,6 +8,7 @@ from .light_secagg import light_secagg
 from .local_gaussian import gaussian_delta, gaussian_sigma, local_gaussian
 from .local_laplace import local_laplace, whole_upload
 from .one_bit_mean import one_bit_mean
+from .private_set_union import private_set_union
 from .protocol import Protocol, Sizes
 from .randomized_response import randomized_response, share_of_clients
 from .secagg import secagg
@@ -20,6 +21,7 @@ __all__ = [
     "Clip", "Protocol", "Sampling", "Sizes", "adaptive", "epsilon_of", "fixed_size",
     "gaussian_delta", "gaussian_mean", "gaussian_sigma", "light_secagg", "local_gaussian",
     "local_laplace", "noise_for", "one_bit_mean", "per_leaf", "per_row", "poisson_sampled",
+    "private_set_union",
     "randomized_response", "secagg", "secagg_plus", "secure_aggregation", "seeded_rows",
     "share_of_clients", "shuffled", "whole", "whole_upload",
 ]  # fmt: skip

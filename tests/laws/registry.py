@@ -154,6 +154,10 @@ PRIVATE |= {
     )
     for rule in (privacy.secagg, privacy.secagg_plus, privacy.light_secagg)
 }
+PRIVATE["private_set_union(1)"] = lambda: privacy.private_set_union(
+    privacy.secure_aggregation(8.0, clients=6, protocol=privacy.light_secagg()),
+    threshold=1, clients=6, protocol=privacy.light_secagg(),
+)  # fmt: skip
 
 
 def masking(server: Server) -> Server:
