@@ -10,7 +10,7 @@ from .checkpoint import (
     parameters,
     save_state,
 )
-from .cohorts import Cohorts, available, dropout, fixed, full, poisson, uniform
+from .cohorts import Cohorts, available, dropout, fixed, full, poisson, uniform, without
 from .device import clients_mesh, configure
 from .forecast import Forecast, forecast
 from .loop import Diverged, simulate
@@ -63,4 +63,5 @@ __all__ = [
     "told",
     "uniform",
     "whole_run",
+    "without",
 ]

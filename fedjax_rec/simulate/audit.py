@@ -31,9 +31,10 @@ def audit(
     """Bytes of the next round's packets of some clients, and what that round counts for them.
 
     The round is the one that the run would play next, with its whole cohort: what a client sends
-    may not hang on who is beside it, unless the strategy says so (`together`). It counts a client's messages as often as they are sent: not
-    at all of who is not selected, twice where two neighbours get them. Asynchronous rounds count
-    what arrives, and are not held against these packets.
+    may not hang on who is beside it, unless the strategy says so (`together`). It counts a client's
+    messages as often as they are sent: not at all of who is not selected, twice where two
+    neighbours get them. Asynchronous rounds count what arrives, and are not held against these
+    packets.
 
     Args:
         strategy: that of the run.

@@ -10,9 +10,9 @@ import numpy as np
 
 from .. import rows
 from ..keys import for_client
+from ..rounds.sealed import whole_tables
 from ..rows import RowsUpdate, Table
 from ..trees import Frozen
-from ..rounds.sealed import whole_tables
 from ..types import Aggregator, Now, PyTree, Seal, Upload
 from .laws import KEY
 

@@ -72,7 +72,9 @@ def test_two_messages_are_billed_to_the_byte(data):
     _, (info,) = run(strategy, data, [COHORT])
     sent = int(by_hand(2)[2].sum())
     width = 2 + math.ceil(math.log2(8 + 1))
-    phases = [list(made.up(8, size, bits).values()) for size, bits in ((ITEMS, width), (NUMBERS, 24))]
+    phases = [
+        list(made.up(8, size, bits).values()) for size, bits in ((ITEMS, width), (NUMBERS, 24))
+    ]
     parts = [math.ceil(ITEMS * width / 8), *phases[0], sent * 2 * 3, 3 * 3, *phases[1]]
     wanted = 2 * 3 + 1 + sum(n + 2 + (n >= 2**8) for n in parts)  # headers, and how many rows
     down = sum(made.down(8, ITEMS, width).values()) + sum(made.down(8, NUMBERS, 24).values())
