@@ -4,8 +4,11 @@
 
 so that what was learned from who is gone by now does not come back by those who learned from it
 (the calibration of FedEraser, Liu et al., IWQoS 2021, which FRU, Yuan et al., WSDM 2023, has of
-rows). Rows that were not kept are not sent, and rows that the shorter training does not touch move
-as they did. Leaves that are no tables are one such row each.
+rows). Rows that were not kept move as they are trained now, and kept ones that the shorter training
+does not touch as they did. Leaves that are no tables are one such row each.
+
+FRU sends kept rows alone. Of FedMF that diverges: what is kept are positives, and nothing pulls
+their rows back.
 """
 
 from __future__ import annotations
@@ -62,19 +65,22 @@ def replay(rounds: int, rows: int | None = None) -> Stage:
 
 
 def _calibrated(fresh, sent, known):
-    """`sent` in the direction of `fresh`; where it is not known, `fresh`."""
+    """`fresh` with what is known of `sent` as long as it was, and those of its rows besides that
+    the short training did not touch."""
 
     def one(f, s):
         if not rows.is_table(f):
             return jnp.where(known, _turned(s, f, None), f)
-        turned = _turned(s.values, rows.values_at(f, s), -1)
-        turned = jnp.where(s.live[:, None], turned, 0)
+        kept = s.live & known
+        turned = jnp.where(kept[:, None], _turned(s.values, rows.values_at(f, s), -1), 0)
         ids = jnp.arange(f.size, dtype=jnp.int32) if f.ids is None else f.ids
+        among = jnp.zeros(f.size + 1, bool).at[jnp.where(kept, s.ids, f.size)].set(True)
+        rest = f.live & ~among.at[jnp.minimum(ids, f.size)].get()
+        values = jnp.where(rest[:, None], f.values, 0)
         both = lambda a, b: jnp.concatenate([a, b])
-        mine, its = s.live & known, f.live & ~known
-        values = both(jnp.where(mine[:, None], turned, 0), jnp.where(its[:, None], f.values, 0))
-        where = both(jnp.where(mine, s.ids, f.size), jnp.where(its, ids, f.size))
-        return RowsUpdate(values.astype(f.values.dtype), where, both(mine, its), None, f.size)
+        where = both(jnp.where(kept, s.ids, f.size), jnp.where(rest, ids, f.size))
+        values = both(turned.astype(f.values.dtype), values)
+        return RowsUpdate(values, where, both(kept, rest), None, f.size)
 
     return rows.map_nodes(one, fresh, sent)
 
