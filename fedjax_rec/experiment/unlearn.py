@@ -155,17 +155,17 @@ def _wanted(done: LoadedRun, users: Sequence[Any]) -> Wanted:
     if not gone:
         raise ValueError("unlearn: required: --users; name one or more.")
     never = _left_out(done.config["cohorts"])
+    there = np.flatnonzero(experiment.dataset.activity > 0)
+    if not set(there.tolist()) - set(gone) - set(never):
+        raise ValueError(
+            "unlearn --users: these are all users that took part, and nobody is left "
+            "to train; name fewer."
+        )
     if strangers := set(gone).intersection(never):
         name = known.user_names[np.isin(partition.client_of_user, sorted(strangers))][0]
         raise ValueError(
             f"unlearn --users {name}: took no part in the run, which leaves it out of its cohorts; "
             "name those who did."
-        )
-    there = np.flatnonzero(experiment.dataset.activity > 0)
-    if not set(there.tolist()) - set(gone) - set(never):
-        raise ValueError(
-            f"unlearn --users: these are all {len(gone)} users that took part, and nobody is left "
-            "to train; name fewer."
         )
     return Wanted(done, gone, sorted(set(never) & set(there.tolist())), done.metrics["round"][-1])
 

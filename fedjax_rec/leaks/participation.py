@@ -111,7 +111,7 @@ def _examples(own: np.ndarray, num_items: int, negatives: int, seed) -> dict[str
         other, min(len(other), negatives * len(own)), replace=False
     )
     items = np.concatenate([own, drawn]).astype(np.int32)
-    labels = np.repeat(np.float32([1, 0]), [len(own), len(drawn)])
+    labels = (np.arange(len(items)) < len(own)).astype(np.float32)
     return {"items": items, "labels": labels, "mask": np.ones(len(items), np.float32)}
 
 
