@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         strategies,
         testing,
         types,
+        unlearn,
         weights,
         wire,
     )
@@ -64,7 +65,7 @@ if TYPE_CHECKING:
 ROOMS = (
     "aggregate", "attacks", "bench", "callbacks", "clients", "compress", "data", "evaluate",
     "experiment", "leaks", "models", "privacy", "report", "rounds", "rows", "servers", "simulate",
-    "strategies", "testing", "types", "weights", "wire",
+    "strategies", "testing", "types", "unlearn", "weights", "wire",
 )  # fmt: skip
 HOMES = {
     "arena": "experiment.launch",
@@ -84,7 +85,7 @@ __all__ = [
     "Ranking", "RoundInfo", "Server", "Stage", "State", "Strategy", "Upload", "aggregate",
     "arena", "attacks", "bench", "callbacks", "clients", "compress", "data", "evaluate",
     "experiment", "leaks", "load_run", "models", "privacy", "report", "rounds", "rows", "run",
-    "servers", "simulate", "strategies", "sweep", "testing", "types", "weights", "wire",
+    "servers", "simulate", "strategies", "sweep", "testing", "types", "unlearn", "weights", "wire",
 ]  # fmt: skip
 
 

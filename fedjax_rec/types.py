@@ -189,10 +189,16 @@ class Seal:
         float arrays; tables stand there with all of their rows. `metrics` are for the simulator.
     down(numbers) -> int: bytes that come down for it beside the model, `numbers` being those of a
         body.
+    narrow(summary, packet, now) -> Packet: where clients send two messages, and what the second
+        holds hangs on the sum of the first (the rows that enough of them touched), what is sent of
+        the second, from the summary of all. Then `body` is an update of whole tables, live where
+        the client touched them, `send` gives a pair of packets whose bodies are summed together,
+        and `down` counts the rows of tables, down(numbers, rows). None for one message.
     """
 
-    send: Callable[..., tuple[Packet, dict[str, Array]]]
-    down: Callable[[int], int]
+    send: Callable[..., tuple[Any, dict[str, Array]]]
+    down: Callable[..., int]
+    narrow: Callable[..., Packet] | None = None
 
 
 @part
@@ -257,6 +263,8 @@ class Strategy:
     examples: what clients train on, as `Client.examples` says.
     delayed: whether uploads arrive in later rounds than those that they were sent in, so that the
         bytes up of a round are those of others than its cohort, in the order of arrival.
+    together: whether what a client sends hangs on who is beside it, so that `packets` say what a
+        round sends of its whole cohort alone.
     uploads(key, State, Cohort) -> update: what the cohort would send in this round if there were
         neither stages nor an uplink, leaves [C, ...]; the truth that attacks are held against. None
         where it is not told.
@@ -275,6 +283,7 @@ class Strategy:
     delayed: bool = False
     uploads: Callable[..., PyTree] | None = None
     opened: Callable[..., PyTree] | None = None
+    together: bool = False
 
 
 @dataclass_transform(frozen_default=True)

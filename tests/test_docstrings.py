@@ -37,7 +37,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "fedjax_rec"
 ROOMS = (
     "aggregate", "attacks", "callbacks", "clients", "compress", "data", "evaluate", "leaks",
     "models", "privacy", "rounds", "rows", "servers", "simulate", "strategies", "testing",
-    "weights", "wire",
+    "unlearn", "weights", "wire",
 )  # fmt: skip
 # Algebra, and files: no examples are asked for, and the sentence may name the arguments.
 IN_PROSE = {"rows", "weights"}

@@ -22,7 +22,7 @@ FLOORS = (
     ("rounds",),
     ("strategies",),
     ("simulate",),
-    ("callbacks", "leaks"),
+    ("callbacks", "leaks", "unlearn"),
     ("testing",),
     ("report",),
     ("experiment", "bench"),
@@ -40,6 +40,7 @@ WALKS = {
     "trees": "frozen values, and what is told",
     "wire.nodes": "what is packed",
     "factors": "layers with adapters",
+    "unlearn.log": "the logs of clients",
     "models.placement": "frozen values and tables, by their path",
     "testing": "nodes of packets and programs, which laws take apart",
 }

@@ -16,6 +16,7 @@ COMMUNICATION = ROOT / "notebooks" / "01_communication.ipynb"
 STRATEGIES = ROOT / "notebooks" / "02_strategies.ipynb"
 LARGE_MODELS = ROOT / "notebooks" / "03_large_models.ipynb"
 SWEEPS = ROOT / "notebooks" / "04_sweeps.ipynb"
+PRIVACY = ROOT / "notebooks" / "05_privacy.ipynb"
 ATTACKS = ROOT / "notebooks" / "06_attacks.ipynb"
 
 
@@ -194,6 +195,34 @@ def test_the_committed_sweep_found_good_rates():
     assert best["validation"] > 0.13 and best["test"] > 0.11 and 0 < best["std"] < 0.02
 
 
+def check_privacy(notebook) -> tuple[dict, dict]:
+    """What holds for any rounds; (HR@10 and the AUC's interval by run)."""
+    quality, told = results(notebook)
+    assert list(quality) == list(told) and len(told) == 4 and pictures(notebook) == 1
+    assert all(0 <= low <= mean <= high <= 1 for low, mean, high in told.values())
+    assert [name.split()[0] for name in quality] == ["no", *["epsilon"] * 3]
+    return quality, told
+
+
+@pytest.mark.slow  # needs MovieLens-100K; three programs to compile
+def test_privacy_runs(monkeypatch):
+    try:
+        data.load("ml-100k")
+    except OSError as error:
+        pytest.skip(f"MovieLens-100K is neither here nor to be had: {error}")
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    check_privacy(run(PRIVACY, {"rounds = 40": "rounds = 2"}, monkeypatch))
+
+
+def test_the_committed_model_tells_who_trained_it_until_it_is_private():
+    quality, told = check_privacy(nbformat.read(PRIVACY, as_version=4))
+    assert list(told) == ["no noise", "epsilon 64", "epsilon 16", "epsilon 4"]
+    opened, _, *hidden = told.values()
+    assert opened[0] > 0.6 and all(low < 0.5 < high for low, _, high in hidden)
+    assert list(quality.values()) == sorted(quality.values(), reverse=True)
+    assert quality["no noise"] > 0.1
+
+
 def check_attacks(notebook) -> tuple[dict, str]:
     """What holds for any rounds; (metrics at the end of the three runs, the arena's table)."""
     (ends,) = [one for one in code(notebook) if "in last.items()}" in one.source]
@@ -228,7 +257,7 @@ def test_the_committed_attack_attacks_and_is_stopped():
 
 @pytest.mark.parametrize(
     "path",
-    [QUICKSTART, COMMUNICATION, STRATEGIES, LARGE_MODELS, SWEEPS, ATTACKS],
+    [QUICKSTART, COMMUNICATION, STRATEGIES, LARGE_MODELS, SWEEPS, PRIVACY, ATTACKS],
     ids=lambda path: path.stem,
 )
 def test_committed_outputs_are_whole(path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -318,6 +318,36 @@ class LoadedRun:
         _, means = values(self.state_of(which))
         found = np.asarray(means[part], np.float64)
         return dict(zip(measure.protocol.summary_names, found.tolist(), strict=True))
+
+    def unlearn(
+        self,
+        users: Sequence[Any],
+        out: Path | str,
+        methods: Sequence[str] = (),
+        steps: int | None = None,
+    ) -> dict[str, Any]:
+        """Takes users out of the run, and says what is left of them (`experiment.unlearn.forget`).
+
+        Args:
+            users: Their ids as the data has them.
+            out: A folder, which gets a run for each method.
+            methods: "retrain", without them and exact, "replay", by what clients kept of what they
+                sent, or both; both where they kept it, and else the first, where none is named.
+            steps: Batches of a client in a round of the replay; those of the run where it is None.
+
+        Returns:
+            `rows`: of the model before and after each method seconds, rounds, bytes, the metric of
+            those who stay, and the AUC by which who is forgotten is told from who never took part.
+
+        Raises:
+            ValueError: A user is unknown, nobody is left, or the run cannot be replayed.
+
+        Example:
+            >>> done.unlearn(users=[196, 42], out="runs/without")
+        """
+        from .unlearn import forget
+
+        return forget(self, users, out, methods, steps)
 
     @cached_property
     def _measured(self) -> dict[Evaluation, tuple[simulate.Measure, Callable]]:

@@ -12,6 +12,7 @@
     fedjax-rec arena FILE                                 attacks against defences, and their map
     fedjax-rec attack CONFIG|RUN [--attacks NAME ...]     what its messages give away
     fedjax-rec attack --ledger FILE                       the same of many, and their section
+    fedjax-rec unlearn RUN --users ID [ID ...] --out DIR  users taken out, and what is left of them
     fedjax-rec bench [NAME ...] [--json FILE]             speed and memory on this machine
     fedjax-rec bench device --out DIR [--tiny]            what an accelerator does, in eight minutes
     fedjax-rec data get NAME | list                       fetch, check and describe data or weights
@@ -86,7 +87,7 @@ def _main(arguments: Sequence[str] | None) -> int:
     words = [w for w in words if w != "--debug"]
     commands = {
         "run": _run, "sweep": _sweep, "runs": _runs, "arena": _arena, "attack": _attack,
-        "bench": _bench, "data": _data, "report": _report,
+        "unlearn": _unlearn, "bench": _bench, "data": _data, "report": _report,
         **{name: partial(_ask, name) for name in ASKED},
     }  # fmt: skip
     if words[:1] == ["help"]:
@@ -323,6 +324,10 @@ def _arena(words: Sequence[str]) -> int:
 
 def _attack(words: Sequence[str]) -> int:
     return importlib.import_module(".attack_command", __package__).command(words)
+
+
+def _unlearn(words: Sequence[str]) -> int:
+    return importlib.import_module(".unlearn_command", __package__).command(words)
 
 
 def _bench(words: Sequence[str]) -> int:

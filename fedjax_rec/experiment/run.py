@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +24,7 @@ import numpy as np
 
 from .. import __version__, data, evaluate, simulate, strategies
 from ..report import figures
+from ..types import State
 from . import stopped
 from .best import BestState, best_of, chooser_of
 from .cold import whose
@@ -76,11 +77,14 @@ def carry_out(
     show: bool = False,
     interrupted: Sequence | None = None,
     callbacks: Sequence[simulate.Callback] = (),
+    begins: Callable[[State], State] | None = None,
 ) -> dict:
     """The run of `config` in its folder, or what is left of it; returns the summary.
 
     interrupted: what is not empty once somebody asked for a stop; None listens to Ctrl-C.
     callbacks: beside those of the configuration.
+    begins: what the run begins from, by the state that it would begin from, which it gives up;
+        records are of the rounds after it.
     """
     callbacks = (*config.callbacks, *callbacks)
     strategy, store = experiment.strategy, experiment.dataset.store
@@ -102,6 +106,7 @@ def carry_out(
     begun = None
     if not done:
         begun = calls.start(store)
+        begun = begun if begins is None else begins(begun)
         calls.look(begun, store)
     folder.hold()
     running = Running(config, folder, experiment, like, done, spent)

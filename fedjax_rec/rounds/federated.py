@@ -124,7 +124,8 @@ def federated(
     aggregator = aggregator or mean()
     seal = aggregator.seal
     if seal is not None and uplink is not None:
-        refuse_under_seal(uplink)
+        refuse_under_seal(seal, uplink)
+    twice = seal is not None and seal.narrow is not None
     optimizer = as_server(server or step(1.0))
     broadcast = None if downlink is None else broadcasting(downlink)
 
@@ -213,11 +214,12 @@ def federated(
         (private, memory), total, stacks, info, in_order = in_chunks(
             part, (state.private, state.memory), cohort, c
         )
+        summary = rows.join(total, stacks)
+        if sender.second is not None:
+            up, more = info.bytes_up, sender.second.nbytes(summary, now(None))
+            info = replace(info, bytes_up=jnp.where(up > 0, up + more, 0))
         finished, update, verdicts = aggregator.finish(
-            keys.stream(of_round, "aggregate"),
-            state.server["aggregator"],
-            rows.join(total, stacks),
-            now(None),
+            keys.stream(of_round, "aggregate"), state.server["aggregator"], summary, now(None)
         )
         update = with_its_ids("finish", update)
         update = sender.receive(keys.stream(of_round, "receive"), update, now(None))
@@ -250,6 +252,12 @@ def federated(
     def packets(key, state: State, cohort: Cohort):
         train, of_clients, now = work(key, state, cohort)
         sender = sender_of(state.shared)
+        if sender.second is not None:
+            ids, everyone = cohort.ids, over_clients(train, state.private, cohort)
+            summed = lambda sent: aggregator.reduce(state.server["aggregator"], sent, now(ids))
+            args = ids, of_clients.encode(ids), at(state.memory, ids)
+            uploads = everyone(ids, state.private)[1]
+            return sender.second.packets(*args, uploads, now, summed)
 
         def one(id, mine, data):
             private, memory = mine
@@ -271,7 +279,7 @@ def federated(
     begins, examples = beginning(fresh, held), client.examples
     return Strategy(
         begins, round, model, packets, clients_per_chunk, rule, examples, uploads=uploads,
-        opened=opened if seal is None else None,
+        opened=opened if seal is None else None, together=twice,
     )  # fmt: skip
 
 

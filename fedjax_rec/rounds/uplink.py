@@ -17,6 +17,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -51,6 +52,8 @@ class Uplink:
     opened(packet, like, now) -> update: of one client's packet, tables as rows; `like` is its
         outline.
     down: bytes that a client gets for it, of an uplink under a seal, see `sealed`.
+    second: under a seal with two messages, what is to be done when the first are summed, see
+        `sealed.Second`; else None.
     """
 
     init: Callable[..., PyTree]
@@ -59,6 +62,7 @@ class Uplink:
     receive: Callable[..., PyTree]
     opened: Callable[..., PyTree]
     down: int = 0
+    second: Any = None
 
 
 def uplink_of(

@@ -8,6 +8,8 @@ id that stands in the list more than once means the sum of its rows. Everything 
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float
@@ -73,10 +75,10 @@ def clients_per_row(weights: Float[Array, " c"], updates: PyTree) -> PyTree:
     return map_nodes(one, updates)
 
 
-def divide(summary: PyTree, additive: bool | dict[str, bool]) -> tuple[PyTree, PyTree]:
+def divide(summary: PyTree, additive: bool | dict[str, Any]) -> tuple[PyTree, PyTree]:
     """(what adds up over chunks, what is listed): rows with ids, or all where nothing adds up.
 
-    additive: of the whole summary, or of each entry of a dict.
+    additive: of the whole summary, or of each entry of a dict, which may be dicts themselves.
     """
     if isinstance(additive, dict):
         parts = {name: divide(summary[name], adds) for name, adds in additive.items()}

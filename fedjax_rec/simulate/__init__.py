@@ -10,7 +10,17 @@ from .checkpoint import (
     parameters,
     save_state,
 )
-from .cohorts import Cohorts, available, dropout, fixed, full, in_turns, poisson, uniform
+from .cohorts import (
+    Cohorts,
+    available,
+    dropout,
+    fixed,
+    full,
+    in_turns,
+    poisson,
+    uniform,
+    without,
+)
 from .device import clients_mesh, configure
 from .forecast import Forecast, forecast
 from .loop import Diverged, simulate
@@ -64,4 +74,5 @@ __all__ = [
     "told",
     "uniform",
     "whole_run",
+    "without",
 ]

@@ -31,9 +31,10 @@ def audit(
     """Bytes of the next round's packets of some clients, and what that round counts for them.
 
     The round is the one that the run would play next, with its whole cohort: what a client sends
-    may not hang on who is beside it. It counts a client's messages as often as they are sent: not
-    at all of who is not selected, twice where two neighbours get them. Asynchronous rounds count
-    what arrives, and are not held against these packets.
+    may not hang on who is beside it, unless the strategy says so (`together`). It counts a client's
+    messages as often as they are sent: not at all of who is not selected, twice where two
+    neighbours get them. Asynchronous rounds count what arrives, and are not held against these
+    packets.
 
     Args:
         strategy: that of the run.
@@ -70,8 +71,10 @@ def audit(
     draw = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
     places = np.sort(draw.choice(there, min(clients, len(there)), replace=False))
     ids, of_round = np.asarray(asked)[places], keys.stream(key, "round")
-    some = Cohort(jnp.asarray(ids, jnp.int32), store)
+    some = cohort if strategy.together else Cohort(jnp.asarray(ids, jnp.int32), store)
     packets, ledger = jax.device_get(jax.jit(strategy.packets)(of_round, state, some))
+    if strategy.together:
+        packets, ledger = jax.tree.map(lambda x: x[places], (packets, ledger))
     messages = packets if isinstance(packets, tuple) else (packets,)
     counted = np.zeros(len(ids), np.uint32)
     if not strategy.delayed:

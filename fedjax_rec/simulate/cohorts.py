@@ -243,6 +243,45 @@ def dropout(cohorts: Cohorts, rate: float) -> Cohorts:
     return Cohorts(cohorts.size, draw)
 
 
+def without(cohorts: Cohorts, clients: Sequence[int]) -> Cohorts:
+    """`cohorts`, in which some clients never are: their places stay empty. The run is then that of
+    data in which these clients have nothing, to the bit: all others draw what they drew.
+
+    Args:
+        cohorts: who is asked.
+        clients: ids of those who are left out, each once.
+
+    Raises:
+        ValueError: for repeated ids; and, where clients are drawn, for ids of none, and where
+            nobody is left.
+
+    Example:
+        >>> simulate.without(simulate.full(), [0, 2]).draw(key, 0, 4).tolist()
+        [4, 1, 4, 3]
+    """
+    out = np.asarray(clients, np.int64).reshape(-1)
+    if len(np.unique(out)) != len(out):
+        raise ValueError(
+            f"without(clients={out.tolist()[:8]}) names a client twice; once is enough."
+        )
+
+    def size(n):
+        if len(out) and (out.min() < 0 or out.max() >= n):
+            wrong = int(out[(out < 0) | (out >= n)][0])
+            raise ValueError(f"without(clients=[{wrong}, ...]) names clients outside 0..{n - 1}.")
+        if len(out) == n:
+            raise ValueError(f"without(clients=...) leaves out all {n} clients; leave somebody.")
+        return cohorts.size(n)
+
+    def draw(key, round, n):
+        ids = cohorts.draw(key, round, n)
+        away = np.zeros(n + 1, bool)
+        away[out] = True
+        return jnp.where(jnp.asarray(away)[ids], n, ids)
+
+    return Cohorts(size, draw, cohorts.sampling)
+
+
 def _places(there: jax.Array, key: jax.Array, size: int) -> jax.Array:
     """Up to `size` of the clients that are `there` bool[N], uniformly; empty places at the end."""
     n = there.shape[0]

@@ -10,6 +10,7 @@ import numpy as np
 
 from .. import rows
 from ..keys import for_client
+from ..rounds.sealed import whole_tables
 from ..rows import RowsUpdate, Table
 from ..trees import Frozen
 from ..types import Aggregator, Now, PyTree, Seal, Upload
@@ -82,8 +83,9 @@ def as_engines_do(aggregator: Aggregator, upload: Upload, ids=None) -> Upload:
 
 def _sealed(seal: Seal, upload: Upload, ids) -> Upload:
     def one(update, id):
-        body = rows.dense(rows.all_rows(update))
-        return seal.send(for_client(KEY, id), body, now(id))[0].body
+        body = whole_tables(update) if seal.narrow else rows.dense(rows.all_rows(update))
+        packets = seal.send(for_client(KEY, id), body, now(id))[0]
+        return tuple(x.body for x in packets) if seal.narrow else packets.body
 
     ids = jnp.arange(upload.weight.shape[0], dtype=jnp.int32) if ids is None else jnp.int32(ids)
     body = jax.vmap(one, in_axes=(rows.map_axes(upload.update), 0))(upload.update, ids)

@@ -168,6 +168,10 @@ PRIVATE |= {
 PRIVATE["secure_aggregation(skellam)"] = lambda: privacy.secure_aggregation(
     8.0, 6, protocol=privacy.light_secagg(), noise=privacy.skellam(100.0, 0.0, there=1)
 )
+PRIVATE["private_set_union(1)"] = lambda: privacy.private_set_union(
+    privacy.secure_aggregation(8.0, clients=6, protocol=privacy.light_secagg()),
+    threshold=1, clients=6, protocol=privacy.light_secagg(),
+)  # fmt: skip
 
 
 def masking(server: Server) -> Server:

@@ -116,6 +116,9 @@ COHORTS = {
     "poisson(0.5)": Entry(lambda: simulate.poisson(0.5), {"random": True}),
     "available(0.5, 4)": Entry(lambda: simulate.available([0.5] * 6, 4), {"random": True}),
     "dropout(full, 0.5)": Entry(lambda: simulate.dropout(simulate.full(), 0.5), {"random": True}),
+    "without(uniform, 2)": Entry(
+        lambda: simulate.without(simulate.uniform(4), [1, 3]), {"random": True}
+    ),
 }
 
 
