@@ -17,6 +17,8 @@ Dimensions: `I` items, `D` width, `M` users of a client, `L` most interactions o
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax.scipy.linalg import cho_factor, cho_solve
@@ -143,17 +145,18 @@ def solving(model: Model, a: float, r: float, probe=None) -> Client:
         vectors, losses, there = jax.lax.map(one, jnp.arange(private["user"].shape[0]))
         local = rows.localize(rows.Table(shared["sums"]["item"].values), items)
         told = jnp.concatenate([_upper(vectors), vectors, there[:, None]], 1)
-        slot = jnp.searchsorted(local.ids, items)
+        ids: Any = local.ids
+        slot = jnp.searchsorted(ids, items)
         alone = jnp.zeros((store.longest, told.shape[1]))
         alone = alone.at[slot].add(jnp.where(here[:, None], told[user], 0.0), mode="drop")
         sent = {
             "model": {"item": _nothing(width, count)},
             "sums": {
-                "item": rows.RowsUpdate(alone, local.ids, local.live, None, count),
+                "item": rows.RowsUpdate(alone, ids, local.live, None, count),
                 "users": jnp.append(_upper(vectors).sum(0), there.sum()),
             },
         }
-        got = rows.RowsUpdate(q, local.ids, local.live, None, count)
+        got = rows.RowsUpdate(q, ids, local.live, None, count)
         down = wire.nbytes(Packet({"item": got, "all": _upper(everything[None])[0]}))
         after = {"user": jnp.where(there[:, None], vectors, private["user"])}
         metrics = {"loss": jnp.where(there, losses, 0.0).sum() / jnp.maximum(there.sum(), 1)}
