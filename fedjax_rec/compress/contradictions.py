@@ -32,6 +32,17 @@ def no_scale(scale: Any) -> str | None:
     return f"a scale is {wrong[0]} where scales are finite and 0 or more" if wrong.size else None
 
 
+def no_multiple(scale: Any, times: Any) -> str | None:
+    """Of `no_scale`, and of scales of which a multiple that came is more than a float32 holds."""
+    if wrong := no_scale(scale):
+        return wrong
+    many = np.abs(np.asarray(times, np.float64)).max(initial=0)
+    most = many * np.asarray(scale, np.float64).max(initial=0)
+    if most <= np.finfo(np.float32).max:
+        return None
+    return f"a multiple of a scale is {most:g}, which is more than a float32 holds"
+
+
 def beyond(what: str, values: Any, most: float) -> str | None:
     """Of values of which one is larger than `most` in magnitude, or is no number."""
     x = np.abs(np.asarray(values, np.float64))

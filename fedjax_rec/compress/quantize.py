@@ -29,7 +29,7 @@ from .. import keys
 from ..check import at_least
 from ..types import Compressor
 from ..wire import Codes, Elias
-from .contradictions import beyond, no_scale
+from .contradictions import beyond, no_multiple
 from .leafwise import count_real, leafwise
 
 TINY = float(jnp.finfo(jnp.float32).tiny)
@@ -110,7 +110,10 @@ def qsgd(levels: int) -> Compressor:
     def decode_leaf(body, step, like):
         return ((body.symbols.astype(jnp.float32) - levels) * step).astype(like.dtype)
 
-    return leafwise(encode_leaf, decode_leaf, complaint=lambda body, step, count: no_scale(step))
+    def complaint(body, step, count):
+        return no_multiple(step, np.asarray(body.symbols, np.int64) - levels)
+
+    return leafwise(encode_leaf, decode_leaf, complaint=complaint)
 
 
 def qsgd_elias(levels: int | None = None) -> Compressor:
@@ -146,7 +149,7 @@ def qsgd_elias(levels: int | None = None) -> Compressor:
 
     def complaint(body, step, count):
         s = max(1, math.ceil(math.sqrt(count))) if levels is None else levels
-        return no_scale(step) or beyond("a multiple", body.values, s)
+        return beyond("a multiple", body.values, s) or no_multiple(step, body.values)
 
     return leafwise(encode_leaf, decode_leaf, complaint=complaint)
 

@@ -212,6 +212,16 @@ def test_the_trade_off_has_a_dot_a_setting_and_a_line_a_family(tmp_path):
         tradeoff(find_runs([tmp_path / "silent"]))
 
 
+def test_the_trade_off_joins_no_unrelated_runs(tmp_path):
+    """Names without a setting, one name on other data, and settings of another kind: dots alone."""
+    kinds = [("fedmf", {}), ("sasrec", {}), ("fedmf", {"data": "ml-1m"}), ("colr,rank=2", {})]
+    kinds += [("colr,levels=4", {}), ("colr,rank=8", {"negatives": "train"})]
+    for number, (name, given) in enumerate(kinds):
+        fake_run(tmp_path / str(number), 0, 0.5, name=name, cohort=20 + 10 * number, **given)
+    [ax] = tradeoff(find_runs([tmp_path])).axes
+    assert [len(c.lines[0].get_xdata()) for c in ax.containers] == [1] * len(kinds)
+
+
 def many(root: Path, count: int) -> list:
     """Runs of so many names, two seeds each, the later the better."""
     for i in range(count):

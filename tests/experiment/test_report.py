@@ -636,3 +636,20 @@ def test_the_command_compares(runs, capsys):
     assert [row["metric"] for row in rows] == ["hr@10", "ndcg@10"]
     assert main(["compare", str(runs), "--format", "markdown"]) == 0
     assert "| p (bootstrap) |" in capsys.readouterr().out
+
+
+def test_bytes_of_a_client_are_those_of_all_visits_where_cohorts_vary(tmp_path):
+    """Four clients send 100 bytes each, one sends 1,000, and nobody comes: 1,400 over 5 visits."""
+    folder = fake_run(tmp_path / "varied")
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    visits = [(0, 0), (4, 100), (1, 1000), *[(0, 0)] * (len(records) - 3)]
+    for record, (clients, each) in zip(records, visits, strict=True):
+        record |= {"clients": clients, "bytes_up": clients * each, "bytes_up_per_client": each}
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    summary = json.loads((folder / "summary.json").read_text())
+    summary["totals"]["bytes_up"] = 1400
+    summary["final"] = records[-1]
+    summary["best"] = next(r for r in records if r["round"] == summary["best"]["round"])
+    (folder / "summary.json").write_text(json.dumps(summary))
+    assert read_run(folder).bytes_per_client() == 280.0

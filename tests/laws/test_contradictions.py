@@ -129,3 +129,13 @@ def test_a_complaint_says_what_came_and_what_can():
     told = re.escape("kernel: 20 entries came where at most 4 can; reject what its client sent.")
     with pytest.raises(ValueError, match=told):
         compress.opener(falling, x, later)(wire.to_bytes(packet))
+
+
+@pytest.mark.parametrize("part", [compress.qsgd(7), compress.qsgd_elias(4)])
+def test_scales_of_which_a_multiple_is_no_float_are_refused(part):
+    x = {"kernel": jnp.zeros((8, 5)).at[2, 3].set(9.0)}  # the largest multiple
+    packet = jax.device_get(part.encode(KEY, part.init(x), x, FIRST)[1])
+    last = len(wire.nodes((packet.body, packet.side))) - 1
+    data = wire.to_bytes(with_leaf(packet, last, np.float32(3e38)))
+    with pytest.raises(ValueError, match=r"opened.*more than a float32 holds"):
+        compress.opener(part, x, FIRST)(data)

@@ -83,6 +83,10 @@ TRACED = {
     "fedavg": recipe(
         "fedavg", others=dict(clock=strategies.lognormal_clock()), deadline=(0.2, 2.0)
     ),
+    "fcf": Numbers(
+        partial(strategies.fcf, clients_per_chunk=4),
+        dict(unobserved_weight=(0.1, 1.0), regularization=(0.01, 0.1), memory=(0.3, 0.9)),
+    ),
     "fedprox(rates)": Numbers(
         partial(strategies.fedprox, **SMALL),
         dict(user_learning_rate=(0.5, 1.0), item_learning_rate=(0.5, 1.0)),

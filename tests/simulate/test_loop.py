@@ -52,6 +52,21 @@ def test_every_round_is_measured_by_default(one_by_one):
         assert metrics["bytes_down"] == 2 * metrics["bytes_up"]
 
 
+def test_bytes_of_a_client_are_of_those_who_got_some():
+    """Two of the four of a round get nothing, of whom one sends: over 2 and over 3."""
+    strategy = walk()
+
+    def half(key, state, cohort, chunk=None):
+        state, info = strategy.round(key, state, cohort)
+        got = jnp.arange(4) < 2
+        down = jnp.where(got, info.bytes_down, 0)
+        return state, replace(info, bytes_down=down, bytes_up=jnp.where(jnp.arange(4) < 3, 6, 0))
+
+    for _, _, metrics, _ in run(2, replace(strategy, round=half)):
+        assert metrics["bytes_down_per_client"] == metrics["bytes_down"] / 2
+        assert metrics["bytes_up"] == 18 and metrics["bytes_up_per_client"] == 6
+
+
 def test_rounds_are_those_of_the_strategy(one_by_one):
     """The first three, by hand: the keys that the loop promises."""
     strategy, store, drawn = walk(), crowd(), FOUR
