@@ -20,7 +20,7 @@ import polars as pl
 from safetensors.numpy import save_file
 
 from .. import data, evaluate, factors, models, rows
-from ..check import at_least, nearest, one_of
+from ..check import at_least, one_of
 from ..clients.optimizers import path_of
 from ..data.partition import members_of
 from ..data.splits import TRAIN, VALIDATION
@@ -28,7 +28,7 @@ from ..storage import whole
 from ..types import State
 from .config import Config
 from .prepare import Experiment
-from .recommend import last_seen
+from .recommend import last_seen, place_of
 
 FORMATS = ("parquet", "csv")
 AT_ONCE = 32  # users
@@ -170,13 +170,8 @@ def similar_items(experiment: Experiment, state: Callable[[], State], item: Any,
         raise ValueError("similar_items: the run is of labelled examples and has no items.")
     at_least("similar_items", "k", k, 1)
     known = split.interactions
-    index = np.flatnonzero(known.item_names == str(item))
-    if not len(index):
-        near = nearest(str(item), known.item_names.tolist())
-        raise ValueError(
-            f"similar_items(item={item!r}): {known.name} has no such item{near}; use an id of the "
-            "data."
-        )
+    asked = f"similar_items(item={item!r})"
+    index = place_of(asked, "item", item, known.item_names, known.name)
     nodes = rows.nodes({"shared": state().shared})
     tables = [
         np.asarray(rows.dense(node), np.float64)
@@ -189,8 +184,8 @@ def similar_items(experiment: Experiment, state: Callable[[], State], item: Any,
         )
     wide = np.concatenate([table.reshape(known.num_items, -1) for table in tables], 1)
     length = np.linalg.norm(wide, axis=1)
-    cosine = wide @ wide[index[0]] / np.maximum(length * length[index[0]], 1e-30)
-    cosine[index[0]] = -np.inf
+    cosine = wide @ wide[index] / np.maximum(length * length[index], 1e-30)
+    cosine[index] = -np.inf
     best = np.argsort(-cosine, kind="stable")[: min(k, known.num_items - 1)]
     titles = data.titles(known, genres=False)
     return pl.DataFrame(

@@ -21,6 +21,16 @@ from .config import Config
 from .prepare import Experiment
 
 
+def place_of(asked: str, kind: str, id: Any, names: np.ndarray, data_set: str) -> int:
+    """Where `id` stands among the names of a data set's users or items, whichever `kind` says.
+    Raises ValueError, which begins with what was asked, where it does not."""
+    index = np.flatnonzero(names == str(id))
+    if not len(index):
+        near = nearest(str(id), names.tolist())
+        raise ValueError(f"{asked}: {data_set} has no such {kind}{near}; use an id of the data.")
+    return int(index[0])
+
+
 def recommend(
     experiment: Experiment, config: Config, state: Callable[[], State], user: Any, k: int
 ) -> pl.DataFrame:
@@ -34,13 +44,7 @@ def recommend(
     if k < 1:
         raise ValueError(f"recommend(k={k}) recommends nothing; use k >= 1.")
     known = split.interactions
-    index = np.flatnonzero(known.user_names == str(user))
-    if not len(index):
-        near = nearest(str(user), known.user_names.tolist())
-        raise ValueError(
-            f"recommend(user={user!r}): {known.name} has no such user{near}; use an id of the data."
-        )
-    row = int(index[0])
+    row = place_of(f"recommend(user={user!r})", "user", user, known.user_names, known.name)
     client = int(partition.client_of_user[row])
     member = int(members_of(partition)[0][row])
     mine = known.users == row

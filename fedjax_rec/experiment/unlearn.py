@@ -29,6 +29,7 @@ from .folder import RunFolder
 from .ledger import saved
 from .loaded import LoadedRun, load_run
 from .prepare import prepare
+from .recommend import place_of
 from .run import carry_out
 
 METHODS = ("retrain", "replay")
@@ -112,14 +113,13 @@ def forget(
         kept = unlearn.logged_bytes(state.memory)
         rows[0] |= {"log_bytes": int(kept.sum()), "log_bytes_per_client": float(kept.mean())}
     for method in chosen:
-        begins = _begins(wanted, method, state)
+        played, begins = _begins(wanted, method, state)
         raw = wanted.plain(method)
         if method == "replay":
             _lay_replay(raw, steps)
         summary, ended = _played(configuration.read(raw), Path(out) / method, begins, show)
         found = summary["totals"]
-        begun = found["rounds"] - _rounds_of(wanted, method)
-        row = {"model": method, "rounds": begun, "seconds": found["seconds"]}
+        row = {"model": method, "rounds": found["rounds"] - played, "seconds": found["seconds"]}
         rows.append({**row, "bytes_up": found["bytes_up"], **measured(ended)})
     told = {
         "run": str(done.path), "users": [str(user) for user in users],
@@ -143,14 +143,9 @@ def _wanted(done: LoadedRun, users: Sequence[Any]) -> Wanted:
         raise ValueError("unlearn: clients hold several users; use data.clients: by_user.")
     known, gone = split.interactions, []
     for user in users:
-        index = np.flatnonzero(known.user_names == str(user))
-        if not len(index):
-            near = nearest(str(user), known.user_names.tolist())
-            raise ValueError(
-                f"unlearn --users {user}: {known.name} has no such user{near}; use an id of the "
-                "data."
-            )
-        gone.append(int(partition.client_of_user[index[0]]))
+        asked = f"unlearn --users {user}"
+        row = place_of(asked, "user", user, known.user_names, known.name)
+        gone.append(int(partition.client_of_user[row]))
     gone = sorted(set(gone))
     if not gone:
         raise ValueError("unlearn: required: --users; name one or more.")
@@ -220,11 +215,6 @@ def _lay_replay(raw: dict, steps: int | None) -> None:
         raw["strategy"]["init_args"]["steps"] = steps
 
 
-def _rounds_of(wanted: Wanted, method: str) -> int:
-    """The rounds that need not be played again."""
-    return 0 if method == "replay" else _from(wanted)[0]
-
-
 def _from(wanted: Wanted) -> tuple[int, Path | None]:
     """(round, folder) of the last state that was kept before any of them took part; (0, None)."""
     done = wanted.done
@@ -242,14 +232,15 @@ def _from(wanted: Wanted) -> tuple[int, Path | None]:
     return max(kept, key=lambda one: one[0])
 
 
-def _begins(wanted: Wanted, method: str, now: State) -> Callable[[State], State]:
-    """The state that a method begins from, by a fresh one."""
+def _begins(wanted: Wanted, method: str, now: State) -> tuple[int, Callable[[State], State]]:
+    """(rounds that need not be played again, the state that a method begins from, by a fresh
+    one)."""
     if method == "replay":
-        return lambda first: unlearn.rolled_back(first, now)
+        return 0, lambda first: unlearn.rolled_back(first, now)
     round, folder = _from(wanted)
     if folder is None:
-        return lambda first: first
-    return lambda first: simulate.load_state(folder, round, first)
+        return 0, lambda first: first
+    return round, lambda first: simulate.load_state(folder, round, first)
 
 
 def _played(config: Config, out: Path, begins, show: bool) -> tuple[dict, State]:

@@ -143,8 +143,9 @@ def solving(model: Model, a: float, r: float, probe=None) -> Client:
             return p, loss, met > 0
 
         vectors, losses, there = jax.lax.map(one, jnp.arange(private["user"].shape[0]))
-        local = rows.localize(rows.Table(shared["sums"]["item"].values), items)
-        told = jnp.concatenate([_upper(vectors), vectors, there[:, None]], 1)
+        local = rows.localize(shared["sums"]["item"], items)
+        squares = _upper(vectors[:, :, None] * vectors[:, None, :])
+        told = jnp.concatenate([squares, vectors, there[:, None]], 1)
         ids: Any = local.ids
         slot = jnp.searchsorted(ids, items)
         alone = jnp.zeros((store.longest, told.shape[1]))
@@ -153,11 +154,11 @@ def solving(model: Model, a: float, r: float, probe=None) -> Client:
             "model": {"item": _nothing(width, count)},
             "sums": {
                 "item": rows.RowsUpdate(alone, ids, local.live, None, count),
-                "users": jnp.append(_upper(vectors).sum(0), there.sum()),
+                "users": jnp.append(squares.sum(0), there.sum()),
             },
         }
         got = rows.RowsUpdate(q, ids, local.live, None, count)
-        down = wire.nbytes(Packet({"item": got, "all": _upper(everything[None])[0]}))
+        down = wire.nbytes(Packet({"item": got, "all": _upper(everything)}))
         after = {"user": jnp.where(there[:, None], vectors, private["user"])}
         metrics = {"loss": jnp.where(there, losses, 0.0).sum() / jnp.maximum(there.sum(), 1)}
         if probe is not None:
@@ -182,12 +183,12 @@ def solved_items(a: float, r: float, memory: float | None = None) -> Server:
         if memory is not None:
             sums = state = {k: memory * state[k] + x for k, x in sums.items()}
         width = table.shape[1]
-        everyone, users = a * _full(sums["users"][None, :-1], width)[0], sums["users"][-1]
+        everyone, users = a * _full(sums["users"][:-1], width), sums["users"][-1]
 
         def one(row):
             old, s = row
             upper, b, met = s[: -width - 1], s[-width - 1 : -1], s[-1]
-            system = everyone + _full(upper[None], width)[0]
+            system = everyone + _full(upper, width)
             system += r * (met + a * users) * jnp.eye(width)
             return jnp.where(met > 0, cho_solve(cho_factor(system), b), old)
 
@@ -200,17 +201,14 @@ def solved_items(a: float, r: float, memory: float | None = None) -> Server:
 
 
 def _upper(x: jax.Array) -> jax.Array:
-    """float[n, T]: the upper triangles of matrices [n, D, D], or of x x' of vectors [n, D]."""
-    if x.ndim == 2:
-        x = x[:, :, None] * x[:, None, :]
-    return x[(slice(None), *jnp.triu_indices(x.shape[-1]))]
+    """float[..., T]: the upper triangles of matrices [..., D, D]."""
+    return x[(..., *jnp.triu_indices(x.shape[-1]))]
 
 
 def _full(upper: jax.Array, width: int) -> jax.Array:
-    """float[n, D, D]: the symmetric matrices of these triangles [n, T]."""
+    """float[D, D]: the symmetric matrix of this triangle [T]."""
     i, j = jnp.triu_indices(width)
-    half = jnp.zeros((upper.shape[0], width, width)).at[:, i, j].set(upper)
-    return half.at[:, j, i].set(upper)
+    return jnp.zeros((width, width)).at[i, j].set(upper).at[j, i].set(upper)
 
 
 def _nothing(width: int, size: int) -> rows.RowsUpdate:
