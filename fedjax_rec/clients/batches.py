@@ -113,12 +113,12 @@ def turns_of(batches, passes: Passes, key: jax.Array, data) -> Turns:
         place = (turn % cycle).astype(jnp.uint32) * batch_size
         place = place + jnp.arange(size, dtype=jnp.uint32)
         real = place < count
-        order = keys.mix(seed[:2] + epoch)
-        number = _once(
-            lambda: keys.permute(jnp.where(real, place, 0), jnp.maximum(count, 1), order),
-            longest,
-        )
-        batch = _once(lambda: batches.draw(seed[2:], data, jnp.where(real, number, 0)), longest)
+        number = jnp.where(real, place, 0)
+        if batch_size < most:  # Where a batch holds everything, its order says nothing.
+            order = keys.mix(seed[:2] + epoch)
+            shuffle = lambda: keys.permute(number, jnp.maximum(count, 1), order)
+            number = jnp.where(real, _once(shuffle, longest), 0)
+        batch = _once(lambda: batches.draw(seed[2:], data, number), longest)
         return {**batch, "mask": real.astype(jnp.float32)}
 
     if steps is not None:

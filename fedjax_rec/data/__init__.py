@@ -38,6 +38,7 @@ from .splits import (
 )
 from .store import ClientData, Dataset, Store, pack
 from .subsets import part_of, query, support
+from .whole_catalogue import whole_catalogue
 from .window import between
 
 __all__ = [
@@ -49,5 +50,5 @@ __all__ = [
     "latest_of_pairs", "leave_one_out", "liked_and_disliked", "load", "pack", "pack_examples",
     "pairwise", "part_of", "pointwise", "prompt_template", "query", "random_leave_one_out",
     "ratings", "ratio", "read", "sequences", "support", "synthetic", "temporal_ratio", "tied_ends",
-    "titles", "warm_items", "warm_users", "yes_no_prompts",
+    "titles", "warm_items", "warm_users", "whole_catalogue", "yes_no_prompts",
 ]  # fmt: skip

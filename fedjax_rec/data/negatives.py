@@ -37,7 +37,10 @@ class Complement:
 
     def pick(self, user: jax.Array, bits: jax.Array) -> jax.Array:
         """int32[B]: uniform allowed items of `user` (int32[] or [B]) from uint32 bits [B]."""
-        r = below(bits, self.count[user])
+        return self.at(user, below(bits, self.count[user]))
+
+    def at(self, user: jax.Array, r: jax.Array) -> jax.Array:
+        """int32[B]: the allowed items number r of `user`, ascending; r: int32[B] below count."""
         return self.items.at[self.start[user] + r].get(mode="clip").astype(jnp.int32)
 
 
@@ -53,7 +56,10 @@ class Search:
 
     def pick(self, user: jax.Array, bits: jax.Array) -> jax.Array:
         """As `Complement.pick`, to the bit."""
-        r = below(bits, self.count[user])
+        return self.at(user, below(bits, self.count[user]))
+
+    def at(self, user: jax.Array, r: jax.Array) -> jax.Array:
+        """As `Complement.at`."""
         start = self.start[user]
         low = jnp.zeros_like(r)
         high = jnp.broadcast_to(self.length[user], r.shape)
@@ -76,6 +82,14 @@ class Among:
     def pick(self, user: jax.Array, bits: jax.Array) -> jax.Array:
         """As `Complement.pick`, to the bit."""
         return self.items[self.draws.pick(user, bits)]
+
+    def at(self, user: jax.Array, r: jax.Array) -> jax.Array:
+        """As `Complement.at`."""
+        return self.items[self.draws.at(user, r)]
+
+    @property
+    def count(self) -> Array:
+        return self.draws.count
 
 
 Draws = Complement | Search | Among

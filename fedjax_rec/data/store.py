@@ -40,6 +40,7 @@ class Store:
     start, length: int32[N]; exclusion: how negatives are drawn.
     longest: most interactions of any client. members: most users of any client.
     spans: where each user's interactions lie, None where each client is one user.
+    everything: most interactions and items that may be drawn of any client that is one user.
     """
 
     items: Array
@@ -53,6 +54,7 @@ class Store:
     longest: int = static()
     members: int = static(default=1)
     spans: Spans | None = None
+    everything: int | None = static(default=None)
 
     @property
     def num_clients(self) -> int:
@@ -237,4 +239,5 @@ def _store(data: Interactions, train: np.ndarray, partition: Partition, draws) -
         longest=int(length.max()),
         members=most,
         spans=spans_of(users[order], client[order], partition.num_clients) if grouped else None,
+        everything=None if grouped else int((length + np.asarray(draws.count)).max()),
     )

@@ -41,6 +41,7 @@ from .transformers.peft_write import export_peft
 from .transformers.pretrained import load_decoder, load_llama
 from .transformers.quantise import base_nbytes, in_dtype, quantised
 from .transformers.sentences import sentences
+from .weighted import weighted
 from .with_popular import with_popular
 
 __all__ = [
@@ -54,5 +55,6 @@ __all__ = [
     "mlp", "mutual", "neumf", "next_title", "pfedrec", "popularity", "private_at", "prunable",
     "quantised", "quotient_remainder", "random_bert", "rows_each", "sampled_bce", "sampled_softmax",
     "sasrec", "sentences", "squared_error", "started", "summed", "tallrec", "text_and_rows",
-    "text_encoder", "text_tower", "unisrec", "with_core", "with_popular", "yes_no", "yes_no_above",
+    "text_encoder", "text_tower", "unisrec", "weighted", "with_core", "with_popular", "yes_no",
+    "yes_no_above",
 ]  # fmt: skip
