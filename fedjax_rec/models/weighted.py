@@ -5,13 +5,13 @@ sum_j w_j l_j / sum_j w_j
 
 from __future__ import annotations
 
+import jax.numpy as jnp
+
 from .objectives import Objective
 
 
 def weighted(objective: Objective) -> Objective:
     """`objective`, a mean over examples, by `batch["weights"]`, as `data.whole_catalogue` has them.
-
-    The weights of a batch add up to 1 at least, or the loss is as much smaller.
 
     Args:
         objective: such as `bce()` or `squared_error()`.
@@ -30,6 +30,9 @@ def weighted(objective: Objective) -> Objective:
                 "weighted(objective) needs examples that weigh something; train it on "
                 "data.whole_catalogue(...)."
             )
-        return objective(scores, {**batch, "mask": batch["mask"] * batch["weights"]})
+        weight = batch["mask"] * batch["weights"]
+        # As many as there are examples, in all: objectives divide by 1 at least.
+        scale = batch["mask"].sum() / jnp.maximum(weight.sum(), 1e-30)
+        return objective(scores, {**batch, "mask": scale * weight})
 
     return of_weights

@@ -27,6 +27,7 @@ from fedjax_rec.data import (
     query,
     sequences,
     support,
+    whole_catalogue,
 )
 from fedjax_rec.models.prunable import parameters
 from fedjax_rec.strategies import adapters
@@ -266,6 +267,10 @@ MODELS = {
         lambda n, m: models.fedmf(n, m, width=8, objective=models.summed(models.bce())),
         "counted(pointwise)",
     ),
+    "fedmf(weighted)": (
+        lambda n, m: models.fedmf(n, m, width=8, objective=models.weighted(models.bce())),
+        "whole_catalogue()",
+    ),
     "item_scores()": (lambda n, m: models.item_scores(n), "pointwise(4)"),
     "gmf()": (lambda n, m: models.gmf(n, m, width=8), "pointwise(4)"),
     "mlp()": (lambda n, m: models.mlp(n, m, width=8, layers=(8, 4)), "pointwise(4)"),
@@ -437,7 +442,10 @@ BATCHES = {
         lambda: attacks.label_flip(batches.pointwise(4), LIARS),
         lambda n: 5 * n,
     ),
+    "whole_catalogue()": (lambda: whole_catalogue(), lambda n: n),
 }
+# Of clients that are one user each.
+ALONE = {"whole_catalogue()"}
 
 
 def everything(table: dict):

@@ -1,9 +1,9 @@
 """Laws of every model that ships, those of `fedjax_rec.testing`, by turns."""
 
 import pytest
-from registry import BATCHES, EXAMPLES, MODELS
+from registry import ALONE, BATCHES, EXAMPLES, MODELS
 from rotating import in_turn
-from worlds import clicks
+from worlds import clicks, named
 
 from fedjax_rec import testing
 
@@ -16,7 +16,7 @@ def test_models_keep_their_laws(name):
     make, examples = MODELS[name]
     labelled = examples in EXAMPLES
     kind = EXAMPLES[examples]() if labelled else BATCHES[examples][0]()
+    dataset = clicks() if labelled else named("whole") if examples in ALONE else None
     testing.check_model(
-        lambda num_items, members: make(num_items, members),
-        examples=kind, dataset=clicks() if labelled else None,
-    )  # fmt: skip
+        lambda num_items, members: make(num_items, members), examples=kind, dataset=dataset
+    )

@@ -91,7 +91,7 @@ def test_every_objective_is_registered():
         if inspect.isfunction(getattr(models, name))
         and typing.get_type_hints(getattr(models, name)).get("return") == models.Objective
     }
-    assert objectives == {"bce", "bpr", "squared_error", "summed"}
+    assert objectives == {"bce", "bpr", "squared_error", "summed", "weighted"}
     for name in objectives:
         assert f"fedmf({name})" in registry.MODELS
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from compressors_registry import COMPRESSORS
-from registry import AGGREGATORS, BATCHES, EXAMPLES, LOCAL, MODELS
+from registry import AGGREGATORS, ALONE, BATCHES, EXAMPLES, LOCAL, MODELS
 from rounds import FIRST, begins
 from worlds import (
     KEY,
@@ -306,6 +306,8 @@ def test_every_model_learns_across_silos_and_steps(kind):
     # One of them on touched rows, which take longer to compile.
     data = named("compact silos" if kind == "fedmf(bpr)" else "silos")
     make, kind_of_batch = MODELS[kind]
+    if kind_of_batch in ALONE:
+        data = named("whole")
     if kind_of_batch in EXAMPLES:
         data, examples = clicks(), EXAMPLES[kind_of_batch]()
     else:
