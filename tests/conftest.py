@@ -32,8 +32,9 @@ def compiled_fast():
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Tests that take seconds take turns; `-m "not slow"` then leaves out those not due."""
+    """Tests that take long take turns; `-m "not slow"` then leaves out those not due."""
     for item in items:
-        if item.nodeid in rotating.listed():
-            for mark in rotating.marks(item.nodeid, rotating.TURNS):
+        of = rotating.listed().get(item.nodeid)
+        if of is not None and item.get_closest_marker("in_turn") is None:
+            for mark in rotating.marks(item.nodeid, of):
                 item.add_marker(mark)

@@ -3,8 +3,9 @@
 `LAWS=all` runs all of them, `LAWS=NUMBER` those of that turn; in a tree without git it is turn 0.
 So what ships is run by `make test` before long, and by `make slow` at once.
 
-Laws over what ships say by themselves how many turns they take. Of all other tests those that take
-two seconds, listed in `turns.txt`, take one of six. The list is made of a run that measures them:
+Laws over what ships say by themselves how many turns they take (`in_turn`). Of all other tests
+those that take half a second take one turn of four, and those that take two seconds one of twelve:
+`turns.txt` lists them, made of a run that measures them:
 
     LAWS=all pytest --durations=0 --durations-min=0.3 > durations.txt
     python tests/rotating.py durations.txt
@@ -23,7 +24,7 @@ from pathlib import Path
 import pytest
 
 LISTED = Path(__file__).with_name("turns.txt")
-LEAST, TURNS = 2.0, 6  # seconds of a test that takes turns, and how many
+TURNS = {0.5: 4, 2.0: 12}  # seconds of a test -> it runs in one of so many turns
 
 
 @functools.cache
@@ -46,22 +47,27 @@ def marks(name: str, of: int) -> list:
 
 def in_turn(names: Iterable[str], of: int) -> list:
     """Arguments of `pytest.mark.parametrize`: each name, slow where it is not its turn."""
-    return [pytest.param(name, id=name, marks=marks(name, of)) for name in names]
+    own = pytest.mark.in_turn
+    return [pytest.param(name, id=name, marks=[own, *marks(name, of)]) for name in names]
 
 
 @functools.cache
-def listed() -> frozenset[str]:
-    """The tests of `turns.txt`, by their node ids."""
-    return frozenset(LISTED.read_text().splitlines())
+def listed() -> dict[str, int]:
+    """The tests of `turns.txt` by their node ids, and of how many turns they take one."""
+    lines = (line.split(" ", 1) for line in LISTED.read_text().splitlines())
+    return {name: int(of) for of, name in lines}
 
 
-def measured(durations: str) -> list[str]:
-    """Node ids of the tests that took LEAST seconds, of what pytest prints of durations."""
+def measured(durations: str) -> dict[str, int]:
+    """Node ids and turns of the tests that take some, of what pytest prints of durations."""
     took: Counter = Counter()
     for seconds, name in re.findall(r"^ *([\d.]+)s (?:call|setup) +(\S.*)$", durations, re.M):
         took[name.strip()] += float(seconds)
-    return sorted(name for name, seconds in took.items() if seconds >= LEAST)
+    least = min(TURNS)
+    long = {name: seconds for name, seconds in sorted(took.items()) if seconds >= least}
+    return {name: TURNS[max(s for s in TURNS if s <= long[name])] for name in long}
 
 
 if __name__ == "__main__":
-    LISTED.write_text("".join(f"{name}\n" for name in measured(Path(sys.argv[1]).read_text())))
+    found = measured(Path(sys.argv[1]).read_text())
+    LISTED.write_text("".join(f"{of} {name}\n" for name, of in found.items()))

@@ -79,12 +79,12 @@ def looped(name: str, upload: Upload) -> dict:
     return {"item": table, "bias": dense}
 
 
-@pytest.mark.parametrize("name", [*in_turn(NAMES, 3), *in_turn(ROBUST | ATTACKED | WATCHED, 6)])
+@pytest.mark.parametrize("name", [*in_turn(NAMES, 12), *in_turn(ROBUST | ATTACKED | WATCHED, 12)])
 def test_aggregators_keep_their_laws(name):
     testing.check_aggregator(AGGREGATORS[name]())
 
 
-@pytest.mark.parametrize("name", in_turn(PRIVATE, 4))
+@pytest.mark.parametrize("name", in_turn(PRIVATE, 12))
 def test_private_sums_keep_their_laws(name):
     testing.check_aggregator(PRIVATE[name](), aux=lambda uploads: {})
 

@@ -33,7 +33,7 @@ def shapes(name):
     return [(1,), (2,), (3,), (10,), (2, 5)]
 
 
-@pytest.mark.parametrize("name", in_turn([n for n in COMPRESSORS if n not in DRAWN], 6))
+@pytest.mark.parametrize("name", in_turn([n for n in COMPRESSORS if n not in DRAWN], 12))
 def test_no_small_leaf_costs_more_than_its_numbers(name):
     rng = np.random.default_rng(0)
     part = cheaper(COMPRESSORS[name].make())

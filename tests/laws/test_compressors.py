@@ -16,7 +16,7 @@ from fedjax_rec.testing.updates import flat, model_of, update
 KEY = jax.random.key(3)
 
 
-@pytest.mark.parametrize("name", in_turn(COMPRESSORS, 3))
+@pytest.mark.parametrize("name", in_turn(COMPRESSORS, 12))
 def test_compressors_keep_their_laws(name):
     law = COMPRESSORS[name]
     testing.check_compressor(law.make(), **law.claims())

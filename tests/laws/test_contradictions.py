@@ -71,7 +71,7 @@ def with_leaf(packet, i, leaf):
     return Packet(*structure.unflatten([*leaves[:i], leaf, *leaves[i + 1 :]]), packet.known)
 
 
-@pytest.mark.parametrize("name", in_turn(COMPRESSORS, 4))
+@pytest.mark.parametrize("name", in_turn(COMPRESSORS, 12))
 def test_contradictions_are_refused(name):
     part = COMPRESSORS[name].make()
     packet, x = honest(part)
@@ -95,7 +95,7 @@ SCALED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", in_turn(SCALED, 2))
+@pytest.mark.parametrize("name", in_turn(SCALED, 4))
 def test_scales_below_zero_are_refused(name):
     part = COMPRESSORS[name].make()
     packet, x = honest(part)

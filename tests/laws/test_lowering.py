@@ -29,7 +29,7 @@ def lowered(f, *inputs) -> None:
     assert found.platforms == PLATFORMS and found.mlir_module_serialized
 
 
-@pytest.mark.parametrize("name", in_turn(STRATEGIES, 15))
+@pytest.mark.parametrize("name", in_turn(STRATEGIES, 24))
 def test_a_round_of_every_strategy_is_lowered(name):
     recipe, data = STRATEGIES[name], named("compact")
     strategy = recipe.make(recipe.model(data.num_items), pointwise(4))
@@ -38,7 +38,7 @@ def test_a_round_of_every_strategy_is_lowered(name):
     lowered(strategy.round, KEY, state, Cohort(everyone, data.store))
 
 
-@pytest.mark.parametrize("name", in_turn(COMPRESSORS, 6))
+@pytest.mark.parametrize("name", in_turn(COMPRESSORS, 12))
 def test_every_compressor_is_lowered(name):
     compressor, x = COMPRESSORS[name].make(), update()
 
@@ -49,7 +49,7 @@ def test_every_compressor_is_lowered(name):
     lowered(there_and_back, KEY, compressor.init(model_of(x)), x, FIRST)
 
 
-@pytest.mark.parametrize("name", in_turn(AGGREGATORS, 6))
+@pytest.mark.parametrize("name", in_turn(AGGREGATORS, 12))
 def test_every_aggregator_is_lowered(name):
     aggregator = AGGREGATORS[name]()
     for layout in LAYOUTS:

@@ -32,7 +32,7 @@ def test_what_surrounds_a_round_keeps_its_laws(check, entry):
     check(entry.make(), **entry.claims)
 
 
-@pytest.mark.parametrize("name", in_turn(CLIENTS, 4))
+@pytest.mark.parametrize("name", in_turn(CLIENTS, 12))
 def test_clients_keep_their_laws(name):
     entry = CLIENTS[name]
     testing.check_client(entry.make(), **entry.claims)

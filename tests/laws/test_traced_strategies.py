@@ -234,7 +234,7 @@ def test_no_branch_hangs_on_a_number(name):
     jax.eval_shape(lambda numbers: outcome(name, data, numbers), numbers)
 
 
-@pytest.mark.parametrize("name", in_turn(TRACED, 20))
+@pytest.mark.parametrize("name", in_turn(TRACED, 24))
 def test_traced_numbers_are_numbers_and_compile_once(name):
     data = named("whole")
 
