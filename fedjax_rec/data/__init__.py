@@ -8,6 +8,7 @@ from .counted import counted
 from .covered import covered
 from .digest import digests, digests_of_examples
 from .drawn_once import drawn_once
+from .evaluation_draws import EvaluationDraws, popularity_draws, uniform_draws
 from .examples import Examples, ExampleStore, HeldOut, describe_examples, examples, pack_examples
 from .given_split import as_given
 from .interactions import (
@@ -42,13 +43,14 @@ from .whole_catalogue import whole_catalogue
 from .window import between
 
 __all__ = [
-    "Batches", "Cases", "ClientData", "Dataset", "ExampleStore", "Examples", "HeldOut",
-    "Interactions", "Partition", "Split", "Store", "as_given", "between", "by_attribute", "by_hash",
-    "by_user", "click_logits", "clicks", "cold_items", "cold_users", "counted", "covered",
-    "describe", "describe_examples", "digests", "digests_of_examples", "dirichlet", "drawn_once",
-    "examples", "from_arrays", "global_time", "implicit", "k_core", "last_of_users", "last_ratings",
-    "latest_of_pairs", "leave_one_out", "liked_and_disliked", "load", "pack", "pack_examples",
-    "pairwise", "part_of", "pointwise", "prompt_template", "query", "random_leave_one_out",
-    "ratings", "ratio", "read", "sequences", "support", "synthetic", "temporal_ratio", "tied_ends",
-    "titles", "warm_items", "warm_users", "whole_catalogue", "yes_no_prompts",
+    "Batches", "Cases", "ClientData", "Dataset", "EvaluationDraws", "ExampleStore", "Examples",
+    "HeldOut", "Interactions", "Partition", "Split", "Store", "as_given", "between", "by_attribute",
+    "by_hash", "by_user", "click_logits", "clicks", "cold_items", "cold_users", "counted",
+    "covered", "describe", "describe_examples", "digests", "digests_of_examples", "dirichlet",
+    "drawn_once", "examples", "from_arrays", "global_time", "implicit", "k_core", "last_of_users",
+    "last_ratings", "latest_of_pairs", "leave_one_out", "liked_and_disliked", "load", "pack",
+    "pack_examples", "pairwise", "part_of", "pointwise", "popularity_draws", "prompt_template",
+    "query", "random_leave_one_out", "ratings", "ratio", "read", "sequences", "support",
+    "synthetic", "temporal_ratio", "tied_ends", "titles", "uniform_draws", "warm_items",
+    "warm_users", "whole_catalogue", "yes_no_prompts",
 ]  # fmt: skip

@@ -28,7 +28,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_s
 from ..attacks import Attack, Malicious, Published
 from ..check import at_least, positive
 from ..clients import Local
-from ..data import Batches
+from ..data import Batches, EvaluationDraws
 from ..models import Embedding, Fit, ItemLoss
 from ..privacy import Clip, Correlation, Shares
 from ..rounds.memory import bytes_of
@@ -56,8 +56,8 @@ from .seeded import seed_splits
 from .short_names import lengthened
 
 PARTS = [
-    Aggregator, Attack, Batches, Clip, Clock, Cohorts, Compressor, Correlation, Embedding, Exchange,
-    Fit, Graph, Held, ItemLoss, Local, Malicious, Model, Neighbours, Published, Server, Shares,
+    Aggregator, Attack, Batches, Clip, Clock, Cohorts, Compressor, Correlation, Embedding,
+    EvaluationDraws, Exchange, Fit, Graph, Held, ItemLoss, Local, Malicious, Model, Neighbours, Published, Server, Shares,
     Similarity, Stage, Staleness, Strategy, Utility,
 ]  # fmt: skip
 PRIVATE = {
@@ -83,7 +83,8 @@ class Data:
         {users: 5, items: 3} for one each.
     split, clients: factories such as `fedjax_rec.data.leave_one_out` and `fedjax_rec.data.by_user`.
     negatives: what training negatives exclude: `paper`, `train` or `symmetric`.
-    evaluation_negatives: per user and part, for sampled evaluation.
+    evaluation_negatives: per user and part, for sampled evaluation. evaluation_draws: how they are
+        drawn, `uniform_draws` or `popularity_draws`; None for the first.
     """
 
     source: Any = "ml-100k"
@@ -96,6 +97,7 @@ class Data:
     clients: Any = "fedjax_rec.data.by_user"
     negatives: Literal["paper", "train", "symmetric"] = "train"
     evaluation_negatives: int = 99
+    evaluation_draws: EvaluationDraws | None = None
 
 
 @dataclass(frozen=True)

@@ -122,7 +122,7 @@ def read_data(config: Config) -> Read:
     digests = data.digests(split, clients)
     dataset = data.pack(
         split, clients, wanted.negatives, wanted.evaluation_negatives if sampled else 0,
-        seed=config.seed, history=config.examples.history,
+        seed=config.seed, history=config.examples.history, evaluation_draws=wanted.evaluation_draws,
     )  # fmt: skip
     if not wanted.implicit:
         _check_ratings_are_read(config, dataset.store)

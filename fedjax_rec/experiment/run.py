@@ -327,7 +327,8 @@ def _due(records: list[dict], every: int) -> bool:
 def _summary(config: Config, experiment: Experiment, records, values, chooser: str) -> dict:
     protocol, dataset = experiment.measure.protocol, experiment.dataset
     negatives = config.data.evaluation_negatives
-    label = protocol.label.replace("sampled negatives", f"sampled-{negatives}")
+    drawn = config.data.evaluation_draws or data.uniform_draws()
+    label = protocol.label.replace("sampled negatives", f"{drawn.label}-{negatives}")
     distribution = {}
     for i, name in enumerate(protocol.names):
         distribution[name] = {
