@@ -121,6 +121,8 @@ class Evaluation:
     metrics: for rankings. The first one, on validation, chooses the best round.
     targets: ids of the items that attackers push, whose exposure to users `er@10` and
         `target_ndcg@10` among `metrics` are, among the full catalogue whatever `candidates` says.
+    groups: of the held-out items by their popularity in training, `head`, `mid`, `tail` and `cold`,
+        whose metrics are called `head_hr@10`; None for none. See `evaluate.item_groups`.
     every: rounds between measurements. users_per_chunk: users scored at once.
     fit: what cold users (`data.cold_users`) fit first; None for nothing, they keep what the model
         began with.
@@ -130,6 +132,7 @@ class Evaluation:
     of: Literal["aggregated", "personal"] = "aggregated"
     metrics: tuple[str, ...] = ("hr@10", "ndcg@10", "mrr", "auc")
     targets: tuple[int, ...] = ()
+    groups: tuple[str, ...] | None = None
     every: int = 1
     users_per_chunk: int = 32
     fit: ColdFit | None = None

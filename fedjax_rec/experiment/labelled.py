@@ -23,6 +23,11 @@ def check_labelled(config: Config) -> None:
         raise ConfigError(
             f"evaluation.of={wanted.of} serves rankings; use aggregated with candidates: examples."
         )
+    if wanted.groups:
+        raise ConfigError(
+            f"evaluation.groups={list(wanted.groups)} are of items; leave it out with candidates: "
+            "examples."
+        )
 
 
 def pack_labelled(config: Config, found: data.Examples) -> data.Dataset:

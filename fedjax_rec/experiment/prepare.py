@@ -231,6 +231,11 @@ def _check_ratings_are_read(config: Config, store: data.Store) -> None:
 def _protocol(config: Config, read: Read) -> evaluate.Protocol:
     wanted = config.evaluation
     if wanted.candidates == "ratings":
+        if wanted.groups:
+            raise ConfigError(
+                f"evaluation.groups={list(wanted.groups)} are of rankings; leave it out with "
+                "candidates: ratings."
+            )
         return evaluate.rating_error()
     metrics = evaluate.metrics(wanted.metrics)
     pushed = [metric for metric in metrics if metric.of_targets]
@@ -246,6 +251,11 @@ def _protocol(config: Config, read: Read) -> evaluate.Protocol:
     chosen = full if wanted.candidates == "full" else sampled
     if wanted.candidates == "both":
         chosen = evaluate.beside(full, sampled, "sampled_")
+    if wanted.groups:
+        among = sampled if wanted.candidates == "sampled" else full
+        counts = read.dataset.popularity
+        by_group = evaluate.item_groups(held_out, among, counts, wanted.groups)
+        chosen = evaluate.beside(chosen, by_group, "")
     if not pushed:
         return chosen
     exposed = evaluate.exposure(pushed, wanted.targets, read.dataset.num_items)
