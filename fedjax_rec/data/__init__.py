@@ -2,6 +2,7 @@
 
 from .batches import Batches, pairwise, pointwise, ratings
 from .cases import Cases
+from .categories import categories
 from .cold_items import cold_items, warm_items
 from .cold_users import cold_users, warm_users
 from .counted import counted
@@ -45,12 +46,12 @@ from .window import between
 __all__ = [
     "Batches", "Cases", "ClientData", "Dataset", "EvaluationDraws", "ExampleStore", "Examples",
     "HeldOut", "Interactions", "Partition", "Split", "Store", "as_given", "between", "by_attribute",
-    "by_hash", "by_user", "click_logits", "clicks", "cold_items", "cold_users", "counted",
-    "covered", "describe", "describe_examples", "digests", "digests_of_examples", "dirichlet",
-    "drawn_once", "examples", "from_arrays", "global_time", "implicit", "k_core", "last_of_users",
-    "last_ratings", "latest_of_pairs", "leave_one_out", "liked_and_disliked", "load", "pack",
-    "pack_examples", "pairwise", "part_of", "pointwise", "popularity_draws", "prompt_template",
-    "query", "random_leave_one_out", "ratings", "ratio", "read", "sequences", "support",
-    "synthetic", "temporal_ratio", "tied_ends", "titles", "uniform_draws", "warm_items",
+    "by_hash", "by_user", "categories", "click_logits", "clicks", "cold_items", "cold_users",
+    "counted", "covered", "describe", "describe_examples", "digests", "digests_of_examples",
+    "dirichlet", "drawn_once", "examples", "from_arrays", "global_time", "implicit", "k_core",
+    "last_of_users", "last_ratings", "latest_of_pairs", "leave_one_out", "liked_and_disliked",
+    "load", "pack", "pack_examples", "pairwise", "part_of", "pointwise", "popularity_draws",
+    "prompt_template", "query", "random_leave_one_out", "ratings", "ratio", "read", "sequences",
+    "support", "synthetic", "temporal_ratio", "tied_ends", "titles", "uniform_draws", "warm_items",
     "warm_users", "whole_catalogue", "yes_no_prompts",
 ]  # fmt: skip

@@ -1,8 +1,9 @@
 """How the candidates of sampled evaluation are drawn: uniformly, or by popularity.
 
-    P(i_1, ..., i_n) = prod_t w(i_t) / sum of w over the items not drawn before       without repeats
+    P(i_1, ..., i_n) = prod_t w(i_t) / sum of w over the items not drawn before
 
-of the items outside a user's history (Plackett 1975; Luce 1959). `uniform_draws` has w = 1.
+of the items outside a user's history, without repeats (Plackett 1975; Luce 1959). `uniform_draws`
+has w = 1.
 `popularity_draws` has w(i) = phi_i^alpha, phi_i the training interactions of i and 0^alpha = 0: the
 `popXX` of RecBole (Zhao et al., CIKM 2021) and of BERT4Rec (Sun et al., CIKM 2019) at alpha 1, the
 power of word2vec (Mikolov et al., NeurIPS 2013) at .75. Drawn by the Gumbel-top-k trick: the n

@@ -57,8 +57,8 @@ from .short_names import lengthened
 
 PARTS = [
     Aggregator, Attack, Batches, Clip, Clock, Cohorts, Compressor, Correlation, Embedding,
-    EvaluationDraws, Exchange, Fit, Graph, Held, ItemLoss, Local, Malicious, Model, Neighbours, Published, Server, Shares,
-    Similarity, Stage, Staleness, Strategy, Utility,
+    EvaluationDraws, Exchange, Fit, Graph, Held, ItemLoss, Local, Malicious, Model, Neighbours,
+    Published, Server, Shares, Similarity, Stage, Staleness, Strategy, Utility,
 ]  # fmt: skip
 PRIVATE = {
     "clip": Clip, "epsilon": float, "delta": float, "noise_multiplier": float,

@@ -27,7 +27,7 @@ LABELS = (
 # Keys that came later: where they are None, nothing else is computed than without them.
 LATER = {"data": ("evaluation_draws",), "evaluation": ("groups",)}
 RANKING = ("hr@10", "ndcg@10", "er@10")
-LOWER_IS_BETTER = ("rmse", "mae", "loss", "log_loss")
+LOWER_IS_BETTER = ("rmse", "mae", "loss", "log_loss", "ece")
 # Of a client in a round; no metrics of a model, but targets may name them.
 KIB_UP, KIB_DOWN = "kib_up", "kib_down"
 FIELDS = ("data", "evaluation", "negatives", "model", "strategy", "name")

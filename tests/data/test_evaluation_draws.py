@@ -1,4 +1,4 @@
-"""Candidates by popularity: never seen, never twice, and the law of sampling without replacement."""
+"""Candidates by popularity: never seen, never twice, and the law without replacement."""
 
 import itertools
 
@@ -112,7 +112,7 @@ def test_all_that_is_left_and_no_more():
 
 
 def test_packed_by_popularity_of_training():
-    """What the data set gets: no item of the user's, none without training rows, both parts apart."""
+    """No item of the user's, none without training rows, both parts apart."""
     split = data.leave_one_out()(data.synthetic(60, 80, interactions_per_user=8))
     draws = popularity_draws(0.75)
     assert repr(draws) == "popularity_draws(alpha=0.75)" and draws.label == "popularity^0.75"

@@ -27,6 +27,10 @@ WHAT = RNG.zipf(1.6, WHO.size) % ITEMS
 POPULARITY = np.bincount(WHAT, minlength=ITEMS)
 
 
+def of_user(u: int) -> np.ndarray:
+    return np.equal(WHO, u)
+
+
 def share(items: list[int]) -> np.ndarray:
     """p(g) of a list of items, by the loop of equation 2."""
     told, count = np.zeros(GENRES), 0
@@ -56,7 +60,7 @@ def test_seventy_thirty():
 def test_calibration_is_the_formula(smoothing):
     told = calibration(LISTS, WHO, WHAT, CATEGORIES, smoothing)
     for u in range(USERS):
-        p, q = share(WHAT[WHO == u].tolist()), share([i for i in LISTS[u].tolist() if i >= 0])
+        p, q = share(WHAT[of_user(u)].tolist()), share([i for i in LISTS[u].tolist() if i >= 0])
         wanted = rel_entr(p, (1 - smoothing) * q + smoothing * p).sum()
         np.testing.assert_allclose(told[u], wanted, rtol=1e-10)
     assert np.isnan(told[[4, 5]]).all() and np.isfinite(np.delete(told, [4, 5])).all()
@@ -87,7 +91,7 @@ def test_deviation_is_scipys_jensen_shannon():
     group = popularity_groups(POPULARITY)
     told = popularity_deviation(LISTS, WHO, WHAT, POPULARITY)
     for u in range(USERS):
-        mine = np.bincount(group[WHAT[WHO == u]], minlength=3)
+        mine = np.bincount(group[WHAT[of_user(u)]], minlength=3)
         given = np.bincount(group[LISTS[u][LISTS[u] >= 0]], minlength=3)
         if u in (4, 5):
             assert np.isnan(told[u])
@@ -103,7 +107,7 @@ def test_lift_is_that_of_loops():
     told = popularity_lift(LISTS, WHO, WHAT, POPULARITY)
     mean = lambda items: float(np.mean([POPULARITY[i] for i in items]))
     known = [u for u in range(USERS) if u not in (4, 5)]
-    mine = {u: mean(WHAT[WHO == u]) for u in known}
+    mine = {u: mean(WHAT[of_user(u)]) for u in known}
     given = {u: mean([i for i in LISTS[u] if i >= 0]) for u in known}
     ranked = sorted(known, key=lambda u: (mine[u], u))
     for name, some in {"all": known, "niche": ranked[:5], "blockbuster": ranked[-5:]}.items():

@@ -84,5 +84,5 @@ def test_wrong_groups_are_told(popularity):
     for groups in ([], ["head", "head"]):
         with pytest.raises(ValueError, match="must name distinct groups"):
             evaluate.item_groups(CHOSEN, full, popularity, groups)
-    with pytest.raises(ValueError, match="rating error.* ranks nothing"):
+    with pytest.raises(ValueError, match=r"rating error.* ranks nothing"):
         evaluate.item_groups(CHOSEN, evaluate.rating_error(), popularity)

@@ -1,5 +1,7 @@
 """Expected calibration error against a loop over bins, and cases whose error is known."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +13,7 @@ from fedjax_rec.evaluate import calibration_error, reliability
 def by_loops(logits, labels, bins):
     p = 1 / (1 + np.exp(-np.asarray(logits, np.float64)))
     edges, error, rows = np.linspace(0, 1, bins + 1), 0.0, []
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in itertools.pairwise(edges):
         inside = (p >= low) & ((p < high) | (high == 1))
         if inside.any():
             error += inside.mean() * abs(labels[inside].mean() - p[inside].mean())
