@@ -62,7 +62,8 @@ def calibration(
     total = of_item.sum(1, keepdims=True)
     of_item = np.divide(of_item, total, out=np.zeros_like(of_item), where=total > 0)
     shown = shown_of("calibration", lists, len(of_item))
-    p = _shares(history_of("calibration", users, items, *shown.shape[:1], len(of_item)) @ of_item)
+    seen = history_of("calibration", users, items, len(shown), len(of_item))
+    p = _shares(np.asarray(seen @ of_item))
     q = np.zeros_like(p)
     for place in shown.T:  # no array of [U, k, G]
         q += np.where((place >= 0)[:, None], of_item[place], 0.0)

@@ -89,13 +89,13 @@ def popularity_deviation(
     Example:
         >>> told = evaluate.popularity_deviation([[0, 2]], [0, 0], [0, 1], [5, 5, 0])
         >>> round(float(told[0]), 4)
-        0.2158
+        0.3466
     """
     group = popularity_groups(popularity, share)
     shown = shown_of("popularity_deviation", lists, group.size)
     seen = history_of("popularity_deviation", users, items, len(shown), group.size)
     of_item = np.eye(3)[group]
-    p = seen @ of_item
+    p = np.asarray(seen @ of_item)
     q = np.stack([((group[shown] == g) & (shown >= 0)).sum(1) for g in range(3)], 1)
     with np.errstate(invalid="ignore", divide="ignore"):
         p, q = p / p.sum(1, keepdims=True), q / q.sum(1, keepdims=True)

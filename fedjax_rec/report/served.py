@@ -32,8 +32,9 @@ def served(groups: Sequence[Group]) -> tuple[list[str], list[list[str]]]:
     called, found = names(groups), []
     for each in groups:
         metric = each.runs[0].names()[0]
-        quarters = [_quarters(run, metric) for run in each.runs]
-        if all(one is not None for one in quarters):
+        told = [_quarters(run, metric) for run in each.runs]
+        quarters = [one for one in told if one is not None]
+        if len(quarters) == len(told):
             items = {name: each.best(f"{name}_{metric}").mean() for name in ITEMS}
             found.append((called[id(each)], title(metric), np.mean(quarters, 0), items))
     shown = [name for name in ITEMS if any(np.isfinite(items[name]) for *_, items in found)]
