@@ -28,7 +28,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_s
 from ..attacks import Attack, Malicious, Published
 from ..check import at_least, positive
 from ..clients import Local
-from ..data import Batches, EvaluationDraws
+from ..data import Batches, EvaluationDraws, Features, Field
 from ..models import Embedding, Fit, ItemLoss
 from ..privacy import Clip, Correlation, Shares
 from ..rounds.memory import bytes_of
@@ -57,15 +57,15 @@ from .short_names import lengthened
 
 PARTS = [
     Aggregator, Attack, Batches, Clip, Clock, Cohorts, Compressor, Correlation, Embedding,
-    EvaluationDraws, Exchange, Fit, Graph, Held, ItemLoss, Local, Malicious, Model, Neighbours,
-    Published, Server, Shares, Similarity, Stage, Staleness, Strategy, Utility,
+    EvaluationDraws, Exchange, Features, Field, Fit, Graph, Held, ItemLoss, Local, Malicious, Model,
+    Neighbours, Published, Server, Shares, Similarity, Stage, Staleness, Strategy, Utility,
 ]  # fmt: skip
 PRIVATE = {
     "clip": Clip, "epsilon": float, "delta": float, "noise_multiplier": float,
     "correlated": Correlation,
 }  # fmt: skip
 LATE = {
-    "model": {"num_items", "members", "titles", "fields"},
+    "model": {"num_items", "members", "titles", "fields", "user_features", "item_features"},
     "strategy": {"model", "examples", "probe"},
 }
 
@@ -85,6 +85,7 @@ class Data:
     negatives: what training negatives exclude: `paper`, `train` or `symmetric`.
     evaluation_negatives: per user and part, for sampled evaluation. evaluation_draws: how they are
         drawn, `uniform_draws` or `popularity_draws`; None for the first.
+    features: columns of user and item features that the model reads, `fedjax_rec.data.features`.
     """
 
     source: Any = "ml-100k"
@@ -98,6 +99,7 @@ class Data:
     negatives: Literal["paper", "train", "symmetric"] = "train"
     evaluation_negatives: int = 99
     evaluation_draws: EvaluationDraws | None = None
+    features: Features | None = None
 
 
 @dataclass(frozen=True)
@@ -256,8 +258,9 @@ def late_factory(factory: Callable, kwargs: Mapping[str, Any]) -> Callable:
     """`factory` of these arguments, which takes those of the run as well."""
     known = inspect.signature(factory).parameters
     open_ended = any(p.kind is p.VAR_KEYWORD for p in known.values())
-    # A model takes what it asks for: `titles` and `fields` are for those that read text.
-    takes = lambda name: name in known or (open_ended and name not in {"titles", "fields"})
+    # A model takes what it asks for: all but these two are for those that read text or features.
+    plain = {"num_items", "members"}
+    takes = lambda name: name in known or (open_ended and name in plain)
     wanted = lambda late: {name: late[name] for name in late if takes(name)}
     return lambda *args, **late: factory(*args, **{**kwargs, **wanted(late)})
 

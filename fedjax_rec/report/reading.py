@@ -25,7 +25,7 @@ LABELS = (
     "devices",
 )  # keys of a configuration that change no result
 # Keys that came later: where they are None, nothing else is computed than without them.
-LATER = {"data": ("evaluation_draws",), "evaluation": ("groups",)}
+LATER = {"data": ("evaluation_draws", "features"), "evaluation": ("groups",)}
 RANKING = ("hr@10", "ndcg@10", "er@10")
 LOWER_IS_BETTER = ("rmse", "mae", "loss", "log_loss", "ece")
 # Of a client in a round; no metrics of a model, but targets may name them.
