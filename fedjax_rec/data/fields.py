@@ -60,7 +60,7 @@ def tokens(separator: str | None = None, missing: str = OWN) -> Field:
         for row, one in enumerate(cells):
             mine = [place[name] for name in one if name in place]
             table[row, mine] = 1 / max(len(mine), 1)
-        return _with_missing(known, table, table.any(1), missing, where)
+        return _with_missing(known, table, np.asarray(table.any(1)), missing, where)
 
     return Field(encode)
 
