@@ -270,6 +270,7 @@ MODELS = {
     "fedmf(weighted)": (
         lambda n, m: models.fedmf(n, m, width=8, objective=models.weighted(models.bce())),
         "whole_catalogue()",
+    ),
     "feature_mf()": (
         lambda n, m: models.feature_mf(
             n,
