@@ -87,7 +87,9 @@ def quantile_bins(bins: int = 10, missing: str = OWN) -> Field:
     """A column for each of `bins` intervals that hold about as many rows of the training part each;
     fewer where many rows have one number.
 
-    Arguments are those of `equal_width`.
+    Args:
+        bins: at least 1.
+        missing: "own", "mean" or "refuse".
 
     Raises:
         ValueError: as `equal_width`.
@@ -125,7 +127,8 @@ def min_max(missing: str = MEAN) -> Field:
 def z_score(missing: str = MEAN) -> Field:
     """One column, (x - mean) / std of the training part; 0 where all are alike.
 
-    Arguments are those of `min_max`.
+    Args:
+        missing: "mean", "own" or "refuse".
 
     Raises:
         ValueError: as `min_max`.

@@ -30,7 +30,7 @@ def described(strategy: Strategy, users: Any) -> Strategy:
         ValueError: in `init`, where clients keep no such leaf, or one of another shape.
 
     Example:
-        >>> about = np.ones((num_users, 1, 3), np.float32)
+        >>> about = np.ones((dataset.num_users, 1, 3), np.float32)
         >>> model = models.feature_mf(num_items, width=4, user_features=about)
         >>> strategy = strategies.described(strategies.fedncf(model, data.pointwise(4)), about)
     """

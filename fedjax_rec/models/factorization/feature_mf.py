@@ -94,7 +94,7 @@ def feature_mf(
         ValueError: unless width and scale are positive, and for features of another shape.
 
     Example:
-        >>> about = np.ones((num_users, 1, 3), np.float32)
+        >>> about = np.ones((dataset.num_users, 1, 3), np.float32)
         >>> model = models.feature_mf(num_items, width=4, user_features=about)
         >>> strategy = strategies.fedncf(model, data.pointwise(4))
         >>> strategy = strategies.described(strategy, about)
