@@ -129,10 +129,15 @@ def test_a_csv_becomes_recommendations(mylab, tmp_path, monkeypatch, capsys):
 
 
 def test_own_data_in_a_configuration_is_read(read, tmp_path, monkeypatch):
-    ((_, text),) = blocks("docs/own_data.md", "yaml")
+    (_, text), (_, featured) = blocks("docs/own_data.md", "yaml")
     (tmp_path / "ratings.csv").write_text("userId,movieId,stars,date\na,b,1,2010-01-02\n")
+    (tmp_path / "people.csv").write_text("userId,age,gender,occupation\na,31,F,clerk\n")
+    (tmp_path / "films.csv").write_text("movieId,genre,release_year\nb,War|Drama,1995\n")
     monkeypatch.chdir(tmp_path)
     assert len(read(text).data.source) == 1
+    made = read(featured).data
+    assert made.source.item_features["genre"].to_list() == ["War|Drama"]
+    assert "tokens()" in repr(made.features)
 
 
 @pytest.mark.slow  # half a minute

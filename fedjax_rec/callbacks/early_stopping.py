@@ -17,7 +17,7 @@ from ..check import at_least
 from ..simulate import Callback, Progress, Stop
 
 VALIDATION = "validation_"
-ERRORS = ("rmse", "mae", "log_loss")  # of these the lowest is the best
+ERRORS = ("rmse", "mae", "log_loss", "ece")  # of these the lowest is the best
 
 
 def early_stopping(

@@ -2,13 +2,17 @@
 
 from .batches import Batches, pairwise, pointwise, ratings
 from .cases import Cases
+from .categories import categories
 from .cold_items import cold_items, warm_items
 from .cold_users import cold_users, warm_users
 from .counted import counted
 from .covered import covered
 from .digest import digests, digests_of_examples
 from .drawn_once import drawn_once
+from .evaluation_draws import EvaluationDraws, popularity_draws, uniform_draws
 from .examples import Examples, ExampleStore, HeldOut, describe_examples, examples, pack_examples
+from .features import Encoded, Features, features
+from .fields import Field, equal_width, min_max, quantile_bins, tokens, z_score
 from .given_split import as_given
 from .interactions import (
     Interactions,
@@ -42,13 +46,15 @@ from .whole_catalogue import whole_catalogue
 from .window import between
 
 __all__ = [
-    "Batches", "Cases", "ClientData", "Dataset", "ExampleStore", "Examples", "HeldOut",
-    "Interactions", "Partition", "Split", "Store", "as_given", "between", "by_attribute", "by_hash",
-    "by_user", "click_logits", "clicks", "cold_items", "cold_users", "counted", "covered",
-    "describe", "describe_examples", "digests", "digests_of_examples", "dirichlet", "drawn_once",
-    "examples", "from_arrays", "global_time", "implicit", "k_core", "last_of_users", "last_ratings",
-    "latest_of_pairs", "leave_one_out", "liked_and_disliked", "load", "pack", "pack_examples",
-    "pairwise", "part_of", "pointwise", "prompt_template", "query", "random_leave_one_out",
-    "ratings", "ratio", "read", "sequences", "support", "synthetic", "temporal_ratio", "tied_ends",
-    "titles", "warm_items", "warm_users", "whole_catalogue", "yes_no_prompts",
+    "Batches", "Cases", "ClientData", "Dataset", "Encoded", "EvaluationDraws", "ExampleStore",
+    "Examples", "Features", "Field", "HeldOut", "Interactions", "Partition", "Split", "Store",
+    "as_given", "between", "by_attribute", "by_hash", "by_user", "categories", "click_logits",
+    "clicks", "cold_items", "cold_users", "counted", "covered", "describe", "describe_examples",
+    "digests", "digests_of_examples", "dirichlet", "drawn_once", "equal_width", "examples",
+    "features", "from_arrays", "global_time", "implicit", "k_core", "last_of_users", "last_ratings",
+    "latest_of_pairs", "leave_one_out", "liked_and_disliked", "load", "min_max", "pack",
+    "pack_examples", "pairwise", "part_of", "pointwise", "popularity_draws", "prompt_template",
+    "quantile_bins", "query", "random_leave_one_out", "ratings", "ratio", "read", "sequences",
+    "support", "synthetic", "temporal_ratio", "tied_ends", "titles", "tokens", "uniform_draws",
+    "warm_items", "warm_users", "whole_catalogue", "yes_no_prompts", "z_score",
 ]  # fmt: skip

@@ -22,8 +22,9 @@ from ..made import refuse_uncalled
 from ..rows import static
 from ..types import Array, record
 from .cases import cases_of
+from .evaluation_draws import EvaluationDraws, Histories, uniform_draws
 from .interactions import Interactions
-from .negatives import POLICIES, Draws, exclusion, sample_distinct
+from .negatives import POLICIES, Draws, exclusion
 from .partition import Partition, by_user, members_of
 from .spans import Spans, spans_of
 from .splits import TEST, TRAIN, VALIDATION, Split
@@ -128,6 +129,7 @@ def pack(
     evaluation_negatives: int | None = None,
     seed: int = 0,
     history: int = 0,
+    evaluation_draws: EvaluationDraws | None = None,
 ) -> Dataset:
     """`split` on the device.
 
@@ -135,11 +137,12 @@ def pack(
         split: what trains, validates and tests.
         partition: users over clients; default one client a user.
         negatives: the policy for training negatives, one of `paper`, `train`, `symmetric`.
-        evaluation_negatives: fixed uniform negatives per user and part for sampled evaluation;
+        evaluation_negatives: fixed negatives per user and part for sampled evaluation;
             those of validation and test are distinct. 0 for none; None for 99, or for none where
             some user has too few items outside its history.
         seed: of these negatives.
         history: items of each user's history that cases hold for models that read it.
+        evaluation_draws: how these negatives are drawn; default `uniform_draws()`.
 
     Raises:
         ValueError: for an unknown policy, where nothing is left to train on, or where a user has
@@ -149,6 +152,7 @@ def pack(
         >>> dataset = data.pack(split, data.by_hash(4)(split), evaluation_negatives=0)
     """
     refuse_uncalled("pack", "partition", partition)
+    refuse_uncalled("pack", "evaluation_draws", evaluation_draws)
     if not isinstance(split, Split):
         raise TypeError(
             f"pack(split={getattr(split, '__name__', type(split).__name__)}) is no split; give "
@@ -166,11 +170,10 @@ def pack(
     drawn = None
     if evaluation_negatives != 0:
         wanted = USUAL_NEGATIVES if evaluation_negatives is None else evaluation_negatives
+        counts = np.bincount(data.items[train], minlength=data.num_items)
+        known = Histories(data.users, data.items, data.num_users, counts, data.user_names)
         try:
-            drawn = sample_distinct(
-                data.users, data.items, data.num_users, data.num_items, wanted, seed, parts=2,
-                names=data.user_names,
-            )  # fmt: skip
+            drawn = (evaluation_draws or uniform_draws()).sample(known, wanted, seed, 2)
         except ValueError:
             if evaluation_negatives is not None or negatives == "symmetric":
                 raise

@@ -8,6 +8,7 @@ For one user (`jax.vmap` over users):
 
 from fedjax_rec.evaluate.beyond import beyond_accuracy
 from fedjax_rec.evaluate.bootstrap import auc_interval
+from fedjax_rec.evaluate.calibration import calibration
 from fedjax_rec.evaluate.distribution import (
     by_activity,
     mean_and_interval,
@@ -15,6 +16,7 @@ from fedjax_rec.evaluate.distribution import (
     worst_share,
 )
 from fedjax_rec.evaluate.exposure import exposure
+from fedjax_rec.evaluate.item_groups import item_groups
 from fedjax_rec.evaluate.labelled import (
     auc_by_group,
     auc_of_all,
@@ -37,6 +39,11 @@ from fedjax_rec.evaluate.metrics import (
     target_ndcg,
 )
 from fedjax_rec.evaluate.paired import holm, paired
+from fedjax_rec.evaluate.popularity_bias import (
+    popularity_deviation,
+    popularity_groups,
+    popularity_lift,
+)
 from fedjax_rec.evaluate.protocol import (
     Protocol,
     beside,
@@ -47,11 +54,13 @@ from fedjax_rec.evaluate.protocol import (
     sampled,
 )
 from fedjax_rec.evaluate.ranks import Ranks, ranks, sampled_ranks
+from fedjax_rec.evaluate.reliability import Reliability, calibration_error, reliability
 
 __all__ = [
     "Metric",
     "Protocol",
     "Ranks",
+    "Reliability",
     "auc",
     "auc_by_group",
     "auc_interval",
@@ -59,6 +68,8 @@ __all__ = [
     "beside",
     "beyond_accuracy",
     "by_activity",
+    "calibration",
+    "calibration_error",
     "evaluate_examples",
     "evaluate_user",
     "evaluate_users",
@@ -67,6 +78,7 @@ __all__ = [
     "full_catalogue",
     "hit_ratio",
     "holm",
+    "item_groups",
     "labelled",
     "mean_and_interval",
     "mean_average_precision",
@@ -74,6 +86,9 @@ __all__ = [
     "mrr",
     "ndcg",
     "paired",
+    "popularity_deviation",
+    "popularity_groups",
+    "popularity_lift",
     "precision",
     "predict_examples",
     "probe_clients",
@@ -81,6 +96,7 @@ __all__ = [
     "ranks",
     "rating_error",
     "recall",
+    "reliability",
     "sampled",
     "sampled_ranks",
     "target_ndcg",

@@ -9,6 +9,7 @@
 - `uauc`      the same over each user's own pairs, where examples have a field `user`.
 - `log_loss`  mean of -y log s(z) - (1 - y) log(1 - s(z)); `accuracy`, of z > 0. A logit that is NaN
               makes the first NaN and is wrong in the second.
+- `ece`       the expected calibration error of all examples, see `reliability`.
 
 `n` examples, `K` clients, `T` examples of one client that are predicted together.
 """
@@ -23,14 +24,16 @@ from jaxtyping import Float, Float32, Int32, Shaped
 from ..check import at_least
 from ..types import Array, Model, PyTree
 from .protocol import Protocol
+from .reliability import calibration_error
+from .totals import total, total_by
 
 TILE = 16
-_BLOCK = 256
 
 
 def labelled(by_user: bool = False) -> Protocol:
     """What `evaluate_examples` gives: `auc`, `log_loss` and `accuracy` of each client, and over all
-    of them `auc`, `gauc`, `log_loss` and `accuracy`, of which the first chooses the best round.
+    of them `auc`, `gauc`, `log_loss`, `accuracy` and `ece`, of which the first chooses the best
+    round.
 
     Args:
         by_user: examples have a field `user`, so there is `uauc` too.
@@ -46,7 +49,7 @@ def labelled(by_user: bool = False) -> Protocol:
         raise ValueError("labelled(): examples are no cases; measure with evaluate_examples.")
 
     names = ("auc", "log_loss", "accuracy")
-    whole = ("auc", "gauc", *names[1:], *(["uauc"] if by_user else []))
+    whole = ("auc", "gauc", *names[1:], *(["uauc"] if by_user else []), "ece")
     return Protocol(names, refuse, "held-out examples", refuse, whole)
 
 
@@ -68,7 +71,7 @@ def auc_of_all(scores: Float[Array, " n"], labels: Shaped[Array, " n"]) -> Float
     _, positive, beaten = _beaten(scores, labels, jnp.zeros(scores.shape, jnp.int32))
     ones = positive.sum()
     pairs = 2.0 * (positive.shape[0] - ones)
-    return _total(positive * (beaten / pairs)) / ones
+    return total(positive * (beaten / pairs)) / ones
 
 
 def auc_by_group(
@@ -96,7 +99,7 @@ def auc_by_group(
     ones = per_group(positive)
     pairs = 2.0 * (per_group(jnp.ones_like(positive)) - ones)
     # Shares are summed: the pairs of 65,000 examples are more than an int32 can count.
-    return _total_by(positive * (beaten / pairs[group]), group, count) / ones
+    return total_by(positive * (beaten / pairs[group]), group, count) / ones
 
 
 def _beaten(scores, labels, groups):
@@ -113,29 +116,6 @@ def _beaten(scores, labels, groups):
     below = first(new_run)
     end = jax.lax.cummin(jnp.where(jnp.append(new_run[1:], True), through, through[-1]), 0, True)
     return group, positive, below + end - 2 * first(jnp.append(True, of_group))
-
-
-def _total(x: jax.Array) -> jax.Array:
-    """The sum of float[n], by blocks: one after another, 10^7 numbers lose three digits."""
-    while x.shape[0] > 1:
-        x = jnp.pad(x, (0, -x.shape[0] % _BLOCK)).reshape(-1, _BLOCK).sum(1)
-    return x[0]
-
-
-def _total_by(x: jax.Array, group: jax.Array, count: int) -> jax.Array:
-    """float32[count]: `_total` of each group; float[n] sorted by group int32[n]."""
-    size, most = jnp.bincount(group, length=count), x.shape[0]
-    while most > 1:
-        blocks = -(-size // _BLOCK)
-        place = jnp.arange(x.shape[0]) - (jnp.cumsum(size) - size)[group]
-        block = (jnp.cumsum(blocks) - blocks)[group] + place // _BLOCK
-        total = -(-x.shape[0] // _BLOCK) + count
-        x = jax.ops.segment_sum(x, block, total, indices_are_sorted=True)
-        group = jnp.repeat(jnp.arange(count), blocks, total_repeat_length=total)
-        # Blocks beyond the last are empty and of no group.
-        group = jnp.where(jnp.arange(total) < blocks.sum(), group, count)
-        size, most = blocks, -(-most // _BLOCK)
-    return jax.ops.segment_sum(x, group, count, indices_are_sorted=True)
 
 
 def predict_examples(model: Model, shared, private, held, tiles_per_chunk: int = 32) -> jax.Array:
@@ -166,7 +146,7 @@ def predict_examples(model: Model, shared, private, held, tiles_per_chunk: int =
     number = np.arange(len(client)) - np.repeat(np.cumsum(tiles) - tiles, tiles)
     start = np.repeat(np.cumsum(count) - count, tiles) + number * TILE
     size = np.minimum(np.repeat(count, tiles) - number * TILE, TILE)
-    total, c = int(count.sum()), min(tiles_per_chunk, len(client))
+    examples, c = int(count.sum()), min(tiles_per_chunk, len(client))
 
     def one(client, start, size):
         place = jnp.arange(TILE)
@@ -176,7 +156,7 @@ def predict_examples(model: Model, shared, private, held, tiles_per_chunk: int =
 
     def chunk(logits, tile):
         place = tile[1][:, None] + jnp.arange(TILE)
-        place = jnp.where(jnp.arange(TILE) < tile[2][:, None], place, total)
+        place = jnp.where(jnp.arange(TILE) < tile[2][:, None], place, examples)
         return logits.at[place].set(jax.vmap(one)(*tile), mode="drop"), None
 
     # Padding repeats the first client with no example of its own.
@@ -184,7 +164,7 @@ def predict_examples(model: Model, shared, private, held, tiles_per_chunk: int =
         np.append(x, [y] * (-len(x) % c)) for x, y in ((client, client[0]), (start, 0), (size, 0))
     ]
     chunks = [jnp.asarray(x.reshape(-1, c), jnp.int32) for x in rows]
-    return jax.lax.scan(chunk, jnp.zeros(total), chunks)[0]
+    return jax.lax.scan(chunk, jnp.zeros(examples), chunks)[0]
 
 
 def evaluate_examples(
@@ -195,7 +175,7 @@ def evaluate_examples(
     Arguments that are not named here are those of `predict_examples`.
 
     Returns:
-        (float32[K, 3] of each client, float32[4] over all; float32[5] where examples have a field
+        (float32[K, 3] of each client, float32[5] over all; float32[6] where examples have a field
         `user`, int32[n]).
 
     Raises:
@@ -217,12 +197,13 @@ def measures(logits: jax.Array, held) -> tuple[jax.Array, jax.Array]:
     right = (((logits > 0) == (labels > 0)) & ~jnp.isnan(logits)).astype(jnp.float32)
     clients = count.shape[0]
     auc = auc_by_group(logits, labels, held.owner, clients)
-    by_client = lambda x: _total_by(x, held.owner, clients) / count
-    means = [_total(x) / x.shape[0] for x in (loss, right)]
+    by_client = lambda x: total_by(x, held.owner, clients) / count
+    means = [total(x) / x.shape[0] for x in (loss, right)]
     of_clients = jnp.stack([auc, by_client(loss), by_client(right)], 1)
     over_all = [auc_of_all(logits, labels), _weighted(auc, count), *means]
     if "user" in held.fields:
         over_all.append(_by_user(logits, labels, held.fields["user"]))
+    over_all.append(calibration_error(logits, labels))
     return of_clients, jnp.stack(over_all)
 
 
@@ -238,4 +219,4 @@ def _by_user(logits, labels, users):
 def _weighted(auc, count):
     """float32[]: the mean of the groups that have both labels, by their examples."""
     weight = jnp.where(jnp.isnan(auc), 0.0, count)
-    return _total(weight * jnp.nan_to_num(auc)) / _total(weight)
+    return total(weight * jnp.nan_to_num(auc)) / total(weight)

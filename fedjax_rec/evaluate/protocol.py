@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ from ..check import at_least, is_traced
 from ..made import part
 from ..types import Array, Model, PyTree, record
 from .metrics import Metric, evaluate_user
-from .ranks import ranks, sampled_ranks
+from .ranks import Ranks, ranks, sampled_ranks
 
 _TILE = 256
 
@@ -57,6 +58,7 @@ class Protocol:
     summarise(values [U, M], counts [U]) -> float32[M']: over users with `counts` held-out items;
     summary_names: what those are called.
     larger_is_better: how the best round is chosen.
+    rank(score, case) -> `Ranks` of the held-out items, of protocols that rank them.
     """
 
     names: tuple[str, ...]
@@ -65,12 +67,19 @@ class Protocol:
     summarise: Callable[..., jax.Array]
     summary_names: tuple[str, ...]
     larger_is_better: bool = True
+    rank: Callable[..., Ranks] | None = None
 
 
 def averaged(metrics: Sequence[Metric], measure, label: str) -> Protocol:
     """The protocol of measure(score, case), whose numbers are averaged over users."""
     names = tuple(m.name for m in metrics)
     return Protocol(names, measure, label, lambda values, counts: jnp.nanmean(values, 0), names)
+
+
+def _of_ranks(metrics: Sequence[Metric], rank: Callable[..., Ranks], label: str) -> Protocol:
+    """The protocol of metrics of rank(score, case)."""
+    measure = lambda score, case: evaluate_user(metrics, *rank(score, case))
+    return replace(averaged(metrics, measure, label), rank=rank)
 
 
 def full_catalogue(metrics: Sequence[Metric], num_items: int) -> Protocol:
@@ -100,11 +109,11 @@ def full_catalogue(metrics: Sequence[Metric], num_items: int) -> Protocol:
 def of_catalogue(metrics: Sequence[Metric], num_items: int) -> Protocol:
     """`full_catalogue` without its warning, for who counts each user's candidates."""
 
-    def measure(score, case):
+    def rank(score, case):
         scores, seen = unseen(score, case, num_items)
-        return evaluate_user(metrics, *ranks(scores, case.targets, seen))
+        return ranks(scores, case.targets, seen)
 
-    return averaged(metrics, measure, "full catalogue")
+    return _of_ranks(metrics, rank, "full catalogue")
 
 
 def unseen(score: Callable, case: Case, num_items: int) -> tuple[jax.Array, jax.Array]:
@@ -138,7 +147,7 @@ def sampled(metrics: Sequence[Metric]) -> Protocol:
         >>> protocol = evaluate.sampled(evaluate.metrics(["hr@10", "ndcg@10"]))
     """
 
-    def measure(score, case):
+    def rank(score, case):
         if case.negatives is None:
             raise ValueError(
                 "sampled(): the data was packed without evaluation negatives; "
@@ -147,10 +156,9 @@ def sampled(metrics: Sequence[Metric]) -> Protocol:
         size = case.targets.shape[0]
         items = jnp.concatenate([jnp.maximum(case.targets, 0), case.negatives])
         scores = score(items, case.member)
-        ranked = sampled_ranks(scores[:size], scores[size:], case.targets >= 0)
-        return evaluate_user(metrics, *ranked)
+        return sampled_ranks(scores[:size], scores[size:], case.targets >= 0)
 
-    return averaged(metrics, measure, "sampled negatives")
+    return _of_ranks(metrics, rank, "sampled negatives")
 
 
 def beside(first: Protocol, second: Protocol, prefix: str) -> Protocol:
@@ -158,7 +166,7 @@ def beside(first: Protocol, second: Protocol, prefix: str) -> Protocol:
 
     Args:
         first: whose names stay.
-        second: whose names get `prefix`.
+        second: whose names get `prefix`; one without a label measures the first way more closely.
         prefix: such as "sampled ".
 
     Example:
@@ -176,8 +184,9 @@ def beside(first: Protocol, second: Protocol, prefix: str) -> Protocol:
         return jnp.concatenate([protocol.summarise(part, counts) for protocol, part in parts])
 
     named = lambda a, b: (*a, *(prefix + name for name in b))
+    label = " and ".join(filter(None, (first.label, second.label)))
     return Protocol(
-        named(first.names, second.names), measure, f"{first.label} and {second.label}", summarise,
+        named(first.names, second.names), measure, label, summarise,
         named(first.summary_names, second.summary_names), first.larger_is_better,
     )  # fmt: skip
 

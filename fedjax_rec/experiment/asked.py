@@ -1,5 +1,5 @@
 """Commands that answer a question or write a file, and run nothing: `init`, `list`, `explain`,
-`recommend`, `similar`, `export`, `lists`,
+`recommend`, `similar`, `export`, `lists`, `reliability`,
 `compare` and `watch`."""
 
 from __future__ import annotations
@@ -107,15 +107,32 @@ def export(words: Sequence[str]) -> int:
 
 def lists(words: Sequence[str]) -> int:
     parser = parser_of(
-        "lists", "What the lists of all users are like: coverage, Gini, novelty, share of the tail."
+        "lists",
+        "What the lists of all users are like: coverage, Gini, novelty, share of the tail, and how "
+        "far their categories and their popularity are from those of what the users chose.",
     )
     _of_run(parser, many="items a list")
+    parser.add_argument("--categories", metavar="COLUMN", help="item feature, such as genre")
     known = parser.parse_args(words)
-    found = load_run(known.run).beyond_accuracy(known.k, known.which)
+    found = load_run(known.run).beyond_accuracy(known.k, known.which, known.categories)
     if known.json:
         print(json.dumps(found, indent=2))
     else:
         _print(["of all lists", ""], [[name, _cell(value)] for name, value in found.items()])
+    return 0
+
+
+def reliability(words: Sequence[str]) -> int:
+    parser = parser_of(
+        "reliability", "Of labelled examples, how often they are positive by what was predicted."
+    )
+    parser.add_argument("run", help="the folder of a finished run")
+    parser.add_argument("--bins", type=int, default=15, help="of probabilities; default 15")
+    parser.add_argument("--part", default="test", choices=("test", "validation"))
+    parser.add_argument("--which", default="best", choices=WHICH, help="state; default best")
+    parser.add_argument("--json", action="store_true", help="for scripts")
+    known = parser.parse_args(words)
+    _show(load_run(known.run).reliability(known.part, known.which, known.bins), known.json)
     return 0
 
 
@@ -185,5 +202,6 @@ def _cell(value) -> str:
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "init": init, "list": list_, "explain": explain_, "recommend": recommend, "similar": similar,
-    "export": export, "lists": lists, "compare": compare, "watch": watch,
+    "export": export, "lists": lists, "reliability": reliability, "compare": compare,
+    "watch": watch,
 }  # fmt: skip

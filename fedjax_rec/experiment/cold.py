@@ -43,7 +43,7 @@ def with_fit(
     with jax.ensure_compile_time_eval():  # a run is traced, and its data are not
         known = data.pack(
             support, partition, wanted.negatives, wanted.evaluation_negatives if sampled else 0,
-            seed=config.seed,
+            seed=config.seed, evaluation_draws=wanted.evaluation_draws,
         )  # fmt: skip
     optimizer = clients.groups({"private": clients.sgd(fit.learning_rate)})
     client = clients.local_training(

@@ -28,7 +28,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_s
 from ..attacks import Attack, Malicious, Published
 from ..check import at_least, positive
 from ..clients import Local
-from ..data import Batches
+from ..data import Batches, EvaluationDraws, Features, Field
 from ..models import Embedding, Fit, ItemLoss
 from ..privacy import Clip, Correlation, Shares
 from ..rounds.memory import bytes_of
@@ -56,16 +56,16 @@ from .seeded import seed_splits
 from .short_names import lengthened
 
 PARTS = [
-    Aggregator, Attack, Batches, Clip, Clock, Cohorts, Compressor, Correlation, Embedding, Exchange,
-    Fit, Graph, Held, ItemLoss, Local, Malicious, Model, Neighbours, Published, Server, Shares,
-    Similarity, Stage, Staleness, Strategy, Utility,
+    Aggregator, Attack, Batches, Clip, Clock, Cohorts, Compressor, Correlation, Embedding,
+    EvaluationDraws, Exchange, Features, Field, Fit, Graph, Held, ItemLoss, Local, Malicious, Model,
+    Neighbours, Published, Server, Shares, Similarity, Stage, Staleness, Strategy, Utility,
 ]  # fmt: skip
 PRIVATE = {
     "clip": Clip, "epsilon": float, "delta": float, "noise_multiplier": float,
     "correlated": Correlation,
 }  # fmt: skip
 LATE = {
-    "model": {"num_items", "members", "titles", "fields"},
+    "model": {"num_items", "members", "titles", "fields", "user_features", "item_features"},
     "strategy": {"model", "examples", "probe"},
 }
 
@@ -83,7 +83,9 @@ class Data:
         {users: 5, items: 3} for one each.
     split, clients: factories such as `fedjax_rec.data.leave_one_out` and `fedjax_rec.data.by_user`.
     negatives: what training negatives exclude: `paper`, `train` or `symmetric`.
-    evaluation_negatives: per user and part, for sampled evaluation.
+    evaluation_negatives: per user and part, for sampled evaluation. evaluation_draws: how they are
+        drawn, `uniform_draws` or `popularity_draws`; None for the first.
+    features: columns of user and item features that the model reads, `fedjax_rec.data.features`.
     """
 
     source: Any = "ml-100k"
@@ -96,6 +98,8 @@ class Data:
     clients: Any = "fedjax_rec.data.by_user"
     negatives: Literal["paper", "train", "symmetric"] = "train"
     evaluation_negatives: int = 99
+    evaluation_draws: EvaluationDraws | None = None
+    features: Features | None = None
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,8 @@ class Evaluation:
     metrics: for rankings. The first one, on validation, chooses the best round.
     targets: ids of the items that attackers push, whose exposure to users `er@10` and
         `target_ndcg@10` among `metrics` are, among the full catalogue whatever `candidates` says.
+    groups: of the held-out items by their popularity in training, `head`, `mid`, `tail` and `cold`,
+        whose metrics are called `head_hr@10`; None for none. See `evaluate.item_groups`.
     every: rounds between measurements. users_per_chunk: users scored at once.
     fit: what cold users (`data.cold_users`) fit first; None for nothing, they keep what the model
         began with.
@@ -128,6 +134,7 @@ class Evaluation:
     of: Literal["aggregated", "personal"] = "aggregated"
     metrics: tuple[str, ...] = ("hr@10", "ndcg@10", "mrr", "auc")
     targets: tuple[int, ...] = ()
+    groups: tuple[str, ...] | None = None
     every: int = 1
     users_per_chunk: int = 32
     fit: ColdFit | None = None
@@ -251,8 +258,9 @@ def late_factory(factory: Callable, kwargs: Mapping[str, Any]) -> Callable:
     """`factory` of these arguments, which takes those of the run as well."""
     known = inspect.signature(factory).parameters
     open_ended = any(p.kind is p.VAR_KEYWORD for p in known.values())
-    # A model takes what it asks for: `titles` and `fields` are for those that read text.
-    takes = lambda name: name in known or (open_ended and name not in {"titles", "fields"})
+    # A model takes what it asks for: all but these two are for those that read text or features.
+    plain = {"num_items", "members"}
+    takes = lambda name: name in known or (open_ended and name in plain)
     wanted = lambda late: {name: late[name] for name in late if takes(name)}
     return lambda *args, **late: factory(*args, **{**kwargs, **wanted(late)})
 

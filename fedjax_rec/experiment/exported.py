@@ -137,7 +137,11 @@ def ranked(
 
 
 def beyond_accuracy(
-    experiment: Experiment, config: Config, state: Callable[[], State], k: int
+    experiment: Experiment,
+    config: Config,
+    state: Callable[[], State],
+    k: int,
+    categories: str | None = None,
 ) -> dict[str, float]:
     """What `LoadedRun.beyond_accuracy` describes. state: read once the arguments are right."""
     split = experiment.read.split
@@ -148,13 +152,48 @@ def beyond_accuracy(
         )
     at_least("beyond_accuracy", "k", k, 1)
     known = split.interactions
+    labelled = data.categories(known, categories)
     lists = np.full((known.num_users, k), -1)
     for user, best, _ in ranked(experiment, config, state(), k):
         lists[user, : len(best)] = best
     train = split.part == TRAIN
     pairs = np.unique(np.stack([known.users[train], known.items[train]]), axis=1)
     popularity = np.bincount(pairs[1], minlength=known.num_items)
-    return evaluate.beyond_accuracy(lists, popularity, known.num_users)
+    found = evaluate.beyond_accuracy(lists, popularity, known.num_users)
+    history = pairs[0], pairs[1]
+    if labelled is not None:
+        found["calibration"] = _mean(evaluate.calibration(lists, *history, labelled[1]))
+    found["upd"] = _mean(evaluate.popularity_deviation(lists, *history, popularity))
+    lift = evaluate.popularity_lift(lists, *history, popularity)
+    ends = {f"popularity_lift_{name}": lift[name] for name in ("niche", "blockbuster")}
+    return {**found, "popularity_lift": lift["all"], **ends}
+
+
+def _mean(values: np.ndarray) -> float:
+    return evaluate.mean_and_interval(values)["mean"]
+
+
+def reliability(
+    experiment: Experiment, state: Callable[[], State], part: str, bins: int
+) -> pl.DataFrame:
+    """The table that `LoadedRun.reliability` describes. state: read once the arguments are
+    right."""
+    read = experiment.read
+    if not read.labelled:
+        raise ValueError(
+            "reliability: the run ranks items and predicts no labelled examples; use "
+            "beyond_accuracy()."
+        )
+    one_of("reliability", "part", part, read.cases)
+    at_least("reliability", "bins", bins, 1)
+    held, trained = read.cases[part], state()
+    model = experiment.strategy.model
+    logits = evaluate.predict_examples(model, trained.shared, trained.private, held)
+    told = evaluate.reliability(logits, held.fields["labels"], bins)
+    edges = np.arange(bins + 1) / bins
+    numbers = {name: np.asarray(getattr(told, name), np.float64) for name in ("confidence", "rate")}
+    table = {"low": edges[:-1], "high": edges[1:], "examples": np.asarray(told.count), **numbers}
+    return pl.DataFrame(table).filter(pl.col("examples") > 0)
 
 
 def _history(seen: np.ndarray, size: int) -> np.ndarray:

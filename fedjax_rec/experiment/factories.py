@@ -21,6 +21,8 @@ DEFAULTS = {
     "cohorts": "fedjax_rec.simulate.full",
     "data.split": "fedjax_rec.data.leave_one_out",
     "data.clients": "fedjax_rec.data.by_user",
+    "data.features": "fedjax_rec.data.features",
+    "data.evaluation_draws": "fedjax_rec.data.uniform_draws",
     "privacy.clip": "fedjax_rec.privacy.whole",
     "privacy.correlated": "fedjax_rec.privacy.banded",
     "search": "fedjax_rec.experiment.search.random",

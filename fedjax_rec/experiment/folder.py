@@ -24,7 +24,7 @@ import numpy as np
 import yaml
 from filelock import FileLock, Timeout
 
-from ..report.reading import Run, read_run
+from ..report.reading import Run, read_run, without_later
 from ..storage import read_yaml, whole
 
 LOCK = ".lock"
@@ -44,7 +44,9 @@ def free_of(plain: dict[str, Any]) -> tuple[str, ...]:
 
 def fingerprint(plain: dict[str, Any]) -> str:
     """Twelve digits that tell configurations apart which give different numbers; a key that is
-    None, at the top or of the data, is as if it was not there, and `correlated` of privacy, too."""
+    None, at the top or of the data, is as if it was not there, and `correlated` of privacy, too,
+    and what came later to other sections."""
+    plain = without_later(plain)
     kept = {k: v for k, v in plain.items() if k not in free_of(plain) and v is not None}
     if isinstance(found := kept.get("data"), dict):
         kept["data"] = {k: v for k, v in found.items() if v is not None}

@@ -23,6 +23,16 @@ def check_labelled(config: Config) -> None:
         raise ConfigError(
             f"evaluation.of={wanted.of} serves rankings; use aggregated with candidates: examples."
         )
+    if config.data.features is not None:
+        raise ConfigError(
+            "data.features are of users and items and data.source gives labelled examples; leave "
+            "them out."
+        )
+    if wanted.groups:
+        raise ConfigError(
+            f"evaluation.groups={list(wanted.groups)} are of items; leave it out with candidates: "
+            "examples."
+        )
 
 
 def pack_labelled(config: Config, found: data.Examples) -> data.Dataset:

@@ -7,7 +7,7 @@ import inspect
 
 from ..attacks import Attack
 from ..check import one_of
-from ..data import Batches
+from ..data import Batches, EvaluationDraws, Field
 from ..evaluate import metrics
 from ..privacy import Clip, Correlation, Shares
 from ..simulate import Cohorts
@@ -21,7 +21,7 @@ KINDS = {
     "strategies": Strategy, "models": Model, "compressors": Compressor, "aggregators": Aggregator,
     "examples": Batches, "cohorts": Cohorts, "servers": Server, "stages": Stage, "clocks": Clock,
     "attacks": Attack, "clips": Clip, "noises": Correlation,
-    "shares": Shares,
+    "shares": Shares, "fields": Field, "candidates": EvaluationDraws,
 }  # fmt: skip
 OTHERS = ("data", "splits", "clients", "metrics", "callbacks", "configs")
 METRICS = ("hr@k", "ndcg@k", "mrr", "mrr@k", "recall@k", "precision@k", "map", "map@k", "auc")

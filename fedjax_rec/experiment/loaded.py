@@ -200,29 +200,59 @@ class LoadedRun:
         """
         return exported.similar_items(self.experiment, lambda: self.state_of(which), item, k)
 
-    def beyond_accuracy(self, k: int = 10, which: str = "best") -> dict[str, float]:
+    def beyond_accuracy(
+        self, k: int = 10, which: str = "best", categories: str | None = None
+    ) -> dict[str, float]:
         """What the lists of all users are like together: coverage of the catalogue, Gini index,
         entropy, mean popularity, novelty, and the share of items that are not popular
-        (`evaluate.beyond_accuracy`).
+        (`evaluate.beyond_accuracy`); and how far they are from what their users chose: in
+        categories (`calibration`), in shares of popular items (`upd`), and in mean popularity
+        (`popularity_lift`, and of those with the least and the most popular histories).
 
-        Lists leave out what a user has in the training and the validation part; popularity is
-        counted in the training part.
+        Lists leave out what a user has in the training and the validation part; popularity and
+        histories are of the training part.
 
         Args:
             k: Items a list.
             which: "best", the state after the best round, or "last".
+            categories: The item feature that `calibration` is of, such as "genre"; None for the
+                first that `data.categories` finds, and no `calibration` where it finds none.
 
         Returns:
             The number by its name.
 
         Raises:
-            ValueError: `k` is below 1, or the model ranks no items.
+            ValueError: `k` is below 1, items have no such feature, or the model ranks no items.
 
         Example:
             >>> done.beyond_accuracy(k=10)["coverage"]
         """
         state = lambda: self.state_of(which)
-        return exported.beyond_accuracy(self.experiment, self.read_config, state, k)
+        return exported.beyond_accuracy(self.experiment, self.read_config, state, k, categories)
+
+    def reliability(self, part: str = "test", which: str = "best", bins: int = 15) -> pl.DataFrame:
+        """How often labelled examples are positive, by the probability that was predicted of them
+        (`evaluate.reliability`).
+
+        Args:
+            part: "test" or "validation".
+            which: "best", the state after the best round, or "last".
+            bins: Of probabilities, of equal width.
+
+        Returns:
+            One row a bin that has examples: `low` and `high`, its ends, `examples`, `confidence`,
+            their mean probability, and `rate`, the share of them that is positive. The mean of
+            |rate - confidence| over the examples is the metric `ece` of the run.
+
+        Raises:
+            ValueError: The run is of no labelled examples, there is no such part, or `bins` is
+                below 1.
+
+        Example:
+            >>> done.reliability(bins=10)
+        """
+        state = lambda: self.state_of(which)
+        return exported.reliability(self.experiment, state, part, bins)
 
     def export(
         self, folder: Path | str, k: int = 10, which: str = "best", format: str = "parquet"

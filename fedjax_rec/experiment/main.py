@@ -20,7 +20,8 @@
     fedjax-rec data check PATH [--user NAME ...]          what a file holds, and what is wrong
     fedjax-rec report DIR [DIR ...]                       tables and figures from finished runs
     fedjax-rec report DIR [DIR ...] --html FILE           and one page of them for a browser
-    fedjax-rec lists RUN [-k 10]                          coverage, novelty, tail of all lists
+    fedjax-rec lists RUN [-k 10]                          coverage, novelty, calibration of lists
+    fedjax-rec reliability RUN [--bins 15]                probabilities against what happened
     fedjax-rec compare DIR DIR [...] [--metrics ndcg@10]  paired tests over users
     fedjax-rec watch DIR [...]                            runs as they go, until Ctrl-C
     fedjax-rec help [COMMAND]                             this, or what a command takes
@@ -43,7 +44,8 @@ from functools import partial
 from .words import HELP, Words, one_name, parser_of, split
 
 ASKED = (
-    "init", "list", "explain", "recommend", "similar", "export", "lists", "compare", "watch",
+    "init", "list", "explain", "recommend", "similar", "export", "lists", "reliability",
+    "compare", "watch",
 )  # fmt: skip  # see `asked`
 
 

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from .. import data, evaluate, simulate
+from .. import data, evaluate, simulate, strategies
 from ..evaluate.protocol import of_catalogue
 from ..types import Strategy
 from .cold import with_fit
 from .config import Config, ConfigError, part
+from .factories import find
 from .labelled import check_labelled, pack_labelled
 from .numbers import remade
 from .private import Guarantee, guarantee, mechanism
@@ -122,7 +124,7 @@ def read_data(config: Config) -> Read:
     digests = data.digests(split, clients)
     dataset = data.pack(
         split, clients, wanted.negatives, wanted.evaluation_negatives if sampled else 0,
-        seed=config.seed, history=config.examples.history,
+        seed=config.seed, history=config.examples.history, evaluation_draws=wanted.evaluation_draws,
     )  # fmt: skip
     if not wanted.implicit:
         _check_ratings_are_read(config, dataset.store)
@@ -132,6 +134,12 @@ def read_data(config: Config) -> Read:
     if split.ties is not None:
         described |= {"ties": split.ties, "users_with_tied_ends": data.tied_ends(found)}
     late = _late(dataset, data.titles(split.interactions))
+    if wanted.features is not None:
+        encoded = wanted.features.encode(split)
+        late |= {"user_features": encoded.by_client(clients), "item_features": encoded.items}
+        described["feature_columns"] = {
+            "users": len(encoded.user_columns), "items": len(encoded.item_columns),
+        }  # fmt: skip
     return Read(described, digests, dataset, late, split=split, partition=clients)
 
 
@@ -151,6 +159,7 @@ def assembled(config: Config, read: Read) -> Experiment:
     """The parts of `config`, made for its data. Raises ValueError in one line, before training,
     where they do not go together."""
     own = config.evaluation.of == "personal"
+    _check_features_are_read(config, read)
 
     def strategy_of(config: Config, cases: Mapping) -> Strategy:
         model = config.make_model(**read.late)
@@ -159,6 +168,8 @@ def assembled(config: Config, read: Read) -> Experiment:
         private = mechanism(config, read.dataset.num_clients)
         parts = {} if private is None else {"aggregator": private}
         strategy = started(config.make_strategy(model, config.examples, probe, **parts))
+        if (about := read.late.get("user_features")) is not None:
+            strategy = strategies.described(strategy, about)
         _check_measured(config, read, model, strategy)
         return strategy
 
@@ -228,9 +239,27 @@ def _check_ratings_are_read(config: Config, store: data.Store) -> None:
     )
 
 
+def _check_features_are_read(config: Config, read: Read) -> None:
+    """Raises ConfigError for features of users or items that the model does not take."""
+    path = config.plain["model"]["class_path"]
+    takes = inspect.signature(find(path, "model")).parameters
+    for name in ("user_features", "item_features"):
+        if read.late.get(name) is not None and name not in takes:
+            role = name.replace("_features", "s")
+            raise ConfigError(
+                f"data.features.{role}: model={path} reads no features of {role}; use "
+                "model: feature_mf, or leave them out."
+            )
+
+
 def _protocol(config: Config, read: Read) -> evaluate.Protocol:
     wanted = config.evaluation
     if wanted.candidates == "ratings":
+        if wanted.groups:
+            raise ConfigError(
+                f"evaluation.groups={list(wanted.groups)} are of rankings; leave it out with "
+                "candidates: ratings."
+            )
         return evaluate.rating_error()
     metrics = evaluate.metrics(wanted.metrics)
     pushed = [metric for metric in metrics if metric.of_targets]
@@ -246,6 +275,11 @@ def _protocol(config: Config, read: Read) -> evaluate.Protocol:
     chosen = full if wanted.candidates == "full" else sampled
     if wanted.candidates == "both":
         chosen = evaluate.beside(full, sampled, "sampled_")
+    if wanted.groups:
+        among = sampled if wanted.candidates == "sampled" else full
+        counts = read.dataset.popularity
+        by_group = evaluate.item_groups(held_out, among, counts, wanted.groups)
+        chosen = evaluate.beside(chosen, by_group, "")
     if not pushed:
         return chosen
     exposed = evaluate.exposure(pushed, wanted.targets, read.dataset.num_items)

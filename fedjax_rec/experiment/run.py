@@ -221,7 +221,10 @@ class Running:
         config, experiment, folder = self.config, self.experiment, self.folder
         self.checkpoints.close()
         values = self.best["values"]
+        cases = experiment.measure.cases["test"]
+        activity = experiment.dataset.activity[np.asarray(cases.clients)]
         summary = _summary(config, experiment, self.records, values, self.chooser)
+        summary["by_activity"] = _by_activity(self.protocol.names, values, activity)
         if self.stopped is not None:
             summary[stopped.KEY] = self.stopped
         if (guarantee := experiment.guarantee) is not None:
@@ -231,11 +234,10 @@ class Running:
             summary["audit"] = simulate.audit(
                 experiment.strategy, self.state, store, key, config.audit, config.cohorts
             )
-        cases = experiment.measure.cases["test"]
         folder.write_per_user(
             values=values,
             metrics=np.array(self.protocol.names),
-            activity=experiment.dataset.activity[np.asarray(cases.clients)],
+            activity=activity,
             users=np.asarray(cases.users),
         )
         with _DRAWING:
@@ -327,7 +329,8 @@ def _due(records: list[dict], every: int) -> bool:
 def _summary(config: Config, experiment: Experiment, records, values, chooser: str) -> dict:
     protocol, dataset = experiment.measure.protocol, experiment.dataset
     negatives = config.data.evaluation_negatives
-    label = protocol.label.replace("sampled negatives", f"sampled-{negatives}")
+    drawn = config.data.evaluation_draws or data.uniform_draws()
+    label = protocol.label.replace("sampled negatives", f"{drawn.label}-{negatives}")
     distribution = {}
     for i, name in enumerate(protocol.names):
         distribution[name] = {
@@ -366,6 +369,16 @@ def _summary(config: Config, experiment: Experiment, records, values, chooser: s
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "distribution": distribution,
     }
+
+
+def _by_activity(names: Sequence[str], values: np.ndarray, activity: np.ndarray) -> dict:
+    """Each metric in quarters of the users that have it, from the least to the most active; in
+    fewer parts where there are fewer users."""
+    told = {}
+    for name, column in zip(names, values.T, strict=True):
+        if measured := int((~np.isnan(column)).sum()):
+            told[name] = evaluate.by_activity(column, activity, min(4, measured))
+    return told
 
 
 @functools.cache

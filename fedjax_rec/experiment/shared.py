@@ -40,7 +40,8 @@ class Shared:
                 self.traceable = _traceable(experiment, key, mine)
             traced = {name: mine[name] for name in self.traceable}
             fixed = tuple(x for name, x in mine.items() if name not in traced)
-            if config.evaluation.fit is not None:  # to what the users of these data are known by
+            # To what the users of these data are known by, or by how popular their items are.
+            if config.evaluation.fit is not None or config.evaluation.groups:
                 fixed += (config.seed, json.dumps(config.plain["data"]))
             read = experiment.read
             alike = (p for f, r, p in self.programs if f == fixed and _one_program(r, read))

@@ -19,6 +19,7 @@ from fedjax_rec.report import markup
 from fedjax_rec.report.reading import RANKING, Group, Run, find_runs, group, number
 from fedjax_rec.report.references import is_reference, lines_of, share, share_of_line
 from fedjax_rec.report.results import REFERENCES, SHARE, cells_of_line
+from fedjax_rec.report.served import ABOUT, served
 from fedjax_rec.report.settings import compared, names
 from fedjax_rec.report.tables import (
     by_metric,
@@ -139,6 +140,11 @@ def _section(place: int, name: str, members: Sequence[Group], found: Sequence[Gr
         parts += ["<h3>Users</h3>", f'<p class="said">{escape(USERS)}</p>']
         header = ["run", "metric", "users", "mean", *QUANTILES, "worst tenth", "spread"]
         parts.append(markup.table(f"users{place}", header, users))
+    titles, told = served(members)
+    if told:
+        parts += ["<h3>Who is served</h3>", f'<p class="said">{escape(ABOUT)}</p>']
+        lines = [markup.row([escape(cell) for cell in line]) for line in told]
+        parts.append(markup.table(f"served{place}", titles, lines))
     parts.append("<h3>Settings and commands</h3>")
     told = {**compared(references, "reference"), **compared(members, "row")}
     called = {**names(references), **names(members)}

@@ -24,8 +24,10 @@ LABELS = (
     "audit",
     "devices",
 )  # keys of a configuration that change no result
+# Keys that came later: where they are None, nothing else is computed than without them.
+LATER = {"data": ("evaluation_draws", "features"), "evaluation": ("groups",)}
 RANKING = ("hr@10", "ndcg@10", "er@10")
-LOWER_IS_BETTER = ("rmse", "mae", "loss", "log_loss")
+LOWER_IS_BETTER = ("rmse", "mae", "loss", "log_loss", "ece")
 # Of a client in a round; no metrics of a model, but targets may name them.
 KIB_UP, KIB_DOWN = "kib_up", "kib_down"
 FIELDS = ("data", "evaluation", "negatives", "model", "strategy", "name")
@@ -80,7 +82,8 @@ class Run:
     def setting(self) -> dict[str, Any]:
         """The configuration without the keys that change no result, and without seeds, also at the
         end of the folder that it starts from."""
-        kept = {k: v for k, v in self.config.items() if k not in LABELS and v is not None}
+        plain = without_later(self.config)
+        kept = {k: v for k, v in plain.items() if k not in LABELS and v is not None}
         if "start_from" in kept:
             folder = str(Path(kept["start_from"]))
             kept["start_from"] = folder.removesuffix(f"-{self.summary['seed']}")
@@ -197,6 +200,16 @@ def find_runs(folders: Iterable[Path | str]) -> list[Run]:
     return list(found.values())
 
 
+def without_later(config: dict[str, Any]) -> dict[str, Any]:
+    """`config` without the keys of `LATER` that are None in it."""
+    kept = dict(config)
+    for section, keys in LATER.items():
+        if isinstance(found := kept.get(section), dict):
+            given = lambda k, v, keys=keys: v is not None or k not in keys
+            kept[section] = {k: v for k, v in found.items() if given(k, v)}
+    return kept
+
+
 def _without_seeds(value: Any) -> Any:
     """`value` without inner keys `seed`, such as that of a split."""
     if isinstance(value, list):
@@ -213,7 +226,8 @@ def group(runs: Iterable[Run]) -> list[Group]:
     repeats: dict[str, list[Run]] = {}
     for run in runs:
         key = json.dumps([run.setting(), run.catalogue()], sort_keys=True, default=str)
-        whole = {k: v for k, v in run.config.items() if k not in LABELS and v is not None}
+        plain = without_later(run.config)
+        whole = {k: v for k, v in plain.items() if k not in LABELS and v is not None}
         same = json.dumps([run.summary["seed"], whole], sort_keys=True, default=str)
         if kept.setdefault(key, {}).setdefault(same, run) is not run:
             repeats.setdefault(key, []).append(run)

@@ -21,7 +21,8 @@ import yaml
 
 from fedjax_rec.report.reading import Group
 
-NO_SPLIT = ("clients", "negatives", "evaluation_negatives")  # keys of data that split nothing
+# Keys of data that split nothing.
+NO_SPLIT = ("clients", "negatives", "evaluation_negatives", "evaluation_draws")
 HEAD = "# Settings of {}, written by `fedjax-rec report`; do not edit by hand.\n"
 
 

@@ -31,6 +31,7 @@ from fedjax_rec.report.reading import (
     group,
     unfinished,
 )
+from fedjax_rec.report.served import ABOUT, served
 from fedjax_rec.report.settings import data_names, differing, names
 from fedjax_rec.storage import whole
 
@@ -154,6 +155,8 @@ def write_report(
     text = ["# Runs", "", *provenance(groups), *left_out(folders)]
     for place, ((data, evaluation), members) in enumerate(sets.items(), start=1):
         text += [f"## {data}, {evaluation}", "", markdown(members)]
+        told = served(members)
+        text += ["Who is served. " + ABOUT, "", grid(*told)] if told[1] else []
         titles, lines = columns_and_rows(members)
         cells += [dict(zip(titles, line, strict=True)) for line in lines]
         latex += [f"% {data}, {evaluation}", tabular(titles, lines)]

@@ -66,6 +66,7 @@ from .adapters import (
 from .apfl import apfl, apfl_client
 from .central import central
 from .colr import colr
+from .described import described
 from .ditto import ditto, ditto_client
 from .fcf import fcf
 from .fedavg import fedavg, fedavg_keeping, fedmf, fedncf, fedper, pfedrec
@@ -97,8 +98,8 @@ __all__ = [
     "above_mean", "anew", "annealed_sgd", "apfl", "apfl_client", "asynchronous", "average",
     "by_client", "by_server", "by_size", "central", "colr", "complete", "contraction", "controlled",
     "cosine_distance_as_released", "cosine_similarity", "cycle", "decentralized", "derangement",
-    "ditto", "ditto_client", "dynamic", "erdos_renyi", "exponential", "fcf", "fed_adagrad",
-    "fed_adam", "fed_avg_m", "fed_lion", "fed_sb", "fed_yogi", "fedasync", "fedavg",
+    "described", "ditto", "ditto_client", "dynamic", "erdos_renyi", "exponential", "fcf",
+    "fed_adagrad", "fed_adam", "fed_avg_m", "fed_lion", "fed_sb", "fed_yogi", "fedasync", "fedavg",
     "fedavg_keeping", "fedbuff", "feddyn", "federated", "federated_dropout", "fedex_lora", "fedit",
     "fedmf", "fedncf", "fednova", "fedper", "fedprox", "fedrap", "fedrecon", "fedrep", "fedsa_lora",
     "fedsgd", "fetch_sgd", "ffa_lora", "fine_tuned", "fine_tuned_fedavg", "flexlora", "flora",

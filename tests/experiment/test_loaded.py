@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "laws"))
 import tiny_bert
 
 import fedjax_rec as fr
-from fedjax_rec import data
+from fedjax_rec import data, evaluate
 from fedjax_rec.experiment import config as configuration
 from fedjax_rec.experiment.main import main
 from fedjax_rec.report import figures
@@ -209,6 +209,36 @@ def test_all_lists_together(done, capsys):
     assert json.loads(capsys.readouterr().out) == told
     with pytest.raises(ValueError, match=r"beyond_accuracy\(k=0\)"):
         done.beyond_accuracy(k=0)
+
+
+def test_all_lists_beside_what_users_chose(done, capsys):
+    """Numbers of `evaluate` of these lists and histories; words of titles as categories."""
+    told = done.beyond_accuracy(k=3)
+    assert "calibration" not in told
+    split = done.experiment.read.split
+    known, train = split.interactions, split.part == data.splits.TRAIN
+    place = {name: i for i, name in enumerate(known.item_names)}
+    lists = [
+        [place[i] for i in done.recommend(user, k=3)["item"].to_list()] for user in known.user_names
+    ]
+    history = known.users[train], known.items[train]
+    phi = np.bincount(history[1], minlength=known.num_items)
+    apart = evaluate.popularity_deviation(lists, *history, phi)
+    assert told["upd"] == pytest.approx(apart.mean()) and apart.mean() > 0
+    lift = evaluate.popularity_lift(lists, *history, phi)
+    assert told["popularity_lift"] == pytest.approx(lift["all"])
+    assert told["popularity_lift_niche"] > told["popularity_lift_blockbuster"]
+    words = ["lists", str(done.path), "-k", "3", "--json", "--categories"]
+    assert main([*words, "title"]) == 0
+    named = json.loads(capsys.readouterr().out)
+    titles, has = data.categories(known, "title")
+    assert titles[-1] == "Film" and len(titles) == 40 and not has[place["i39"]].any()
+    wanted = np.nanmean(evaluate.calibration(lists, *history, has))
+    assert named.pop("calibration") == pytest.approx(wanted) and named == told
+    assert main([*words, "titel"]) == 2
+    assert "did you mean 'title'" in capsys.readouterr().err
+    assert main(["reliability", str(done.path)]) == 2
+    assert "predicts no labelled examples" in capsys.readouterr().err
 
 
 def test_adapters_of_a_run_go_out_by_the_names_of_its_base(place, done, tmp_path):

@@ -1,3 +1,4 @@
+import itertools
 import json
 import os
 import re
@@ -142,7 +143,8 @@ def best(folder: Path, metric: str) -> float:
 
 def cells(text: str) -> list[dict[str, str]]:
     """Rows of the first markdown table in a text, keyed by its header."""
-    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    after = itertools.dropwhile(lambda line: not line.startswith("| "), text.splitlines())
+    lines = list(itertools.takewhile(lambda line: line.startswith("| "), after))
     split = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert len({len(line) for line in split}) == 1, "rows of unequal length"
     return [dict(zip(split[0], line, strict=True)) for line in split[2:]]

@@ -11,6 +11,8 @@ import yaml
 
 from fedjax_rec.experiment import config, run
 from fedjax_rec.experiment.config import ConfigError
+from fedjax_rec.experiment.loaded import load_run
+from fedjax_rec.experiment.main import main
 from fedjax_rec.types import Cohort
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,13 +96,23 @@ def read(tmp_path, monkeypatch):
     sys.modules.pop("ourlab", None)
 
 
-def test_a_run_learns_and_reports(read, tmp_path):
+def test_a_run_learns_and_reports(read, tmp_path, capsys):
     summary = run.run(read(), tmp_path / "out", show=False)
     assert summary["selected_by"] == "validation_auc"
     assert summary["best"]["auc"] > 0.8 and summary["best"]["gauc"] > 0.75
     assert set(summary["distribution"]) == {"auc", "log_loss", "accuracy"}
     assert summary["data"]["examples"] == 600 and summary["data"]["fields"]["ids"] == "int64[2]"
     assert summary["final"]["log_loss"] < np.log(2)
+    done = load_run(tmp_path / "out")
+    table = done.reliability(bins=15)
+    weight = table["examples"] / table["examples"].sum()
+    wanted = (weight * (table["rate"] - table["confidence"]).abs()).sum()
+    assert summary["best"]["ece"] == pytest.approx(wanted, abs=1e-5) and wanted > 0
+    assert table["examples"].sum() == done.experiment.read.cases["test"].fields["labels"].shape[0]
+    inside = (table["confidence"] >= table["low"]) & (table["confidence"] <= table["high"])
+    assert inside.all()
+    assert main(["reliability", str(tmp_path / "out"), "--bins", "0"]) == 2
+    assert "reliability(bins=0)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -108,6 +120,7 @@ def test_a_run_learns_and_reports(read, tmp_path):
     [
         ({"evaluation": {}}, "candidates=full ranks items"),
         ({"evaluation": {"candidates": "examples", "of": "personal"}}, "use aggregated"),
+        ({"evaluation": {"candidates": "examples", "groups": ["tail"]}}, "are of items; leave"),
         ({"examples": {"class_path": "fedjax_rec.data.pointwise"}}, "use examples: "),
         ({"model": {"class_path": "fedjax_rec.models.fedmf"}}, "predicts no labelled examples"),
         ({"strategy": {"class_path": "ourlab.blind"}}, "blind makes a model that predicts no lab"),

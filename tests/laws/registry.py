@@ -271,6 +271,17 @@ MODELS = {
         lambda n, m: models.fedmf(n, m, width=8, objective=models.weighted(models.bce())),
         "whole_catalogue()",
     ),
+    "feature_mf()": (
+        lambda n, m: models.feature_mf(
+            n,
+            m,
+            width=8,
+            scale=0.3,
+            user_features=np.ones((1, m, 3), np.float32),
+            item_features=np.eye(n, 4, dtype=np.float32),
+        ),
+        "pointwise(4)",
+    ),
     "item_scores()": (lambda n, m: models.item_scores(n), "pointwise(4)"),
     "gmf()": (lambda n, m: models.gmf(n, m, width=8), "pointwise(4)"),
     "mlp()": (lambda n, m: models.mlp(n, m, width=8, layers=(8, 4)), "pointwise(4)"),

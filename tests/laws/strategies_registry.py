@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import optax
 from adapted import adapted
 from worlds import USERS, world
@@ -25,6 +26,15 @@ def fedmf(num_items: int) -> Model:
 
 def prunable(num_items: int) -> Model:
     return models.prunable(fedmf(num_items))
+
+
+def about() -> np.ndarray:
+    """Features of the one user that each client is."""
+    return np.random.default_rng(0).normal(size=(USERS, 1, 3)).astype(np.float32)
+
+
+def featured(num_items: int) -> Model:
+    return models.feature_mf(num_items, width=6, scale=0.3, user_features=about())
 
 
 def with_layers(num_items: int) -> Model:
@@ -313,6 +323,12 @@ STRATEGIES = {
             "fed_sb()": {},
         }.items()
     },
+    "described(fedavg)": Recipe(
+        lambda m, e, **parts: strategies.described(
+            strategies.fedavg(m, e, optimizer=rate(0.5), **SMALL, **parts), about()
+        ),
+        model=featured,
+    ),
     "started(fedavg)": Recipe(
         lambda m, e, **parts: strategies.started(
             strategies.fedavg(m, e, optimizer=rate(), **SMALL, **parts), {}

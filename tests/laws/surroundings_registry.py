@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
 import optax
 
 from fedjax_rec import clients, data, evaluate, simulate, strategies
@@ -135,6 +136,13 @@ def exposed(targets):
     return evaluate.exposure(chosen, targets, worlds.interactions().num_items)
 
 
+def nobody_holds():
+    """Counts of items of which but one is cold, and that one nobody has held out."""
+    found = worlds.interactions()
+    free = np.setdiff1d(np.arange(found.num_items), np.asarray(found.test.targets))
+    return (np.arange(found.num_items) == free[0]).astype(int)
+
+
 PROTOCOLS = {
     "full_catalogue()": Entry(catalogue),
     "sampled()": Entry(lambda: evaluate.sampled(ranked())),
@@ -144,6 +152,10 @@ PROTOCOLS = {
     # It measures no held-out item and leads in no run, so that it stands behind what does.
     "exposure(beside full_catalogue)": Entry(
         lambda: evaluate.beside(catalogue(), exposed([3, 17, 40, 60]), "")
+    ),
+    # Of groups that some users hold nothing of, those have no value: here all hold cold items.
+    "item_groups(cold)": Entry(
+        lambda: evaluate.item_groups(ranked(), catalogue(), nobody_holds(), ["cold"])
     ),
     "rating_error()": Entry(evaluate.rating_error),
 }

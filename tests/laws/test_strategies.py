@@ -45,7 +45,7 @@ LIKE_OTHERS = {
     "model_swapping()", "gossip_sgd()", "selecting(by_size)", "gpfedrec()",
     "asynchronous(constant clock)", "fedit()", "ffa_lora()", "fed_sb()", "flexlora(ranks)",
     "hetlora(ranks)", "rolora()", "fedex_lora()", "fedsa_lora()", "fedrep()", "mime_lite(0.5)",
-    "started(fedavg)",
+    "started(fedavg)", "described(fedavg)",
 }  # fmt: skip
 
 
