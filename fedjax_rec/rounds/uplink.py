@@ -156,10 +156,11 @@ def uplink_of(
     return Uplink(init, one, chunk, receive, opened)
 
 
-def in_order(stages: Sequence[Stage]) -> Stage:
+def in_order(stages: Sequence[Stage] | None) -> Stage:
     """`stages`, one after another, as one stage: each has a key and a memory of its own, which
     changes only where the upload weighs something when all are through. They see a change of which
-    nothing is left to do, see `rows.deltas`."""
+    nothing is left to do, see `rows.deltas`. None, as a null of a configuration, is no stage."""
+    stages = stages or ()
 
     def send(key, memory, upload: Upload, now: Now):
         upload, after = replace(upload, update=rows.deltas(upload.update)), []
@@ -176,9 +177,9 @@ def in_order(stages: Sequence[Stage]) -> Stage:
     return Stage(send, lambda update: [stage.init(update) for stage in stages], receive)
 
 
-def refuse_receiving(where: str, stages: Sequence[Stage]) -> None:
+def refuse_receiving(where: str, stages: Sequence[Stage] | None) -> None:
     """Raises ValueError for a stage with a `receive` of its own, where nobody sums uploads."""
-    for i, stage in enumerate(stages):
+    for i, stage in enumerate(stages or ()):
         if stage.receive is not Stage.receive:
             raise ValueError(
                 f"{where}(stages): number {i} does something to the sum of all uploads, `receive`, "

@@ -206,3 +206,10 @@ def test_what_decodes_linearly_is_decoded_after_the_sum(world):
         late.shared["item"].values, early.shared["item"].values, rtol=1e-4, atol=1e-6
     )
     np.testing.assert_array_equal(a.bytes_up, b.bytes_up)
+
+
+def test_no_stages_may_be_said_as_null(data):
+    """As a configuration has it: `--strategy.stages null`."""
+    plain, _ = run(federated(), data, [COHORT])
+    state, _ = run(federated(stages=None), data, [COHORT])
+    same(state.shared, plain.shared)
