@@ -19,6 +19,7 @@ FITS = {
     "item_knn": ("item_weights", {"neighbours": 5, "shrinkage": 1.0}),
     "ease": ("item_weights", {"l2": 2.0}),
     "ials": ("fedmf", {"sweeps": 2}),
+    "lightgcn": ("fedmf", {"layers": 2}),
 }
 
 
@@ -35,7 +36,7 @@ def place(tmp_path_factory):
             "cohorts": "fedjax_rec.simulate.full",
             "evaluation": {"metrics": ["hr@5"], "candidates": "both"},
             "data": {"source": str(source), "evaluation_negatives": 8},
-            "rounds": 2 if fit == "ials" else 1,
+            "rounds": 2 if model == "fedmf" else 1,
         }
         config = write_config(place / f"{fit}.yaml", source, **changes)
         with pytest.MonkeyPatch.context() as patch:
@@ -86,8 +87,9 @@ def test_a_run_of_popularity_ranks_by_counts(place):
     np.testing.assert_allclose(record["hr@5"], np.mean(hits), atol=1e-6)
 
 
-def test_sweeps_go_on_from_round_to_round(place):
-    lines = (place / "runs/ials/metrics.jsonl").read_text().splitlines()
+@pytest.mark.parametrize("fit", ["ials", "lightgcn"])
+def test_fits_go_on_from_round_to_round(place, fit):
+    lines = (place / f"runs/{fit}/metrics.jsonl").read_text().splitlines()
     first, second = (json.loads(line)["loss"] for line in lines)
     assert second < first
 

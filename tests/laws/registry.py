@@ -409,6 +409,7 @@ FITS = {
     "item_knn(5)": lambda: models.item_knn(5, 2.0),
     "ease(10)": lambda: models.ease(10.0),
     "ials()": lambda: models.ials(),
+    "lightgcn()": lambda: models.lightgcn(),
 }
 
 # Batches of labelled examples, as `worlds.clicks` holds them.

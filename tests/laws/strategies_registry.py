@@ -240,6 +240,9 @@ STRATEGIES = {
     "central(ials)": Recipe(
         lambda m, e: strategies.central(m, e, fit=models.ials(0.1, 0.01)), takes=()
     ),
+    "central(lightgcn)": Recipe(
+        lambda m, e: strategies.central(m, e, fit=models.lightgcn(2, batch_size=64)), takes=()
+    ),
     # in closed form
     "fcf()": Recipe(
         lambda m, e, **parts: strategies.fcf(
