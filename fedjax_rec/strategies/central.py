@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from .. import keys, trees
 from ..data import Store
+from ..data.negatives import Search
 from ..models import Fit, Histories
 from ..rounds.cohort import SMALLER, beginning, everybody
 from ..types import Cohort, Model, PyTree, RoundInfo, State, Strategy
@@ -88,12 +89,28 @@ def histories(store, there: jax.Array | None = None) -> Histories:
         )
     place = jnp.arange(store.items.shape[0])
     client = jnp.searchsorted(store.start, place, side="right") - 1
-    user = 0 if store.users is None else store.users
+    row = client * store.members + (0 if store.users is None else store.users)
     owner = client if store.owners is None else store.owners
-    counts = jnp.ones(place.shape, bool) if there is None else there[client]
     sizes = store.num_clients, store.members, store.num_items
-    row = client * store.members + user
-    return Histories(row, owner, store.items, counts, store.exclusion, *sizes)
+    nobody = store.num_clients * store.members
+    counted = row if there is None else jnp.where(there[client], row, nobody)
+    order = jnp.lexsort((store.items, counted))
+    users, items = counted[order], store.items[order]
+    again = (users[1:] == users[:-1]) & (items[1:] == items[:-1])
+    users = users.at[1:].set(jnp.where(again, nobody, users[1:]))
+    late = jnp.argsort(users == nobody, stable=True)
+    order, users, items = order[late], users[late], items[late]
+    unmet = _unmet(users, items, nobody, store.num_items)
+    return Histories(row[order], owner[order], items, users < nobody, unmet, *sizes)
+
+
+def _unmet(row: jax.Array, item: jax.Array, rows: int, items: int) -> Search:
+    """Draws among the items that are not listed for a row, of ordered pairs; those of row `rows`
+    are none."""
+    begin = jnp.searchsorted(row, jnp.arange(rows + 1)).astype(jnp.int32)
+    length = begin[1:] - begin[:-1]
+    gaps = item - (jnp.arange(item.size) - begin[row])
+    return Search(gaps, begin[:-1], length, items - length, steps=items.bit_length())
 
 
 def _check_filled(before: tuple[PyTree, PyTree], after: tuple[PyTree, PyTree]) -> None:

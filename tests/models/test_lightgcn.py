@@ -13,7 +13,7 @@ import pytest
 from fedjax_rec import data, models, strategies
 from fedjax_rec.data.interactions import Interactions
 from fedjax_rec.data.splits import TEST, TRAIN, Split
-from fedjax_rec.models.central.lightgcn import _batches, _descent, _each_once, _propagation
+from fedjax_rec.models.central.lightgcn import _batches, _descent, _propagation
 from fedjax_rec.strategies.central import histories
 from fedjax_rec.types import Cohort
 
@@ -81,7 +81,7 @@ def by_hand(e: np.ndarray, mean: np.ndarray, batch: dict, users: int):
 
 
 def parts(store):
-    met = jax.jit(_each_once)(histories(store))
+    met = jax.jit(histories)(store)
     made = jax.jit(_batches, static_argnums=2)(met, jnp.uint32([5, 9]), BATCH)
     epochs = jax.tree.map(np.asarray, made)
     batches = [jax.tree.map(lambda x, t=t: x[t], epochs) for t in range(len(epochs["mask"]))]

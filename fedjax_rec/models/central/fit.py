@@ -19,11 +19,12 @@ from ...types import Array, PyTree, record
 
 @record
 class Histories:
-    """Who met what in training, by interactions.
+    """Who met what in training, each pair once, in the order of rows and of items in them.
 
-    row: int32[E], the user's place m + M n in the rows of all users; owner: int32[E], the same user
-    in the data; item: int32[E]; there: bool[E], whether the interaction counts.
-    negatives: draws items for users of the data, pick(owner, bits), as the run's policy has it.
+    row: int32[E], the user's place m + M n among the rows of all users; owner: int32[E], the same
+    user in the data; item: int32[E]; there: bool[E], whether the pair counts: those that do come
+    first. negatives: pick(row, bits uint32[B]) -> int32[B] draws evenly among the items that a user
+    did not meet in training, and gives I where none is left.
     clients, members, items: N, M and I.
     """
 

@@ -41,11 +41,12 @@ def lightgcn(
 ) -> Fit:
     """Fits `fedmf` by LightGCN: its vectors begin as layer 0, and are filled with p and q.
 
-    The graph is of the interactions of the cohort; repeated ones count once. A step costs 2 L
-    products of the graph with each table, O(L E D), whatever the batch. What goes on in the next
-    round, layer 0 and the optimizer's moments, is kept in `State.server`. Items that nobody met
-    have no neighbours, so that their vectors are those of layer 0 by 1 / (L + 1). Negatives are of
-    the run's policy, `data.negatives`.
+    The graph is of the interactions of the cohort; repeated ones count once. Negatives are drawn
+    evenly among the items that the user did not meet in training, whatever the run's policy: a line
+    of reference stands beside rows of all policies. A step costs 2 L products of the graph with
+    each table, O(L E D), whatever the batch. What goes on in the next round, layer 0 and the
+    optimizer's moments, is kept in `State.server`. Items that nobody met have no neighbours: their
+    vectors are those of layer 0 by 1 / (L + 1).
 
     Args:
         layers: L; 0 is matrix factorization by BPR.
@@ -79,9 +80,9 @@ def lightgcn(
         return {"begin": begin, "optimizer": descent.init(begin)}
 
     def solve(key, state, histories, shared, private):
-        met = _each_once(histories)
-        propagate = _propagation(met, layers)
-        here = jnp.zeros(met.clients * met.members, bool).at[met.row].max(met.there)[:, None]
+        propagate = _propagation(histories, layers)
+        rows = histories.clients * histories.members
+        here = jnp.zeros(rows, bool).at[histories.row].max(histories.there)[:, None]
 
         def stays(path, new, old):
             users = new.ndim and any(getattr(at, "key", None) == "user" for at in path)
@@ -95,7 +96,7 @@ def lightgcn(
             return jax.tree.map_with_path(stays, (moved, after), carry), value
 
         def epoch(carry, seeds):
-            batches = _batches(met, seeds, batch_size)
+            batches = _batches(histories, seeds, batch_size)
             carry, values = jax.lax.scan(step, carry, batches)
             return carry, masked_mean(values, batches["mask"].sum(1))
 
@@ -124,17 +125,6 @@ def _descent(begin: dict, propagate: Callable, batch: dict, l2) -> tuple[jax.Arr
     first, above = jax.value_and_grad(ranked)(propagate(begin))
     second, beside = jax.value_and_grad(penalty)(begin)
     return first + second, jax.tree.map(jnp.add, propagate(above), beside)
-
-
-def _each_once(histories: Histories) -> Histories:
-    """The interactions in the order of rows and of items in them, where only the first of several
-    of the same pair is still `there`."""
-    order = jnp.lexsort((~histories.there, histories.item, histories.row))
-    row, item = histories.row[order], histories.item[order]
-    again = (row[1:] == row[:-1]) & (item[1:] == item[:-1])
-    first = jnp.append(True, ~again)
-    there = histories.there[order] & first
-    return replace(histories, row=row, item=item, owner=histories.owner[order], there=there)
 
 
 def _propagation(met: Histories, layers: int) -> Callable[[dict], dict]:
@@ -166,16 +156,16 @@ def _batches(met: Histories, seeds: jax.Array, size: int) -> dict:
     """{"row": int32[T, B], "items": int32[T, B, 2], "mask": float32[T, B]} of one epoch.
 
     The order and the negatives hang on who met what and on `seeds` uint32[2], and not on who holds
-    the users or who is away.
+    the users or who is away. Of users who met everything there are no examples.
     """
     pair = keys.mix(met.owner.astype(jnp.uint32) ^ seeds[0]) ^ met.item.astype(jnp.uint32)
     bits = keys.mix(pair)
-    order = jnp.lexsort((met.item, met.owner, bits, ~met.there))
+    order = jnp.lexsort((met.item, met.owner, bits, ~met.there))  # few bits are alike
     size = min(size, order.size)
     steps = -(-order.size // size)
     order = jnp.resize(order, steps * size)  # the rest of the last batch is masked below
-    mask = met.there[order] & (jnp.arange(steps * size) < met.there.size)
-    drawn = met.negatives.pick(met.owner[order], keys.mix(bits[order] ^ seeds[1]))
+    drawn = met.negatives.pick(met.row[order], keys.mix(bits[order] ^ seeds[1]))
+    mask = met.there[order] & (jnp.arange(steps * size) < met.there.size) & (drawn < met.items)
     items = jnp.stack([met.item[order], drawn], -1)
     found = {"row": met.row[order], "items": items, "mask": mask.astype(jnp.float32)}
     return jax.tree.map(lambda x: x.reshape(steps, size, *x.shape[1:]), found)
