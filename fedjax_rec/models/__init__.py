@@ -18,6 +18,7 @@ from .click.embeddings import Embedding, hashed, quotient_remainder, rows_each
 from .click.logistic import logistic
 from .contrastive import contrastive
 from .factorization.fedkd import fedkd, mutual
+from .factorization.fedpergnn import fedpergnn
 from .factorization.fedrap import fedrap
 from .factorization.gpfedrec import gpfedrec, gpfedrec_rows, guided
 from .factorization.mf import fedmf
@@ -58,13 +59,13 @@ __all__ = [
     "BertSizes", "Decoder", "DecoderSize", "DoRA", "Embedding", "Fit", "Frozen", "Histories",
     "ItemLoss", "LlamaSize", "LoRA", "Objective", "Private", "PrivateRows", "Rows", "after_titles",
     "base_nbytes", "bce", "bert", "bert4rec", "bpr", "contrastive", "dcn", "deepfm", "dlrm", "dora",
-    "ease", "export_peft", "fedkd", "fedmf", "fedrap", "freeze", "from_nnx", "frozen_at",
-    "full_softmax", "gbce", "generate", "gmf", "gpfedrec", "gpfedrec_rows", "gru4rec", "guided",
-    "hashed", "hstu", "ials", "import_peft", "in_dtype", "item_knn", "item_scores", "item_weights",
-    "layers", "lightgcn", "llama", "load_decoder", "load_llama", "logistic", "lora", "masked_mean",
-    "merged", "mlp", "mutual", "neumf", "next_title", "pfedrec", "popularity", "private_at",
-    "prunable", "quantised", "quotient_remainder", "random_bert", "rows_each", "sampled_bce",
-    "sampled_softmax", "sasrec", "sentences", "squared_error", "started", "summed", "tallrec",
-    "text_and_rows", "text_encoder", "text_tower", "unisrec", "weighted", "with_core",
+    "ease", "export_peft", "fedkd", "fedmf", "fedpergnn", "fedrap", "freeze", "from_nnx",
+    "frozen_at", "full_softmax", "gbce", "generate", "gmf", "gpfedrec", "gpfedrec_rows", "gru4rec",
+    "guided", "hashed", "hstu", "ials", "import_peft", "in_dtype", "item_knn", "item_scores",
+    "item_weights", "layers", "lightgcn", "llama", "load_decoder", "load_llama", "logistic", "lora",
+    "masked_mean", "merged", "mlp", "mutual", "neumf", "next_title", "pfedrec", "popularity",
+    "private_at", "prunable", "quantised", "quotient_remainder", "random_bert", "rows_each",
+    "sampled_bce", "sampled_softmax", "sasrec", "sentences", "squared_error", "started", "summed",
+    "tallrec", "text_and_rows", "text_encoder", "text_tower", "unisrec", "weighted", "with_core",
     "with_popular", "yes_no", "yes_no_above",
 ]  # fmt: skip
