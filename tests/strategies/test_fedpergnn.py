@@ -76,12 +76,13 @@ def sigmoid(z):
     return 1 / (1 + np.exp(-z))
 
 
-def graph_layer(p, items, q, graph):
-    """z_u of one client from all that it holds: graph[i] are the vectors beside its item i."""
-    enriched = [
-        (q[i] + (np.mean(graph[i], axis=0) if len(graph.get(i, [])) else 0)) / 2 for i in items
-    ]
-    return (p + np.mean(enriched, axis=0)) / 2
+def graph_layer(p, items, q, graph, asked=None):
+    """z_u of one client from all that it holds: graph[i] are the vectors beside its item i. Where
+    an edge is asked for, its item is in no mean of items."""
+    others = [i for i in items if i != asked]
+    near = [np.mean(graph[i], axis=0) if len(graph.get(i, [])) else 0 * p for i in items]
+    own = np.mean([q[i] for i in others], axis=0) if others else 0 * p
+    return (p + (own + np.mean(near, axis=0)) / 2) / 2
 
 
 def trained(p, q, items, graph, client):
@@ -91,7 +92,9 @@ def trained(p, q, items, graph, client):
     rows, labels = [*items, *drawn], [1.0] * count + [0.0] * 2 * count
 
     def loss(p, q):
-        scores = q[rows] @ graph_layer(p, items, q, graph)
+        asked = [*items, *[None] * (2 * count)]
+        layers = {i: graph_layer(p, items, q, graph, i) for i in {*asked}}
+        scores = np.array([q[i] @ layers[a] for i, a in zip(rows, asked, strict=True)])
         return np.mean(np.log1p(np.exp(scores)) - np.array(labels) * scores)
 
     def slope(x, of):

@@ -10,8 +10,10 @@ enter by
 
     n_u = mean_{i in I_u} mean_{v in N_ui} p_v,      z_u = 1/2 p_u + 1/4 (mean_{i in I_u} q_i + n_u)
 
-which is kept in place of them, and which no step trains. In training I_u are the interactions of
-the batch, as neighbours are sampled in GraphSAGE; where a batch holds all examples it is I_u.
+which is kept in place of them, and which no step trains. In training the items of I_u are those of
+the batch, as neighbours are sampled in GraphSAGE; where a batch holds all examples they are all.
+Where the score of one of them is trained, it is left out of their mean: the edge that is asked for
+is not in the graph.
 """
 
 from __future__ import annotations
@@ -24,7 +26,6 @@ from ...check import positive
 from ...types import Model
 from ..objectives import Objective, bce
 from ..roles import Private, Rows, from_nnx
-from .mf import inner
 
 
 class LocalGraph(nnx.Module):
@@ -46,16 +47,16 @@ class LocalGraph(nnx.Module):
             raise ValueError(
                 "fedpergnn() got several items an example; train it on data.pointwise()."
             )
-        edge = (labels > 0) * (batch["mask"] > 0).astype(item.dtype)
-        if "users" not in batch:
-            own = (edge @ item) / jnp.maximum(edge.sum(), 1)
-            z = self.seen(self.user[0], own, self.near[0])
-        else:
+        edge = ((labels > 0) * (batch["mask"] > 0)).astype(item.dtype)[:, None]
+        user, near, total, count = self.user[0], self.near[0], (edge * item).sum(0), edge.sum()
+        if "users" in batch:
             users, members = batch["users"], self.user.shape[0]
-            add = lambda x: jax.ops.segment_sum(x, users, members)
-            own = add(edge[:, None] * item) / jnp.maximum(add(edge), 1)[:, None]
-            z = self.seen(self.user[...], own, self.near[...])[users]
-        return self.objective(inner(item, z), batch)
+            of = lambda x: jax.ops.segment_sum(x, users, members)[users]
+            user, near = self.user[users], self.near[users]
+            total, count = of(edge * item), of(edge)
+        # The edge that is asked for is not in the graph.
+        own = (total - edge * item) / jnp.maximum(count - edge, 1)
+        return self.objective((item * self.seen(user, own, near)).sum(-1), batch)
 
     def score(self, items, user):
         history = self.history[user].astype(jnp.float32)
