@@ -48,7 +48,6 @@ def fedpergnn(
     every: int = 5,
     user_learning_rate: float = 1.0,
     item_learning_rate: float = 1.0,
-    batch_size: int = 4096,
     aggregator: Aggregator | None = None,
     **kwargs,
 ) -> Strategy:
@@ -68,9 +67,9 @@ def fedpergnn(
         every: T, rounds from one expansion to the next; the first comes after T rounds.
         user_learning_rate: of the user vector.
         item_learning_rate: of the item rows.
-        batch_size: of the local graph: examples that see one another's interactions.
         aggregator: default `per_row()`.
-        kwargs: as in `fedavg`, without what else says how a client steps.
+        kwargs: as in `fedavg`, without what else says how a client steps. `batch_size` is of a
+            graph too: a step sees the interactions of its batch.
 
     Raises:
         ValueError: for every < 1; in `init`, for another model; in the round, for clients of
@@ -82,8 +81,7 @@ def fedpergnn(
     at_least("fedpergnn", "every", every, 1)
     optimizer = groups({"user": sgd(user_learning_rate), "shared": sgd(item_learning_rate)})
     inner = fedavg(
-        model, examples, probe, optimizer=optimizer, batch_size=batch_size,
-        aggregator=aggregator or per_row(), **kwargs,
+        model, examples, probe, optimizer=optimizer, aggregator=aggregator or per_row(), **kwargs
     )  # fmt: skip
     alone = lambda state: replace(state, server=state.server["training"])
 
