@@ -21,6 +21,7 @@ Dimensions: `N` clients of one user each, `C` cohort, `I` items, `D` width, `L` 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -83,6 +84,8 @@ def fedpergnn(
     inner = fedavg(
         model, examples, probe, optimizer=optimizer, aggregator=aggregator or per_row(), **kwargs
     )  # fmt: skip
+    sends: Any = inner.packets
+    rule: Any = inner.chunk
     alone = lambda state: replace(state, server=state.server["training"])
 
     def init(key, num_clients: int) -> State:
@@ -140,13 +143,13 @@ def fedpergnn(
 
     def packets(key, state: State, cohort: Cohort):
         after, _ = inner.round(key, alone(state), cohort)
-        sent, nbytes = inner.packets(key, alone(state), cohort)
+        sent, nbytes = sends(key, alone(state), cohort)
         user = at(after.private["user"][:, 0], cohort.ids)
         asked = asks(cohort, user, _due(after.round, every))
         sent = sent if isinstance(sent, tuple) else (sent,)
         return (*sent, asked), nbytes + vmapped(wire.nbytes, asked)(asked)
 
-    chunk = lambda key, state, cohort: inner.chunk(key, alone(state), cohort)
+    chunk = lambda key, state, cohort: rule(key, alone(state), cohort)
     return replace(
         inner, init=init, round=round, packets=packets, chunk=chunk, uploads=None, opened=None
     )

@@ -3,6 +3,7 @@ written from its definition, Adam, and a whole fit; and what a fit draws, keeps 
 
 import sys
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +45,9 @@ def dataset():
 
 
 def fit(**changes):
-    numbers = dict(layers=LAYERS, l2=L2, batch_size=BATCH, optimizer=optax.adam(RATE))
+    numbers: dict[str, Any] = dict(
+        layers=LAYERS, l2=L2, batch_size=BATCH, optimizer=optax.adam(RATE)
+    )
     return models.lightgcn(**numbers | changes)
 
 
@@ -60,7 +63,7 @@ def dense_mean(x: np.ndarray, layers: int) -> np.ndarray:
     root = np.where(adjacent.sum(1) > 0, adjacent.sum(1), 1.0) ** -0.5
     normal = root[:, None] * adjacent * root
     powers = [np.linalg.matrix_power(normal, layer) for layer in range(layers + 1)]
-    return sum(powers) / (layers + 1)
+    return np.mean(powers, axis=0)
 
 
 def by_hand(e: np.ndarray, mean: np.ndarray, batch: dict, users: int):

@@ -2,6 +2,7 @@
 expansion and bytes; what it composes with, and what it refuses."""
 
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from fedjax_rec.types import Cohort
 pytestmark = pytest.mark.usefixtures("compiled_fast")
 
 USERS, ITEMS, WIDTH, EVERY = 9, 14, 3, 2
-RATES = {"user_learning_rate": 2.0, "item_learning_rate": 3.0}
+RATES: dict[str, Any] = {"user_learning_rate": 2.0, "item_learning_rate": 3.0}
 KEY = jax.random.key(5)
 # Who is there, round by round; 9 is nobody.
 COHORTS = [range(USERS), [8, 0, 3, 5, 2], [1, 2, 4, 9, 6], [7, 2, 1, 9, 0]]

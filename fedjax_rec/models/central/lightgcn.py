@@ -163,7 +163,7 @@ def _batches(met: Histories, seeds: jax.Array, size: int) -> dict:
     order = jnp.lexsort((met.item, met.owner, bits, ~met.there))  # few bits are alike
     size = min(size, order.size)
     steps = -(-order.size // size)
-    order = jnp.resize(order, steps * size)  # the rest of the last batch is masked below
+    order = jnp.resize(order, (steps * size,))  # the rest of the last batch is masked below
     drawn = met.negatives.pick(met.row[order], keys.mix(bits[order] ^ seeds[1]))
     mask = met.there[order] & (jnp.arange(steps * size) < met.there.size) & (drawn < met.items)
     items = jnp.stack([met.item[order], drawn], -1)
