@@ -1,6 +1,16 @@
 """Recommender models: flax.nnx modules whose variables say where they live, or plain functions."""
 
-from .central import Fit, ease, ials, item_knn, item_scores, item_weights, popularity
+from .central import (
+    Fit,
+    Histories,
+    ease,
+    ials,
+    item_knn,
+    item_scores,
+    item_weights,
+    lightgcn,
+    popularity,
+)
 from .click.dcn import dcn
 from .click.deepfm import deepfm
 from .click.dlrm import dlrm
@@ -9,6 +19,7 @@ from .click.logistic import logistic
 from .contrastive import contrastive
 from .factorization.feature_mf import feature_mf
 from .factorization.fedkd import fedkd, mutual
+from .factorization.fedpergnn import fedpergnn
 from .factorization.fedrap import fedrap
 from .factorization.gpfedrec import gpfedrec, gpfedrec_rows, guided
 from .factorization.mf import fedmf
@@ -46,16 +57,16 @@ from .weighted import weighted
 from .with_popular import with_popular
 
 __all__ = [
-    "BertSizes", "Decoder", "DecoderSize", "DoRA", "Embedding", "Fit", "Frozen", "ItemLoss",
-    "LlamaSize", "LoRA", "Objective", "Private", "PrivateRows", "Rows", "after_titles",
+    "BertSizes", "Decoder", "DecoderSize", "DoRA", "Embedding", "Fit", "Frozen", "Histories",
+    "ItemLoss", "LlamaSize", "LoRA", "Objective", "Private", "PrivateRows", "Rows", "after_titles",
     "base_nbytes", "bce", "bert", "bert4rec", "bpr", "contrastive", "dcn", "deepfm", "dlrm", "dora",
-    "ease", "export_peft", "feature_mf", "fedkd", "fedmf", "fedrap", "freeze", "from_nnx",
-    "frozen_at", "full_softmax", "gbce", "generate", "gmf", "gpfedrec", "gpfedrec_rows", "gru4rec",
-    "guided", "hashed", "hstu", "ials", "import_peft", "in_dtype", "item_knn", "item_scores",
-    "item_weights", "layers", "llama", "load_decoder", "load_llama", "logistic", "lora",
-    "masked_mean", "merged", "mlp", "mutual", "neumf", "next_title", "pfedrec", "popularity",
-    "private_at", "prunable", "quantised", "quotient_remainder", "random_bert", "rows_each",
-    "sampled_bce", "sampled_softmax", "sasrec", "sentences", "squared_error", "started", "summed",
-    "tallrec", "text_and_rows", "text_encoder", "text_tower", "unisrec", "weighted", "with_core",
-    "with_popular", "yes_no", "yes_no_above",
+    "ease", "export_peft", "feature_mf", "fedkd", "fedmf", "fedpergnn", "fedrap", "freeze",
+    "from_nnx", "frozen_at", "full_softmax", "gbce", "generate", "gmf", "gpfedrec", "gpfedrec_rows",
+    "gru4rec", "guided", "hashed", "hstu", "ials", "import_peft", "in_dtype", "item_knn",
+    "item_scores", "item_weights", "layers", "lightgcn", "llama", "load_decoder", "load_llama",
+    "logistic", "lora", "masked_mean", "merged", "mlp", "mutual", "neumf", "next_title", "pfedrec",
+    "popularity", "private_at", "prunable", "quantised", "quotient_remainder", "random_bert",
+    "rows_each", "sampled_bce", "sampled_softmax", "sasrec", "sentences", "squared_error",
+    "started", "summed", "tallrec", "text_and_rows", "text_encoder", "text_tower", "unisrec",
+    "weighted", "with_core", "with_popular", "yes_no", "yes_no_above",
 ]  # fmt: skip

@@ -3,11 +3,12 @@ of it that the row keeps.
 
     share = HR@10 of the row / HR@10 of the line, both on the test, means over seeds
 
-A line is a closed form, that is, a run of the strategy `central`, or the row's own model trained by
-one client that holds all users. It stands beside the rows whose data and split are its own and
-whose protocol it was measured under. Who holds the users and how negatives are drawn matter to no
-closed form; a model that is trained has its row's negatives. Shares are told of the closed form
-that is the best on validation, and of the row's own model.
+A line is a central fit, that is, a run of the strategy `central`, closed forms and `lightgcn`, or
+the row's own model trained by one client that holds all users. It stands beside the rows whose data
+and split are its own and whose protocol it was measured under. Who holds the users and how the
+run's negatives are drawn matter to no central fit; a model that is trained by a client has its
+row's negatives. Shares are told of the fit that is the best on validation, and of the row's own
+model.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ class Line:
 
 
 def is_reference(each: Group, groups: Sequence[Group]) -> bool:
-    """Whether `each` is a line of some of `groups`, or a closed form, and no row of its own."""
-    return is_closed(each) or any(_is_twin(each, row) for row in groups)
+    """Whether `each` is a line of some of `groups`, or a central fit, and no row of its own."""
+    return is_fitted(each) or any(_is_twin(each, row) for row in groups)
 
 
 def lines_of(groups: Sequence[Group], rows: Sequence[Group]) -> list[Line]:
@@ -79,10 +80,10 @@ def _share(row: Group, reached: float, lines: Sequence[Line]) -> str:
     if np.isnan(reached):
         return ""
     told = []
-    closed = [line for line in lines if is_closed(line.group)]
+    closed = [line for line in lines if is_fitted(line.group)]
     if closed:
         top = max(closed, key=lambda line: np.nan_to_num(line.best(VALIDATION + METRIC).mean()))
-        told.append("best closed form" if top.group is row else _part_of(reached, top))
+        told.append("best central fit" if top.group is row else _part_of(reached, top))
     twins = [line for line in lines if _is_twin(line.group, row)]
     if twins:
         told.append(_part_of(reached, max(twins, key=lambda line: line.best(METRIC).mean())))
@@ -95,28 +96,28 @@ def _share(row: Group, reached: float, lines: Sequence[Line]) -> str:
 def _part_of(reached: float, line: Line) -> str:
     """'84% of ials', or that the line has nothing to hold it against, as on items that are new."""
     whole = line.best(METRIC).mean()
-    name = line.method if is_closed(line.group) else "itself trained centrally"
+    name = line.method if is_fitted(line.group) else "itself trained centrally"
     return f"{reached / whole:.0%} of {name}" if whole > 0 else f"{name} reaches 0"
 
 
 def _beside(row: Group, groups: Sequence[Group]) -> list[Line]:
     """The references of the row's data under the row's protocol."""
     protocol = _protocols(row)[0]
-    fits = lambda each: _is_twin(each, row) or (is_closed(each) and _split(each) == _split(row))
+    fits = lambda each: _is_twin(each, row) or (is_fitted(each) and _split(each) == _split(row))
     lines = [Line(each, protocol) for each in groups if fits(each)]
     lines = [line for line in lines if protocol in _protocols(line.group)]
     return [line for line in lines if np.isfinite(line.best(METRIC)).all()]
 
 
-def is_closed(each: Group) -> bool:
-    """Whether the group was fitted in one place, in closed form."""
+def is_fitted(each: Group) -> bool:
+    """Whether the group was fitted in one place."""
     return last_part(each.field("strategy")) == "central"
 
 
 def _is_twin(each: Group, row: Group) -> bool:
     """Whether `each` is the row's model, trained by one client that holds all users."""
     same = lambda told: told(each) == told(row)
-    trained = not is_closed(each) and not is_closed(row)
+    trained = not is_fitted(each) and not is_fitted(row)
     alike = same(_split) and same(lambda g: g.field("negatives"))
     alike = alike and same(lambda g: g.runs[0].config.get("model"))
     return trained and alike and _holds_all(each) and not _holds_all(row)

@@ -16,7 +16,7 @@ from fedjax_rec.report.convergence import convergence, has_reference
 from fedjax_rec.report.reading import FIELDS, KIB_UP, RANKING, Group, find_runs, group
 from fedjax_rec.report.references import (
     Line,
-    is_closed,
+    is_fitted,
     is_reference,
     lines_of,
     share,
@@ -43,8 +43,8 @@ from fedjax_rec.report.targets import Target, read_targets
 SHARE = "share"
 REFERENCES = (
     "The first rows are lines of reference, trained in one place on the same split and measured "
-    "under the same protocol: closed forms, and models by one client that holds all users. The "
-    "column `share` is HR@10 over that of the closed form that is best on validation, and over "
+    "under the same protocol: central fits, and models by one client that holds all users. The "
+    "column `share` is HR@10 over that of the central fit that is best on validation, and over "
     "that of the row's own model trained so."
 )
 
@@ -82,7 +82,7 @@ def results(
     lines = lines_of(found, groups) if groups is not found else []
     compared = any(is_reference(each, found) for each in found)
     wanted = [] if targets is None else read_targets(targets)
-    trained = [each for each in found if not is_closed(each)] or found
+    trained = [each for each in found if not is_fitted(each)] or found
     mine = {id(each): _target(each, wanted, targets) for each in trained}
     goals = (metric for target in wanted for metric in target.goals if metric != KIB_UP)
     shown = tuple(dict.fromkeys([*shown_metrics(groups, RANKING), *goals]))
@@ -91,7 +91,7 @@ def results(
     verdicts = lambda each: _verdicts(each, mine[id(each)]) if wanted else []
     rows, called = [], names(groups)
     for line in lines:
-        told = [""] * len(held) if is_closed(line.group) else verdicts(line.group)
+        told = [""] * len(held) if is_fitted(line.group) else verdicts(line.group)
         rows.append([*cells_of_line(line, shown), share_of_line(line, lines), *told])
     for each in groups:
         compare = [share(each, found)] if compared else []
@@ -148,10 +148,10 @@ def _notes(groups: Sequence[Group], mine: Mapping[int, Target | None]) -> list[s
 
 
 def cells_of_line(line: Line, shown: Sequence[str]) -> list[str]:
-    """The cells of a reference; closed forms depend on no policy of negatives."""
+    """The cells of a reference; central fits depend on no policy of negatives."""
     known = dict(zip(header(shown), row(line.group, shown), strict=True))
     known |= {title(metric): spread(line.best(metric)) for metric in shown}
-    known |= {"negatives": ""} if is_closed(line.group) else {}
+    known |= {"negatives": ""} if is_fitted(line.group) else {}
     return list((known | {"evaluation": line.protocol}).values())
 
 

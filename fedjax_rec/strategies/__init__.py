@@ -73,6 +73,7 @@ from .fedavg import fedavg, fedavg_keeping, fedmf, fedncf, fedper, pfedrec
 from .fedbuff import fedasync, fedbuff
 from .feddyn import dynamic, feddyn
 from .fednova import fednova
+from .fedpergnn import fedpergnn
 from .fedprox import fedprox, proximal
 from .fedrap import annealed_sgd, fedrap
 from .fedsgd import fedsgd, full_gradient
@@ -101,14 +102,14 @@ __all__ = [
     "described", "ditto", "ditto_client", "dynamic", "erdos_renyi", "exponential", "fcf",
     "fed_adagrad", "fed_adam", "fed_avg_m", "fed_lion", "fed_sb", "fed_yogi", "fedasync", "fedavg",
     "fedavg_keeping", "fedbuff", "feddyn", "federated", "federated_dropout", "fedex_lora", "fedit",
-    "fedmf", "fedncf", "fednova", "fedper", "fedprox", "fedrap", "fedrecon", "fedrep", "fedsa_lora",
-    "fedsgd", "fetch_sgd", "ffa_lora", "fine_tuned", "fine_tuned_fedavg", "flexlora", "flora",
-    "fltrust", "from_matrix", "from_optax", "fsvrg", "full_gradient", "gossip", "gossip_sgd",
-    "gpfedrec", "graph_guided", "guarded", "hetlora", "ifca", "in_sequence", "kept_apart",
-    "lognormal_clock", "maml", "memory_budget", "metropolis", "mime", "mime_lite", "mining",
-    "model_swapping", "nearest", "oort", "over_selected", "over_selection", "pairs", "per_fedavg",
-    "periodic", "pfedme", "pfedme_client", "pfedrec", "power_of_choice", "power_sgd", "proximal",
-    "prune_fl", "pruning", "ptf_fedrec", "reptile", "ring", "rolora", "root_of", "scaffold",
-    "scheduled_step", "selecting", "selective", "started", "step", "stochastic_step", "submodel",
-    "torus", "traced_clock",
+    "fedmf", "fedncf", "fednova", "fedper", "fedpergnn", "fedprox", "fedrap", "fedrecon", "fedrep",
+    "fedsa_lora", "fedsgd", "fetch_sgd", "ffa_lora", "fine_tuned", "fine_tuned_fedavg", "flexlora",
+    "flora", "fltrust", "from_matrix", "from_optax", "fsvrg", "full_gradient", "gossip",
+    "gossip_sgd", "gpfedrec", "graph_guided", "guarded", "hetlora", "ifca", "in_sequence",
+    "kept_apart", "lognormal_clock", "maml", "memory_budget", "metropolis", "mime", "mime_lite",
+    "mining", "model_swapping", "nearest", "oort", "over_selected", "over_selection", "pairs",
+    "per_fedavg", "periodic", "pfedme", "pfedme_client", "pfedrec", "power_of_choice", "power_sgd",
+    "proximal", "prune_fl", "pruning", "ptf_fedrec", "reptile", "ring", "rolora", "root_of",
+    "scaffold", "scheduled_step", "selecting", "selective", "started", "step", "stochastic_step",
+    "submodel", "torus", "traced_clock",
 ]  # fmt: skip

@@ -1,12 +1,13 @@
 """Central fitting: what the same histories give when nobody keeps them to himself.
 
-    (shared, private) = fit(all histories of the cohort)
+    (shared, private) = fit(all histories of the cohort, what it kept)
 
 Nothing is sent, since everything is where it is fitted: a line of reference for every federated
 number on the same split and under the same protocol, and no federated algorithm. A fit that
-iterates, as `ials`, goes on in the next round.
+iterates, as `ials`, goes on in the next round; what it needs for that beside the model, as the
+moments of `lightgcn`, is in `State.server`.
 
-Dimensions: `N` clients, `C` cohort, `M` most users of a client, `I` items.
+Dimensions: `N` clients, `C` cohort.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import jax.numpy as jnp
 
 from .. import keys, trees
 from ..data import Store
-from ..models import Fit
+from ..data.negatives import Search
+from ..models import Fit, Histories
 from ..rounds.cohort import SMALLER, beginning, everybody
 from ..types import Cohort, Model, PyTree, RoundInfo, State, Strategy
 
@@ -46,19 +48,25 @@ def central(model: Model, examples=None, probe=None, *, fit: Fit) -> Strategy:
         shared = model.init(keys.stream(key, "shared"))[0]
         common = keys.stream(key, "private")
         begins = lambda id: model.init(keys.for_client(common, id), common)[1]
-        return State(shared, everybody(begins, num_clients), (), {}, jnp.int32(0))
+        private = everybody(begins, num_clients)
+        return State(shared, private, (), fit.init(shared, private), jnp.int32(0))
 
-    held = lambda state: {"private state": (state.private, SMALLER)}
+    held = lambda state: {
+        "private state": (state.private, SMALLER),
+        "what the fit keeps": (state.server, SMALLER),
+    }
 
     def round(key, state: State, cohort: Cohort, chunk: int | None = None):
         ids, store = cohort.ids, cohort.data
         there = jnp.zeros(store.num_clients, bool).at[ids].set(True, mode="drop")
         before = state.shared, state.private
-        *after, loss = fit.solve(histories(store) * there[:, None, None], *before)
+        drawn = jax.random.fold_in(keys.stream(key, "fit"), state.round)
+        kept, (*after, loss) = fit.solve(drawn, state.server, histories(store, there), *before)
         _check_filled(before, tuple(after))
         # Of nobody's history there is nothing to fit.
         some = (store.sizes(ids) * (ids < store.num_clients)).any()
         shared, fitted = trees.select(some, after[0], state.shared), after[1]
+        kept = trees.select(some, kept, state.server)
         private = jax.tree.map(
             lambda new, old: jnp.where(trees.leading(there, new), new, old), fitted, state.private
         )
@@ -66,14 +74,14 @@ def central(model: Model, examples=None, probe=None, *, fit: Fit) -> Strategy:
         nothing = jnp.zeros(ids.shape, jnp.uint32)
         losses = jnp.where(ids < store.num_clients, loss, 0.0)
         info = RoundInfo({"loss": losses}, weight, nothing, nothing)
-        return State(shared, private, (), {}, state.round + 1), info
+        return State(shared, private, (), kept, state.round + 1), info
 
     return Strategy(beginning(fresh, held), round, model)
 
 
-def histories(store) -> jax.Array:
-    """float32[N, M, I]: 1 where a user of a client met an item in training, whatever its rating,
-    as in `data.pointwise`. Raises ValueError for labelled examples, which are no user's items."""
+def histories(store, there: jax.Array | None = None) -> Histories:
+    """Who met what in training, of the clients for whom `there` bool[N] holds, by default all.
+    Raises ValueError for labelled examples, which are no user's items."""
     if not isinstance(store, Store):
         raise ValueError(
             f"central() fits histories, of which {type(store).__name__} has none; use a "
@@ -81,9 +89,28 @@ def histories(store) -> jax.Array:
         )
     place = jnp.arange(store.items.shape[0])
     client = jnp.searchsorted(store.start, place, side="right") - 1
-    user = 0 if store.users is None else store.users
-    zeros = jnp.zeros((store.num_clients, store.members, store.num_items), jnp.float32)
-    return zeros.at[client, user, store.items].set(1.0)
+    row = client * store.members + (0 if store.users is None else store.users)
+    owner = client if store.owners is None else store.owners
+    sizes = store.num_clients, store.members, store.num_items
+    nobody = store.num_clients * store.members
+    counted = row if there is None else jnp.where(there[client], row, nobody)
+    order = jnp.lexsort((store.items, counted))
+    users, items = counted[order], store.items[order]
+    again = (users[1:] == users[:-1]) & (items[1:] == items[:-1])
+    users = users.at[1:].set(jnp.where(again, nobody, users[1:]))
+    late = jnp.argsort(users == nobody, stable=True)
+    order, users, items = order[late], users[late], items[late]
+    unmet = _unmet(users, items, nobody, store.num_items)
+    return Histories(row[order], owner[order], items, users < nobody, unmet, *sizes)
+
+
+def _unmet(row: jax.Array, item: jax.Array, rows: int, items: int) -> Search:
+    """Draws among the items that are not listed for a row, of ordered pairs; those of row `rows`
+    are none."""
+    begin = jnp.searchsorted(row, jnp.arange(rows + 1)).astype(jnp.int32)
+    length = begin[1:] - begin[:-1]
+    gaps = item - (jnp.arange(item.size) - begin[row])
+    return Search(gaps, begin[:-1], length, items - length, steps=items.bit_length())
 
 
 def _check_filled(before: tuple[PyTree, PyTree], after: tuple[PyTree, PyTree]) -> None:

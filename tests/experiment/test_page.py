@@ -127,7 +127,7 @@ def test_lines_of_reference_stand_above_and_shares_beside(tmp_path):
     assert [row[0] for row in rows] == ["low", "high", "row"]
     value = [float(row[header.index("HR@10")]) for row in rows]
     shares = [row[header.index("share")] for row in rows]
-    assert shares[1] == "best closed form"
+    assert shares[1] == "best central fit"
     assert shares[2] == f"{value[2] / value[1]:.0%} of high"
 
 

@@ -101,6 +101,7 @@ def references(seed):
         for side in ("cold", "warm"):
             called, words = f"{name}-{side}", held_out(side, seed)
             yield f"reference/{called}", called, f"reference/{name}_ml100k", words
+    yield "reference/lightgcn", "lightgcn", "reference/lightgcn_ml100k", ""
     name = "fedmf_one_client"
     yield "one_client/fedmf", name, f"reference/{name}_ml100k", ""
 

@@ -310,6 +310,7 @@ MODELS = {
         "pointwise(4)",
     ),
     "fedrap(0.1, 0.01)": (lambda n, m: models.fedrap(n, m, 8, 0.1, 0.01), "pointwise(4)"),
+    "fedpergnn()": (lambda n, m: models.fedpergnn(n, m, width=8), "pointwise(4)"),
     "gpfedrec()": (lambda n, m: models.gpfedrec(n, m, width=8), "pointwise(4)"),
     "gpfedrec_rows()": (lambda n, m: models.gpfedrec_rows(n, m, width=8), "pointwise(4)"),
     "guided(fedmf)": (
@@ -420,6 +421,7 @@ FITS = {
     "item_knn(5)": lambda: models.item_knn(5, 2.0),
     "ease(10)": lambda: models.ease(10.0),
     "ials()": lambda: models.ials(),
+    "lightgcn()": lambda: models.lightgcn(),
 }
 
 # Batches of labelled examples, as `worlds.clicks` holds them.

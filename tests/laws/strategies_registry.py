@@ -246,9 +246,17 @@ STRATEGIES = {
         ),
         takes=(),
     ),
+    # graphs at home
+    "fedpergnn(2)": Recipe(
+        lambda m, e, **parts: strategies.fedpergnn(m, e, every=2, **SMALL, **parts),
+        model=lambda n: models.fedpergnn(n, width=6, scale=0.3),
+    ),
     # no federation
     "central(ials)": Recipe(
         lambda m, e: strategies.central(m, e, fit=models.ials(0.1, 0.01)), takes=()
+    ),
+    "central(lightgcn)": Recipe(
+        lambda m, e: strategies.central(m, e, fit=models.lightgcn(2, batch_size=64)), takes=()
     ),
     # in closed form
     "fcf()": Recipe(

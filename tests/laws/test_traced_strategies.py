@@ -100,6 +100,13 @@ TRACED = {
         item_learning_rate=(0.5, 1.0),
         layer_learning_rate=(0.05, 0.1),
     ),
+    "fedpergnn": recipe(
+        "fedpergnn",
+        lambda n: models.fedpergnn(n, width=6),
+        others=dict(every=1),
+        user_learning_rate=(0.5, 1.0),
+        item_learning_rate=(0.5, 1.0),
+    ),
     "fedprox": recipe("fedprox", mu=(0.1, 1.0)),
     "fetch_sgd": recipe(
         "fetch_sgd",

@@ -1,10 +1,14 @@
-"""Recommenders fitted in closed form on everybody's interactions, and the models they fill."""
+"""Recommenders fitted on everybody's interactions in one place, and the models they fill."""
 
 from .ease import ease
-from .fit import Fit
+from .fit import Fit, Histories
 from .ials import ials
 from .item_knn import item_knn
 from .item_weights import item_weights
+from .lightgcn import lightgcn
 from .popularity import item_scores, popularity
 
-__all__ = ["Fit", "ease", "ials", "item_knn", "item_scores", "item_weights", "popularity"]
+__all__ = [
+    "Fit", "Histories", "ease", "ials", "item_knn", "item_scores", "item_weights", "lightgcn",
+    "popularity",
+]  # fmt: skip

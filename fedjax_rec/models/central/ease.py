@@ -44,4 +44,4 @@ def ease(l2: float = 300.0) -> Fit:
         loss = (1 / diagonal - l2).sum() / users_in(matrix)
         return {"weights": weights}, {"history": history.astype(jnp.bfloat16)}, loss
 
-    return Fit(solve)
+    return Fit.of(solve)

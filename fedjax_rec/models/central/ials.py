@@ -19,9 +19,8 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.linalg import cho_factor, cho_solve
 
-from ... import rows
 from ...check import at_least, positive
-from .fit import Fit, by_user, users_in
+from .fit import Fit, by_user, factors, users_in
 
 ROWS_AT_ONCE = 512  # whose D x D systems are held in memory
 
@@ -59,7 +58,7 @@ def ials(
     a, r, v = unobserved_weight, regularization, exponent
 
     def solve(history, shared, private):
-        item, user = _factors(shared, private)
+        item, user = factors("ials", shared, private)
         matrix = by_user(history)
         user = jnp.where(matrix.any(1, keepdims=True), user, 0.0)  # who met nothing is nobody
         num_users, num_items = users_in(matrix), matrix.shape[1]
@@ -78,15 +77,7 @@ def ials(
         kept = {"user": users.reshape(private["user"].shape)}
         return {"item": replace(item, values=items)}, kept, loss / num_users
 
-    return Fit(solve)
-
-
-def _factors(shared, private):
-    """(the table of items, users' vectors float32[N * M, D]) of `fedmf`."""
-    names = sorted([*shared, *private])
-    if names != ["item", "user"] or not rows.is_table(shared["item"]):
-        raise ValueError(f"ials() fits vectors of items and users, not {names}; use model fedmf.")
-    return shared["item"], private["user"].reshape(-1, private["user"].shape[-1])
+    return Fit.of(solve)
 
 
 def _solved(matrix, factors, penalty, a):

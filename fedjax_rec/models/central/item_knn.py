@@ -49,4 +49,4 @@ def item_knn(neighbours: int = 100, shrinkage: float = 10.0) -> Fit:
         loss = squared_error(both, weights) / users_in(matrix)
         return {"weights": weights}, {"history": history.astype(jnp.bfloat16)}, loss
 
-    return Fit(solve)
+    return Fit.of(solve)

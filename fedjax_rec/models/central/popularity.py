@@ -65,4 +65,4 @@ def popularity() -> Fit:
         loss = (share * (1 - share)).sum()
         return {"item": rows.Table(share[:, None])}, private, loss
 
-    return Fit(solve)
+    return Fit.of(solve)
