@@ -113,12 +113,12 @@ def turns_of(batches, passes: Passes, key: jax.Array, data) -> Turns:
         place = (turn % cycle).astype(jnp.uint32) * batch_size
         place = place + jnp.arange(size, dtype=jnp.uint32)
         real = place < count
-        number = jnp.where(real, place, 0)
-        if batch_size < most:  # Where a batch holds everything, its order says nothing.
-            order = keys.mix(seed[:2] + epoch)
-            shuffle = lambda: keys.permute(number, jnp.maximum(count, 1), order)
-            number = jnp.where(real, _once(shuffle, longest), 0)
-        batch = _once(lambda: batches.draw(seed[2:], data, number), longest)
+        order = keys.mix(seed[:2] + epoch)
+        number = _once(
+            lambda: keys.permute(jnp.where(real, place, 0), jnp.maximum(count, 1), order),
+            longest,
+        )
+        batch = _once(lambda: batches.draw(seed[2:], data, jnp.where(real, number, 0)), longest)
         return {**batch, "mask": real.astype(jnp.float32)}
 
     if steps is not None:
@@ -165,21 +165,18 @@ def localize(shared: PyTree, turns: Turns) -> PyTree:
     and no ids need to be gathered first: see `mark`.
     """
     ids_per_example, most, batch_size = turns.ids, turns.most, turns.batch_size
-
-    def capacity(table):
-        for name in map(name_of, table.fields):
-            if name not in ids_per_example:
-                raise ValueError(
-                    f"A row table is indexed by batch[{name!r}], which the batches do not have; "
-                    f"they have {', '.join(map(repr, ids_per_example))}."
-                )
-        return most * sum(map(per_example, table.fields))
+    for name in (name_of(field) for table in rows.tables(shared) for field in table.fields):
+        if name not in ids_per_example:
+            raise ValueError(
+                f"A row table is indexed by batch[{name!r}], which the batches do not have; "
+                f"they have {', '.join(map(repr, ids_per_example))}."
+            )
 
     def per_example(field):
         return ids_per_example[name_of(field)] * times(field)
 
     def copied(table):
-        return CLOSE * capacity(table) >= table.shape[0]
+        return held_whole(table, most, ids_per_example)
 
     compact = [t for t in rows.tables(shared) if not copied(t)]
     if not compact:
@@ -209,6 +206,13 @@ def localize(shared: PyTree, turns: Turns) -> PyTree:
         return rows.localize(table, jnp.concatenate(ids))
 
     return rows.map_tables(one, shared)
+
+
+def held_whole(table, most: int, ids: dict[str, int]) -> bool:
+    """Whether a client that trains on up to `most` examples, with `ids` row ids in each field, has
+    a copy of the whole `table` and not of the rows that it touches."""
+    touched = most * sum(ids.get(name_of(field), 0) * times(field) for field in table.fields)
+    return CLOSE * touched >= table.shape[0]
 
 
 def mark(local: PyTree, batch: dict) -> PyTree:

@@ -24,11 +24,11 @@ from .. import keys, rows, trees, wire
 from ..aggregate import mean
 from ..check import at_least
 from ..clients import Local, local_training
-from ..clients.batches import Passes, turns_of
+from ..clients.batches import Passes, held_whole, turns_of
 from ..clients.rates import rated
 from ..data import Batches
 from ..rounds.federated import federated
-from ..rows.fields import ids_of, name_of, times
+from ..rows.fields import ids_of
 from ..types import (
     Aggregator,
     Array,
@@ -152,9 +152,7 @@ def clustered(
         most = most if steps is None else min(most, steps * batch_size)
         # Where clients train on whole tables, or might, a client has to have its own anyway.
         ids = batches.ids_in(data.store)
-        compact = lambda t: (
-            most * sum(ids.get(name_of(f), 0) * times(f) for f in t.fields) < t.shape[0]
-        )
+        compact = lambda table: not held_whole(table, most, ids)
         mine = _one_of(models, cluster, compact)
         after, upload = client.update(
             key, private["model"], mine, data, replace(now, shared=models[0])

@@ -118,7 +118,11 @@ def test_each_example_is_predicted_with_the_private_part_of_its_client(tiles):
             weighted, weights = weighted + len(mine) * auc, weights + len(mine)
     np.testing.assert_allclose(of_clients, rows, rtol=1e-4)
     pooled = all_pairs(logits[where], labels[where])
+    chance = 1 / (1 + np.exp(-logits[where]))
+    bins = np.minimum((15 * chance).astype(int), 14)
+    apart = [(labels[where] - chance)[bins == b].sum() for b in range(15)]
     want = [pooled, weighted / weights, loss[where].mean(), right[where].mean()]
+    want.append(np.abs(apart).sum() / len(where))
     np.testing.assert_allclose(over_all, want, rtol=1e-4)
 
 

@@ -36,9 +36,9 @@ def test_a_run_says_what_it_holds_and_compiles_its_round_once(place, capsys, cap
     (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("memory: ")]
     assert "(16 clients at a time, at most" in line and "; peak " in line
     # A budget changes the chunks and nothing else; the same folder goes on with another one.
-    assert run(place, "tight", "--memory_budget", "200KiB") == 0
+    assert run(place, "tight", "--memory_budget", "95KiB") == 0
     (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("memory: ")]
-    assert " of 200 KiB allowed" in line and "16 clients" not in line
+    assert " of 95 KiB allowed" in line and "16 clients" not in line
     assert losses(place / "tight") == pytest.approx(losses(place / "loud"), rel=1e-5)
     assert run(place, "tight", "--quiet", "--rounds=3") == 0
     assert capsys.readouterr().err == "" and len(losses(place / "tight")) == 3

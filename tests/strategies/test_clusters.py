@@ -68,15 +68,25 @@ def whole(models, j):
     return trees.with_frozen(trees.trainable(models[j]), models[0])
 
 
-SLOW = pytest.mark.slow
+# A client touches few rows of a table, a good part of them, or might touch all.
+HELD = pytest.mark.parametrize("items", [60, 40, 10])
+
+
+@HELD
+def test_a_round_is_traced_however_much_of_a_table_is_held(items):
+    store, (*_, strategy) = packed(items), world(items)
+    state = strategy.init(KEY, USERS)
+    cohort = Cohort(jnp.int32([7, USERS, 0, 4]), store)
+    after, _ = jax.eval_shape(strategy.round, KEY, state, cohort)
+    assert jax.tree.structure(after) == jax.tree.structure(state)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("items", [60, pytest.param(10, marks=SLOW)], ids=["compact", "whole"])
+@HELD
 def test_a_round_is_a_loop_over_clients(items):
     store = packed(items)
     most = EXAMPLES.most(store)
-    assert (most < items) == (items == 60)
+    assert [most < items, 4 * most < items] == [items > 10, items == 60]
     model, inner, strategy = world(items)
     state = strategy.init(KEY, USERS)
     models = state.shared["clusters"]

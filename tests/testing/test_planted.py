@@ -114,7 +114,10 @@ def remembering(model, examples, wrong=False) -> Strategy:
     def round(key, state, cohort, chunk=None):
         after, info = inner.round(key, inside(state), cohort, chunk)
         losses, loss = state.server["losses"], info.metrics["loss"].mean()
-        losses = jnp.append(losses, loss) if wrong else losses.at[state.round % 4].set(loss)
+        if wrong:
+            return around(after, jnp.append(losses, loss)), info
+        there = (info.weight > 0).any()
+        losses = jnp.where(there, losses.at[state.round % 4].set(loss), losses)
         return around(after, losses), info
 
     init = lambda key, num_clients: around(inner.init(key, num_clients), jnp.zeros(4))
@@ -169,7 +172,8 @@ def drifting_on(model, examples, wrong=False) -> Strategy:
         there = 1.0 if wrong else (info.weight > 0).any()
         goes_on = lambda x, m, by: x + there * 0.1 * (m + by)
         shared = jax.tree.map(goes_on, after.shared, state.server["momentum"], moved)
-        momentum = jax.tree.map(lambda m, by: 0.5 * m + by, state.server["momentum"], moved)
+        kept = lambda m, by: jnp.where(there, 0.5 * m + by, m)
+        momentum = jax.tree.map(kept, state.server["momentum"], moved)
         return replace(after, shared=shared, server={**after.server, "momentum": momentum}), info
 
     def init(key, num_clients):
