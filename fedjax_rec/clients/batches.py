@@ -175,10 +175,7 @@ def localize(shared: PyTree, turns: Turns) -> PyTree:
     def per_example(field):
         return ids_per_example[name_of(field)] * times(field)
 
-    def copied(table):
-        return held_whole(table, most, ids_per_example)
-
-    compact = [t for t in rows.tables(shared) if not copied(t)]
+    compact = [t for t in rows.tables(shared) if not held_whole(t, most, ids_per_example)]
     if not compact:
         return rows.map_tables(rows.whole, shared)
     fields = list(dict.fromkeys(f for t in compact for f in t.fields))
@@ -200,7 +197,7 @@ def localize(shared: PyTree, turns: Turns) -> PyTree:
     touched = dict(zip(fields, touched, strict=True))
 
     def one(table):
-        if copied(table):
+        if held_whole(table, most, ids_per_example):
             return rows.whole(table)
         ids = [touched[f][: most * per_example(f)] for f in table.fields]
         return rows.localize(table, jnp.concatenate(ids))

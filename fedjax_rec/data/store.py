@@ -168,10 +168,10 @@ def pack(
     if not train.any():
         raise ValueError("pack(split) has no training interaction; use a split that leaves some.")
     drawn = None
+    popularity = np.bincount(data.items[train], minlength=data.num_items)
     if evaluation_negatives != 0:
         wanted = USUAL_NEGATIVES if evaluation_negatives is None else evaluation_negatives
-        counts = np.bincount(data.items[train], minlength=data.num_items)
-        known = Histories(data.users, data.items, data.num_users, counts, data.user_names)
+        known = Histories(data.users, data.items, data.num_users, popularity, data.user_names)
         try:
             drawn = (evaluation_draws or uniform_draws()).sample(known, wanted, seed, 2)
         except ValueError:
@@ -200,7 +200,7 @@ def pack(
         validation=cases[VALIDATION],
         test=cases[TEST],
         activity=np.asarray(store.length),
-        popularity=np.bincount(data.items[train], minlength=data.num_items).astype(np.int32),
+        popularity=popularity.astype(np.int32),
         negatives=negatives,
     )
 

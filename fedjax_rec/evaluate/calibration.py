@@ -63,13 +63,12 @@ def calibration(
     of_item = np.divide(of_item, total, out=np.zeros_like(of_item), where=total > 0)
     shown = shown_of("calibration", lists, len(of_item))
     seen = history_of("calibration", users, items, len(shown), len(of_item))
-    p = _shares(np.asarray(seen @ of_item))
+    p = shares(np.asarray(seen @ of_item))
     q = np.zeros_like(p)
     for place in shown.T:  # no array of [U, k, G]
         q += np.where((place >= 0)[:, None], of_item[place], 0.0)
-    mixed = (1 - smoothing) * _shares(q) + smoothing * p
-    terms = np.divide(p, mixed, out=np.ones_like(p), where=~(p == 0))
-    return np.where(np.isnan(p + mixed).any(1), np.nan, (p * np.log(terms)).sum(1))
+    mixed = (1 - smoothing) * shares(q) + smoothing * p
+    return np.where(np.isnan(p + mixed).any(1), np.nan, divergence(p, mixed))
 
 
 def shown_of(where: str, lists: Any, num_items: int) -> np.ndarray:
@@ -96,7 +95,13 @@ def history_of(where: str, users: Any, items: Any, num_users: int, num_items: in
     return csr_array((np.ones(len(users)), (users, items)), shape=(num_users, num_items))
 
 
-def _shares(x: np.ndarray) -> np.ndarray:
+def shares(x: np.ndarray) -> np.ndarray:
     """Rows divided by their sums; NaN for rows of zeros."""
     total = x.sum(1, keepdims=True)
     return np.divide(x, total, out=np.full_like(x, np.nan), where=total > 0)
+
+
+def divergence(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """KL(p || q) of each row in nats; what p has nothing of adds nothing."""
+    ratio = np.divide(p, q, out=np.ones_like(p), where=~(p == 0))
+    return (p * np.log(ratio)).sum(1)

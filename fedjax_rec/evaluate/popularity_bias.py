@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from .calibration import history_of, shown_of
+from .calibration import divergence, history_of, shares, shown_of
 
 GROUPS = ("head", "mid", "tail")
 COLD = "cold"
@@ -95,12 +95,11 @@ def popularity_deviation(
     shown = shown_of("popularity_deviation", lists, group.size)
     seen = history_of("popularity_deviation", users, items, len(shown), group.size)
     of_item = np.eye(3)[group]
-    p = np.asarray(seen @ of_item)
-    q = np.stack([((group[shown] == g) & (shown >= 0)).sum(1) for g in range(3)], 1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        p, q = p / p.sum(1, keepdims=True), q / q.sum(1, keepdims=True)
+    p = shares(np.asarray(seen @ of_item))
+    listed = [((group[shown] == g) & (shown >= 0)).sum(1) for g in range(3)]
+    q = shares(np.stack(listed, 1).astype(np.float64))
     middle = (p + q) / 2
-    return (_kl(p, middle) + _kl(q, middle)) / 2
+    return (divergence(p, middle) + divergence(q, middle)) / 2
 
 
 def popularity_lift(lists: Any, users: Any, items: Any, popularity: Any) -> dict[str, float]:
@@ -142,8 +141,3 @@ def popularity_lift(lists: Any, users: Any, items: Any, popularity: Any) -> dict
 
     ends = order[:fifth], order[len(order) - fifth :]
     return {"all": lift(order), "niche": lift(ends[0]), "blockbuster": lift(ends[1])}
-
-
-def _kl(p: np.ndarray, q: np.ndarray) -> np.ndarray:
-    ratio = np.divide(p, q, out=np.ones_like(p), where=~(p == 0))
-    return (p * np.log(ratio)).sum(1)

@@ -1,6 +1,8 @@
 """Losses of examples that weigh more or less than one: a mean by the weights that a batch gives.
 
-sum_j w_j l_j / sum_j w_j
+    sum_j w_j l_j / sum_j w_j
+
+of the loss l_j of each example and its weight w_j, as `data.whole_catalogue` has them.
 """
 
 from __future__ import annotations

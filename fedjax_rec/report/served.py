@@ -12,11 +12,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from fedjax_rec.evaluate import by_activity
+from fedjax_rec.evaluate.item_groups import ALL
 from fedjax_rec.report.reading import Group, Run
 from fedjax_rec.report.settings import names
 
 QUARTERS = ("least active", "second quarter", "third quarter", "most active")
-ITEMS = ("head", "mid", "tail", "cold")
 ABOUT = (
     "The first metric of a run in quarters of its users by their training interactions, and where "
     "it was measured, of held-out items of the head, the middle and the tail (a fifth, three "
@@ -35,9 +35,9 @@ def served(groups: Sequence[Group]) -> tuple[list[str], list[list[str]]]:
         told = [_quarters(run, metric) for run in each.runs]
         quarters = [one for one in told if one is not None]
         if len(quarters) == len(told):
-            items = {name: each.best(f"{name}_{metric}").mean() for name in ITEMS}
+            items = {name: each.best(f"{name}_{metric}").mean() for name in ALL}
             found.append((called[id(each)], title(metric), np.mean(quarters, 0), items))
-    shown = [name for name in ITEMS if any(np.isfinite(items[name]) for *_, items in found)]
+    shown = [name for name in ALL if any(np.isfinite(items[name]) for *_, items in found)]
     cell = lambda x: f"{x:.4f}" if np.isfinite(x) else "n/a"
     rows = [
         [name, metric, *map(cell, quarters), *(cell(items[group]) for group in shown)]

@@ -79,17 +79,20 @@ def central(model: Model, examples=None, probe=None, *, fit: Fit) -> Strategy:
     return Strategy(beginning(fresh, held), round, model)
 
 
+def holders(store) -> jax.Array:
+    """float32[N, members, I]: 1 where somebody met an item in training.
+
+    Raises ValueError for labelled examples, which are no user's items.
+    """
+    row, _ = _rows(store)
+    met = jnp.zeros((store.num_clients * store.members, store.num_items))
+    return met.at[row, store.items].set(1.0).reshape(store.num_clients, store.members, -1)
+
+
 def histories(store, there: jax.Array | None = None) -> Histories:
     """Who met what in training, of the clients for whom `there` bool[N] holds, by default all.
     Raises ValueError for labelled examples, which are no user's items."""
-    if not isinstance(store, Store):
-        raise ValueError(
-            f"central() fits histories, of which {type(store).__name__} has none; use a "
-            "data.source of interactions."
-        )
-    place = jnp.arange(store.items.shape[0])
-    client = jnp.searchsorted(store.start, place, side="right") - 1
-    row = client * store.members + (0 if store.users is None else store.users)
+    row, client = _rows(store)
     owner = client if store.owners is None else store.owners
     sizes = store.num_clients, store.members, store.num_items
     nobody = store.num_clients * store.members
@@ -102,6 +105,18 @@ def histories(store, there: jax.Array | None = None) -> Histories:
     order, users, items = order[late], users[late], items[late]
     unmet = _unmet(users, items, nobody, store.num_items)
     return Histories(row[order], owner[order], items, users < nobody, unmet, *sizes)
+
+
+def _rows(store) -> tuple[jax.Array, jax.Array]:
+    """(row of the users of all clients, client), int32 of each interaction."""
+    if not isinstance(store, Store):
+        raise ValueError(
+            f"central() fits histories, of which {type(store).__name__} has none; use a "
+            "data.source of interactions."
+        )
+    place = jnp.arange(store.items.shape[0])
+    client = jnp.searchsorted(store.start, place, side="right") - 1
+    return client * store.members + (0 if store.users is None else store.users), client
 
 
 def _unmet(row: jax.Array, item: jax.Array, rows: int, items: int) -> Search:

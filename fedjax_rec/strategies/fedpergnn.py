@@ -34,7 +34,7 @@ from ..data import Batches
 from ..rounds.chunks import at, put
 from ..rounds.cohort import vmapped
 from ..types import Aggregator, Cohort, Model, Packet, State, Strategy
-from .central import histories
+from .central import holders
 from .fedavg import fedavg
 
 PSEUDONYM = 4  # words of 32 bits
@@ -208,7 +208,7 @@ def _met(store) -> jax.Array:
         raise ValueError(
             "fedpergnn: clients hold several users; make each user a client (data.by_user)."
         )
-    return histories(store).dense()[:, 0]
+    return holders(store)[:, 0]
 
 
 def _history(met: jax.Array, ids: jax.Array, after: State) -> jax.Array:

@@ -178,8 +178,11 @@ def maml(
 def share_of(batch: dict, part: int, of: int) -> dict:
     """Every `of`-th example of `batch`, from number `part`.
 
-    Examples are in random order, and padding stands behind them: parts differ by at most one.
+    Examples are in random order, and padding stands behind them: parts differ by at most one. What
+    a batch is too small for is one example of mask 0.
     """
+    if batch["mask"].shape[0] <= part:
+        return {**{name: x[:1] for name, x in batch.items()}, "mask": 0 * batch["mask"][:1]}
     return {name: x[part::of] for name, x in batch.items()}
 
 

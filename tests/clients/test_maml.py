@@ -74,3 +74,12 @@ def test_shares_of_a_batch_are_distinct_and_even():
 def test_bad_arguments_are_named(bad, message):
     with pytest.raises(ValueError, match=message):
         maml(factorization(5), EXAMPLES, clients.sgd(BETA), **bad)
+
+
+@pytest.mark.parametrize("of", [2, 3])
+def test_a_batch_too_small_for_a_part_gives_it_an_example_that_counts_for_nothing(of):
+    batch = {"item": jnp.array([3]), "mask": jnp.ones(1)}
+    assert share_of(batch, 0, of)["mask"].tolist() == [1]
+    for part in range(1, of):
+        few = share_of(batch, part, of)
+        assert few["item"].shape == (1,) and few["mask"].tolist() == [0]
