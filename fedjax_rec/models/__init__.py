@@ -34,12 +34,14 @@ from .sequential.gru4rec import gru4rec
 from .sequential.hstu import hstu
 from .sequential.next_item import ItemLoss, full_softmax, gbce, sampled_bce, sampled_softmax
 from .sequential.sasrec import sasrec
+from .sequential.text_sasrec import text_sasrec
 from .sequential.unisrec import unisrec
 from .started import started
 from .summed import summed
 from .text.answers import tallrec, yes_no, yes_no_above
 from .text.next_title import after_titles, next_title
 from .text.text_encoder import text_encoder
+from .text.text_rows import text_rows
 from .text.text_tower import text_and_rows, text_tower
 from .transformers import layers
 from .transformers.bert import BertSizes, random_bert
@@ -67,6 +69,6 @@ __all__ = [
     "logistic", "lora", "masked_mean", "merged", "mlp", "mutual", "neumf", "next_title", "pfedrec",
     "popularity", "private_at", "prunable", "quantised", "quotient_remainder", "random_bert",
     "rows_each", "sampled_bce", "sampled_softmax", "sasrec", "sentences", "squared_error",
-    "started", "summed", "tallrec", "text_and_rows", "text_encoder", "text_tower", "unisrec",
-    "weighted", "with_core", "with_popular", "yes_no", "yes_no_above",
+    "started", "summed", "tallrec", "text_and_rows", "text_encoder", "text_rows", "text_sasrec",
+    "text_tower", "unisrec", "weighted", "with_core", "with_popular", "yes_no", "yes_no_above",
 ]  # fmt: skip

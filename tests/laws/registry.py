@@ -353,6 +353,16 @@ MODELS = {
         lambda n, m: models.unisrec(n, m, **text(n), width=8, length=6, layers=1, dropout=0.1),
         "sequences(6, 4)",
     ),
+    "text_sasrec()": (
+        lambda n, m: models.text_sasrec(n, m, **text(n), width=8, length=6, layers=1, dropout=0.1),
+        "sequences(6, 4)",
+    ),
+    "text_rows(fedmf)": (
+        lambda n, m: models.text_rows(
+            models.fedmf(n, m, width=6, scale=0.3), n, tiny_bert.titles(n), tiny_bert.folder()
+        ),
+        "pointwise(4)",
+    ),
     "yes_no(2 layers)": (
         lambda n, m: models.yes_no(tiny_llama.decoder(n + 1), (0, 1), rank=4),
         "pointwise(4, as prompts)",

@@ -292,6 +292,7 @@ SLOW |= {
     "started(fedmf)",
 }  # the others stand for them
 SLOW |= {"sasrec(full_softmax)", "bert4rec(gbce)", "gru4rec()", "hstu()", "unisrec()"}
+SLOW |= {"text_sasrec()", "text_rows(fedmf)"}
 # Others learn at rate 1.
 RATES = {"fedmf(squared_error)": 0.2, "fedpergnn()": 3.0, "unisrec()": 0.2, "fedmf(summed)": 0.05}
 SLOW |= {"dlrm(rows_each)", "dcn(hashed)"}  # of click models one is enough

@@ -246,3 +246,51 @@ def test_unisrec_is_sasrec_whose_rows_are_projected_texts():
     taken = Gathered(tuple(ids), tuple(jnp.float32(rows)[i] for i in ids), like["item"].fields)
     loss = lambda model, shared: compiled(lambda: model.loss(shared, {}, batch, KEY))()
     np.testing.assert_allclose(loss(texts, shared), loss(table, {**rest, "item": taken}), rtol=1e-5)
+
+
+def test_text_sasrec_is_sasrec_whose_rows_are_projected_texts_and_own_rows():
+    sizes = dict(width=WIDTH, length=5, layers=1, dropout=0.0)
+    folder, titles = str(tiny_bert.folder()), tiny_bert.titles(ITEMS)
+    known = dict(components=COMPONENTS, scale=0.5)
+    both = models.text_sasrec(ITEMS, 1, titles, folder, **known, **sizes)
+    shared, _ = drawn(both)
+    item, text = shared["item"], np.asarray(shared["item"]["text"].value)
+    own = np.asarray(item["row"].values)
+    assert not np.asarray(compiled(both.init)(KEY)[0]["item"]["row"].values).any()
+    part = item["project"]["layers"]["0"]
+    rows = text @ part["kernel"] + part["bias"] + own
+    table = models.sasrec(ITEMS, **sizes)
+    like = table.init(jax.random.key(0))[0]["item"]
+    with_rows = {**shared, "item": replace(like, values=jnp.float32(rows))}
+    history = jnp.int32([-1, 7, 7, 2, 19])
+    scores = lambda m: compiled(lambda s: m.score(s, {}, slice(None), history=history))
+    np.testing.assert_allclose(scores(both)(shared), scores(table)(with_rows), 1e-4, 1e-6)
+
+
+@pytest.mark.parametrize("loss", [models.sampled_softmax(), models.full_softmax()])
+def test_rows_begin_at_the_principal_directions_of_texts(loss):
+    folder, titles = str(tiny_bert.folder()), tiny_bert.titles(ITEMS)
+    plain = models.sasrec(ITEMS, width=4, length=5, layers=1, loss=loss)
+    model = models.text_rows(plain, ITEMS, titles, folder, scale=0.05)
+    (shared, _), (before, _) = (compiled(m.init)(KEY) for m in (model, plain))
+    found = getattr(shared["item"], "values", shared["item"])
+    embeddings = np.asarray(models.sentences(titles, folder), np.float64)
+    u, _, _ = np.linalg.svd(embeddings - embeddings.mean(0), full_matrices=False)
+    ratio = np.asarray(found) / (0.05 * ITEMS**0.5 * u[:, :4])
+    np.testing.assert_allclose(np.abs(ratio), 1, rtol=1e-3)
+    np.testing.assert_allclose(ratio, np.tile(np.sign(ratio[0]), (ITEMS, 1)), rtol=1e-3)
+    same = jax.tree.map(lambda a, b: bool((a == b).all()), shared["layers"], before["layers"])
+    assert all(jax.tree.leaves(same))
+
+
+def test_what_text_rows_cannot_begin_is_said():
+    folder, titles = str(tiny_bert.folder()), tiny_bert.titles(ITEMS)
+    made = partial(models.text_rows, num_items=ITEMS, titles=titles, weights=folder)
+    with pytest.raises(ValueError, match=r"text_rows\(model\) has no table of 20 rows; use"):
+        made(models.fedmf(ITEMS + 1, width=4))
+    with pytest.raises(ValueError, match=r"text_rows\(model\) has \['.*, \['.* of 20 rows"):
+        made(models.neumf(ITEMS))
+    with pytest.raises(ValueError, match=r"components=64\) of texts with \d+ directions"):
+        made(models.fedmf(ITEMS, width=64))
+    with pytest.raises(ValueError, match="text_rows needs titles"):
+        models.text_rows(models.fedmf(ITEMS, width=4), ITEMS)
