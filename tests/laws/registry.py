@@ -357,6 +357,18 @@ MODELS = {
         lambda n, m: models.text_sasrec(n, m, **text(n), width=8, length=6, layers=1, dropout=0.1),
         "sequences(6, 4)",
     ),
+    "hybrid_sasrec()": (
+        lambda n, m: models.hybrid_sasrec(
+            n, m, **text(n), width=8, length=6, layers=1, dropout=0.1
+        ),
+        "sequences(6, 4)",
+    ),
+    "hybrid(fedmf, gmf)": (
+        lambda n, m: models.hybrid(
+            models.fedmf(n, m, width=6, scale=0.3), models.gmf(n, m, width=6), 0.6
+        ),
+        "pointwise(4)",
+    ),
     "text_rows(fedmf)": (
         lambda n, m: models.text_rows(
             models.fedmf(n, m, width=6, scale=0.3), n, tiny_bert.titles(n), tiny_bert.folder()

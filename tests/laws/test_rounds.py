@@ -292,9 +292,10 @@ SLOW |= {
     "started(fedmf)",
 }  # the others stand for them
 SLOW |= {"sasrec(full_softmax)", "bert4rec(gbce)", "gru4rec()", "hstu()", "unisrec()"}
-SLOW |= {"text_sasrec()", "text_rows(fedmf)"}
+SLOW |= {"text_sasrec()", "text_rows(fedmf)", "hybrid_sasrec()", "hybrid(fedmf, gmf)"}
 # Others learn at rate 1.
 RATES = {"fedmf(squared_error)": 0.2, "fedpergnn()": 3.0, "unisrec()": 0.2, "fedmf(summed)": 0.05}
+RATES |= {"text_sasrec()": 0.2, "hybrid_sasrec()": 0.2}
 SLOW |= {"dlrm(rows_each)", "dcn(hashed)"}  # of click models one is enough
 
 
