@@ -61,6 +61,8 @@ from .adapters import (
     flexlora,
     flora,
     hetlora,
+    raflora,
+    rbla,
     rolora,
 )
 from .apfl import apfl, apfl_client
@@ -109,7 +111,7 @@ __all__ = [
     "kept_apart", "lognormal_clock", "maml", "memory_budget", "metropolis", "mime", "mime_lite",
     "mining", "model_swapping", "nearest", "oort", "over_selected", "over_selection", "pairs",
     "per_fedavg", "periodic", "pfedme", "pfedme_client", "pfedrec", "power_of_choice", "power_sgd",
-    "proximal", "prune_fl", "pruning", "ptf_fedrec", "reptile", "ring", "rolora", "root_of",
-    "scaffold", "scheduled_step", "selecting", "selective", "started", "step", "stochastic_step",
-    "submodel", "torus", "traced_clock",
+    "proximal", "prune_fl", "pruning", "ptf_fedrec", "raflora", "rbla", "reptile", "ring", "rolora",
+    "root_of", "scaffold", "scheduled_step", "selecting", "selective", "started", "step",
+    "stochastic_step", "submodel", "torus", "traced_clock",
 ]  # fmt: skip

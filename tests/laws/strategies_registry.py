@@ -328,6 +328,8 @@ STRATEGIES = {
             "fedex_lora()": {},
             "flexlora(ranks)": {"ranks": (2, 1)},
             "hetlora(ranks)": {"ranks": (1, 2)},
+            "raflora(ranks)": {"ranks": (1, 2)},
+            "rbla(ranks)": {"ranks": (2, 1)},
             "fed_sb()": {},
         }.items()
     },

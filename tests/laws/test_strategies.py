@@ -44,7 +44,8 @@ LIKE_OTHERS = {
     "fine_tuned_fedavg()", "reptile(0.7)", "mime(0.5)", "over_selected(8)", "fedasync(23)",
     "model_swapping()", "gossip_sgd()", "selecting(by_size)", "gpfedrec()",
     "asynchronous(constant clock)", "fedit()", "ffa_lora()", "fed_sb()", "flexlora(ranks)",
-    "hetlora(ranks)", "rolora()", "fedex_lora()", "fedsa_lora()", "fedrep()", "mime_lite(0.5)",
+    "hetlora(ranks)", "raflora(ranks)", "rbla(ranks)", "rolora()", "fedex_lora()", "fedsa_lora()",
+    "fedrep()", "mime_lite(0.5)",
     "started(fedavg)", "described(fedavg)",
 }  # fmt: skip
 

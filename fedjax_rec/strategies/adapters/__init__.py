@@ -2,7 +2,7 @@
 
 from .alternating import alternating
 from .components import by_component
-from .products import by_norm, products
+from .products import by_norm, holders, products
 from .ranks import of_rank
 from .rules import (
     fed_sb,
@@ -13,10 +13,13 @@ from .rules import (
     flexlora,
     flora,
     hetlora,
+    raflora,
+    rbla,
     rolora,
 )
 
 __all__ = [
     "alternating", "by_component", "by_norm", "fed_sb", "fedex_lora", "fedit", "fedsa_lora",
-    "ffa_lora", "flexlora", "flora", "hetlora", "of_rank", "products", "rolora",
+    "ffa_lora", "flexlora", "flora", "hetlora", "holders", "of_rank", "products", "raflora", "rbla",
+    "rolora",
 ]  # fmt: skip

@@ -4,13 +4,19 @@ With A, B as the round began and `products()`, the mean of what clients trained 
 
     P = sum_k p_k A_k B_k = A H B + A mean(dB) + mean(dA) B + sum_k p_k dA_k dB_k
 
-(H the shares that hold each component, 1 where all ranks are alike). A rule chooses the factors
-A', B' that go on. `merging` puts what they do not say into the frozen kernel,
+(H the shares h_i that hold each component, 1 where all ranks are alike), or, with each component
+by the clients that hold it alone,
+
+    P' = sum_i A_i B_i + (A_i mean(dB_i) + mean(dA_i) B_i + sum_k p_k dA_ki dB_ki) / h_i
+
+of which a component that nobody holds in the round stays A_i B_i. A rule chooses the factors A', B'
+that go on. `merging` puts what they do not say into the frozen kernel,
 
     W <- W + s (P - A' B'),
 
 so that W + s A' B' is the mean of the clients' weights to the last rounding, whatever the rule
-chose. `by_choice` leaves W as it is. All else in the model moves by the server within. A round
+chose; a kernel of bfloat16 is rounded up or down by chance, so that steps too small for it arrive
+on average. `by_choice` leaves W as it is. All else in the model moves by the server within. A round
 without clients changes nothing.
 """
 
@@ -24,6 +30,8 @@ import jax.numpy as jnp
 
 from ... import factors, trees
 from ...factors import KERNEL, SCALE, A, B, first_a, product
+from ...rows.narrow import Rounding, is_narrow, wide
+from ...servers.stochastic import stochastic
 from ...trees import Frozen
 from ...types import PyTree, Server
 from .products import Products
@@ -38,11 +46,12 @@ def merging(choice: Choice, server: Server) -> Server:
     and where a kernel is quantised and nothing can be added to it."""
 
     def one(layer, update, stepped, key):
-        a, b = choice(layer, update, stepped, key)
+        a, b = choice(layer, update, stepped, jax.random.fold_in(key, 0))
         kernel, scale = layer[KERNEL].value, layer[SCALE].value
         rest = mean_product(layer, update) - product(a, b)
-        moved = kernel + (jnp.asarray(scale)[..., None, None] * rest)
-        return {A: a, B: b, KERNEL: Frozen(moved.astype(kernel.dtype))}
+        moved = wide(kernel) + (jnp.asarray(scale)[..., None, None] * rest)
+        narrow = stochastic(jax.random.fold_in(key, 1)) if is_narrow(kernel) else _nearest(kernel)
+        return {A: a, B: b, KERNEL: Frozen(narrow(moved))}
 
     return _by_pair(one, server, _can_merge)
 
@@ -69,12 +78,29 @@ def restarted(layer, update, stepped, key):
 
 
 def truncated(layer, update, stepped, key):
-    """A' B' nearest to P among the products of this rank, with |A'_i| = |B'_i|, the largest first:
-    the first r_k components are nearest to P among the products of rank r_k (Eckart and Young)."""
-    u, s, v = jnp.linalg.svd(mean_product(layer, update), full_matrices=False)
-    rank = layer[A].shape[-1]
-    root = jnp.sqrt(s[..., :rank])
-    return u[..., :rank] * root[..., None, :], root[..., :, None] * v[..., :rank, :]
+    """A' B' nearest to P among the products of this rank, the largest first: the first r_k
+    components are nearest to P among the products of rank r_k (Eckart and Young).
+
+    Columns of A' are orthonormal and B' has the singular values: a component of which P has nothing
+    keeps a direction in A', so that B' has a gradient there and the component learns again.
+    """
+    return _split(mean_product(layer, update), layer[A].shape[-1])
+
+
+def truncated_of_holders(layer, update, stepped, key):
+    """As `truncated`, of P'."""
+    return _split(product_of_holders(layer, update), layer[A].shape[-1])
+
+
+def mean_of_holders(layer, update, stepped, key):
+    """The means of each component over those who hold it; where nobody does, as it was."""
+    share = _of_holders(_products(update).held)
+    return layer[A] + update[A] * share, layer[B] + update[B] * share[:, None]
+
+
+def _split(p, rank: int):
+    u, s, v = jnp.linalg.svd(p, full_matrices=False)
+    return u[..., :rank], s[..., :rank, None] * v[..., :rank, :]
 
 
 def padded(layer, update, stepped, key):
@@ -88,6 +114,25 @@ def mean_product(layer: dict, update: dict) -> jax.Array:
     a, b, said = layer[A], layer[B], _products(update)
     both = product(a * said.held, b) + product(a, update[B]) + product(update[A], b)
     return both + said.product
+
+
+def product_of_holders(layer: dict, update: dict) -> jax.Array:
+    """P' [..., in, out], of a layer with a pair and its aggregated update, whose products are those
+    of `products(ranks)`."""
+    a, b, said = layer[A], layer[B], _products(update)
+    share = _of_holders(said.held)
+    both = product(a, b + update[B] * share[:, None]) + product(update[A] * share, b)
+    parts = said.product * trees.leading(share[jnp.array(said.first)], said.product)
+    return both + parts.sum(0)
+
+
+def _of_holders(held: jax.Array) -> jax.Array:
+    """1 / h [r], 0 of a component that nobody holds."""
+    return jnp.where(held > 0, 1 / jnp.where(held > 0, held, 1.0), 0.0)
+
+
+def _nearest(kernel: jax.Array) -> Rounding:
+    return lambda x: x.astype(kernel.dtype)
 
 
 def _products(update: dict) -> Products:

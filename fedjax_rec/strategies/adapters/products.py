@@ -1,6 +1,8 @@
 """Means of adapters of which the product counts, not the factors.
 
 - `products()`  beside the mean, of each pair  M = sum_k p_k dA_k dB_k,  p_k = n_k / sum_k n_k
+- `products(ranks)`   M for the components between two ranks, each by itself
+- `holders()`   the mean alone, and who holds which component
 - `by_norm()`   pairs weighted by |A_k B_k|_F, the rest by examples (HetLoRA, Cho et al., EMNLP
                 2024)
 
@@ -16,7 +18,9 @@ each component.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import field, replace
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -31,26 +35,57 @@ from ...types import Aggregator, Array, Upload, record
 class Products:
     """What an aggregated update says at the kernel of a pair.
 
-    product: [..., in, out], sum_k p_k dA_k dB_k, or None. held: float[r], the share of the clients,
+    product: [..., in, out], sum_k p_k dA_k dB_k, or None; of `products(ranks)` [H, ..., in, out],
+    of the part of the components that begins at first[h]. held: float[r], the share of the clients,
     by weight, that have each component; 0 in all where nobody took part. key: of the round.
     """
 
     product: Any
     held: Array
     key: Any = None
+    first: tuple[int, ...] = field(default=(), metadata={"static": True})
 
 
-def products() -> Aggregator:
-    """The mean by examples, and at the kernel of each pair its `Products`."""
+def products(ranks: Sequence[int] | None = None) -> Aggregator:
+    """The mean by examples, and at the kernel of each pair its `Products`.
+
+    ranks: that clients have, for the products of each part of the components by itself.
+    """
+
+    def of_parts(a, b):
+        if ranks is None:
+            return _sum_of_products(a, b), ()
+        rank = a.shape[-1]
+        first = sorted({0, *(r for r in ranks if r < rank)})
+        parts = [slice(*ends) for ends in pairwise([*first, rank])]
+        return jnp.stack([_sum_of_products(a[..., p], b[..., p, :]) for p in parts]), tuple(first)
+
+    def of_layer(uploads: Upload, layer):
+        a = layer[factors.A] * trees.leading(uploads.weight, layer[factors.A])
+        return of_parts(a, layer[factors.B])
+
+    return _beside_mean(of_layer)
+
+
+def holders() -> Aggregator:
+    """The mean by examples, and at the kernel of each pair its `Products` without the product."""
+    return _beside_mean(lambda uploads, layer: (None, ()))
+
+
+def _sum_of_products(a: jax.Array, b: jax.Array) -> jax.Array:
+    """[..., in, out] of [k, ..., in, r] and [k, ..., r, out]."""
+    return jnp.einsum("k...ir,k...ro->...io", a, b, precision="highest")
+
+
+def _beside_mean(of_layer) -> Aggregator:
+    """of_layer(uploads, layer) -> (product, first) of `Products`."""
 
     def reduce(state, uploads: Upload, now):
         def one(summed, layer):
             there = _has_components(uploads, layer[factors.A].shape[-1])
-            a = layer[factors.A] * trees.leading(uploads.weight, layer[factors.A])
-            total = jnp.einsum(
-                "k...ir,k...ro->...io", a, layer[factors.B], precision="highest",
-            )  # fmt: skip
-            return factors.with_product(summed, Products(total, uploads.weight @ there))
+            product, first = of_layer(uploads, layer)
+            said = Products(product, uploads.weight @ there, first=first)
+            return factors.with_product(summed, said)
 
         summary = mean().reduce(state, uploads, now)
         return {**summary, "update": factors.map_pairs(one, summary["update"], uploads.update)}

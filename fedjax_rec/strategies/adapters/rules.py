@@ -1,4 +1,4 @@
-"""Nine ways to aggregate adapters W + s A B, A [in, r], B [r, out], of clients k of weight p_k.
+"""Eleven ways to aggregate adapters W + s A B, A [in, r], B [r, out], of clients k of weight p_k.
 
 | recipe | after a round | mean of the products |
 |---|---|---|
@@ -9,7 +9,9 @@
 | `flora`      | W += s sum p_k A_k B_k, A drawn anew, B = 0 | exact |
 | `fedex_lora` | as `fedit`, W += s (sum p_k A_k B_k - A B) | exact |
 | `flexlora`   | A B = the first r singular values of sum p_k A_k B_k | the best of rank r |
+| `raflora`    | as `flexlora`, each component by the clients that hold it | the best of rank r |
 | `hetlora`    | as `fedit`, padded with zeros, p_k as the norm of A_k B_k | inexact |
+| `rbla`       | as `fedit`, each component by the clients that hold it | inexact |
 | `fed_sb`     | A, B as they began, R = sum p_k R_k in A R B | exact |
 
 All take one model with adapters (`models.lora`, A and B shared), what an example is, and a probe.
@@ -46,8 +48,18 @@ from ...types import (
 from ..fedavg import fedavg
 from .alternating import alternating
 from .components import by_component
-from .merging import Choice, averaged, by_choice, merging, padded, restarted, truncated
-from .products import by_norm, products
+from .merging import (
+    Choice,
+    averaged,
+    by_choice,
+    mean_of_holders,
+    merging,
+    padded,
+    restarted,
+    truncated,
+    truncated_of_holders,
+)
+from .products import by_norm, holders, products
 from .ranks import of_rank
 
 Optimizer = Local | Sequence[Local] | Transform
@@ -210,7 +222,9 @@ def flexlora(
     """A B = sum_{i <= r} s_i u_i v_i of the singular values of sum p_k A_k B_k (Bai et al., NeurIPS
     2024); a client of rank r_k has the first r_k of them.
 
-    Arguments that are not named here are those of `flora`.
+    A has the left singular vectors and B the rest, as in the paper, so that no rank is lost for
+    good. A component counts as zero of a client that does not hold it: what few hold shrinks with
+    every round, which `raflora` mends. Arguments that are not named here are those of `flora`.
 
     Args:
         kwargs: as in `fedavg`, without `aggregator`.
@@ -227,12 +241,40 @@ def flexlora(
     )  # fmt: skip
 
 
+def raflora(
+    model: Model, examples: Batches, probe=None, *, ranks: Sequence[int] = (), **kwargs
+) -> Strategy:
+    """`flexlora` of sum_i sum_{k: i < r_k} p_k A_ki B_ki / sum_{k: i < r_k} p_k: each component is
+    the mean of the clients that hold it, so that those that few hold do not shrink (Wu et al.,
+    "Preventing rank collapse in federated low-rank adaptation with client heterogeneity", 2026).
+
+    What nobody of a round holds stays as it was. Takes the dense product of each part of the
+    components between two ranks. Arguments that are not named here are those of `flora`.
+
+    Args:
+        kwargs: as in `fedavg`, without `aggregator`.
+
+    Raises:
+        ValueError: for ranks below 1 and, in the round, above that of the model.
+
+    Example:
+        >>> strategy = strategies.raflora(adapted, data.pointwise(4), ranks=[1, 2])
+    """
+    return _ruled(
+        model, examples, probe, aggregator=products(ranks),
+        rule=partial(by_choice, truncated_of_holders),
+        around=lambda client, uplink: _of_ranks(client, uplink, ranks), **kwargs,
+    )  # fmt: skip
+
+
 def hetlora(
     model: Model, examples: Batches, probe=None, *, ranks: Sequence[int] = (), **kwargs
 ) -> Strategy:
     """A = sum p_k A_k, B = sum p_k B_k of factors padded with zeros, p_k = |A_k B_k|_F / sum_j |A_j
     B_j|_F (Cho et al., EMNLP 2024), without the paper's pruning of ranks.
 
+    A component shrinks by the share of clients that lack it in every round, and one that nobody of
+    a round holds is zero in A and in B from then on and learns no more; `rbla` keeps it.
     Arguments that are not named here are those of `flora`.
 
     Args:
@@ -247,6 +289,31 @@ def hetlora(
     return _ruled(
         model, examples, probe, aggregator=by_norm(), rule=partial(by_choice, padded),
         around=lambda client, uplink: (of_rank(client, ranks), by_component(uplink)), **kwargs,
+    )  # fmt: skip
+
+
+def rbla(
+    model: Model, examples: Batches, probe=None, *, ranks: Sequence[int] = (), **kwargs
+) -> Strategy:
+    """A_i = sum_{k: i < r_k} p_k A_ki / sum_{k: i < r_k} p_k, and B_i likewise: each component is
+    the mean of the clients that hold it ("RBLA: Rank-based-LoRA-aggregation for fine-tuning
+    heterogeneous models in FLaaS", 2024).
+
+    What nobody of a round holds stays as it was. Arguments that are not named here are those of
+    `flora`.
+
+    Args:
+        kwargs: as in `fedavg`, without `aggregator`.
+
+    Raises:
+        ValueError: for ranks below 1 and, in the round, above that of the model.
+
+    Example:
+        >>> strategy = strategies.rbla(adapted, data.pointwise(4), ranks=[1, 2])
+    """
+    return _ruled(
+        model, examples, probe, aggregator=holders(), rule=partial(by_choice, mean_of_holders),
+        around=lambda client, uplink: _of_ranks(client, uplink, ranks), **kwargs,
     )  # fmt: skip
 
 
