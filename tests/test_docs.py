@@ -171,7 +171,8 @@ OF_RUNS = [(line, text) for line, text in CONFIGURATION if "\nruns:\n" in text]
     "line, text",
     [block for block in CONFIGURATION if block not in OF_RUNS]
     + blocks("docs/item_texts.md", "yaml")
-    + blocks("docs/adapters.md", "yaml"),
+    + blocks("docs/adapters.md", "yaml")
+    + blocks("docs/from_recbole.md", "yaml"),
 )
 def test_configurations_are_read(read, line, text):
     assert read(text).examples
