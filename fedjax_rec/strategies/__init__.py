@@ -82,6 +82,7 @@ from .fltrust import fltrust, root_of
 from .gossip_sgd import gossip_sgd, model_swapping
 from .gpfedrec import gpfedrec
 from .guarded import guarded, kept_apart
+from .hetefedrec import hetefedrec
 from .ifca import ifca
 from .mime import fsvrg, mime, mime_lite
 from .mining import mining
@@ -105,7 +106,7 @@ __all__ = [
     "fedmf", "fedncf", "fednova", "fedper", "fedpergnn", "fedprox", "fedrap", "fedrecon", "fedrep",
     "fedsa_lora", "fedsgd", "fetch_sgd", "ffa_lora", "fine_tuned", "fine_tuned_fedavg", "flexlora",
     "flora", "fltrust", "from_matrix", "from_optax", "fsvrg", "full_gradient", "gossip",
-    "gossip_sgd", "gpfedrec", "graph_guided", "guarded", "hetlora", "ifca", "in_sequence",
+    "gossip_sgd", "gpfedrec", "graph_guided", "guarded", "hetefedrec", "hetlora", "ifca", "in_sequence",
     "kept_apart", "lognormal_clock", "maml", "memory_budget", "metropolis", "mime", "mime_lite",
     "mining", "model_swapping", "nearest", "oort", "over_selected", "over_selection", "pairs",
     "per_fedavg", "periodic", "pfedme", "pfedme_client", "pfedrec", "power_of_choice", "power_sgd",
