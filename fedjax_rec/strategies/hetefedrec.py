@@ -132,8 +132,7 @@ def sized(client: Client, up_to: Sequence[int]) -> Client:
         size = (data.length > bounds).sum(dtype=jnp.int32)
         private, upload = client.update(key, {**private, "size": size}, shared, data, now)
         item = {
-            a: replace(u, live=u.live & (size == int(a)))
-            for a, u in upload.update["item"].items()
+            a: replace(u, live=u.live & (size == int(a))) for a, u in upload.update["item"].items()
         }
         metrics = upload.metrics | {"size": size.astype(jnp.float32)}
         return private, replace(upload, update={**upload.update, "item": item}, metrics=metrics)

@@ -251,6 +251,12 @@ STRATEGIES = {
         lambda m, e, **parts: strategies.fedpergnn(m, e, every=2, **SMALL, **parts),
         model=lambda n: models.fedpergnn(n, width=6, scale=0.3),
     ),
+    # bits
+    "lightfr()": Recipe(
+        lambda m, e, **parts: strategies.lightfr(m, e, **SMALL, **parts),
+        model=lambda n: models.lightfr(n, width=6),
+        takes=(),
+    ),
     # several widths
     "hetefedrec(10)": Recipe(
         lambda m, e, **parts: strategies.hetefedrec(

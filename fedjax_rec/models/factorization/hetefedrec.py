@@ -61,9 +61,7 @@ class Widths(nnx.Module):
         for a, width in enumerate(self.widths):
             task = self.objective(inner(item[..., :width], user[..., :width]), batch)
             total += jnp.where(a <= size, task, 0)
-        mask = jnp.broadcast_to(
-            batch["mask"].reshape(-1, *[1] * (item.ndim - 2)), item.shape[:-1]
-        )
+        mask = jnp.broadcast_to(batch["mask"].reshape(-1, *[1] * (item.ndim - 2)), item.shape[:-1])
         own = jnp.asarray(self.widths, jnp.float32)[size]
         together = correlation(item.reshape(-1, self.widths[-1]), mask.reshape(-1)) / own
         return total + self.decorrelation * jnp.where(size > 0, together, 0)
