@@ -11,11 +11,11 @@ Each bit in turn, all others fixed, until none changes, is the best for them:
 
 t_ui = f (2 y_ui - 1), K(x, y) the sign of x, or y where x = 0. No step raises the sum.
 
-What is sent. Down: f bits for each item that the client touches. Up: f bits of b_u, and for each of
-these items how often it was a positive and a negative example, a byte each. In the paper clients
-send (t_ui - b_u . d_i) b_uk, anew whenever a bit of d_i changed. Its signs are b_u or -b_u, its size
-tells y_ui, and the released code lets the server have both; so they are sent once. No part of a
-message is hidden from the server, and neither was the paper's: what hides a user would be a sum.
+What is sent. Down: f bits for each item that the client touches. Up: f bits of b_u, and for each
+of these items how often it was a positive and a negative example, a byte each. In the paper clients
+send (t_ui - b_u . d_i) b_uk, anew whenever a bit of d_i changed. Its signs are b_u or -b_u and its
+size tells y_ui, so that the server has both in the end; here they are sent once. Nothing of this is
+hidden from the server, in the paper's messages neither.
 
 Left out: the 2 lambda of the released code in place of 1 before b_uk d_ik, by which a step may go
 up. Negatives are drawn, where the paper's ratings are explicit.

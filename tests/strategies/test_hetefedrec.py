@@ -137,11 +137,9 @@ def by_hand(tables, users, items, pull=PULL, weight=WEIGHT):
         mean = total / np.maximum(count, 1)[:, None]
         tables = [v + mean[:, : v.shape[1]] for v in tables]
         wanted = np.mean([cosines(v) for v in tables], axis=0)
+        apart = lambda x, wanted=wanted: ((cosines(x) - wanted) ** 2).sum() / ITEMS
         for _ in range(STEPS):
-            tables = [
-                v - pull * slope(v, lambda x: ((cosines(x) - wanted) ** 2).sum() / ITEMS)
-                for v in tables
-            ]
+            tables = [v - pull * slope(v, apart) for v in tables]
         yield tables, users, {u: told[u][2] for u in ids}
 
 
