@@ -112,12 +112,9 @@ def hetefedrec(
         if distilled is None:
             return after, info
         of_round = keys.stream(jax.random.fold_in(key, state.round), "distillation")
-        shared = jax.lax.cond(
-            (info.weight > 0).any(),
-            lambda s: _distilled(of_round, s, distilled, distillation_rate, distillation_steps),
-            lambda s: s,
-            after.shared,
-        )
+        settings = distilled, distillation_rate, distillation_steps
+        moved = lambda: _distilled(of_round, after.shared, *settings)
+        shared = jax.lax.cond((info.weight > 0).any(), moved, lambda: after.shared)
         return replace(after, shared=shared), info
 
     return replace(inner, init=init, round=round)

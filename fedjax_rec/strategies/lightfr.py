@@ -35,7 +35,6 @@ from .. import keys, rows, wire
 from ..check import at_least
 from ..clients.batches import Passes, localize, mark, turns_of
 from ..data import Batches
-from ..rounds.clock import Clock
 from ..rounds.federated import federated
 from ..types import Aggregator, Client, Model, Packet, Server, Strategy, Upload
 from .fcf import nothing
@@ -50,17 +49,15 @@ def lightfr(
     *,
     sweeps: int = 20,
     batch_size: int = 256,
-    clients_per_chunk: int | str | None = None,
-    clock: Clock | None = None,
-    deadline: float | None = None,
+    **assembly,
 ) -> Strategy:
     """Discrete coordinate descent: a round sets the codes of its cohort, and then those of all
     items that they touched, from what this cohort says of them.
 
-    Messages are codes already, and take no compressor, stage or other aggregator. The server holds
-    I (T + f) numbers in a round. With everybody in every round it is the central descent on the
-    same examples: the sums are all that this needs. Metrics: `loss` of `models.lightfr` at the new
-    user codes and the items that came down.
+    Messages are whole numbers and bits, which compressors leave as they are; what a stage makes of
+    them is sent as floats. The server holds I (T + f) numbers in a round. With everybody in every
+    round it is the central descent on the same examples: the sums are all that this needs.
+    Metrics: `loss` of `models.lightfr` at the new user codes and the items that came down.
 
     Args:
         model: `models.lightfr(num_items)`.
@@ -68,9 +65,7 @@ def lightfr(
         probe: looks at the client's own code and the items that came down.
         sweeps: of a code over its bits, at most.
         batch_size: examples that a client looks at at once.
-        clients_per_chunk: as in `fedavg`.
-        clock: as in `fedavg`.
-        deadline: as in `fedavg`.
+        assembly: as in `federated`, without `aggregator` and `server`.
 
     Raises:
         ValueError: for sweeps < 1; in `init`, for another model; in the round, for clients of
@@ -86,9 +81,7 @@ def lightfr(
         beside_counts(model),
         aggregator=systems(),
         server=descending(sweeps),
-        clients_per_chunk=clients_per_chunk,
-        clock=clock,
-        deadline=deadline,
+        **assembly,
     )
 
 

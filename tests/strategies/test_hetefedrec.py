@@ -110,7 +110,7 @@ def trained(p, table, items, client, weight=WEIGHT):
         own = (own - own.mean(0)) / np.sqrt(own.var(0) + 1e-8)
         return total + weight * np.linalg.norm(own.T @ own / len(own)) / WIDTHS[size]
 
-    p, table = np.float64(p), np.float64(table)
+    p, table = np.asarray(p, float), np.asarray(table, float)
     to_p, to_v = slope(p, lambda x: loss(x, table)), slope(table, lambda x: loss(p, x))
     change = {i: -RATES["item_learning_rate"] * to_v[i] for i in set(named)}
     return p - RATES["user_learning_rate"] * to_p, change, loss(p, table)
@@ -147,7 +147,7 @@ def played(strategy, dataset):
     """(State, RoundInfo) after each of the rounds, and the state before."""
     state = strategy.init(KEY, USERS)
     round = jax.jit(strategy.round)
-    out = [(state, None)]
+    out: list[Any] = [(state, None)]
     for ids in COHORTS:
         state, info = round(KEY, state, Cohort(jnp.array(list(ids), jnp.int32), dataset.store))
         out.append((state, info))
@@ -155,7 +155,7 @@ def played(strategy, dataset):
 
 
 def tables_of(state):
-    return [np.float64(state.shared["item"][str(a)].values) for a in range(len(WIDTHS))]
+    return [np.asarray(state.shared["item"][str(a)].values, float) for a in range(len(WIDTHS))]
 
 
 @pytest.mark.parametrize("chunk", [4, None], ids=["chunks", "at once"])
@@ -163,7 +163,7 @@ def test_rounds_are_those_of_a_loop(dataset, chunk):
     (start, _), *rounds = played(strategy_of(clients_per_chunk=chunk), dataset)
     items = items_of(split())
     assert {size_of(len(i)) for i in items} == {0, 1, 2}
-    hand = by_hand(tables_of(start), np.float64(start.private["user"][:, 0]), items)
+    hand = by_hand(tables_of(start), np.asarray(start.private["user"][:, 0], float), items)
     for ids, (state, info), (tables, users, losses) in zip(COHORTS, rounds, hand, strict=True):
         for got, want in zip(tables_of(state), tables, strict=True):
             np.testing.assert_allclose(got, want, atol=2e-5)
@@ -172,7 +172,7 @@ def test_rounds_are_those_of_a_loop(dataset, chunk):
             got = state.private["user"][u, 0]
             np.testing.assert_allclose(got[:width], users[u][:width], atol=2e-5)
             np.testing.assert_array_equal(got[width:], start.private["user"][u, 0, width:])
-        want = [losses.get(u, 0.0) for u in ids]
+        want = np.array([losses.get(u, 0.0) for u in ids])
         np.testing.assert_allclose(info.metrics["loss"], want, rtol=1e-5)
         sizes = [size_of(len(items[u])) if u < USERS else 0 for u in ids]
         np.testing.assert_array_equal(info.metrics["size"], sizes)

@@ -2,6 +2,7 @@
 what it refuses."""
 
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -100,14 +101,17 @@ def by_hand(items, users, seen):
 
 def played(strategy, items: int):
     store = data.pack(split(items), evaluation_negatives=0).store
-    out, round = [(strategy.init(KEY, USERS), None)], jax.jit(strategy.round)
+    out: list[Any] = [(strategy.init(KEY, USERS), None)]
+    round = jax.jit(strategy.round)
     for ids in COHORTS:
         out.append(round(KEY, out[-1][0], Cohort(jnp.array(list(ids), jnp.int32), store)))
     return out, store
 
 
 def codes(state):
-    return np.float64(state.shared["model"]["item"].values), np.float64(state.private["user"][:, 0])
+    as_doubles = lambda x: np.asarray(x, float)
+    users = as_doubles(state.private["user"][:, 0])
+    return as_doubles(state.shared["model"]["item"].values), users
 
 
 @SIZES

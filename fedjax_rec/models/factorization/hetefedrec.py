@@ -45,13 +45,13 @@ class Widths(nnx.Module):
         self.widths, self.decorrelation = tuple(widths), decorrelation
         self.objective = objective
 
-    def rows(self, items):
+    def rows(self, items) -> jax.Array:
         """float[..., D_K]: of the client's own table, zeros beyond its width."""
-        found = 0.0
-        for a, table in enumerate(self.item):
-            mine = jnp.where(self.size[...] == a, table[items], 0)
-            beyond = self.widths[-1] - self.widths[a]
-            found += jnp.pad(mine, [(0, 0)] * (mine.ndim - 1) + [(0, beyond)])
+        found = self.item[-1][items]
+        for a, width in enumerate(self.widths[:-1]):
+            own = self.item[a][items]
+            own = jnp.pad(own, [(0, 0)] * (own.ndim - 1) + [(0, self.widths[-1] - width)])
+            found = jnp.where(self.size[...] == a, own, found)
         return found
 
     def loss(self, batch, key):
