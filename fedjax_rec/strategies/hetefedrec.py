@@ -126,12 +126,12 @@ def sized(client: Client, up_to: Sequence[int]) -> Client:
 
     def update(key, private, shared, data, now):
         bounds = jnp.asarray(up_to, jnp.float32).reshape(-1)
-        size = (data.length > bounds).sum(dtype=jnp.int32)
+        size = (data.length > bounds).sum(dtype=jnp.float32)
         private, upload = client.update(key, {**private, "size": size}, shared, data, now)
         item = {
             a: replace(u, live=u.live & (size == int(a))) for a, u in upload.update["item"].items()
         }
-        metrics = upload.metrics | {"size": size.astype(jnp.float32)}
+        metrics = upload.metrics | {"size": size}
         return private, replace(upload, update={**upload.update, "item": item}, metrics=metrics)
 
     return replace(client, update=update)

@@ -41,7 +41,7 @@ class Widths(nnx.Module):
         widest = scale * draw(rngs.params(), (num_items, widths[-1]))
         self.item = nnx.List([Rows(widest[:, :width]) for width in widths])
         self.user = Private(scale * draw(rngs.params(), (members, widths[-1])))
-        self.size = Private(jnp.int32(0))
+        self.size = Private(jnp.float32(0))  # a number, since what is no float has no slope
         self.widths, self.decorrelation = tuple(widths), decorrelation
         self.objective = objective
 
@@ -62,7 +62,7 @@ class Widths(nnx.Module):
             task = self.objective(inner(item[..., :width], user[..., :width]), batch)
             total += jnp.where(a <= size, task, 0)
         mask = jnp.broadcast_to(batch["mask"].reshape(-1, *[1] * (item.ndim - 2)), item.shape[:-1])
-        own = jnp.asarray(self.widths, jnp.float32)[size]
+        own = jnp.asarray(self.widths, jnp.float32)[size.astype(jnp.int32)]
         together = correlation(item.reshape(-1, self.widths[-1]), mask.reshape(-1)) / own
         return total + self.decorrelation * jnp.where(size > 0, together, 0)
 
@@ -100,7 +100,7 @@ def hetefedrec(
     Returns:
         A model whose `shared` is {"item": {"0": Table [num_items, D_0], ...}}, each at first the
         first columns of the widest, and whose `private` is {"user": float32[members, D_K], "size":
-        int32[], 0 until `strategies.hetefedrec` says which}.
+        float32[], 0 until `strategies.hetefedrec` says which}.
 
     Raises:
         ValueError: unless widths are positive and ascend, and scale is positive.
