@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_rec import compress, data, models, simulate, strategies
+from fedjax_rec import compress, data, models, simulate, strategies, wire
 from fedjax_rec.data.interactions import Interactions
 from fedjax_rec.data.splits import TEST, TRAIN, Split
 from fedjax_rec.models.factorization.hetefedrec import correlation
+from fedjax_rec.rows import RowsUpdate
 from fedjax_rec.types import Cohort
 
 pytestmark = pytest.mark.usefixtures("compiled_fast")
@@ -220,11 +221,13 @@ def test_bytes_are_those_of_the_clients_own_width(dataset):
     found = simulate.audit(strategy, state, dataset.store, KEY, clients=USERS)
     assert found["message"] == found["ledger"]
     for u in range(USERS):
-        width = WIDTHS[size_of(len(items[u]))]
-        touched = len(set(rows_of(items[u], u)[0]))
-        # ids as a bit an item; three tables of two parts of two bytes, and three bytes before.
-        beside = int(info.bytes_up[u]) - 4 * width * touched
-        assert 0 < beside <= 3 + 3 * (2 + 2 + 3), beside
+        touched = np.isin(np.arange(ITEMS), rows_of(items[u], u)[0])
+        own = [touched & (a == size_of(len(items[u]))) for a in range(len(WIDTHS))]
+        told = [
+            RowsUpdate(np.zeros((ITEMS, width), np.float32), None, there, None, ITEMS)
+            for width, there in zip(WIDTHS, own, strict=True)
+        ]
+        assert int(info.bytes_up[u]) == len(wire.to_bytes(told))
     np.testing.assert_array_equal(info.bytes_down, info.bytes_up)
 
 
