@@ -98,6 +98,11 @@ def _attributes(scene: Scene, features: Mapping[int, np.ndarray], what: str) -> 
 
 
 def _audited_clip(config: Config) -> privacy.Clip:
+    if config.in_shares is not None:
+        raise ValueError(
+            "canaries: clients add the noise in shares, and what is audited here is that of a "
+            "trusted server; leave canaries out."
+        )
     if config.privacy is None or config.privacy.clip is None:
         raise ValueError(
             "canaries: the configuration has no section `privacy`, so there is no mechanism to "

@@ -36,7 +36,7 @@ from ..simulate import Callback, Cohorts
 from ..storage import read_yaml
 from ..strategies import Clock, Exchange, Graph, Held, Neighbours, Similarity, Staleness, Utility
 from ..types import Aggregator, Compressor, Model, Server, Stage, Strategy
-from . import callbacks, private
+from . import callbacks, in_shares, private
 from .choices import KEY, choose
 from .complaints import one_line
 from .factories import (
@@ -163,6 +163,7 @@ class Config:
     most_rejected: float
     start_from: str | None
     privacy: private.Privacy | None
+    in_shares: in_shares.InShares | None
     callbacks: tuple[Callback, ...]
     plain: dict[str, Any]
     parsed: Namespace
@@ -216,7 +217,11 @@ def read(
     _check_numbers(made)
     if (wanted := private_of(made)) is None:
         del plain[private.KEY]
-    private.check(plain, wanted)
+    found = in_shares.found_in(_arguments(made, "strategy"))
+    if found is None:
+        private.check(plain, wanted)
+    else:
+        in_shares.check(plain, wanted, found)
     return Config(
         name=str(made.name or "_".join(filter(None, (stem(source), choice)))),
         seed=made.seed,
@@ -236,6 +241,7 @@ def read(
         most_rejected=0.1 if made.most_rejected is None else made.most_rejected,
         start_from=made.start_from,
         privacy=wanted,
+        in_shares=found,
         callbacks=callbacks.made(plain[callbacks.KEY]),
         plain=plain,
         parsed=parsed,
