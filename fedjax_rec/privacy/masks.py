@@ -106,7 +106,7 @@ def _all(seeds: jax.Array, minus: jax.Array, index: jax.Array) -> jax.Array:
     if not whole:
         return total
     grouped = lambda x: x[:first].reshape(whole, TOGETHER, *x.shape[1:])
-    add = lambda total, group: (total + summed(*group, index), None)
+    add = lambda total, group: (total + summed(group[0], group[1], index), None)
     return jax.lax.scan(add, total, (grouped(seeds), grouped(minus)))[0]
 
 
