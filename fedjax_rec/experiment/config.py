@@ -217,11 +217,7 @@ def read(
     _check_numbers(made)
     if (wanted := private_of(made)) is None:
         del plain[private.KEY]
-    found = in_shares.found_in(_arguments(made, "strategy"))
-    if found is None:
-        private.check(plain, wanted)
-    else:
-        in_shares.check(plain, wanted, found)
+    found = in_shares.checked(plain, wanted, _arguments(made, "strategy"))
     return Config(
         name=str(made.name or "_".join(filter(None, (stem(source), choice)))),
         seed=made.seed,

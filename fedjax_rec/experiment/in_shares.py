@@ -23,6 +23,7 @@ from ..rounds.sealed import numbers_under_seal
 from ..types import Compressor, Seal, Strategy
 from .factories import ConfigError
 from .private import OUTSIDE, PROTECTED, Privacy, refuse_more_told, refuse_out_of_range
+from .private import check as check_central
 
 NEIGHBOURS = "with and without those of one client, who is among the others all the same,"
 WHERE = "noise in shares"
@@ -91,6 +92,19 @@ class Guarantee:
             f"{self.noise.noise_multiplier:.4g} in shares, of any {self.noise.there} clients that "
             f"stay and keep theirs to themselves; not of {OUTSIDE}"
         )
+
+
+def checked(
+    plain: dict[str, Any], made: Privacy | None, arguments: Mapping[str, Any]
+) -> InShares | None:
+    """`found_in`. Raises ConfigError where what a configuration promises is not so, whoever adds
+    the noise."""
+    found = found_in(arguments)
+    if found is None:
+        check_central(plain, made)
+    else:
+        check(plain, made, found)
+    return found
 
 
 def found_in(arguments: Mapping[str, Any]) -> InShares | None:
