@@ -142,8 +142,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Config:
-    """A configuration with every part made. plain: as nested dicts, for `config.yaml`. parsed: as
-    it was checked, before its parts were made."""
+    """All parts, made. plain: as nested dicts, for `config.yaml`. parsed: before they were made."""
 
     name: str
     seed: int
@@ -217,7 +216,6 @@ def read(
     _check_numbers(made)
     if (wanted := private_of(made)) is None:
         del plain[private.KEY]
-    found = in_shares.checked(plain, wanted, _arguments(made, "strategy"))
     return Config(
         name=str(made.name or "_".join(filter(None, (stem(source), choice)))),
         seed=made.seed,
@@ -237,7 +235,7 @@ def read(
         most_rejected=0.1 if made.most_rejected is None else made.most_rejected,
         start_from=made.start_from,
         privacy=wanted,
-        in_shares=found,
+        in_shares=in_shares.checked(plain, wanted, _arguments(made, "strategy")),
         callbacks=callbacks.made(plain[callbacks.KEY]),
         plain=plain,
         parsed=parsed,
