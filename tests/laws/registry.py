@@ -75,6 +75,8 @@ AGGREGATORS = {
     "per_row()": lambda: aggregate.per_row(),
     "total()": lambda: aggregate.total(),
     "products()": lambda: adapters.products(),
+    "products(ranks)": lambda: adapters.products((1, 2)),
+    "holders()": lambda: adapters.holders(),
     "by_norm()": lambda: adapters.by_norm(),
     "normalized()": lambda: aggregate.normalized(),
     "normalized_per_row(0.9)": lambda: aggregate.normalized_per_row(momentum=0.9),
