@@ -255,13 +255,12 @@ def _arguments(made: Namespace, part: str) -> dict[str, Any]:
 
 
 def late_factory(factory: Callable, kwargs: Mapping[str, Any]) -> Callable:
-    """`factory` of these arguments, which takes those of the run as well."""
+    """`factory` of these arguments, which takes those of the run as well: all but what only some
+    models read, by its name. A part dropped in silence could be the mechanism of a guarantee."""
     known = inspect.signature(factory).parameters
     open_ended = any(p.kind is p.VAR_KEYWORD for p in known.values())
-    # A model takes what it asks for: all but these two are for those that read text or features.
-    plain = {"num_items", "members"}
-    takes = lambda name: name in known or (open_ended and name in plain)
-    wanted = lambda late: {name: late[name] for name in late if takes(name)}
+    some = LATE["model"] - ({"num_items", "members"} if open_ended else set())
+    wanted = lambda late: {name: late[name] for name in late if name in known or name not in some}
     return lambda *args, **late: factory(*args, **{**kwargs, **wanted(late)})
 
 
