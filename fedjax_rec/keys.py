@@ -49,6 +49,19 @@ def mix(x: jax.Array) -> jax.Array:
     return x ^ (x >> 16)
 
 
+def counted(seed: jax.Array, index: jax.Array) -> jax.Array:
+    """uint32: numbers `index`, uint32[...], of the sequence of a seed, uint32[2].
+
+    `mix` of an index that begins somewhere, between whose two products the other word comes in, so
+    that sequences are not one at an offset; each number is uniform over seeds. A stride instead
+    would cost a third product.
+    """
+    x = index + seed[0]
+    x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D) ^ seed[1]
+    x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
+    return x ^ (x >> 16)
+
+
 def below(bits: jax.Array, n: jax.Array) -> jax.Array:
     """int32 in [0, n) from uint32 bits, as floor(bits * n / 2^32); bias at most n / 2^32."""
     return upper_half(bits, jnp.asarray(n).astype(jnp.uint32)).astype(jnp.int32)

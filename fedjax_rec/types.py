@@ -194,11 +194,14 @@ class Seal:
         the second, from the summary of all. Then `body` is an update of whole tables, live where
         the client touched them, `send` gives a pair of packets whose bodies are summed together,
         and `down` counts the rows of tables, down(numbers, rows). None for one message.
+    noise: what clients add before they hide, as (`privacy.Shares`, the step of the fixed point);
+        None where they add nothing. An accountant reads it.
     """
 
     send: Callable[..., tuple[Any, dict[str, Array]]]
     down: Callable[..., int]
     narrow: Callable[..., Packet] | None = None
+    noise: tuple[Any, float] | None = None
 
 
 @part

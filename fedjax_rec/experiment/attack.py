@@ -27,7 +27,7 @@ from .best import chooser_of
 from .config import Config, ConfigError
 from .loaded import load_run
 from .prepare import Experiment, prepare
-from .private import mechanism
+from .private import Guarantee, mechanism
 
 CANARIES, DELTA = 40_000, 1e-6
 
@@ -98,6 +98,11 @@ def _attributes(scene: Scene, features: Mapping[int, np.ndarray], what: str) -> 
 
 
 def _audited_clip(config: Config) -> privacy.Clip:
+    if config.in_shares is not None:
+        raise ValueError(
+            "canaries: clients add the noise in shares, and what is audited here is that of a "
+            "trusted server; leave canaries out."
+        )
     if config.privacy is None or config.privacy.clip is None:
         raise ValueError(
             "canaries: the configuration has no section `privacy`, so there is no mechanism to "
@@ -110,7 +115,7 @@ def _canaries(scene: Scene) -> list[dict]:
     config, guarantee = scene.config, scene.experiment.guarantee
     clip = _audited_clip(config)
     made = mechanism(config, scene.experiment.dataset.num_clients)
-    assert made is not None and guarantee is not None
+    assert made is not None and isinstance(guarantee, Guarantee)
     # Of a first round whose noise later ones take back there is more.
     first = 1.0 if guarantee.correlated is None else guarantee.correlated.sensitivity(1)
     z = guarantee.noise_multiplier / first

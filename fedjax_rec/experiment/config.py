@@ -36,7 +36,7 @@ from ..simulate import Callback, Cohorts
 from ..storage import read_yaml
 from ..strategies import Clock, Exchange, Graph, Held, Neighbours, Similarity, Staleness, Utility
 from ..types import Aggregator, Compressor, Model, Server, Stage, Strategy
-from . import callbacks, private
+from . import callbacks, in_shares, private
 from .choices import KEY, choose
 from .complaints import one_line
 from .factories import (
@@ -142,8 +142,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Config:
-    """A configuration with every part made. plain: as nested dicts, for `config.yaml`. parsed: as
-    it was checked, before its parts were made."""
+    """All parts, made. plain: as nested dicts, for `config.yaml`. parsed: before they were made."""
 
     name: str
     seed: int
@@ -163,6 +162,7 @@ class Config:
     most_rejected: float
     start_from: str | None
     privacy: private.Privacy | None
+    in_shares: in_shares.InShares | None
     callbacks: tuple[Callback, ...]
     plain: dict[str, Any]
     parsed: Namespace
@@ -216,7 +216,6 @@ def read(
     _check_numbers(made)
     if (wanted := private_of(made)) is None:
         del plain[private.KEY]
-    private.check(plain, wanted)
     return Config(
         name=str(made.name or "_".join(filter(None, (stem(source), choice)))),
         seed=made.seed,
@@ -236,6 +235,7 @@ def read(
         most_rejected=0.1 if made.most_rejected is None else made.most_rejected,
         start_from=made.start_from,
         privacy=wanted,
+        in_shares=in_shares.checked(plain, wanted, _arguments(made, "strategy")),
         callbacks=callbacks.made(plain[callbacks.KEY]),
         plain=plain,
         parsed=parsed,
@@ -255,13 +255,12 @@ def _arguments(made: Namespace, part: str) -> dict[str, Any]:
 
 
 def late_factory(factory: Callable, kwargs: Mapping[str, Any]) -> Callable:
-    """`factory` of these arguments, which takes those of the run as well."""
+    """`factory` of these arguments, which takes those of the run as well: all but what only some
+    models read, by its name. A part dropped in silence could be the mechanism of a guarantee."""
     known = inspect.signature(factory).parameters
     open_ended = any(p.kind is p.VAR_KEYWORD for p in known.values())
-    # A model takes what it asks for: all but these two are for those that read text or features.
-    plain = {"num_items", "members"}
-    takes = lambda name: name in known or (open_ended and name in plain)
-    wanted = lambda late: {name: late[name] for name in late if takes(name)}
+    some = LATE["model"] - ({"num_items", "members"} if open_ended else set())
+    wanted = lambda late: {name: late[name] for name in late if name in known or name not in some}
     return lambda *args, **late: factory(*args, **{**kwargs, **wanted(late)})
 
 

@@ -214,6 +214,8 @@ def _mean(told: Mapping[str, Any], attack: str, metric: str, of: str) -> float |
 
 def _cell(told: Mapping[str, Any], attack: str, metric: str, of: str) -> str:
     row = _row(told, attack, of)
+    if row is None and any(r["attack"] == attack and "refused" in r for r in told["rows"]):
+        return "n/a"  # the reason stands below the table
     if row is None or row[metric]["mean"] is None:
         return ""
     half = (row[metric]["high"] - row[metric]["low"]) / 2

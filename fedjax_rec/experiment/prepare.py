@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from .. import data, evaluate, simulate, strategies
 from ..evaluate.protocol import of_catalogue
 from ..types import Strategy
+from . import in_shares
 from .cold import with_fit
 from .config import Config, ConfigError, part
 from .factories import find
@@ -62,7 +63,7 @@ class Experiment:
     strategy: Strategy
     measure: simulate.Measure
     made: Any
-    guarantee: Guarantee | None = None
+    guarantee: Guarantee | in_shares.Guarantee | None = None
 
     @property
     def dataset(self) -> data.Dataset:
@@ -195,6 +196,8 @@ def assembled(config: Config, read: Read) -> Experiment:
         return simulate.Parts(mine, told.cohorts, measure_of(mine, cases))
 
     told = guarantee(config, read.dataset.num_clients)
+    if config.in_shares is not None:
+        told = in_shares.guarantee(config, strategy, read.dataset.num_clients)
     return Experiment(read, strategy, measure_of(strategy, read.cases), made, told)
 
 

@@ -98,6 +98,7 @@ def check(plain: dict[str, Any], made: Privacy | None) -> None:
     """Raises ConfigError for a section that is not complete, and for what it cannot cover."""
     if made is None:
         return
+    refuse_out_of_range(made)
     if made.clip is None:
         raise ConfigError(
             "privacy.clip is missing: what is not clipped has no guarantee; use privacy.clip: "
@@ -108,6 +109,17 @@ def check(plain: dict[str, Any], made: Privacy | None) -> None:
             f"privacy.epsilon={made.epsilon} and privacy.noise_multiplier={made.noise_multiplier}: "
             "one follows from the other; give one of them."
         )
+    refuse_more_told(plain, KEY)
+    given = plain["strategy"].get("init_args") or {}
+    if given.get("aggregator") is not None:
+        raise ConfigError(
+            "privacy with strategy.aggregator: the mechanism sums updates itself; leave "
+            "strategy.aggregator out."
+        )
+
+
+def refuse_out_of_range(made: Privacy) -> None:
+    """Raises ConfigError for numbers that are no promise and no noise."""
     epsilon, noise = made.epsilon, made.noise_multiplier
     if epsilon is not None and not 0 < epsilon < math.inf:
         raise ConfigError(f"privacy.epsilon={epsilon} is out of range; use epsilon > 0.")
@@ -117,40 +129,45 @@ def check(plain: dict[str, Any], made: Privacy | None) -> None:
         )
     if made.delta is not None and not 0 < made.delta < 1:
         raise ConfigError(f"privacy.delta={made.delta} is out of range; use 0 < delta < 1.")
+
+
+def refuse_more_told(plain: dict[str, Any], where: str) -> None:
+    """Raises ConfigError where a run tells more of clients than sums of one update a round. where:
+    what promises something, for the message."""
     path = plain["strategy"]["class_path"]
     if path not in COVERED:
         names = ", ".join(sorted(name.rpartition(".")[2] for name in COVERED))
         raise ConfigError(
-            f"privacy: strategy={path} may tell more of a client than one clipped update a round, "
+            f"{where}: strategy={path} may tell more of a client than one clipped update a round, "
             f"which nobody accounts for; use one of {names}."
         )
     given = plain["strategy"].get("init_args") or {}
-    for name, why in (
-        ("aggregator", "the mechanism sums updates itself"),
-        ("clock", "who is late hangs on what it holds"),
-        ("deadline", "who is late hangs on what it holds"),
-    ):
+    for name in ("clock", "deadline"):
         if given.get(name) is not None:
-            raise ConfigError(f"privacy with strategy.{name}: {why}; leave strategy.{name} out.")
+            raise ConfigError(
+                f"{where} with strategy.{name}: who is late hangs on what it holds; leave "
+                f"strategy.{name} out."
+            )
     if plain["evaluation"]["of"] == "personal":
         raise ConfigError(
-            "privacy with evaluation.of=personal: a probe tells of each client's own model, "
+            f"{where} with evaluation.of=personal: a probe tells of each client's own model, "
             "without noise; use of: aggregated."
         )
     if plain.get("start_from") is not None:
         raise ConfigError(
-            f"privacy with start_from={plain['start_from']}: that run may have seen these clients, "
+            f"{where} with start_from={plain['start_from']}: that run may have seen these clients, "
             "which nobody accounts for; leave start_from out."
         )
 
 
 def guarantee(config: Any, num_clients: int) -> Guarantee | None:
-    """What the run of a configuration guarantees; None where it says nothing of privacy.
+    """What the run of a configuration guarantees; None where it says nothing of privacy, or
+    clients add the noise (`in_shares`).
 
     Raises ConfigError where no accountant knows its cohorts.
     """
     wanted = config.privacy
-    if wanted is None:
+    if wanted is None or config.in_shares is not None:
         return None
     if config.cohorts.sampling is None:
         raise ConfigError(

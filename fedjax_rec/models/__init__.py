@@ -22,6 +22,8 @@ from .factorization.fedkd import fedkd, mutual
 from .factorization.fedpergnn import fedpergnn
 from .factorization.fedrap import fedrap
 from .factorization.gpfedrec import gpfedrec, gpfedrec_rows, guided
+from .factorization.hetefedrec import hetefedrec
+from .factorization.lightfr import lightfr
 from .factorization.mf import fedmf
 from .factorization.ncf import gmf, mlp, neumf
 from .factorization.pfedrec import pfedrec
@@ -65,12 +67,12 @@ __all__ = [
     "base_nbytes", "bce", "bert", "bert4rec", "bpr", "contrastive", "dcn", "deepfm", "dlrm", "dora",
     "ease", "export_peft", "feature_mf", "fedkd", "fedmf", "fedpergnn", "fedrap", "freeze",
     "from_nnx", "frozen_at", "full_softmax", "gbce", "generate", "gmf", "gpfedrec", "gpfedrec_rows",
-    "gru4rec", "guided", "hashed", "hstu", "hybrid", "hybrid_sasrec", "ials", "import_peft",
-    "in_dtype", "item_knn", "item_scores", "item_weights", "layers", "lightgcn", "llama",
-    "load_decoder", "load_llama", "logistic", "lora", "masked_mean", "merged", "mlp", "mutual",
-    "neumf", "next_title", "pfedrec", "popularity", "private_at", "prunable", "quantised",
-    "quotient_remainder", "random_bert", "rows_each", "sampled_bce", "sampled_softmax", "sasrec",
-    "sentences", "squared_error", "started", "summed", "tallrec", "text_and_rows", "text_encoder",
-    "text_rows", "text_sasrec", "text_tower", "unisrec", "weighted", "with_core", "with_popular",
-    "yes_no", "yes_no_above",
+    "gru4rec", "guided", "hashed", "hetefedrec", "hstu", "hybrid", "hybrid_sasrec", "ials",
+    "import_peft", "in_dtype", "item_knn", "item_scores", "item_weights", "layers", "lightfr",
+    "lightgcn", "llama", "load_decoder", "load_llama", "logistic", "lora", "masked_mean", "merged",
+    "mlp", "mutual", "neumf", "next_title", "pfedrec", "popularity", "private_at", "prunable",
+    "quantised", "quotient_remainder", "random_bert", "rows_each", "sampled_bce", "sampled_softmax",
+    "sasrec", "sentences", "squared_error", "started", "summed", "tallrec", "text_and_rows",
+    "text_encoder", "text_rows", "text_sasrec", "text_tower", "unisrec", "weighted", "with_core",
+    "with_popular", "yes_no", "yes_no_above",
 ]  # fmt: skip

@@ -18,8 +18,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from .. import keys
 from ..check import at_least, is_traced, positive, static
-from ..compress.quantize import random_bits
 
 FINEST = 2**22  # L beyond which a float32 does not tell the steps apart
 
@@ -44,10 +44,15 @@ class Grid:
 
     def rounded(self, key, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """(uint32[d], bool[d]): q modulo 2^b, and where |x| > B."""
+        place = jax.lax.iota(jnp.uint32, x.size).reshape(x.shape)
+        return self.rounded_by(keys.counted(keys.words(key, 2), place), x)
+
+    def rounded_by(self, bits: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """`rounded`, by uint32[d] that are uniform."""
         scaled = jnp.clip(x.astype(jnp.float32) / self.bound, -1.0, 1.0) * self.levels
         low = jnp.floor(scaled)
         # Of 24 bits, as many as a float32 has: exact, also for what is on the grid.
-        up = (random_bits(key, x) >> 8).astype(jnp.float32) * 2.0**-24 < scaled - low
+        up = (bits >> 8).astype(jnp.float32) * 2.0**-24 < scaled - low
         q = low.astype(jnp.int32) + up.astype(jnp.int32)
         return jax.lax.bitcast_convert_type(q, jnp.uint32) & self.last, jnp.abs(x) > self.bound
 

@@ -133,7 +133,7 @@ def private_set_union(
         return {"rule": aggregator.init(shared), "told": Told({"union_share": jnp.float32(0)})}
 
     additive = {"counts": counter.additive, "numbers": aggregator.additive}
-    return Aggregator(init, reduce, finish, additive, seal=Seal(send, down, narrow))
+    return Aggregator(init, reduce, finish, additive, seal=Seal(send, down, narrow, hides.noise))
 
 
 def _share(sent: list[jax.Array]) -> jax.Array:

@@ -15,7 +15,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from .. import check, wire
+from .. import check, keys, wire
 from ..types import Aggregator, Now, Packet, PyTree, Seal, Upload
 from .fixed_point import grid_of
 from .masks import circle, hiding, left
@@ -105,15 +105,21 @@ def secure_aggregation(
     def send(key, body: PyTree, now: Now):
         leaves, structure = jax.tree.flatten(body)
         numbers = jnp.concatenate([x.reshape(-1).astype(jnp.float32) for x in leaves])
+        told = {}
         if noise is None:
-            (codes, beyond), told = grid.rounded(key, numbers), {}
+            words = keys.words(key, 2)
+            coded = lambda index, x: grid.rounded_by(keys.counted(words, index), x)
         else:
-            codes, beyond, told = with_noise(noise, grid, key, numbers)
-        hidden = (codes + hiding(around(now), now.client, numbers.size)) & grid.last
+            numbers, beyond, told = with_noise(noise, grid, key, numbers)
+            coded = lambda index, x: (x, jnp.zeros(x.shape, bool))
+        hidden, seen = hiding(around(now), now.client, coded, numbers)
+        hidden, clipped = hidden & grid.last, seen / numbers.size
+        if noise is not None:
+            clipped = beyond.mean()
         sent = structure.unflatten(wire.Codes(x, 2**bits) for x in _parted(hidden, leaves))
         phases = rule.up(clients, numbers.size, bits)
         side = {phase: jnp.zeros(size, jnp.uint8) for phase, size in phases.items()}
-        return Packet(sent, side), {"clipped": beyond.mean(), **told}
+        return Packet(sent, side), {"clipped": clipped, **told}
 
     def down(numbers: int) -> int:
         return sum(rule.down(clients, numbers, bits).values())
@@ -151,7 +157,8 @@ def secure_aggregation(
         return there[round_of.neighbours(jnp.arange(there.size))].sum(1)
 
     parts = {"total": True, "there": True, "each": False}
-    return Aggregator(lambda shared: (), reduce, finish, parts, seal=Seal(send, down))
+    added = None if noise is None else (noise, float(grid.step))
+    return Aggregator(lambda shared: (), reduce, finish, parts, seal=Seal(send, down, noise=added))
 
 
 def _sum(x: jax.Array, there: jax.Array) -> jax.Array:

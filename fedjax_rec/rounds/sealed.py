@@ -85,7 +85,7 @@ def sealed(
         return staged.receive(key, live_where_it_moves(update), now)
 
     outline = _adding_up(compressor, shared)
-    numbers = sum(x.size for x in jax.tree.leaves(rows.dense(outline.body)))
+    numbers = _numbers(outline)
     seen = lambda packet, like, now: packet.body  # of one client, which says nothing
     if seal.narrow is None:
         return Uplink(init, one, chunk, receive, seen, seal.down(numbers))
@@ -144,6 +144,16 @@ def refuse_under_seal(seal: Seal, compressor: Compressor) -> None:
             "nothing but sums; use a linear one that both ends draw from a seed, such as "
             "privacy.seeded_rows or compress.seeded_low_rank, or none."
         )
+
+
+def numbers_under_seal(compressor: Compressor | None, shared: PyTree) -> int:
+    """How many numbers of the model `shared` a client sends, all of its tables or what `compressor`
+    makes of them. Raises ValueError as `sealed`."""
+    return _numbers(_adding_up(compressor or identity(), shared))
+
+
+def _numbers(outline: Packet) -> int:
+    return sum(x.size for x in jax.tree.leaves(rows.dense(outline.body)))
 
 
 def _adding_up(compressor: Compressor, shared: PyTree) -> Packet:

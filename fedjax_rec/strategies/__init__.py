@@ -84,7 +84,9 @@ from .fltrust import fltrust, root_of
 from .gossip_sgd import gossip_sgd, model_swapping
 from .gpfedrec import gpfedrec
 from .guarded import guarded, kept_apart
+from .hetefedrec import hetefedrec
 from .ifca import ifca
+from .lightfr import lightfr
 from .mime import fsvrg, mime, mime_lite
 from .mining import mining
 from .per_fedavg import maml, per_fedavg, reptile
@@ -107,11 +109,12 @@ __all__ = [
     "fedmf", "fedncf", "fednova", "fedper", "fedpergnn", "fedprox", "fedrap", "fedrecon", "fedrep",
     "fedsa_lora", "fedsgd", "fetch_sgd", "ffa_lora", "fine_tuned", "fine_tuned_fedavg", "flexlora",
     "flora", "fltrust", "from_matrix", "from_optax", "fsvrg", "full_gradient", "gossip",
-    "gossip_sgd", "gpfedrec", "graph_guided", "guarded", "hetlora", "ifca", "in_sequence",
-    "kept_apart", "lognormal_clock", "maml", "memory_budget", "metropolis", "mime", "mime_lite",
-    "mining", "model_swapping", "nearest", "oort", "over_selected", "over_selection", "pairs",
-    "per_fedavg", "periodic", "pfedme", "pfedme_client", "pfedrec", "power_of_choice", "power_sgd",
-    "proximal", "prune_fl", "pruning", "ptf_fedrec", "raflora", "rbla", "reptile", "ring", "rolora",
-    "root_of", "scaffold", "scheduled_step", "selecting", "selective", "started", "step",
-    "stochastic_step", "submodel", "torus", "traced_clock",
+    "gossip_sgd", "gpfedrec", "graph_guided", "guarded", "hetefedrec", "hetlora", "ifca",
+    "in_sequence", "kept_apart", "lightfr", "lognormal_clock", "maml", "memory_budget",
+    "metropolis", "mime", "mime_lite", "mining", "model_swapping", "nearest", "oort",
+    "over_selected", "over_selection", "pairs", "per_fedavg", "periodic", "pfedme", "pfedme_client",
+    "pfedrec", "power_of_choice", "power_sgd", "proximal", "prune_fl", "pruning", "ptf_fedrec",
+    "raflora", "rbla", "reptile", "ring", "rolora", "root_of", "scaffold", "scheduled_step",
+    "selecting", "selective", "started", "step", "stochastic_step", "submodel", "torus",
+    "traced_clock",
 ]  # fmt: skip

@@ -151,7 +151,7 @@ def solving(model: Model, a: float, r: float, probe=None) -> Client:
         alone = jnp.zeros((store.longest, told.shape[1]))
         alone = alone.at[slot].add(jnp.where(here[:, None], told[user], 0.0), mode="drop")
         sent = {
-            "model": {"item": _nothing(width, count)},
+            "model": {"item": nothing(width, count)},
             "sums": {
                 "item": rows.RowsUpdate(alone, ids, local.live, None, count),
                 "users": jnp.append(squares.sum(0), there.sum()),
@@ -211,7 +211,7 @@ def _full(upper: jax.Array, width: int) -> jax.Array:
     return jnp.zeros((width, width)).at[i, j].set(upper).at[j, i].set(upper)
 
 
-def _nothing(width: int, size: int) -> rows.RowsUpdate:
+def nothing(width: int, size: int) -> rows.RowsUpdate:
     """Of a table of `size` rows: one row of padding, which is not sent."""
     nobody = jnp.full(1, size, jnp.int32)
     return rows.RowsUpdate(jnp.zeros((1, width)), nobody, jnp.zeros(1, bool), None, size)

@@ -87,7 +87,11 @@ def test_a_ledger_writes_a_section_and_a_figure(place, told):
     (place / "found").mkdir()
     for name in ("fedmf", "fedmf again"):
         file = place / "found" / f"{name.replace(' ', '_')}.json"
-        file.write_text(json.dumps({**told, "name": name, "commit": "abc"}))
+        rows = told["rows"]
+        if name == "fedmf again":
+            rows = [row for row in rows if row["attack"] != "membership"]
+            rows.append({"attack": "membership", "refused": "no shadow fits"})
+        file.write_text(json.dumps({**told, "rows": rows, "name": name, "commit": "abc"}))
     (place / "page.md").write_text("# Page\n\nkept\n")
     plan = {
         "section": "Ledger", "page": str(place / "page.md"), "folder": str(place / "found"),
@@ -100,6 +104,8 @@ def test_a_ledger_writes_a_section_and_a_figure(place, told):
     text = page.read_text()
     assert figure.stat().st_size > 5000 and "kept" in text
     assert "| fedmf again | " in text and "pictures/leaks.png" in text and "1.00 ± 0.00" in text
+    again = next(line for line in text.splitlines() if line.startswith("| fedmf again"))
+    assert again.count(" n/a ") == 1 and "- membership: no shadow fits" in text
     run_ledger(file)
     assert page.read_text() == text
     with pytest.raises(ValueError, match="no such run"):

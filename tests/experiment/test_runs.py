@@ -209,6 +209,15 @@ def test_every_file_of_runs_has_its_section_of_a_page():
         assert {str(Path(run.out).parent) for run in plan.runs} & set(plan.folders)
 
 
+@pytest.mark.parametrize("name", ["ledgers/leaks", "arena/ml100k"])
+def test_what_other_commands_write_is_on_its_page(name):
+    """A merge once lost a section in silence."""
+    told = yaml.safe_load((ROOT / f"configs/{name}.yaml").read_text())
+    page = (ROOT / told["page"]).read_text()
+    assert f"<!-- section: {told['section']} -->" in page
+    assert (ROOT / told["figure"]).is_file() and Path(told["figure"]).name in page
+
+
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """A folder with `tiny.yaml` and its data, where the command is given."""

@@ -75,6 +75,8 @@ AGGREGATORS = {
     "per_row()": lambda: aggregate.per_row(),
     "total()": lambda: aggregate.total(),
     "products()": lambda: adapters.products(),
+    "products(ranks)": lambda: adapters.products((1, 2)),
+    "holders()": lambda: adapters.holders(),
     "by_norm()": lambda: adapters.by_norm(),
     "normalized()": lambda: aggregate.normalized(),
     "normalized_per_row(0.9)": lambda: aggregate.normalized_per_row(momentum=0.9),
@@ -311,6 +313,11 @@ MODELS = {
     ),
     "fedrap(0.1, 0.01)": (lambda n, m: models.fedrap(n, m, 8, 0.1, 0.01), "pointwise(4)"),
     "fedpergnn()": (lambda n, m: models.fedpergnn(n, m, width=8), "pointwise(4)"),
+    "lightfr()": (lambda n, m: models.lightfr(n, m, width=8), "pointwise(4)"),
+    "hetefedrec()": (
+        lambda n, m: models.hetefedrec(n, m, widths=(4, 8), decorrelation=0.1),
+        "pointwise(4)",
+    ),
     "gpfedrec()": (lambda n, m: models.gpfedrec(n, m, width=8), "pointwise(4)"),
     "gpfedrec_rows()": (lambda n, m: models.gpfedrec_rows(n, m, width=8), "pointwise(4)"),
     "guided(fedmf)": (

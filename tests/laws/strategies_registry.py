@@ -251,6 +251,20 @@ STRATEGIES = {
         lambda m, e, **parts: strategies.fedpergnn(m, e, every=2, **SMALL, **parts),
         model=lambda n: models.fedpergnn(n, width=6, scale=0.3),
     ),
+    # bits
+    "lightfr()": Recipe(
+        lambda m, e, **parts: strategies.lightfr(m, e, **SMALL, **parts),
+        model=lambda n: models.lightfr(n, width=6),
+        takes=(),
+    ),
+    # several widths
+    "hetefedrec(10)": Recipe(
+        lambda m, e, **parts: strategies.hetefedrec(
+            m, e, up_to=(10,), distilled=5, distillation_rate=0.1, **SMALL, **parts
+        ),
+        model=lambda n: models.hetefedrec(n, widths=(3, 6), decorrelation=0.1, scale=0.3),
+        takes=("uplink",),
+    ),
     # no federation
     "central(ials)": Recipe(
         lambda m, e: strategies.central(m, e, fit=models.ials(0.1, 0.01)), takes=()

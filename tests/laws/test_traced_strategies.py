@@ -107,6 +107,14 @@ TRACED = {
         user_learning_rate=(0.5, 1.0),
         item_learning_rate=(0.5, 1.0),
     ),
+    "hetefedrec": recipe(
+        "hetefedrec",
+        lambda n: models.hetefedrec(n, widths=(3, 6), decorrelation=0.1),
+        others=dict(up_to=(10,), distilled=5),
+        user_learning_rate=(0.5, 1.0),
+        item_learning_rate=(0.5, 1.0),
+        distillation_rate=(0.01, 0.1),
+    ),
     "fedprox": recipe("fedprox", mu=(0.1, 1.0)),
     "fetch_sgd": recipe(
         "fetch_sgd",

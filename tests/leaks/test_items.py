@@ -194,3 +194,22 @@ def test_what_cannot_be_attacked_is_told(small):
                 jnp.zeros(2, jnp.uint32), small.store.take(jnp.arange(1)), jnp.zeros(1, jnp.uint32)
             )
         )
+
+
+def test_predictions_tell_some_of_the_items_and_no_shadow_fits_them(small):
+    """PTF-FedRec: numbers, one an item that its client trained on; with no swaps a client that has
+    learned its items well gives its positives the higher ones."""
+    strategy = strategies.ptf_fedrec(
+        models.fedmf(ITEMS, width=6), shifted(), epochs=40, sent=2, swap=0.0, beta=(1.0, 1.0),
+        gamma=(1.0, 1.0),
+    )  # fmt: skip
+    (seen,), truth = heard(strategy, small)
+    for message in seen.messages:
+        assert message.rows.shape[1] == 1 and ((message.rows > 0) & (message.rows < 1)).all()
+        assert set(message.items) <= set(truth.touched[0][message.client])
+    ids = leaks.scored("touched", leaks.touched([seen]), truth.touched[0], "touched")
+    assert ids.by["precision"].mean == 1.0
+    along = leaks.scored("directions", leaks.directions([seen]), truth.positives, "positives")
+    assert along.by["auc"].mean > 0.9
+    with pytest.raises(ValueError, match="does not hold this model alone"):
+        leaks.membership(strategy.model, [seen])
