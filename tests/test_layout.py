@@ -61,6 +61,7 @@ VMAPS = {
     "compress.sparsify": "rows of an array",
     "models.text.next_title": "titles",
     "models.transformers.generate": "prompts",
+    "privacy.masks": "seeds of masks",
     "simulate.whole": "whole runs",
     "strategies.ifca": "models of the clusters",
     "strategies.soft_labels": "examples",

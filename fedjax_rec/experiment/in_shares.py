@@ -146,7 +146,7 @@ def check(plain: dict[str, Any], made: Privacy | None, found: InShares) -> None:
 def guarantee(config: Any, strategy: Strategy, num_clients: int) -> Guarantee:
     """What the run of a configuration with noise in shares guarantees.
 
-    Raises ConfigError where that is less than `privacy.epsilon` asks for.
+    Raises ConfigError where that is less than the section's epsilon asks for.
     """
     found, wanted = config.in_shares, config.privacy or Privacy()
     key = jax.random.key(0)

@@ -44,7 +44,7 @@ from .summed import summed
 from .text.answers import tallrec, yes_no, yes_no_above
 from .text.next_title import after_titles, next_title
 from .text.text_encoder import text_encoder
-from .text.text_rows import text_rows
+from .text.text_rows import sasrec_from_texts, text_rows
 from .text.text_tower import text_and_rows, text_tower
 from .transformers import layers
 from .transformers.bert import BertSizes, random_bert
@@ -72,7 +72,7 @@ __all__ = [
     "lightgcn", "llama", "load_decoder", "load_llama", "logistic", "lora", "masked_mean", "merged",
     "mlp", "mutual", "neumf", "next_title", "pfedrec", "popularity", "private_at", "prunable",
     "quantised", "quotient_remainder", "random_bert", "rows_each", "sampled_bce", "sampled_softmax",
-    "sasrec", "sentences", "squared_error", "started", "summed", "tallrec", "text_and_rows",
-    "text_encoder", "text_rows", "text_sasrec", "text_tower", "unisrec", "weighted", "with_core",
-    "with_popular", "yes_no", "yes_no_above",
+    "sasrec", "sasrec_from_texts", "sentences", "squared_error", "started", "summed", "tallrec",
+    "text_and_rows", "text_encoder", "text_rows", "text_sasrec", "text_tower", "unisrec",
+    "weighted", "with_core", "with_popular", "yes_no", "yes_no_above",
 ]  # fmt: skip

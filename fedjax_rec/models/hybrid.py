@@ -48,36 +48,37 @@ def hybrid(first: Model, second: Model, share: float = 0.5) -> Model:
             )
     parts = {"first": first, "second": second}
 
-    def init(key, common=None):
-        def of(number, key):
-            return None if key is None else jax.random.fold_in(key, number)
-
-        made = {
-            name: model.init(of(i, key), of(i, common))
-            for i, (name, model) in enumerate(parts.items())
-        }
-        return tuple({name: both[place] for name, both in made.items()} for place in (0, 1))
-
     def each(function):
-        """function(name, model, shared, private) of both."""
+        """function(name, model, shared, private, ...) of both."""
         return lambda shared, private, *rest: {
             name: function(name, model, shared[name], private[name], *rest)
             for name, model in parts.items()
         }
 
-    def together(values):
-        return share * values["first"] + (1 - share) * values["second"]
+    def together(of_each):
+        return share * of_each["first"] + (1 - share) * of_each["second"]
+
+    def init(key, common=None):
+        of = lambda i, key: None if key is None else jax.random.fold_in(key, i)
+        both = [model.init(of(i, key), of(i, common)) for i, model in enumerate(parts.values())]
+        shared, private = (
+            dict(zip(parts, trees, strict=True)) for trees in zip(*both, strict=True)
+        )
+        return shared, private
 
     def loss(shared, private, batch, key):
-        of_each = dict(zip(parts, jax.random.split(key), strict=True))
-        one = lambda name, model, *own: model.loss(*own, batch, of_each[name])
-        return sum(each(one)(shared, private).values())
+        keys = dict(zip(parts, jax.random.split(key), strict=True))
+        losses = each(lambda name, model, *own: model.loss(*own, batch, keys[name]))
+        found = losses(shared, private)
+        return found["first"] + found["second"]
 
     def score(shared, private, catalogue, context, items, user):
-        one = lambda name, model, *own: model.ranking.score(
-            *own, catalogue[name], context[name], items, user
+        scores = each(
+            lambda name, model, *own: model.ranking.score(
+                *own, catalogue[name], context[name], items, user
+            )
         )
-        return together(each(one)(shared, private))
+        return together(scores(shared, private))
 
     ranking = first.ranking and Ranking(
         score,

@@ -300,7 +300,8 @@ def _records(path: Path) -> list[dict[str, Any]]:
                 f"{path} line {line} goes back to round {record['round']} from "
                 f"{records[-1]['round']}; run it again."
             )
-        wrong = [k for k, v in record.items() if not isinstance(v, int | float | None)]
+        numbers = {k: v for k, v in record.items() if k != "rejected_clients"}  # ids, by round
+        wrong = [k for k, v in numbers.items() if not isinstance(v, int | float | None)]
         if wrong:
             raise ValueError(f"{path} line {line}: {wrong[0]!r} is no number; run it again.")
         records.append(record)

@@ -150,6 +150,19 @@ def cells(text: str) -> list[dict[str, str]]:
     return [dict(zip(split[0], line, strict=True)) for line in split[2:]]
 
 
+def test_a_run_that_names_rejected_clients_is_read(tmp_path):
+    """They are ids by round, in records and in the best one that the summary repeats."""
+    folder, named = fake_run(tmp_path / "run"), {"rejected_clients": {"5": [3, 7]}}
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    records = [json.loads(line) | named for line in lines]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    summary = json.loads((folder / "summary.json").read_text())
+    for name in ("best", "final"):
+        summary[name] |= named
+    (folder / "summary.json").write_text(json.dumps(summary))
+    assert read_run(folder).records == records
+
+
 def test_a_run_reads_back(runs):
     run = read_run(runs / "paper/seed1")
     assert run.column("round").tolist() == list(range(0, 61, 5))

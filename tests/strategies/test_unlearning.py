@@ -130,10 +130,9 @@ def test_rows_are_as_long_as_they_were_and_lie_as_they_are_trained_now(world):
         ids, fresh, of_bias = change_of(k, -2 * item, bias)
         if k == 4:
             _, long, _ = change_of(k, item, bias)
-            best = np.argsort(-np.linalg.norm(long, axis=1))[:4]
-            ids, fresh, long = ids[best], fresh[best], long[best]
-            size = np.linalg.norm(fresh, axis=1, keepdims=True)
-            fresh = fresh / size * np.linalg.norm(long, axis=1, keepdims=True)
+            best = np.argsort(-np.linalg.norm(long, axis=1))[:4]  # others as they are trained now
+            size = np.linalg.norm(fresh[best], axis=1, keepdims=True)
+            fresh[best] *= np.linalg.norm(long[best], axis=1, keepdims=True) / size
         total["item"][ids] += n * fresh
         total["bias"] += n * of_bias
         weights += n

@@ -19,6 +19,8 @@ import jax
 from ... import trees
 from ...check import at_least, positive
 from ...types import Model
+from ..sequential.next_item import ItemLoss
+from ..sequential.sasrec import sasrec
 from ..started import started
 from .text_tower import whitened
 
@@ -61,6 +63,32 @@ def text_rows(
     ((name, table),) = of_items.items()
     text = whitened("text_rows", titles, num_items, weights, tokens, table.shape[1])
     return started(model, {name: scale * text})
+
+
+def sasrec_from_texts(
+    num_items: int,
+    members: int = 1,
+    titles: Sequence[str] | None = None,
+    weights: str = "minilm",
+    tokens: int = 128,
+    scale: float = 0.02,
+    width: int = 64,
+    length: int = 50,
+    layers: int = 2,
+    heads: int = 1,
+    dropout: float = 0.2,
+    loss: ItemLoss | None = None,
+) -> Model:
+    """`text_rows` of `sasrec`. Arguments are those of the two.
+
+    Raises:
+        ValueError: as the two.
+
+    Example:
+        >>> model = models.sasrec_from_texts(num_items, 1, titles, bert_folder, width=4)
+    """
+    model = sasrec(num_items, members, width, length, layers, heads, dropout, loss)
+    return text_rows(model, num_items, titles, weights, tokens, scale)
 
 
 def _of_items(x, num_items: int) -> bool:
