@@ -105,21 +105,21 @@ def secure_aggregation(
     def send(key, body: PyTree, now: Now):
         leaves, structure = jax.tree.flatten(body)
         numbers = jnp.concatenate([x.reshape(-1).astype(jnp.float32) for x in leaves])
-        told = {}
         if noise is None:
             words = keys.words(key, 2)
             coded = lambda index, x: grid.rounded_by(keys.counted(words, index), x)
+            hidden, beyond = hiding(around(now), now.client, coded, numbers)
+            told = {"clipped": beyond / numbers.size}
         else:
-            numbers, beyond, told = with_noise(noise, grid, key, numbers)
-            coded = lambda index, x: (x, jnp.zeros(x.shape, bool))
-        hidden, seen = hiding(around(now), now.client, coded, numbers)
-        hidden, clipped = hidden & grid.last, seen / numbers.size
-        if noise is not None:
-            clipped = beyond.mean()
+            codes, beyond, told = with_noise(noise, grid, key, numbers)
+            as_it_is = lambda index, x: (x, jnp.zeros(x.shape, bool))
+            hidden, _ = hiding(around(now), now.client, as_it_is, codes)
+            told = {"clipped": beyond.mean(), **told}
+        hidden = hidden & grid.last
         sent = structure.unflatten(wire.Codes(x, 2**bits) for x in _parted(hidden, leaves))
         phases = rule.up(clients, numbers.size, bits)
         side = {phase: jnp.zeros(size, jnp.uint8) for phase, size in phases.items()}
-        return Packet(sent, side), {"clipped": clipped, **told}
+        return Packet(sent, side), told
 
     def down(numbers: int) -> int:
         return sum(rule.down(clients, numbers, bits).values())

@@ -144,7 +144,7 @@ def solving(model: Model, a: float, r: float, probe=None) -> Client:
 
         vectors, losses, there = jax.lax.map(one, jnp.arange(private["user"].shape[0]))
         local = rows.localize(shared["sums"]["item"], items)
-        squares = _upper(vectors[:, :, None] * vectors[:, None, :])
+        squares = upper_of(vectors[:, :, None] * vectors[:, None, :])
         told = jnp.concatenate([squares, vectors, there[:, None]], 1)
         ids: Any = local.ids
         slot = jnp.searchsorted(ids, items)
@@ -158,7 +158,7 @@ def solving(model: Model, a: float, r: float, probe=None) -> Client:
             },
         }
         got = rows.RowsUpdate(q, ids, local.live, None, count)
-        down = wire.nbytes(Packet({"item": got, "all": _upper(everything)}))
+        down = wire.nbytes(Packet({"item": got, "all": upper_of(everything)}))
         after = {"user": jnp.where(there[:, None], vectors, private["user"])}
         metrics = {"loss": jnp.where(there, losses, 0.0).sum() / jnp.maximum(there.sum(), 1)}
         if probe is not None:
@@ -183,12 +183,12 @@ def solved_items(a: float, r: float, memory: float | None = None) -> Server:
         if memory is not None:
             sums = state = {k: memory * state[k] + x for k, x in sums.items()}
         width = table.shape[1]
-        everyone, users = a * _full(sums["users"][:-1], width), sums["users"][-1]
+        everyone, users = a * full(sums["users"][:-1], width), sums["users"][-1]
 
         def one(row):
             old, s = row
             upper, b, met = s[: -width - 1], s[-width - 1 : -1], s[-1]
-            system = everyone + _full(upper, width)
+            system = everyone + full(upper, width)
             system += r * (met + a * users) * jnp.eye(width)
             return jnp.where(met > 0, cho_solve(cho_factor(system), b), old)
 
@@ -200,12 +200,12 @@ def solved_items(a: float, r: float, memory: float | None = None) -> Server:
     return Server(kept, apply)
 
 
-def _upper(x: jax.Array) -> jax.Array:
+def upper_of(x: jax.Array) -> jax.Array:
     """float[..., T]: the upper triangles of matrices [..., D, D]."""
     return x[(..., *jnp.triu_indices(x.shape[-1]))]
 
 
-def _full(upper: jax.Array, width: int) -> jax.Array:
+def full(upper: jax.Array, width: int) -> jax.Array:
     """float[D, D]: the symmetric matrix of this triangle [T]."""
     i, j = jnp.triu_indices(width)
     return jnp.zeros((width, width)).at[i, j].set(upper).at[j, i].set(upper)

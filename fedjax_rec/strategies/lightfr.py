@@ -37,7 +37,7 @@ from ..clients.batches import Passes, localize, mark, turns_of
 from ..data import Batches
 from ..rounds.federated import federated
 from ..types import Aggregator, Client, Model, Packet, Server, Strategy, Upload
-from .fcf import nothing
+from .fcf import full, nothing, upper_of
 
 ITEMS_AT_ONCE = 512  # whose f x f systems are held in memory
 
@@ -181,8 +181,7 @@ def systems() -> Aggregator:
         there = uploads.weight > 0
         code = jnp.where(there[:, None], 2.0 * told["code"] - 1, 0)
         positive, negative = (_dense(told["item"], column) for column in (0, 1))
-        upper = code[:, :, None] * code[:, None, :]
-        upper = upper[:, *jnp.triu_indices(code.shape[1])]
+        upper = upper_of(code[:, :, None] * code[:, None, :])
         times = lambda w, x: jnp.matmul(w.T, x, precision="highest")
         right = code.shape[1] * times(positive - negative, code)
         return {"system": times(positive + negative, upper), "right": right}
@@ -198,12 +197,10 @@ def descending(sweeps: int) -> Server:
     def apply(state, shared, update):
         table = shared["model"]["item"]
         width = table.shape[1]
-        i, j = jnp.triu_indices(width)
 
         def one(item):
             code, upper, right = item
-            system = jnp.zeros((width, width)).at[i, j].set(upper).at[j, i].set(upper)
-            return descended(code, system, right, sweeps)
+            return descended(code, full(upper, width), right, sweeps)
 
         each = table.values, update["system"], update["right"]
         values = jax.lax.map(one, each, batch_size=min(ITEMS_AT_ONCE, table.shape[0]))

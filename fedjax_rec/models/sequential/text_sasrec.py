@@ -14,29 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
-from flax import nnx
 
-from ...check import at_least, positive
 from ...types import Model
-from ..roles import Frozen, from_nnx
-from ..text.text_tower import Projector, whitened
-from .next_item import ItemLoss, item_table, sampled_softmax
-from .sasrec import Block, SASRec, check
-
-
-class TextsAndRows(nnx.Module):
-    """Vectors [..., D] of ids int[...] or all: text [I, E] under `project`, and row [I, D]."""
-
-    def __init__(self, text, project, row):
-        self.text, self.project, self.row = Frozen(jnp.asarray(text)), project, row
-
-    def __getitem__(self, ids):
-        return self.project(self.text[ids]) + self.row[ids]
-
-    def all(self):
-        return self.project(self.text[...]) + self.row[:]
+from .next_item import ItemLoss, item_table
+from .unisrec import over_texts
 
 
 def text_sasrec(
@@ -58,7 +40,7 @@ def text_sasrec(
     """Shared item rows [num_items, width], projector and layers; no private part. Train it on
     `data.sequences(length)`; it scores from the user's last `length` items.
 
-    Arguments are those of `unisrec`.
+    Arguments that are not named here are those of `unisrec`.
 
     Raises:
         ValueError: as `unisrec`.
@@ -67,18 +49,8 @@ def text_sasrec(
         >>> texts = {"titles": titles, "weights": bert_folder, "components": 4}
         >>> model = models.text_sasrec(num_items, **texts)
     """
-    check("text_sasrec", width, length, layers, heads, dropout)
-    positive("text_sasrec", "scale", scale)
-    at_least("text_sasrec", "tokens", tokens, 3)
-    for size in projector:
-        at_least("text_sasrec", "projector", size, 1)
-    text = whitened("text_sasrec", titles, num_items, weights, tokens, components)
-    loss = loss or sampled_softmax()
-    block = lambda rngs: Block(width, width, heads, dropout, jax.nn.relu, rngs, (layers,))
-
-    def build(rngs):
-        row = item_table(jnp.zeros((num_items, width)), loss, ("inputs", "targets"))
-        item = TextsAndRows(text, Projector(rngs, text.shape[1], projector, width, scale), row)
-        return SASRec(item, num_items, width, length, block, dropout, loss, rngs)
-
-    return from_nnx(build)
+    row = lambda loss: item_table(jnp.zeros((num_items, width)), loss, ("inputs", "targets"))
+    return over_texts(
+        "text_sasrec", row, num_items, titles, weights, tokens, components, projector, scale,
+        width, length, layers, heads, dropout, loss,
+    )  # fmt: skip

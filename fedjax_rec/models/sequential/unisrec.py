@@ -28,16 +28,18 @@ from .sasrec import Block, SASRec, check
 
 
 class Texts(nnx.Module):
-    """Rows [..., D] of ids int[...] or all, made of text [I, E]."""
+    """Vectors [..., D] of ids int[...] or all: of text [I, E], plus row [I, D] where there is
+    one."""
 
-    def __init__(self, text, project):
-        self.text, self.project = Frozen(jnp.asarray(text)), project
+    def __init__(self, text, project, row=None):
+        self.text, self.project, self.row = Frozen(jnp.asarray(text)), project, row
 
     def __getitem__(self, ids):
-        return self.project(self.text[ids])
+        vectors = self.project(self.text[ids])
+        return vectors if self.row is None else vectors + self.row[ids]
 
     def all(self):
-        return self[...]
+        return self[:]
 
 
 def unisrec(
@@ -76,17 +78,29 @@ def unisrec(
         >>> model = models.unisrec(num_items, titles=titles, weights=bert_folder, components=4)
         >>> examples = data.sequences(10, negatives=8)
     """
-    check("unisrec", width, length, layers, heads, dropout)
-    positive("unisrec", "scale", scale)
-    at_least("unisrec", "tokens", tokens, 3)
+    return over_texts(
+        "unisrec", lambda loss: None, num_items, titles, weights, tokens, components, projector,
+        scale, width, length, layers, heads, dropout, loss,
+    )  # fmt: skip
+
+
+def over_texts(
+    where, row, num_items, titles, weights, tokens, components, projector, scale, width, length,
+    layers, heads, dropout, loss,
+) -> Model:  # fmt: skip
+    """`SASRec` over `Texts`, of the arguments of `unisrec`. row(loss): the rows beside the texts,
+    or None."""
+    check(where, width, length, layers, heads, dropout)
+    positive(where, "scale", scale)
+    at_least(where, "tokens", tokens, 3)
     for size in projector:
-        at_least("unisrec", "projector", size, 1)
-    text = whitened("unisrec", titles, num_items, weights, tokens, components)
+        at_least(where, "projector", size, 1)
+    text = whitened(where, titles, num_items, weights, tokens, components)
     loss = loss or sampled_softmax()
     block = lambda rngs: Block(width, width, heads, dropout, jax.nn.relu, rngs, (layers,))
 
     def build(rngs):
-        item = Texts(text, Projector(rngs, text.shape[1], projector, width, scale))
+        item = Texts(text, Projector(rngs, text.shape[1], projector, width, scale), row(loss))
         return SASRec(item, num_items, width, length, block, dropout, loss, rngs)
 
     return from_nnx(build)

@@ -79,7 +79,9 @@ def sasrec_from_texts(
     dropout: float = 0.2,
     loss: ItemLoss | None = None,
 ) -> Model:
-    """`text_rows` of `sasrec`. Arguments are those of the two.
+    """`text_rows` of `sasrec`.
+
+    Arguments that are not named here are those of `sasrec` and `text_rows`.
 
     Raises:
         ValueError: as the two.

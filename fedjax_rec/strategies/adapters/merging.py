@@ -30,7 +30,7 @@ import jax.numpy as jnp
 
 from ... import factors, trees
 from ...factors import KERNEL, SCALE, A, B, first_a, product
-from ...rows.narrow import Rounding, is_narrow, wide
+from ...rows.narrow import is_narrow, wide
 from ...servers.stochastic import stochastic
 from ...trees import Frozen
 from ...types import PyTree, Server
@@ -50,8 +50,9 @@ def merging(choice: Choice, server: Server) -> Server:
         kernel, scale = layer[KERNEL].value, layer[SCALE].value
         rest = mean_product(layer, update) - product(a, b)
         moved = wide(kernel) + (jnp.asarray(scale)[..., None, None] * rest)
-        narrow = stochastic(jax.random.fold_in(key, 1)) if is_narrow(kernel) else _nearest(kernel)
-        return {A: a, B: b, KERNEL: Frozen(narrow(moved))}
+        if is_narrow(kernel):
+            moved = stochastic(jax.random.fold_in(key, 1))(moved)
+        return {A: a, B: b, KERNEL: Frozen(moved.astype(kernel.dtype))}
 
     return _by_pair(one, server, _can_merge)
 
@@ -129,10 +130,6 @@ def product_of_holders(layer: dict, update: dict) -> jax.Array:
 def _of_holders(held: jax.Array) -> jax.Array:
     """1 / h [r], 0 of a component that nobody holds."""
     return jnp.where(held > 0, 1 / jnp.where(held > 0, held, 1.0), 0.0)
-
-
-def _nearest(kernel: jax.Array) -> Rounding:
-    return lambda x: x.astype(kernel.dtype)
 
 
 def _products(update: dict) -> Products:
