@@ -15,7 +15,7 @@ activations dwarf what a client trains, and wherever a budget is set. Small mode
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -41,6 +41,12 @@ class Chunk:
     clients: int
     fixed: int | None = None
     each: int | None = None
+
+    def without(self, over: int) -> Chunk:
+        """With as many clients fewer as take `over` bytes, or one; itself where nothing is over or
+        it is not known what a client takes."""
+        fewer = -(-over // self.each) if self.each and over > 0 else 0
+        return replace(self, clients=max(1, self.clients - fewer))
 
 
 def checked(where: str, asked: int | str | None) -> None:

@@ -22,7 +22,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from .. import keys, trees
-from ..rounds.plan import Chunk, plan
+from ..rounds.memory import allowed_bytes, sharing
+from ..rounds.plan import Chunk, peak_bytes, plan
 from ..types import Cohort, PyTree, State, Strategy
 from .catalogue import refuse_other_catalogue
 from .cohorts import Cohorts, full
@@ -120,8 +121,9 @@ def program(made: Callable[..., Parts], mesh: Mesh | None = None) -> Program:
             chunk = planned[of_shapes]
             if (times, rounds, of_shapes) not in ready:
                 args = key, inputs, state, store
-                made_of = _compiled(mesh, block, args, (times, rounds, chunk.clients))
-                ready[times, rounds, of_shapes] = *made_of, chunk
+                of_chunk = lambda c: _compiled(mesh, block, args, (times, rounds, c.clients))
+                ready[times, rounds, of_shapes] = _within(of_chunk, chunk, mesh)
+                planned[of_shapes] = ready[times, rounds, of_shapes][-1]
         return ready[times, rounds, of_shapes]
 
     def of(key, inputs: PyTree = ()) -> Calls:
@@ -159,6 +161,23 @@ def _compiled(mesh: Mesh | None, block: Callable, args: tuple, sizes: tuple) -> 
         return made(*jax.device_put(args, lie))
 
     return call, made
+
+
+def _within(of_chunk: Callable, chunk: Chunk, mesh: Mesh | None) -> tuple[Any, Any, Chunk]:
+    """(call, executable, chunk): with fewer clients a chunk where those planned for prove too many,
+    since a plan sees the round alone and a call measures as well; unless fewer do not help."""
+    made, allowed = (*of_chunk(chunk), chunk), allowed_bytes()
+    allowed //= sharing(1 if mesh is None else mesh.size)
+    for _ in range(2):
+        taken, now = peak_bytes(made[1].memory_analysis()), made[-1]
+        fewer = now.without(taken - allowed)
+        if fewer == now:
+            break
+        less = (*of_chunk(fewer), fewer)
+        if peak_bytes(less[1].memory_analysis()) >= taken:
+            break
+        made = less
+    return made
 
 
 def _outline(x) -> Any:
