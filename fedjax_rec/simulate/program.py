@@ -12,7 +12,7 @@ compiled for that.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -25,6 +25,7 @@ from .. import keys, trees
 from ..rounds.memory import allowed_bytes, sharing
 from ..rounds.plan import Chunk, peak_bytes, plan
 from ..types import Cohort, PyTree, State, Strategy
+from . import unchanged
 from .catalogue import refuse_other_catalogue
 from .cohorts import Cohorts, full
 from .measure import Measure
@@ -103,10 +104,15 @@ def program(made: Callable[..., Parts], mesh: Mesh | None = None) -> Program:
     def block(key, inputs, state, store, times, rounds, chunk):
         return blocks(made(inputs), key, state, store, times, rounds, chunk, mesh)
 
-    def first(key, inputs, num_clients):
-        return made(inputs).strategy.init(keys.stream(key, "init"), num_clients)
+    def begun(key, inputs, num_clients: int) -> State:
+        of_shapes = num_clients, _shapes(inputs)
+        with compiling:
+            if of_shapes not in begins:
+                init = lambda args: made(args[1]).strategy.init(args[0], num_clients)
+                begins[of_shapes] = unchanged.Begun(init, (key, inputs))
+        return begins[of_shapes]((keys.stream(key, "init"), inputs))
 
-    begin: Any = jax.jit(first, static_argnames="num_clients")
+    begins: dict[Any, unchanged.Begun] = {}
     ready: dict[Any, tuple[Any, Any, Chunk]] = {}
     planned: dict[Any, Chunk] = {}
     looked: list[bool] = []
@@ -121,7 +127,9 @@ def program(made: Callable[..., Parts], mesh: Mesh | None = None) -> Program:
             chunk = planned[of_shapes]
             if (times, rounds, of_shapes) not in ready:
                 args = key, inputs, state, store
-                of_chunk = lambda c: _compiled(mesh, block, args, (times, rounds, c.clients))
+                of_chunk = lambda c: _compiled(
+                    mesh, block, args, (times, rounds, c.clients), begins
+                )
                 ready[times, rounds, of_shapes] = _within(of_chunk, chunk, mesh)
                 planned[of_shapes] = ready[times, rounds, of_shapes][-1]
         return ready[times, rounds, of_shapes]
@@ -140,25 +148,32 @@ def program(made: Callable[..., Parts], mesh: Mesh | None = None) -> Program:
                     refuse_counted_padding(strategy, state, store)
                     looked.append(True)
 
-        start = lambda store: begin(key, inputs, num_clients=store.num_clients)
+        start = lambda store: begun(key, inputs, store.num_clients)
         return Calls(start, compiled, look)
 
     return Program(of)
 
 
-def _compiled(mesh: Mesh | None, block: Callable, args: tuple, sizes: tuple) -> tuple[Any, Any]:
-    """(call, executable) of block(*args, *sizes), which gives up the state, its third argument."""
-    jitted = jax.jit(block, donate_argnums=2, static_argnums=(4, 5, 6))
-    if mesh is None:
-        made = jitted.lower(*args, *sizes).compile()
-        return made, made
-    # Lowered for shapes that lie nowhere, since `jax.shard_map` may close over no others; where
-    # they lie is then the compiler's choice.
-    made = jitted.lower(*jax.tree.map(_outline, args), *sizes).compile()
-    lie, _ = made.input_shardings
+def _compiled(mesh: Mesh | None, block: Callable, args: tuple, sizes: tuple, begins: Mapping):
+    """(call, executable) of block(*args, *sizes), which takes over what it changes of the state,
+    its third argument, but for what `begins` lent it."""
+    # Traced for shapes that lie nowhere, since `jax.shard_map` may close over no others; where they
+    # lie is then the compiler's choice.
+    key, inputs, state, store = args if mesh is None else jax.tree.map(_outline, args)
+    parts = lambda state, rest: block(*rest[:2], state, rest[2], *sizes)
+    one = unchanged.call(parts, state, (key, inputs, store))
+    jitted = jax.jit(one.of, donate_argnums=0)
+    made = jitted.lower(*one.parted(state), (key, inputs, store)).compile()
 
-    def call(*args):
-        return made(*jax.device_put(args, lie))
+    def call(key, inputs, state, store):
+        moved, still = one.parted(state)
+        for begun in list(begins.values()):
+            moved = begun.owned(moved)
+        given = moved, still, (key, inputs, store)
+        if mesh is not None:
+            given = jax.device_put(given, made.input_shardings[0])
+        moved, out = made(*given)
+        return one.joined(moved, given[1]), out
 
     return call, made
 
@@ -166,7 +181,8 @@ def _compiled(mesh: Mesh | None, block: Callable, args: tuple, sizes: tuple) -> 
 def _within(of_chunk: Callable, chunk: Chunk, mesh: Mesh | None) -> tuple[Any, Any, Chunk]:
     """(call, executable, chunk): with fewer clients a chunk where those planned for prove too many,
     since a plan sees the round alone and a call measures as well; unless fewer do not help."""
-    made, allowed = (*of_chunk(chunk), chunk), allowed_bytes()
+    made: Any = (*of_chunk(chunk), chunk)
+    allowed = allowed_bytes()
     allowed //= sharing(1 if mesh is None else mesh.size)
     for _ in range(2):
         taken, now = peak_bytes(made[1].memory_analysis()), made[-1]
@@ -204,8 +220,8 @@ def blocks(parts: Parts, key, state, store, times: int, rounds: int, chunk: int,
         >>> int(state.round)
         2
     """
-    one = lambda s, _: _measured(parts, key, s, store, rounds, chunk, mesh)
-    return jax.lax.scan(one, state, None, length=times)
+    one = lambda s: _measured(parts, key, s, store, rounds, chunk, mesh)
+    return unchanged.scan(one, state, times)
 
 
 def chunk_for(parts: Parts, key, state, store, mesh: Mesh | None = None) -> Chunk:
@@ -251,9 +267,8 @@ def _one_round(parts: Parts, key, state, store, chunk, mesh):
 
 
 def _measured(parts: Parts, key, state, store, rounds, chunk, mesh):
-    state, (info, ids, seen) = jax.lax.scan(
-        lambda s, _: _one_round(parts, key, s, store, chunk, mesh), state, None, length=rounds
-    )
+    one = lambda s: _one_round(parts, key, s, store, chunk, mesh)
+    state, (info, ids, seen) = unchanged.scan(one, state, rounds)
     last = jax.tree.map(lambda x: x[-1], info)
     measure = parts.measure
     values, means = ({}, {}) if measure is None else measure.values(state, last, ids[-1])

@@ -51,13 +51,14 @@ def by_hand(threshold):
 
 @pytest.mark.parametrize(("threshold", "whole"), [(2, False), (1, True)])
 def test_rows_of_enough_clients_move_by_the_mean_and_others_stay(data, threshold, whole):
-    state, (info,) = run(federated(union(threshold), whole), data, [COHORT])
+    strategy = federated(union(threshold), whole)
+    state, (info,) = run(strategy, data, [COHORT])
     item, bias, sent = by_hand(threshold)
     assert sent.sum() == {1: 25, 2: 15}[threshold]
     got = np.asarray(state.shared["item"].values)
     np.testing.assert_allclose(got, item, atol=1.01 * STEP + 1e-6)
     np.testing.assert_allclose(state.shared["bias"], bias, atol=1.01 * STEP + 1e-6)
-    begin = np.asarray(MODEL.init(KEY)[0]["item"].values)
+    begin = np.asarray(strategy.init(KEY, USERS).shared["item"].values)
     assert (got[~sent] == begin[~sent]).all()
     told = state.server["aggregator"]["told"].numbers["union_share"]
     assert float(told) == pytest.approx(sent.mean()) and (np.asarray(info.verdicts)[3:] == 1).all()
