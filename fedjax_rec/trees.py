@@ -172,12 +172,12 @@ def with_values(tree: PyTree, values: Mapping[str, Any]) -> tuple[PyTree, list[s
     A value fits whether one of the two is frozen or not, and whether or not the one or the other
     has more beside a "model". Raises ValueError for a value of another shape.
     """
-    plain = {_plain(name): value for name, value in values.items()}
+    plain = {plain_name(name): value for name, value in values.items()}
     taken = []
 
     def leaf(path, x):
         name = jax.tree_util.keystr(path)
-        value = plain.get(_plain(name))
+        value = plain.get(plain_name(name))
         if value is None:
             return x
         if value.shape != x.shape:
@@ -191,5 +191,6 @@ def with_values(tree: PyTree, values: Mapping[str, Any]) -> tuple[PyTree, list[s
     return jax.tree_util.tree_map_with_path(leaf, tree), taken
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """A key path, whether what it names is frozen, and within a "model", or not."""
     return name.removeprefix("['model']").removesuffix(".value")

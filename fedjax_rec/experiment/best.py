@@ -39,11 +39,12 @@ def _merit(record: dict, chooser: str, protocol: Protocol) -> float:
 class BestState:
     """The state after the best round, in the folder `best/<round>` once `write` was called.
 
-    keep: False keeps none.
+    keep: False keeps none. like: as of `simulate.save_state`.
     """
 
-    def __init__(self, folder: Path, keep: bool = True):
+    def __init__(self, folder: Path, keep: bool = True, like: State | None = None):
         self.folder = folder
+        self.like = like
         self.keep = keep
         self.waiting: tuple[int, State] | None = None
 
@@ -56,5 +57,6 @@ class BestState:
         """Writes what was taken since the last call. state: any of the run, for what is frozen."""
         if self.waiting is not None:
             round, taken = self.waiting
-            simulate.save_state(self.folder, round, trees.with_frozen(taken, state))
+            whole = trees.with_frozen(taken, state)
+            simulate.save_state(self.folder, round, whole, self.like)
             self.waiting = None

@@ -76,9 +76,9 @@ class Experiment:
 
     @functools.cached_property
     def outline(self) -> Any:
-        """Shapes of the state that the run begins with."""
+        """Shapes of the state that the run begins with, and what is frozen in it."""
         key, clients = jax.random.key(0), self.dataset.num_clients
-        return jax.eval_shape(lambda: self.strategy.init(key, clients))
+        return simulate.outline(lambda: self.strategy.init(key, clients))
 
 
 def prepare(config: Config) -> Experiment:

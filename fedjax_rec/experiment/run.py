@@ -146,13 +146,13 @@ class Running:
         self.config, self.folder, self.experiment = config, folder, experiment
         self.protocol = experiment.measure.protocol
         self.chooser = chooser_of(experiment.dataset, self.protocol)
-        self.kept = BestState(folder.best, config.keep_best)
+        self.kept = BestState(folder.best, config.keep_best, like)
         self.state: Any = None
         self.best: dict = {}
         self.records: list[dict] = []
         self.stopped: dict | None = None
         opened = lambda: simulate.Checkpoints(
-            folder.checkpoints, folder.fingerprint, about=experiment.read.digests
+            folder.checkpoints, folder.fingerprint, about=experiment.read.digests, like=like
         )
         if done:
             # All of it is read and checked before any of it is written.

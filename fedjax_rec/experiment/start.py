@@ -32,6 +32,8 @@ def start_from(
                 "to whom its rows belong; start from a run on the same ones."
             )
         found = simulate.parameters(folder)
+        own = simulate.outline(lambda: model.init(jax.random.key(0))[0])
+        simulate.Lent(own).refuse_other(found.lent, "what it learned")
         begun = models.started(model, found.shared)
     except (OSError, ValueError) as error:
         raise told(error) from error

@@ -23,11 +23,13 @@ from .cohorts import (
 )
 from .device import clients_mesh, configure
 from .forecast import Forecast, forecast
+from .lent import Lent, OtherBase
 from .loop import Diverged, simulate
 from .measure import Measure, aggregated, fitted, on_examples, personal
 from .program import Calls, Parts, Program, block_of, blocks, program
 from .progress import Callback, CallbackError, Progress, Stop, attending, name_of, told
 from .seal import Damaged
+from .unchanged import outline
 from .whole import sweep, whole_run
 
 __all__ = [
@@ -39,7 +41,9 @@ __all__ = [
     "Damaged",
     "Diverged",
     "Forecast",
+    "Lent",
     "Measure",
+    "OtherBase",
     "Parameters",
     "Parts",
     "Program",
@@ -64,6 +68,7 @@ __all__ = [
     "made_of",
     "name_of",
     "on_examples",
+    "outline",
     "parameters",
     "personal",
     "poisson",

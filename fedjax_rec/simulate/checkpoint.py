@@ -1,7 +1,8 @@
 """Checkpoints with orbax: a run that is killed resumes to the same bits.
 
-A checkpoint holds every leaf of a `State` by its path, arrays of the caller's, what the run is made
-of (the fingerprint of its configuration, the digest of its data), and checksums of all of it.
+A checkpoint holds every leaf of a `State` by its path (of a large frozen one that is the model's
+own its checksum, see `lent`), arrays of the caller's, what the run is made of (the fingerprint of
+its configuration, the digest of its data), and checksums of all of it.
 Orbax writes to a temporary folder and renames it, so a checkpoint is whole or not there, until a
 disk or a hand damages it: then the run goes on from the one before.
 """
@@ -14,7 +15,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,8 @@ import orbax.checkpoint as ocp
 
 from ..trees import named
 from ..types import State
-from .seal import SEAL, Damaged, opened, opened_text, sealed, sealed_text
+from .lent import LENT, Lent, OtherBase
+from .seal import Damaged, opened, opened_text, sealed, sealed_text
 
 _ALONE = threading.RLock()
 
@@ -33,14 +35,16 @@ def _named(state: State) -> dict:
     return {name: x for name, x in named(state).items() if x.size}
 
 
-def _outline(like: State) -> dict[str, jax.ShapeDtypeStruct]:
-    """What `sealed(_named(state))` looks like."""
-    leaves = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in _named(like).items()}
-    return {**leaves, SEAL: jax.ShapeDtypeStruct((1 + len(leaves),), np.uint32)}
-
-
-def _filled(like: State, leaves: dict) -> State:
+def _filled(like: State, leaves: Mapping[str, Any], what: str) -> State:
     """`like` with its leaves by path; empty ones are made, since they are not saved."""
+    leaves = Lent(like).filled(leaves, what)
+    wanted = _named(like)
+    other = sorted(leaves.keys() ^ wanted.keys()) or [
+        name for name, x in wanted.items()
+        if (leaves[name].shape, leaves[name].dtype) != (x.shape, x.dtype)
+    ]  # fmt: skip
+    if other:
+        raise Damaged(f"the state is of another structure at {other[0]}")
 
     def leaf(path, x):
         name = jax.tree_util.keystr(path)
@@ -56,6 +60,8 @@ def _reading(what: str) -> Iterator[None]:
         try:
             yield
         except (MemoryError, PermissionError):
+            raise
+        except OtherBase:
             raise
         except Damaged as error:
             raise Damaged(f"{what} is damaged: {error}") from error
@@ -85,13 +91,15 @@ def _quieted() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def save_state(folder: Path | str, round: int, state: State) -> None:
+def save_state(folder: Path | str, round: int, state: State, like: State | None = None) -> None:
     """Writes `state` alone as the only one in `folder`, whole or not at all.
 
     Args:
         folder: is made where it is not there; other states in it are removed.
         round: rounds that are done.
         state: after them.
+        like: what the run begins with, whose large frozen arrays are the model's own; of these
+            their checksums are written. None writes all of the state.
 
     Example:
         >>> state = strategies.fedavg(model, data.pointwise(1)).init(key, 3)
@@ -102,7 +110,7 @@ def save_state(folder: Path | str, round: int, state: State) -> None:
     """
     folder = Path(folder).absolute()
     with _quiet(), ocp.StandardCheckpointer() as writer:
-        leaves = sealed(jax.device_get(_named(state)))
+        leaves = sealed(jax.device_get(Lent(like).without(_named(state))))
         writer.save(folder / str(round) / "state", leaves, force=True)
     for other in folder.iterdir():
         if other.name != str(round):
@@ -115,7 +123,7 @@ def load_state(folder: Path | str, round: int, like: State) -> State:
     Args:
         folder: such as `runs/quickstart/checkpoints`.
         round: rounds that were done.
-        like: what the state is structured as; shapes suffice.
+        like: what the state is structured as; shapes suffice, but of what was left to the model.
 
     Returns:
         The state.
@@ -123,6 +131,7 @@ def load_state(folder: Path | str, round: int, like: State) -> State:
     Raises:
         FileNotFoundError: where it is not there.
         Damaged: where it is not what was saved; a ValueError.
+        OtherBase: where it is of a base that `like` does not have; a ValueError.
 
     Example:
         >>> state = strategies.fedavg(model, data.pointwise(1)).init(key, 3)
@@ -136,16 +145,19 @@ def load_state(folder: Path | str, round: int, like: State) -> State:
     if not place.is_dir():
         raise FileNotFoundError(f"{folder}: holds no state of round {round}.")
     # No manager, which would tidy up in the folder.
-    with _reading(f"{folder}: the state of round {round}"), ocp.StandardCheckpointer() as reader:
-        return _filled(like, opened(reader.restore(place, _outline(like)), "the state"))
+    what = f"{folder}: the state of round {round}"
+    with _reading(what), ocp.StandardCheckpointer() as reader:
+        return _filled(like, opened(reader.restore(place), "the state"), what)
 
 
 class Parameters(NamedTuple):
     """What a run has learned, by key path. shared: the server's part of the model, frozen values
-    too. private: what clients keep, [N, ...]."""
+    too. private: what clients keep, [N, ...]. lent: checksums of the frozen values that are the
+    model's own, which no run folder holds."""
 
     shared: dict[str, np.ndarray]
     private: dict[str, np.ndarray]
+    lent: dict[str, int]
 
 
 def parameters(run: Path | str) -> Parameters:
@@ -169,10 +181,12 @@ def parameters(run: Path | str) -> Parameters:
     place, what = _best(run) or _last(run)
     with _reading(what), ocp.StandardCheckpointer() as reader:
         found = opened(reader.restore(place / "state"), "the state")
-    of = lambda part: {
-        name.removeprefix(part): np.asarray(x) for name, x in found.items() if name.startswith(part)
+    whole = {name: np.asarray(x) for name, x in found.items() if not name.endswith(LENT)}
+    sums = {n.removesuffix(LENT): int(x[0]) for n, x in found.items() if n.endswith(LENT)}
+    of = lambda part, values: {
+        name.removeprefix(part): x for name, x in values.items() if name.startswith(part)
     }
-    return Parameters(of(".shared"), of(".private"))
+    return Parameters(of(".shared", whole), of(".private", whole), of(".shared", sums))
 
 
 def made_of(run: Path | str) -> dict[str, str]:
@@ -229,7 +243,8 @@ class Checkpoints:
     """The checkpoints of one run folder.
 
     fingerprint: what the configuration boils down to. about: more of what the run is made of, by
-    name, such as the digest of its data; text that must be the same when the run goes on.
+    name, such as the digest of its data; text that must be the same when the run goes on. like: as
+    of `save_state`.
     """
 
     def __init__(
@@ -238,7 +253,9 @@ class Checkpoints:
         fingerprint: str,
         keep: int = 2,
         about: Mapping[str, str] | None = None,
+        like: State | None = None,
     ):
+        self.lent = Lent(like)
         self.folder = Path(folder).absolute()
         self.about = {"configuration": fingerprint, **(about or {})}
         options = ocp.CheckpointManagerOptions(
@@ -256,7 +273,9 @@ class Checkpoints:
         if round in self.manager.all_steps():
             return
         items = {
-            "state": ocp.args.StandardSave(sealed(jax.device_get(_named(state)))),
+            "state": ocp.args.StandardSave(
+                sealed(jax.device_get(self.lent.without(_named(state))))
+            ),
             "about": ocp.args.JsonSave(sealed_text(self.about)),
             "extras": ocp.args.StandardSave(sealed(extras or {})),
         }
@@ -270,6 +289,7 @@ class Checkpoints:
         Raises:
             ValueError: It was made by another configuration or of other data, or each of them is
                 damaged (`Damaged`, which leaves them as they are).
+            OtherBase: It is of a base that `like` does not have; a ValueError.
             FileNotFoundError: There is none.
         """
         steps = sorted(self.manager.all_steps(), reverse=True)
@@ -305,11 +325,11 @@ class Checkpoints:
                 )
         with _reading(what):
             items = {
-                "state": ocp.args.StandardRestore(_outline(like)),
+                "state": ocp.args.StandardRestore(),
                 "extras": ocp.args.StandardRestore(),
             }
             got = self.manager.restore(step, args=ocp.args.Composite(**items))
-            state = _filled(like, opened(got["state"], "the state"))
+            state = _filled(like, opened(got["state"], "the state"), what)
             extras = opened(got["extras"], "what goes with the state")
         return step, state, {name: np.asarray(x) for name, x in extras.items()}
 

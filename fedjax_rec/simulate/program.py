@@ -12,7 +12,7 @@ compiled for that.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -104,13 +104,13 @@ def program(made: Callable[..., Parts], mesh: Mesh | None = None) -> Program:
     def block(key, inputs, state, store, times, rounds, chunk):
         return blocks(made(inputs), key, state, store, times, rounds, chunk, mesh)
 
-    def begun(key, inputs, num_clients: int) -> State:
+    def beginning(key, inputs, num_clients: int) -> unchanged.Begun:
         of_shapes = num_clients, _shapes(inputs)
         with compiling:
             if of_shapes not in begins:
                 init = lambda args: made(args[1]).strategy.init(args[0], num_clients)
                 begins[of_shapes] = unchanged.Begun(init, (key, inputs))
-        return begins[of_shapes]((keys.stream(key, "init"), inputs))
+        return begins[of_shapes]
 
     begins: dict[Any, unchanged.Begun] = {}
     ready: dict[Any, tuple[Any, Any, Chunk]] = {}
@@ -128,7 +128,7 @@ def program(made: Callable[..., Parts], mesh: Mesh | None = None) -> Program:
             if (times, rounds, of_shapes) not in ready:
                 args = key, inputs, state, store
                 of_chunk = lambda c: _compiled(
-                    mesh, block, args, (times, rounds, c.clients), begins
+                    mesh, block, args, (times, rounds, c.clients), beginning
                 )
                 ready[times, rounds, of_shapes] = _within(of_chunk, chunk, mesh)
                 planned[of_shapes] = ready[times, rounds, of_shapes][-1]
@@ -148,15 +148,18 @@ def program(made: Callable[..., Parts], mesh: Mesh | None = None) -> Program:
                     refuse_counted_padding(strategy, state, store)
                     looked.append(True)
 
-        start = lambda store: begun(key, inputs, store.num_clients)
+        def start(store) -> State:
+            init = beginning(key, inputs, store.num_clients)
+            return init((keys.stream(key, "init"), inputs))
+
         return Calls(start, compiled, look)
 
     return Program(of)
 
 
-def _compiled(mesh: Mesh | None, block: Callable, args: tuple, sizes: tuple, begins: Mapping):
+def _compiled(mesh: Mesh | None, block: Callable, args: tuple, sizes: tuple, beginning: Callable):
     """(call, executable) of block(*args, *sizes), which takes over what it changes of the state,
-    its third argument, but for what `begins` lent it."""
+    its third argument, but for what `beginning` lends it."""
     # Traced for shapes that lie nowhere, since `jax.shard_map` may close over no others; where they
     # lie is then the compiler's choice.
     key, inputs, state, store = args if mesh is None else jax.tree.map(_outline, args)
@@ -167,8 +170,7 @@ def _compiled(mesh: Mesh | None, block: Callable, args: tuple, sizes: tuple, beg
 
     def call(key, inputs, state, store):
         moved, still = one.parted(state)
-        for begun in list(begins.values()):
-            moved = begun.owned(moved)
+        moved = beginning(key, inputs, store.num_clients).owned(moved)
         given = moved, still, (key, inputs, store)
         if mesh is not None:
             given = jax.device_put(given, made.input_shardings[0])

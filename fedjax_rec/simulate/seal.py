@@ -57,10 +57,11 @@ def opened_text(found: Any, what: str) -> Any:
 
 
 def _seal(arrays: Mapping[str, Any]) -> np.ndarray:
-    return np.array([len(arrays), *(_crc32(arrays[name]) for name in sorted(arrays))], np.uint32)
+    return np.array([len(arrays), *(crc32(arrays[name]) for name in sorted(arrays))], np.uint32)
 
 
-def _crc32(x: Any) -> int:
+def crc32(x: Any) -> int:
+    """Of dtype, shape and bytes of an array."""
     x = np.ascontiguousarray(x)
     start = zlib.crc32(f"{x.dtype}{x.shape}".encode())
     return zlib.crc32(x.reshape(-1).view(np.uint8), start) if x.size else start

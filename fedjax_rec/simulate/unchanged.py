@@ -122,6 +122,29 @@ class Begun:
         return [x.copy() if id(x) in lent else x for x in leaves]
 
 
+def outline(first: Callable[[], PyTree]) -> PyTree:
+    """What a function makes, as shapes, without making it.
+
+    Args:
+        first: first() -> pytree, such as the `init` of a strategy for some key.
+
+    Returns:
+        The pytree, with a `jax.ShapeDtypeStruct` for each array, and in the place of one that
+        `first` closes over and returns as it is, such as a frozen base, the very array.
+
+    Example:
+        >>> strategy = strategies.fedavg(model, data.pointwise(1))
+        >>> like = simulate.outline(lambda: strategy.init(key, dataset.num_clients))
+        >>> like.round.shape
+        ()
+    """
+    one = traced(lambda _: first(), ())
+    consts = [jnp.asarray(x) for x in one.program.consts]
+    leaves, structure = jax.tree.flatten(one.outline)
+    both = zip(one.origins, leaves, strict=True)
+    return jax.tree.unflatten(structure, [x if k is None else consts[-1 - k] for k, x in both])
+
+
 def _moved(program: Traced, n: int) -> list[int]:
     """The leaves of a state of n leaves, the first of argument and result, that are not what they
     were."""

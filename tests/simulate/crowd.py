@@ -4,13 +4,17 @@ The toy's model is a random walk, moved by the ids of the cohort, so that any ch
 cohort or an order of rounds changes its bits.
 """
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from fedjax_rec import clients, data, models, strategies
 from fedjax_rec.evaluate import Protocol
 from fedjax_rec.simulate import Measure
+from fedjax_rec.trees import Frozen
 from fedjax_rec.types import Model, RoundInfo, State, Strategy, record
 
 N = 9
@@ -110,3 +114,39 @@ def same(a, b) -> None:
         x, y = np.asarray(x), np.asarray(y)
         assert (x.dtype, x.shape) == (y.dtype, y.shape)
         assert x.tobytes() == y.tobytes(), f"{x} is not {y}"
+
+
+BASE = np.random.default_rng(0).normal(size=(2**9, 2**9)).astype(np.float32)  # 1 MiB
+
+
+def adapted(dataset, base: jax.Array) -> Strategy:
+    """FedAvg of rows, and of an adapter beside a base [D, D] that is frozen."""
+    width = len(base)
+
+    class Based(nnx.Module):
+        def __init__(self, rngs):
+            draw = lambda *shape: 0.1 * jax.random.normal(rngs.params(), shape)
+            self.base = models.Frozen(base)
+            self.lora_a, self.lora_b = nnx.Param(draw(width, 2)), nnx.Param(jnp.zeros((2, width)))
+            self.item = models.Rows(draw(dataset.num_items, width))
+
+        def score(self, items, user):
+            x = self.item[items]
+            return (x @ self.base[...] + x @ self.lora_a[...] @ self.lora_b[...]).mean(-1)
+
+        def loss(self, batch, key):
+            return models.bce()(self.score(batch["items"], 0), batch)
+
+    model, sgd = models.from_nnx(Based), clients.sgd(0.1)
+    return strategies.fedavg(model, data.pointwise(1), optimizer=sgd, steps=1, batch_size=4)
+
+
+def merging(strategy: Strategy) -> Strategy:
+    """`adapted`, whose rounds add to the base."""
+
+    def round(key, state, cohort, chunk=None):
+        state, info = strategy.round(key, state, cohort, chunk)
+        base = Frozen(state.shared["base"].value + 0.5)
+        return replace(state, shared=state.shared | {"base": base}), info
+
+    return replace(strategy, round=round)

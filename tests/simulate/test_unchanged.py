@@ -1,40 +1,15 @@
 """What rounds leave as it is, such as a frozen base, is held once; what they change is theirs."""
 
 import gc
-from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from crowd import KEY, packed
-from flax import nnx
+from crowd import BASE, KEY, adapted, merging, packed
 
-from fedjax_rec import clients, data, models, simulate, strategies, trees
+from fedjax_rec import simulate
 from fedjax_rec.simulate import unchanged
-
-BASE = np.random.default_rng(0).normal(size=(2**9, 2**9)).astype(np.float32)  # 1 MiB
-SGD = clients.sgd(0.1)
-
-
-def based(num_items: int, base: jax.Array):
-    """A model of rows, and an adapter beside a base [D, D] that is frozen."""
-
-    class Based(nnx.Module):
-        def __init__(self, rngs):
-            self.base = models.Frozen(base)
-            self.lora_a = nnx.Param(0.1 * jax.random.normal(rngs.params(), (len(base), 2)))
-            self.lora_b = nnx.Param(jnp.zeros((2, len(base))))
-            self.item = models.Rows(0.1 * jax.random.normal(rngs.params(), (num_items, len(base))))
-
-        def score(self, items, user):
-            x = self.item[items]
-            return (x @ self.base[...] + x @ self.lora_a[...] @ self.lora_b[...]).mean(-1)
-
-        def loss(self, batch, key):
-            return models.bce()(self.score(batch["items"], 0), batch)
-
-    return models.from_nnx(Based)
 
 
 def held(nbytes: int) -> list[int]:
@@ -46,8 +21,7 @@ def held(nbytes: int) -> list[int]:
 
 def test_a_base_is_held_once_by_model_state_and_calls():
     dataset, base = packed(), jnp.asarray(BASE) + 0.0
-    model = based(dataset.num_items, base)
-    strategy = strategies.fedavg(model, data.pointwise(1), optimizer=SGD, steps=1, batch_size=4)
+    strategy = adapted(dataset, base)
     before = set(held(BASE.nbytes)) - {base.unsafe_buffer_pointer()}
     calls = simulate.program(lambda _: simulate.Parts(strategy)).of(KEY)
     states = []
@@ -63,21 +37,9 @@ def test_a_base_is_held_once_by_model_state_and_calls():
     assert not base.is_deleted()
 
 
-def merging(strategy):
-    """The strategy, whose rounds add to the base."""
-
-    def round(key, state, cohort, chunk=None):
-        state, info = strategy.round(key, state, cohort, chunk)
-        add = lambda x: trees.Frozen(x.value + 0.5)
-        return replace(state, shared=state.shared | {"base": add(state.shared["base"])}), info
-
-    return replace(strategy, round=round)
-
-
 def test_a_base_that_rounds_change_is_the_runs_own():
     dataset, base = packed(), jnp.asarray(BASE) + 0.0
-    model = based(dataset.num_items, base)
-    strategy = strategies.fedavg(model, data.pointwise(1), optimizer=SGD, steps=1, batch_size=4)
+    strategy = adapted(dataset, base)
     program = simulate.program(lambda _: simulate.Parts(merging(strategy)))
     for key in (KEY, jax.random.key(1)):  # a second run begins with the base of the model
         run = simulate.simulate(strategy, dataset.store, 3, key, calls=program.of(key))
