@@ -19,7 +19,7 @@ from ..types import PyTree
 from .seal import crc32
 
 LENT = "#lent"  # ends the name of a checksum in the place of an array
-SMALL = 2**20  # bytes of an array that is written whatever it is
+SMALL = 2**17  # bytes of an array that is written whatever it is
 
 
 class OtherBase(ValueError):
