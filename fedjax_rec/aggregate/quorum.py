@@ -4,6 +4,10 @@
     s[i] = sum over k of u_k[i] min(1, b / |u_k[i]|)
     u[i] = 1/n s[i] max(0, 1 - f b / |s[i]|),   n clients in the round
 
+and with a budget, of which B is the `budget` quantile over clients of sum_i min(b, |u_k[i]|),
+
+    s[i] = sum over k of u_k[i] min(1, b / |u_k[i]|) min(1, B / sum_j min(b, |u_k[j]|))
+
 A composition of this library: the row-wise clip of `row_norm_bound`, at a length that the clients
 of the round set and not a number of the run; the soft threshold of the group lasso, which takes off
 what f attackers add where they agree; and the floor of the rules by coordinates. A dense leaf is
@@ -14,8 +18,12 @@ b to a row at most, so that f of them move no row of which honest clients say no
 another, and change any other row by no more than f b / n; what is more than f moves a row by b / n
 each. With a floor of 2 a + 1, a attackers are no majority of a row that moves, and rows that few
 clients touch stay: that is the price, for what few honest clients have as for what attackers want
-them to have. Attackers that act as honest users who like an item, in rows that many touch,
-are such users to this rule as to any other.
+them to have. Attackers that act as honest users who like an item, in rows that many touch, are such
+users to this rule as to any other.
+
+Attackers that touch all rows (Spattack, Zhang et al., AAAI 2025) add b to each, which is more than
+honest clients say of most. With a budget each of them adds B / I to a row, a tenth of b where usual
+clients touch a tenth of the rows; f may then be 0.
 
 Cost: one pass over rows, and 32 over their lengths; nothing is compared two by two. Uploads are
 listed.
@@ -39,7 +47,9 @@ from .touched import MOST, held, number, smallest, value
 TINY = 1e-30
 
 
-def quorum(f: float, quantile: float = 0.5, floor: int = 1) -> Aggregator:
+def quorum(
+    f: float, quantile: float = 0.5, floor: int = 1, budget: float | None = None
+) -> Aggregator:
     """The mean of updates whose rows are clipped to a usual length, less what f clients could say.
 
     Each client counts once, whatever it weighs: an attacker states its own weight. Nobody is
@@ -52,12 +62,14 @@ def quorum(f: float, quantile: float = 0.5, floor: int = 1) -> Aggregator:
         quantile: of the lengths of a client's rows, of which the median over clients is the
             longest that a row may have. 0 to 1.
         floor: rows touched by fewer clients are left where they are. 1 or more.
+        budget: the quantile over clients of the sum of lengths of a client's rows, once clipped,
+            to which longer ones are scaled, table by table; None for any sum. 0 to 1.
 
     Returns:
         An `Aggregator` that lists uploads.
 
     Raises:
-        ValueError: for f below 0, a quantile outside 0 to 1, and a floor below 1.
+        ValueError: for f below 0, a quantile or budget outside 0 to 1, and a floor below 1.
 
     Example:
         >>> from fedjax_rec import aggregate
@@ -67,6 +79,14 @@ def quorum(f: float, quantile: float = 0.5, floor: int = 1) -> Aggregator:
     at_least("quorum", "f", f, 0)
     fraction("quorum", "quantile", quantile)
     at_least("quorum", "floor", floor, 1)
+    if budget is not None:
+        fraction("quorum", "budget", budget)
+
+    def spoken(length, live, bound, there):
+        """[n, 1]: what brings each client's rows within the budget."""
+        said = jnp.where(live, jnp.minimum(length, bound), 0).sum(-1)
+        most = of_rows(said[None], (there & live.any(-1))[None], budget)[0]
+        return bound_factor(said, most)[:, None]
 
     def finish(key, state, uploads, now):
         there = uploads.there
@@ -88,8 +108,10 @@ def quorum(f: float, quantile: float = 0.5, floor: int = 1) -> Aggregator:
             length = jnp.sqrt((x.values**2).sum(-1))
             usual = of_rows(length, x.live, quantile)
             bound = median(usual, there & x.live.any(-1))
-            factor = bound_factor(length, bound)[..., None]
-            total = rows.weighted_sum(weight, replace(x, values=x.values * factor))
+            factor = bound_factor(length, bound)
+            if budget is not None:
+                factor = factor * spoken(length, x.live, bound, there)
+            total = rows.weighted_sum(weight, replace(x, values=x.values * factor[..., None]))
             moving = touches(x) >= floor
             values = jnp.where(moving[:, None], beyond(rows.to_dense(total), bound), 0)
             return rows.RowsUpdate(values, None, moving, None, x.size)

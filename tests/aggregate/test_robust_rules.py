@@ -91,8 +91,9 @@ def row_clipped(x, bound):
     return out, None
 
 
-def quorum(x, said, f, quantile):
-    """By the lower median of each client's own quantile of its rows, and the soft threshold."""
+def quorum(x, said, f, quantile, budget=None):
+    """By the lower median of each client's own quantile of its rows, the quantile of what they say
+    in all, and the soft threshold."""
     out, n = np.zeros(x.shape[1]), len(x)
     norms = np.linalg.norm(x[:, :TABLE].reshape(n, ITEMS, WIDTH), axis=2)
     touched = said[:, :TABLE:WIDTH]
@@ -100,11 +101,16 @@ def quorum(x, said, f, quantile):
     for k in range(n):
         own = np.sort(norms[k][touched[k]])
         usual.append(own[int((len(own) - 1) * quantile)])
+    longest = np.sort(usual)[(n - 1) // 2]
+    spoken = np.array([np.minimum(norms[k][touched[k]], longest).sum() for k in range(n)])
+    most = np.inf if budget is None else np.sort(spoken)[int((n - 1) * budget)]
     ends = [*range(0, TABLE + 1, WIDTH), TABLE + 4, TABLE + 7]
     for a, b in itertools.pairwise(ends):
         length = np.linalg.norm(x[:, a:b], axis=1)
         bound = np.sort(usual if a < TABLE else length)[(n - 1) // 2]
         factor = np.minimum(1, bound / np.maximum(length, 1e-30))
+        if a < TABLE:
+            factor = factor * np.minimum(1, most / spoken)
         total = (x[:, a:b] * factor[:, None]).sum(0)
         left = 1 - f * bound / max(np.linalg.norm(total), 1e-30)
         out[a:b] = total * max(0, left) / n
@@ -239,6 +245,10 @@ RULES = {
     "quorum, of the shortest": (
         lambda: aggregate.quorum(2, 0.2),
         lambda x, said: quorum(x, said, 2, 0.2),
+    ),
+    "quorum, with a budget": (
+        lambda: aggregate.quorum(0.5, budget=0.3),
+        lambda x, said: quorum(x, said, 0.5, 0.5, 0.3),
     ),
     "hics": (lambda: aggregate.hics(1.5, 0.33), lambda x, said: hics(x, 1.5, 0.33)),
     "fltrust": (

@@ -103,6 +103,7 @@ ROBUST = {
     "row_norm_bound(0.5)": lambda: aggregate.row_norm_bound(0.5),
     "centered_clip(2)": lambda: aggregate.centered_clip(2.0),
     "quorum(0.2)": lambda: aggregate.quorum(f=0.2),
+    "quorum(0.2, budget=0.5)": lambda: aggregate.quorum(f=0.2, budget=0.5),
     "hics(1, 0.5)": lambda: aggregate.hics(1.0, 0.5),
     "fltrust(ones)": lambda: aggregate.fltrust(aggregate.Root(all_ones)),
     "union(uniform)": lambda: aggregate.union(items=20, draws=10),
