@@ -41,10 +41,10 @@ def place(tmp_path_factory):
 def test_a_run_reads_them_and_is_loaded_with_them(place):
     done = fr.run(place / "tiny.yaml", out=place / "run", show=False)
     assert done.summary["data"]["feature_columns"] == {"users": 6, "items": 4}
-    about = done.state.private["about"]
+    about = done.state.private["user_fields"]["about"]
     told = done.read_config.data.features.encode(done.experiment.read.split)
     np.testing.assert_array_equal(about[:, 0], told.users)
-    np.testing.assert_array_equal(done.state.shared["described"].value, told.items)
+    np.testing.assert_array_equal(done.state.shared["item_fields"]["described"].value, told.items)
     assert told.user_columns[-2:] == ("town: Ulm", "town: missing")
     assert len(done.recommend("u3", k=3)) == 3
 
