@@ -59,6 +59,14 @@ def text(num_items: int) -> dict:
     return dict(titles=tiny_bert.titles(num_items), weights=tiny_bert.folder(), components=6)
 
 
+def featured(num_items: int, members: int) -> dict:
+    """What a model that reads features takes: three columns of users and four of items."""
+    return {
+        "user_features": np.ones((1, members, 3), np.float32),
+        "item_features": np.eye(num_items, 4, dtype=np.float32),
+    }
+
+
 def begun(model: Model) -> Model:
     """`model`, that starts where another draw of it is."""
     return models.started(model, trees.named(model.init(jax.random.key(5))[0]))
@@ -274,14 +282,19 @@ MODELS = {
         "whole_catalogue()",
     ),
     "feature_mf()": (
-        lambda n, m: models.feature_mf(
-            n,
-            m,
-            width=8,
-            scale=0.3,
-            user_features=np.ones((1, m, 3), np.float32),
-            item_features=np.eye(n, 4, dtype=np.float32),
-        ),
+        lambda n, m: models.feature_mf(n, m, width=8, scale=0.3, **featured(n, m)),
+        "pointwise(4)",
+    ),
+    "two_tower()": (
+        lambda n, m: models.two_tower(n, m, 8, (6,), 0.3, **featured(n, m)),
+        "pointwise(4)",
+    ),
+    "feature_deepfm()": (
+        lambda n, m: models.feature_deepfm(n, m, 6, (6,), 0.3, **featured(n, m)),
+        "pointwise(4)",
+    ),
+    "feature_dcn()": (
+        lambda n, m: models.feature_dcn(n, m, 6, 1, 2, (6,), 0.3, **featured(n, m)),
         "pointwise(4)",
     ),
     "item_scores()": (lambda n, m: models.item_scores(n), "pointwise(4)"),
