@@ -1,5 +1,6 @@
 """Recommender models: flax.nnx modules whose variables say where they live, or plain functions."""
 
+from .attributed import attributed, ifedrec
 from .central import (
     Fit,
     Histories,
@@ -66,16 +67,16 @@ from .with_popular import with_popular
 __all__ = [
     "BertSizes", "Decoder", "DecoderSize", "DoRA", "Embedding", "Fit", "Frozen", "Histories",
     "ItemLoss", "LlamaSize", "LoRA", "Objective", "Private", "PrivateRows", "Rows", "after_titles",
-    "base_nbytes", "bce", "bert", "bert4rec", "bpr", "contrastive", "dcn", "deepfm", "dlrm", "dora",
-    "ease", "export_peft", "feature_dcn", "feature_deepfm", "feature_mf", "fedkd", "fedmf",
-    "fedpergnn", "fedrap", "freeze", "from_nnx", "frozen_at", "full_softmax", "gbce", "generate",
-    "gmf", "gpfedrec", "gpfedrec_rows", "gru4rec", "guided", "hashed", "hetefedrec", "hstu",
-    "hybrid", "hybrid_sasrec", "ials", "import_peft", "in_dtype", "item_knn", "item_scores",
-    "item_weights", "layers", "lightfr", "lightgcn", "llama", "load_decoder", "load_llama",
-    "logistic", "lora", "masked_mean", "merged", "mlp", "mutual", "neumf", "next_title", "pfedrec",
-    "popularity", "private_at", "prunable", "quantised", "quotient_remainder", "random_bert",
-    "rows_each", "sampled_bce", "sampled_softmax", "sasrec", "sasrec_from_texts", "sentences",
-    "squared_error", "started", "summed", "tallrec", "text_and_rows", "text_encoder", "text_rows",
-    "text_sasrec", "text_tower", "two_tower", "unisrec", "weighted", "with_core", "with_popular",
-    "yes_no", "yes_no_above",
+    "attributed", "base_nbytes", "bce", "bert", "bert4rec", "bpr", "contrastive", "dcn", "deepfm",
+    "dlrm", "dora", "ease", "export_peft", "feature_dcn", "feature_deepfm", "feature_mf", "fedkd",
+    "fedmf", "fedpergnn", "fedrap", "freeze", "from_nnx", "frozen_at", "full_softmax", "gbce",
+    "generate", "gmf", "gpfedrec", "gpfedrec_rows", "gru4rec", "guided", "hashed", "hetefedrec",
+    "hstu", "hybrid", "hybrid_sasrec", "ials", "ifedrec", "import_peft", "in_dtype", "item_knn",
+    "item_scores", "item_weights", "layers", "lightfr", "lightgcn", "llama", "load_decoder",
+    "load_llama", "logistic", "lora", "masked_mean", "merged", "mlp", "mutual", "neumf",
+    "next_title", "pfedrec", "popularity", "private_at", "prunable", "quantised",
+    "quotient_remainder", "random_bert", "rows_each", "sampled_bce", "sampled_softmax", "sasrec",
+    "sasrec_from_texts", "sentences", "squared_error", "started", "summed", "tallrec",
+    "text_and_rows", "text_encoder", "text_rows", "text_sasrec", "text_tower", "two_tower",
+    "unisrec", "weighted", "with_core", "with_popular", "yes_no", "yes_no_above",
 ]  # fmt: skip
