@@ -4,6 +4,10 @@ from .attributed import attributed, ifedrec
 from .central import (
     Fit,
     Histories,
+    attribute_neighbours,
+    attribute_popularity,
+    attribute_scores,
+    attribute_weights,
     ease,
     ials,
     item_knn,
@@ -67,6 +71,7 @@ from .with_popular import with_popular
 __all__ = [
     "BertSizes", "Decoder", "DecoderSize", "DoRA", "Embedding", "Fit", "Frozen", "Histories",
     "ItemLoss", "LlamaSize", "LoRA", "Objective", "Private", "PrivateRows", "Rows", "after_titles",
+    "attribute_neighbours", "attribute_popularity", "attribute_scores", "attribute_weights",
     "attributed", "base_nbytes", "bce", "bert", "bert4rec", "bpr", "contrastive", "dcn", "deepfm",
     "dlrm", "dora", "ease", "export_peft", "feature_dcn", "feature_deepfm", "feature_mf", "fedkd",
     "fedmf", "fedpergnn", "fedrap", "freeze", "from_nnx", "frozen_at", "full_softmax", "gbce",
