@@ -137,11 +137,10 @@ def attribute_weights(
     of = "attribute_weights"
     at_least(of, "neighbours", neighbours, 1)
     known = attributes(of, num_items, item_features, titles, weights, length, components)
-    model = item_weights(num_items, members)
+    model, alike = item_weights(num_items, members), _alike(known, neighbours)
 
     def init(key, common=None):
-        private = model.init(key, common)[1]
-        return {"weights": _alike(jnp.asarray(known), neighbours)}, private
+        return {"weights": jnp.asarray(alike)}, model.init(key, common)[1]
 
     return replace(model, init=init, loss=_no_loss(of))
 
@@ -164,14 +163,17 @@ def attribute_neighbours() -> Fit:
     return Fit.of(solve)
 
 
-def _alike(known: jax.Array, neighbours: int) -> jax.Array:
-    """float32[I, I]: cosines of the rows less their mean, of each row the largest positive ones."""
+def _alike(known: np.ndarray, neighbours: int) -> np.ndarray:
+    """float32[I, I]: cosines of the rows less their mean, of each row the largest positive ones. In
+    NumPy, since XLA would fold it while it compiles, which took minutes."""
     z = known - known.mean(0)
-    z = z * jax.lax.rsqrt(jnp.maximum((z**2).sum(1, keepdims=True), 1e-12))
-    size = len(z)
-    cosines = jnp.matmul(z, z.T, precision="highest") * (1 - jnp.eye(size))
-    most, voters = jax.lax.top_k(jnp.maximum(cosines, 0), min(neighbours, size))
-    return jnp.zeros_like(cosines).at[jnp.arange(size)[:, None], voters].set(most)
+    z = z / np.sqrt(np.maximum((z**2).sum(1, keepdims=True), 1e-12))
+    cosines = np.maximum(z @ z.T, 0)
+    np.fill_diagonal(cosines, 0)
+    voters = np.argsort(-cosines, 1, kind="stable")[:, :neighbours]
+    kept = np.zeros_like(cosines, np.float32)
+    np.put_along_axis(kept, voters, np.take_along_axis(cosines, voters, 1), 1)
+    return kept
 
 
 def _no_loss(name: str):
