@@ -65,12 +65,10 @@ PRIVATE = {
     "correlated": Correlation,
 }  # fmt: skip
 LATE = {
-    "model": {
-        "num_items", "members", "titles", "fields", "user_features", "item_features",
-        "user_field_sizes", "item_field_sizes",
-    },
+    "model": {"num_items", "members", "titles", "fields", "user_features", "item_features"}
+    | {"user_field_sizes", "item_field_sizes"},
     "strategy": {"model", "examples", "probe"},
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
