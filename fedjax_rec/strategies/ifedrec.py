@@ -135,7 +135,7 @@ def attributing(
     def apply(state, shared, update):
         moved, after = inner.apply(state["rows"], shared, update)
         beside = after["attributes"].value
-        (changed,) = rows.nodes(update["model"])
+        (changed,) = filter(rows.is_table, rows.nodes(update["model"]))
         (table,) = rows.tables(after["model"])
         known = beside["known"] | _touched(changed)
         target = jnp.asarray(table.values, jnp.float32)
