@@ -24,12 +24,15 @@ from .splits import TRAIN, Split
 @dataclass(frozen=True)
 class Encoded:
     """users: float32[U, Fu], or None where no field of users was asked for; items: float32[I, Fi],
-    likewise. user_columns, item_columns: what their columns are, `age: 18 to 25`."""
+    likewise. user_columns, item_columns: what their columns are, `age: 18 to 25`. user_sizes,
+    item_sizes: how many of them each field has, in their order; None where nothing is said."""
 
     users: np.ndarray | None
     items: np.ndarray | None
     user_columns: tuple[str, ...] = ()
     item_columns: tuple[str, ...] = ()
+    user_sizes: tuple[int, ...] | None = None
+    item_sizes: tuple[int, ...] | None = None
 
     def by_client(self, partition: Partition) -> np.ndarray | None:
         """float32[N, members, Fu]: what each client knows of its users; zero for padding."""
@@ -81,20 +84,21 @@ def features(
             for ids, size in ((found.users, found.num_users), (found.items, found.num_items))
         ]
         tables = found.user_features, found.item_features
-        (user_columns, of_users), (item_columns, of_items) = (
+        users, items = (
             _encoded(role, fields, table, used, found.name)
             for (role, fields), table, used in zip(given.items(), tables, trains, strict=True)
         )
-        return Encoded(of_users, of_items, user_columns, item_columns)
+        return Encoded(users[0], items[0], users[1], items[1], users[2], items[2])
 
     return Features(encode)
 
 
 def _encoded(
     role: str, fields: Mapping[str, Field], table: pl.DataFrame | None, trains: np.ndarray, name
-) -> tuple[tuple[str, ...], np.ndarray | None]:
+) -> tuple[np.ndarray | None, tuple[str, ...], tuple[int, ...] | None]:
+    """(values, names of columns, columns of each field)."""
     if not fields:
-        return (), None
+        return None, (), None
     known = [] if table is None else table.columns
     columns, blocks = [], []
     for column, field in fields.items():
@@ -107,4 +111,4 @@ def _encoded(
         labels, block = field.encode(table[column], trains, f"features({role}: {column!r})")
         columns += [f"{column}: {label}" if label else column for label in labels]
         blocks.append(block)
-    return tuple(columns), np.concatenate(blocks, 1)
+    return np.concatenate(blocks, 1), tuple(columns), tuple(x.shape[1] for x in blocks)

@@ -65,7 +65,8 @@ PRIVATE = {
     "correlated": Correlation,
 }  # fmt: skip
 LATE = {
-    "model": {"num_items", "members", "titles", "fields", "user_features", "item_features"},
+    "model": {"num_items", "members", "titles", "fields", "user_features", "item_features"}
+    | {"user_field_sizes", "item_field_sizes"},
     "strategy": {"model", "examples", "probe"},
 }
 

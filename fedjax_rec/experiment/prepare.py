@@ -137,7 +137,10 @@ def read_data(config: Config) -> Read:
     late = _late(dataset, data.titles(split.interactions))
     if wanted.features is not None:
         encoded = wanted.features.encode(split)
-        late |= {"user_features": encoded.by_client(clients), "item_features": encoded.items}
+        late |= {
+            "user_features": encoded.by_client(clients), "item_features": encoded.items,
+            "user_field_sizes": encoded.user_sizes, "item_field_sizes": encoded.item_sizes,
+        }  # fmt: skip
         described["feature_columns"] = {
             "users": len(encoded.user_columns), "items": len(encoded.item_columns),
         }  # fmt: skip
@@ -251,7 +254,7 @@ def _check_features_are_read(config: Config, read: Read) -> None:
             role = name.replace("_features", "s")
             raise ConfigError(
                 f"data.features.{role}: model={path} reads no features of {role}; use "
-                "model: feature_mf, or leave them out."
+                "feature_mf, two_tower or feature_deepfm, or leave them out."
             )
 
 

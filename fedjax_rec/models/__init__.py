@@ -1,8 +1,13 @@
 """Recommender models: flax.nnx modules whose variables say where they live, or plain functions."""
 
+from .attributed import attributed, ifedrec
 from .central import (
     Fit,
     Histories,
+    attribute_neighbours,
+    attribute_popularity,
+    attribute_scores,
+    attribute_weights,
     ease,
     ials,
     item_knn,
@@ -15,6 +20,7 @@ from .click.dcn import dcn
 from .click.deepfm import deepfm
 from .click.dlrm import dlrm
 from .click.embeddings import Embedding, hashed, quotient_remainder, rows_each
+from .click.feature_clicks import feature_dcn, feature_deepfm
 from .click.logistic import logistic
 from .contrastive import contrastive
 from .factorization.feature_mf import feature_mf
@@ -27,6 +33,7 @@ from .factorization.lightfr import lightfr
 from .factorization.mf import fedmf
 from .factorization.ncf import gmf, mlp, neumf
 from .factorization.pfedrec import pfedrec
+from .factorization.two_tower import two_tower
 from .hybrid import hybrid, hybrid_sasrec
 from .objectives import Objective, bce, bpr, masked_mean, squared_error
 from .placement import frozen_at, private_at, with_core
@@ -64,15 +71,17 @@ from .with_popular import with_popular
 __all__ = [
     "BertSizes", "Decoder", "DecoderSize", "DoRA", "Embedding", "Fit", "Frozen", "Histories",
     "ItemLoss", "LlamaSize", "LoRA", "Objective", "Private", "PrivateRows", "Rows", "after_titles",
-    "base_nbytes", "bce", "bert", "bert4rec", "bpr", "contrastive", "dcn", "deepfm", "dlrm", "dora",
-    "ease", "export_peft", "feature_mf", "fedkd", "fedmf", "fedpergnn", "fedrap", "freeze",
-    "from_nnx", "frozen_at", "full_softmax", "gbce", "generate", "gmf", "gpfedrec", "gpfedrec_rows",
-    "gru4rec", "guided", "hashed", "hetefedrec", "hstu", "hybrid", "hybrid_sasrec", "ials",
-    "import_peft", "in_dtype", "item_knn", "item_scores", "item_weights", "layers", "lightfr",
-    "lightgcn", "llama", "load_decoder", "load_llama", "logistic", "lora", "masked_mean", "merged",
-    "mlp", "mutual", "neumf", "next_title", "pfedrec", "popularity", "private_at", "prunable",
-    "quantised", "quotient_remainder", "random_bert", "rows_each", "sampled_bce", "sampled_softmax",
-    "sasrec", "sasrec_from_texts", "sentences", "squared_error", "started", "summed", "tallrec",
-    "text_and_rows", "text_encoder", "text_rows", "text_sasrec", "text_tower", "unisrec",
-    "weighted", "with_core", "with_popular", "yes_no", "yes_no_above",
+    "attribute_neighbours", "attribute_popularity", "attribute_scores", "attribute_weights",
+    "attributed", "base_nbytes", "bce", "bert", "bert4rec", "bpr", "contrastive", "dcn", "deepfm",
+    "dlrm", "dora", "ease", "export_peft", "feature_dcn", "feature_deepfm", "feature_mf", "fedkd",
+    "fedmf", "fedpergnn", "fedrap", "freeze", "from_nnx", "frozen_at", "full_softmax", "gbce",
+    "generate", "gmf", "gpfedrec", "gpfedrec_rows", "gru4rec", "guided", "hashed", "hetefedrec",
+    "hstu", "hybrid", "hybrid_sasrec", "ials", "ifedrec", "import_peft", "in_dtype", "item_knn",
+    "item_scores", "item_weights", "layers", "lightfr", "lightgcn", "llama", "load_decoder",
+    "load_llama", "logistic", "lora", "masked_mean", "merged", "mlp", "mutual", "neumf",
+    "next_title", "pfedrec", "popularity", "private_at", "prunable", "quantised",
+    "quotient_remainder", "random_bert", "rows_each", "sampled_bce", "sampled_softmax", "sasrec",
+    "sasrec_from_texts", "sentences", "squared_error", "started", "summed", "tallrec",
+    "text_and_rows", "text_encoder", "text_rows", "text_sasrec", "text_tower", "two_tower",
+    "unisrec", "weighted", "with_core", "with_popular", "yes_no", "yes_no_above",
 ]  # fmt: skip

@@ -74,6 +74,7 @@ def test_every_shipped_configuration_is_read_and_made(path, choice):
     titles = [f"{a} {b} ({year})" for a in FIRST for b in LAST for year in (1977, 1987, 1995)]
     fields = {"tokens": np.ones((2, 3), np.int32), "length": np.int32([3, 2])}
     late = {"titles": titles, "fields": {**fields, "prompt": np.arange(2)}}
+    late |= {"item_features": np.eye(len(titles), 3, dtype=np.float32)}
     try:
         config = read(path, [f"--choose={choice}"] if choice else [])
         model = config.make_model(num_items=len(titles), members=1, **late)

@@ -1,14 +1,18 @@
 """A configuration with features of users and items, and what is refused of one."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import yaml
 from small_data import write_config, write_folder
 
 import fedjax_rec as fr
+from fedjax_rec import trees
 from fedjax_rec.experiment import config as configuration
 from fedjax_rec.experiment.prepare import prepare
 from fedjax_rec.report import figures
+from fedjax_rec.types import Cohort
 
 pytestmark = pytest.mark.usefixtures("compiled_fast")
 FEATURES = {
@@ -41,12 +45,40 @@ def place(tmp_path_factory):
 def test_a_run_reads_them_and_is_loaded_with_them(place):
     done = fr.run(place / "tiny.yaml", out=place / "run", show=False)
     assert done.summary["data"]["feature_columns"] == {"users": 6, "items": 4}
-    about = done.state.private["about"]
+    about = done.state.private["user_fields"]["about"]
     told = done.read_config.data.features.encode(done.experiment.read.split)
     np.testing.assert_array_equal(about[:, 0], told.users)
-    np.testing.assert_array_equal(done.state.shared["described"].value, told.items)
+    np.testing.assert_array_equal(done.state.shared["item_fields"]["described"].value, told.items)
     assert told.user_columns[-2:] == ("town: Ulm", "town: missing")
     assert len(done.recommend("u3", k=3)) == 3
+
+
+@pytest.mark.parametrize("model", ["two_tower", "feature_deepfm", "feature_dcn"])
+def test_towers_and_click_models_read_them_as_fields(place, model):
+    page = yaml.safe_load((place / "tiny.yaml").read_text())
+    page["model"] = {"class_path": model, "init_args": {"width": 4}}
+    page["strategy"] = {"class_path": "fedncf", "init_args": {"layer_learning_rate": 0.5}}
+    made = prepare(configuration.read(page))
+    late = made.read.late
+    assert late["user_field_sizes"] == (4, 2) and late["item_field_sizes"] == (4,)
+    state = made.strategy.init(jax.random.key(0), made.dataset.num_clients)
+    np.testing.assert_array_equal(state.private["user_fields"]["about"], late["user_features"])
+    np.testing.assert_array_equal(
+        state.shared["item_fields"]["described"].value, late["item_features"]
+    )
+    # A vector of their own and one for each of two fields and one.
+    kernels = {
+        "two_tower": ("user_tower", 3 * 4), "feature_deepfm": ("logit", 5 * 4),
+        "feature_dcn": ("logit", 5 * 4),
+    }  # fmt: skip
+    part, inputs = kernels[model]
+    first = [x for path, x in trees.named(state.shared[part]).items() if "kernel" in path]
+    assert any(x.shape[0] == inputs for x in first)
+    after, info = made.strategy.round(
+        jax.random.key(1), state, Cohort(jnp.arange(made.dataset.num_clients), made.dataset.store)
+    )
+    assert np.isfinite(info.metrics["loss"]).all()
+    assert (after.shared["user_fields"]["table"] != state.shared["user_fields"]["table"]).any()
 
 
 @pytest.mark.parametrize(

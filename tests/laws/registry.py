@@ -59,6 +59,14 @@ def text(num_items: int) -> dict:
     return dict(titles=tiny_bert.titles(num_items), weights=tiny_bert.folder(), components=6)
 
 
+def featured(num_items: int, members: int) -> dict:
+    """What a model that reads features takes: three columns of users and four of items."""
+    return {
+        "user_features": np.ones((1, members, 3), np.float32),
+        "item_features": np.eye(num_items, 4, dtype=np.float32),
+    }
+
+
 def begun(model: Model) -> Model:
     """`model`, that starts where another draw of it is."""
     return models.started(model, trees.named(model.init(jax.random.key(5))[0]))
@@ -215,6 +223,27 @@ def mined(server: Server) -> Server:
     return Server(init, apply)
 
 
+def beside_attributes(server: Server) -> Server:
+    """A server of `attributed` models on any model, with the attributes in its own state."""
+    wrapped = lambda shared, known: {"model": shared, "attributes": trees.Frozen(known)}
+
+    def init(shared):
+        (table,) = rows.tables(shared)
+        begun = models.attributed(
+            models.fedmf(*table.shape[:1], width=table.shape[1]), np.eye(table.shape[0], 4)
+        )
+        known = begun.init(jax.random.key(0))[0]["attributes"].value
+        return {"inner": server.init(wrapped(shared, known)), "known": known}
+
+    def apply(state, shared, update):
+        inner, after = server.apply(
+            state["inner"], wrapped(shared, state["known"]), wrapped(update, None)
+        )
+        return {"inner": inner, "known": after["attributes"].value}, after["model"]
+
+    return Server(init, apply)
+
+
 SERVERS = {
     "step(1)": lambda: strategies.step(1.0),
     "step(0.5)": lambda: strategies.step(0.5),
@@ -228,6 +257,7 @@ SERVERS = {
     "fed_yogi()": lambda: strategies.fed_yogi(),
     "fed_avg_m()": lambda: strategies.fed_avg_m(0.5, 0.9),
     "fed_lion(0.01)": lambda: strategies.fed_lion(0.01),
+    "attributing(step)": lambda: beside_attributes(strategies.attributing(strategies.step(1.0))),
     "mining(step)": lambda: mined(strategies.mining(strategies.step(1.0), rounds=1)),
     "pruning(step, 0.5, 3)": lambda: masking(strategies.pruning(strategies.step(1.0), 0.5, 3)),
 }
@@ -275,14 +305,19 @@ MODELS = {
         "whole_catalogue()",
     ),
     "feature_mf()": (
-        lambda n, m: models.feature_mf(
-            n,
-            m,
-            width=8,
-            scale=0.3,
-            user_features=np.ones((1, m, 3), np.float32),
-            item_features=np.eye(n, 4, dtype=np.float32),
-        ),
+        lambda n, m: models.feature_mf(n, m, width=8, scale=0.3, **featured(n, m)),
+        "pointwise(4)",
+    ),
+    "two_tower()": (
+        lambda n, m: models.two_tower(n, m, 8, (6,), 0.3, **featured(n, m)),
+        "pointwise(4)",
+    ),
+    "feature_deepfm()": (
+        lambda n, m: models.feature_deepfm(n, m, 6, (6,), 0.3, **featured(n, m)),
+        "pointwise(4)",
+    ),
+    "feature_dcn()": (
+        lambda n, m: models.feature_dcn(n, m, 6, 1, 2, (6,), 0.3, **featured(n, m)),
         "pointwise(4)",
     ),
     "item_scores()": (lambda n, m: models.item_scores(n), "pointwise(4)"),
@@ -315,6 +350,14 @@ MODELS = {
     "fedrap(0.1, 0.01)": (lambda n, m: models.fedrap(n, m, 8, 0.1, 0.01), "pointwise(4)"),
     "fedpergnn()": (lambda n, m: models.fedpergnn(n, m, width=8), "pointwise(4)"),
     "lightfr()": (lambda n, m: models.lightfr(n, m, width=8), "pointwise(4)"),
+    "ifedrec()": (
+        lambda n, m: models.ifedrec(n, m, 8, (6,), item_features=np.eye(n, 4)),
+        "pointwise(4)",
+    ),
+    "attributed(fedmf)": (
+        lambda n, m: models.attributed(models.fedmf(n, m, width=8, scale=0.3), np.eye(n, 4)),
+        "pointwise(4)",
+    ),
     "hetefedrec()": (
         lambda n, m: models.hetefedrec(n, m, widths=(4, 8), decorrelation=0.1),
         "pointwise(4)",
@@ -451,9 +494,15 @@ MODELS = {
 }
 
 # Models that only a fit fills, and the fits; see tests/models/test_central.py.
-FITTED = {"item_weights()": lambda n, m: models.item_weights(n, m)}
+FITTED = {
+    "item_weights()": lambda n, m: models.item_weights(n, m),
+    "attribute_scores()": lambda n, m: models.attribute_scores(n, m, np.eye(n, 4)),
+    "attribute_weights()": lambda n, m: models.attribute_weights(n, m, 5, np.eye(n, 4)),
+}
 FITS = {
     "popularity()": lambda: models.popularity(),
+    "attribute_popularity(1)": lambda: models.attribute_popularity(1.0),
+    "attribute_neighbours()": lambda: models.attribute_neighbours(),
     "item_knn(5)": lambda: models.item_knn(5, 2.0),
     "ease(10)": lambda: models.ease(10.0),
     "ials()": lambda: models.ials(),

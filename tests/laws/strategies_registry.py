@@ -265,6 +265,13 @@ STRATEGIES = {
         model=lambda n: models.hetefedrec(n, widths=(3, 6), decorrelation=0.1, scale=0.3),
         takes=("uplink",),
     ),
+    # new items
+    "ifedrec(2)": Recipe(
+        lambda m, e, **parts: strategies.ifedrec(
+            m, e, user_learning_rate=0.5, item_learning_rate=1.0, network_steps=2, **SMALL, **parts
+        ),
+        model=lambda n: models.ifedrec(n, 1, 6, (5,), item_features=np.eye(n, 4)),
+    ),
     # no federation
     "central(ials)": Recipe(
         lambda m, e: strategies.central(m, e, fit=models.ials(0.1, 0.01)), takes=()

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from rotating import in_turn
 from strategies_registry import SMALL, client_of, fedmf, rate, with_layers
@@ -115,6 +116,14 @@ TRACED = {
         item_learning_rate=(0.5, 1.0),
         distillation_rate=(0.01, 0.1),
     ),
+    "ifedrec": recipe(
+        "ifedrec",
+        lambda n: models.ifedrec(n, 1, 6, (5,), item_features=np.eye(n, 4)),
+        others=dict(network_steps=2),
+        user_learning_rate=(0.5, 1.0),
+        item_learning_rate=(0.5, 1.0),
+        network_learning_rate=(0.001, 0.05),
+    ),
     "fedprox": recipe("fedprox", mu=(0.1, 1.0)),
     "fetch_sgd": recipe(
         "fetch_sgd",
@@ -175,6 +184,7 @@ TRACED = {
 }
 # Each is given the number of the recipe of another name.
 PASSED_ON = {
+    "attributing": ("ifedrec", {"learning_rate": "network_learning_rate"}),
     "apfl_client": ("apfl", {}),
     "ditto_client": ("ditto", {}),
     "dynamic": ("feddyn", {}),

@@ -57,7 +57,8 @@ def test_scores_and_losses_are_the_formula(trained):
     state = steps[-1].running
     shared = trees.named(state.shared)
     get = lambda name: np.asarray(next(x for path, x in shared.items() if name in path))
-    q, a, b, c = get("['item']"), get("user_fields"), get("item_fields"), get("centre")
+    q, c = get("['item']"), get("centre")
+    a, b = get("['user_fields']['table']"), get("['item_fields']['table']")
     assert all(np.abs(x).max() > 1e-3 for x in (a, b, c))  # they are learned
     p = np.asarray(state.private["user"])
     for u in (0, 17):
@@ -73,7 +74,7 @@ def test_scores_and_losses_are_the_formula(trained):
 
 def test_features_stay_with_clients_and_are_not_trained(trained, dataset):
     _, strategy, steps = trained
-    np.testing.assert_array_equal(steps[-1].running.private["about"], ABOUT)
+    np.testing.assert_array_equal(steps[-1].running.private["user_fields"]["about"], ABOUT)
     losses = [step.metrics["loss"] for step in steps]
     assert losses[-1] < losses[0]
     # What goes up is rows, and A, B and c; the features of a user are in no packet.
@@ -87,7 +88,7 @@ def test_gradients_are_those_of_numpy():
     """One batch, against the derivative by differences."""
     model = made(user_features=ABOUT, item_features=WHAT)
     shared, private = model.init(jax.random.key(2))
-    private["about"] = jnp.asarray(ABOUT[3])
+    private["user_fields"]["about"] = jnp.asarray(ABOUT[3])
     batch = {
         "items": jnp.array([3, 1, 7]), "labels": jnp.array([1.0, 0, 0]), "mask": jnp.ones(3)
     }  # fmt: skip
@@ -110,14 +111,15 @@ def test_gradients_are_those_of_numpy():
                 moved[i][place] += step
                 ends.append(loss(*moved))
             want[place] = (ends[0] - ends[1]) / 2e-5
-        np.testing.assert_allclose(grads[name], want, rtol=1e-3, atol=1e-6)
+        found = grads[name] if name == "centre" else grads[name]["table"]
+        np.testing.assert_allclose(found, want, rtol=1e-3, atol=1e-6)
 
 
 def test_several_users_of_a_client_have_their_own_features():
     model = models.feature_mf(ITEMS, 2, width=4, user_features=np.ones((1, 2, FU), np.float32))
     shared, private = model.init(jax.random.key(0))
-    shared["user_fields"] = jnp.ones((FU, 4))
-    private["about"] = jnp.asarray(ABOUT[:2, 0])
+    shared["user_fields"]["table"] = jnp.ones((FU, 4))
+    private["user_fields"]["about"] = jnp.asarray(ABOUT[:2, 0])
     items, users = jnp.array([3, 1, 3]), jnp.array([0, 1, 1])
     each = [model.score(shared, private, items[i : i + 1], users[i])[0] for i in range(3)]
     batch = {"items": items, "users": users, "labels": jnp.ones(3), "mask": jnp.ones(3)}

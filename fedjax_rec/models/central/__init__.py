@@ -1,5 +1,11 @@
 """Recommenders fitted on everybody's interactions in one place, and the models they fill."""
 
+from .by_attributes import (
+    attribute_neighbours,
+    attribute_popularity,
+    attribute_scores,
+    attribute_weights,
+)
 from .ease import ease
 from .fit import Fit, Histories
 from .ials import ials
@@ -9,6 +15,7 @@ from .lightgcn import lightgcn
 from .popularity import item_scores, popularity
 
 __all__ = [
-    "Fit", "Histories", "ease", "ials", "item_knn", "item_scores", "item_weights", "lightgcn",
+    "Fit", "Histories", "attribute_neighbours", "attribute_popularity", "attribute_scores",
+    "attribute_weights", "ease", "ials", "item_knn", "item_scores", "item_weights", "lightgcn",
     "popularity",
 ]  # fmt: skip

@@ -21,13 +21,14 @@ from .embeddings import Embedding
 
 class FactorsAndDeep(nnx.Module):
     def __init__(self, dense, sparse, width, deep, rngs):
-        self.first = linear(rngs, dense, 1)
+        self.first = linear(rngs, dense, 1) if dense else None
         self.deep = Layers([dense + sparse * width, *deep, 1], rngs, last=False)
 
     def __call__(self, e, x):
         weights, v = e[..., 0], e[..., 1:]
         pairs = (v.sum(1) ** 2 - (v**2).sum(1)).sum(-1) / 2
-        return (self.first(x) + self.deep(flat(v, x)))[:, 0] + weights.sum(-1) + pairs
+        z = self.deep(flat(v, x))[:, 0] + weights.sum(-1) + pairs
+        return z if self.first is None else z + self.first(x)[:, 0]
 
 
 def deepfm(

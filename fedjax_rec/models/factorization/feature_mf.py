@@ -8,7 +8,8 @@ those of its fields (SVDFeature, Chen et al., JMLR 2012; LightFM, Kula, CBRecSys
 begin at zero, where the model is `fedmf`.
 
 p_u and x_u stay with the client; q_i are shared row by row, A, B and c travel whole; y_i are known
-to all. A user without training interactions has what its fields have learned of others.
+to all. What a client changes of A are the rows of its own fields, see `fields`. A user without
+training interactions has what its fields have learned of others.
 
 `I` items, `D` width, `Fu` and `Fi` columns of features.
 """
@@ -22,50 +23,45 @@ from flax import nnx
 
 from ...check import positive
 from ...types import Model
+from ..fields import ItemFields, UserFields, item_sizes, user_sizes
 from ..objectives import Objective, bce
-from ..roles import Frozen, Private, Rows, from_nnx
+from ..roles import Private, Rows, from_nnx
 from .mf import inner, of_users
 
 
 class FeatureFactorization(nnx.Module):
-    """about: x [members, Fu], what the client knows of its users, which is not trained."""
+    """user_fields, item_fields: None without features."""
 
-    def __init__(self, num_items, members, columns, described, width, scale, objective, rngs):
+    def __init__(self, num_items, members, width, scale, user_fields, item_fields, objective, rngs):
         draw = jax.random.normal
         self.item = Rows(scale * draw(rngs.params(), (num_items, width)))
         self.user = Private(scale * draw(rngs.params(), (members, width)))
         self.centre = nnx.Param(jnp.zeros(width))
-        self.about = Private(jnp.zeros((members, columns))) if columns else None
-        self.user_fields = nnx.Param(jnp.zeros((columns, width))) if columns else None
-        self.described = None if described is None else Frozen(jnp.asarray(described))
-        size = None if described is None else (described.shape[1], width)
-        self.item_fields = None if size is None else nnx.Param(jnp.zeros(size))
+        self.user_fields, self.item_fields = user_fields, item_fields
         self.objective = objective
 
     def users(self, own, about):
         """[..., D] of private vectors [..., D] and features [..., Fu]."""
         vectors = own + self.centre[...]
-        if about is None or self.user_fields is None:
-            return vectors
-        return vectors + jax.lax.stop_gradient(about) @ self.user_fields[...]
+        return vectors if self.user_fields is None else vectors + self.user_fields.summed(about)
 
     def items(self, items):
         """[..., D] of items int[...] or all."""
-        if self.described is None or self.item_fields is None:
-            return self.item[items]
-        return self.item[items] + self.described[items] @ self.item_fields[...]
+        vectors = self.item[items]
+        return vectors if self.item_fields is None else vectors + self.item_fields.summed(items)
 
     def loss(self, batch, key):
         vectors = self.items(batch["items"])
         own = of_users(self.user, batch, vectors.ndim)
-        about = None if self.about is None else of_users(self.about, batch, vectors.ndim)
+        fields = self.user_fields
+        about = None if fields is None else fields.of_batch(batch, vectors.ndim)
         return self.objective(inner(vectors, self.users(own, about)), batch)
 
     def prepare(self):
         return self.items(slice(None))
 
     def score(self, items, user, prepared):
-        about = None if self.about is None else self.about[user]
+        about = None if self.user_fields is None else self.user_fields.of_user(user)
         return prepared[items] @ self.users(self.user[user], about)
 
 
@@ -101,20 +97,13 @@ def feature_mf(
     """
     positive("feature_mf", "width", width)
     positive("feature_mf", "scale", scale)
-    if user_features is not None and user_features.ndim != 3:
-        raise ValueError(
-            f"feature_mf(user_features: {user_features.shape}): give [N, members, Fu], see "
-            "data.features."
-        )
-    if item_features is not None and item_features.shape[:1] != (num_items,):
-        raise ValueError(
-            f"feature_mf(item_features: {item_features.shape}): give [{num_items}, Fi], a row an "
-            "item."
-        )
-    columns = 0 if user_features is None else user_features.shape[2]
+    of_users = user_sizes("feature_mf", user_features, None)
+    of_items = item_sizes("feature_mf", item_features, None, num_items)
     objective = objective or bce()
-    return from_nnx(
-        lambda rngs: FeatureFactorization(
-            num_items, members, columns, item_features, width, scale, objective, rngs
-        )
-    )
+
+    def build(rngs):
+        users = UserFields(members, of_users, width, 0, rngs) if of_users else None
+        items = ItemFields(item_features, of_items, width, 0, rngs) if of_items else None
+        return FeatureFactorization(num_items, members, width, scale, users, items, objective, rngs)
+
+    return from_nnx(build)

@@ -165,15 +165,14 @@ def target_of(shared: PyTree) -> PyTree:
 
 
 def _distance(x, target: jax.Array, batch: dict) -> jax.Array:
-    if isinstance(x, rows.Table):  # As outside of training, where the whole table is at hand.
-        ids = tuple(batch[name] for name in x.fields if name in batch)
-        x = rows.Gathered(ids, tuple(x[i] for i in ids), x.fields)
-    if not isinstance(x, rows.Gathered):
+    if not isinstance(x, (rows.Table, rows.Gathered)):
         return ((x - target) ** 2).mean()
+    # Of this batch, which may be a part of the one that was gathered.
+    named = [batch[name] for name in x.fields if name in batch]
     count = target.shape[0]
     real = lambda ids: batch["mask"].reshape(-1, *[1] * (ids.ndim - 1)) > 0
-    ids = jnp.concatenate([jnp.where(real(i), i, count).reshape(-1) for i in x.ids])
-    mine = jnp.concatenate([r.reshape(-1, r.shape[-1]) for r in x.rows])
+    ids = jnp.concatenate([jnp.where(real(i), i, count).reshape(-1) for i in named])
+    mine = jnp.concatenate([x[i].reshape(-1, target.shape[-1]) for i in named])
     # A row that stands in the batch several times counts once, in equal shares.
     times = jnp.zeros(count, mine.dtype).at[ids].add(1.0, mode="drop")
     share = jnp.where(ids < count, 1.0 / times.at[ids].get(mode="fill", fill_value=1.0), 0.0)
