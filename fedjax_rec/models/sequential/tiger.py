@@ -5,13 +5,14 @@
     log p(i) = sum_m log softmax_k(h(x, c_1 .. c_{m-1}) . e_mk)[c_m],      (c_1, .., c_M) of item i
 
 h is what self-attention makes of the last code (the layers of `sasrec`), e_mk the vector of code k
-of level m, read and predicted alike. In training each place predicts the next item's codes. The
-paper's transformer has an encoder for the history and begins with a token of the user; this one is
-a decoder alone, and a client holds its user.
+of level m, read and predicted alike. In training each place predicts the next item's codes, k being
+any of the level. The paper's transformer has an encoder for the history and begins with a token of
+the user; this one is a decoder alone, and a client holds its user.
 
-Items are ranked exhaustively, by the log-probabilities of all codes: items share prefixes, so a
-history goes through the layers once and each prefix of the catalogue is one place more, which looks
-at the history and at its own beginning. Or by the beam, as the paper does.
+Items are ranked exhaustively, by the log-probabilities of their codes, k being those that lead on
+to an item of the catalogue: a history goes through the layers once, and each prefix that two items
+share is one place more, which looks at the history and at its own beginning; after a prefix of one
+item alone there is no choice. Or by the beam, as the paper does.
 
 `I` items, `M` codes of an item, `V` codes of all levels, `L` places, `D` width, `H` heads, `d`
 width of a head, `T = L M` codes of a history, `P` prefixes.
@@ -36,7 +37,7 @@ from ..text.text_tower import described
 from ..transformers.dropping import dropout, seeds
 from ..transformers.layers import MASKED, attention, stacked
 from .sasrec import Block, check, looking_back, norm
-from .trie import beam_search, trie
+from .trie import Trie, beam_search, trie
 
 
 class TIGER(nnx.Module):
@@ -67,11 +68,10 @@ class TIGER(nnx.Module):
         x = code.shape[-1] ** 0.5 * code + places[:, None]
         return x.reshape(*lead, n * len(self.sizes), -1)
 
-    def log_probs(self, states, level: int):
+    def scores(self, states, level: int):
         """[..., K] of the codes of a level, after states [..., D]."""
         begin = self.offsets[level]
-        scores = states @ self.code[begin : begin + self.sizes[level]].T
-        return jax.nn.log_softmax(scores)
+        return states @ self.code[begin : begin + self.sizes[level]].T
 
     def loss(self, batch, key):
         levels = len(self.sizes)
@@ -86,7 +86,7 @@ class TIGER(nnx.Module):
         ahead = self.norm(x)[:, levels - 1 :].reshape(*real.shape, levels, -1)
         wanted, total = self.codes[batch["targets"]], 0.0
         for level in range(levels):
-            found = self.log_probs(ahead[:, :, level], level)
+            found = jax.nn.log_softmax(self.scores(ahead[:, :, level], level))
             total += jnp.take_along_axis(found, wanted[..., level, None], -1)[..., 0]
         return masked_mean(-total, real)
 
@@ -140,40 +140,59 @@ class TIGER(nnx.Module):
 
     def exhaustive(self, memory):
         """[I]: log-probabilities of the codes of all items."""
-        tree, state = self.trie.get_value(), memory[0]
-        total = self.log_probs(state, 0)[tree.codes[0]]
-        sizes = [len(codes) for codes in tree.codes[:-1]]
-        begins = [0, *accumulate(sizes)]
-        if sizes:
-            family, families = jnp.zeros((1, 0), jnp.int32), []
-            for depth, parents in enumerate(tree.parents[:-1]):
-                own = begins[depth] + jnp.arange(sizes[depth])
-                family = jnp.concatenate([family[parents], own[:, None]], 1)
-                lacking = len(sizes) - 1 - depth
-                families.append(jnp.pad(family, ((0, 0), (0, lacking)), constant_values=-1))
-            codes = [c + self.offsets[level] for level, c in enumerate(tree.codes[:-1])]
-            states = self.after(memory, jnp.concatenate(codes), jnp.concatenate(families))
-        for level in range(1, len(self.sizes)):
-            found = self.log_probs(states[begins[level - 1] : begins[level]], level)
-            parents = tree.parents[level]
-            total = total[parents] + found[parents, tree.codes[level]]
+        tree: Trie = self.trie.get_value()
+        slots = [jnp.full(len(codes), len(mine)).at[mine].set(jnp.arange(len(mine)))
+                 for codes, mine in zip(tree.codes[:-1], tree.shared, strict=True)]  # fmt: skip
+        states = [memory[0][None], *self._after_shared(memory, slots)]
+        parents = [jnp.zeros(len(tree.codes[0]), jnp.int32)]
+        parents += [slot[above] for slot, above in zip(slots, tree.parents[1:], strict=True)]
+        total = jnp.zeros(1)
+        for level, (state, parent) in enumerate(zip(states, parents, strict=True)):
+            total = total[tree.parents[level]]
+            if not len(state):
+                continue
+            code, scores = tree.codes[level], self.scores(state, level)
+            # Prefixes of one item have no slot: what follows is without a choice.
+            leads = jnp.zeros(scores.shape, bool).at[parent, code].set(True, mode="drop")
+            found = jax.nn.log_softmax(jnp.where(leads, scores, MASKED))
+            total += found.at[parent, code].get(mode="fill", fill_value=0)
         return jnp.zeros_like(total).at[tree.items].set(total)
+
+    def _after_shared(self, memory, slots):
+        """[Q_d, D] of depths 1 .. M - 1: states after the prefixes that items share. slots: of
+        depths 1 .. M - 1, int32[P_d], the place of a prefix among those, Q_d where it is none."""
+        tree: Trie = self.trie.get_value()
+        sizes = [len(mine) for mine in tree.shared]
+        begins = [0, *accumulate(sizes)]
+        if not begins[-1]:
+            return [memory[0][None][:0]] * len(sizes)
+        family, codes, families = jnp.zeros((1, 0), jnp.int32), [], []
+        for depth, mine in enumerate(tree.shared):
+            above = tree.parents[depth][mine]
+            family = family[slots[depth - 1][above] if depth else above]
+            own = begins[depth] + jnp.arange(sizes[depth])
+            family = jnp.concatenate([family, own[:, None]], 1)
+            lacking = len(sizes) - 1 - depth
+            families.append(jnp.pad(family, ((0, 0), (0, lacking)), constant_values=-1))
+            codes.append(tree.codes[depth][mine] + self.offsets[depth])
+        states = self.after(memory, jnp.concatenate(codes), jnp.concatenate(families))
+        return jnp.split(states, begins[1:-1])
 
     def searched(self, memory, width: int, allowed=None):
         """`beam_search` of the items after a history."""
 
-        def log_probs(prefixes):
+        def scores(prefixes):
             many, depth = prefixes.shape
             if not depth:
-                return self.log_probs(memory[0], 0)[None]
+                return self.scores(memory[0], 0)[None]
             places = jnp.arange(many * depth).reshape(many, depth)
             back = jnp.tril(jnp.ones((depth, depth), bool))
             family = jnp.where(back, places[:, None], -1).reshape(-1, depth)
             codes = prefixes + jnp.asarray(self.offsets[:depth])
             states = self.after(memory, codes.reshape(-1), family)
-            return self.log_probs(states.reshape(many, depth, -1)[:, -1], depth)
+            return self.scores(states.reshape(many, depth, -1)[:, -1], depth)
 
-        return beam_search(self.trie.get_value(), log_probs, width, allowed)
+        return beam_search(self.trie.get_value(), scores, width, allowed)
 
     def read(self, history):
         """[I]: log-probabilities of all items, of those that a beam lost one that is far below."""

@@ -1,10 +1,11 @@
 """The trie of items' codes, and the beam search that no item's codes lead out of.
 
-    log p(i) = sum_d log p(c_d | c_1 .. c_{d-1}),    kept: the `width` best prefixes of each depth
+    log p(i) = sum_d log softmax_c(s(c_1 .. c_{d-1}))[c_d],   c over the codes that lead on to items
 
-A depth's prefixes stand in the order of their codes, so that the children of one are neighbours:
-the trie is two lists of numbers a depth, whatever the number of codes. With a width of I nothing is
-dropped, and the search is the exhaustive one.
+and the `width` best prefixes of each depth are kept. So a code without a choice costs nothing, and
+the p of all items add up to one. A depth's prefixes stand in the order of their codes, so that the
+children of one are neighbours: the trie is a few lists of numbers a depth, whatever the number of
+codes. With a width of I nothing is dropped, and the search is the exhaustive one.
 
 `I` items, `M` codes of an item, `P_d` prefixes of d codes, of which P_0 = 1 and P_M = I.
 """
@@ -28,12 +29,14 @@ from ...types import Array, record
 class Trie:
     """codes, parents: of depths 1 .. M, int32[P_d], the last code of each prefix and the place of
     the prefix without it. begins: of depths 0 .. M - 1, int32[P_d + 1], where the children of each
-    begin among the next depth's. items: int32[I], those of depth M. widest: of depths 0 .. M - 1,
-    most children of a prefix."""
+    begin among the next depth's. shared: of depths 1 .. M - 1, int32[Q_d], the prefixes that two
+    items or more have. items: int32[I], those of depth M. widest: of depths 0 .. M - 1, most
+    children of a prefix."""
 
     codes: tuple[Int32[Array, " P"], ...]
     parents: tuple[Int32[Array, " P"], ...]
     begins: tuple[Int32[Array, " P1"], ...]
+    shared: tuple[Int32[Array, " Q"], ...]
     items: Int32[Array, " I"]
     widest: tuple[int, ...] = field(metadata={"static": True})
 
@@ -64,11 +67,13 @@ def trie(codes: np.ndarray) -> Trie:
     depths = range(1, codes.shape[1] + 1)
     parents = [np.searchsorted(starts[d - 1], starts[d], side="right") - 1 for d in depths]
     begins = [np.r_[np.searchsorted(b, a), len(b)] for a, b in pairwise(starts)]
+    items_of = (np.diff(a, append=len(ordered)) for a in starts[1:-1])
     ints = lambda arrays: tuple(jnp.asarray(x, jnp.int32) for x in arrays)
     return Trie(
         ints(ordered[starts[d], d - 1] for d in depths),
         ints(parents),
         ints(begins),
+        ints(np.flatnonzero(count > 1) for count in items_of),
         jnp.asarray(items, jnp.int32),
         tuple(int(np.diff(b).max()) for b in begins),
     )
@@ -76,7 +81,7 @@ def trie(codes: np.ndarray) -> Trie:
 
 def beam_search(
     tree: Trie,
-    log_probs: Callable[[jax.Array], jax.Array],
+    scores: Callable[[jax.Array], jax.Array],
     width: int,
     allowed: Bool[Array, " I"] | None = None,
 ) -> tuple[Int32[Array, " B"], Float32[Array, " B"]]:
@@ -86,7 +91,8 @@ def beam_search(
 
     Args:
         tree: the trie of the items.
-        log_probs: log_probs(int32[b, d]) -> float[b, K]: of each code after b prefixes of d codes.
+        scores: scores(int32[b, d]) -> float[b, K]: of each code after b prefixes of d codes, whose
+            softmax over those that lead on is taken here.
         width: `B`, prefixes that are kept.
         allowed: bool[I], the items that may be found, such as those that a user has not seen; None
             for all.
@@ -100,9 +106,10 @@ def beam_search(
 
     Example:
         >>> tree = models.trie(np.array([[1, 0], [0, 2], [1, 1]]))
-        >>> alike = lambda prefixes: jnp.log(jnp.ones((len(prefixes), 3)) / 3)
-        >>> models.beam_search(tree, alike, width=3)[0].tolist()
-        [1, 0, 2]
+        >>> alike = lambda prefixes: jnp.zeros((len(prefixes), 3))
+        >>> items, log_probs = models.beam_search(tree, alike, width=3)
+        >>> items.tolist(), jnp.exp(log_probs).tolist()
+        ([1, 0, 2], [0.5, 0.25, 0.25])
     """
     at_least("beam_search", "width", width, 1)
     if width > len(tree.items):
@@ -119,12 +126,12 @@ def beam_search(
         child = begins[nodes][:, None] + jnp.arange(most)
         there = child < begins[nodes + 1][:, None]
         child = jnp.where(there, child, 0)
-        if may is not None:
-            there &= may[depth][child]
         code = codes[child]
-        found = jnp.take_along_axis(log_probs(prefixes), code, 1)
-        found = jnp.where(there, total[:, None] + found, -jnp.inf).reshape(-1)
-        total, best = jax.lax.top_k(found, min(width, len(codes)))
+        found = jnp.take_along_axis(scores(prefixes), code, 1)
+        found = total[:, None] + jax.nn.log_softmax(jnp.where(there, found, -jnp.inf))
+        if may is not None:
+            found = jnp.where(may[depth][child], found, -jnp.inf)
+        total, best = jax.lax.top_k(found.reshape(-1), min(width, len(codes)))
         nodes, code = child.reshape(-1)[best], code.reshape(-1)[best]
         prefixes = jnp.concatenate([prefixes[best // most], code[:, None]], 1)
     return jnp.where(total > -jnp.inf, tree.items[nodes], -1), total
