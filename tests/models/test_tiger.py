@@ -1,4 +1,4 @@
-"""TIGER against passes over whole sequences in NumPy, its beam against a loop, and what it sends."""
+"""TIGER against whole sequences in NumPy, its beam against a loop, and what it sends."""
 
 from functools import cache
 
@@ -188,7 +188,9 @@ def test_the_loss_is_the_cross_entropy_of_codes_of_each_level():
 
 
 def test_more_items_than_places_are_refused():
-    with pytest.raises(ValueError, match=r"length=4 places and read 5 items; make it with length=5"):
+    with pytest.raises(
+        ValueError, match=r"length=4 places and read 5 items; make it with length=5"
+    ):
         scored(made(), [1, 2, 3, 4, 5])
 
 

@@ -38,7 +38,8 @@ class Block(nnx.Module):
     def __call__(self, carry, mask):
         x, seed = carry
         after, one, two = seeds(seed, 3)
-        y = attention(*self.attended(x), mask)
+        q, k, v = self.attended(x)
+        y = attention(q, k, v, mask)
         return self.finish(x, y.reshape(x.shape), one, two), after
 
     def attended(self, x):

@@ -84,7 +84,7 @@ class TIGER(nnx.Module):
         x, _ = stacked(self.layers, (x, rest), mask)
         # From the last code of an item to the last but one of the next: M states a target.
         ahead = self.norm(x)[:, levels - 1 :].reshape(*real.shape, levels, -1)
-        wanted, total = self.codes[batch["targets"]], 0.0
+        wanted, total = self.codes[batch["targets"]], jnp.zeros_like(real)
         for level in range(levels):
             found = jax.nn.log_softmax(self.scores(ahead[:, :, level], level))
             total += jnp.take_along_axis(found, wanted[..., level, None], -1)[..., 0]
