@@ -42,7 +42,10 @@ class Trie:
 
 
 def trie(codes: np.ndarray) -> Trie:
-    """The trie of codes int[I, M], no two items' the same.
+    """The trie of the codes of items.
+
+    Args:
+        codes: int[I, M], no two items' the same.
 
     Raises:
         ValueError: for two items with the same.
