@@ -161,8 +161,7 @@ def test_a_beam_of_all_items_is_exhaustive(codes):
         np.testing.assert_allclose(np.exp(a).sum(), 1, rtol=1e-5)
 
 
-def test_the_loss_is_the_cross_entropy_of_codes_of_each_level():
-    """Any code of a level is predicted, whether or not it leads on."""
+def test_the_loss_is_the_cross_entropy_of_the_codes_that_lead_on():
     items = np.array([[2, 2, 2, 7, 1], [11, 3, 3, 16, 8], [0, 0, 0, 0, 0]])
     real = np.array([[0, 0, 1, 1], [1, 1, 1, 1], [1, 1, 1, 1]], np.float32)
     total = []
@@ -174,7 +173,10 @@ def test_the_loss_is_the_cross_entropy_of_codes_of_each_level():
         nll = []
         for n, (level, code) in enumerate(tokens[LEVELS:]):
             of_level = f64(drawn()["code"])[OFFSETS[level] : OFFSETS[level + 1]]
-            nll.append(-log_softmax(of_level @ states[LEVELS - 1 + n])[code])
+            before = [c for _, c in tokens[LEVELS + n - level : LEVELS + n]]
+            leads = children(before)
+            worth = (of_level @ states[LEVELS - 1 + n])[leads]
+            nll.append(-log_softmax(worth)[leads.index(code)])
         total += np.reshape(nll, (-1, LEVELS)).sum(1).tolist()
     batch = {
         "inputs": jnp.int32(items[:, :-1]), "targets": jnp.int32(items[:, 1:]),

@@ -67,6 +67,9 @@ def test_the_trie_is_that_of_a_dictionary():
             place for place, prefix in enumerate(prefixes[d]) if rows.count(prefix) > 1
         ]
     assert [tuple(ALL[i]) for i in tree.items] == prefixes[3]
+    for item, row in enumerate(ALL.tolist()):
+        own = [prefixes[d].index(tuple(row[:d])) for d in range(3)]
+        assert tree.prefixes[item].tolist() == own
 
 
 @pytest.mark.parametrize("width", [1, 2, 3, 7, 23])

@@ -4,15 +4,16 @@
     x = sqrt(D) e_{c} + p_t,     of all codes c of the items i_1 .. i_T, those of an item at place t
     log p(i) = sum_m log softmax_k(h(x, c_1 .. c_{m-1}) . e_mk)[c_m],      (c_1, .., c_M) of item i
 
-h is what self-attention makes of the last code (the layers of `sasrec`), e_mk the vector of code k
-of level m, read and predicted alike. In training each place predicts the next item's codes, k being
-any of the level. The paper's transformer has an encoder for the history and begins with a token of
-the user; this one is a decoder alone, and a client holds its user.
+k being the codes that lead on from c_1 .. c_{m-1} to an item of the catalogue. h is what
+self-attention makes of the last code (the layers of `sasrec`), e_mk the vector of code k of level
+m, read and predicted alike. In training each place predicts the next item's codes. The paper's
+softmax is over all codes of a level, so that it learns which codes there are besides which are
+next, and its transformer has an encoder for the history and begins with a token of the user; this
+one is a decoder alone, and a client holds its user.
 
-Items are ranked exhaustively, by the log-probabilities of their codes, k being those that lead on
-to an item of the catalogue: a history goes through the layers once, and each prefix that two items
-share is one place more, which looks at the history and at its own beginning; after a prefix of one
-item alone there is no choice. Or by the beam, as the paper does.
+Items are ranked exhaustively: a history goes through the layers once, and each prefix that two
+items share is one place more, which looks at the history and at its own beginning; after a prefix
+of one item alone there is no choice. Or by the beam, as the paper does.
 
 `I` items, `M` codes of an item, `V` codes of all levels, `L` places, `D` width, `H` heads, `d`
 width of a head, `T = L M` codes of a history, `P` prefixes.
@@ -37,7 +38,7 @@ from ..text.text_tower import described
 from ..transformers.dropping import dropout, seeds
 from ..transformers.layers import MASKED, attention, stacked
 from .sasrec import Block, check, looking_back, norm
-from .trie import Trie, beam_search, trie
+from .trie import Trie, beam_search, children, trie
 
 
 class TIGER(nnx.Module):
@@ -85,9 +86,14 @@ class TIGER(nnx.Module):
         # From the last code of an item to the last but one of the next: M states a target.
         ahead = self.norm(x)[:, levels - 1 :].reshape(*real.shape, levels, -1)
         wanted, total = self.codes[batch["targets"]], jnp.zeros_like(real)
-        for level in range(levels):
-            found = jax.nn.log_softmax(self.scores(ahead[:, :, level], level))
-            total += jnp.take_along_axis(found, wanted[..., level, None], -1)[..., 0]
+        tree: Trie = self.trie.get_value()
+        before = tree.prefixes[batch["targets"]]
+        for level, codes in enumerate(tree.codes):
+            scores = self.scores(ahead[:, :, level], level)
+            child, leads = children(tree, level, before[..., level])
+            others = jnp.take_along_axis(scores, codes[child], -1)
+            others = jax.nn.logsumexp(jnp.where(leads, others, MASKED), -1)
+            total += jnp.take_along_axis(scores, wanted[..., level, None], -1)[..., 0] - others
         return masked_mean(-total, real)
 
     def remembered(self, history):

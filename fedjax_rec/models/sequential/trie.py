@@ -30,14 +30,15 @@ class Trie:
     """codes, parents: of depths 1 .. M, int32[P_d], the last code of each prefix and the place of
     the prefix without it. begins: of depths 0 .. M - 1, int32[P_d + 1], where the children of each
     begin among the next depth's. shared: of depths 1 .. M - 1, int32[Q_d], the prefixes that two
-    items or more have. items: int32[I], those of depth M. widest: of depths 0 .. M - 1, most
-    children of a prefix."""
+    items or more have. items: int32[I], those of depth M. prefixes: int32[I, M], the places of an
+    item's own prefixes of depths 0 .. M - 1. widest: of these depths, most children of a prefix."""
 
     codes: tuple[Int32[Array, " P"], ...]
     parents: tuple[Int32[Array, " P"], ...]
     begins: tuple[Int32[Array, " P1"], ...]
     shared: tuple[Int32[Array, " Q"], ...]
     items: Int32[Array, " I"]
+    prefixes: Int32[Array, "I M"]
     widest: tuple[int, ...] = field(metadata={"static": True})
 
 
@@ -70,6 +71,7 @@ def trie(codes: np.ndarray) -> Trie:
     depths = range(1, codes.shape[1] + 1)
     parents = [np.searchsorted(starts[d - 1], starts[d], side="right") - 1 for d in depths]
     begins = [np.r_[np.searchsorted(b, a), len(b)] for a, b in pairwise(starts)]
+    places = np.c_[np.zeros(len(ordered), int), np.cumsum(news, 0)[:, :-1] - 1]
     items_of = (np.diff(a, append=len(ordered)) for a in starts[1:-1])
     ints = lambda arrays: tuple(jnp.asarray(x, jnp.int32) for x in arrays)
     return Trie(
@@ -78,8 +80,18 @@ def trie(codes: np.ndarray) -> Trie:
         ints(begins),
         ints(np.flatnonzero(count > 1) for count in items_of),
         jnp.asarray(items, jnp.int32),
+        jnp.asarray(places[np.argsort(items)], jnp.int32),
         tuple(int(np.diff(b).max()) for b in begins),
     )
+
+
+def children(tree: Trie, depth: int, nodes: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(int32[..., W], bool[..., W]): the places of the children, in the next depth, of prefixes
+    int32[...] of a depth, and which of them there are."""
+    begins = tree.begins[depth]
+    child = begins[nodes][..., None] + jnp.arange(tree.widest[depth])
+    there = child < begins[nodes + 1][..., None]
+    return jnp.where(there, child, 0), there
 
 
 def beam_search(
@@ -123,12 +135,8 @@ def beam_search(
     may = None if allowed is None else _with_any(tree, jnp.asarray(allowed))
     nodes, total = jnp.zeros(1, jnp.int32), jnp.zeros(1)
     prefixes = jnp.zeros((1, 0), jnp.int32)
-    for depth, (codes, begins, most) in enumerate(
-        zip(tree.codes, tree.begins, tree.widest, strict=True)
-    ):
-        child = begins[nodes][:, None] + jnp.arange(most)
-        there = child < begins[nodes + 1][:, None]
-        child = jnp.where(there, child, 0)
+    for depth, codes in enumerate(tree.codes):
+        child, there = children(tree, depth, nodes)
         code = codes[child]
         found = jnp.take_along_axis(scores(prefixes), code, 1)
         found = total[:, None] + jax.nn.log_softmax(jnp.where(there, found, -jnp.inf))
@@ -136,7 +144,7 @@ def beam_search(
             found = jnp.where(may[depth][child], found, -jnp.inf)
         total, best = jax.lax.top_k(found.reshape(-1), min(width, len(codes)))
         nodes, code = child.reshape(-1)[best], code.reshape(-1)[best]
-        prefixes = jnp.concatenate([prefixes[best // most], code[:, None]], 1)
+        prefixes = jnp.concatenate([prefixes[best // child.shape[1]], code[:, None]], 1)
     return jnp.where(total > -jnp.inf, tree.items[nodes], -1), total
 
 
