@@ -408,6 +408,21 @@ MODELS = {
         lambda n, m: models.text_sasrec(n, m, **text(n), width=8, length=6, layers=1, dropout=0.1),
         "sequences(6, 4)",
     ),
+    "tiger()": (
+        lambda n, m: models.tiger(
+            n,
+            m,
+            tiny_bert.titles(n),
+            tiny_bert.folder(),
+            levels=2,
+            codes=4,
+            width=8,
+            length=6,
+            layers=1,
+            dropout=0.1,
+        ),
+        "sequences(6)",
+    ),
     "hybrid_sasrec()": (
         lambda n, m: models.hybrid_sasrec(
             n, m, **text(n), width=8, length=6, layers=1, dropout=0.1

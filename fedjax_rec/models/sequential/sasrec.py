@@ -38,12 +38,22 @@ class Block(nnx.Module):
     def __call__(self, carry, mask):
         x, seed = carry
         after, one, two = seeds(seed, 3)
-        split = lambda y: y.reshape(*y.shape[:-1], self.heads, -1)
+        q, k, v = self.attended(x)
+        y = attention(q, k, v, mask)
+        return self.finish(x, y.reshape(x.shape), one, two), after
+
+    def attended(self, x):
+        """(query, key, value) [..., H, d] of x [..., D]."""
         y = self.before(x)
-        y = attention(split(self.query(y)), split(self.key(y)), split(self.value(y)), mask)
-        x = x + dropout(one, self.out(y.reshape(x.shape)), self.rate)
+        split = lambda y: y.reshape(*y.shape[:-1], self.heads, -1)
+        return tuple(split(f(y)) for f in (self.query, self.key, self.value))
+
+    def finish(self, x, mixed, one=None, two=None):
+        """What comes of x and the values that it attended to, both [..., D]; one, two: seeds of
+        dropout."""
+        x = x + dropout(one, self.out(mixed), self.rate)
         y = self.down(self.activation(self.up(self.between(x))))
-        return x + dropout(two, y, self.rate), after
+        return x + dropout(two, y, self.rate)
 
 
 def norm(width: int, lead=()) -> LayerNorm:

@@ -190,7 +190,8 @@ def whitened(
 
 
 def described(name: str, titles: Sequence[str] | None, num_items: int) -> list[str]:
-    """The texts of all items. Raises ValueError where there are none, or not as many as items."""
+    """The texts of all items. Raises ValueError where there are none, not as many as items, or some
+    with nothing in them."""
     if titles is None:
         raise ValueError(
             f"{name} needs titles, and the data does not describe its items; use data with item "
@@ -198,4 +199,10 @@ def described(name: str, titles: Sequence[str] | None, num_items: int) -> list[s
         )
     if len(titles) != num_items:
         raise ValueError(f"{name}: {len(titles)} titles for {num_items} items; give one for each.")
+    if silent := [i for i, text in enumerate(titles) if not (text or "").strip()]:
+        some = ", ".join(map(str, silent[:5])) + (", ..." if len(silent) > 5 else "")
+        raise ValueError(
+            f"{name}: {len(silent)} of {num_items} items have no text (ids {some}); give each one, "
+            "such as its id."
+        )
     return list(titles)
