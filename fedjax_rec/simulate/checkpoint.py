@@ -152,12 +152,12 @@ def load_state(folder: Path | str, round: int, like: State) -> State:
 
 class Parameters(NamedTuple):
     """What a run has learned, by key path. shared: the server's part of the model, frozen values
-    too. private: what clients keep, [N, ...]. lent: checksums of the frozen values that are the
-    model's own, which no run folder holds."""
+    too. private: what clients keep, [N, ...]. lent: what tells the frozen values that are the
+    model's own, which no run folder holds, see `lent`."""
 
     shared: dict[str, np.ndarray]
     private: dict[str, np.ndarray]
-    lent: dict[str, int]
+    lent: dict[str, np.ndarray]
 
 
 def parameters(run: Path | str) -> Parameters:
@@ -182,11 +182,11 @@ def parameters(run: Path | str) -> Parameters:
     with _reading(what), ocp.StandardCheckpointer() as reader:
         found = opened(reader.restore(place / "state"), "the state")
     whole = {name: np.asarray(x) for name, x in found.items() if not name.endswith(LENT)}
-    sums = {n.removesuffix(LENT): int(x[0]) for n, x in found.items() if n.endswith(LENT)}
+    marks = {n.removesuffix(LENT): np.asarray(x) for n, x in found.items() if n.endswith(LENT)}
     of = lambda part, values: {
         name.removeprefix(part): x for name, x in values.items() if name.startswith(part)
     }
-    return Parameters(of(".shared", whole), of(".private", whole), of(".shared", sums))
+    return Parameters(of(".shared", whole), of(".private", whole), of(".shared", marks))
 
 
 def made_of(run: Path | str) -> dict[str, str]:
