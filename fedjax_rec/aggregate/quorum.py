@@ -82,12 +82,6 @@ def quorum(
     if budget is not None:
         fraction("quorum", "budget", budget)
 
-    def spoken(length, live, bound, there):
-        """[n, 1]: what brings each client's rows within the budget."""
-        said = jnp.where(live, jnp.minimum(length, bound), 0).sum(-1)
-        most = of_rows(said[None], (there & live.any(-1))[None], budget)[0]
-        return bound_factor(said, most)[:, None]
-
     def finish(key, state, uploads, now):
         there = uploads.there
         weight = there.astype(jnp.float32)
@@ -102,15 +96,17 @@ def quorum(
             if not rows.is_table(x):
                 flat = x.reshape(x.shape[0], x.size // x.shape[0])
                 length = jnp.sqrt((flat**2).sum(-1))
-                bound = median(length, there)
+                bound = among(length, there)
                 clipped = rows.weighted_sum(weight * bound_factor(length, bound), flat)
                 return beyond(clipped, bound).reshape(x.shape[1:])
             length = jnp.sqrt((x.values**2).sum(-1))
             usual = of_rows(length, x.live, quantile)
-            bound = median(usual, there & x.live.any(-1))
+            some = there & x.live.any(-1)
+            bound = among(usual, some)
             factor = bound_factor(length, bound)
             if budget is not None:
-                factor = factor * spoken(length, x.live, bound, there)
+                said = jnp.where(x.live, jnp.minimum(length, bound), 0).sum(-1)
+                factor = factor * bound_factor(said, among(said, some, budget))[:, None]
             total = rows.weighted_sum(weight, replace(x, values=x.values * factor[..., None]))
             moving = touches(x) >= floor
             values = jnp.where(moving[:, None], beyond(rows.to_dense(total), bound), 0)
@@ -121,9 +117,10 @@ def quorum(
     return listing(finish)
 
 
-def median(lengths: jax.Array, there: jax.Array) -> jax.Array:
-    """float32[]: the lower median of lengths [n], 0 or more, of who is `there`; 0 of nobody."""
-    return of_rows(lengths[None], there[None], 0.5)[0]
+def among(lengths: jax.Array, there: jax.Array, quantile=0.5) -> jax.Array:
+    """float32[]: the quantile of lengths [n], 0 or more, of who is `there`, the lower median by
+    default; 0 of nobody."""
+    return of_rows(lengths[None], there[None], quantile)[0]
 
 
 def of_rows(lengths: jax.Array, live: jax.Array, quantile) -> jax.Array:

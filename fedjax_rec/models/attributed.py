@@ -28,6 +28,7 @@ from ..types import Array, Model, PyTree
 from .contrastive import items_of
 from .factorization.gpfedrec import guided
 from .factorization.pfedrec import pfedrec
+from .fields import item_sizes
 from .objectives import Objective
 from .text.text_tower import whitened
 
@@ -88,11 +89,7 @@ def attributed(
             f"attributed(model) shares {', '.join(trees.named(outline))}; give a model that shares "
             "a table of items alone, such as models.pfedrec or models.fedmf."
         )
-    if item_features.ndim != 2 or item_features.shape[0] != num_items:
-        raise ValueError(
-            f"attributed(item_features: {item_features.shape}): give [{num_items}, Fi], a row an "
-            "item."
-        )
+    item_sizes("attributed", item_features, None, num_items)
     pulled = guided(model, strength)
 
     def init(key, common=None):

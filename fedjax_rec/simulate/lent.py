@@ -111,6 +111,6 @@ _REMEDY = "use the weights and texts that it was made with"
 
 def _mark(x: jax.Array) -> np.ndarray:
     """uint32[1 + SAMPLED]: the checksum, and the bits of numbers from the first to the last."""
-    flat = np.ravel(jax.device_get(x))
-    some = flat[np.linspace(0, flat.size - 1, SAMPLED).astype(int)].astype(np.float32)
-    return np.concatenate([np.array([crc32(jax.device_get(x))], np.uint32), some.view(np.uint32)])
+    here = jax.device_get(x)
+    some = here.flat[np.linspace(0, here.size - 1, SAMPLED).astype(int)].astype(np.float32)
+    return np.concatenate([np.array([crc32(here)], np.uint32), some.view(np.uint32)])

@@ -36,6 +36,12 @@ class Traced:
         consts = self.program.consts if consts is None else consts
         return eval_jaxpr(self.program.jaxpr, consts, *leaves)
 
+    def lent(self) -> list[Any]:
+        """For each leaf of what it returns the array that it closes over and returns as it is, or
+        None."""
+        consts = self.program.consts
+        return [None if k is None or k >= 0 else jnp.asarray(consts[-1 - k]) for k in self.origins]
+
 
 def traced(f: Callable[[Any], Any], x: PyTree) -> Traced:
     """f(x), of values or their outlines."""
@@ -88,7 +94,8 @@ def call(block: Callable[[Any, Any], tuple[Any, Any]], state: PyTree, inputs: Py
     """The `Call` of a block, for values or their outlines."""
     structure = jax.tree.structure(state)
     n, whole = structure.num_leaves, traced(lambda args: block(*args), (state, inputs))
-    moves = tuple(i in _moved(whole, n) for i in range(n))
+    moved = set(_moved(whole, n))
+    moves = tuple(i in moved for i in range(n))
     told_of = jax.tree.structure(whole.outline[1])
 
     def of(moved, still, inputs):
@@ -106,20 +113,19 @@ class Begun:
 
     def __init__(self, first: Callable[[Any], PyTree], inputs: PyTree):
         one = traced(first, inputs)
-        self._structure, self._origins = jax.tree.structure(one.outline), one.origins
-        self._consts = [jnp.asarray(x) for x in one.program.consts]
-        asked = self._asked = [i for i, k in enumerate(one.origins) if k is None or k >= 0]
+        self._structure, self._consts = jax.tree.structure(one.outline), one.program.consts
+        self._lent = one.lent()
+        self._not_to_give = {id(x) for x in self._lent if x is not None}
+        asked = self._asked = [i for i, x in enumerate(self._lent) if x is None]
         self._run = jax.jit(lambda consts, leaves: [one(leaves, consts)[i] for i in asked])
 
     def __call__(self, inputs: PyTree) -> PyTree:
         made = self._run(self._consts, jax.tree.leaves(inputs))
-        leaves = [None if k is None or k >= 0 else self._consts[-1 - k] for k in self._origins]
-        return jax.tree.unflatten(self._structure, _replaced(leaves, self._asked, made))
+        return jax.tree.unflatten(self._structure, _replaced(self._lent, self._asked, made))
 
     def owned(self, leaves: Sequence[Any]) -> list[Any]:
         """`leaves`, of which those that are lent are copied."""
-        lent = {id(x) for x in self._consts}
-        return [x.copy() if id(x) in lent else x for x in leaves]
+        return [x.copy() if id(x) in self._not_to_give else x for x in leaves]
 
 
 def outline(first: Callable[[], PyTree]) -> PyTree:
@@ -139,10 +145,9 @@ def outline(first: Callable[[], PyTree]) -> PyTree:
         ()
     """
     one = traced(lambda _: first(), ())
-    consts = [jnp.asarray(x) for x in one.program.consts]
     leaves, structure = jax.tree.flatten(one.outline)
-    both = zip(one.origins, leaves, strict=True)
-    return jax.tree.unflatten(structure, [x if k is None else consts[-1 - k] for k, x in both])
+    both = zip(one.lent(), leaves, strict=True)
+    return jax.tree.unflatten(structure, [x if own is None else own for own, x in both])
 
 
 def _moved(program: Traced, n: int) -> list[int]:
