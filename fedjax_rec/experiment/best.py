@@ -1,8 +1,9 @@
 """The best round of a run so far, and the state after it.
 
-The state is copied from the device after a round that is the best yet, without what is never
-trained, and is written to the folder `best/` of the run whenever a checkpoint is: a run that goes
-on from that checkpoint finds it there. Nothing is written in between.
+The state is copied from the device after a round that is the best yet, without what is the model's
+own (a frozen base that rounds leave as it is), and is written to the folder `best/` of the run
+whenever a checkpoint is: a run that goes on from that checkpoint finds it there. Nothing is written
+in between.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from .. import simulate, trees
+from .. import simulate
 from ..evaluate import Protocol
 from ..types import State
 
@@ -49,14 +50,14 @@ class BestState:
         self.waiting: tuple[int, State] | None = None
 
     def take(self, round: int, state: State) -> None:
-        """Copies `state`, since the next round takes its buffers over."""
+        """Copies `state`, since the next round takes over what it changes, frozen or not."""
         if self.keep:
-            self.waiting = round, jax.tree.map(np.array, trees.trainable(state))
+            own = {id(x) for x in jax.tree.leaves(self.like)}
+            copied = lambda x: x if id(x) in own else np.array(x)
+            self.waiting = round, jax.tree.map(copied, state)
 
-    def write(self, state: State) -> None:
-        """Writes what was taken since the last call. state: any of the run, for what is frozen."""
+    def write(self) -> None:
+        """Writes what was taken since the last call."""
         if self.waiting is not None:
-            round, taken = self.waiting
-            whole = trees.with_frozen(taken, state)
-            simulate.save_state(self.folder, round, whole, self.like)
+            simulate.save_state(self.folder, *self.waiting, self.like)
             self.waiting = None

@@ -203,7 +203,7 @@ class Running:
         last = progress.round >= config.rounds or said is not None
         stop = bool(stops) and not last
         if last or stop or _due(records, config.checkpoint_every):
-            self.kept.write(progress.running)
+            self.kept.write()
             extras = {**self.best, RECORDS: self.folder.sums(records)}
             if self.stopped is not None:
                 extras[stopped.KEY] = stopped.packed(self.stopped)

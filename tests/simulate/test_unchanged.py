@@ -9,6 +9,7 @@ import pytest
 from crowd import BASE, KEY, adapted, merging, packed
 
 from fedjax_rec import simulate
+from fedjax_rec.experiment.best import BestState
 from fedjax_rec.simulate import unchanged
 
 
@@ -46,6 +47,19 @@ def test_a_base_that_rounds_change_is_the_runs_own():
         *_, last = run
         np.testing.assert_allclose(last.state.shared["base"].value, BASE + 1.5, rtol=1e-6)
     np.testing.assert_array_equal(base, BASE)
+
+
+def test_the_best_state_has_the_base_of_its_round(tmp_path):
+    dataset, base = packed(), jnp.asarray(BASE) + 0.0
+    strategy = merging(adapted(dataset, base))
+    like = simulate.outline(lambda: strategy.init(KEY, dataset.num_clients))
+    kept = BestState(tmp_path, like=like)
+    for step in simulate.simulate(strategy, dataset.store, 3, KEY):
+        if step.round == 1:
+            kept.take(1, step.running)
+    kept.write()
+    found = simulate.load_state(tmp_path, 1, like).shared["base"].value
+    np.testing.assert_allclose(found, BASE + 0.5, rtol=1e-6)
 
 
 def test_what_stays_is_not_carried_and_runs_of_a_vmap_share_it():
