@@ -1,6 +1,7 @@
 """A fixture of all rooms: `pytestmark = pytest.mark.usefixtures("compiled_fast")`; and types and
 shapes in the annotations of some rooms, checked at every call while tests run."""
 
+import gc
 import os
 
 import jax
@@ -28,6 +29,15 @@ def compiled_fast():
     """This module's tests are compiled fast rather than well."""
     with fast():
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def looked_through_once():
+    """What a module leaves behind, compiled programs above all, is collected now and then not
+    looked through again: by the end of a worker's tests a whole collection takes seconds."""
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -20,6 +20,7 @@ from .clicks import clicks
 from .cohort import cohort
 from .compress import compress_all
 from .device import main as device
+from .files import files
 from .machine import machine
 from .robust import robust
 from .rounds import first_round, rounds
@@ -35,6 +36,7 @@ BENCHES: dict[str, Callable[[], Iterator[Row]]] = {
     "first": first_round,
     "tables": tables,
     "clicks": clicks,
+    "files": files,
     "cohort": cohort,
     "compress": compress_all,
     "robust": robust,

@@ -101,7 +101,10 @@ def _text(
     else:
         late = len(first) == 3 and all(_number(cells(x)[2:3]) > 1e8 for x in sample)
         columns = by_position(len(first), late, str(path))
-    where = lambda row: f"{path}:{_line(data, separator, quote, row + header)}"
+    # Where a line is a record, lines are counted without the text.
+    where = lambda row: f"{path}:{row + int(header) + 1}"
+    if quote is not None:
+        where = lambda row: f"{path}:{_line(data, separator, quote, row + header)}"
     try:
         frame = pl.read_csv(
             data, has_header=False, skip_rows=int(header), separator=separator, quote_char=quote,
@@ -126,11 +129,9 @@ def _blamed(path: Path, data: bytes, separator: str, quote, columns: list[str], 
     raise ValueError(f"{path} cannot be read ({first}); check its quotes and separator.")
 
 
-def _line(data: bytes, separator: str, quote: str | None, record: int) -> int:
+def _line(data: bytes, separator: str, quote: str, record: int) -> int:
     """The line, from 1, at which a record (the header is one) begins; texts in quotes may hold
     line ends."""
-    if quote is None:
-        return record + 1
     before = 1
     for index, (line, _) in enumerate(_rows(data, separator, quote)):
         if index == record:

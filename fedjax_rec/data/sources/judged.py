@@ -7,7 +7,7 @@ whose `complaints` say of each kind which rows and why.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -30,9 +30,10 @@ PARTS = {
 
 @dataclass(frozen=True)
 class Judged:
-    """values: `user` and `item` as they are, `rating` and `time` as Float64, `split` as Int8, null
-    where wrong. columns: role -> column. guessed: roles. form: what times are written as, or their
-    unit. complaints: (what of, bool[n], what a row says) of each kind that occurs."""
+    """table: without its rows. values: `user` and `item` as they are, `rating` and `time` as
+    Float64, `split` as Int8, null where wrong. columns: role -> column. guessed: roles. form: what
+    times are written as, or their unit. complaints: (what of, bool[n], what a row says) of each
+    kind that occurs."""
 
     table: Table
     values: pl.DataFrame
@@ -158,6 +159,7 @@ def judged(
     elif parts is not None:
         kept["split"] = pl.Series(parts)
     values = pl.DataFrame([series.alias(role) for role, series in kept.items()])
+    table = replace(table, frame=frame.clear())  # its texts are more memory than all that is kept
     return Judged(table, values, columns, guessed, read_as, complaints)
 
 

@@ -89,8 +89,9 @@ def read(
     else:
         table = table_of(source, name or "table", "read(source)")
     table = replace(rolled_out(table, asked), name=name or table.name)
-    found = judged(table, asked, time_format)
     place = source if isinstance(source, str | Path) else table.name
+    found = judged(table, asked, time_format)
+    del table  # whose texts are no longer needed
     if (first := found.first()) is not None and not drop:
         raise ValueError(first)
     if found.guessed:
