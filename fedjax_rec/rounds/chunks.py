@@ -76,7 +76,7 @@ def _in_turn(step, held, cohort: Cohort, c: int) -> Played:
         held, adds, stack, seen = step(held, ids)
         return (held, rows.combine(total, adds)), (stack, seen)
 
-    zero = trees.zeros_like(jax.eval_shape(step, held, ids[:c])[1])
+    zero = rows.no_sum(jax.eval_shape(step, held, ids[:c])[1])
     (held, total), (stacks, seen) = jax.lax.scan(turn, (held, zero), ids.reshape(-1, c))
     flat = lambda x: in_order(x.reshape(-1, *x.shape[2:]))
     return Played(held, total, stacks, jax.tree.map(flat, seen), in_order)
@@ -113,7 +113,7 @@ def _dealt(step, held, cohort: Cohort, c: int) -> Played:
         empty = lambda x: jnp.zeros((turns, *x.shape), x.dtype)
         begin = (
             blocks,
-            trees.zeros_like(adds),
+            rows.no_sum(adds),
             jax.tree.map(listed, stack),
             jax.tree.map(empty, seen),
         )

@@ -171,6 +171,7 @@ def federated(
         sender = sender_of(state.shared, aggregator.linear)
         everyone = over_clients(train, state.private, cohort)
         c = clients_at_once(chunk, rule, key, state, cohort)
+        chunks = -(-cohort.ids.shape[0] // c)
         # Whether what arrives is what clients made, and is summed whatever it says.
         sums = aggregator.linear and aggregator.additive is True
         plainly = sums and uplink is None and not stages and timed is None
@@ -205,7 +206,7 @@ def federated(
                 if aggregator.additive is not True:
                     upload = replace(upload, update=rows.deltas(upload.update))
                 summary = summed(upload)
-            adds, stacks = rows.divide(summary, aggregator.additive)
+            adds, stacks = rows.divide(summary, aggregator.additive, chunks)
             here = kept(client, upload.weight, at(private, ids), here)
             private, memory = put(private, keep, here), put(memory, arrived, remembered)
             info = RoundInfo(upload.metrics, upload.weight, up, down, rejected=rejected)

@@ -12,7 +12,7 @@
 from .gathered import Gathered, gather
 from .layout import all_rows, any_of, blank, compact, spread, values_at
 from .local import as_update, at_rows, here, put, settled, with_term
-from .sums import clients_per_row, combine, divide, join, weighted_sum
+from .sums import clients_per_row, combine, divide, join, no_sum, weighted_sum
 from .table import (
     LocalTable,
     Overlay,
@@ -65,9 +65,9 @@ __all__ = [
     "add_everywhere", "add_to", "all_rows", "any_of", "apply", "as_update", "at_rows", "blank",
     "change", "clients_per_row", "combine", "compact", "deltas", "dense", "dense_view",
     "difference", "divide", "flatten", "gather", "has_tables", "here", "is_table", "join",
-    "localize", "map_axes",
-    "map_nodes", "map_nodes_with_path", "map_tables", "mark", "merge", "negative", "nodes",
-    "nodes_with_path", "put", "read", "scale", "settled", "spread", "squared_norm", "static",
-    "subtract", "tables", "to_dense", "update_of", "values_at", "weighted_sum", "whole",
-    "with_term", "with_values", "zero_update", "zeros_for", "zeros_of",
+    "localize", "map_axes", "map_nodes", "map_nodes_with_path", "map_tables", "mark", "merge",
+    "negative", "no_sum", "nodes", "nodes_with_path", "put", "read", "scale", "settled",
+    "spread", "squared_norm", "static", "subtract", "tables", "to_dense", "update_of",
+    "values_at", "weighted_sum", "whole", "with_term", "with_values", "zero_update",
+    "zeros_for", "zeros_of",
 ]  # fmt: skip

@@ -1,13 +1,16 @@
 """Sums of updates: over the clients of a chunk, and over chunks.
 
 Rows with ids do not add up without laying the table out: they are listed one after another, and an
-id that stands in the list more than once means the sum of its rows. Everything else adds.
+id that stands in the list more than once means the sum of its rows. Where the list of all chunks
+would have more rows than the table, the table is laid out, and each chunk is added to it in place.
+Everything else adds.
 
 `c` clients of a chunk, `n` chunks, `L` rows of an update, `I` rows of a table.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -75,18 +78,21 @@ def clients_per_row(weights: Float[Array, " c"], updates: PyTree) -> PyTree:
     return map_nodes(one, updates)
 
 
-def divide(summary: PyTree, additive: bool | dict[str, Any]) -> tuple[PyTree, PyTree]:
-    """(what adds up over chunks, what is listed): rows with ids, or all where nothing adds up.
+def divide(
+    summary: PyTree, additive: bool | dict[str, Any], chunks: int = 1
+) -> tuple[PyTree, PyTree]:
+    """(what adds up over chunks, what is listed): rows with ids, unless the list of so many
+    `chunks` has more rows than the table; or all where nothing adds up.
 
     additive: of the whole summary, or of each entry of a dict, which may be dicts themselves.
     """
     if isinstance(additive, dict):
-        parts = {name: divide(summary[name], adds) for name, adds in additive.items()}
+        parts = {name: divide(summary[name], adds, chunks) for name, adds in additive.items()}
         sums, lists = ({name: part[i] for name, part in parts.items()} for i in (0, 1))
         return sums, lists
 
     def adds(x):
-        return additive and not (is_table(x) and x.ids is not None)
+        return additive and not (_listed(x) and chunks * x.ids.shape[0] <= x.size)
 
     def keep(want):
         return map_nodes(lambda x: x if adds(x) == want else None, summary)
@@ -94,13 +100,39 @@ def divide(summary: PyTree, additive: bool | dict[str, Any]) -> tuple[PyTree, Py
     return keep(True), keep(False)
 
 
+def no_sum(adds: PyTree) -> PyTree:
+    """Zeros to which `combine` adds; adds: shapes of what adds up of one chunk."""
+
+    def one(x):
+        if not _listed(x):
+            return trees.zeros_like(x)
+        values = jnp.zeros((x.size, x.values.shape[-1]), x.values.dtype)
+        return RowsUpdate(values, None, jnp.zeros(x.size, bool), None, x.size)
+
+    return map_nodes(one, adds)
+
+
 def combine(a: PyTree | None, b: PyTree) -> PyTree:
     """a + b of what adds up, of two chunks (of booleans, whether either is); `a` is None for
     nothing yet.
     """
     if a is None:
-        return b
-    return jax.tree.map(lambda x, y: x | y if x.dtype == bool else x + y, a, b)
+        return map_nodes(lambda y: _laid_out(no_sum(y), y) if _listed(y) else y, b)
+    either = lambda x, y: x | y if x.dtype == bool else x + y
+    one = lambda x, y: _laid_out(x, y) if _listed(y) else jax.tree.map(either, x, y)
+    return map_nodes(one, a, b)
+
+
+def _laid_out(total: RowsUpdate, more: RowsUpdate) -> RowsUpdate:
+    """A whole table and rows with ids."""
+    ids: Any = more.ids
+    values = total.values.at[ids].add(more.values, mode="drop")
+    live = total.live.at[jnp.where(more.live, ids, more.size)].set(True, mode="drop")
+    return replace(total, values=values, live=live)
+
+
+def _listed(x) -> bool:
+    return is_table(x) and x.ids is not None
 
 
 def join(total: PyTree, stacks: PyTree) -> PyTree:

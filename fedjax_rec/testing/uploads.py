@@ -106,11 +106,11 @@ def aggregated(
     state = aggregator.init(SHARED) if state is None else state
     count = upload.weight.shape[0]
     ids = jnp.arange(count) if ids is None else jnp.asarray(ids)
-    total, stacks = None, []
+    total, stacks, chunks = None, [], -(-count // (chunk or count))
     for start in range(0, count, chunk or count):
         index = np.arange(start, min(start + (chunk or count), count))
         found = aggregator.reduce(state, take(upload, index), now(jnp.int32(ids[index])))
-        adds, lists = rows.divide(found, aggregator.additive)
+        adds, lists = rows.divide(found, aggregator.additive, chunks)
         total = rows.combine(total, adds)
         stacks.append(lists)
     summary = rows.join(total, jax.tree.map(lambda *x: jnp.stack(x), *stacks))

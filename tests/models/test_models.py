@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 
 from fedjax_rec import models, rows, trees
+from fedjax_rec.models import objectives
 from fedjax_rec.rows import Gathered, Table
 
 ITEMS, WIDTH, MEMBERS = 20, 4, 3
@@ -151,6 +152,17 @@ def test_objectives_are_stable_and_refuse_wrong_shapes():
     assert float(models.masked_mean(jnp.ones(3), jnp.zeros(3))) == 0
     with pytest.raises(ValueError, match=r"scores of shape \(2,\); train it on data.pairwise"):
         models.bpr()(jnp.zeros(2), batch)
+
+
+def test_slopes_of_the_logistic_loss_are_right_to_the_second_order():
+    """At 0 above all, where models with zero rows begin, and where nothing is finite."""
+    x = jnp.float32([-np.inf, -100, -3, 0, 1e-3, 2, 100])
+    first, second = jax.grad(objectives.softplus), jax.grad(jax.grad(objectives.softplus))
+    s = 1 / (1 + np.exp(-np.float64(x)))
+    np.testing.assert_allclose(objectives.softplus(x), np.log1p(np.exp(np.float64(x))), 1e-6, 1e-7)
+    np.testing.assert_allclose(jax.vmap(first)(x), s, atol=1e-7)
+    np.testing.assert_allclose(jax.vmap(second)(x), s * (1 - s), atol=1e-7)
+    assert float(first(jnp.float32(np.inf))) == 1
 
 
 def test_a_summed_objective_is_the_sum_of_a_whole_batch():
