@@ -113,8 +113,19 @@ def _source(factory: str) -> str:
         return factory
 
 
+def keys() -> list[str]:
+    """All keys of a configuration, with the arguments of the parts that are taken by default."""
+    known = [key for key, _ in _lines() if not key.endswith("class_path")]
+    return [*dict.fromkeys([*known, *PRIVACY])]
+
+
 def _comments() -> Iterator[tuple[str, str]]:
     """(key, what is said behind it) of `defaults.yaml`."""
+    return ((key, said) for key, said in _lines() if said)
+
+
+def _lines() -> Iterator[tuple[str, str]]:
+    """(key, what is said behind it, if anything) of the lines of `defaults.yaml`."""
     path: list[tuple[int, str]] = []
     for line in FILE.read_text(encoding="utf-8").splitlines():
         found = re.match(r"^( *)(\w+):[^#]*(?:#\s*(.*))?$", line)
@@ -123,5 +134,4 @@ def _comments() -> Iterator[tuple[str, str]]:
         depth = len(found[1])
         path = [(d, name) for d, name in path if d < depth] + [(depth, found[2])]
         key = ".".join(name for _, name in path if name != "init_args")
-        if found[3]:
-            yield key, found[3]
+        yield key, found[3] or ""

@@ -24,6 +24,7 @@
     fedjax-rec reliability RUN [--bins 15]                probabilities against what happened
     fedjax-rec compare DIR DIR [...] [--metrics ndcg@10]  paired tests over users
     fedjax-rec watch DIR [...]                            runs as they go, until Ctrl-C
+    fedjax-rec completion bash|zsh|fish                   words for the shell's completion key
     fedjax-rec help [COMMAND]                             this, or what a command takes
 
 CONFIG is a file, or the name of one that is shipped (quickstart). `--json` is for scripts. Exit
@@ -37,7 +38,7 @@ import importlib
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -92,6 +93,7 @@ def _main(arguments: Sequence[str] | None) -> int:
         "unlearn": _unlearn, "bench": _bench, "data": _data, "report": _report,
         **{name: partial(_ask, name) for name in ASKED},
     }  # fmt: skip
+    commands["completion"] = partial(_completion, commands)
     if words[:1] == ["help"]:
         words = [*words[1:2], "--help"]
     if not words or words[0] in HELP:
@@ -338,6 +340,17 @@ def _bench(words: Sequence[str]) -> int:
 
 def _data(words: Sequence[str]) -> int:
     return importlib.import_module(".data_command", __package__).command(words)
+
+
+def _completion(commands: Mapping, words: Sequence[str]) -> int:
+    parser = parser_of(
+        "completion",
+        "A script by which a shell completes words: source <(fedjax-rec completion bash).",
+    )
+    parser.add_argument("shell", help="bash, zsh or fish")
+    shell = parser.parse_args(words).shell
+    print(importlib.import_module(".completion", __package__).script(shell, commands), end="")
+    return 0
 
 
 def _report(words: Sequence[str]) -> int:
