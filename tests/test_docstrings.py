@@ -42,7 +42,7 @@ ROOMS = (
 # Algebra, and files: no examples are asked for, and the sentence may name the arguments.
 IN_PROSE = {"rows", "weights"}
 SECTION = re.compile(r"^(Args|Returns|Raises|Example):\n((?:(?: .*)?\n)*)", re.MULTILINE)
-OTHERS = re.compile(r"not named here are those of ((?:`[\w.]+`(?: and )?)+)")
+OTHERS = re.compile(r"not named here are those of ((?:`[\w.]+`(?:, | and )?)+)")
 
 
 @cache
