@@ -4,6 +4,7 @@
 - `power_of_choice`  its last loss (rpow-d of Cho, Wang & Joshi, AISTATS 2022)
 - `oort`             what is to be learned from it, how long ago that was, and how slow it is
                      (Lai et al., OSDI 2021)
+- `evenly`           as many of each group of clients (ActvSAMP of Muhammad et al., KDD 2020)
 
 The server knows of a client only what it reported, when it reported it. See `selection.selecting`.
 
@@ -12,10 +13,11 @@ The server knows of a client only what it reported, when it reported it. See `se
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .. import keys
 from ..check import fraction, positive
@@ -150,6 +152,49 @@ def oort(
         }
 
     return Utility(init, value, observe)
+
+
+def evenly(groups: Sequence[int] | None = None) -> Utility:
+    """As many clients of each group, by lot within it: of p groups with candidates enough, m / p
+    each or one more, and which have that one more is by lot too.
+
+    Places that a small group cannot fill are for the others. What clients report is not looked at.
+    `user_clusters.sampling_evenly` renews the groups in each round.
+
+    Args:
+        groups: int[N], the group of each client, such as clusters of profiles that the server has;
+            default one group of all, which is m clients by lot.
+
+    Raises:
+        ValueError: in `init`, for groups of more or fewer clients than there are.
+
+    Example:
+        >>> halves = strategies.evenly([k % 2 for k in range(dataset.num_clients)])
+        >>> strategy = strategies.selective(model, data.pointwise(4), clients=2, utility=halves)
+    """
+
+    def init(num_clients):
+        if groups is None:
+            return jnp.zeros(num_clients, jnp.int32)
+        if len(groups) != num_clients:
+            raise ValueError(
+                f"evenly(groups) of {len(groups)} clients, and there are {num_clients}; give a "
+                "group to each client."
+            )
+        return jnp.asarray(np.asarray(groups), jnp.int32)
+
+    def value(key, group, round, cohort, places):
+        there = cohort.ids < cohort.data.num_clients
+        mine = group.at[cohort.ids].get(mode="clip")
+        lot = jax.vmap(jax.random.uniform)(keys.for_client(key, cohort.ids))
+        order = jnp.lexsort((lot, mine, ~there))
+        # Places in order of group, counted from the first of the group.
+        place = jnp.arange(order.size)
+        begins = jnp.append(True, jnp.diff(mine[order]) != 0)
+        first = jax.lax.cummax(jnp.where(begins, place, 0))
+        return -jnp.zeros(order.size).at[order].set(place - first)
+
+    return Utility(init, value, lambda group, round, ids, info: group)
 
 
 def _metric(info: RoundInfo, name: str, where: str) -> jax.Array:

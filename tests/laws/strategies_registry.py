@@ -61,6 +61,12 @@ def assembled(model, examples, **parts) -> Strategy:
     return strategies.federated(client, start, clients_per_chunk=4, **parts)
 
 
+def told(model, examples, **parts) -> Strategy:
+    """Whose clients send the vector of their user."""
+    client = strategies.sending_user(client_of(model, examples))
+    return strategies.federated(client, model, clients_per_chunk=4, **parts)
+
+
 def trusted():
     """What a server of `fltrust` has: four users of the first 20 items."""
     return world(4, 20, 8).store
@@ -211,6 +217,21 @@ STRATEGIES = {
         )
     ),
     "selective(oort)": plain(strategies.selective, clients=8, utility=strategies.oort()),
+    "selecting(evenly)": Recipe(
+        lambda m, e, **parts: strategies.selecting(assembled(m, e, **parts), strategies.evenly(), 8)
+    ),
+    # clusters of users
+    "sampling_evenly(8)": Recipe(
+        lambda m, e, **parts: strategies.sampling_evenly(told(m, e, **parts), 8, clusters=3)
+    ),
+    "propagating(3)": Recipe(
+        lambda m, e, **parts: strategies.propagating(told(m, e, **parts), clusters=3)
+    ),
+    "fedfast(8)": Recipe(
+        lambda m, e, **parts: strategies.fedfast(
+            m, e, clients=8, clusters=3, turns=3, **SMALL, **parts
+        )
+    ),
     "over_selection(8)": Recipe(
         lambda m, e, **parts: strategies.over_selection(
             assembled(m, e, clock=strategies.lognormal_clock(), **parts), 8
@@ -264,6 +285,16 @@ STRATEGIES = {
         ),
         model=lambda n: models.hetefedrec(n, widths=(3, 6), decorrelation=0.1, scale=0.3),
         takes=("uplink",),
+    ),
+    # fair to groups
+    "f2mf(0.3)": Recipe(
+        lambda m, e, **parts: strategies.f2mf(m, e, lam=0.3, active_above=9.0, **SMALL, **parts)
+    ),
+    "f2mf(noise)": Recipe(
+        lambda m, e, **parts: strategies.described(
+            strategies.f2mf(m, e, lam=0.3, rho=2.0, noise=0.1, **SMALL, **parts), about()
+        ),
+        model=lambda n: models.f2mf(n, width=6, scale=0.3, user_features=about()),
     ),
     # new items
     "ifedrec(2)": Recipe(
