@@ -1,8 +1,8 @@
 """Clusters of users by their vectors, which the server holds: who takes part, and what those who do
 not learn of those who do.
 
-- `sampling_evenly`  m clients, as many of each cluster (ActvSAMP)
-- `propagating`      the change of those who took part, for the others of their cluster (ActvAGG)
+- `from_clusters`  m clients, as many of each cluster (ActvSAMP)
+- `propagating`    the change of those who took part, for the others of their cluster (ActvAGG)
 
 (Muhammad et al., "FedFast: going beyond average for faster training of federated recommender
 systems", KDD 2020.) With S those who take part in round t, after it
@@ -32,11 +32,15 @@ from ..check import at_least, fraction
 from ..models.text.residual_kmeans import kmeans, nearest
 from ..types import Cohort, PyTree, State, Strategy
 from .selection import selecting
-from .utility import evenly
+from .utility import Utility, evenly
 
 
-def sampling_evenly(
-    strategy: Strategy, clients: int, clusters: int = 20, turns: int = 10
+def from_clusters(
+    strategy: Strategy,
+    clients: int,
+    clusters: int = 20,
+    turns: int = 10,
+    utility: Utility | None = None,
 ) -> Strategy:
     """`strategy` on `clients` of the candidates, as many of each cluster of users' vectors.
 
@@ -48,6 +52,7 @@ def sampling_evenly(
         clients: m.
         clusters: p.
         turns: of K-means.
+        utility: of what is known of groups, default `evenly()`; or `in_proportion()`.
 
     Raises:
         ValueError: for numbers below 1; in `init`, for clients without one vector `user`, and for
@@ -56,14 +61,14 @@ def sampling_evenly(
     Example:
         >>> client = clients.local_training(model, data.pointwise(4), clients.sgd(0.1))
         >>> strategy = strategies.federated(strategies.sending_user(client), model)
-        >>> active = strategies.sampling_evenly(strategy, clients=2, clusters=2)
+        >>> active = strategies.from_clusters(strategy, clients=2, clusters=2)
     """
-    _check("sampling_evenly", clusters, turns)
-    chosen = selecting(strategy, evenly(), clients)
+    _check("from_clusters", clusters, turns)
+    chosen = selecting(strategy, utility or evenly(), clients)
 
     def init(key, num_clients: int) -> State:
         state = chosen.init(key, num_clients)
-        _check_users("sampling_evenly", clusters, state.private)
+        _check_users("from_clusters", clusters, state.private)
         return state
 
     def round(key, state: State, cohort: Cohort, chunk: int | None = None):
@@ -95,7 +100,7 @@ def propagating(
 
     Raises:
         ValueError: for numbers below 1, for a discount or a decay outside 0..1; in `init`, as
-            `sampling_evenly`.
+            `from_clusters`.
 
     Example:
         >>> client = clients.local_training(model, data.pointwise(4), clients.sgd(0.1))

@@ -31,7 +31,8 @@ from ..clients import groups, local_training, sgd
 from ..data import Batches
 from ..rounds.downlink import downloaded
 from ..rounds.federated import federated
-from ..rounds.user_clusters import propagating, sampling_evenly
+from ..rounds.user_clusters import from_clusters, propagating
+from ..rounds.utility import Utility
 from ..types import Aggregator, Client, Model, Packet, Strategy
 
 
@@ -45,6 +46,7 @@ def fedfast(
     discount: float | None = 1.0,
     decay: float = 0.9,
     turns: int = 10,
+    utility: Utility | None = None,
     user_learning_rate: float = 1.0,
     item_learning_rate: float = 1.0,
     epochs: int = 1,
@@ -66,13 +68,14 @@ def fedfast(
         discount: gamma_0 of the users who did not take part; None where they stay as they are.
         decay: what a round leaves of gamma.
         turns: of K-means.
+        utility: how the m are drawn from clusters, see `from_clusters`; default `evenly()`.
         user_learning_rate: of p_u, and of all else that is private.
         item_learning_rate: of Q, and of all else that is shared.
         aggregator: default `by_change()`.
         assembly: as in `federated`, without `downlink`.
 
     Raises:
-        ValueError: as `propagating` and `sampling_evenly`, and for a downlink or an aggregator with
+        ValueError: as `propagating` and `from_clusters`, and for a downlink or an aggregator with
             a seal, under which the vector would come down unbilled.
 
     Example:
@@ -91,7 +94,9 @@ def fedfast(
     strategy = federated(sending_user(client), model, aggregator=aggregator, **assembly)
     if discount is not None:
         strategy = propagating(strategy, clusters, discount, decay, turns)
-    return strategy if clients is None else sampling_evenly(strategy, clients, clusters, turns)
+    if clients is None:
+        return strategy
+    return from_clusters(strategy, clients, clusters, turns, utility)
 
 
 def sending_user(client: Client) -> Client:

@@ -221,8 +221,8 @@ STRATEGIES = {
         lambda m, e, **parts: strategies.selecting(assembled(m, e, **parts), strategies.evenly(), 8)
     ),
     # clusters of users
-    "sampling_evenly(8)": Recipe(
-        lambda m, e, **parts: strategies.sampling_evenly(told(m, e, **parts), 8, clusters=3)
+    "from_clusters(8)": Recipe(
+        lambda m, e, **parts: strategies.from_clusters(told(m, e, **parts), 8, clusters=3)
     ),
     "propagating(3)": Recipe(
         lambda m, e, **parts: strategies.propagating(told(m, e, **parts), clusters=3)

@@ -85,6 +85,10 @@ UTILITIES = {
     "power_of_choice()": Entry(strategies.power_of_choice),
     "evenly()": Entry(strategies.evenly),
     "evenly(3 groups)": Entry(lambda: strategies.evenly(np.arange(worlds.USERS) % 3)),
+    "in_proportion()": Entry(strategies.in_proportion),
+    "in_proportion(2 groups)": Entry(
+        lambda: strategies.in_proportion(np.arange(worlds.USERS) // 4)
+    ),
     "oort()": Entry(strategies.oort),
     "oort(2 seconds)": Entry(lambda: strategies.oort(2.0)),
 }

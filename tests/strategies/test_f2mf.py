@@ -177,7 +177,9 @@ def test_noise_is_the_clients_own_and_new_ones(dataset):
     # Its size, of 27 numbers that clients draw once and 9 clients' that they draw anew.
     once = np.concatenate([np.ravel(x) for x in jax.tree.leaves(start.private["noise"])])
     assert 0.7 * sigma < once.std() < 1.3 * sigma
-    score = strategy.model.score(start.shared, jax.tree.map(lambda x: x[4], start.private), jnp.array([1]))
+    score = strategy.model.score(
+        start.shared, jax.tree.map(lambda x: x[4], start.private), jnp.array([1])
+    )
     want = item_of(start)[1] @ np.asarray(start.private["client"]["user"][4, 0])
     np.testing.assert_allclose(score, [want], rtol=1e-5)
 

@@ -201,6 +201,27 @@ def test_evenly_is_as_many_of_each_group(dataset):
         assert (np.abs(mine - 60 * p) < 4.5 * np.sqrt(60 * p * (1 - p))).all()
 
 
+def test_in_proportion_draws_everybody_as_often(dataset):
+    """Of groups of 6 and 3, three places are 2 and 1; of 5, 3 and 1, no further than one from 5/3, 1, 1/3."""
+    cohort = Cohort(jnp.arange(USERS + 1, dtype=jnp.int32), dataset.store)
+    for groups in ([0, 1, 0, 0, 1, 0, 0, 1, 0], [0, 0, 1, 0, 2, 1, 0, 1, 0]):
+        utility, times, share = strategies.in_proportion(groups), np.zeros(USERS), 3 / USERS
+        draw = jax.jit(lambda key, u=utility: u.value(key, u.init(USERS), 0, cohort, 3))
+        for round in range(200):
+            value = np.asarray(draw(jax.random.fold_in(KEY, round)))[:USERS]
+            chosen = np.argsort(-value)[:3]
+            times[chosen] += 1
+            of_group = np.bincount(np.array(groups)[chosen], minlength=max(groups) + 1)
+            assert (np.abs(of_group - share * np.bincount(groups)) < 1.01).all()
+        assert (np.abs(times - 200 * share) < 4.5 * np.sqrt(200 * share * (1 - share))).all()
+
+
+def test_clusters_in_proportion(dataset):
+    strategy = strategy_of(clients=6, utility=strategies.in_proportion())
+    *_, (_, info) = played(strategy, dataset, [range(USERS)])
+    assert (np.bincount(CLUSTER[np.asarray(info.weight) > 0]) == 2).all()
+
+
 def test_small_groups_leave_their_places_to_others(dataset):
     groups = np.array([0, 0, 0, 0, 0, 0, 0, 0, 1])
     strategy = strategies.selecting(
@@ -233,6 +254,7 @@ def without_vectors():
         (lambda: strategy_of(model_of(members=2)).init(KEY, USERS), r"keep \[2, 3\]"),
         (lambda: without_vectors().init(KEY, USERS), "keep none"),
         (lambda: strategies.evenly([0, 1]).init(USERS), "of 2 clients, and there are 9"),
+        (lambda: strategies.in_proportion([0, 1]).init(USERS), "in_proportion.groups. of 2"),
     ],
 )
 def test_what_is_wrong_is_said(make, told):
