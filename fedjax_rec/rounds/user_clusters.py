@@ -73,6 +73,8 @@ def from_clusters(
 
     def round(key, state: State, cohort: Cohort, chunk: int | None = None):
         found = _clusters(key, state.round, _users(state.private), clusters, turns)
+        somebody = (cohort.ids < cohort.data.num_clients).any()
+        found = jnp.where(somebody, found, state.server["selection"])
         state = replace(state, server={**state.server, "selection": found})
         return chosen.round(key, state, cohort, chunk)
 

@@ -80,7 +80,8 @@ def f2mf(
         rho: of the gap, at least 1.
         active_above: groups are users of more training interactions than this and the others;
             default those of the model's features.
-        noise: sigma, of what clients say of their group; default none.
+        noise: sigma, of what clients say of their group; default none. With rho > 1 and few
+            clients it makes D of any size.
         user_learning_rate: of p_u, and of all else that is private.
         item_learning_rate: of Q, and of all else that is shared.
         aggregator: of the model, default `per_row()`; one with a seal is of the sums as well.

@@ -33,6 +33,11 @@ def about() -> np.ndarray:
     return np.random.default_rng(0).normal(size=(USERS, 1, 3)).astype(np.float32)
 
 
+def halves() -> np.ndarray:
+    """Which of two groups the one user of each client is in."""
+    return np.eye(2, dtype=np.float32)[np.arange(USERS) % 2][:, None]
+
+
 def featured(num_items: int) -> Model:
     return models.feature_mf(num_items, width=6, scale=0.3, user_features=about())
 
@@ -292,9 +297,9 @@ STRATEGIES = {
     ),
     "f2mf(noise)": Recipe(
         lambda m, e, **parts: strategies.described(
-            strategies.f2mf(m, e, lam=0.3, rho=2.0, noise=0.1, **SMALL, **parts), about()
+            strategies.f2mf(m, e, lam=0.3, noise=0.1, **SMALL, **parts), halves()
         ),
-        model=lambda n: models.f2mf(n, width=6, scale=0.3, user_features=about()),
+        model=lambda n: models.f2mf(n, width=6, scale=0.3, user_features=halves()),
     ),
     # new items
     "ifedrec(2)": Recipe(
