@@ -202,7 +202,7 @@ def test_evenly_is_as_many_of_each_group(dataset):
 
 
 def test_in_proportion_draws_everybody_as_often(dataset):
-    """Of groups of 6 and 3, three places are 2 and 1; of 5, 3 and 1, no further than one from 5/3, 1, 1/3."""
+    """Of groups of 6 and 3, three places are 2 and 1; of 5, 3 and 1, next to 5/3, 1 and 1/3."""
     cohort = Cohort(jnp.arange(USERS + 1, dtype=jnp.int32), dataset.store)
     for groups in ([0, 1, 0, 0, 1, 0, 0, 1, 0], [0, 0, 1, 0, 2, 1, 0, 1, 0]):
         utility, times, share = strategies.in_proportion(groups), np.zeros(USERS), 3 / USERS
