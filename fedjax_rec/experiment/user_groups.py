@@ -41,13 +41,14 @@ def by_attribute(
     """
     more = activity > activity.mean() if activity.size else activity
     labels = {"activity": np.where(more, "active", "inactive")}
-    for column in () if features is None else features.columns:
-        told = [None if x is None else str(x) for x in features[column].to_list()]
+    table = {} if features is None else features.to_dict(as_series=False)
+    for column, of_all in table.items():
+        told = [None if x is None else str(x) for x in of_all]
         if 1 < len(set(told) - {None}) <= MOST:
             labels[column] = np.array(told, object)[users]
     return {
         attribute: {
-            name: evaluate.by_group(column, of_users)
+            name: evaluate.by_group(column, of_users.tolist())
             for name, column in zip(names, values.T, strict=True)
         }
         for attribute, of_users in labels.items()

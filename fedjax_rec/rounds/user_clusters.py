@@ -5,7 +5,8 @@ not learn of those who do.
 - `propagating`    the change of those who took part, for the others of their cluster (ActvAGG)
 
 (Muhammad et al., "FedFast: going beyond average for faster training of federated recommender
-systems", KDD 2020.) With S those who take part in round t, after it
+systems", KDD 2020; users are drawn "in equal proportions" from clusters, which is as many of each,
+or as large a share: `evenly` or `in_proportion`.) With S those who take part in round t, after it
 
     G        <- K-means of all users' vectors p, p_u of u in S as trained
     delta_c  =  mean of (p_u after - p_u before) over u in S of cluster c

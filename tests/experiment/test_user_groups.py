@@ -51,9 +51,10 @@ def test_a_run_tells_its_groups(tmp_path, monkeypatch):
     assert main(words) == 0
     told = json.loads((tmp_path / "run" / "summary.json").read_text())["by_attribute"]["activity"]
     (each,) = group(find_runs([tmp_path / "run"]))
-    run = each.runs[0]
-    values = run.per_user.values[:, run.per_user.metrics.index("hr@5")]
-    more = run.per_user.activity > run.per_user.activity.mean()
+    users = each.runs[0].per_user
+    assert users is not None
+    values = users.values[:, users.metrics.index("hr@5")]
+    more = users.activity > users.activity.mean()
     want = [float(np.mean(values[mine])) for mine in (more, ~more)]
     means = [told["hr@5"][name]["mean"] for name in ("active", "inactive")]
     np.testing.assert_allclose(means, want)

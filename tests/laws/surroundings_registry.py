@@ -84,10 +84,10 @@ UTILITIES = {
     "by_size()": Entry(strategies.by_size),
     "power_of_choice()": Entry(strategies.power_of_choice),
     "evenly()": Entry(strategies.evenly),
-    "evenly(3 groups)": Entry(lambda: strategies.evenly(np.arange(worlds.USERS) % 3)),
+    "evenly(3 groups)": Entry(lambda: strategies.evenly([k % 3 for k in range(worlds.USERS)])),
     "in_proportion()": Entry(strategies.in_proportion),
     "in_proportion(2 groups)": Entry(
-        lambda: strategies.in_proportion(np.arange(worlds.USERS) // 4)
+        lambda: strategies.in_proportion([k // 4 for k in range(worlds.USERS)])
     ),
     "oort()": Entry(strategies.oort),
     "oort(2 seconds)": Entry(lambda: strategies.oort(2.0)),

@@ -70,7 +70,7 @@ def trained(p, q, items, client, factor):
 
 def by_hand(q, users, everyone, rho=1.0, lam=LAM, group=GROUP, groups=GROUPS, cohorts=COHORTS):
     """(q, users, performance, factors) after each round."""
-    performance = [None] * groups
+    performance: list[Any] = [None] * groups
     for ids in cohorts:
         ids = [u for u in ids if u < USERS]
         factor = np.ones(groups)
@@ -109,7 +109,7 @@ def test_rounds_are_those_of_a_loop(dataset, rho):
         np.testing.assert_allclose(users_of(state), users, atol=2e-6)
         told = told_of(state)
         np.testing.assert_allclose(told["sum"] / told["count"], performance, atol=1e-6)
-        want = [factor[GROUP[u]] if u < USERS else 0 for u in ids]
+        want = np.array([factor[GROUP[u]] if u < USERS else 0.0 for u in ids], float)
         np.testing.assert_allclose(info.metrics["factor"], want, atol=1e-6)
         seen.append(factor)
     assert (seen[0] == 1).all() and np.ptp(seen[1]) > 0.01
@@ -198,7 +198,7 @@ def test_the_server_reads_sums_alone_under_masks(dataset):
     _, (plain, _) = played(strategy_of(aggregator=aggregate.uniform()), dataset, cohort)
     np.testing.assert_allclose(item_of(masked), item_of(plain), atol=1e-5)
     means = [told_of(s)["sum"] / told_of(s)["count"] for s in (masked, plain)]
-    np.testing.assert_allclose(*means, atol=1e-5)
+    np.testing.assert_allclose(means[0], means[1], atol=1e-5)
 
 
 def test_a_group_that_nobody_has_heard_of_is_neither_better_nor_worse():

@@ -223,7 +223,7 @@ def test_clusters_in_proportion(dataset):
 
 
 def test_small_groups_leave_their_places_to_others(dataset):
-    groups = np.array([0, 0, 0, 0, 0, 0, 0, 0, 1])
+    groups = [0, 0, 0, 0, 0, 0, 0, 0, 1]
     strategy = strategies.selecting(
         strategies.fedmf(model_of(), examples(), **RATES), strategies.evenly(groups), 5
     )
