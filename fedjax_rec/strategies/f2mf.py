@@ -89,8 +89,8 @@ def f2mf(
         assembly: as in `federated`.
 
     Raises:
-        ValueError: for rho < 1 and noise < 0, and for a model that knows no groups, or of several
-            users a client, without `active_above`.
+        ValueError: for rho < 1 and noise < 0; in `init`, for a model that knows no groups, or of
+            several users a client, without `active_above`.
 
     Example:
         >>> gender = np.eye(2, dtype=np.float32)[np.arange(dataset.num_users) % 2][:, None]
@@ -99,7 +99,7 @@ def f2mf(
         >>> strategy = strategies.described(strategy, gender)
     """
     at_least("f2mf", "rho", rho, 1)
-    count, member = _groups(model, active_above)
+    count, member = _groups(active_above)
     rates = {"private": sgd(user_learning_rate), "shared": sgd(item_learning_rate)}
     optimizers, passes = several(by_groups(rates)), Passes(epochs, steps, batch_size)
 
@@ -146,23 +146,23 @@ def factors(told: PyTree, lam, rho) -> jax.Array:
     return 1 - lam * jnp.where(known[:, None] & known, slope, 0.0).sum(1)
 
 
-def beside_groups(model: Model, count: int) -> Model:
-    """`model` of shared {"model": ..., "groups": what was last said of `count` groups}."""
+def beside_groups(model: Model, count: Callable[[PyTree], int]) -> Model:
+    """`model` of shared {"model": ..., "groups": what was last said of count(private) groups}."""
 
     def init(key, common=None):
         shared, private = model.init(key, common)
-        return {"model": shared, "groups": _zeros(count)}, private
+        return {"model": shared, "groups": _zeros(count(private))}, private
 
     return model.through(lambda shared, private: (shared["model"], private), init)
 
 
-def noised(client: Client, sigma, count: int) -> Client:
-    """`client`, which adds noise to what it says of `count` groups, as released.
+def noised(client: Client, sigma, count: Callable[[PyTree], int]) -> Client:
+    """`client`, which adds noise to what it says of count(private) groups, as released.
 
     `private` is {"client": ..., "noise": what it adds to each number in all rounds}.
     """
 
-    def drawn(key):
+    def drawn(key, count: int):
         return jax.tree.map(
             lambda key, x: sigma * jax.random.normal(key, x.shape),
             dict(zip(("sum", "count"), jax.random.split(key), strict=True)),
@@ -171,12 +171,13 @@ def noised(client: Client, sigma, count: int) -> Client:
 
     def init(key, id):
         own = keys.stream(keys.for_client(key, id), "noise of groups")
-        return {"client": client.init(key, id), "noise": drawn(own)}
+        private = client.init(key, id)
+        return {"client": private, "noise": drawn(own, count(private))}
 
     def update(key, private, shared, data, now):
         mine, upload = client.update(key, private["client"], shared, data, now)
         told = jax.tree.map(jnp.add, upload.update["groups"], private["noise"])
-        fresh = jax.random.normal(keys.stream(key, "noise of groups"), (count,))
+        fresh = jax.random.normal(keys.stream(key, "noise of groups"), told["sum"].shape)
         told = {**told, "sum": told["sum"] + sigma * fresh}
         return {**private, "client": mine}, replace(
             upload, update={**upload.update, "groups": told}
@@ -200,20 +201,22 @@ def _zeros(count: int) -> dict[str, jax.Array]:
     return {"sum": jnp.zeros(count), "count": jnp.zeros(count)}
 
 
-def _groups(model: Model, active_above: float | None) -> tuple[int, Callable]:
-    """(G, member(private, data) -> float[G], 1 in the client's group)."""
+def _groups(active_above: float | None) -> tuple[Callable, Callable]:
+    """(count(private) -> G, member(private, data) -> float[G], 1 in the client's group)."""
+
+    def by_activity(private, data):
+        active = (data.length > active_above).astype(jnp.float32)
+        return jnp.stack([1 - active, active])
+
+    def columns(private) -> int:
+        about = private.get("about") if isinstance(private, dict) else None
+        if about is None or about.shape[0] != 1:
+            raise ValueError(
+                "f2mf(model) needs the group of the one user that each client is; use models.f2mf "
+                "with features of users, or active_above=100."
+            )
+        return about.shape[1]
+
     if active_above is not None:
-
-        def by_activity(private, data):
-            active = (data.length > active_above).astype(jnp.float32)
-            return jnp.stack([1 - active, active])
-
-        return 2, by_activity
-    private = jax.eval_shape(model.init, jax.random.key(0))[1]
-    about = private.get("about") if isinstance(private, dict) else None
-    if about is None or about.shape[0] != 1:
-        raise ValueError(
-            "f2mf(model) needs the group of the one user that each client is; use models.f2mf with "
-            "features of users, or active_above=100."
-        )
-    return about.shape[1], lambda private, data: private["about"][0]
+        return lambda private: 2, by_activity
+    return columns, lambda private, data: private["about"][0]

@@ -214,8 +214,8 @@ def test_a_group_that_nobody_has_heard_of_is_neither_better_nor_worse():
     [
         (lambda: strategy_of(rho=0.5), "rho=0.5"),
         (lambda: strategy_of(noise=-1.0), "noise=-1.0"),
-        (lambda: strategy_of(models.fedmf(ITEMS)), "active_above=100"),
-        (lambda: strategy_of(model_of(user_features=np.zeros((9, 2, 3)))), "one user"),
+        (lambda: strategy_of(models.fedmf(ITEMS)).init(KEY, 2), "active_above=100"),
+        (lambda: strategy_of(model_of(user_features=np.zeros((9, 2, 3)))).init(KEY, 2), "one user"),
         (lambda: model_of(user_features=np.zeros((9, 3))), "give .N, members, Fu."),
         (lambda: models.grouped(model_of(), ABOUT).init(KEY), r"\['about', 'user'\]"),
     ],
