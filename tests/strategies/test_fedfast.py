@@ -2,6 +2,7 @@
 bytes; who is drawn, and what it refuses."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,6 +22,9 @@ from fedjax_rec import (
     strategies,
     wire,
 )
+from fedjax_rec.data.sources.sources import find
+from fedjax_rec.experiment.config import read
+from fedjax_rec.experiment.prepare import prepare
 from fedjax_rec.types import Cohort, Packet
 
 pytestmark = pytest.mark.usefixtures("compiled_fast")
@@ -28,6 +32,7 @@ pytestmark = pytest.mark.usefixtures("compiled_fast")
 WIDTH, CLUSTERS, DISCOUNT, DECAY = 3, 3, 0.8, 0.5
 RATES: dict[str, Any] = {"user_learning_rate": 0.9, "item_learning_rate": 2.0}
 KEY = jax.random.key(5)
+ROOT = Path(__file__).resolve().parents[2]
 # Far apart, so that K-means has one result whatever it draws: user u is in cluster u mod 3.
 CLUSTER = np.arange(USERS) % CLUSTERS
 # Who is there, round by round; 9 is nobody.
@@ -260,6 +265,30 @@ def without_vectors():
 def test_what_is_wrong_is_said(make, told):
     with pytest.raises(ValueError, match=told):
         make()
+
+
+@pytest.mark.parametrize("choose", ["sampling", "in_proportion"])
+def test_who_is_drawn_on_movielens_is_as_the_page_says(choose):
+    """docs/results.md: as many of each cluster are the same users, who have much to learn from."""
+    if find("ml-100k") is None:
+        pytest.skip("needs ml-100k; fetch it with fedjax-rec data get.")
+    config = read(ROOT / "configs/strategies/fedfast.yaml", {"choose": choose})
+    experiment = prepare(config)
+    strategy, dataset = experiment.strategy, experiment.dataset
+    state, round = strategy.init(jax.random.key(0), dataset.num_clients), jax.jit(strategy.round)
+    everybody, times = jnp.arange(dataset.num_clients), np.zeros(dataset.num_clients)
+    for _ in range(100):
+        cohort = Cohort(everybody, dataset.store)
+        state, info = round(jax.random.key(0), state, cohort)
+        times += np.asarray(info.weight) > 0
+    sizes = np.sort(np.bincount(np.asarray(state.server["selection"]), minlength=20))
+    mean = (times * dataset.activity).sum() / times.sum()
+    assert times.sum() == 9400 and abs(dataset.activity.mean() - 104) < 0.1
+    if choose == "sampling":
+        assert (sizes == 1).sum() > 7 and sizes[-2:].sum() > 0.6 * dataset.num_clients
+        assert times.max() > 75 and 165 < mean < 195
+    else:
+        assert times.max() < 30 and abs(mean - 104) < 5
 
 
 def test_a_client_without_a_vector_has_none_to_send(dataset):
