@@ -39,8 +39,9 @@ def by_attribute(
         users: int[U], their rows in `features`.
         features: a frame of all users, or None.
     """
-    more = activity > activity.mean() if activity.size else activity
-    labels = {"activity": np.where(more, "active", "inactive")}
+    labels = {}
+    if np.unique(activity).size > 1:  # not of one client that holds all users
+        labels["activity"] = np.where(activity > activity.mean(), "active", "inactive")
     table = {} if features is None else features.to_dict(as_series=False)
     for column, of_all in table.items():
         told = [None if x is None else str(x) for x in of_all]

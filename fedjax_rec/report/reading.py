@@ -119,7 +119,7 @@ def _gap(summary: dict[str, Any], told: str) -> float:
     attribute, _, metric = told.removeprefix(GAP).partition(":")
     groups = summary.get("by_attribute", {}).get(attribute, {}).get(metric, {})
     means = [number(group["mean"]) for group in groups.values()]
-    return max(means) - min(means) if means else np.nan
+    return max(means) - min(means) if len(means) > 1 else np.nan
 
 
 def read_run(folder: Path | str, summary: dict[str, Any] | None = None) -> Run:

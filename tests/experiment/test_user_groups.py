@@ -38,6 +38,8 @@ def test_groups_are_of_few_words_and_of_activity():
     }  # fmt: skip
     assert told["activity"]["hr@10"]["active"] == {"users": 2, "mean": 0.5}
     assert told["activity"]["auc"]["inactive"] == {"users": 1, "mean": 0.1}
+    alike = np.full(4, 7)
+    assert by_attribute(["hr@10"], VALUES[:, :1], alike, users, None) == {}
     none = by_attribute(["hr@10"], VALUES[:, :1], activity, users, None)
     assert sorted(none) == ["activity"]
     assert sorted(by_attribute(["hr@10"], VALUES[:, :1], activity, users, many)) == ["activity"]
