@@ -64,6 +64,17 @@ def test_a_run_tells_its_groups(tmp_path, monkeypatch):
     assert np.isnan(each.best("gap:gender:hr@5")).all()
 
 
+def test_a_name_with_a_point_is_no_path(tmp_path):
+    """`gender_0.5` and `activity_0.5` do not both end in `5`."""
+    for name in ("gender_0.5", "activity_0.5"):
+        fake_run(tmp_path / "runs" / name, name=name)
+    targets = tmp_path / "targets.yaml"
+    text = [f"- match: {{name: {n}_0.5}}\n  note: of {n}.\n" for n in ("gender", "activity")]
+    targets.write_text("".join(text))
+    page, *_ = results([tmp_path / "runs"], targets, tmp_path / "page.md")
+    assert "`gender_0.5`: of gender." in page.read_text()
+
+
 def test_a_gap_may_be_a_goal(tmp_path):
     for seed, women in ((1, 0.25), (2, 0.45)):
         path = fake_run(tmp_path / "runs" / str(seed), seed) / "summary.json"
