@@ -66,8 +66,8 @@ def test_a_run_tells_its_groups(tmp_path, monkeypatch):
 
 def test_a_name_with_a_point_is_no_path(tmp_path):
     """`gender_0.5` and `activity_0.5` do not both end in `5`."""
-    for name in ("gender_0.5", "activity_0.5"):
-        fake_run(tmp_path / "runs" / name, name=name)
+    for name, negatives in (("gender_0.5", "train"), ("activity_0.5", "paper")):
+        fake_run(tmp_path / "runs" / name, name=name, negatives=negatives)
     targets = tmp_path / "targets.yaml"
     text = [f"- match: {{name: {n}_0.5}}\n  note: of {n}.\n" for n in ("gender", "activity")]
     targets.write_text("".join(text))
