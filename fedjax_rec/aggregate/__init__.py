@@ -3,6 +3,7 @@ robust rules, most of which see all clients at once."""
 
 from .bucketing import bucketing
 from .bulyan import bulyan
+from .by_change import by_change
 from .by_coordinate import by_coordinate
 from .caf import caf
 from .centered_clip import centered_clip
@@ -27,8 +28,9 @@ from .union import union
 from .with_norms import with_norms
 
 __all__ = [
-    "Mixer", "Root", "bucketing", "bulyan", "by_coordinate", "caf", "centered_clip", "dnc",
-    "fltrust", "foolsgold", "geometric_median", "hics", "krum", "mda", "meamed", "mean", "median",
-    "mixed", "multi_krum", "nnm", "norm_bound", "normalized", "normalized_per_row", "per_row",
-    "quorum", "row_norm_bound", "total", "trimmed_mean", "uniform", "union", "with_norms",
+    "Mixer", "Root", "bucketing", "bulyan", "by_change", "by_coordinate", "caf", "centered_clip",
+    "dnc", "fltrust", "foolsgold", "geometric_median", "hics", "krum", "mda", "meamed", "mean",
+    "median", "mixed", "multi_krum", "nnm", "norm_bound", "normalized", "normalized_per_row",
+    "per_row", "quorum", "row_norm_bound", "total", "trimmed_mean", "uniform", "union",
+    "with_norms",
 ]  # fmt: skip

@@ -11,6 +11,7 @@ from fedjax_rec.evaluate.bootstrap import auc_interval
 from fedjax_rec.evaluate.calibration import calibration
 from fedjax_rec.evaluate.distribution import (
     by_activity,
+    by_group,
     mean_and_interval,
     quantiles,
     worst_share,
@@ -68,6 +69,7 @@ __all__ = [
     "beside",
     "beyond_accuracy",
     "by_activity",
+    "by_group",
     "calibration",
     "calibration_error",
     "evaluate_examples",

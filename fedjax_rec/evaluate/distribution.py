@@ -96,6 +96,40 @@ def by_activity(values: Any, counts: Any, groups: int = 4) -> dict[str, dict[str
     return _grouped("by_activity", values, "counts", np.asarray(counts, np.float64), groups)
 
 
+def by_group(values: Any, labels: Sequence[Any]) -> dict[str, dict[str, float]]:
+    """Means over groups of users that are called alike, such as by gender.
+
+    Args:
+        values: float[N], one value per user, NaN for none.
+        labels: N names of groups; None for a user of no group.
+
+    Returns:
+        `{"F": {"users", "mean"}, ...}` in the order of names, of groups that have a value.
+
+    Raises:
+        ValueError: lengths differ.
+
+    Example:
+        >>> found = evaluate.by_group([0.25, 0.5, 1.0], ["F", "M", "F"])
+        >>> found["F"]["mean"]
+        0.625
+    """
+    array = np.asarray(values, np.float64)
+    if array.shape != (len(labels),):
+        raise ValueError(
+            f"by_group(values of shape {array.shape}, labels for {len(labels)} users) do not "
+            "match; use one entry per user in both."
+        )
+    kept: dict[str, list[float]] = {}
+    for value, label in zip(array, labels, strict=True):
+        if label is not None and not np.isnan(value):
+            kept.setdefault(str(label), []).append(value)
+    return {
+        name: {"users": float(len(mine)), "mean": float(np.mean(mine))}
+        for name, mine in sorted(kept.items())
+    }
+
+
 def worst_share(values: Any, share: float = 0.1) -> float:
     """Mean over the worst-served share of users, at least one of them.
 

@@ -32,6 +32,7 @@ from .config import Config, ConfigError
 from .folder import RunFolder
 from .prepare import Experiment, prepare
 from .progress import Bar
+from .user_groups import by_activity, by_attribute
 
 RECORDS = "records"  # in a checkpoint: the checksums of the records up to it
 _DRAWING = threading.Lock()  # matplotlib draws in one thread at a time
@@ -224,7 +225,11 @@ class Running:
         cases = experiment.measure.cases["test"]
         activity = experiment.dataset.activity[np.asarray(cases.clients)]
         summary = _summary(config, experiment, self.records, values, self.chooser)
-        summary["by_activity"] = _by_activity(self.protocol.names, values, activity)
+        names, users = self.protocol.names, np.asarray(cases.users)
+        split = experiment.read.split
+        features = None if split is None else split.interactions.user_features
+        summary["by_activity"] = by_activity(names, values, activity)
+        summary["by_attribute"] = by_attribute(names, values, activity, users, features)
         if self.stopped is not None:
             summary[stopped.KEY] = self.stopped
         if (guarantee := experiment.guarantee) is not None:
@@ -238,7 +243,7 @@ class Running:
             values=values,
             metrics=np.array(self.protocol.names),
             activity=activity,
-            users=np.asarray(cases.users),
+            users=users,
         )
         with _DRAWING:
             figures.draw_all(folder.outcome(summary))
@@ -369,16 +374,6 @@ def _summary(config: Config, experiment: Experiment, records, values, chooser: s
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "distribution": distribution,
     }
-
-
-def _by_activity(names: Sequence[str], values: np.ndarray, activity: np.ndarray) -> dict:
-    """Each metric in quarters of the users that have it, from the least to the most active; in
-    fewer parts where there are fewer users."""
-    told = {}
-    for name, column in zip(names, values.T, strict=True):
-        if measured := int((~np.isnan(column)).sum()):
-            told[name] = evaluate.by_activity(column, activity, min(4, measured))
-    return told
 
 
 @functools.cache

@@ -34,6 +34,7 @@ from .factorization.mf import fedmf
 from .factorization.ncf import gmf, mlp, neumf
 from .factorization.pfedrec import pfedrec
 from .factorization.two_tower import two_tower
+from .grouped import f2mf, grouped
 from .hybrid import hybrid, hybrid_sasrec
 from .objectives import Objective, bce, bpr, masked_mean, squared_error
 from .placement import frozen_at, private_at, with_core
@@ -77,16 +78,16 @@ __all__ = [
     "ItemLoss", "LlamaSize", "LoRA", "Objective", "Private", "PrivateRows", "Rows", "SemanticIds",
     "Trie", "after_titles", "attribute_neighbours", "attribute_popularity", "attribute_scores",
     "attribute_weights", "attributed", "base_nbytes", "bce", "beam_search", "bert", "bert4rec",
-    "bpr", "contrastive", "dcn", "deepfm", "dlrm", "dora", "ease", "export_peft", "feature_dcn",
-    "feature_deepfm", "feature_mf", "fedkd", "fedmf", "fedpergnn", "fedrap", "freeze", "from_nnx",
-    "frozen_at", "full_softmax", "gbce", "generate", "gmf", "gpfedrec", "gpfedrec_rows", "gru4rec",
-    "guided", "hashed", "hetefedrec", "hstu", "hybrid", "hybrid_sasrec", "ials", "ifedrec",
-    "import_peft", "in_dtype", "item_knn", "item_scores", "item_weights", "layers", "lightfr",
-    "lightgcn", "llama", "load_decoder", "load_llama", "logistic", "lora", "masked_mean", "merged",
-    "mlp", "mutual", "neumf", "next_title", "pfedrec", "popularity", "private_at", "prunable",
-    "quantised", "quotient_remainder", "random_bert", "residual_kmeans", "rows_each", "sampled_bce",
-    "sampled_softmax", "sasrec", "sasrec_from_texts", "semantic_ids", "sentences", "squared_error",
-    "started", "summed", "tallrec", "text_and_rows", "text_encoder", "text_rows", "text_sasrec",
-    "text_tower", "tiger", "told_apart", "trie", "two_tower", "unisrec", "weighted", "with_core",
-    "with_popular", "yes_no", "yes_no_above",
+    "bpr", "contrastive", "dcn", "deepfm", "dlrm", "dora", "ease", "export_peft", "f2mf",
+    "feature_dcn", "feature_deepfm", "feature_mf", "fedkd", "fedmf", "fedpergnn", "fedrap",
+    "freeze", "from_nnx", "frozen_at", "full_softmax", "gbce", "generate", "gmf", "gpfedrec",
+    "gpfedrec_rows", "grouped", "gru4rec", "guided", "hashed", "hetefedrec", "hstu", "hybrid",
+    "hybrid_sasrec", "ials", "ifedrec", "import_peft", "in_dtype", "item_knn", "item_scores",
+    "item_weights", "layers", "lightfr", "lightgcn", "llama", "load_decoder", "load_llama",
+    "logistic", "lora", "masked_mean", "merged", "mlp", "mutual", "neumf", "next_title", "pfedrec",
+    "popularity", "private_at", "prunable", "quantised", "quotient_remainder", "random_bert",
+    "residual_kmeans", "rows_each", "sampled_bce", "sampled_softmax", "sasrec", "sasrec_from_texts",
+    "semantic_ids", "sentences", "squared_error", "started", "summed", "tallrec", "text_and_rows",
+    "text_encoder", "text_rows", "text_sasrec", "text_tower", "tiger", "told_apart", "trie",
+    "two_tower", "unisrec", "weighted", "with_core", "with_popular", "yes_no", "yes_no_above",
 ]  # fmt: skip

@@ -30,6 +30,7 @@ RANKING = ("hr@10", "ndcg@10", "er@10")
 LOWER_IS_BETTER = ("rmse", "mae", "loss", "log_loss", "ece")
 # Of a client in a round; no metrics of a model, but targets may name them.
 KIB_UP, KIB_DOWN = "kib_up", "kib_down"
+GAP = "gap:"  # before an attribute of users and a metric
 FIELDS = ("data", "evaluation", "negatives", "model", "strategy", "name")
 
 
@@ -103,11 +104,22 @@ class Group:
         return str(value["name"] if key == "data" else value)
 
     def best(self, metric: str) -> np.ndarray:
-        """float64[seeds], the test value at the best validation round; NaN if not measured."""
+        """float64[seeds], the test value at the best validation round; NaN if not measured.
+        `gap:gender:hr@10`: between the best and the worst served group by gender."""
         if metric in (KIB_UP, KIB_DOWN):
             way = metric.removeprefix("kib_")
             return np.array([run.bytes_per_client(way) / 1024 for run in self.runs])
+        if metric.startswith(GAP):
+            return np.array([_gap(run.summary, metric) for run in self.runs])
         return np.array([number(run.summary["best"].get(metric)) for run in self.runs])
+
+
+def _gap(summary: dict[str, Any], told: str) -> float:
+    """Of `gap:gender:hr@10`: the largest less the smallest mean of the groups by that attribute."""
+    attribute, _, metric = told.removeprefix(GAP).partition(":")
+    groups = summary.get("by_attribute", {}).get(attribute, {}).get(metric, {})
+    means = [number(group["mean"]) for group in groups.values()]
+    return max(means) - min(means) if len(means) > 1 else np.nan
 
 
 def read_run(folder: Path | str, summary: dict[str, Any] | None = None) -> Run:

@@ -22,7 +22,7 @@ import yaml
 from fedjax_rec.report.reading import Group
 
 # Keys of data that split nothing.
-NO_SPLIT = ("clients", "negatives", "evaluation_negatives", "evaluation_draws")
+NO_SPLIT = ("clients", "negatives", "evaluation_negatives", "evaluation_draws", "features")
 HEAD = "# Settings of {}, written by `fedjax-rec report`; do not edit by hand.\n"
 
 

@@ -21,6 +21,7 @@ from rich.table import Table
 from fedjax_rec.check import nearest
 from fedjax_rec.report.latex import tabular
 from fedjax_rec.report.reading import (
+    GAP,
     KIB_DOWN,
     KIB_UP,
     LOWER_IS_BETTER,
@@ -206,6 +207,9 @@ def title(metric: str) -> str:
     """A metric's name as papers print it: `hr@10` is HR@10, `recall@20` is Recall@20."""
     if metric in (KIB_UP, KIB_DOWN):
         return metric.replace("kib_", "KiB ")
+    if metric.startswith(GAP):
+        attribute, _, measured = metric.removeprefix(GAP).partition(":")
+        return f"gap by {attribute}, {title(measured)}"
     base, at, k = metric.partition("@")
     long = {"recall", "precision", "loss", "accuracy"}
     return (base.capitalize() if base in long else base.upper()) + at + k

@@ -48,8 +48,10 @@ class Target:
     note: str = ""
 
     def fits(self, group: Group) -> bool:
-        """Whether every field of `match` is the group's; dotted paths compare by last part."""
-        return all(_plain(group.field(key)) == _plain(want) for key, want in self.match.items())
+        """Whether every field of `match` is the group's; models and strategies, which are dotted
+        paths, compare by last part."""
+        same = lambda key, want: _plain(key, group.field(key)) == _plain(key, want)
+        return all(same(key, want) for key, want in self.match.items())
 
 
 def read_targets(path: Path | str) -> list[Target]:
@@ -109,5 +111,5 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _plain(name: str) -> str:
-    return name.rsplit(".", maxsplit=1)[-1].lower()
+def _plain(key: str, name: str) -> str:
+    return (name.rsplit(".", maxsplit=1)[-1] if key in ("model", "strategy") else name).lower()

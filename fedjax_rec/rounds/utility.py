@@ -4,6 +4,8 @@
 - `power_of_choice`  its last loss (rpow-d of Cho, Wang & Joshi, AISTATS 2022)
 - `oort`             what is to be learned from it, how long ago that was, and how slow it is
                      (Lai et al., OSDI 2021)
+- `evenly`           as many of each group of clients (ActvSAMP of Muhammad et al., KDD 2020)
+- `in_proportion`    as large a share of each
 
 The server knows of a client only what it reported, when it reported it. See `selection.selecting`.
 
@@ -12,10 +14,11 @@ The server knows of a client only what it reported, when it reported it. See `se
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .. import keys
 from ..check import fraction, positive
@@ -150,6 +153,88 @@ def oort(
         }
 
     return Utility(init, value, observe)
+
+
+def evenly(groups: Sequence[int] | None = None) -> Utility:
+    """As many clients of each group, by lot within it: of p groups with candidates enough, m / p
+    each or one more, and which have that one more is by lot too.
+
+    Places that a small group cannot fill are for the others; its clients are drawn more often.
+    `user_clusters.from_clusters` renews the groups in each round.
+
+    Args:
+        groups: int[N], the group of each client, such as clusters of profiles that the server has;
+            default one group of all, which is m clients by lot.
+
+    Raises:
+        ValueError: in `init`, for groups of more or fewer clients than there are.
+
+    Example:
+        >>> halves = strategies.evenly([k % 2 for k in range(dataset.num_clients)])
+        >>> strategy = strategies.selective(model, data.pointwise(4), clients=2, utility=halves)
+    """
+
+    def value(key, group, round, cohort, places):
+        return -_place_in_group(key, group, cohort)[0]
+
+    return _of_groups("evenly", groups, value)
+
+
+def in_proportion(groups: Sequence[int] | None = None) -> Utility:
+    """As large a share of each group's candidates, by lot within it, so that every client is drawn
+    about as often: of a group with n of the C candidates some m n / C.
+
+    Args:
+        groups: as in `evenly`.
+
+    Raises:
+        ValueError: as `evenly`.
+
+    Example:
+        >>> halves = strategies.in_proportion([k % 2 for k in range(dataset.num_clients)])
+        >>> strategy = strategies.selective(model, data.pointwise(4), clients=2, utility=halves)
+    """
+
+    def value(key, group, round, cohort, places):
+        within, of_group = jax.random.split(key)
+        place, size = _place_in_group(within, group, cohort)
+        mine = group.at[cohort.ids].get(mode="clip")
+        # Without a beginning by lot large groups would come first.
+        begin = jax.vmap(jax.random.uniform)(keys.for_client(of_group, mine))
+        return -(place + begin) / size
+
+    return _of_groups("in_proportion", groups, value)
+
+
+def _of_groups(where: str, groups: Sequence[int] | None, value: Callable) -> Utility:
+    """Of a state that is the group of each client, int32[N], whatever clients report."""
+
+    def init(num_clients):
+        if groups is None:
+            return jnp.zeros(num_clients, jnp.int32)
+        if len(groups) != num_clients:
+            raise ValueError(
+                f"{where}(groups) of {len(groups)} clients, and there are {num_clients}; give a "
+                "group to each client."
+            )
+        return jnp.asarray(np.asarray(groups), jnp.int32)
+
+    return Utility(init, value, lambda group, round, ids, info: group)
+
+
+def _place_in_group(key, group, cohort) -> tuple[jax.Array, jax.Array]:
+    """(0, 1, ... by lot among the candidates of its group, how many these are), float32[C] each."""
+    there = cohort.ids < cohort.data.num_clients
+    mine = group.at[cohort.ids].get(mode="clip")
+    lot = jax.vmap(jax.random.uniform)(keys.for_client(key, cohort.ids))
+    order = jnp.lexsort((lot, mine, ~there))
+    count = jnp.arange(order.size)
+    same = jnp.append(jnp.diff(mine[order]) == 0, False) & (count + 1 < there.sum())
+    begins = jnp.append(True, ~same[:-1])
+    first = jax.lax.cummax(jnp.where(begins, count, 0))
+    last = jax.lax.cummin(jnp.where(same, order.size, count), reverse=True)
+    put = lambda x: jnp.zeros(order.size).at[order].set(x)
+    return put(count - first), put(last - first + 1)
 
 
 def _metric(info: RoundInfo, name: str, where: str) -> jax.Array:

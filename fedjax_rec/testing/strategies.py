@@ -38,6 +38,7 @@ class Playing:
     learns: bool
     reorders: bool
     several: bool
+    follows: bool
 
     @cached_property
     def program(self):
@@ -61,6 +62,7 @@ def _bench(
     learns: bool = True,
     reorders: bool = True,
     several: bool = False,
+    follows: bool = False,
 ) -> Playing:
     found = dataset or worlds.interactions()
     model = model or worlds.toy_model(found.num_items, found.members)
@@ -75,7 +77,8 @@ def _bench(
             ids[count // 2 :] = count
         cohorts.append(np.asarray(draw.permutation(ids), np.int32))
     begin = made.init(KEY, count)
-    this = Playing(made, model, found, step, cohorts, [begin], [], learns, reorders, several)
+    told = learns, reorders, several, follows
+    this = Playing(made, model, found, step, cohorts, [begin], [], *told)
     for ids in cohorts:
         state, info = this.round(this.states[-1], ids)
         this.states.append(state)
@@ -104,10 +107,11 @@ def it_stays_finite_and_learns(this: Playing) -> None:
 def who_is_away_is_left_alone(this: Playing) -> None:
     """Private state and memory of clients outside the cohort are the same bits."""
     count = this.data.num_clients
+    kept = lambda state: (() if this.follows else state.private, state.memory)
     for ids, before, after in zip(this.cohorts, this.states[:-1], this.states[1:], strict=True):
         away = np.setdiff1d(np.arange(count), ids)
         of = lambda state, away=away: [
-            x[away] for x in jax.tree.leaves((state.private, state.memory))
+            x[away] for x in jax.tree.leaves(kept(state))
             if x.ndim and x.shape[0] == count
         ]  # fmt: skip
         same_bits(of(after), of(before))
@@ -253,6 +257,7 @@ def check_strategy(
     learns: bool = True,
     reorders: bool = True,
     several: bool = False,
+    follows: bool = False,
 ) -> None:
     """Holds the laws of strategies against one.
 
@@ -265,6 +270,8 @@ def check_strategy(
         learns: False where it does not train what is measured as `loss`.
         reorders: False where a round draws lots by place.
         several: True where a client's message may go to several others, or to none.
+        follows: True where who is away gets what others have learned, as from a server that holds
+            all users' vectors.
 
     Raises:
         AssertionError: a law is broken; the line says which, and what came.
@@ -274,5 +281,5 @@ def check_strategy(
     """
     check(
         STRATEGY, strategy, model=model, examples=examples, dataset=dataset, rounds=rounds,
-        learns=learns, reorders=reorders, several=several,
+        learns=learns, reorders=reorders, several=several, follows=follows,
     )  # fmt: skip

@@ -7,6 +7,7 @@ import pytest
 
 from fedjax_rec.evaluate import (
     by_activity,
+    by_group,
     mean_and_interval,
     quantiles,
     worst_share,
@@ -78,6 +79,12 @@ def test_an_infinite_error_of_one_user_is_infinite_over_all_and_warns_of_nothing
     assert quantiles(values, [0.0])["p0"] == 1 and worst_share(values) == 1
 
 
+def test_groups_by_name_leave_out_who_has_no_value_or_no_group():
+    found = by_group([0.5, np.nan, 1.0, 0.25, 0.0], ["M", "F", "F", None, "M"])
+    assert found == {"F": {"users": 1, "mean": 1.0}, "M": {"users": 2, "mean": 0.25}}
+    assert list(found) == ["F", "M"] and by_group([np.nan], ["F"]) == {}
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -87,6 +94,7 @@ def test_an_infinite_error_of_one_user_is_infinite_over_all_and_warns_of_nothing
         (lambda: worst_share([1.0], 0), "share=0"),
         (lambda: by_activity([1.0, 2.0], [1, 2], groups=3), "groups=3"),
         (lambda: by_activity([1.0, 2.0], [1], groups=1), "do not match"),
+        (lambda: by_group([1.0, 2.0], ["F"]), "labels for 1 users"),
     ],
 )
 def test_wrong_input_is_one_line_with_the_value(call, message):

@@ -218,6 +218,14 @@ def test_another_split_is_no_reference(runs):
     assert row["run"] == "fedavg" and row["share"] == ""
 
 
+def test_features_split_nothing(runs):
+    config = yaml.safe_load((runs / "fedavg/config.yaml").read_text())
+    config["data"]["features"] = {"class_path": "fedjax_rec.data.features"}
+    (runs / "fedavg/config.yaml").write_text(yaml.safe_dump(config))
+    table = cells(shown(runs, "ease", "pop", "fedavg").split("## Rounds")[0])
+    assert [row["run"] for row in table][-1] == "fedavg" and "of ease" in table[-1]["share"]
+
+
 def test_references_by_themselves_are_ordinary_rows(runs):
     rows = cells(shown(runs, "ease", "pop"))
     assert [(row["run"], row["evaluation"]) for row in rows] == [("ease", BOTH), ("pop", BOTH)]

@@ -82,6 +82,7 @@ AGGREGATORS = {
     "uniform()": lambda: aggregate.uniform(),
     "per_row()": lambda: aggregate.per_row(),
     "total()": lambda: aggregate.total(),
+    "by_change()": lambda: aggregate.by_change(),
     "products()": lambda: adapters.products(),
     "products(ranks)": lambda: adapters.products((1, 2)),
     "holders()": lambda: adapters.holders(),
@@ -360,6 +361,11 @@ MODELS = {
     ),
     "hetefedrec()": (
         lambda n, m: models.hetefedrec(n, m, widths=(4, 8), decorrelation=0.1),
+        "pointwise(4)",
+    ),
+    "f2mf()": (lambda n, m: models.f2mf(n, m, width=8, scale=0.3), "pointwise(4)"),
+    "grouped(fedmf)": (
+        lambda n, m: models.grouped(models.fedmf(n, m, width=8, scale=0.3), np.ones((2, m, 3))),
         "pointwise(4)",
     ),
     "gpfedrec()": (lambda n, m: models.gpfedrec(n, m, width=8), "pointwise(4)"),

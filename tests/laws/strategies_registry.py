@@ -33,6 +33,11 @@ def about() -> np.ndarray:
     return np.random.default_rng(0).normal(size=(USERS, 1, 3)).astype(np.float32)
 
 
+def halves() -> np.ndarray:
+    """Which of two groups the one user of each client is in."""
+    return np.eye(2, dtype=np.float32)[np.arange(USERS) % 2][:, None]
+
+
 def featured(num_items: int) -> Model:
     return models.feature_mf(num_items, width=6, scale=0.3, user_features=about())
 
@@ -59,6 +64,12 @@ def rate(value: float = 1.0):
 def assembled(model, examples, **parts) -> Strategy:
     client, start = client_of(model, examples), model
     return strategies.federated(client, start, clients_per_chunk=4, **parts)
+
+
+def told(model, examples, **parts) -> Strategy:
+    """Whose clients send the vector of their user."""
+    client = strategies.sending_user(client_of(model, examples))
+    return strategies.federated(client, model, clients_per_chunk=4, **parts)
 
 
 def trusted():
@@ -211,6 +222,21 @@ STRATEGIES = {
         )
     ),
     "selective(oort)": plain(strategies.selective, clients=8, utility=strategies.oort()),
+    "selecting(evenly)": Recipe(
+        lambda m, e, **parts: strategies.selecting(assembled(m, e, **parts), strategies.evenly(), 8)
+    ),
+    # clusters of users
+    "from_clusters(8)": Recipe(
+        lambda m, e, **parts: strategies.from_clusters(told(m, e, **parts), 8, clusters=3)
+    ),
+    "propagating(3)": Recipe(
+        lambda m, e, **parts: strategies.propagating(told(m, e, **parts), clusters=3)
+    ),
+    "fedfast(8)": Recipe(
+        lambda m, e, **parts: strategies.fedfast(
+            m, e, clients=8, clusters=3, turns=3, **SMALL, **parts
+        )
+    ),
     "over_selection(8)": Recipe(
         lambda m, e, **parts: strategies.over_selection(
             assembled(m, e, clock=strategies.lognormal_clock(), **parts), 8
@@ -264,6 +290,16 @@ STRATEGIES = {
         ),
         model=lambda n: models.hetefedrec(n, widths=(3, 6), decorrelation=0.1, scale=0.3),
         takes=("uplink",),
+    ),
+    # fair to groups
+    "f2mf(0.3)": Recipe(
+        lambda m, e, **parts: strategies.f2mf(m, e, lam=0.3, active_above=9.0, **SMALL, **parts)
+    ),
+    "f2mf(noise)": Recipe(
+        lambda m, e, **parts: strategies.described(
+            strategies.f2mf(m, e, lam=0.3, noise=0.1, **SMALL, **parts), halves()
+        ),
+        model=lambda n: models.f2mf(n, width=6, scale=0.3, user_features=halves()),
     ),
     # new items
     "ifedrec(2)": Recipe(

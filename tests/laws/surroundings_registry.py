@@ -59,6 +59,7 @@ CLIENTS = {
         )
     ),
     "reporting(steps)": Entry(lambda: lambda model: clients.reporting(trained(model), ["steps"])),
+    "sending_user()": Entry(lambda: lambda model: strategies.sending_user(trained(model))),
     "in_sequence(2)": Entry(
         lambda: lambda model: strategies.in_sequence([trained(model), trained(model)])
     ),
@@ -82,6 +83,12 @@ CLOCKS = {
 UTILITIES = {
     "by_size()": Entry(strategies.by_size),
     "power_of_choice()": Entry(strategies.power_of_choice),
+    "evenly()": Entry(strategies.evenly),
+    "evenly(3 groups)": Entry(lambda: strategies.evenly([k % 3 for k in range(worlds.USERS)])),
+    "in_proportion()": Entry(strategies.in_proportion),
+    "in_proportion(2 groups)": Entry(
+        lambda: strategies.in_proportion([k // 4 for k in range(worlds.USERS)])
+    ),
     "oort()": Entry(strategies.oort),
     "oort(2 seconds)": Entry(lambda: strategies.oort(2.0)),
 }

@@ -49,7 +49,8 @@ def looped(name: str, upload: Upload) -> dict:
     counts = (weight > 0).astype(np.float64)
     table, dense = np.zeros((ITEMS, WIDTH)), np.zeros(3)
     row_weight = np.zeros(ITEMS)
-    by_row = "per_row" in name
+    by_change = name == "by_change()"
+    by_row = "per_row" in name or by_change
     share = counts if name in ("uniform()", "total()") else weight
     row_share, times, effective = counts if by_row else share, np.ones(CLIENTS), 1.0
     if name.startswith("normalized"):
@@ -67,13 +68,14 @@ def looped(name: str, upload: Upload) -> dict:
             value = np.asarray(item.values[k, slot], np.float64)
             if item.origin is not None:
                 value = value - np.asarray(item.origin[i], np.float64)
-            table[i] += row_share[k] / times[k] * value
-            row_weight[i] += row_share[k]
+            change = np.abs(value).sum() if by_change else 1.0
+            table[i] += row_share[k] / times[k] * change * value
+            row_weight[i] += row_share[k] * change
     if name == "total()":
         return {"item": table, "bias": dense}
     dense = effective * dense / max(share.sum(), 1e-30)
     if by_row:
-        table = effective * table / np.maximum(row_weight, 1.0)[:, None]
+        table = effective * table / np.where(row_weight > 0, row_weight, 1.0)[:, None]
     else:
         table = effective * table / max(share.sum(), 1e-30)
     return {"item": table, "bias": dense}

@@ -26,7 +26,7 @@ from fedjax_rec.types import Cohort, Model, Strategy
 
 USERS, ITEMS, LENGTH = 9, 60, 4
 ENGINES = {"federated", "selecting", "over_selection", "graph_guided", "asynchronous"}
-ENGINES |= {"decentralized", "power_sgd"}
+ENGINES |= {"decentralized", "power_sgd", "propagating", "from_clusters"}
 
 
 @dataclass(frozen=True)

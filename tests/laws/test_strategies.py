@@ -37,6 +37,7 @@ LAYOUTS = ("whole", "compact")
 ARRIVING = {"asynchronous(constant clock)", "fedbuff(23)", "fedasync(23)"}
 # Their messages go to several others.
 SEVERAL = {"gossip_sgd()", "decentralized(cycle)"}
+FOLLOW = {"propagating(3)", "fedfast(8)"}
 # Another of like kind stands for them more often than not.
 LIKE_OTHERS = {
     "federated(local_training)", "fedavg(adam, scheduled)", "fedavg(fed_adam)", "fedmf()",
@@ -91,7 +92,7 @@ def test_every_strategy_keeps_its_laws_with_every_part(name, uplink, aggregator,
     }
     testing.check_strategy(
         partial(recipe.make, **parts), model=recipe.model(data.num_items), dataset=data,
-        rounds=recipe.rounds, several=name in SEVERAL,
+        rounds=recipe.rounds, several=name in SEVERAL, follows=name in FOLLOW,
     )  # fmt: skip
 
 

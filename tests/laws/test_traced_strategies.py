@@ -93,6 +93,23 @@ TRACED = {
         dict(user_learning_rate=(0.5, 1.0), item_learning_rate=(0.5, 1.0)),
     ),
     "feddyn": recipe("feddyn", alpha=(0.1, 0.5)),
+    "f2mf": recipe(
+        "f2mf",
+        user_learning_rate=(0.5, 1.0),
+        item_learning_rate=(0.5, 1.0),
+        lam=(0.1, 0.5),
+        rho=(1.0, 2.0),
+        active_above=(8.0, 9.0),
+        noise=(0.01, 0.1),
+    ),
+    "fedfast": recipe(
+        "fedfast",
+        others=dict(clients=8, clusters=3),
+        user_learning_rate=(0.5, 1.0),
+        item_learning_rate=(0.5, 1.0),
+        discount=(0.3, 1.0),
+        decay=(0.5, 0.9),
+    ),
     "fedmf": recipe("fedmf", user_learning_rate=(0.5, 1.0), item_learning_rate=(0.5, 1.0)),
     "fedncf": recipe(
         "fedncf",
@@ -190,6 +207,7 @@ PASSED_ON = {
     "dynamic": ("feddyn", {}),
     "maml": ("per_fedavg", {}),
     "pfedme_client": ("pfedme", {}),
+    "propagating": ("fedfast", {}),
     "proximal": ("fedprox", {}),
     "federated": ("fedavg", {}),
 }

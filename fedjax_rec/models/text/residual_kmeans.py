@@ -52,7 +52,7 @@ def residual_kmeans(
     rest = jnp.asarray(vectors, jnp.float32)
     chosen, centres = [], []
     for level in range(levels):
-        means = _kmeans(jax.random.fold_in(key, level), rest, codes, turns)
+        means = kmeans(jax.random.fold_in(key, level), rest, codes, turns)
         code = nearest(rest, means)
         rest = rest - means[code]
         chosen.append(code)
@@ -72,8 +72,8 @@ def _apart(vectors, centres):
 
 
 @partial(jax.jit, static_argnums=(2, 3))
-def _kmeans(key, vectors, codes: int, turns: int):
-    """[K, E]: the centres after `turns`."""
+def kmeans(key, vectors, codes: int, turns: int):
+    """float[K, E]: `codes` centres of `vectors` float[n, E], after `turns` of Lloyd."""
 
     def draw(carry, key):
         apart, last = carry
