@@ -29,28 +29,27 @@ KEYS = {
 CONFIGURED = ("run", "sweep")
 
 
-def script(shell: str, commands: Mapping[str, Callable[[Sequence[str]], int]]) -> str:
-    """The script for `shell`. commands: name -> what it does with the words after it.
+def script(shell: str, commands: Mapping[str, Callable[[Sequence[str]], int]], benches) -> str:
+    """The script for `shell`. commands: name -> what it does with the words after it. benches:
+    names of what `bench` measures.
 
     Raises ValueError for another shell.
     """
     one_of("completion", "shell", shell, SHELLS)
-    words = _words(commands)
+    words = _words(commands, benches)
     return _fish(words) if shell == "fish" else _bash(words, shell == "zsh")
 
 
-def _words(commands: Mapping[str, Callable[[Sequence[str]], int]]) -> dict[str, dict[str, list]]:
+def _words(commands: Mapping, benches) -> dict[str, dict[str, list]]:
     """first: what follows each command. options: of each command, with dashes. values: of options,
     without dashes. "" is before any command."""
-    from ..bench.main import BENCHES
-
     names = {kind: [row["name"] for row in listed(kind)] for kind in kinds()}
     options = {name: _options(command) for name, command in commands.items()}
     for name in CONFIGURED:
         options[name] = sorted({*options[name], *(f"--{key}" for key in keys())})
     first = {
         "": [*commands, "help"], "help": list(commands), "list": kinds(), "explain": keys(),
-        "bench": [*BENCHES, "device"], "data": ["get", "list", "about", "check"],
+        "bench": [*benches, "device"], "data": ["get", "list", "about", "check"],
         "get": names["data"], "about": names["data"], "completion": list(SHELLS),
         **dict.fromkeys(CONFIGURED, names["configs"]),
     }  # fmt: skip

@@ -349,7 +349,9 @@ def _completion(commands: Mapping, words: Sequence[str]) -> int:
     )
     parser.add_argument("shell", help="bash, zsh or fish")
     shell = parser.parse_args(words).shell
-    print(importlib.import_module(".completion", __package__).script(shell, commands), end="")
+    benches = importlib.import_module("fedjax_rec.bench.main").BENCHES
+    of_shell = importlib.import_module(".completion", __package__).script
+    print(of_shell(shell, commands, benches), end="")
     return 0
 
 
