@@ -15,6 +15,7 @@ drawn anchors anew each step have the same mean, and cost I D each.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +61,7 @@ def supervised_contrastive(
 
     def init(key, common=None):
         shared, private = model.init(key, common)
-        found = shared.get("item") if isinstance(shared, dict) else None
+        found: Any = shared.get("item") if isinstance(shared, dict) else None
         values = found.values if rows.is_table(found) else found
         if getattr(values, "ndim", 0) != 2:
             raise ValueError(

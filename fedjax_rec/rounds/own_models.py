@@ -7,8 +7,8 @@ weighs them for each other, and sends some or all of them a model of their own. 
 what it knows: a client has the model that arrived, through stages and the uplink, and goes on from
 it. `State.private` is {"model": leaves [N, ...], "own": what never leaves a client}, so that
 `simulate.aggregated` measures each client's model as it is after mixing, and a probe as it is
-before. `State.shared` is the mean of the models of the last cohort, tables as arrays: clients train
-and send them whole.
+before. `State.shared` is the mean of the models of the last cohort. Of a table a client sends the
+rows that it touched, which with what the server knows of it is all of it.
 
 `N` clients, `C` cohort, `c` clients a chunk.
 """
@@ -113,12 +113,12 @@ def own_models(
     """A strategy of clients' models that a server mixes.
 
     Clients outside the cohort, and those without examples, keep everything to the bit. Metrics:
-    those of the client and of the mixing. Bytes: up the change of the whole model; down what the
-    mixing says; all begin from one model that they are born with.
+    those of the client and of the mixing. Bytes: up the change of the model, of tables the touched
+    rows; down what the mixing says; all begin from one model that they are born with.
 
     Args:
         client: trains what `mixing.given` makes of a client's model.
-        model: that of all clients at the start, of arrays (`as_arrays`); it scores.
+        model: that of all clients at the start, with tables or as arrays (`as_arrays`); it scores.
         mixing: what the server does.
         uplink: as in `federated`; the server mixes models as they arrive, and clients go on from
             these.
@@ -156,7 +156,8 @@ def own_models(
             mine = trees.with_frozen(private["model"], state.shared)
             given = mixing.given(state.server, mine)
             own, upload = client.update(of_clients.train(id), private["own"], given, data, now(id))
-            return own, replace(upload, update=mixing.change(upload.update), down=None)
+            change = rows.deltas(mixing.change(upload.update))
+            return own, replace(upload, update=change, down=None)
 
         return train, of_clients, now
 

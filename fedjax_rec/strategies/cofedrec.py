@@ -8,7 +8,8 @@
 (He et al., "Co-clustering for federated recommender system", WWW 2024; released code github
 Xinrui17/CoFedRec.) Every client has an item table of its own for good: it trains it beside its
 private scorer, per batch a step on the scorer and then one on the table, by the loss of
-`models.supervised_contrastive` with the categories of the round before, and sends it whole. The
+`models.supervised_contrastive` with the categories of the round before. That moves every row, so
+that the table goes up whole; without the term clients train and send the rows that they touch. The
 elbow is the point of the curve (place, s) that is farthest from the line between its ends.
 
 The mean table is of the cohort's uploads, and nobody gets it: only categories come of it.
@@ -19,11 +20,12 @@ The mean table is of the cohort's uploads, and nobody gets it: only categories c
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 
-from .. import keys, trees, wire
+from .. import keys, rows, trees, wire
 from ..check import at_least, static
 from ..clients import groups, local_training, sgd
 from ..data import Batches
@@ -39,7 +41,7 @@ def cofedrec(
     probe=None,
     *,
     categories: int = 30,
-    strength: float = 0.005,
+    strength: float | None = 0.005,
     temperature: float = 0.1,
     base_temperature: float = 0.5,
     anchors: int | None = None,
@@ -56,13 +58,14 @@ def cofedrec(
     Defaults are those of the released code. N tables are kept; `simulate.aggregated` measures each
     client with its own, as it is after grouping, which is what the release reports. Metrics: those
     of `fedavg`, and `grouped`, 1 for who got the group's table. Bytes: up a whole table; down the
-    category of each item, and to the group its table.
+    category of each item, and to the group its table. Without the contrastive term: up the touched
+    rows, down the group's table.
     Arguments that are not named here are those of `fedavg`.
 
     Args:
         model: one that shares a table `item`, such as `models.pfedrec(num_items)`.
         categories: K.
-        strength: as in `models.supervised_contrastive`.
+        strength: as in `models.supervised_contrastive`; None for no such term.
         temperature: as in `models.supervised_contrastive`.
         base_temperature: as in `models.supervised_contrastive`.
         anchors: as in `models.supervised_contrastive`; None, as released, costs I^2 D a batch.
@@ -81,21 +84,20 @@ def cofedrec(
     """
     static("cofedrec", "categories", categories)
     at_least("cofedrec", "categories", categories, 1)
-    near = supervised_contrastive(model, strength, temperature, base_temperature, anchors)
+    weight = 0.0 if strength is None else strength
+    near = supervised_contrastive(model, weight, temperature, base_temperature, anchors)
     num_items = jax.eval_shape(near.init, jax.random.key(0))[0]["model"]["item"].shape[0]
     if categories > num_items:
         raise ValueError(
             f"cofedrec(categories={categories}) of {num_items} items; use at most as many."
         )
-    if item_learning_rate is None:
-        item_learning_rate = learning_rate * num_items * 80
-    optimizer = [
-        groups({"private": sgd(learning_rate)}),
-        groups({"shared": sgd(item_learning_rate)}),
-    ]
-    client = local_training(near, examples, optimizer, epochs, None, batch_size, probe)
-    mixing = co_clustering(categories)
-    return own_models(client, as_arrays(model), mixing, uplink, clients_per_chunk, stages)
+    rate = learning_rate * num_items * 80 if item_learning_rate is None else item_learning_rate
+    optimizer = [groups({"private": sgd(learning_rate)}), groups({"shared": sgd(rate)})]
+    mixing, of_client, begins = co_clustering(categories), model, model
+    if strength is not None:
+        mixing, of_client, begins = with_categories(mixing, categories), near, as_arrays(model)
+    client = local_training(of_client, examples, optimizer, epochs, None, batch_size, probe)
+    return own_models(client, begins, mixing, uplink, clients_per_chunk, stages)
 
 
 def co_clustering(categories: int) -> Mixing:
@@ -105,30 +107,38 @@ def co_clustering(categories: int) -> Mixing:
         return {"category": jnp.full(shared["item"].shape[0], -1, jnp.int32)}
 
     def mix(key, kept, seen: Seen, models):
-        there = seen.weight > 0
-        codes, _ = residual_kmeans(keys.stream(key, "categories"), seen.mean["item"], 1, categories)
+        there, mean = seen.weight > 0, rows.dense(seen.mean)["item"]
+        codes, _ = residual_kmeans(keys.stream(key, "categories"), mean, 1, categories)
         category = jnp.where(there.any(), codes[:, 0], kept["category"])
         chosen = jax.random.randint(keys.stream(key, "category"), (), 0, categories)
         lots = jax.random.uniform(keys.stream(key, "client"), there.shape)
         one = jnp.argmax(jnp.where(there, lots, -1.0))
-        alike = similarities(models["item"], one, category == chosen)
+        alike = similarities(rows.dense(models)["item"], one, category == chosen)
         group = up_to_elbow(alike, there)
-        share = group / jnp.maximum(group.sum(), 1)
-        mean = trees.weighted_sum(share, models)
-        after = jax.tree.map(
-            lambda x, m: jnp.where(trees.leading(group, x), m, x).astype(x.dtype), models, mean
-        )
-        symbol = jnp.uint8 if categories <= 256 else jnp.uint32
-        told = {"category": wire.Codes(category.astype(symbol), categories)}
-        few = wire.nbytes(Packet(told))
-        many = wire.nbytes(Packet({**told, "model": mean}))
-        down = jnp.where(there, jnp.where(group, many, few), 0).astype(jnp.uint32)
-        return Mixed({"category": category}, after, down, {"grouped": group.astype(jnp.float32)})
+        mean = trees.weighted_sum(group / jnp.maximum(group.sum(), 1), models)
+        put = lambda x, m: jnp.where(trees.leading(group, x), m, x).astype(x.dtype)
+        nbytes = wire.nbytes(Packet({"model": rows.dense(mean)}))
+        down = jnp.where(group, nbytes, 0).astype(jnp.uint32)
+        metrics = {"grouped": group.astype(jnp.float32)}
+        return Mixed({"category": category}, jax.tree.map(put, models, mean), down, metrics)
+
+    return Mixing(init, mix)
+
+
+def with_categories(mixing: Mixing, categories: int) -> Mixing:
+    """`mixing`, which tells all clients of the round the category of each item, in a message of its
+    own."""
+
+    def mix(key, kept, seen: Seen, models):
+        mixed = mixing.mix(key, kept, seen, models)
+        symbols = mixed.kept["category"].astype(jnp.uint8 if categories <= 256 else jnp.uint32)
+        nbytes = wire.nbytes(Packet({"category": wire.Codes(symbols, categories)}))
+        return replace(mixed, down=mixed.down + jnp.where(seen.weight > 0, nbytes, 0))
 
     def given(kept, model):
         return {"model": model, "category": trees.Frozen(kept["category"])}
 
-    return Mixing(init, mix, given, lambda update: update["model"])
+    return replace(mixing, mix=mix, given=given, change=lambda update: update["model"])
 
 
 def similarities(tables: jax.Array, one: jax.Array, named: jax.Array) -> jax.Array:

@@ -267,6 +267,20 @@ STRATEGIES = {
         model=lambda n: models.pfedrec(n, width=6),
         takes=("uplink",),
     ),
+    "cofedrec(no term)": Recipe(
+        lambda m, e, **parts: strategies.cofedrec(
+            m,
+            e,
+            categories=3,
+            strength=None,
+            learning_rate=0.5,
+            item_learning_rate=2.0,
+            **SMALL,
+            **parts,
+        ),
+        model=lambda n: models.pfedrec(n, width=6),
+        takes=("uplink",),
+    ),
     # bits
     "lightfr()": Recipe(
         lambda m, e, **parts: strategies.lightfr(m, e, **SMALL, **parts),

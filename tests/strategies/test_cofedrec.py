@@ -163,9 +163,26 @@ def test_bytes_are_a_table_up_and_categories_down(dataset):
     np.testing.assert_array_equal(info.bytes_up, len(wire.to_bytes(Packet(table))))
     codes = wire.Codes(np.asarray(after.server["category"], np.uint8), CATEGORIES)
     few = len(wire.to_bytes(Packet({"category": codes})))
-    many = len(wire.to_bytes(Packet({"category": codes, "model": table})))
-    want = np.where(info.metrics["grouped"] > 0, many, few)
+    more = len(wire.to_bytes(Packet({"model": table})))
+    want = few + more * np.asarray(info.metrics["grouped"], int)
     np.testing.assert_array_equal(info.bytes_down, want)
+
+
+def test_without_the_term_clients_send_rows(dataset):
+    """The same rounds as of a term that weighs nothing; of a table the touched rows travel."""
+    (start, _), *plain = played(strategy_of(strength=None), dataset)
+    _, *weightless = played(strategy_of(strength=0.0), dataset)
+    for (a, info), (b, other) in zip(plain, weightless, strict=True):
+        got, want = a.private["model"]["item"].values, b.private["model"]["item"]
+        np.testing.assert_allclose(got, want, atol=1e-5)
+        np.testing.assert_array_equal(a.server["category"], b.server["category"])
+        np.testing.assert_array_equal(info.metrics["grouped"], other.metrics["grouped"])
+    found = simulate.audit(strategy_of(strength=None), start, dataset.store, KEY, clients=USERS)
+    assert found["message"] == found["ledger"] < sum(weightless[0][1].bytes_up)
+    info = plain[0][1]
+    table = {"item": np.zeros((ITEMS, WIDTH), np.float32)}
+    more = len(wire.to_bytes(Packet({"model": table})))
+    np.testing.assert_array_equal(info.bytes_down, more * np.asarray(info.metrics["grouped"], int))
 
 
 def test_a_compressed_table_is_what_the_client_goes_on_from(dataset):
