@@ -74,6 +74,7 @@ from .ditto import ditto, ditto_client
 from .fcf import fcf
 from .fedavg import fedavg, fedavg_keeping, fedmf, fedncf, fedper, pfedrec
 from .fedbuff import fedasync, fedbuff
+from .fedca import fedca
 from .feddyn import dynamic, feddyn
 from .fednova import fednova
 from .fedpergnn import fedpergnn
@@ -107,16 +108,16 @@ __all__ = [
     "contraction", "controlled", "cosine_distance_as_released", "cosine_similarity", "cycle",
     "decentralized", "derangement", "described", "ditto", "ditto_client", "dynamic", "erdos_renyi",
     "exponential", "fcf", "fed_adagrad", "fed_adam", "fed_avg_m", "fed_lion", "fed_sb", "fed_yogi",
-    "fedasync", "fedavg", "fedavg_keeping", "fedbuff", "feddyn", "federated", "federated_dropout",
-    "fedex_lora", "fedit", "fedmf", "fedncf", "fednova", "fedper", "fedpergnn", "fedprox", "fedrap",
-    "fedrecon", "fedrep", "fedsa_lora", "fedsgd", "fetch_sgd", "ffa_lora", "fine_tuned",
-    "fine_tuned_fedavg", "flexlora", "flora", "fltrust", "from_matrix", "from_optax", "fsvrg",
-    "full_gradient", "gossip", "gossip_sgd", "gpfedrec", "graph_guided", "guarded", "hetefedrec",
-    "hetlora", "ifca", "ifedrec", "in_sequence", "kept_apart", "lightfr", "lognormal_clock", "maml",
-    "memory_budget", "metropolis", "mime", "mime_lite", "mining", "model_swapping", "nearest",
-    "oort", "over_selected", "over_selection", "pairs", "per_fedavg", "periodic", "pfedme",
-    "pfedme_client", "pfedrec", "power_of_choice", "power_sgd", "proximal", "prune_fl", "pruning",
-    "ptf_fedrec", "raflora", "rbla", "reptile", "ring", "rolora", "root_of", "scaffold",
-    "scheduled_step", "selecting", "selective", "started", "step", "stochastic_step", "submodel",
-    "torus", "traced_clock",
+    "fedasync", "fedavg", "fedavg_keeping", "fedbuff", "fedca", "feddyn", "federated",
+    "federated_dropout", "fedex_lora", "fedit", "fedmf", "fedncf", "fednova", "fedper", "fedpergnn",
+    "fedprox", "fedrap", "fedrecon", "fedrep", "fedsa_lora", "fedsgd", "fetch_sgd", "ffa_lora",
+    "fine_tuned", "fine_tuned_fedavg", "flexlora", "flora", "fltrust", "from_matrix", "from_optax",
+    "fsvrg", "full_gradient", "gossip", "gossip_sgd", "gpfedrec", "graph_guided", "guarded",
+    "hetefedrec", "hetlora", "ifca", "ifedrec", "in_sequence", "kept_apart", "lightfr",
+    "lognormal_clock", "maml", "memory_budget", "metropolis", "mime", "mime_lite", "mining",
+    "model_swapping", "nearest", "oort", "over_selected", "over_selection", "pairs", "per_fedavg",
+    "periodic", "pfedme", "pfedme_client", "pfedrec", "power_of_choice", "power_sgd", "proximal",
+    "prune_fl", "pruning", "ptf_fedrec", "raflora", "rbla", "reptile", "ring", "rolora", "root_of",
+    "scaffold", "scheduled_step", "selecting", "selective", "started", "step", "stochastic_step",
+    "submodel", "torus", "traced_clock",
 ]  # fmt: skip

@@ -281,6 +281,13 @@ STRATEGIES = {
         model=lambda n: models.pfedrec(n, width=6),
         takes=("uplink",),
     ),
+    "fedca(2)": Recipe(
+        lambda m, e, **parts: strategies.fedca(
+            m, e, one_in=3, axes=2, learning_rate=0.05, epochs=1, **SMALL, **parts
+        ),
+        model=lambda n: models.fedmf(n, width=6, scale=1.0),
+        takes=("uplink",),
+    ),
     # bits
     "lightfr()": Recipe(
         lambda m, e, **parts: strategies.lightfr(m, e, **SMALL, **parts),

@@ -94,6 +94,14 @@ TRACED = {
     "fedavg": recipe(
         "fedavg", others=dict(clock=strategies.lognormal_clock()), deadline=(0.2, 2.0)
     ),
+    "fedca": recipe(
+        "fedca",
+        others=dict(one_in=3, axes=2, epochs=1),
+        alpha=(0.1, 0.5),
+        beta=(0.1, 0.5),
+        interpolation=(0.5, 0.9),
+        learning_rate=(0.01, 0.1),
+    ),
     "fcf": Numbers(
         partial(strategies.fcf, clients_per_chunk=4),
         dict(unobserved_weight=(0.1, 1.0), regularization=(0.01, 0.1), memory=(0.3, 0.9)),
