@@ -80,7 +80,8 @@ def cofedrec(
         MemoryError: in `init`, where N tables cannot fit.
 
     Example:
-        >>> strategy = strategies.cofedrec(models.pfedrec(num_items), data.pointwise(4), anchors=32)
+        >>> model, examples = models.pfedrec(num_items), data.pointwise(4)
+        >>> strategy = strategies.cofedrec(model, examples, categories=8, anchors=16)
     """
     static("cofedrec", "categories", categories)
     at_least("cofedrec", "categories", categories, 1)
