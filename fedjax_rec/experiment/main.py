@@ -343,10 +343,8 @@ def _data(words: Sequence[str]) -> int:
 
 
 def _completion(commands: Mapping, words: Sequence[str]) -> int:
-    parser = parser_of(
-        "completion",
-        "A script by which a shell completes words: source <(fedjax-rec completion bash).",
-    )
+    about = "A script by which a shell completes words: source <(fedjax-rec completion bash)."
+    parser = parser_of("completion", about)
     parser.add_argument("shell", help="bash, zsh or fish")
     shell = parser.parse_args(words).shell
     benches = importlib.import_module("fedjax_rec.bench.main").BENCHES

@@ -51,6 +51,7 @@ from .sequential.trie import Trie, beam_search, trie
 from .sequential.unisrec import unisrec
 from .started import started
 from .summed import summed
+from .supervised_contrastive import supervised_contrastive
 from .text.answers import tallrec, yes_no, yes_no_above
 from .text.next_title import after_titles, next_title
 from .text.residual_kmeans import residual_kmeans
@@ -87,7 +88,8 @@ __all__ = [
     "logistic", "lora", "masked_mean", "merged", "mlp", "mutual", "neumf", "next_title", "pfedrec",
     "popularity", "private_at", "prunable", "quantised", "quotient_remainder", "random_bert",
     "residual_kmeans", "rows_each", "sampled_bce", "sampled_softmax", "sasrec", "sasrec_from_texts",
-    "semantic_ids", "sentences", "squared_error", "started", "summed", "tallrec", "text_and_rows",
-    "text_encoder", "text_rows", "text_sasrec", "text_tower", "tiger", "told_apart", "trie",
-    "two_tower", "unisrec", "weighted", "with_core", "with_popular", "yes_no", "yes_no_above",
+    "semantic_ids", "sentences", "squared_error", "started", "summed", "supervised_contrastive",
+    "tallrec", "text_and_rows", "text_encoder", "text_rows", "text_sasrec", "text_tower", "tiger",
+    "told_apart", "trie", "two_tower", "unisrec", "weighted", "with_core", "with_popular", "yes_no",
+    "yes_no_above",
 ]  # fmt: skip

@@ -71,6 +71,7 @@ from .adapters import (
 )
 from .apfl import apfl, apfl_client
 from .central import central
+from .cofedrec import cofedrec
 from .colr import colr
 from .described import described
 from .ditto import ditto, ditto_client
@@ -78,6 +79,7 @@ from .f2mf import f2mf
 from .fcf import fcf
 from .fedavg import fedavg, fedavg_keeping, fedmf, fedncf, fedper, pfedrec
 from .fedbuff import fedasync, fedbuff
+from .fedca import fedca
 from .feddyn import dynamic, feddyn
 from .fedfast import fedfast, sending_user
 from .fednova import fednova
@@ -108,21 +110,21 @@ from .started import started
 __all__ = [
     "Clock", "Exchange", "Graph", "Held", "Neighbours", "Similarity", "Staleness", "Utility",
     "above_mean", "anew", "annealed_sgd", "apfl", "apfl_client", "asynchronous", "attributing",
-    "average", "by_client", "by_server", "by_size", "central", "colr", "complete", "contraction",
-    "controlled", "cosine_distance_as_released", "cosine_similarity", "cycle", "decentralized",
-    "derangement", "described", "ditto", "ditto_client", "dynamic", "erdos_renyi", "evenly",
-    "exponential", "f2mf", "fcf", "fed_adagrad", "fed_adam", "fed_avg_m", "fed_lion", "fed_sb",
-    "fed_yogi", "fedasync", "fedavg", "fedavg_keeping", "fedbuff", "feddyn", "federated",
-    "federated_dropout", "fedex_lora", "fedfast", "fedit", "fedmf", "fedncf", "fednova", "fedper",
-    "fedpergnn", "fedprox", "fedrap", "fedrecon", "fedrep", "fedsa_lora", "fedsgd", "fetch_sgd",
-    "ffa_lora", "fine_tuned", "fine_tuned_fedavg", "flexlora", "flora", "fltrust", "from_clusters",
-    "from_matrix", "from_optax", "fsvrg", "full_gradient", "gossip", "gossip_sgd", "gpfedrec",
-    "graph_guided", "guarded", "hetefedrec", "hetlora", "ifca", "ifedrec", "in_proportion",
-    "in_sequence", "kept_apart", "lightfr", "lognormal_clock", "maml", "memory_budget",
-    "metropolis", "mime", "mime_lite", "mining", "model_swapping", "nearest", "oort",
-    "over_selected", "over_selection", "pairs", "per_fedavg", "periodic", "pfedme", "pfedme_client",
-    "pfedrec", "power_of_choice", "power_sgd", "propagating", "proximal", "prune_fl", "pruning",
-    "ptf_fedrec", "raflora", "rbla", "reptile", "ring", "rolora", "root_of", "scaffold",
-    "scheduled_step", "selecting", "selective", "sending_user", "started", "step",
+    "average", "by_client", "by_server", "by_size", "central", "cofedrec", "colr", "complete",
+    "contraction", "controlled", "cosine_distance_as_released", "cosine_similarity", "cycle",
+    "decentralized", "derangement", "described", "ditto", "ditto_client", "dynamic", "erdos_renyi",
+    "evenly", "exponential", "f2mf", "fcf", "fed_adagrad", "fed_adam", "fed_avg_m", "fed_lion",
+    "fed_sb", "fed_yogi", "fedasync", "fedavg", "fedavg_keeping", "fedbuff", "fedca", "feddyn",
+    "federated", "federated_dropout", "fedex_lora", "fedfast", "fedit", "fedmf", "fedncf",
+    "fednova", "fedper", "fedpergnn", "fedprox", "fedrap", "fedrecon", "fedrep", "fedsa_lora",
+    "fedsgd", "fetch_sgd", "ffa_lora", "fine_tuned", "fine_tuned_fedavg", "flexlora", "flora",
+    "fltrust", "from_clusters", "from_matrix", "from_optax", "fsvrg", "full_gradient", "gossip",
+    "gossip_sgd", "gpfedrec", "graph_guided", "guarded", "hetefedrec", "hetlora", "ifca", "ifedrec",
+    "in_proportion", "in_sequence", "kept_apart", "lightfr", "lognormal_clock", "maml",
+    "memory_budget", "metropolis", "mime", "mime_lite", "mining", "model_swapping", "nearest",
+    "oort", "over_selected", "over_selection", "pairs", "per_fedavg", "periodic", "pfedme",
+    "pfedme_client", "pfedrec", "power_of_choice", "power_sgd", "propagating", "proximal",
+    "prune_fl", "pruning", "ptf_fedrec", "raflora", "rbla", "reptile", "ring", "rolora", "root_of",
+    "scaffold", "scheduled_step", "selecting", "selective", "sending_user", "started", "step",
     "stochastic_step", "submodel", "torus", "traced_clock",
 ]  # fmt: skip

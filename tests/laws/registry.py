@@ -370,6 +370,10 @@ MODELS = {
     ),
     "gpfedrec()": (lambda n, m: models.gpfedrec(n, m, width=8), "pointwise(4)"),
     "gpfedrec_rows()": (lambda n, m: models.gpfedrec_rows(n, m, width=8), "pointwise(4)"),
+    "supervised_contrastive(pfedrec)": (
+        lambda n, m: models.supervised_contrastive(models.pfedrec(n, m, width=8), anchors=5),
+        "pointwise(4)",
+    ),
     "guided(fedmf)": (
         lambda n, m: models.guided(models.fedmf(n, m, width=8, scale=0.3), 0.1),
         "pointwise(4)",

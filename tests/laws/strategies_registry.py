@@ -277,6 +277,43 @@ STRATEGIES = {
         lambda m, e, **parts: strategies.fedpergnn(m, e, every=2, **SMALL, **parts),
         model=lambda n: models.fedpergnn(n, width=6, scale=0.3),
     ),
+    # tables of clients that a server mixes
+    "cofedrec(3)": Recipe(
+        lambda m, e, **parts: strategies.cofedrec(
+            m,
+            e,
+            categories=3,
+            anchors=5,
+            learning_rate=0.5,
+            item_learning_rate=2.0,
+            epochs=1,
+            **SMALL,
+            **parts,
+        ),
+        model=lambda n: models.pfedrec(n, width=6),
+        takes=("uplink",),
+    ),
+    "cofedrec(no term)": Recipe(
+        lambda m, e, **parts: strategies.cofedrec(
+            m,
+            e,
+            categories=3,
+            strength=None,
+            learning_rate=0.5,
+            item_learning_rate=2.0,
+            **SMALL,
+            **parts,
+        ),
+        model=lambda n: models.pfedrec(n, width=6),
+        takes=("uplink",),
+    ),
+    "fedca(2)": Recipe(
+        lambda m, e, **parts: strategies.fedca(
+            m, e, one_in=3, axes=2, learning_rate=0.05, epochs=1, **SMALL, **parts
+        ),
+        model=lambda n: models.fedmf(n, width=6, scale=1.0),
+        takes=("uplink",),
+    ),
     # bits
     "lightfr()": Recipe(
         lambda m, e, **parts: strategies.lightfr(m, e, **SMALL, **parts),

@@ -79,10 +79,28 @@ TRACED = {
     "colr": recipe(
         "colr", others=dict(rank=2), user_learning_rate=(0.5, 1.0), item_learning_rate=(0.5, 1.0)
     ),
+    "cofedrec": recipe(
+        "cofedrec",
+        lambda n: models.pfedrec(n, width=6),
+        others=dict(categories=3, anchors=5, epochs=1),
+        strength=(0.01, 0.1),
+        temperature=(0.1, 0.5),
+        base_temperature=(0.1, 0.5),
+        learning_rate=(0.1, 0.5),
+        item_learning_rate=(1.0, 2.0),
+    ),
     "ditto": recipe("ditto", lam=(0.1, 0.5)),
     "fedasync": recipe("fedasync", others=dict(concurrency=USERS), mixing=(0.3, 0.6)),
     "fedavg": recipe(
         "fedavg", others=dict(clock=strategies.lognormal_clock()), deadline=(0.2, 2.0)
+    ),
+    "fedca": recipe(
+        "fedca",
+        others=dict(one_in=3, axes=2, epochs=1),
+        alpha=(0.1, 0.5),
+        beta=(0.1, 0.5),
+        interpolation=(0.5, 0.9),
+        learning_rate=(0.01, 0.1),
     ),
     "fcf": Numbers(
         partial(strategies.fcf, clients_per_chunk=4),
