@@ -28,7 +28,7 @@ UNLIKE = {
     "fedavg_keeping(momentum)": "a row's momentum waits until its client touches it again",
 }
 # Whose parts are not defined on whole arrays, or take what only rows have.
-APART = {"pfedme()", "ptf_fedrec()", "power_sgd(2)", "fetch_sgd()"}
+APART = {"pfedme()", "ptf_fedrec()", "power_sgd(2)", "fetch_sgd()", "kept_apart(0.01)"}
 # Who is done first depends on the bytes, which whole arrays have more of.
 APART |= {"over_selection(8)", "over_selected(8)"}
 

@@ -46,8 +46,8 @@ def test_a_list_longer_than_the_table_is_the_table(length, listed):
 
 
 def test_a_round_holds_no_more_rows_than_the_table_has():
-    """Of 200 users of some 30 items, a list of what FCF sends is ten times its table of sums."""
-    found = data.synthetic(num_users=200, num_items=600, interactions_per_user=30, seed=1)
+    """Of 500 users of some 30 items, a list of what FCF sends is 25 times its table of sums."""
+    found = data.synthetic(num_users=500, num_items=600, interactions_per_user=30, seed=1)
     packed = data.pack(data.leave_one_out()(found), evaluation_negatives=0)
     model = models.fedmf(packed.num_items, width=20, scale=0.1)
     strategy = strategies.fcf(model, clients_per_chunk=4)
