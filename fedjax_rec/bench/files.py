@@ -7,9 +7,7 @@ system says: all of Python and jax, and the file's text.
 
 from __future__ import annotations
 
-import json
 import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,6 +19,7 @@ import numpy as np
 import polars as pl
 
 from .. import data, simulate
+from .fresh import in_fresh_process
 from .row import Row
 
 EACH = 145  # interactions of a user, in the mean
@@ -33,7 +32,7 @@ def files() -> Iterator[Row]:
         for rows, (read, whole, peak) in GOALS.items():
             path = Path(place) / f"{rows}.csv"
             written(path, rows)
-            found = _process(path)
+            found = in_fresh_process("files", f"measured({str(path)!r})")
             what = f"a CSV of {rows:,} rows"
             yield Row("files", f"{what}: read, CPU", found["read"], "s", _at_most(read))
             yield Row("files", f"{what}: read and packed, CPU", found["cpu"], "s", _at_most(whole))
@@ -59,7 +58,7 @@ def written(path: Path, rows: int) -> None:
     pl.DataFrame(table).write_csv(path)
 
 
-def measured(path: Path) -> dict[str, float]:
+def measured(path: Path | str) -> dict[str, float]:
     """Seconds and GiB of what a run does with `path` before its first round."""
     simulate.configure(1, cache=None)
     cpu, wall = time.process_time(), time.perf_counter()
@@ -78,17 +77,3 @@ def measured(path: Path) -> dict[str, float]:
 
 def _at_most(figure: float | None) -> str:
     return "" if figure is None else f"<= {figure:g}"
-
-
-def _process(path: Path) -> dict[str, float]:
-    """`measured` in a fresh process."""
-    script = (
-        "import json, pathlib, sys; from fedjax_rec.bench.files import measured; "
-        "print(json.dumps(measured(pathlib.Path(sys.argv[1]))))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise RuntimeError(done.stderr.strip().splitlines()[-1])
-    return json.loads(done.stdout.splitlines()[-1])

@@ -20,6 +20,7 @@ import jax
 
 from .. import data, models, simulate, strategies
 from ..data.sources import sources
+from .fresh import in_fresh_process
 from .row import Row
 
 RATES = [10.0, 20.0, 30.0, 40.0, 60.0, 80.0, 100.0, 120.0]
@@ -37,7 +38,7 @@ def devices() -> Iterator[Row]:
     """Wall time of a round on two devices over that on one, without evaluation; needs the data."""
     for source, goal in (("ml-100k", ""), ("ml-1m", "<= 0.6")):
         for name in ("fedmf", "pfedrec"):
-            one, two = _process(f"on_devices({source!r}, {name!r})")
+            one, two = in_fresh_process("scale", f"on_devices({source!r}, {name!r})")
             what = f"{name} {source}, a round on two devices: wall over one's"
             yield Row("devices", what, two / one, "x", goal)
 
@@ -99,14 +100,3 @@ def _wall(words: list[str], place: Path) -> float:
     if done.returncode:
         raise RuntimeError(done.stderr.strip().splitlines()[-1])
     return time.perf_counter() - begin
-
-
-def _process(call: str) -> list[float]:
-    """What a function of this file returns in a fresh process."""
-    script = f"import json; from fedjax_rec.bench import scale; print(json.dumps(scale.{call}))"
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise RuntimeError(done.stderr.strip().splitlines()[-1])
-    return json.loads(done.stdout.splitlines()[-1])
