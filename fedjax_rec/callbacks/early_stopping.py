@@ -14,10 +14,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..check import at_least
+from ..evaluate.direction import lower_is_better
 from ..simulate import Callback, Progress, Stop
 
 VALIDATION = "validation_"
-ERRORS = ("rmse", "mae", "log_loss", "ece")  # of these the lowest is the best
 
 
 def early_stopping(
@@ -53,8 +53,7 @@ def early_stopping(
         )
     at_least("early_stopping", "patience", patience, 1)
     at_least("early_stopping", "min_delta", min_delta, 0)
-    name = metric.removeprefix(VALIDATION).removeprefix("sampled_")
-    higher = name not in ERRORS if higher_is_better is None else higher_is_better
+    higher = not lower_is_better(metric) if higher_is_better is None else higher_is_better
 
     def stop(progress: Progress) -> Stop | None:
         if metric not in progress.metrics:

@@ -9,6 +9,7 @@ For one user (`jax.vmap` over users):
 from fedjax_rec.evaluate.beyond import beyond_accuracy
 from fedjax_rec.evaluate.bootstrap import auc_interval
 from fedjax_rec.evaluate.calibration import calibration
+from fedjax_rec.evaluate.direction import lower_is_better
 from fedjax_rec.evaluate.distribution import (
     by_activity,
     by_group,
@@ -82,6 +83,7 @@ __all__ = [
     "holm",
     "item_groups",
     "labelled",
+    "lower_is_better",
     "mean_and_interval",
     "mean_average_precision",
     "metrics",

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from ..check import at_least
-from ..report.reading import LOWER_IS_BETTER
+from ..evaluate.direction import lower_is_better
 from ..storage import whole
 from .factories import ConfigError, of_default
 from .grid import Axis, Drawn, drawn
@@ -136,7 +136,7 @@ def _is_error(told: Sequence[Told]) -> bool:
             "search=optuna: the data have no validation part, and a search that looks at the test "
             "part fits it; use another data.split, or search: random."
         )
-    return metric.removeprefix("validation_").removeprefix("sampled_") in LOWER_IS_BETTER
+    return lower_is_better(metric)
 
 
 @contextmanager

@@ -12,7 +12,8 @@ from typing import Any
 import polars as pl
 from rich.table import Table
 
-from ..report.reading import LOWER_IS_BETTER, read_run
+from ..evaluate.direction import lower_is_better
+from ..report.reading import read_run
 from ..storage import whole
 from .grid import SEED, short
 from .search import Told
@@ -68,7 +69,7 @@ def of_settings(found: pl.DataFrame, axes: Sequence[str]) -> pl.DataFrame:
     numbers = [n for name in ("validation", metric) for n in _mean_and_std(name)]
     lost = (pl.col("status") != "finished").sum().alias("lost")
     by = found.group_by(axes, maintain_order=True).agg(pl.len().alias("runs"), lost, *numbers)
-    falling = metric.removeprefix("sampled_") not in LOWER_IS_BETTER
+    falling = not lower_is_better(metric)
     return by.sort(["lost", "validation"], descending=[False, falling], nulls_last=True)
 
 

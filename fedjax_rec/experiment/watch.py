@@ -27,7 +27,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ..report.reading import LOWER_IS_BETTER, natural, number
+from ..evaluate.direction import lower_is_better
+from ..report.reading import natural, number
 from ..storage import read_yaml
 
 STATES = ("running", "silent", "finished")
@@ -209,6 +210,6 @@ def _best(records: Sequence[dict[str, Any]]) -> tuple[str | None, float | None, 
     if not known:
         return None, None, None
     metric = names[0].removeprefix("validation_")
-    choose = min if metric in LOWER_IS_BETTER else max
+    choose = min if lower_is_better(metric) else max
     best = choose(known, key=lambda record: record[names[0]])
     return metric, float(best[names[0]]), best["round"]

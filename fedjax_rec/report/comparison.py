@@ -19,9 +19,9 @@ import numpy as np
 import polars as pl
 
 from ..check import nearest, one_of
-from ..evaluate import holm, paired
+from ..evaluate import holm, lower_is_better, paired
 from .latex import tabular
-from .reading import LOWER_IS_BETTER, Group, find_runs, group, labels, read_run
+from .reading import Group, find_runs, group, labels, read_run
 from .tables import grid, sets_of, title
 
 FORMATS = ("markdown", "latex", "csv")
@@ -141,7 +141,7 @@ def _p(value: float) -> str:
 def _verdict(one: dict[str, Any], error: float) -> bool | None:
     if one["p_bootstrap"] > error:
         return None
-    return (one["difference"] > 0) != (one["metric"] in LOWER_IS_BETTER)
+    return (one["difference"] > 0) != lower_is_better(one["metric"])
 
 
 def _chooser(each: Group) -> str:

@@ -19,10 +19,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
-from fedjax_rec.evaluate import by_activity, mean_and_interval
+from fedjax_rec.evaluate import by_activity, lower_is_better, mean_and_interval
 from fedjax_rec.report.fonts import legible, make_legible
 from fedjax_rec.report.reading import (
-    LOWER_IS_BETTER,
     Group,
     Run,
     caption,
@@ -188,7 +187,7 @@ def _drawn(groups: Sequence[Group], metric: str | None = None) -> tuple[list[Gro
     if len(groups) <= MOST:
         return list(groups), ""
     metric = metric or groups[0].runs[0].names()[0]
-    sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
+    sign = -1.0 if lower_is_better(metric) else 1.0
     merit = lambda each: np.nan_to_num(sign * each.best(metric).mean(), nan=-1e9)
     best = sorted(groups, key=merit, reverse=True)
     kept = {id(each) for each in best[:MOST]}
@@ -302,7 +301,7 @@ def key_below(figure: Figure, entries: list) -> None:
 def _name(metric: str) -> str:
     if metric == "loss":
         return "training loss"
-    return title(metric) + (" (lower is better)" if metric in LOWER_IS_BETTER else "")
+    return title(metric) + (" (lower is better)" if lower_is_better(metric) else "")
 
 
 def _keys(groups: Sequence[Group]) -> list:

@@ -14,6 +14,7 @@ import numpy as np
 import yaml
 
 from fedjax_rec.data.digest import CATALOGUE
+from fedjax_rec.evaluate.direction import GAP, lower_is_better
 from fedjax_rec.storage import read_yaml
 
 LABELS = (
@@ -27,10 +28,8 @@ LABELS = (
 # Keys that came later: where they are None, nothing else is computed than without them.
 LATER = {"data": ("evaluation_draws", "features"), "evaluation": ("groups",)}
 RANKING = ("hr@10", "ndcg@10", "er@10")
-LOWER_IS_BETTER = ("rmse", "mae", "loss", "log_loss", "ece")
 # Of a client in a round; no metrics of a model, but targets may name them.
 KIB_UP, KIB_DOWN = "kib_up", "kib_down"
-GAP = "gap:"  # before an attribute of users and a metric
 FIELDS = ("data", "evaluation", "negatives", "model", "strategy", "name")
 
 
@@ -161,7 +160,7 @@ def _check_summary(path: Path, summary: dict[str, Any], records: Sequence[dict[s
             "runs; run it again."
         )
     chooser = summary["selected_by"]
-    sign = -1.0 if chooser.removeprefix("validation_") in LOWER_IS_BETTER else 1.0
+    sign = -1.0 if lower_is_better(chooser) else 1.0
 
     def merit(record: dict[str, Any]) -> float:
         value = sign * number(record.get(chooser))

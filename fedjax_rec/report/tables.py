@@ -19,12 +19,11 @@ from rich.console import Group as Stacked
 from rich.table import Table
 
 from fedjax_rec.check import nearest
+from fedjax_rec.evaluate.direction import GAP, lower_is_better
 from fedjax_rec.report.latex import tabular
 from fedjax_rec.report.reading import (
-    GAP,
     KIB_DOWN,
     KIB_UP,
-    LOWER_IS_BETTER,
     RANKING,
     Group,
     Run,
@@ -109,7 +108,7 @@ def by_metric(groups: Sequence[Group], metric: str | None) -> list[Group]:
     if all(np.isnan(value) for value in means.values()):
         known = _union(run.names() for each in groups for run in each.runs)
         raise ValueError(f"--sort {metric}: no run measured it{nearest(metric, known)}.")
-    sign = 1.0 if metric in LOWER_IS_BETTER else -1.0
+    sign = 1.0 if lower_is_better(metric) else -1.0
     last = lambda each: np.inf if np.isnan(means[id(each)]) else sign * means[id(each)]
     return sorted(groups, key=last)
 

@@ -13,6 +13,7 @@ from fedjax_rec.experiment.user_groups import by_attribute
 from fedjax_rec.report import figures
 from fedjax_rec.report.reading import find_runs, group
 from fedjax_rec.report.results import results
+from fedjax_rec.report.tables import by_metric
 
 pytestmark = pytest.mark.usefixtures("compiled_fast")
 
@@ -88,3 +89,13 @@ def test_a_gap_may_be_a_goal(tmp_path):
     page, *_ = results([tmp_path / "runs"], targets, tmp_path / "page.md")
     text = page.read_text()
     assert "gap by gender, HR@10" in text and "0.1500 ± 0.1414" in text and "inside" in text
+
+
+def test_the_smallest_gap_comes_first(tmp_path):
+    for name, negatives, women in (("wide", "paper", 0.25), ("narrow", "train", 0.45)):
+        path = fake_run(tmp_path / name, negatives=negatives) / "summary.json"
+        told = {"F": {"users": 2.0, "mean": women}, "M": {"users": 3.0, "mean": 0.5}}
+        summary = json.loads(path.read_text()) | {"by_attribute": {"gender": {"hr@10": told}}}
+        path.write_text(json.dumps(summary))
+    ordered = by_metric(group(find_runs([tmp_path])), "gap:gender:hr@10")
+    assert [each.runs[0].folder.name for each in ordered] == ["narrow", "wide"]
