@@ -67,7 +67,7 @@ NAMED: dict[str, Named] = {
         "CooperUnion, Anime Recommendations Database, Kaggle, 2016",
     ),
     "book-crossing": Named(
-        "book ratings, 0 to 10 and implicit", 105_284, 340_557, 1_149_780,
+        "book ratings, 0 to 10 and implicit; their site is gone", 105_284, 340_557, 1_149_780,
         "http://www2.informatik.uni-freiburg.de/~cziegler/BX/", UNSAID,
         "C.-N. Ziegler, S. M. McNee, J. A. Konstan and G. Lausen, Improving Recommendation Lists "
         "Through Topic Diversification, WWW 2005",
@@ -103,7 +103,8 @@ NAMED: dict[str, Named] = {
     ),
     "jester": Named(
         "ratings of jokes, -10 to 10", 73_421, 101, 4_136_360,
-        "http://eigentaste.berkeley.edu/dataset/", UNSAID,
+        "http://eigentaste.berkeley.edu/dataset/",
+        "free for research that acknowledges it (goldberg.berkeley.edu/jester-data)",
         "K. Goldberg, T. Roeder, D. Gupta and C. Perkins, Eigentaste: A Constant Time "
         "Collaborative Filtering Algorithm, Information Retrieval 4(2), 2001",
     ),
@@ -120,7 +121,8 @@ NAMED: dict[str, Named] = {
     ),
     "netflix": Named(
         "film ratings of the Netflix Prize", 480_189, 17_770, 100_480_507,
-        "https://www.kaggle.com/netflix-inc/netflix-prize-data", UNSAID,
+        "https://www.kaggle.com/netflix-inc/netflix-prize-data",
+        "its README: research that acknowledges it, no redistribution, no commercial use",
         "J. Bennett and S. Lanning, The Netflix Prize, KDD Cup and Workshop 2007",
     ),
     "pinterest": Named(
@@ -156,7 +158,8 @@ NAMED: dict[str, Named] = {
     "yelp2022": Named("reviews of the fourth version", 1_987_929, 150_346, 6_990_280, *_YELP),
     "yoochoose": Named(
         "clicks and purchases of sessions", 9_249_729, 52_739, 34_154_697,
-        "https://2015.recsyschallenge.com/challenge.html", UNSAID,
+        "https://2015.recsyschallenge.com/challenge.html",
+        "CC BY-NC-ND 4.0 (recsys.yoochoose.net/rules.html)",
         "D. Ben-Shimon et al., RecSys Challenge 2015 and the YOOCHOOSE Dataset, RecSys 2015",
     ),
 }  # fmt: skip
