@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -128,7 +128,16 @@ class Account:
     fresh: int
 
 
-def account(world: World, chunks: Sequence[int] = (1, 2)) -> Account:
+class Trained(Protocol):
+    """Clients that train something in a round."""
+
+    @property
+    def clients(self) -> int: ...
+    def strategy(self, clients_per_chunk: int | None = None) -> Strategy: ...
+    def cohort(self) -> Cohort: ...
+
+
+def account(world: Trained, chunks: Sequence[int] = (1, 2)) -> Account:
     """From rounds in two sizes of `chunks`."""
     cohort = world.cohort()
     state = jax.eval_shape(lambda: world.strategy().init(jax.random.key(0), world.clients))

@@ -19,6 +19,7 @@ from .adapters import adapters
 from .clicks import clicks
 from .cohort import cohort
 from .compress import compress_all
+from .decoders import decoders
 from .device import main as device
 from .files import files
 from .machine import machine
@@ -42,6 +43,7 @@ BENCHES: dict[str, Callable[[], Iterator[Row]]] = {
     "robust": robust,
     "strategies": strategies_100k,
     "adapters": adapters,
+    "decoders": decoders,
     "devices": devices,
     "sweep": sweep,
     "fedjax-100k": partial(versus_fedjax, "ml-100k"),
