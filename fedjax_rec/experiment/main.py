@@ -148,17 +148,17 @@ def _run(words: Sequence[str]) -> int:
 
     from ..report.reading import read_run
     from ..report.tables import table
-    from ..simulate import configure
+    from ..simulate import configure, is_first, join
     from . import config as configuration
     from .run import run
 
     config = configuration.read(source, given.overrides)
-    configure(config.threads, devices=config.devices)
+    configure(config.threads, devices=join(config.devices))
     out = Path("runs") / config.name if "out" not in options else str(options["out"])
     summary = run(config, out, bool(options.get("overwrite")), not quiet)
-    if options.get("json"):
+    if options.get("json") and is_first():
         _print_json({**summary, "folder": str(out)})
-    elif not quiet:
+    elif not quiet and is_first():
         from rich.console import Console
 
         Console().print(table([read_run(out)]))

@@ -51,23 +51,26 @@ def run(
 ) -> dict:
     """Runs `config` in the folder `out`, or goes on with what is there; returns the summary.
 
-    callbacks: beside those of the configuration.
+    callbacks: beside those of the configuration. Of several processes (`simulate.join`) the first
+    writes and calls them.
 
     Raises Stopped after Ctrl-C, with the state saved, and MemoryError, before anything is written,
     where it cannot fit.
     """
-    folder = RunFolder(out, config.plain, overwrite)
-    try:
-        with strategies.memory_budget(config.memory_budget):
-            experiment = prepare(config)
-            if (told := _few_candidates(config, experiment.dataset)) is not None:
-                print(told, file=sys.stderr)
-            key = jax.random.key(config.seed)
-            mesh = simulate.clients_mesh(config.devices)
-            calls = simulate.program(experiment.made, mesh).of(key, experiment.inputs())
-            return carry_out(config, folder, experiment, calls, show, callbacks=callbacks)
-    finally:
-        folder.release()
+    with simulate.folder_of_own(out) as own:
+        folder = RunFolder(own, config.plain, overwrite)
+        try:
+            with strategies.memory_budget(config.memory_budget):
+                experiment = prepare(config)
+                if (told := _few_candidates(config, experiment.dataset)) is not None:
+                    print(told, file=sys.stderr)
+                key = jax.random.key(config.seed)
+                mesh = simulate.clients_mesh(config.devices)
+                calls = simulate.program(experiment.made, mesh).of(key, experiment.inputs())
+                show = show and simulate.is_first()
+                return carry_out(config, folder, experiment, calls, show, callbacks=callbacks)
+        finally:
+            folder.release()
 
 
 def carry_out(
@@ -193,23 +196,25 @@ class Running:
         records.append(record)
         if best_of(records, self.chooser, self.protocol) is record:
             self.best = {"values": progress.values["test"]}
-            self.kept.take(progress.round, progress.running)
+            self.kept.take(progress.round, simulate.gathered(progress.running))
         self.folder.append(record)
         of_run = replace(
             progress, metrics=record, records=tuple(records), config=config.plain,
             folder=self.folder.path,
         )  # fmt: skip
-        if (said := simulate.told(callbacks, of_run)) is not None:
-            self.stopped = stopped.mark(progress.round, *said, config)
+        hear = lambda: (simulate.told(callbacks, of_run), bool(stops))
+        said, asked = simulate.from_first(hear)
+        if said is not None:
+            self.stopped = stopped.mark(progress.round, said[0], said[1], config)
         last = progress.round >= config.rounds or said is not None
-        stop = bool(stops) and not last
+        stop = asked and not last
         if last or stop or _due(records, config.checkpoint_every):
             self.kept.write()
             extras = {**self.best, RECORDS: self.folder.sums(records)}
             if self.stopped is not None:
                 extras[stopped.KEY] = stopped.packed(self.stopped)
-            self.checkpoints.save(progress.round, progress.running, extras)
-        self.state = progress.running
+            self.checkpoints.save(progress.round, simulate.gathered(progress.running), extras)
+        self.state = simulate.gathered(progress.running) if last else progress.running
         if stop:
             self.checkpoints.close()
             raise Stopped(

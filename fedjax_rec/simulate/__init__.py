@@ -23,6 +23,7 @@ from .cohorts import (
 )
 from .device import clients_mesh, configure
 from .forecast import Forecast, forecast
+from .hosts import folder_of_own, from_first, gathered, is_first, join
 from .lent import Lent, OtherBase
 from .loop import Diverged, simulate
 from .measure import Measure, aggregated, fitted, on_examples, personal
@@ -60,9 +61,14 @@ __all__ = [
     "dropout",
     "fitted",
     "fixed",
+    "folder_of_own",
     "forecast",
+    "from_first",
     "full",
+    "gathered",
     "in_turns",
+    "is_first",
+    "join",
     "last_saved",
     "load_state",
     "made_of",

@@ -24,6 +24,7 @@ import orbax.checkpoint as ocp
 
 from ..trees import named
 from ..types import State
+from .hosts import is_first
 from .lent import LENT, Lent, OtherBase
 from .seal import Damaged, opened, opened_text, sealed, sealed_text
 
@@ -91,8 +92,18 @@ def _quieted() -> Iterator[None]:
             logger.setLevel(level)
 
 
+def _alone() -> ocp.options.MultiprocessingOptions:
+    """Of several processes each reads a folder of its own, and the first alone writes: orbax tells
+    the saves of all of them apart by a count of each, so that two would wait for one another."""
+    if jax.process_count() == 1:
+        return ocp.options.MultiprocessingOptions()
+    me = jax.process_index()
+    return ocp.options.MultiprocessingOptions(me, {me}, f"process_{me}")
+
+
 def save_state(folder: Path | str, round: int, state: State, like: State | None = None) -> None:
-    """Writes `state` alone as the only one in `folder`, whole or not at all.
+    """Writes `state` alone as the only one in `folder`, whole or not at all; of several processes
+    the first does.
 
     Args:
         folder: is made where it is not there; other states in it are removed.
@@ -108,8 +119,10 @@ def save_state(folder: Path | str, round: int, state: State, like: State | None 
         ...     simulate.last_saved(folder)
         7
     """
+    if not is_first():
+        return
     folder = Path(folder).absolute()
-    with _quiet(), ocp.StandardCheckpointer() as writer:
+    with _quiet(), ocp.StandardCheckpointer(multiprocessing_options=_alone()) as writer:
         leaves = sealed(jax.device_get(Lent(like).without(_named(state))))
         writer.save(folder / str(round) / "state", leaves, force=True)
     for other in folder.iterdir():
@@ -146,7 +159,7 @@ def load_state(folder: Path | str, round: int, like: State) -> State:
         raise FileNotFoundError(f"{folder}: holds no state of round {round}.")
     # No manager, which would tidy up in the folder.
     what = f"{folder}: the state of round {round}"
-    with _reading(what), ocp.StandardCheckpointer() as reader:
+    with _reading(what), ocp.StandardCheckpointer(multiprocessing_options=_alone()) as reader:
         return _filled(like, opened(reader.restore(place), "the state"), what)
 
 
@@ -179,7 +192,7 @@ def parameters(run: Path | str) -> Parameters:
         >>> begun = models.started(model, simulate.parameters("runs/quickstart"))  # doctest: +SKIP
     """
     place, what = _best(run) or _last(run)
-    with _reading(what), ocp.StandardCheckpointer() as reader:
+    with _reading(what), ocp.StandardCheckpointer(multiprocessing_options=_alone()) as reader:
         found = opened(reader.restore(place / "state"), "the state")
     whole = {name: np.asarray(x) for name, x in found.items() if not name.endswith(LENT)}
     marks = {n.removesuffix(LENT): np.asarray(x) for n, x in found.items() if n.endswith(LENT)}
@@ -258,9 +271,11 @@ class Checkpoints:
         self.lent = Lent(like)
         self.folder = Path(folder).absolute()
         self.about = {"configuration": fingerprint, **(about or {})}
+        self.folder.mkdir(parents=True, exist_ok=True)
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, create=True, enable_async_checkpointing=False
-        )
+            max_to_keep=keep, create=False, enable_async_checkpointing=False,
+            multiprocessing_options=_alone(),
+        )  # fmt: skip
         with _quiet():
             self.manager = ocp.CheckpointManager(self.folder, options=options)
 
@@ -269,8 +284,9 @@ class Checkpoints:
         return self.manager.latest_step()
 
     def save(self, round: int, state: State, extras: dict[str, np.ndarray] | None = None) -> None:
-        """Saves `state` after `round` rounds; nothing happens where that is saved already."""
-        if round in self.manager.all_steps():
+        """Saves `state` after `round` rounds; nothing happens where that is saved already, and in
+        all processes but the first."""
+        if not is_first() or round in self.manager.all_steps():
             return
         items = {
             "state": ocp.args.StandardSave(

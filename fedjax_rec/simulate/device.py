@@ -76,13 +76,13 @@ def clients_mesh(devices: int) -> Mesh | None:
     """The mesh over which the clients of a round are dealt.
 
     Args:
-        devices: how many. 1 or more.
+        devices: how many. 1 or more. Of several processes (`join`) all, for 1 too.
 
     Returns:
         A mesh of one axis, `clients`; None for one device.
 
     Raises:
-        ValueError: There are fewer devices.
+        ValueError: There are fewer devices, or more in several processes.
 
     Example:
         >>> simulate.configure(devices=2, cache=None)  # the cores of a CPU as devices
@@ -90,7 +90,14 @@ def clients_mesh(devices: int) -> Mesh | None:
         True
     """
     at_least("clients_mesh", "devices", devices, 1)
-    there = jax.local_devices()
+    there = jax.devices()
+    if jax.process_count() > 1:
+        if devices not in (1, len(there)):
+            raise ValueError(
+                f"devices={devices}, and {jax.process_count()} processes have {len(there)}, of "
+                f"which none can stay away; use devices={len(there)}, or leave it out."
+            )
+        devices = len(there)
     if devices > len(there):
         raise ValueError(
             f"devices={devices}, and there are {len(there)} ({there[0].platform}); use at most "

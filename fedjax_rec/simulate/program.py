@@ -19,7 +19,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from .. import keys, trees
 from ..rounds.memory import allowed_bytes, sharing
@@ -28,6 +28,7 @@ from ..types import Cohort, PyTree, State, Strategy
 from . import unchanged
 from .catalogue import refuse_other_catalogue
 from .cohorts import Cohorts, full
+from .hosts import from_first, placed
 from .measure import Measure
 from .padding import refuse_counted_padding
 
@@ -123,7 +124,8 @@ def program(made: Callable[..., Parts], mesh: Mesh | None = None) -> Program:
         of_shapes = _shapes((inputs, state, store))
         with compiling:
             if of_shapes not in planned:
-                planned[of_shapes] = chunk_for(made(inputs), key, state, store, mesh)
+                plans = lambda: chunk_for(made(inputs), key, state, store, mesh)
+                planned[of_shapes] = from_first(plans)
             chunk = planned[of_shapes]
             if (times, rounds, of_shapes) not in ready:
                 args = key, inputs, state, store
@@ -165,27 +167,39 @@ def _compiled(mesh: Mesh | None, block: Callable, args: tuple, sizes: tuple, beg
     key, inputs, state, store = args if mesh is None else jax.tree.map(_outline, args)
     parts = lambda state, rest: block(*rest[:2], state, rest[2], *sizes)
     one = unchanged.call(parts, state, (key, inputs, store))
-    jitted = jax.jit(one.of, donate_argnums=0)
+    # What is told of rounds is read by every process.
+    told = None if mesh is None else NamedSharding(mesh, PartitionSpec())
+    jitted = jax.jit(one.of, donate_argnums=0, out_shardings=(None, told))
     made = jitted.lower(*one.parted(state), (key, inputs, store)).compile()
+    read: list[Any] = []  # the last inputs and data, and where they lie
 
     def call(key, inputs, state, store):
         moved, still = one.parted(state)
         moved = beginning(key, inputs, store.num_clients).owned(moved)
-        given = moved, still, (key, inputs, store)
+        reads = key, inputs, store
         if mesh is not None:
-            given = jax.device_put(given, made.input_shardings[0])
-        moved, out = made(*given)
-        return one.joined(moved, given[1]), out
+            of_moved, of_still, of_reads = made.input_shardings[0]
+            moved, still = placed((moved, still), (of_moved, of_still))
+            if not read or not _same(reads, read[0]):
+                read[:] = reads, placed(reads, of_reads)
+            reads = read[1]
+        moved, out = made(moved, still, reads)
+        return one.joined(moved, still), out
 
     return call, made
+
+
+def _same(a: PyTree, b: PyTree) -> bool:
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return all(x is y for x, y in pairs)
 
 
 def _within(of_chunk: Callable, chunk: Chunk, mesh: Mesh | None) -> tuple[Any, Any, Chunk]:
     """(call, executable, chunk): with fewer clients a chunk where those planned for prove too many,
     since a plan sees the round alone and a call measures as well; unless fewer do not help."""
     made: Any = (*of_chunk(chunk), chunk)
-    allowed = allowed_bytes()
-    allowed //= sharing(1 if mesh is None else mesh.size)
+    allowed = from_first(allowed_bytes)
+    allowed //= sharing(1 if mesh is None else len(mesh.local_devices))
     for _ in range(2):
         taken, now = peak_bytes(made[1].memory_analysis()), made[-1]
         fewer = now.without(taken - allowed)
