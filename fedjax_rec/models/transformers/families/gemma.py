@@ -26,7 +26,7 @@ from .architecture import (
     tied,
     widths,
 )
-from .ropes import rope, scaled
+from .ropes import of_kinds, rope
 
 TANH = "gelu_pytorch_tanh"
 
@@ -78,17 +78,7 @@ def two_ropes(said: Settings, width: int) -> tuple[Rope, Rope]:
     parameters = said.take("rope_parameters", None) or {}
     if FULL not in parameters and SLIDING not in parameters:
         return rope(said, width, 1_000_000.0), Rope(local, width)
-    if said.take("rope_scaling", None):
-        said.refuse("rope_scaling", "keep it or rope_parameters, not both")
-    theta = {FULL: said.number("rope_theta", 1_000_000.0), SLIDING: local}
-    lengths = {"longest": said.number("max_position_embeddings", None), "original": None}
-    if set(parameters) - theta.keys():
-        said.refuse("rope_parameters", f"use a model with {FULL} and {SLIDING} alone")
-    whole, near = (
-        scaled(parameters.get(kind) or {}, f"{said.where} {kind}", width, theta[kind], lengths)
-        for kind in (FULL, SLIDING)
-    )
-    return whole, near
+    return of_kinds(said, width, said.number("rope_theta", 1_000_000.0), local)
 
 
 def later(said: Settings, numbers, sights: tuple[Sight, ...], caps, norms) -> Architecture:
