@@ -35,6 +35,7 @@ T5 = {
     "vocab_size": VOCABULARY, "d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 2, "num_heads": 2,
     "relative_attention_num_buckets": 12, "relative_attention_max_distance": 16,
 }  # fmt: skip
+DECODER = {"num_key_value_heads": 1, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 1}
 # Name: (class of the model, what differs from `COMMON`).
 ENCODERS = {
     "bert": ("BertForMaskedLM", {"hidden_act": "gelu_new"}),
@@ -61,6 +62,14 @@ ENCODERS = {
     "t5": ("T5EncoderModel", {**T5, "d_kv": 6}),
     "t5_v1.1": ("T5ForConditionalGeneration", {**T5, "feed_forward_proj": "gated-gelu"}),
     "mt5": ("MT5EncoderModel", T5),
+    "qwen3_embedding": ("Qwen3Model", {**DECODER, "head_dim": 12}),
+    "embedding_gemma": (
+        "Gemma3TextModel",
+        {
+            **DECODER, "head_dim": 12, "use_bidirectional_attention": True, "sliding_window": 10,
+            "query_pre_attn_scalar": 20, "layer_types": [SLIDING, FULL],
+        },
+    ),
 }  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 sys.path.insert(0, str(Path(__file__).parents[1] / "laws"))
 import tiny_bert
 import tiny_encoders
+from write_compatibility import ENCODERS_HAVE
 
 from fedjax_rec import models, weights
 from fedjax_rec.models.transformers.distances import buckets
@@ -27,12 +28,22 @@ from fedjax_rec.trees import Frozen
 
 PLACE = Path(__file__).parent / "encoders"
 NAMES = sorted(path.name for path in PLACE.iterdir() if path.is_dir())
+READ = {"qwen3", "gemma3_text"}  # decoders, of which one reads both ways
 TEXTS = ["star wars in space", "king"]
 pytestmark = pytest.mark.usefixtures("compiled_fast")
 
 
 def test_every_kind_has_a_checkpoint():
-    assert {weights.config(PLACE / name)["model_type"] for name in NAMES} == ENCODERS.keys()
+    found = {weights.config(PLACE / name)["model_type"] for name in NAMES}
+    assert found - READ == ENCODERS.keys() and found >= READ
+
+
+def test_the_page_has_a_row_of_each_as_it_was_measured():
+    text = (Path(__file__).parents[2] / "docs" / "compatibility.md").read_text()
+    rows = [line.split("|") for line in text.splitlines() if line.count("|") == 5]
+    found = {row[2].strip(): float(row[4]) for row in rows if "e-0" in row[4]}
+    assert set(NAMES) <= found.keys() and ENCODERS_HAVE.keys() == set(NAMES)
+    assert max(found.values()) < 1e-5
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -52,6 +63,7 @@ def test_states_are_those_of_transformers(name):
         ("mpnet", "*query", ["encoder.layer.1.attention.attn.q"]),
         ("distilbert", "*query", ["transformer.layer.1.attention.q_lin"]),
         ("modernbert", "*query|*up", ["layers.1.attn.Wqkv", "layers.0.mlp.Wi"]),
+        ("embedding_gemma", "*query|*up", ["layers.1.self_attn.q_proj", "layers.0.mlp.up_proj"]),
         (
             "t5_v1.1",
             "*value|*gate",
@@ -60,21 +72,24 @@ def test_states_are_those_of_transformers(name):
     ],
 )  # fmt: skip
 def test_adapters_of_encoders_go_out_and_come_in(tmp_path, name, targets, called):
-    source = PLACE / name
+    source = shutil.copytree(PLACE / name, tmp_path / "base")
+    if name == "embedding_gemma":  # a folder of a decoder that is a sentence encoder
+        (source / "modules.json").write_text("[]")
     load = lambda: models.freeze(models.load_encoder(source))
     encoder = models.lora(load(), nnx.Rngs(0), targets, 2)
     rng, ours = np.random.default_rng(0), [x.removeprefix("*") for x in targets.split("|")]
     for part in ours:
         b = getattr(encoder.layers, part).lora_b
         b[...] = rng.normal(size=b.shape).astype(np.float32)
-    models.export_peft(encoder, tmp_path, source)
-    held = load_file(tmp_path / "adapter_model.safetensors")
+    folder = tmp_path / "adapter"
+    models.export_peft(encoder, folder, source)
+    held = load_file(folder / "adapter_model.safetensors")
     assert {f"base_model.model.{x}.lora_A.weight" for x in called} <= held.keys()
     assert len(held) == 2 * len(ours) * encoder.layers.query.kernel.shape[0]
     # What is called as ours in the rest of a whole model is no target.
-    said = json.loads((tmp_path / "adapter_config.json").read_text())
+    said = json.loads((folder / "adapter_config.json").read_text())
     assert (len(said["target_modules"]) > 2) == (name == "t5_v1.1") and not said["task_type"]
-    again = models.import_peft(load(), tmp_path)
+    again = models.import_peft(load(), folder)
     want = np.load(source / "reference.npz")
     tokens = weights.Tokens(want["tokens"], want["mask"])
     got = outputs(again, tokens)[tokens.mask]
@@ -303,7 +318,7 @@ def sentence_t5(place: Path, name="t5") -> Path:
     return place
 
 
-@pytest.mark.parametrize("name", ["modernbert", "t5", "dense"])
+@pytest.mark.parametrize("name", ["modernbert", "t5", "embedding_gemma", "dense"])
 def test_adapters_begin_at_the_sentences_of_the_folder(tmp_path, name):
     """What is behind the adapted layers is frozen, and each adapter has a gradient."""
     place = sentence_t5(tmp_path / "it") if name == "dense" else Path(tiny_encoders.folder(name))
@@ -422,6 +437,9 @@ def seeing(encoder, **changes):
             "modernbert",
             lambda e: e.layers.before_attention.first.set_value(jnp.zeros(4, bool)),
         ),
+        ("embedding_gemma", lambda e: seeing(e, both=False)),
+        ("embedding_gemma", lambda e: setattr(e, "scale", 1.0)),
+        ("qwen3_embedding", lambda e: seeing(e, both=True)),
         ("t5", lambda e: e.sees.table.set_value(0 * e.sees.table[...])),
         ("t5", lambda e: setattr(e.sees, "most", 100)),
         ("t5_v1.1", lambda e: setattr(e.layers, "activation", "relu")),
@@ -467,3 +485,32 @@ def test_tokenizers_of_bytes_and_of_pieces(tmp_path):
             5,
             1 + (made is bpe) + 1,
         ]
+
+
+def test_decoders_read_with_or_without_a_head_and_its_prefix(tmp_path):
+    name = "qwen3_embedding"
+    want, place = models.load_encoder(PLACE / name), changed(tmp_path / "it", name)
+    held = load_file(place / "model.safetensors")
+    head = {"lm_head.weight": np.ones((40, 16), np.float16)}
+    save_file({f"model.{n}": x for n, x in held.items()} | head, place / "model.safetensors")
+    got, ids = models.load_encoder(place), jnp.int32([[5, 9, 7]])
+    mask = jnp.ones((1, 3), bool)
+    np.testing.assert_array_equal(got(ids, mask), want(ids, mask))
+    save_file(held | {"layers.0.gate": np.ones(2)}, place / "model.safetensors")
+    with pytest.raises(ValueError, match=r"model\.layers\.0\.gate is a part that this model"):
+        models.load_encoder(place)
+    with pytest.raises(ValueError, match=r"has use_mrope=True, which is not computed here"):
+        models.load_encoder(changed(tmp_path / "other", name, use_mrope=True))
+    with pytest.raises(ValueError, match=r"attends both ways, .* read it by models\.load_encoder"):
+        models.load_decoder(PLACE / "embedding_gemma")
+
+
+def test_the_last_token_of_a_decoder_is_its_sentence(tmp_path):
+    place = sentence_folder(tmp_path / "it", flags("lasttoken"), unit=True)
+    for file in ("config.json", "model.safetensors"):
+        shutil.copy(PLACE / "qwen3_embedding" / file, place)
+    tokens = weights.tokenize(place, TEXTS)
+    states = outputs(models.load_encoder(PLACE / "qwen3_embedding"), tokens)
+    want = np.stack([x[mask.sum() - 1] for x, mask in zip(states, tokens.mask, strict=True)])
+    want = want / np.linalg.norm(want, axis=1)[:, None]
+    np.testing.assert_allclose(models.sentences(TEXTS, place), want, atol=1e-6)

@@ -13,10 +13,13 @@ from pathlib import Path
 from ... import weights
 from .bert import Bert
 from .families import berts, modernbert, t5
+from .families.architecture import Architecture
+from .pretrained import FAMILIES, load_decoder
 from .reader import Reader
+from .reading import of_decoder, reader
 from .settings import Settings, family
 
-# By the `model_type` of a config.json.
+# By the `model_type` of a config.json, beside those of decoders.
 ENCODERS: dict[str, Callable[[Settings, Path], Bert | Reader]] = {
     "bert": partial(berts.encoder, family=berts.as_bert),
     "roberta": partial(berts.encoder, family=berts.as_roberta),
@@ -35,7 +38,9 @@ def load_encoder(source: str | Path) -> Bert | Reader:
 
     Args:
         source: `minilm`, or any local Hugging Face folder of BERT, RoBERTa, XLM-R, DistilBERT,
-            MPNet, ELECTRA, ModernBERT, T5 or mT5, with config.json and safetensors.
+            MPNet, ELECTRA, ModernBERT, T5 or mT5, with config.json and safetensors; or a decoder,
+            as in `load_decoder`, which then reads: without its head, as Qwen3-Embedding and
+            EmbeddingGemma are.
 
     Raises:
         FileNotFoundError: for what is not there.
@@ -46,13 +51,23 @@ def load_encoder(source: str | Path) -> Bert | Reader:
         >>> encoder = models.load_encoder(bert_folder)
     """
     place = weights.find(source)
+    if weights.gguf_file(place) is not None:
+        return of_decoder(load_decoder(source))
     said = Settings(weights.config(place), f"{place / 'config.json'}")
     for name in ("pruned_heads", "quantization_config"):
         if said.take(name, None):
             said.refuse(name, "use a whole model, in floats")
-    return family(
-        said, {kind: lambda x, made=made: made(x, place) for kind, made in ENCODERS.items()}
-    )
+    kinds = {kind: partial(decoding, made) for kind, made in FAMILIES.items()} | ENCODERS
+    return family(said, {kind: lambda x, made=made: made(x, place) for kind, made in kinds.items()})
+
+
+def decoding(
+    architecture: Callable[[Settings], Architecture], said: Settings, place: Path
+) -> Reader:
+    """The decoder of `place` as an encoder."""
+    made = architecture(said)
+    said.done()
+    return reader(made, place)
 
 
 def bert(folder: str | Path) -> Bert | Reader:

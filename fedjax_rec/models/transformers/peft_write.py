@@ -29,6 +29,7 @@ from .peft_modules import both, found, placed
 from .peft_names import DECODER, PREFIX, Names, of_module
 from .peft_read import A, B, M, Pair
 from .pretrained import load_decoder
+from .sentences import MODULES
 
 
 def export_peft(
@@ -82,7 +83,8 @@ def of_source(source: str | Path) -> tuple[Names, dict[str, jax.Array]]:
     """(names, the kernels of our linear layers) of a base. Raises ValueError as `load_decoder`."""
     place = weights.find(source)
     path = weights.gguf_file(place)
-    if path is None and weights.config(place).get("model_type") in ENCODERS:
+    kind = None if path is not None else weights.config(place).get("model_type")
+    if kind in ENCODERS or (place / MODULES).is_file():  # what reads is named as it is without head
         encoder = load_encoder(place)
         names = of_module("export_peft", encoder)
         held = {part for parts in names.parts.values() for part in parts}

@@ -28,6 +28,7 @@ from .encoders import load_encoder
 from .reader import outputs
 from .settings import Settings
 
+MODULES = "modules.json"
 MODES = ("mean", "cls", "max", "lasttoken")
 # Keys of a Pooling that turn a kind on.
 FLAGS = {
@@ -105,9 +106,9 @@ def sentence(folder: Path) -> Sentence:
     Raises ValueError for what is not honoured.
     """
     found = {"mode": "mean", "unit": True}
-    if (folder / "modules.json").is_file():
+    if (folder / MODULES).is_file():
         found = {"unit": False, "mode": None, "behind": ()}
-        for number, one in enumerate(weights.read_json(folder / "modules.json", list)):
+        for number, one in enumerate(weights.read_json(folder / MODULES, list)):
             kind, where = str(one.get("type")).rsplit(".", 1)[-1], folder / str(one.get("path", ""))
             if kind == "Pooling":
                 found["mode"] = pooling(where)
