@@ -89,8 +89,8 @@ narrower, four to seven layers), in shards, on one text of 700 tokens: written b
 
 ## Text encoders
 
-Checkpoints in tests/models/encoders that `tests/models/make_encoders.py` wrote, in the same way: what
-comes out behind the last layer, of texts of 24 and 15 tokens, the largest difference over the
+Checkpoints in tests/models/encoders that `tests/models/make_encoders.py` wrote, in the same way:
+what comes out behind the last layer, of texts of 24 and 15 tokens, the largest difference over the
 largest number. Windows, and distances that share a bucket, are shorter than a text.
 
 | `model_type` | checkpoint | what it has | float32 |
@@ -161,7 +161,8 @@ def wide_rows(page: str, place: Path | None) -> list[str]:
     """Of the checkpoints in `place`, or those that the `page` has."""
     if place is not None:
         return [row(path) for path in sorted(place.iterdir()) if path.is_dir()]
-    return [line for line in page.splitlines() if line.startswith("| `") and line.count("|") == 7]
+    rows = [line for line in page.splitlines() if line.startswith("| `") and line.count("|") == 7]
+    return [line for line in rows if "`model_type`" not in line]
 
 
 def page(old: str, wide: Path | None) -> str:
