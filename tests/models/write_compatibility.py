@@ -59,7 +59,7 @@ ENCODERS_HAVE = {
     "t5_v1.1": "a gate, beside a decoder",
     "xlm-roberta": "as RoBERTa",
 }
-PAGE = """# Decoders and encoders that load
+PAGE = """# Models that load
 
 Written by `python tests/models/write_compatibility.py docs/compatibility.md WIDE`, never by hand.
 
