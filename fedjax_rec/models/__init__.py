@@ -62,7 +62,7 @@ from .text.text_tower import text_and_rows, text_tower
 from .transformers import layers
 from .transformers.bert import BertSizes, random_bert
 from .transformers.decoder import Decoder, DecoderSize
-from .transformers.encoders import bert
+from .transformers.encoders import bert, load_encoder
 from .transformers.families.llama import LlamaSize, llama
 from .transformers.generate import generate
 from .transformers.lora import DoRA, LoRA, dora, freeze, lora, merged
@@ -84,7 +84,8 @@ __all__ = [
     "freeze", "from_nnx", "frozen_at", "full_softmax", "gbce", "generate", "gmf", "gpfedrec",
     "gpfedrec_rows", "grouped", "gru4rec", "guided", "hashed", "hetefedrec", "hstu", "hybrid",
     "hybrid_sasrec", "ials", "ifedrec", "import_peft", "in_dtype", "item_knn", "item_scores",
-    "item_weights", "layers", "lightfr", "lightgcn", "llama", "load_decoder", "load_llama",
+    "item_weights", "layers", "lightfr", "lightgcn", "llama", "load_decoder",
+    "load_encoder", "load_llama",
     "logistic", "lora", "masked_mean", "merged", "mlp", "mutual", "neumf", "next_title", "pfedrec",
     "popularity", "private_at", "prunable", "quantised", "quotient_remainder", "random_bert",
     "residual_kmeans", "rows_each", "sampled_bce", "sampled_softmax", "sasrec", "sasrec_from_texts",

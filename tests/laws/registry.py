@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import tiny_bert
+import tiny_encoders
 import tiny_llama
 from adapted import adapted
 from flax import nnx
@@ -396,6 +397,23 @@ MODELS = {
         ),
         "pointwise(4)",
     ),
+    **{
+        f"text_encoder({name})": (
+            lambda n, m, name=name: models.text_encoder(
+                n,
+                m,
+                tiny_bert.titles(n),
+                tiny_encoders.folder(name),
+                components=6,
+                rank=2,
+                alpha=0.5,
+                width=8,
+                scale=0.3,
+            ),
+            "pointwise(4)",
+        )
+        for name in ("modernbert", "t5")
+    },
     "sasrec()": (
         lambda n, m: models.sasrec(n, m, width=8, length=6, layers=1, dropout=0.1),
         "sequences(6, 4)",

@@ -283,6 +283,7 @@ def one_client(data, id: int):
 SLOW = {"gmf()", "mlp()", "fedmf(bce)"}  # NeuMF holds two of them, other tests train the third
 # SASRec stands for them; tests/models/test_sequential.py trains each.
 SLOW |= {"text_tower()", "text_and_rows()", "text_encoder(private B)"}
+SLOW |= {"text_encoder(modernbert)", "text_encoder(t5)"}
 SLOW |= {"yes_no(2 layers)", "yes_no_above(1 layer)", "tallrec()", "next_title()"}
 SLOW |= {
     "fedkd()",

@@ -24,6 +24,18 @@ COMMON = {
     "vocab_size": VOCABULARY, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
     "num_attention_heads": 2, "max_position_embeddings": 30,
 }  # fmt: skip
+FULL, SLIDING = "full_attention", "sliding_attention"
+# Windows are shorter than a text, and rotary angles turn within it.
+MODERN = {
+    "local_attention": 10, "pad_token_id": 1, "cls_token_id": 2, "sep_token_id": 3,
+    "rope_parameters": {FULL: {"rope_theta": 900.0}, SLIDING: {"rope_theta": 60.0}},
+}  # fmt: skip
+# As many buckets as texts have distances, and places beyond the last.
+T5 = {
+    "vocab_size": VOCABULARY, "d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 2, "num_heads": 2,
+    "relative_attention_num_buckets": 12, "relative_attention_max_distance": 16,
+}  # fmt: skip
+DECODER = {"num_key_value_heads": 1, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 1}
 # Name: (class of the model, what differs from `COMMON`).
 ENCODERS = {
     "bert": ("BertForMaskedLM", {"hidden_act": "gelu_new"}),
@@ -39,12 +51,31 @@ ENCODERS = {
     "mpnet": ("MPNetModel", {"pad_token_id": 1}),
     "electra": ("ElectraModel", {"embedding_size": 8}),
     "electra_wide": ("ElectraModel", {"embedding_size": 16}),
+    "modernbert": ("ModernBertForMaskedLM", {**MODERN, "num_hidden_layers": 4}),
+    "modernbert_biased": (
+        "ModernBertModel",
+        {
+            **MODERN, "norm_bias": True, "attention_bias": True, "mlp_bias": True,
+            "layer_types": [SLIDING, FULL],
+        },
+    ),
+    "t5": ("T5EncoderModel", {**T5, "d_kv": 6}),
+    "t5_v1.1": ("T5ForConditionalGeneration", {**T5, "feed_forward_proj": "gated-gelu"}),
+    "mt5": ("MT5EncoderModel", T5),
+    "qwen3_embedding": ("Qwen3Model", {**DECODER, "head_dim": 12}),
+    "embedding_gemma": (
+        "Gemma3TextModel",
+        {
+            **DECODER, "head_dim": 12, "use_bidirectional_attention": True, "sliding_window": 10,
+            "query_pre_attn_scalar": 20, "layer_types": [SLIDING, FULL],
+        },
+    ),
 }  # fmt: skip
 
 
 def write(folder: Path, kind: str, changes: dict, seed: int) -> None:
     maker = getattr(transformers, kind)
-    said = changes if "dim" in changes else {**COMMON, **changes}
+    said = changes if "vocab_size" in changes else {**COMMON, **changes}
     config = maker.config_class(**said)
     config._attn_implementation = "eager"
     model = maker(config).float().eval()
@@ -53,8 +84,9 @@ def write(folder: Path, kind: str, changes: dict, seed: int) -> None:
     pad = config.pad_token_id
     tokens, mask = rng.integers(4, VOCABULARY, (2, LENGTH)), np.ones((2, LENGTH), bool)
     tokens[1, 15:], mask[1, 15:] = pad, False
+    reads = model.get_encoder() if config.is_encoder_decoder else model
     with torch.no_grad():
-        made = model(
+        made = reads(
             torch.from_numpy(tokens), attention_mask=torch.from_numpy(mask).long(),
             output_hidden_states=True,
         )  # fmt: skip

@@ -12,9 +12,10 @@ import pytest
 from flax import nnx
 
 from fedjax_rec import weights
-from fedjax_rec.models.transformers.bert import BertSizes, layers_of, outputs, random_bert
+from fedjax_rec.models.transformers.bert import BertSizes, random_bert
 from fedjax_rec.models.transformers.encoders import bert
 from fedjax_rec.models.transformers.layers import stacked
+from fedjax_rec.models.transformers.reader import layers_of, outputs
 from fedjax_rec.models.transformers.sentences import Sentence, sentences
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "laws"))

@@ -9,8 +9,9 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file
 
+from fedjax_rec import models
 from fedjax_rec.models import load_decoder
-from fedjax_rec.models.transformers.families import llama_gguf
+from fedjax_rec.models.transformers.families import gguf_models
 from fedjax_rec.models.transformers.families.architecture import BEFORE, ENDS, KERNEL_NAMES
 
 gguf = pytest.importorskip("gguf")
@@ -44,8 +45,8 @@ def write(place: Path, name: str, tensors=None, kind: str = "llama", **fields) -
     for field, value in fields.items():
         add = {str: writer.add_string, float: writer.add_float32, int: writer.add_uint32}
         add[type(value)](f"{kind}.{field.replace('__', '.')}", value)
-    renamed = {f"{theirs}.weight": f"{llama_gguf.ENDS[n]}.weight" for n, theirs in ENDS.items()}
-    short = llama_gguf.KERNELS | llama_gguf.NORMS
+    renamed = {f"{theirs}.weight": f"{gguf_models.ENDS[n]}.weight" for n, theirs in ENDS.items()}
+    short = gguf_models.KERNELS | gguf_models.BEFORE
     for i in range(said["num_hidden_layers"]):
         for ours, theirs in {**KERNEL_NAMES, **BEFORE}.items():
             renamed[f"model.layers.{i}.{theirs}.weight"] = f"blk.{i}.{short[ours]}.weight"
@@ -89,6 +90,12 @@ def test_a_file_loads(tmp_path, name):
     assert np.abs(got - want["logits"]).max() < 1e-5 * np.abs(want["logits"]).max()
 
 
+def test_a_file_reads_texts_as_its_folder_does(tmp_path):
+    ids, mask = jnp.int32([[5, 9, 7, 3]]), jnp.ones((1, 4), bool)
+    got, want = (models.load_encoder(x) for x in (write(tmp_path, "llama"), PLACE / "llama"))
+    np.testing.assert_allclose(got(ids, mask), want(ids, mask), atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("fields", "complaint"),
     [
@@ -98,7 +105,7 @@ def test_a_file_loads(tmp_path, name):
         ({"rope__dimension_count": 4}, r"llama\.rope\.dimension_count=4"),
         ({"attention__value_length": 4}, r"llama\.attention\.value_length=4"),
         ({"expert_count": 8}, r"llama\.expert_count=8"),
-        ({"kind": "qwen2"}, "is a qwen2 model, and of GGUF llama alone is read"),
+        ({"kind": "mamba"}, "is a mamba model, and of GGUF llama, qwen2, .* are read; give its"),
     ],
 )
 def test_a_field_that_is_not_honoured_is_refused_by_name(tmp_path, fields, complaint):

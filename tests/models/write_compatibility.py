@@ -1,14 +1,16 @@
-"""Writes docs/compatibility.md: every checkpoint of make_checkpoints.py, and how far from
-transformers our logits are.
+"""Writes docs/compatibility.md: every checkpoint of make_checkpoints.py and make_encoders.py, and
+how far from transformers our logits and states are.
 
     hf/bin/python tests/models/make_checkpoints.py /tmp/wide
     python tests/models/write_compatibility.py docs/compatibility.md /tmp/wide
 
-The second argument is a folder of wider checkpoints, which are not in the repository.
+The second argument is a folder of wider checkpoints, which are not in the repository; without it
+their rows are those of the page.
 """
 
 import json
 import sys
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +20,7 @@ import numpy as np
 from flax import nnx
 
 from fedjax_rec import models, weights
+from fedjax_rec.models.transformers.reader import outputs
 
 PLACE = Path(__file__).parent / "checkpoints"
 # What a checkpoint has beside the widths and numbers of its family.
@@ -39,7 +42,24 @@ HAS = {
     "qwen3": "norms of each head's queries and keys, tied head",
     "smollm3": "layers without angles, which see a window",
 }
-PAGE = """# Decoders that load
+ENCODERS = Path(__file__).parent / "encoders"
+ENCODERS_HAVE = {
+    "bert": "gelu of GPT-2, names of a model with a head",
+    "distilbert": "names of its own, no kinds of tokens",
+    "electra": "embeddings of another width",
+    "electra_wide": "embeddings of its width",
+    "embedding_gemma": "a decoder that reads both ways, windows with angles of their own",
+    "modernbert": "windows with angles of their own, gates, a first layer without norm",
+    "modernbert_biased": "biases in all layers and norms",
+    "mpnet": "distances of tokens",
+    "mt5": "as T5",
+    "qwen3_embedding": "a decoder that reads, without a head",
+    "roberta": "places from behind padding on",
+    "t5": "distances of tokens, relu, heads of another width",
+    "t5_v1.1": "a gate, beside a decoder",
+    "xlm-roberta": "as RoBERTa",
+}
+PAGE = """# Models that load
 
 Written by `python tests/models/write_compatibility.py docs/compatibility.md WIDE`, never by hand.
 
@@ -52,9 +72,8 @@ The error is the largest difference of a logit, over the largest logit; `bfloat1
 weights loaded so, against the logits in float32, and beside it the share of places at which the
 likeliest token is the same. "Greedy" is whether `models.generate`, with its cache, adds the same
 eight tokens to both texts. What a family is, and how to add one, is in
-[language_models.md](language_models.md). Adapters of PEFT beside these, and text encoders, are held
-against their libraries likewise: [adapters.md](adapters.md#peft),
-[language_models.md](language_models.md#text-encoders).
+[language_models.md](language_models.md). Adapters of PEFT beside these are held against PEFT
+likewise: [adapters.md](adapters.md#peft).
 
 | `model_type` | checkpoint | what it has | float32 | bfloat16 | same token | greedy |
 |---|---|---|---|---|---|---|
@@ -67,6 +86,26 @@ narrower, four to seven layers), in shards, on one text of 700 tokens: written b
 | `model_type` | checkpoint | float32 | bfloat16 | same token | greedy |
 |---|---|---|---|---|---|
 {wide}
+
+## Text encoders
+
+Checkpoints in tests/models/encoders that `tests/models/make_encoders.py` wrote, in the same way:
+what comes out behind the last layer, of texts of 24 and 15 tokens, the largest difference over the
+largest number. Windows, and distances that share a bucket, are shorter than a text.
+
+| `model_type` | checkpoint | what it has | float32 |
+|---|---|---|---|
+{encoders}
+
+## Files of GGUF
+
+The weights of checkpoints above, written as llama.cpp's converter writes them
+(tests/models/test_gguf.py), against transformers; where a file cannot say what the checkpoint has,
+against the checkpoint read with what llama.cpp has in its place.
+
+| `general.architecture` | checkpoint | against | float32 |
+|---|---|---|---|
+{files}
 """
 
 
@@ -98,13 +137,45 @@ def row(folder: Path, *has: str) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def page(wide: Path) -> str:
+def encoder_row(name: str) -> str:
+    want = np.load(ENCODERS / name / "reference.npz")
+    tokens = weights.Tokens(want["tokens"], want["mask"])
+    got = outputs(models.load_encoder(ENCODERS / name), tokens)
+    off = np.abs(got - want["states"])[tokens.mask].max() / np.abs(want["states"]).max()
+    kind = weights.config(ENCODERS / name)["model_type"]
+    return f"| `{kind}` | {name} | {ENCODERS_HAVE[name]} | {off:.1e} |"
+
+
+def file_rows() -> list[str]:
+    from test_gguf import FILES, off
+
+    rows = []
+    for kind, (name, changes, _) in FILES.items():
+        with tempfile.TemporaryDirectory() as place:
+            against = f"the folder with {', '.join(changes)} changed" if changes else "transformers"
+            rows.append(f"| `{kind}` | {name} | {against} | {off(Path(place), kind):.1e} |")
+    return rows
+
+
+def wide_rows(page: str, place: Path | None) -> list[str]:
+    """Of the checkpoints in `place`, or those that the `page` has."""
+    if place is not None:
+        return [row(path) for path in sorted(place.iterdir()) if path.is_dir()]
+    rows = [line for line in page.splitlines() if line.startswith("| `") and line.count("|") == 7]
+    return [line for line in rows if "`model_type`" not in line]
+
+
+def page(old: str, wide: Path | None) -> str:
     rows = [row(PLACE / name, has) for name, has in HAS.items()]
-    wider = [row(path) for path in sorted(wide.iterdir()) if path.is_dir()]
     made_by = json.loads((PLACE / "made_by.json").read_text())
-    return PAGE.format(**made_by, rows="\n".join(rows), wide="\n".join(wider))
+    tables = {
+        "rows": rows, "wide": wide_rows(old, wide), "encoders": map(encoder_row, ENCODERS_HAVE),
+        "files": file_rows(),
+    }  # fmt: skip
+    return PAGE.format(**made_by, **{name: "\n".join(x) for name, x in tables.items()})
 
 
 if __name__ == "__main__":
     jax.config.update("jax_platforms", "cpu")
-    Path(sys.argv[1]).write_text(page(Path(sys.argv[2])))
+    target = Path(sys.argv[1])
+    target.write_text(page(target.read_text(), Path(sys.argv[2]) if sys.argv[2:] else None))

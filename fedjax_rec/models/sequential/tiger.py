@@ -236,7 +236,7 @@ def tiger(
 
     Args:
         titles: I texts, which a run knows.
-        weights: of their embeddings, as in `bert`.
+        weights: of their embeddings, as in `load_encoder`.
         tokens: most tokens of a text.
         levels: codes of an item, before the one that tells collided items apart.
         codes: of a level.

@@ -67,7 +67,7 @@ def semantic_ids(
 
     Args:
         texts: I of them.
-        weights: of their embeddings, as in `bert`.
+        weights: of their embeddings, as in `load_encoder`.
         tokens: most tokens of a text.
         levels: `L`.
         codes: `K`.

@@ -28,11 +28,10 @@ from ...types import Model
 from ..factorization.mf import inner, of_users
 from ..objectives import Objective, bce
 from ..roles import Frozen, Private, from_nnx
-from ..transformers.bert import CHUNK, layers_of, outputs
-from ..transformers.encoders import bert
-from ..transformers.layers import stacked
+from ..transformers.encoders import load_encoder
 from ..transformers.lora import freeze, lora
-from ..transformers.sentences import Sentence, sentence, tokens_of
+from ..transformers.reader import CHUNK, Top, number, outputs, through, top
+from ..transformers.sentences import Pooler, sentence, tokens_of
 from .text_tower import Projector, described, whitening
 
 Role = Literal["shared", "private", "frozen"]
@@ -44,25 +43,26 @@ ROLES: dict[str, type[nnx.Variable]] = {
 
 
 class TextEncoder(nnx.Module):
-    """states: [I, T, E]; mask: bool[I, T]; mean, white: [E], [E, k] of the whitening; layers: a
-    stack of `bert.Layer` with adapters; user: [members, D]; centre: [D]."""
+    """states: [I, T, E]; mask: bool[I, T]; mean, white: [E], [E, k] of the whitening; upper: the
+    last layers, with adapters; pool: what is behind them; user: [members, D]; centre: [D]."""
 
     def __init__(
-        self, table, layers, said: Sentence, project, members, width, scale, remat, objective, rngs
-    ):
-        self.said = said
+        self, table, upper: Top, pool: Pooler, project, members, width, scale, remat, objective,
+        rngs,
+    ):  # fmt: skip
         self.states, self.mask, self.mean, self.white = (Frozen(x) for x in table)
-        self.layers, self.project = layers, project
+        self.layers, self.sees, self.last = upper.layers, upper.sees, upper.last
+        self.pool, self.project = pool, project
         self.user = Private(scale * jax.random.normal(rngs.params(), (members, width)))
         self.centre = nnx.Param(scale * jax.random.normal(rngs.params(), (width,)))
         self.remat, self.objective = remat, objective
-        self.alike = not nnx.to_flat_state(nnx.state(layers, Private))
+        self.alike = not nnx.to_flat_state(nnx.state(upper, Private))
 
     def vectors(self, items):
         """[..., D] of items int[...]."""
         mask = self.mask[items]
-        x = stacked(self.layers, self.states[items].astype(jnp.float32), mask, remat=self.remat)
-        return self.project((self.said.pooled(x, mask) - self.mean[...]) @ self.white[...])
+        x = through(self, self.states[items].astype(jnp.float32), mask, self.remat)
+        return self.project((self.pool(x, mask) - self.mean[...]) @ self.white[...])
 
     def loss(self, batch, key):
         vectors = self.vectors(batch["items"])
@@ -106,17 +106,18 @@ def text_encoder(
     objective: Objective | None = None,
     prefix: str | None = None,
 ) -> Model:
-    """MiniLM, or another BERT, with adapters in its last layers.
+    """MiniLM, or another encoder, with adapters in its last layers.
 
     Arguments that are not named here are those of `text_tower`.
 
     Args:
         titles: I texts, of which `length` tokens count.
-        weights: a name or folder, as in `bert`.
+        weights: a name or folder, as in `load_encoder`.
         length: most tokens of a text.
         trained_layers: the last ones, that are adapted.
         adapter: adapter(layers, rngs, targets, rank, alpha, a=, b=): `lora` or `dora`.
-        targets: patterns of query, key, value, out, up, down.
+        targets: patterns of query, key, value, out, up, down; of those with a gate, and of
+            decoders, query, key, value, output, gate, up, down.
         rank: as in `lora`.
         alpha: as in `lora`.
         a: what A is, "shared", "private" or "frozen", which is FFA-LoRA. Where A or B is private,
@@ -142,35 +143,37 @@ def text_encoder(
     one_of("text_encoder", "dtype", dtype, ("float32", "bfloat16"))
     at_least("text_encoder", "trained_layers", trained_layers, 1)
     place = pretrained.find(weights)
-    encoder, said = bert(place), sentence(place)
-    number = encoder.layers.query.kernel.shape[0]
-    if trained_layers > number:
+    encoder, pool = load_encoder(place), Pooler(sentence(place))
+    layered = number(encoder)
+    if trained_layers > layered:
         raise ValueError(
-            f"text_encoder(trained_layers={trained_layers}) of {number} layers; use at most "
-            f"{number}."
+            f"text_encoder(trained_layers={trained_layers}) of {layered} layers; use at most "
+            f"{layered}."
         )
     tokens = tokens_of(place, texts, length, prefix)
-    below = number - trained_layers
+    below = layered - trained_layers
     states, mask = outputs(encoder, tokens, below), jnp.asarray(tokens.mask)
-    top = layers_of(encoder.layers, below)
-    mean, white = whitening(_embeddings(top, said, states, mask), components)
+    parts = top(encoder, below), pool
+    mean, white = whitening(_embeddings(*parts, states, mask), components)
     table = jnp.asarray(states, dtype), mask, jnp.asarray(mean), jnp.asarray(white)
-    structure, base, rest = nnx.split(top, nnx.Variable, ...)
+    structure, base, rest = nnx.split(parts, nnx.Variable, ...)
     objective = objective or bce()
 
     def build(rngs):
-        upper = freeze(nnx.merge(structure, base, rest, copy=True))
-        adapter(upper, rngs, targets, rank, alpha, a=ROLES[a], b=ROLES[b])
+        upper, behind = nnx.merge(structure, base, rest, copy=True)
+        freeze(upper)
+        freeze(behind)
+        adapter(upper.layers, rngs, targets, rank, alpha, a=ROLES[a], b=ROLES[b])
         project = Projector(rngs, components, layers, width, scale)
         return TextEncoder(
-            table, upper, said, project, members, width, scale, remat, objective, rngs
+            table, upper, behind, project, members, width, scale, remat, objective, rngs
         )
 
     return from_nnx(build)
 
 
-def _embeddings(layers, said: Sentence, states, mask) -> np.ndarray:
-    """[I, E]: the embeddings before training, of states [I, T, E] below `layers`."""
-    one = lambda text: said.pooled(stacked(layers, *text), text[1])
+def _embeddings(upper: Top, pool: Pooler, states, mask) -> np.ndarray:
+    """[I, E]: the embeddings before training, of states [I, T, E] below `upper`."""
+    one = lambda text: pool(upper(*text), text[1])
     run = jax.jit(lambda *texts: jax.lax.map(one, texts, batch_size=CHUNK))
     return np.asarray(run(states, mask))

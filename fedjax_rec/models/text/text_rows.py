@@ -39,7 +39,7 @@ def text_rows(
         model: that shares one table [I, D], such as `sasrec`, `hstu`, `gru4rec` or `fedmf`.
         num_items: `I`, the items of the catalogue.
         titles: I texts, which a run knows.
-        weights: whose embeddings, a name or folder as in `bert`.
+        weights: whose embeddings, a name or folder as in `load_encoder`.
         tokens: most tokens of a text.
         scale: deviation of the first rows. Positive.
 

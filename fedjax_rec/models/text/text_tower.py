@@ -116,7 +116,7 @@ def text_tower(
         num_items: `I`, the items of the catalogue.
         members: users that one client holds.
         titles: I texts, which a run knows.
-        weights: whose embeddings, a name or folder as in `bert`.
+        weights: whose embeddings, a name or folder as in `load_encoder`.
         length: most tokens of a text.
         components: of the whitened embeddings.
         layers: widths inside the projector, () for a linear one.

@@ -12,20 +12,19 @@ start. The layers are one stack, see `layers.stacked`.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
-from ... import weights
 from ...check import one_of
-from .layers import LayerNorm, Linear, attention, linear, stacked
+from .distances import buckets
+from .layers import LayerNorm, Linear, attention, linear
+from .reader import Called, through
 
 # Kept for the gradient is what goes in, [..., T, 4 D], and not the three arrays of that size in
 # between: they were a third of what a client's training took.
@@ -45,7 +44,8 @@ LINEARS = {
     "down": "output.dense",
 }
 NORMS = {"attention_norm": "attention.output.LayerNorm", "norm": "output.LayerNorm"}
-CHUNK = 64  # texts encoded at once: what a chunk needs stays in cache
+# Beside the layers: a name that ends as those of linear layers do.
+POOLER = "pooler.dense"
 
 
 @dataclass(frozen=True)
@@ -104,27 +104,11 @@ class Layer(nnx.Module):
         return lambda products: products * (self.heads / width) ** 0.5 + near
 
 
-def buckets(length: int) -> np.ndarray:
-    """int[T, T]: which of 32 buckets each place is in, seen from each: sixteen of those before it
-    and as many of those behind, eight of them of one distance each, the rest by its logarithm, up
-    to 128 (Raffel et al. 2020; MPNet, Song et al. 2020)."""
-    ahead = np.arange(length)[None] - np.arange(length)[:, None]
-    far = np.abs(ahead)
-    each = np.log(np.maximum(far, 8).astype(np.float32) / 8) / np.float32(math.log(128 / 8)) * 8
-    return np.where(ahead > 0, 16, 0) + np.where(far < 8, far, np.minimum(8 + each.astype(int), 15))
-
-
 class Bert(nnx.Module):
     """words: [V, E]; positions: [512, E]; kinds: [2, E]; layers: a stack of `Layer`; project:
-    `Linear` [E, D], None where E is D.
+    `Linear` [E, D], None where E is D."""
 
-    called: what linear layers are called in the folder, how those of a layer are, and what may
-    stand before all names.
-    """
-
-    called: tuple[tuple[tuple[str, str], ...], str, str] = (
-        tuple(LINEARS.items()), "encoder.layer.{}.{}", "bert."
-    )  # fmt: skip
+    last = None
 
     def __init__(
         self, words, positions, kinds, norm: LayerNorm, layers: Layer, project: Linear | None = None
@@ -132,6 +116,16 @@ class Bert(nnx.Module):
         self.words, self.positions = nnx.Param(words), nnx.Param(positions)
         self.kinds, self.norm, self.layers = nnx.Param(kinds), norm, layers
         self.project = project
+        self.sees: Any = real
+        self.called = called_by(LINEARS, "encoder.layer.{}.{}", "bert.")
+
+    @property
+    def most(self) -> int:
+        return self.positions.shape[0]
+
+    @property
+    def rows(self) -> int:
+        return self.words.shape[0]
 
     def embed(self, ids):
         """[..., T, D]: what goes into the first layer, of ids int32[..., T]."""
@@ -141,7 +135,18 @@ class Bert(nnx.Module):
 
     def __call__(self, ids, mask):
         """[..., T, D]: what comes out of the last layer."""
-        return stacked(self.layers, self.embed(ids), mask)
+        return through(self, self.embed(ids), mask)
+
+
+def real(mask):
+    """What a layer is told of a text: its real tokens."""
+    return mask
+
+
+def called_by(linears: Mapping[str, str], layer: str, prefix: str) -> Called:
+    """Of linear layers of which each is one of the folder."""
+    parts = tuple((theirs, (ours,)) for ours, theirs in linears.items())
+    return Called(parts, layer, prefix, (POOLER,))
 
 
 def random_bert(sizes: BertSizes, rngs: nnx.Rngs) -> Bert:
@@ -175,29 +180,3 @@ def random_bert(sizes: BertSizes, rngs: nnx.Rngs) -> Bert:
         table(sizes.vocabulary), table(sizes.positions), table(sizes.types), norm(),
         Layer(made, norms, sizes),
     )  # fmt: skip
-
-
-def layers_of(stack: Layer, start: int, stop: int | None = None) -> Layer:
-    """Layers `start` .. `stop` of a stack, as a stack of their own."""
-    structure, variables, rest = nnx.split(stack, nnx.Variable, ...)
-    return nnx.merge(structure, jax.tree.map(lambda x: x[start:stop], variables), rest)
-
-
-def outputs(encoder: Bert, tokens: weights.Tokens, layers: int) -> np.ndarray:
-    """float32[n, T, D]: what comes out of the first `layers` layers, a chunk of texts at a time.
-
-    Raises ValueError where the texts are longer than the encoder has positions.
-    """
-    most, size = encoder.positions.shape[0], tokens.ids.shape[1]
-    if size > most:
-        raise ValueError(f"texts of {size} tokens are longer than {most} positions; use length.")
-    structure, variables, rest = nnx.split(encoder, nnx.Variable, ...)
-
-    @jax.jit
-    def run(variables, ids, mask):
-        whole = nnx.merge(structure, variables, rest)
-        bottom = layers_of(whole.layers, 0, layers)
-        one = lambda text: stacked(bottom, whole.embed(text[0]), text[1])
-        return jax.lax.map(one, (ids, mask), batch_size=CHUNK)
-
-    return np.asarray(run(variables, jnp.asarray(tokens.ids), jnp.asarray(tokens.mask)))

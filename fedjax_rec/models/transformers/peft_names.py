@@ -17,10 +17,9 @@ from flax import nnx
 from .bert import Bert
 from .decoder import Decoder
 from .families.architecture import ENDS, KERNEL_NAMES
+from .reader import Reader, number
 
 PREFIX, DECODER = "base_model.model.", "model."
-# Of a BERT, and beside its layers: names that end alike are no targets by their end.
-POOLER = "pooler.dense"
 
 
 class Place(NamedTuple):
@@ -60,11 +59,12 @@ def of_decoder(layers: int, head: bool, fused: Mapping[str, tuple[str, ...]]) ->
     return Names({**alone, **fused}, layers, head=ENDS["head"] if head else None)
 
 
-def of_encoder(encoder: Bert) -> Names:
-    called, layer, prefix = encoder.called
-    parts = {theirs: (ours,) for ours, theirs in called}
-    layers = encoder.layers.query.kernel.shape[0]
-    return Names(parts, layers, layer, prefix=prefix, others=(POOLER,))
+def of_encoder(encoder: Bert | Reader) -> Names:
+    called = encoder.called
+    return Names(
+        dict(called.parts), number(encoder), called.layer, prefix=called.prefix,
+        others=called.others,
+    )  # fmt: skip
 
 
 def of_module(where: str, module: nnx.Module) -> Names:
@@ -74,9 +74,9 @@ def of_module(where: str, module: nnx.Module) -> Names:
     """
     if isinstance(module, Decoder):
         return of_decoder(module.size.layers, module.head is not None, dict(module.fused))
-    if isinstance(module, Bert):
+    if isinstance(module, Bert | Reader):
         return of_encoder(module)
     raise ValueError(
         f"{where}(module) is a {type(module).__name__}; give a decoder of models.load_decoder, or "
-        "an encoder of models.bert."
+        "an encoder of models.load_encoder."
     )

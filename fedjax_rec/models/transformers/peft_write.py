@@ -23,13 +23,13 @@ from safetensors.numpy import save_file
 from ... import weights
 from ...storage import whole
 from ...types import PyTree
-from .bert import LINEARS
 from .decoder import KERNELS
-from .encoders import ENCODERS, bert
+from .encoders import ENCODERS, load_encoder
 from .peft_modules import both, found, placed
 from .peft_names import DECODER, PREFIX, Names, of_module
 from .peft_read import A, B, M, Pair
 from .pretrained import load_decoder
+from .sentences import MODULES
 
 
 def export_peft(
@@ -45,8 +45,8 @@ def export_peft(
     Args:
         adapted: a decoder or an encoder with adapters, or the `shared` of a model that has one.
         folder: is made where it is missing.
-        source: the base, a name or folder as in `load_decoder` or `bert`, by which modules are
-            named. A model of the last layers alone has adapters of the last ones of it.
+        source: the base, a name or folder as in `load_decoder` or `load_encoder`, by which modules
+            are named. A model of the last layers alone has adapters of the last ones of it.
         base: `base_model_name_or_path`, what PEFT loads as the base; default `source`.
         rslora: say s = alpha / sqrt(r), and not alpha / r; s is the same.
         own: what one client keeps, where that holds adapters.
@@ -83,10 +83,12 @@ def of_source(source: str | Path) -> tuple[Names, dict[str, jax.Array]]:
     """(names, the kernels of our linear layers) of a base. Raises ValueError as `load_decoder`."""
     place = weights.find(source)
     path = weights.gguf_file(place)
-    if path is None and weights.config(place).get("model_type") in ENCODERS:
-        encoder = bert(place)
-        kernels = {part: getattr(encoder.layers, part).kernel[...] for part in LINEARS}
-        return of_module("export_peft", encoder), kernels
+    kind = None if path is not None else weights.config(place).get("model_type")
+    if kind in ENCODERS or (place / MODULES).is_file():  # what reads is named as it is without head
+        encoder = load_encoder(place)
+        names = of_module("export_peft", encoder)
+        held = {part for parts in names.parts.values() for part in parts}
+        return names, {part: getattr(encoder.layers, part).kernel[...] for part in held}
     decoder = load_decoder(source)
     kernels = {part: getattr(decoder.layers, part).kernel[...] for part in KERNELS}
     if decoder.head is not None:
@@ -101,7 +103,7 @@ def config(modules: Mapping[str, Pair], names: Names, base: str, rslora: bool) -
     alphas = {name: plain(pair.scale * ranks[name] ** power) for name, pair in modules.items()}
     rank, alpha = (Counter(x.values()).most_common(1)[0][0] for x in (ranks, alphas))
     return {
-        "peft_type": "LORA", "task_type": "CAUSAL_LM" if names.prefix == DECODER else None,
+        "peft_type": "LORA", "task_type": "CAUSAL_LM" if names.layer.startswith(DECODER) else None,
         "base_model_name_or_path": base, "r": rank, "lora_alpha": alpha,
         "rank_pattern": {name: x for name, x in ranks.items() if x != rank},
         "alpha_pattern": {name: x for name, x in alphas.items() if x != alpha},

@@ -1,7 +1,7 @@
 """Pretrained decoders: the weights of a local folder in the form that `Decoder` has.
 
 - a Hugging Face folder: `config.json` of one of `FAMILIES`, and safetensors, whole or in shards
-- a folder with one GGUF file of a Llama model, such as SmolLM2 of `weights.find("smollm2")`
+- a folder with one GGUF file of `gguf_models.KINDS`, such as SmolLM2 of `weights.find("smollm2")`
 
 What is read is computed or the folder is refused: no key of `config.json` and no tensor is passed
 over but those that are known to change nothing. Tokenizers are those of `weights.tokenizer`.
@@ -20,9 +20,9 @@ from .assembled import assembled
 from .decoder import Decoder
 from .families import (
     gemma,
+    gguf_models,
     granite,
     llama,
-    llama_gguf,
     mistral,
     olmo,
     phi,
@@ -69,10 +69,16 @@ def load_decoder(source: str | Path, dtype: str = "float32") -> Decoder:
     path = weights.gguf_file(folder)
     if path is not None:
         file = weights.gguf(path)
-        made = llama_gguf.architecture(file)
-        found = llama_gguf.unpermuted(file, made.size.head_width)
-        return assembled(made, found, f"{path}", jnp.dtype(dtype))
+        made = gguf_models.architecture(file)
+        found = gguf_models.tensors(file, made)
+        decoder = assembled(made, found, f"{path}", jnp.dtype(dtype))
+        decoder.fused = gguf_models.fused(made)
+        return decoder
     made = architecture(folder)
+    if made.both:
+        raise ValueError(
+            f"{folder} attends both ways, which no decoder does; read it by models.load_encoder."
+        )
     return assembled(made, weights.tensors(folder).items(), f"{folder}", jnp.dtype(dtype))
 
 

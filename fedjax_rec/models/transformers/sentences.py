@@ -2,30 +2,33 @@
 
     e = pool(x_1 .. x_T) over real tokens: their mean, their largest, the first (CLS) or the last
 
-(Reimers & Gurevych, EMNLP 2019), at length 1 where the folder has a `Normalize`. What is read:
-`modules.json`, the `config.json` of its Pooling, `sentence_bert_config.json` (the longest text) and
-`config_sentence_transformers.json` (what stands before texts). A folder without `modules.json` has
-the mean at length 1.
+(Reimers & Gurevych, EMNLP 2019), through layers where the folder has some (`dense`), and at length
+1 where it has a `Normalize`. What is read: `modules.json`, the `config.json` of its Pooling,
+`sentence_bert_config.json` (the longest text) and `config_sentence_transformers.json` (what stands
+before texts). A folder without `modules.json` has the mean at length 1.
 
 `T` tokens, `D` width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from ... import weights
 from ...check import at_least, nearest
-from .bert import outputs
-from .encoders import bert
+from .dense import dense
+from .encoders import load_encoder
+from .reader import outputs
 from .settings import Settings
 
+MODULES = "modules.json"
 MODES = ("mean", "cls", "max", "lasttoken")
 # Keys of a Pooling that turn a kind on.
 FLAGS = {
@@ -37,19 +40,24 @@ OTHERS = ("pooling_mode_mean_sqrt_len_tokens", "pooling_mode_weightedmean_tokens
 
 @dataclass(frozen=True)
 class Sentence:
-    """mode: one of `MODES`; unit: whether embeddings have length 1; longest: tokens of a text, None
-    for any; lower: whether texts lose their capitals; prompts: what may stand before a text, by a
-    name; usual: the name of what does, if nothing is said."""
+    """mode: one of `MODES`; behind: folders of the layers behind; unit: whether embeddings have
+    length 1; longest: tokens of a text, None for any; lower: whether texts lose their capitals;
+    prompts: what may stand before a text, by a name; usual: the name of what does, if nothing is
+    said."""
 
     mode: str = "mean"
+    behind: tuple[str, ...] = ()
     unit: bool = True
     longest: int | None = None
     lower: bool = False
     prompts: tuple[tuple[str, str], ...] = ()
     usual: str | None = None
 
-    def pooled(self, x: jax.Array, mask: jax.Array) -> jax.Array:
-        """[..., D] of x [..., T, D], over the tokens of mask [..., T], whose first is real."""
+    def pooled(
+        self, x: jax.Array, mask: jax.Array, layers: Sequence[Callable[[jax.Array], jax.Array]] = ()
+    ) -> jax.Array:
+        """[..., D] of x [..., T, D], over the tokens of mask [..., T], whose first is real, through
+        `layers`."""
         x, real = x.astype(jnp.float32), mask[..., None]
         if self.mode == "mean":
             made = (x * real).sum(-2) / jnp.maximum(real.sum(-2), 1.0)
@@ -60,6 +68,8 @@ class Sentence:
         else:
             last = jnp.maximum(mask.sum(-1, dtype=jnp.int32) - 1, 0)
             made = jnp.take_along_axis(x, last[..., None, None], -2)[..., 0, :]
+        for layer in layers:
+            made = layer(made)
         if not self.unit:
             return made
         return made / jnp.maximum(jnp.linalg.norm(made, axis=-1, keepdims=True), 1e-12)
@@ -78,24 +88,38 @@ class Sentence:
         return [text.lower() for text in made] if self.lower else made
 
 
+class Pooler(nnx.Module):
+    """[..., E] of x [..., T, D]: what is done with the states of a text. said: how; dense: the
+    layers behind."""
+
+    def __init__(self, said: Sentence):
+        self.said = said
+        self.dense = nnx.List([dense(Path(folder)) for folder in said.behind])
+
+    def __call__(self, x, mask):
+        return self.said.pooled(x, mask, tuple(self.dense))
+
+
 def sentence(folder: Path) -> Sentence:
     """What the files of a sentence encoder say.
 
     Raises ValueError for what is not honoured.
     """
     found = {"mode": "mean", "unit": True}
-    if (folder / "modules.json").is_file():
-        found = {"unit": False, "mode": None}
-        for number, one in enumerate(weights.read_json(folder / "modules.json", list)):
+    if (folder / MODULES).is_file():
+        found = {"unit": False, "mode": None, "behind": ()}
+        for number, one in enumerate(weights.read_json(folder / MODULES, list)):
             kind, where = str(one.get("type")).rsplit(".", 1)[-1], folder / str(one.get("path", ""))
             if kind == "Pooling":
                 found["mode"] = pooling(where)
+            elif kind == "Dense" and found["mode"] and not found["unit"]:
+                found["behind"] += (str(where),)
             elif kind == "Normalize" and found["mode"]:
                 found["unit"] = True
             elif kind != "Transformer" or number:
                 raise ValueError(
                     f"{folder / 'modules.json'} has a {kind} in place {number}, which is not "
-                    "computed here; use an encoder of Transformer, Pooling and Normalize."
+                    "computed here; use an encoder of Transformer, Pooling, Dense and Normalize."
                 )
         if found["mode"] is None:
             raise ValueError(f"{folder / 'modules.json'} has no Pooling; fetch it again.")
@@ -153,7 +177,7 @@ def sentences(
 
     Args:
         texts: n of them.
-        folder: the weights, as in `bert`.
+        folder: the weights, as in `load_encoder`.
         length: most tokens of a text, special ones and prefix included; longer texts lose their
             end. None for as many as the folder says.
         prefix: what stands before each text, as E5's "query: " and "passage: ", or the name of a
@@ -169,6 +193,6 @@ def sentences(
     if length is not None:
         at_least("sentences", "length", length, 3)
     place = weights.find(folder)
-    encoder, tokens = bert(place), tokens_of(place, texts, length, prefix)
-    states = outputs(encoder, tokens, encoder.layers.query.kernel.shape[0])
-    return np.asarray(sentence(place).pooled(jnp.asarray(states), jnp.asarray(tokens.mask)))
+    encoder, tokens = load_encoder(place), tokens_of(place, texts, length, prefix)
+    states, mask = outputs(encoder, tokens), jnp.asarray(tokens.mask)
+    return np.asarray(Pooler(sentence(place))(jnp.asarray(states), mask))

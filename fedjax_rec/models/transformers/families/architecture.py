@@ -36,7 +36,8 @@ FULL, SLIDING = "full_attention", "sliding_attention"
 @dataclass(frozen=True)
 class Architecture:
     """size: numbers of everything. sights: of each layer, L of them, or none where all have the
-    one of `size`. tied: the head is the token table. eps: of the norms.
+    one of `size`. tied: the head is the token table. eps: of the norms. both: tokens see those
+    behind them too, so that it is an encoder.
 
     norms: {one of `decoder.NORMS`: its name in a layer}; norm: their kind. biases: the linear
     layers that have one. fused: {a tensor of a layer: our linear layers that lie in it, one after
@@ -54,6 +55,7 @@ class Architecture:
     kernels: Mapping[str, str] = field(default_factory=lambda: KERNEL_NAMES)
     ends: Mapping[str, str] = field(default_factory=lambda: ENDS)
     layer: str = "model.layers.{}.{}"
+    both: bool = False
 
     def kinds(self) -> tuple[int, ...] | None:
         """The sight of each layer, by its place in `size`; None where there is one."""

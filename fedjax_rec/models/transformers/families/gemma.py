@@ -3,10 +3,13 @@
 All: embedded tokens times sqrt(D), norms x / rms(x) (1 + scale), act = gelu, a tied head.
 Gemma 2: norms around each half, scores and logits that end at a cap, scores scaled by a number of
 the file, and a window in every other layer. Gemma 3: no caps, norms of the queries and keys of
-each head, and a window in five of six layers, which have rotary angles of their own.
+each head, and a window in five of six layers, which have rotary angles of their own; where it is
+an encoder (EmbeddingGemma, 2025), both ways.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from ..decoder import DecoderSize, Sight
 from ..layers import Scores, UnitRMSNorm
@@ -26,7 +29,7 @@ from .architecture import (
     tied,
     widths,
 )
-from .ropes import rope, scaled
+from .ropes import of_kinds, rope
 
 TANH = "gelu_pytorch_tanh"
 
@@ -46,6 +49,7 @@ def gemma(said: Settings) -> Architecture:
 
 
 def gemma2(said: Settings) -> Architecture:
+    causal(said)
     numbers = widths(said, num_key_value_heads=4, head_dim=256)
     angles, window = rope(said, numbers["head_width"]), said.nullable("sliding_window", 4096)
     kinds = listed(said, "layer_types", numbers["layers"], (FULL, SLIDING))
@@ -61,6 +65,9 @@ def gemma2(said: Settings) -> Architecture:
 def gemma3(said: Settings) -> Architecture:
     numbers = widths(said, num_key_value_heads=4, head_dim=256)
     window, every = said.nullable("sliding_window", 4096), said.count("sliding_window_pattern", 6)
+    both = said.only("use_bidirectional_attention", False, True)
+    if both and window is not None:
+        window = window // 2 + 1  # the file counts both sides
     said.take("_sliding_window_pattern", None)  # of files that list `layer_types` as well
     kinds = listed(said, "layer_types", numbers["layers"], (FULL, SLIDING))
     kinds = kinds or [SLIDING if (i + 1) % every else FULL for i in range(numbers["layers"])]
@@ -68,7 +75,7 @@ def gemma3(said: Settings) -> Architecture:
     see = {FULL: Sight(whole), SLIDING: Sight(near, window)}
     caps = said.number("attn_logit_softcapping", None), said.number("final_logit_softcapping", None)
     sights = tuple(see[kind] for kind in kinds)
-    return later(said, numbers, sights, caps, AROUND | OF_EACH_HEAD)
+    return replace(later(said, numbers, sights, caps, AROUND | OF_EACH_HEAD), both=both)
 
 
 def two_ropes(said: Settings, width: int) -> tuple[Rope, Rope]:
@@ -78,22 +85,11 @@ def two_ropes(said: Settings, width: int) -> tuple[Rope, Rope]:
     parameters = said.take("rope_parameters", None) or {}
     if FULL not in parameters and SLIDING not in parameters:
         return rope(said, width, 1_000_000.0), Rope(local, width)
-    if said.take("rope_scaling", None):
-        said.refuse("rope_scaling", "keep it or rope_parameters, not both")
-    theta = {FULL: said.number("rope_theta", 1_000_000.0), SLIDING: local}
-    lengths = {"longest": said.number("max_position_embeddings", None), "original": None}
-    if set(parameters) - theta.keys():
-        said.refuse("rope_parameters", f"use a model with {FULL} and {SLIDING} alone")
-    whole, near = (
-        scaled(parameters.get(kind) or {}, f"{said.where} {kind}", width, theta[kind], lengths)
-        for kind in (FULL, SLIDING)
-    )
-    return whole, near
+    return of_kinds(said, width, said.number("rope_theta", 1_000_000.0), local)
 
 
 def later(said: Settings, numbers, sights: tuple[Sight, ...], caps, norms) -> Architecture:
     """What Gemma 2 and 3 have alike."""
-    causal(said)
     said.only("hidden_act", TANH, "gelu")  # of files that are read by older code
     scale = said.number("query_pre_attn_scalar", 256) ** -0.5
     size = DecoderSize(

@@ -17,6 +17,7 @@ from typing import Any
 
 from ..rope import Each, Linear, Llama3, Rope, Yarn
 from ..settings import Settings
+from .architecture import FULL, SLIDING
 
 TYPES = ("default", "linear", "dynamic", "llama3", "yarn", "longrope")
 
@@ -45,6 +46,26 @@ def rope(
         found or parameters
     )
     return scaled(found, f"{said.where} rope", width, theta, lengths, types)
+
+
+def of_kinds(said: Settings, width: int, whole: float, near: float) -> tuple[Rope, Rope]:
+    """The angles of layers that see everything, and of those that see a window, by one dict of
+    `rope_parameters` each.
+
+    whole, near: theta, where a dict has none.
+    """
+    if said.take("rope_scaling", None):
+        said.refuse("rope_scaling", "keep it or rope_parameters, not both")
+    parameters = said.take("rope_parameters", None) or {}
+    theta = {FULL: whole, SLIDING: near}
+    if set(parameters) - theta.keys():
+        said.refuse("rope_parameters", f"use a model with {FULL} and {SLIDING} alone")
+    lengths = {"longest": said.number("max_position_embeddings", None), "original": None}
+    one, other = (
+        scaled(parameters.get(kind) or {}, f"{said.where} {kind}", width, theta[kind], lengths)
+        for kind in (FULL, SLIDING)
+    )
+    return one, other
 
 
 def scaled(
