@@ -67,6 +67,7 @@ benchmarks: .venv/.installed ## measure, and write the pages docs/benchmarks*.md
 	@$(BIN)/fedjax-rec bench devices sweep --markdown docs/benchmarks_scale.md
 	@$(BIN)/fedjax-rec bench files --markdown docs/benchmarks_data.md
 	@NPROC=2 $(BIN)/fedjax-rec bench adapters --markdown docs/benchmarks_threads.md
+	@$(BIN)/fedjax-rec bench rounds-100k tables cohort --profile runs/traces --markdown docs/benchmarks_profile.md
 
 # Here .venv is not made: a lent machine has a python3 with a jax of its own, and no network. Wheels in
 # .whl are what it lacks, see docs/devices.md.

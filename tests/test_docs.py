@@ -16,6 +16,7 @@ from fedjax_rec.data.sources.sources import find
 from fedjax_rec.experiment import config, explain, runs
 from fedjax_rec.experiment.main import main
 from fedjax_rec.experiment.overrides import pairs
+from fedjax_rec.experiment.search import search_of
 from fedjax_rec.experiment.sweep import trials
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -198,8 +199,11 @@ def test_commands_are_read(words):
     assert config.read(ROOT / words[2], overrides).rounds
 
 
-def test_the_sweep_is_read():
-    ((_, _, path, *words),) = [w for w in commands("docs/sweeps.md") if w[1] == "sweep"]
+def test_the_sweeps_are_read():
+    first, second = [w for w in commands("docs/sweeps.md") if w[1] == "sweep"]
+    halved, _ = search_of(yaml.safe_load((ROOT / second[2]).read_text())["search"])
+    assert [b.rungs for b in halved.brackets(108, 1)] == [(12, 36, 108)]
+    _, _, path, *words = first
     given = dict(pairs(words))
     axes = {k.removeprefix("sweep."): v for k, v in given.items() if k.startswith("sweep.")}
     others = [f"--{k}={v}" for k, v in given.items() if k not in ("out",) and "sweep." not in k]

@@ -40,7 +40,8 @@ def measured(num_rows: int, uniform: bool = False, times: int = 5) -> tuple[Timi
         model, data.examples(), optimizer=clients.sgd(0.1), batch_size=EACH,
         aggregator=aggregate.mean(),
     )  # fmt: skip
-    call, memory = whole_round(strategy, store)
+    call, compiled = whole_round(strategy, store)
+    memory = compiled.memory_analysis()
     return repeat(call, times), memory, len(np.unique(given.fields["ids"]))
 
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import jax
-import jax.numpy as jnp
-
 from .. import aggregate, data, models, simulate, strategies
+from ..types import Strategy
+from .ceilings import copy_bandwidth
 from .row import Row
 from .tables import store
 from .timing import repeat
@@ -21,19 +20,11 @@ from .whole_round import whole_round
 CLIENTS, ITEMS, EACH, WIDTH, NEGATIVES = 10_240, 3_416, 100, 32, 4
 
 
-def copy_bandwidth(megabytes: int = 512) -> float:
-    """Bytes a second, read and written, of one pass over a large array."""
-    x = jnp.ones(megabytes * 2**18, jnp.float32)
-    # In place, so that a CPU's page faults are not measured in its stead.
-    pass_over = jax.jit(lambda x: x * 0.5 + 1, donate_argnums=0)
-    size = x.nbytes
-
-    def call():
-        nonlocal x
-        x = pass_over(x)
-        return x
-
-    return 2 * size / repeat(call, 9).wall
+def fedmf_of(clients: int = CLIENTS, each: int = EACH) -> tuple[Strategy, data.Store]:
+    """What is measured, and its data."""
+    model = models.fedmf(ITEMS, width=WIDTH)
+    strategy = strategies.fedmf(model, data.pointwise(NEGATIVES), aggregator=aggregate.mean())
+    return strategy, store(clients, ITEMS, each)
 
 
 def cohort(
@@ -41,10 +32,7 @@ def cohort(
 ) -> Iterator[Row]:
     """clients: of the cohort; each: interactions of one; megabytes: of the copy; times: rounds."""
     simulate.configure(1, cache=None)
-    held = store(clients, ITEMS, each)
-    model = models.fedmf(ITEMS, width=WIDTH)
-    strategy = strategies.fedmf(model, data.pointwise(NEGATIVES), aggregator=aggregate.mean())
-    call, _ = whole_round(strategy, held)
+    call, _ = whole_round(*fedmf_of(clients, each))
     timing = repeat(call, times)
     bandwidth = copy_bandwidth(megabytes)
     moved = clients * each * (1 + NEGATIVES) * WIDTH * 4 * 2

@@ -22,7 +22,8 @@ from ..data.sources.sources import SOURCES, find
 from ..data.store import Dataset
 from ..models.transformers.bert import BertSizes
 from .adapters import MINILM, World, loop, one_call, seconds
-from .cohort import cohort, copy_bandwidth
+from .ceilings import copy_bandwidth, product_rate
+from .cohort import cohort
 from .compress import COMPRESSORS, measured
 from .rounds import Ours, packed_of
 from .row import Row
@@ -45,13 +46,6 @@ def ceilings(tiny: bool) -> Iterator[Row]:
     row = partial(Row, "ceilings")
     yield row(f"a pass over {megabytes:,} MiB", copy_bandwidth(megabytes) / 1e9, "GB/s", "")
     yield row(f"bfloat16 product of {n:,} x {n:,}", product_rate(n) / 1e12, "TFLOP/s", "")
-
-
-def product_rate(n: int) -> float:
-    """Operations a second of a product of two bfloat16 matrices [n, n] of normal numbers."""
-    a, b = jax.random.normal(jax.random.key(0), (2, n, n), jnp.bfloat16)
-    product = jax.jit(jnp.matmul)
-    return 2 * n**3 / repeat(lambda: product(a, b), 9).wall
 
 
 def movielens(name: str, tiny: bool) -> Iterator[Row]:

@@ -1,11 +1,14 @@
-"""`fedjax-rec bench [NAME ...] [--json FILE] [--markdown FILE]`: a table of figures and goals."""
+"""`fedjax-rec bench [NAME ...] [--json FILE] [--markdown FILE]`: a table of figures and goals.
+
+`--profile DIR` traces rounds of the benches named in place of that, and says what they cost.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +26,7 @@ from .decoders import decoders
 from .device import main as device
 from .files import files
 from .machine import machine
+from .profile import PROFILED, under_profiler
 from .robust import robust
 from .rounds import first_round, rounds
 from .row import Row
@@ -63,19 +67,30 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--json", help="also write the figures to FILE", metavar="FILE")
     parser.add_argument("--markdown", help="also write a page to FILE", metavar="FILE")
+    parser.add_argument(
+        "--profile",
+        metavar="DIR",
+        help="trace rounds into DIR/NAME for Perfetto and TensorBoard, and print FLOPs and bytes "
+        f"beside their time and the device's ceilings: {', '.join(PROFILED)}; default rounds-100k",
+    )
     known = parser.parse_args(words)
+    benches: Mapping[str, Callable[[], Iterator[Row]]] = BENCHES
+    names = known.names or list(BENCHES)
+    if known.profile is not None:
+        names = known.names or ["rounds-100k"]
+        benches = under_profiler(names, known.profile)
     for name in known.names:
-        if name not in BENCHES:
+        if name not in benches:
             raise ValueError(
                 f"bench {name!r} is unknown{nearest(name, BENCHES)}; use {', '.join(BENCHES)}."
             )
     simulate.configure(1, cache=None)
     console = Console(stderr=True)
     rows, left_out = [], []
-    for name in known.names or BENCHES:
+    for name in names:
         console.print(f"{name} ...")
         try:
-            for row in BENCHES[name]():
+            for row in benches[name]():
                 rows.append(row)
                 console.print(f"  {row.what}: {row.shown()}")
         except (FileNotFoundError, RuntimeError) as error:

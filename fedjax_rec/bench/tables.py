@@ -14,6 +14,7 @@ import numpy as np
 
 from .. import aggregate, data, models, simulate, strategies
 from ..data.negatives import exclusion
+from ..types import Strategy
 from .row import Row
 from .timing import Timing, repeat
 from .whole_round import whole_round
@@ -34,15 +35,19 @@ def store(clients: int, items: int, each: int) -> data.Store:
     )  # fmt: skip
 
 
-def measured(clients: int, items: int, each: int, times: int = 9) -> tuple[Timing, int, int]:
-    """(seconds a round, temporary bytes, bytes of the rows that the examples refer to)."""
-    held = store(clients, items, each)
+def fedmf_on(clients: int, items: int, each: int) -> tuple[Strategy, data.Store]:
+    """What is measured, and its data."""
     model = models.fedmf(items, width=WIDTH)
     strategy = strategies.fedmf(
         model, data.pointwise(NEGATIVES), batch_size=64, aggregator=aggregate.mean()
     )
-    call, memory = whole_round(strategy, held)
-    timing = repeat(call, times)
+    return strategy, store(clients, items, each)
+
+
+def measured(clients: int, items: int, each: int, times: int = 9) -> tuple[Timing, int, int]:
+    """(seconds a round, temporary bytes, bytes of the rows that the examples refer to)."""
+    call, compiled = whole_round(*fedmf_on(clients, items, each))
+    timing, memory = repeat(call, times), compiled.memory_analysis()
     return timing, memory.temp_size_in_bytes, clients * each * (1 + NEGATIVES) * WIDTH * 4
 
 

@@ -12,17 +12,20 @@ from ..types import Cohort, Strategy
 
 
 def whole_round(strategy: Strategy, store) -> tuple[Callable[[], Any], Any]:
-    """(call, XLA's memory analysis): call() takes the state one round on, and returns the model and
-    the RoundInfo."""
+    """(call, the compiled round, called jit_round): call() takes the state one round on, and
+    returns the model and the RoundInfo."""
     ids = jnp.arange(store.num_clients, dtype=jnp.int32)
     key = jax.random.key(0)
     state = strategy.init(key, store.num_clients)
-    one = jax.jit(lambda k, s, d: strategy.round(k, s, Cohort(ids, d)), donate_argnums=1)
-    compiled: Any = one.lower(key, state, store).compile()
+
+    def round(key, state, data):
+        return strategy.round(key, state, Cohort(ids, data))
+
+    compiled: Any = jax.jit(round, donate_argnums=1).lower(key, state, store).compile()
 
     def call():
         nonlocal state
         state, info = compiled(key, state, store)
         return state.shared, info
 
-    return call, compiled.memory_analysis()
+    return call, compiled

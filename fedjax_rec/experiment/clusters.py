@@ -131,12 +131,12 @@ def in_jobs(
     workers: int | None,
     searched: Sequence[str],
     stops: list,
-    finished: Callable[[Trial], bool],
+    there: Callable[[Trial], Ended | None],
 ) -> Generator[Ended]:
     """Plays runs, and gives how each ended once its job has; see `playing.in_threads`.
 
-    workers: runs at a time in a job; None for one a core of its machine. finished: whether a run's
-    folder holds all of it.
+    workers: runs at a time in a job; None for one a core of its machine. there: how a run
+    ended whose folder holds all that was wanted of it, else None.
     """
     going: list[tuple[Any, list[Trial], int]] = []
 
@@ -163,11 +163,9 @@ def in_jobs(
                     continue
                 going.remove(one)
                 if isinstance(told, str):
-                    left = [trial for trial in some if not finished(trial)]
-                    yield from (
-                        Ended(trial.point, trial.out, "finished")
-                        for trial in some if trial not in left
-                    )  # fmt: skip
+                    found_there = {trial.out: there(trial) for trial in some}
+                    yield from (one for one in found_there.values() if one is not None)
+                    left = [trial for trial in some if found_there[trial.out] is None]
                     lost = lost + 1 if len(left) == len(some) else 1
                     if left and lost < 2:
                         begin(left, lost)

@@ -24,7 +24,7 @@ import numpy as np
 import yaml
 from filelock import FileLock, Timeout
 
-from ..report.reading import Run, read_run, without_later
+from ..report.reading import RUNG, Run, read_run, without_later
 from ..storage import read_yaml, whole
 
 LOCK = ".lock"
@@ -114,7 +114,7 @@ class RunFolder:
         if self.overwrite:
             for name in ("best", "checkpoints", "figures", "tensorboard"):
                 shutil.rmtree(self.path / name, ignore_errors=True)
-            for name in ("metrics.jsonl", "summary.json", "per_user.npz", "trackers.json"):
+            for name in ("metrics.jsonl", RUNG, "summary.json", "per_user.npz", "trackers.json"):
                 (self.path / name).unlink(missing_ok=True)
         self._write("config.yaml", yaml.safe_dump(self.plain, sort_keys=False).encode())
         if records is not None:

@@ -370,12 +370,12 @@ def _report(words: Sequence[str]) -> int:
     from rich.console import Console
 
     from ..report.page import write_page
-    from ..report.reading import find_runs, unfinished
+    from ..report.reading import find_runs, said_of_unfinished
     from ..report.results import results
     from ..report.tables import tables, write_report
 
-    for path in unfinished(known.folders):
-        print(f"fedjax-rec: {path} is unfinished and is left out.", file=sys.stderr)
+    for line in said_of_unfinished(known.folders):
+        print(f"fedjax-rec: {line}", file=sys.stderr)
 
     pages = [write_page(known.folders, Path(known.html), known.sort)] if known.html else []
     if known.results:

@@ -15,7 +15,7 @@ from .failures import line_of, of_a_sweep
 from .folder import RunFolder
 from .numbers import outline_of
 from .prepare import Experiment, assembled
-from .run import Stopped, carry_out, foreseen
+from .run import AtRung, Stopped, carry_out, foreseen
 from .shared import Data, Memory, Shared, varying
 from .swept import Ended
 from .trials import Trial
@@ -64,7 +64,11 @@ def in_threads(
                 experiment = assembled(config, data.read(config))
                 calls = programs[outlines[trial.out]].calls(config, experiment)
                 with memory.taking(_peak(config, experiment, calls, folder)):
-                    carry_out(config, folder, experiment, calls, interrupted=stops)
+                    carry_out(
+                        config, folder, experiment, calls, interrupted=stops, until=trial.until
+                    )
+        except AtRung:
+            return Ended(trial.point, trial.out, "stopped")
         except Stopped:
             raise
         except simulate.Diverged as error:

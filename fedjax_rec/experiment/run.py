@@ -25,8 +25,9 @@ import numpy as np
 from .. import __version__, data, evaluate, simulate, strategies
 from ..report import figures
 from ..types import State
-from . import stopped
+from . import rung, stopped
 from .best import BestState, best_of, chooser_of
+from .candidates import few_candidates
 from .cold import whose
 from .config import Config, ConfigError
 from .folder import RunFolder
@@ -40,6 +41,10 @@ _DRAWING = threading.Lock()  # matplotlib draws in one thread at a time
 
 class Stopped(Exception):
     """The user interrupted the run; its state is saved."""
+
+
+class AtRung(Stopped):
+    """The run was stopped where it was to be compared with others; its state is saved."""
 
 
 def run(
@@ -62,7 +67,7 @@ def run(
         try:
             with strategies.memory_budget(config.memory_budget):
                 experiment = prepare(config)
-                if (told := _few_candidates(config, experiment.dataset)) is not None:
+                if (told := few_candidates(config, experiment.dataset)) is not None:
                     print(told, file=sys.stderr)
                 key = jax.random.key(config.seed)
                 mesh = simulate.clients_mesh(config.devices)
@@ -82,6 +87,7 @@ def carry_out(
     interrupted: Sequence | None = None,
     callbacks: Sequence[simulate.Callback] = (),
     begins: Callable[[State], State] | None = None,
+    until: int | None = None,
 ) -> dict:
     """The run of `config` in its folder, or what is left of it; returns the summary.
 
@@ -89,6 +95,7 @@ def carry_out(
     callbacks: beside those of the configuration.
     begins: what the run begins from, by the state that it would begin from, which it gives up;
         records are of the rounds after it.
+    until: a measured round after which it raises AtRung, see `rung`; None goes on to the end.
     """
     callbacks = (*config.callbacks, *callbacks)
     strategy, store = experiment.strategy, experiment.dataset.store
@@ -113,12 +120,13 @@ def carry_out(
         begun = begun if begins is None else begins(begun)
         calls.look(begun, store)
     folder.hold()
-    running = Running(config, folder, experiment, like, done, spent)
+    running = Running(config, folder, experiment, like, done, spent, until)
     if running.stopped is not None:
         if stopped.holds(running.stopped, config, callbacks):
             print(f"fedjax-rec: {folder.path}: {stopped.line_of(running.stopped)}", file=sys.stderr)
             return running.finish()
         running.stopped = None
+    running.compare()  # its checkpoint may be there and the word for it not
     if show and (told := running.resumed()) is not None:
         print(f"fedjax-rec: {folder.path}: {told}", file=sys.stderr)
     rounds = simulate.simulate(
@@ -146,8 +154,11 @@ class Running:
     callback ended it, see `stopped`; None where none did.
     """
 
-    def __init__(self, config, folder: RunFolder, experiment: Experiment, like, done, spent=0.0):
+    def __init__(
+        self, config, folder: RunFolder, experiment: Experiment, like, done, spent=0.0, until=None
+    ):
         self.config, self.folder, self.experiment = config, folder, experiment
+        self.until = until
         self.protocol = experiment.measure.protocol
         self.chooser = chooser_of(experiment.dataset, self.protocol)
         self.kept = BestState(folder.best, config.keep_best, like)
@@ -207,7 +218,8 @@ class Running:
         if said is not None:
             self.stopped = stopped.mark(progress.round, said[0], said[1], config)
         last = progress.round >= config.rounds or said is not None
-        stop = asked and not last
+        at_rung = self.until is not None and progress.round >= self.until
+        stop = (asked or at_rung) and not last
         if last or stop or _due(records, config.checkpoint_every):
             self.kept.write()
             extras = {**self.best, RECORDS: self.folder.sums(records)}
@@ -217,9 +229,18 @@ class Running:
         self.state = simulate.gathered(progress.running) if last else progress.running
         if stop:
             self.checkpoints.close()
+            self.compare()
             raise Stopped(
                 f"stopped after round {progress.round}; the same command goes on from there."
             )
+
+    def compare(self) -> None:
+        """Where its rung is reached and it is not done: says so in its folder and raises AtRung."""
+        done = self.records[-1]["round"] if self.records else 0
+        if self.until is None or not self.until <= done < self.config.rounds:
+            return
+        rung.write(self.folder.path, done, self.chooser)
+        raise AtRung(f"stopped at its rung, after round {done}.")
 
     def finish(self) -> dict:
         """Writes what each user's numbers are, the figures, and at last the summary, by which a run
@@ -275,29 +296,6 @@ def _resumed(
         )
     ended = stopped.unpacked(saved.get(stopped.KEY))
     return state, {"values": saved["values"]}, folder.records(saved[RECORDS]), ended
-
-
-def _few_candidates(config: Config, dataset: data.Dataset) -> str | None:
-    """That a metric looks at more places than some users have candidates: then it is high of any
-    model."""
-    wanted = config.evaluation.candidates
-    if wanted not in {"full", "sampled", "both"}:
-        return None
-    seen = int(dataset.test.seen_count.max())
-    fewest = {
-        "full": dataset.num_items - seen,
-        "sampled": config.data.evaluation_negatives + 1,
-    }
-    kinds = ("full", "sampled") if wanted == "both" else (wanted,)
-    for metric in evaluate.metrics(config.evaluation.metrics):
-        for kind in ("full",) if metric.of_targets else kinds:
-            if fewest[kind] < metric.least:
-                return (
-                    f"fedjax-rec: evaluation.metrics={metric.name} looks at {metric.least} places, "
-                    f"and there are users with {fewest[kind]} {kind} candidates: it is high of any "
-                    "model; use fewer places."
-                )
-    return None
 
 
 def foreseen(config: Config, experiment: Experiment, calls: simulate.Calls, done: int):

@@ -5,7 +5,8 @@
 `random` draws them (Bergstra and Bengio, "Random search for hyper-parameter optimization", JMLR
 2012). `optuna` asks a sampler of that library, by default the tree-structured Parzen estimator
 (Bergstra et al., "Algorithms for hyper-parameter optimization", NeurIPS 2011), for a batch at a
-time and tells it their means over seeds on the validation part.
+time and tells it their means over seeds on the validation part. `successive_halving` and
+`hyperband` say how many rounds each is trained for, see `halving`.
 
 A search is a function of what it was told, so one that was killed is made again from the runs that
 are there. `Journal` keeps in `search.jsonl` what was asked for: that stays so, also where a run
@@ -18,7 +19,7 @@ import importlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,11 @@ from ..evaluate.direction import lower_is_better
 from ..storage import whole
 from .factories import ConfigError, of_default
 from .grid import Axis, Drawn, drawn
+from .halving import Bracket, of_hyperband, rungs
 from .sections import made_of, section_of
 
 KEY = "search"
+ASKS = "asks"  # the argument that is a search itself
 HOME = "fedjax_rec.experiment.search"
 JOURNAL = "search.jsonl"
 
@@ -37,22 +40,32 @@ JOURNAL = "search.jsonl"
 @dataclass(frozen=True)
 class Told:
     """What a setting came to. value: of what chooses the best round, there, the mean over seeds;
-    None where there is none, since one of its runs `diverged`, or failed. metric: its name."""
+    None where there is none, since one of its runs `diverged`, or failed. metric: its name.
+    rounds: after how many it was stopped at a rung; None where it was not."""
 
     setting: Mapping[str, Any]
     value: float | None
     diverged: bool = False
     metric: str | None = None
+    rounds: int | None = None
 
 
 @dataclass(frozen=True)
 class Search:
     """trials: how many settings are tried. batch: how many are asked for at once.
-    ask(axes, told, n): n more of them."""
+    ask(axes, told, n): n more of them. halving(rounds, every): the brackets that they are trained
+    in, of runs of so many rounds that are measured so often; None trains all to the end."""
 
     trials: int
     batch: int
     ask: Callable[[Mapping[str, Axis], Sequence[Told], int], list[dict[str, Any]]]
+    halving: Callable[[int, int], list[Bracket]] | None = None
+
+    def brackets(self, rounds: int, every: int) -> list[Bracket]:
+        """A batch each, or what `halving` says. Raises ConfigError where that finds no rung."""
+        if self.halving is not None:
+            return self.halving(rounds, every)
+        return [Bracket(n, (rounds,)) for n in portions(self.trials, self.batch)]
 
 
 def random(trials: int, seed: int = 0) -> Search:
@@ -119,6 +132,79 @@ def optuna(trials: int, batch: int = 8, seed: int = 0, sampler: str = "TPESample
     return Search(trials, batch, ask)
 
 
+def successive_halving(
+    trials: int | None = None,
+    eta: int = 3,
+    shortest: int = 1,
+    seed: int = 0,
+    asks: Search | None = None,
+) -> Search:
+    """Settings that are drawn, and of which few are trained to the end: the best of a population
+    after few rounds goes on to more (Jamieson and Talwalkar, AISTATS 2016).
+
+    Args:
+        trials: How many settings are drawn, by `random` with `seed`; None where `asks` says.
+        eta: One of so many goes on from a rung, to so many times its rounds.
+        shortest: Rounds that all are trained for.
+        seed: Of the draws.
+        asks: A search that says which settings, in place of draws. Each batch of it is a
+            population of its own, after which it is told what they came to.
+
+    Returns:
+        The search.
+
+    Raises:
+        ValueError: A number is too small, a population is smaller than `eta`, or `trials` and
+            `asks` are both given, or neither is.
+    """
+    at_least("successive_halving", "eta", eta, 2)
+    at_least("successive_halving", "shortest", shortest, 1)
+    if (trials is None) == (asks is None):
+        given = "neither is given" if asks is None else "both are given"
+        raise ValueError(
+            f"successive_halving: trials says how many are drawn, asks which search says; {given}, "
+            "use one."
+        )
+    asks = random(trials or 0, seed) if asks is None else asks
+    if (n := min(asks.trials, asks.batch)) < eta:
+        raise ValueError(
+            f"successive_halving: eta={eta} takes one of so many, and there are {n} at a time; use "
+            "more trials, or a larger batch of asks."
+        )
+    sizes = portions(asks.trials, asks.batch)
+    halving = lambda rounds, every: [
+        Bracket(n, rungs(shortest, eta, rounds, every), eta) for n in sizes
+    ]
+    return replace(asks, halving=halving)
+
+
+def hyperband(eta: int = 3, shortest: int = 1, seed: int = 0) -> Search:
+    """Brackets of successive halving, from many settings that begin with `shortest` rounds to few
+    that are trained in full (Li et al., JMLR 18, 2018). How many settings there are follows from
+    the rounds of the configuration.
+
+    Args:
+        eta: As of `successive_halving`.
+        shortest: Rounds that all settings of the first bracket are trained for.
+        seed: Of the draws.
+
+    Returns:
+        The search.
+
+    Raises:
+        ValueError: A number is too small.
+    """
+    at_least("hyperband", "eta", eta, 2)
+    at_least("hyperband", "shortest", shortest, 1)
+    brackets = lambda rounds, every: of_hyperband(shortest, eta, rounds, every)
+    return replace(random(1, seed), halving=brackets)
+
+
+def portions(whole: int, most: int) -> list[int]:
+    """`whole` in parts of `most`, the last what is left."""
+    return [min(most, whole - first) for first in range(0, whole, most)]
+
+
 def _library() -> Any:
     try:
         return importlib.import_module("optuna")
@@ -170,23 +256,43 @@ def _trial(there, told: Told, axes: Mapping[str, Axis], spaces):
     state = there.trial.TrialState
     place = lambda axis, x: axis.index(x) if isinstance(axis, list) else x
     params = {key: place(axes[key], x) for key, x in told.setting.items()}
-    # One that diverged is worse than all that did not, which is how samplers take those pruned.
-    lost = state.PRUNED if told.diverged else state.FAIL
-    return there.trial.create_trial(
-        params=params,
-        distributions=spaces,
-        value=told.value,
-        state=lost if told.value is None else state.COMPLETE,
-    )
+    given: dict[str, Any] = {"params": params, "distributions": spaces}
+    if told.value is None:
+        # One that diverged is worse than all that did not, as samplers take those pruned.
+        lost = state.PRUNED if told.diverged else state.FAIL
+        return there.trial.create_trial(state=lost, **given)
+    if told.rounds is not None:
+        seen = {told.rounds: told.value}
+        return there.trial.create_trial(state=state.PRUNED, intermediate_values=seen, **given)
+    return there.trial.create_trial(state=state.COMPLETE, value=told.value, **given)
 
 
 def search_of(given: Any) -> tuple[Search, dict[str, Any]]:
     """The search that a configuration names, and its section with the whole class path."""
-    section = section_of(of_default(given, KEY), KEY, HOME)
-    made = made_of(section, KEY)
+    return _made(of_default(given, KEY), KEY)
+
+
+def _made(given: Any, where: str) -> tuple[Search, dict[str, Any]]:
+    section = section_of(given, where, HOME)
+    arguments = dict(section["init_args"])
+    if arguments.get(ASKS) is not None:
+        arguments[ASKS], within = _made(arguments[ASKS], f"{where}.{ASKS}")
+        section = {**section, "init_args": {**section["init_args"], ASKS: within}}
+    made = made_of({**section, "init_args": arguments}, where)
     if not isinstance(made, Search):
-        raise ConfigError(f"{KEY}={section['class_path']} makes no search; use random or optuna.")
+        raise ConfigError(
+            f"{where}={section['class_path']} makes no search; use random, optuna, "
+            "successive_halving or hyperband."
+        )
     return made, section
+
+
+def _without_numbers(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Without how many: more may be asked for later, in other portions."""
+    kept = {k: v for k, v in arguments.items() if k not in ("trials", "batch")}
+    if isinstance(within := kept.get(ASKS), dict):
+        kept[ASKS] = {**within, "init_args": _without_numbers(within["init_args"])}
+    return kept
 
 
 class Journal:
@@ -197,9 +303,8 @@ class Journal:
 
     def __init__(self, out: Path, section: Mapping[str, Any], axes: Mapping[str, Any]):
         self.file = out / JOURNAL
-        free = ("trials", "batch")  # more may be asked for later, in other portions
-        arguments = {k: v for k, v in section["init_args"].items() if k not in free}
-        self.about = json.loads(json.dumps([section["class_path"], arguments, dict(axes)]))
+        told = [section["class_path"], _without_numbers(section["init_args"]), dict(axes)]
+        self.about = json.loads(json.dumps(told))
         self.asked: list[dict[str, Any]] = []
         if not self.file.is_file():
             return

@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 from ..check import at_least
 from ..report.reading import read_run
 from ..simulate.device import cores
-from . import stopped
+from . import rung, stopped
 from .clusters import Jobs, in_jobs
 from .failures import of_a_sweep
 from .folder import LOCK, RunFolder, fingerprint
@@ -86,7 +86,7 @@ def run_sweep(
 
             def play(left: list[Trial]) -> Generator[Ended]:
                 if jobs is not None:
-                    return in_jobs(left, out, jobs, workers, plan.searched, stops, _finished)
+                    return in_jobs(left, out, jobs, workers, plan.searched, stops, _there)
                 if processes == 1:
                     return in_threads(left, out, at_a_time, programs, plan.searched, stops)
                 each = max(1, at_a_time // processes)
@@ -123,8 +123,8 @@ def _swept(
     ended: dict[Path, Ended] = {}
     left: list[Trial] = []
     for trial in runs:
-        if _finished(trial):
-            ended[trial.out] = Ended(trial.point, trial.out, "finished")
+        if (there := _there(trial)) is not None:
+            ended[trial.out] = there
         elif (error := hopeless.get(_mark(trial))) is not None:
             ended[trial.out] = Ended(trial.point, trial.out, "diverged", error)
         else:
@@ -141,8 +141,22 @@ def _swept(
                     _note(out, marks[one.out], one.error)
                 told(one)
     finally:
-        write_table(table([*before, *in_order()]), out)
-    return [*before, *in_order()]
+        write_table(table(_with(before, in_order())), out)
+    return _with(before, in_order())
+
+
+def _with(before: list[Ended], more: list[Ended]) -> list[Ended]:
+    """Both; what went on from a rung has its place, and how it ended now."""
+    return list({one.out: one for one in [*before, *more]}.values())
+
+
+def _there(trial: Trial) -> Ended | None:
+    """How it ended, where its folder holds all that is wanted of it."""
+    if _finished(trial):
+        return Ended(trial.point, trial.out, "finished")
+    if trial.until is not None and rung.reached(trial.out) >= trial.until:
+        return Ended(trial.point, trial.out, "stopped")
+    return None
 
 
 def _finished(trial: Trial) -> bool:

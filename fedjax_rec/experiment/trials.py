@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +15,31 @@ from rich.console import Console
 from rich.progress import track
 
 from . import config as configuration
-from . import search
+from . import rung, search
 from .config import Config, ConfigError
 from .grid import SEED, axes_of, drawn, folder_of, named, points, text
-from .swept import Ended, outcome
+from .halving import Bracket, who_goes_on
+from .prepare import read_data
+from .swept import Ended, at_rung, outcome
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One run of a sweep. point: the values of its axes, the seed among them."""
+    """One run of a sweep. point: the values of its axes, the seed among them. until: the round of
+    the rung at which it is to stop; None goes on to the end."""
 
     point: dict[str, Any]
     config: Config
     out: Path
+    until: int | None = None
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a sweep plays. total: how many runs at the most. more(ended): the next that are played
-    together, after all that have ended; none at the end. threads: what the configuration says.
-    searched: the axes of a search, whose batches share programs."""
+    """What a sweep plays. total: how many runs at the most, those that go on from a rung once more.
+    more(ended): the next that are played together, after all that have ended; none at the end.
+    threads: what the configuration says. searched: the axes of a search, whose batches share
+    programs."""
 
     total: int
     more: Callable[[Sequence[Ended]], list[Trial]]
@@ -110,31 +116,83 @@ def planned(
     known, seeds = axes_of(axes)
     if not known:
         raise ConfigError("search: no axis but seeds; write --sweep.KEY 'loguniform(0.1, 10)'.")
-    journal = search.Journal(out, section, axes)
 
     def runs_of(setting: Mapping[str, Any]) -> list[Trial]:
         every = ({**setting, SEED: seed} for seed in seeds)
-        return [_trial(raw, axes, point, out, overrides, stem) for point in every]
+        found = [_trial(raw, axes, point, out, overrides, stem) for point in every]
+        if wanted.halving is not None:
+            _check_alike(first, found[0].config)
+        return found
+
+    point = {**drawn(known, 0, 0), SEED: seeds[0]}  # whose errors are said before anything runs
+    first = _trial(raw, axes, point, out, overrides, stem).config
+    brackets = wanted.brackets(first.rounds, first.evaluation.every)
+    if wanted.halving is not None:
+        _check_compared(first)
+    journal = search.Journal(out, section, axes)
 
     def more(ended: Sequence[Ended]) -> list[Trial]:
-        """Those asked for, one batch after another; settings that came before are not repeated."""
+        """Those asked for, one bracket after another; what is there is not repeated."""
         by = {one.out: one for one in ended}
         told: list[search.Told] = []
-        while len(told) < wanted.trials:
-            n = min(wanted.batch, wanted.trials - len(told))
+        for bracket in brackets:
+            n = bracket.settings
             if len(journal.asked) < len(told) + n:
                 known_of = len(journal.asked) - len(told)
                 journal.write(wanted.ask(known, [*told], n)[known_of:])
-            batch = [runs_of(setting) for setting in journal.asked[len(told) : len(told) + n]]
-            new = {one.out: one for runs in batch for one in runs if one.out not in by}
-            if new:
-                return list(new.values())
-            for setting, runs in zip(journal.asked[len(told) :], batch, strict=False):
-                told.append(outcome(setting, [by[one.out] for one in runs]))
+            asked = journal.asked[len(told) : len(told) + n]
+            runs = [runs_of(setting) for setting in asked]
+            if left := _left_of(bracket, runs, by):
+                return left
+            of_run = lambda trials: [by[one.out] for one in trials]
+            told += [outcome(s, of_run(r)) for s, r in zip(asked, runs, strict=True)]
         return []
 
-    first = runs_of(drawn(known, 0, 0))[0].config  # whose errors are said before anything runs
-    return Plan(wanted.trials * len(seeds), more, first.threads, tuple(axes))
+    total = sum(bracket.plays for bracket in brackets) * len(seeds)
+    return Plan(total, more, first.threads, tuple(axes))
+
+
+def _left_of(
+    bracket: Bracket, runs: Sequence[list[Trial]], by: Mapping[Path, Ended]
+) -> list[Trial]:
+    """The runs of a bracket that are played next, those of its lowest rung where any is left; none
+    at its end. runs: of each setting. by: how those ended that were played, by their folders."""
+    going = list({trials[0].out: trials for trials in runs}.values())
+    for rounds in bracket.rungs:
+        until = None if rounds == bracket.rungs[-1] else rounds
+        here = [replace(one, until=until) for trials in going for one in trials]
+        if left := [one for one in here if not _is_there(by.get(one.out), until)]:
+            return left
+        if until is not None:
+            values, lowest = at_rung([[by[one.out] for one in trials] for trials in going], until)
+            going = [going[i] for i in who_goes_on(values, bracket.eta, lowest)]
+    return []
+
+
+def _is_there(ended: Ended | None, until: int | None) -> bool:
+    if ended is None or ended.status != "stopped":
+        return ended is not None
+    return until is not None and rung.reached(ended.out) >= until
+
+
+def _check_compared(config: Config) -> None:
+    """Raises ConfigError where runs cannot be compared at a rung."""
+    if read_data(config).dataset.validation is None:
+        raise ConfigError(
+            "search: the data have no validation part to compare runs by, and one that looks at "
+            "the test part fits it; use another data.split, or search: random."
+        )
+
+
+def _check_alike(first: Config, other: Config) -> None:
+    """Raises ConfigError for a run that does not come to the same rungs."""
+    for key in ("rounds", "evaluation.every"):
+        one, two = attrgetter(key)(first), attrgetter(key)(other)
+        if one != two:
+            raise ConfigError(
+                f"sweep: {key} is {one} of one setting and {two} of another, and runs that are "
+                "compared at a rung are measured alike; use one, or search: random."
+            )
 
 
 def all_of(runs: Sequence[Trial]) -> Plan:

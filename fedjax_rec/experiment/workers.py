@@ -120,7 +120,8 @@ def in_processes(
 def spelled(trial: Trial) -> dict:
     """A run as a job has it, in plain words."""
     c, out = trial.config, trial.out.resolve()
-    return {"plain": c.plain, "name": c.name, "point": trial.point, "out": str(out)}
+    said = {"plain": c.plain, "name": c.name, "point": trial.point, "out": str(out)}
+    return {**said, "until": trial.until}
 
 
 def _heard(line: str, left: dict[str, Trial]) -> Ended:
@@ -196,7 +197,7 @@ def played(job: dict, stops: list) -> Generator[dict]:
     runs = []
     for one in job["runs"]:
         config = replace(configuration.read(one["plain"]), name=one["name"])
-        runs.append(Trial(one["point"], config, Path(one["out"])))
+        runs.append(Trial(one["point"], config, Path(one["out"]), one["until"]))
     workers = job["workers"] or cores()
     simulate.configure(runs[0].config.threads)
     lock = Path(job["lock"])

@@ -27,6 +27,7 @@ LABELS = (
 )  # keys of a configuration that change no result
 # Keys that came later: where they are None, nothing else is computed than without them.
 LATER = {"data": ("evaluation_draws", "features"), "evaluation": ("groups",)}
+RUNG = "rung.json"  # in the folder of a run that a sweep stopped at a rung
 RANKING = ("hr@10", "ndcg@10", "er@10")
 # Of a client in a round; no metrics of a model, but targets may name them.
 KIB_UP, KIB_DOWN = "kib_up", "kib_down"
@@ -133,7 +134,7 @@ def read_run(folder: Path | str, summary: dict[str, Any] | None = None) -> Run:
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"run folder {str(folder)!r} does not exist; name a finished run.")
-    records = _records(folder / "metrics.jsonl")
+    records = records_of(folder / "metrics.jsonl")
     path = folder / "summary.json"
     if summary is None and not path.exists():
         raise ValueError(
@@ -188,6 +189,20 @@ def unfinished(folders: Iterable[Path | str]) -> list[Path]:
         if not (path.parent / "summary.json").is_file()
     }
     return list(found.values())
+
+
+def said_of_unfinished(folders: Iterable[Path | str], quoted: str = "{}") -> list[str]:
+    """Lines that say which runs at or under `folders` are unfinished, those that a sweep stopped at
+    a rung in one. quoted: how a path is written."""
+    found = unfinished(folders)
+    stopped = [path for path in found if (path / RUNG).is_file()]
+    others = (quoted.format(path) for path in found if path not in stopped)
+    lines = [f"{path} is unfinished and is left out." for path in others]
+    if stopped:
+        runs = "1 run" if len(stopped) == 1 else f"{len(stopped)} runs"
+        first = quoted.format(stopped[0])
+        lines.append(f"{runs} that a sweep stopped at a rung left out: {first}, ...")
+    return lines
 
 
 def find_runs(folders: Iterable[Path | str]) -> list[Run]:
@@ -290,7 +305,9 @@ def number(value: Any) -> float:
     return float("nan") if value is None else float(value)
 
 
-def _records(path: Path) -> list[dict[str, Any]]:
+def records_of(path: Path) -> list[dict[str, Any]]:
+    """The records of a `metrics.jsonl`, rounds ascending, at least one. Raises ValueError, naming
+    the line, for one that is none."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:

@@ -29,7 +29,7 @@ from fedjax_rec.report.reading import (
     Run,
     find_runs,
     group,
-    unfinished,
+    said_of_unfinished,
 )
 from fedjax_rec.report.served import ABOUT, served
 from fedjax_rec.report.settings import data_names, differing, names
@@ -284,7 +284,7 @@ def repeats(groups: Iterable[Group]) -> str:
 
 def left_out(folders: Iterable[Path | str]) -> list[str]:
     """Lines that name the unfinished runs; ends with an empty one, where there are some."""
-    lines = [f"`{path}` is unfinished and is left out." for path in unfinished(folders)]
+    lines = said_of_unfinished(folders, "`{}`")
     return [*lines, ""] if lines else []
 
 

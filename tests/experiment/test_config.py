@@ -23,7 +23,9 @@ ROOT = Path(__file__).resolve().parents[2]
 FIRST = ("Star", "Toy", "Lost", "Night", "Blue", "Silent", "Last", "Big", "Wild", "Secret")
 LAST = ("Wars", "Story", "Highway", "Train", "Velvet", "Lambs", "King", "Sleep", "Lion", "Garden")
 LISTS = {
-    file for name in ("arena", "runs", "ledgers") for file in (ROOT / "configs" / name).iterdir()
+    file
+    for name in ("arena", "runs", "ledgers", "sweeps")
+    for file in (ROOT / "configs" / name).iterdir()
 }
 SHIPPED = sorted(set((ROOT / "configs").rglob("*.yaml")) - LISTS)
 CHOICES = [
