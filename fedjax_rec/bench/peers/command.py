@@ -1,0 +1,100 @@
+"""`fedjax-rec bench peers [PEER ...] [--clients N] [--json FILE] [--markdown FILE]`: the same rounds
+by other libraries, beside ours. A page has its picture in `images/peers.png` beside it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+
+from ...check import at_least, nearest
+from ...report.figures import save
+from ...storage import whole
+from ..machine import machine
+from ..row import table
+from . import workloads
+from .compared import PEERS, Compared, compared
+from .page import figure, page
+from .played import cores
+
+WORK = {"item table": partial(workloads.items, "ml-100k"), "dense network": workloads.dense}
+PICTURE = "images/peers.png"
+
+
+def main(words: Sequence[str]) -> int:
+    """Measures, prints the rows, writes what was asked for."""
+    names = {peer.name: peer for peer in PEERS}
+    parser = argparse.ArgumentParser(
+        prog="fedjax-rec bench peers", description=f"Peers: {', '.join(names)}. Default: all."
+    )
+    parser.add_argument("names", nargs="*", metavar="PEER")
+    parser.add_argument("--clients", type=int, help="the first N of each workload", metavar="N")
+    parser.add_argument("--json", help="also write the figures to FILE", metavar="FILE")
+    parser.add_argument("--markdown", help="also write a page to FILE", metavar="FILE")
+    known = parser.parse_args(words)
+    for name in known.names:
+        if name not in names:
+            raise ValueError(
+                f"peer {name!r} is unknown{nearest(name, names)}; use {', '.join(names)}."
+            )
+    if known.clients is not None:
+        at_least("bench peers", "clients", known.clients, 1)
+    chosen = [peer for peer in PEERS if not known.names or peer.name in known.names]
+    console, there = Console(stderr=True), _machine()
+    found, left_out = _measured(chosen, known.clients, console)
+    rows = [row for one in found for row in one.rows()]
+    Console().print(table(rows))
+    if known.json:
+        told = {"machine": there, "left_out": left_out, "rows": [r._asdict() for r in rows]}
+        told["answers"] = [_record(one) for one in found]
+        with whole(Path(known.json)) as beside:
+            beside.write_text(json.dumps(told, indent=2) + "\n")
+    if known.markdown:
+        out, command = Path(known.markdown), " ".join(["fedjax-rec bench peers", *words])
+        if found:
+            save(figure(found), out.parent / PICTURE)
+        with whole(out) as beside:
+            beside.write_text(page(found, left_out, there, command, PICTURE if found else ""))
+    return 0
+
+
+def _measured(peers, clients: int | None, console: Console) -> tuple[list[Compared], list[str]]:
+    """What was compared, and a line for each workload that could not be."""
+    found, left_out = [], []
+    for name, make in WORK.items():
+        console.print(f"{name} ...")
+        say = lambda told: console.print(f"  {told}", markup=False, highlight=False)
+        try:
+            found.append(compared(make().first(clients), peers, say))
+        except (OSError, RuntimeError) as error:
+            left_out.append(f"{name}: {' '.join(str(error).split())}")
+            say(f"left out: {left_out[-1]}")
+    return found, left_out
+
+
+def _machine() -> dict[str, str]:
+    """What was measured on, and what else it did when it began."""
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
+    return {
+        **machine(),
+        "threads": f"ours one; {cores()} of the cores for all",
+        "load when it began": f"{load:.2f}",
+    }
+
+
+def _record(one: Compared) -> dict:
+    lines = [
+        {
+            "peer": line.script.name, "why": line.why, "lines": line.script.lines(),
+            "answer": line.answer and asdict(line.answer),
+        }
+        for line in one.lines
+    ]  # fmt: skip
+    ours = [asdict(answer) for answer in one.ours]
+    return {"workload": one.work.name, "clients": one.work.clients, "ours": ours, "peers": lines}
