@@ -21,9 +21,9 @@ from .compress import compress_all
 from .device import main as device
 from .files import files
 from .machine import machine
+from .peers.command import main as peers
 from .robust import robust
 from .rounds import first_round, rounds
-from .peers.command import main as peers
 from .row import Row, table
 from .scale import devices, sweep
 from .strategies import strategies_100k

@@ -1,4 +1,4 @@
-"""Other libraries beside ours: all do the work of a NumPy loop, and what fails costs only its line."""
+"""Other libraries beside ours: all do the work of a NumPy loop; what fails costs only its line."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def small(name: str, batch: int = 64) -> workloads.Workload:
         start = {"items": draw.normal(size=(30, 8)), "w": draw.normal(size=8), "b": np.zeros(())}
         start = {key: np.float32(value) for key, value in start.items()}
     offsets = np.concatenate([[0], np.cumsum(sizes)])
-    return workloads.Workload(name, name, x, y, offsets, start, batch, RATE)
+    return workloads.Workload(name, name, name, x, y, offsets, start, batch, RATE)
 
 
 def gradient(p, x, y):
@@ -58,7 +58,8 @@ def by_numpy(work, rounds: int) -> list[float]:
     """Losses after each round of the loop that all peers stand for."""
     draw = np.random.default_rng(7)
     p = {name: value.astype(np.float64) for name, value in work.start.items()}
-    given = answer.Given("", work.x, work.y, work.offsets, work.start, work.batch, work.rate, rounds)
+    arrays = work.x, work.y, work.offsets, work.start
+    given = answer.Given("", *arrays, work.batch, work.rate, rounds)
     losses = []
     for _ in range(rounds):
         total = {name: 0.0 for name in p}
@@ -110,9 +111,9 @@ def test_of_several_batches_it_is_the_loop_by_chance(script, tmp_path, monkeypat
 @pytest.mark.parametrize("peer", compared.PEERS, ids=lambda peer: peer.name)
 def test_a_peer_does_the_work_of_the_loop(peer, name):
     """In its own environment, where `fedjax-rec bench peers` has made that."""
-    if peer.packages is not None:
-        if not (environments.place(peer.shares or peer.name) / "ready").exists():
-            pytest.skip(f"the environment of {peer.title} is not here; fedjax-rec bench peers")
+    there = environments.place(peer.shares or peer.name) / "ready"
+    if peer.packages is not None and not there.exists():
+        pytest.skip(f"the environment of {peer.title} is not here; fedjax-rec bench peers")
     work = small(name)
     found = played.play(replace(peer, threads=("",)), work, 2)
     # FedJAX fills the only batch from a second pass.
@@ -135,7 +136,8 @@ def test_the_work_of_a_file_is_what_was_laid_in_it(tmp_path):
 
 
 def of(cpu: float, losses=(0.6, 0.5), rounds: int = 2, version: str = "1.0") -> Answer:
-    return Answer(version, (9.0,) + (cpu,) * (rounds - 1), (9.0,) + (cpu,) * (rounds - 1), losses, 5)
+    seconds = (9.0,) + (cpu,) * (rounds - 1)
+    return Answer(version, seconds, seconds, losses, 5)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +166,7 @@ def fake(script, work, rounds):
 
 @pytest.fixture
 def found() -> compared.Compared:
-    work = replace(small("items"), about="toy data")
+    work = replace(small("items"), title="item table", about="toy data")
     return compared.compared(work, scripts(), playing=fake)
 
 

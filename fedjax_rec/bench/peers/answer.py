@@ -114,7 +114,9 @@ class Clock:
         self.walls.append(wall)
         self.cpus.append(cpu)
         self.peak = max(self.peak, self.memory())
-        print(f"round {len(self.walls)}: {wall:.3f} s, {cpu:.3f} CPU-s", file=sys.stderr, flush=True)
+        print(
+            f"round {len(self.walls)}: {wall:.3f} s, {cpu:.3f} CPU-s", file=sys.stderr, flush=True
+        )
 
     def __enter__(self):
         self.start()

@@ -1,5 +1,5 @@
-"""`fedjax-rec bench peers [PEER ...] [--clients N] [--json FILE] [--markdown FILE]`: the same rounds
-by other libraries, beside ours. A page has its picture in `images/peers.png` beside it."""
+"""`fedjax-rec bench peers [PEER ...] [--clients N] [--json FILE] [--markdown FILE]`: the same
+rounds by other libraries, beside ours. A page has its picture in `images/peers.png` beside it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from rich.console import Console
 
 from ...check import at_least, nearest
 from ...report.figures import save
+from ...simulate.device import cores
 from ...storage import whole
 from ..machine import machine
 from ..row import table
 from . import workloads
 from .compared import PEERS, Compared, compared
 from .page import figure, page
-from .played import cores
 
 WORK = {"item table": partial(workloads.items, "ml-100k"), "dense network": workloads.dense}
 PICTURE = "images/peers.png"

@@ -95,8 +95,7 @@ class Compared:
 
     def rows(self) -> Iterator[Row]:
         """Figures, with goals."""
-        named = {"items": "item table", "dense": "dense network"}.get(self.work.name, self.work.name)
-        row = lambda what, *rest: Row("peers", f"{named}: {what}", *rest)
+        row = lambda what, *rest: Row("peers", f"{self.work.title}: {what}", *rest)
         yield row(f"{OURS.title}, CPU seconds a round", self.cpu, "s", "")
         yield row(f"{OURS.title}, wall seconds a round", self.wall, "s", "")
         for line in self.lines:
@@ -157,8 +156,7 @@ def rounds_of(peer: Script, work: Workload) -> int:
 
 
 def refusal(theirs: Answer, ours: Answer) -> str:
-    """Why the two have not done the same work, by the losses after as many rounds; "" if they have.
-    """
+    """Why the two are not the same work, by the losses after as many rounds; "" if they are."""
     own, other = ours.losses[theirs.rounds - 1], theirs.losses[-1]
     if math.isfinite(other) and abs(other / own - 1) <= ALIKE:
         return ""

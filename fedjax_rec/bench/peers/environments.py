@@ -1,4 +1,4 @@
-"""Virtual environments of other libraries, made once into the cache, and commands that run there."""
+"""Virtual environments of other libraries, made once into the cache; commands that run there."""
 
 from __future__ import annotations
 

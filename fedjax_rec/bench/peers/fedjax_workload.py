@@ -1,4 +1,4 @@
-"""FedJAX on the work of `answer`: its `federated_averaging`, the `jit` backend of `for_each_client`.
+"""FedJAX on the work of `answer`: `federated_averaging`, the `jit` backend of `for_each_client`.
 
 pip install fedjax==0.0.17 and the jax that runs here. Written as FedJAX's documentation advises:
 `InMemoryFederatedData`, `model_grad`, `ShuffleRepeatBatchHParams`. jax 0.10 needs one shim,
@@ -14,7 +14,7 @@ import numpy as np
 from answer import Clock, given, told
 
 jax.tree_map = jax.tree.map
-import fedjax
+import fedjax  # noqa: E402
 
 
 def scores(p, batch, rng=None):

@@ -14,17 +14,17 @@ from ...report.figures import GRAY, PALETTE, dress, key_below
 from .compared import MIB, OURS, Compared, Line
 from .workloads import Workload
 
-TITLES = {"items": "An item table", "dense": "A dense network"}
 ABOUT = """\
 The same federated averaging by other libraries, each in an environment of its own, and by this one:
-all clients in every round, one local epoch of SGD, no evaluation. All begin with the same parameters
-on the same samples; after as many rounds the loss over all samples must agree with ours to 1%, or
-there is no ratio. Seconds are medians of the rounds after the first, which compiles and starts. CPU
-time is compared, since wall time is also that of whatever else the machine does. Ours is on one
-thread and played before, between and after the others, of which the median counts; peers have their
-own choice of threads and one, where there are several cores, and the better CPU time counts. Lines
-are those of code that a user writes for both workloads, in `fedjax_rec/bench/peers/`; of memory,
-the most that the process had, of Flower that of all its processes at the ends of rounds."""
+all clients in every round, one local epoch of SGD, no evaluation. All begin with the same
+parameters on the same samples; after as many rounds the loss over all samples must agree with ours
+to 1%, or there is no ratio. Seconds are medians of the rounds after the first, which compiles and
+starts. CPU time is compared, since wall time is also that of whatever else the machine does. Ours
+is on one thread and played before, between and after the others, of which the median counts; peers
+have their own choice of threads and one, where there are several cores, and the better CPU time
+counts. Lines are those of code that a user writes for both workloads, in `fedjax_rec/bench/peers/`.
+Memory is the most that the process had; of Flower, that of all its processes at the ends of
+rounds."""
 
 
 def page(
@@ -40,7 +40,7 @@ def page(
     if picture:
         lines += ["", f"![CPU time of each peer over ours, on both workloads]({picture})"]
     for one in found:
-        lines += ["", f"## {TITLES.get(one.work.name, one.work.name)}", "", _told(one.work), ""]
+        lines += ["", f"## {one.work.title.capitalize()}", "", _told(one.work), ""]
         lines += _table(one)
         spent = ", ".join(f"{answer.cpu:.3g}" for answer in one.ours)
         lines += ["", f"{OURS.title} in its turns: {spent} CPU seconds a round."]
@@ -111,7 +111,7 @@ def figure(found: Sequence[Compared]) -> Figure:
         ax.grid(axis="y", visible=False)
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         ax.xaxis.set_minor_locator(NullLocator())
-        ax.set_title(f"{TITLES.get(one.work.name, one.work.name)}, {one.work.clients:,} clients")
+        ax.set_title(f"{one.work.title}, {one.work.clients:,} clients")
     goal = Line2D([], [], color=PALETTE[1], linewidth=2.4, label="goal")
     key_below(drawn, [Patch(color=PALETTE[0], label="peer over ours"), goal])
     return drawn

@@ -14,6 +14,7 @@ import tokenize
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ...simulate.device import cores
 from .environments import output, own_jax, place, prepare
 from .workloads import Workload
 
@@ -119,11 +120,6 @@ def read(text: str, title: str, rounds: int, threads: str = "") -> Answer:
     return answer
 
 
-def cores() -> int:
-    """Those that this process, and so what it starts, may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def lines_of_code(source: str) -> int:
     """Lines with code: none that are blank, comments or docstrings, and no function or class that
     says `# clock` where it begins, which only measures."""
@@ -132,14 +128,17 @@ def lines_of_code(source: str) -> int:
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type not in (*kinds, tokenize.ENDMARKER):
             lines |= set(range(token.start[0], token.end[0] + 1))
-    text = source.splitlines()
+    text, named = source.splitlines(), (ast.FunctionDef, ast.ClassDef)
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and "# clock" in text[node.lineno - 1]:
-            lines -= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
-        if isinstance(node, (ast.Module, ast.FunctionDef, ast.ClassDef)) and ast.get_docstring(node):
-            told = node.body[0]
-            lines -= set(range(told.lineno, (told.end_lineno or told.lineno) + 1))
+        if isinstance(node, named) and "# clock" in text[node.lineno - 1]:
+            lines -= _of(node)
+        if isinstance(node, (ast.Module, *named)) and ast.get_docstring(node):
+            lines -= _of(node.body[0])
     return len(lines)
+
+
+def _of(node: ast.stmt) -> set[int]:
+    return set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
 
 
 def _environment(script: Script, scratch: str, threads: str) -> dict[str, str]:

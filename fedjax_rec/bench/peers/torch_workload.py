@@ -1,5 +1,5 @@
-"""What a careful user writes by hand in PyTorch: one client after another, of an item table only the
-rows that the client touches, gradients by hand or, with --autograd, by PyTorch. See `answer`."""
+"""What a careful user writes in PyTorch: one client after another, of an item table only the rows
+that the client touches, gradients by hand or, with --autograd, by PyTorch. See `answer`."""
 
 import numpy as np
 import torch
@@ -35,8 +35,8 @@ def by_hand(p, x, y, rate):
     d = (torch.sigmoid(two @ p["w3"] + p["b3"]) - y) * (rate / len(y))
     of_two = torch.outer(d, p["w3"]) * (two > 0)
     of_one = (of_two @ p["w2"].T) * (one > 0)
-    for w, b, given, change in (("w1", "b1", x, of_one), ("w2", "b2", one, of_two)):
-        p[w].addmm_(given.T, change, alpha=-1)
+    for w, b, below, change in (("w1", "b1", x, of_one), ("w2", "b2", one, of_two)):
+        p[w].addmm_(below.T, change, alpha=-1)
         p[b] -= change.sum(0)
     p["w3"] -= two.T @ d
     p["b3"] -= d.sum()

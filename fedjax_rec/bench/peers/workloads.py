@@ -20,10 +20,12 @@ FEATURES, HIDDEN = 32, (64, 32)
 
 @dataclass(frozen=True)
 class Workload:
-    """x: item ids int32[n] or features float32[n, F]; y: float32[n], 0 or 1; offsets: int64[N + 1],
-    where each client begins; start: parameters by name; batch, rate: of local SGD."""
+    """title, about: for readers; x: item ids int32[n] or features float32[n, F]; y: float32[n], 0
+    or 1; offsets: int64[N + 1], where each client begins; start: parameters by name; batch, rate:
+    of local SGD."""
 
     name: str
+    title: str
     about: str
     x: np.ndarray
     y: np.ndarray
@@ -75,7 +77,7 @@ def items(source: str) -> Workload:
         "b": np.zeros(()),
     }
     about = f"{source}, item vectors of width {WIDTH} and one affine scorer"
-    return Workload("items", about, x, y, offsets, _float32(start), 256)
+    return Workload("items", "item table", about, x, y, offsets, _float32(start), 256)
 
 
 def dense(clients: int = 500) -> Workload:
@@ -92,7 +94,7 @@ def dense(clients: int = 500) -> Workload:
     y = (draw.random(len(x)) < 1 / (1 + np.exp(np.mean(logits) - logits))).astype(np.float32)
     one, two = HIDDEN
     about = f"synthetic, a dense network {FEATURES}-{one}-{two}-1"
-    return Workload("dense", about, x, y, offsets, _float32(start), 32)
+    return Workload("dense", "dense network", about, x, y, offsets, _float32(start), 32)
 
 
 def _network(draw: np.random.Generator) -> dict[str, np.ndarray]:
