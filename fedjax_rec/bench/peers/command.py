@@ -28,7 +28,7 @@ PICTURE = "images/peers.png"
 
 
 def main(words: Sequence[str]) -> int:
-    """Measures, prints the rows, writes what was asked for."""
+    """Measures, writes what was asked for after each workload, prints the rows."""
     names = {peer.name: peer for peer in PEERS}
     parser = argparse.ArgumentParser(
         prog="fedjax-rec bench peers", description=f"Peers: {', '.join(names)}. Default: all."
@@ -47,35 +47,38 @@ def main(words: Sequence[str]) -> int:
         at_least("bench peers", "clients", known.clients, 1)
     chosen = [peer for peer in PEERS if not known.names or peer.name in known.names]
     console, there = Console(stderr=True), _machine()
-    found, left_out = _measured(chosen, known.clients, console)
-    rows = [row for one in found for row in one.rows()]
-    Console().print(table(rows))
-    if known.json:
-        told = {"machine": there, "left_out": left_out, "rows": [r._asdict() for r in rows]}
-        told["answers"] = [_record(one) for one in found]
-        with whole(Path(known.json)) as beside:
-            beside.write_text(json.dumps(told, indent=2) + "\n")
-    if known.markdown:
-        out, command = Path(known.markdown), " ".join(["fedjax-rec bench peers", *words])
-        if found:
-            save(figure(found), out.parent / PICTURE)
-        with whole(out) as beside:
-            beside.write_text(page(found, left_out, there, command, PICTURE if found else ""))
-    return 0
-
-
-def _measured(peers, clients: int | None, console: Console) -> tuple[list[Compared], list[str]]:
-    """What was compared, and a line for each workload that could not be."""
     found, left_out = [], []
     for name, make in WORK.items():
         console.print(f"{name} ...")
         say = lambda told: console.print(f"  {told}", markup=False, highlight=False)
         try:
-            found.append(compared(make().first(clients), peers, say))
+            found.append(compared(make().first(known.clients), chosen, say))
         except (OSError, RuntimeError) as error:
             left_out.append(f"{name}: {' '.join(str(error).split())}")
             say(f"left out: {left_out[-1]}")
-    return found, left_out
+        if known.json:
+            _write_json(Path(known.json), found, left_out, there)
+        if known.markdown:
+            command = " ".join(["fedjax-rec bench peers", *words])
+            _write_page(Path(known.markdown), found, left_out, there, command)
+    Console().print(table(row for one in found for row in one.rows()))
+    return 0
+
+
+def _write_json(path: Path, found: list[Compared], left_out: list[str], there: dict) -> None:
+    told = {"machine": there, "left_out": left_out, "answers": [_record(one) for one in found]}
+    told["rows"] = [row._asdict() for one in found for row in one.rows()]
+    with whole(path) as beside:
+        beside.write_text(json.dumps(told, indent=2) + "\n")
+
+
+def _write_page(
+    path: Path, found: list[Compared], left_out: list[str], there: dict, command: str
+) -> None:
+    if found:
+        save(figure(found), path.parent / PICTURE)
+    with whole(path) as beside:
+        beside.write_text(page(found, left_out, there, command, PICTURE if found else ""))
 
 
 def _machine() -> dict[str, str]:

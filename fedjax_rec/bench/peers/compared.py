@@ -19,6 +19,7 @@ from .played import OWN_JAX, Answer, Script, play
 from .workloads import Workload
 
 ALIKE = 0.01
+OWN_ROUNDS = 20  # of a twentieth of a second
 MIB = 2**20
 ONE = ("",)
 
@@ -126,7 +127,7 @@ def compared(
     Raises:
         RuntimeError: where ours fails; of a peer that fails only its line says so.
     """
-    most = max([2, *(rounds_of(peer, work) for peer in peers)])
+    most = max([OWN_ROUNDS, *(rounds_of(peer, work) for peer in peers)])
     ours, found = [], []
 
     def own() -> None:

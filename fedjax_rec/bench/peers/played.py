@@ -19,7 +19,7 @@ from .environments import output, own_jax, place, prepare
 from .workloads import Workload
 
 HERE = Path(__file__).parent
-PATIENCE = 900.0  # seconds
+PATIENCE = 1800.0  # seconds
 OWN_JAX = "jax"  # that of this process, with its version
 
 
