@@ -166,7 +166,7 @@ def fake(script, work, rounds):
 
 @pytest.fixture
 def found() -> compared.Compared:
-    work = replace(small("items"), title="item table", about="toy data")
+    work = replace(small("items"), title="item table", about="Toy data")
     return compared.compared(work, scripts(), playing=fake)
 
 
@@ -204,10 +204,10 @@ def test_the_page_says_what_was_missed_and_what_was_refused(found):
 def test_the_picture_draws_what_counts(found):
     (ax,) = figure([found]).axes
     assert [label.get_text() for label in ax.get_yticklabels()] == [
-        "fluke 1.0",
-        "PyTorch by hand 1.0",
+        "fluke 1.0, 150x",
+        "PyTorch by hand 1.0, 4x",
     ]
-    assert [bar.get_width() for bar in ax.patches] == [150.0, 4.0]
+    assert [bar.get_x() + bar.get_width() for bar in ax.patches] == [150.0, 4.0]
 
 
 def test_the_command_writes_a_page_a_picture_and_figures(tmp_path, monkeypatch, capsys):

@@ -71,7 +71,8 @@ class Line:
 
     @property
     def title(self) -> str:
-        return f"{self.script.title} {self.answer.version}" if self.answer else self.script.title
+        told = f" {self.answer.version.partition('+')[0]}" if self.answer else ""
+        return self.script.title + told
 
 
 @dataclass(frozen=True)

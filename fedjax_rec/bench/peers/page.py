@@ -52,7 +52,7 @@ def page(
 
 def _told(work: Workload) -> str:
     return (
-        f"{work.about[0].upper()}{work.about[1:]}: {work.clients:,} clients, {len(work.y):,} "
+        f"{work.about}: {work.clients:,} clients, {len(work.y):,} "
         f"samples, {work.steps:,} local steps of {work.batch} in a round, rate {work.rate:g}."
     )
 
@@ -94,19 +94,16 @@ def figure(found: Sequence[Compared]) -> Figure:
     for ax, one in zip(drawn.subplots(1, len(found), squeeze=False)[0], found, strict=True):
         lines = [line for line in reversed(one.lines) if one.ratio(line) is not None]
         ratios = [one.ratio(line) or 1.0 for line in lines]
-        ax.barh(range(len(lines)), ratios, color=PALETTE[0], height=0.62)
-        for n, (line, ratio) in enumerate(zip(lines, ratios, strict=True)):
-            ax.annotate(
-                f"{ratio:,.3g}x", (ratio, n), (4, 0), textcoords="offset points", va="center",
-                fontsize=10,
-            )  # fmt: skip
+        ax.barh(range(len(lines)), [r - 1 for r in ratios], left=1.0, color=PALETTE[0], height=0.62)
+        for n, line in enumerate(lines):
             if line.goal:
                 ax.plot([line.goal] * 2, [n - 0.4, n + 0.4], color=PALETTE[1], linewidth=2.4)
-        ax.set_yticks(range(len(lines)), [line.title for line in lines])
+        named = [f"{line.title}, {r:,.3g}x" for line, r in zip(lines, ratios, strict=True)]
+        ax.set_yticks(range(len(lines)), named)
         ax.axvline(1.0, color=GRAY, linewidth=1.0)
         ax.set_xscale("log")
         ends = [1.0, *ratios, *(line.goal for line in lines if line.goal)]
-        ax.set_xlim(min(ends) * 0.8, max(ends) * 3.2)
+        ax.set_xlim(min(ends) * 0.9, max(ends) * 1.5)
         dress(ax, "CPU time of a round over ours (log scale)", "")
         ax.grid(axis="y", visible=False)
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

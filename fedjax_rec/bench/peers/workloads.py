@@ -76,7 +76,8 @@ def items(source: str) -> Workload:
         "w": 0.1 * draw.standard_normal(WIDTH),
         "b": np.zeros(()),
     }
-    about = f"{source}, item vectors of width {WIDTH} and one affine scorer"
+    named = f"MovieLens-{source[3:].upper()}" if source.startswith("ml-") else source
+    about = f"{named}, item vectors of width {WIDTH} and one affine scorer"
     return Workload("items", "item table", about, x, y, offsets, _float32(start), 256)
 
 
@@ -93,7 +94,7 @@ def dense(clients: int = 500) -> Workload:
     logits = 3 * np.maximum(hidden @ teacher["w2"], 0) @ teacher["w3"]
     y = (draw.random(len(x)) < 1 / (1 + np.exp(np.mean(logits) - logits))).astype(np.float32)
     one, two = HIDDEN
-    about = f"synthetic, a dense network {FEATURES}-{one}-{two}-1"
+    about = f"Synthetic data, a network {FEATURES}-{one}-{two}-1"
     return Workload("dense", "dense network", about, x, y, offsets, _float32(start), 32)
 
 
