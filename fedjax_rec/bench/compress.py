@@ -25,7 +25,7 @@ from .timing import Timing, repeat
 
 CLIENTS, COORDINATES, CHUNK, TIMES = 1024, 2**17, 8, 3
 FEDJAX_CLIENTS = 256
-COMPRESSORS = Path(__file__).with_name("fedjax_compressors.py")
+SCRIPT = Path(__file__).with_name("fedjax_compressors.py")
 
 # name -> (factory, goal for the time, the compressor of FedJAX that does the same)
 COMPRESSORS: dict[str, tuple[Callable[[], Compressor], int, str]] = {
@@ -179,7 +179,7 @@ def by_fedjax(clients: int, coordinates: int, repeats: int, seed: int = 0) -> di
         RuntimeError: it cannot be installed, or the run failed or took more than an hour.
     """
     python = prepare(place("fedjax"), [FEDJAX, own_jax()])
-    command = [str(python), str(COMPRESSORS), "--clients", str(clients), "--seed", str(seed)]
+    command = [str(python), str(SCRIPT), "--clients", str(clients), "--seed", str(seed)]
     command += ["--coordinates", str(coordinates), "--repeats", str(repeats)]
     answer = output(command, "by_fedjax()", "remove its environment, or leave FedJAX out.", 3600.0)
     return json.loads(answer.splitlines()[-1])

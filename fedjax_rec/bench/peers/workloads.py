@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -53,10 +54,9 @@ class Workload:
 
     def save(self, path: Path) -> None:
         """Everything of the work, as `answer.read` reads it."""
-        np.savez(
-            path, x=self.x, y=self.y, offsets=self.offsets, batch=self.batch, rate=self.rate,
-            **{f"start_{name}": value for name, value in self.start.items()},
-        )  # type: ignore  # fmt: skip
+        start: dict[str, Any] = {f"start_{name}": value for name, value in self.start.items()}
+        arrays = {"x": self.x, "y": self.y, "offsets": self.offsets, **start}
+        np.savez(path, batch=self.batch, rate=self.rate, **arrays)
 
 
 def items(source: str) -> Workload:
