@@ -211,8 +211,9 @@ def test_the_picture_draws_what_counts(found):
 
 
 def test_the_command_writes_a_page_a_picture_and_figures(tmp_path, monkeypatch, capsys):
-    one = lambda work, peers, say: compared.compared(work, peers, say, fake)
-    monkeypatch.setattr(command, "compared", one)
+    monkeypatch.setattr(
+        command, "turns", lambda work, peers, say: compared.turns(work, peers, say, fake)
+    )
 
     def absent():
         raise FileNotFoundError("ml-100k is not here")
@@ -227,6 +228,22 @@ def test_the_command_writes_a_page_a_picture_and_figures(tmp_path, monkeypatch, 
     assert (tmp_path / "images" / "peers.png").read_bytes()[1:4] == b"PNG"
     assert "images/peers.png" in (tmp_path / "a.md").read_text()
     assert "over ours" in capsys.readouterr().out
+
+
+def test_what_was_measured_before_a_stop_is_written(tmp_path, monkeypatch):
+    def stopped(script, work, rounds):
+        if script.name == "fluke":
+            raise KeyboardInterrupt
+        return fake(script, work, rounds)
+
+    monkeypatch.setattr(
+        command, "turns", lambda work, peers, say: compared.turns(work, peers, say, stopped)
+    )
+    monkeypatch.setattr(command, "WORK", {"toy": lambda: small("items")})
+    with pytest.raises(KeyboardInterrupt):
+        command.main(["torch", "pfl", "fluke", "--json", str(tmp_path / "a.json")])
+    (kept,) = json.loads((tmp_path / "a.json").read_text())["answers"]
+    assert [peer["peer"] for peer in kept["peers"]] == ["torch", "pfl"]
 
 
 def test_bad_input_is_one_line():

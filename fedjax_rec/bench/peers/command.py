@@ -20,7 +20,7 @@ from ...storage import whole
 from ..machine import machine
 from ..row import table
 from . import workloads
-from .compared import PEERS, Compared, compared
+from .compared import PEERS, Compared, turns
 from .page import figure, page
 
 WORK = {"item table": partial(workloads.items, "ml-100k"), "dense network": workloads.dense}
@@ -28,7 +28,7 @@ PICTURE = "images/peers.png"
 
 
 def main(words: Sequence[str]) -> int:
-    """Measures, writes what was asked for after each workload, prints the rows."""
+    """Measures, writes what was asked for after each turn, prints the rows."""
     names = {peer.name: peer for peer in PEERS}
     parser = argparse.ArgumentParser(
         prog="fedjax-rec bench peers", description=f"Peers: {', '.join(names)}. Default: all."
@@ -46,22 +46,35 @@ def main(words: Sequence[str]) -> int:
     if known.clients is not None:
         at_least("bench peers", "clients", known.clients, 1)
     chosen = [peer for peer in PEERS if not known.names or peer.name in known.names]
-    console, there = Console(stderr=True), _machine()
-    found, left_out = [], []
-    for name, make in WORK.items():
-        console.print(f"{name} ...")
-        say = lambda told: console.print(f"  {told}", markup=False, highlight=False)
-        try:
-            found.append(compared(make().first(known.clients), chosen, say))
-        except (OSError, RuntimeError) as error:
-            left_out.append(f"{name}: {' '.join(str(error).split())}")
-            say(f"left out: {left_out[-1]}")
+    console, began = Console(stderr=True), _load()
+    done, left_out = [], []
+
+    def write(found: list[Compared]) -> None:
+        there = {
+            **machine(),
+            "threads": f"ours one; {cores()} of the cores for all",
+            "load": f"{began} when it began, {_load()} when it ended",
+        }
         if known.json:
             _write_json(Path(known.json), found, left_out, there)
         if known.markdown:
             command = " ".join(["fedjax-rec bench peers", *words])
             _write_page(Path(known.markdown), found, left_out, there, command)
-    Console().print(table(row for one in found for row in one.rows()))
+
+    for name, make in WORK.items():
+        console.print(f"{name} ...")
+        say = lambda told: console.print(f"  {told}", markup=False, highlight=False)
+        latest = []
+        try:
+            for one in turns(make().first(known.clients), chosen, say):
+                latest = [one]
+                write([*done, one])
+        except (OSError, RuntimeError) as error:
+            left_out.append(f"{name}: {' '.join(str(error).split())}")
+            say(f"left out: {left_out[-1]}")
+        done += latest
+    write(done)
+    Console().print(table(row for one in done for row in one.rows()))
     return 0
 
 
@@ -81,14 +94,8 @@ def _write_page(
         beside.write_text(page(found, left_out, there, command, PICTURE if found else ""))
 
 
-def _machine() -> dict[str, str]:
-    """What was measured on, and what else it did when it began."""
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
-    return {
-        **machine(),
-        "threads": f"ours one; {cores()} of the cores for all",
-        "load when it began": f"{load:.2f}",
-    }
+def _load() -> str:
+    return f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
 
 
 def _record(one: Compared) -> dict:

@@ -117,7 +117,18 @@ def compared(
     say: Callable[[str], object] = lambda told: None,
     playing: Callable[[Script, Workload, int], Answer] = play,
 ) -> Compared:
-    """All of `peers` on `work`, one after another.
+    """All of `peers` on `work`, one after another; arguments and errors are those of `turns`."""
+    *_, last = turns(work, peers, say, playing)
+    return last
+
+
+def turns(
+    work: Workload,
+    peers: Sequence[Script] = PEERS,
+    say: Callable[[str], object] = lambda told: None,
+    playing: Callable[[Script, Workload, int], Answer] = play,
+) -> Iterator[Compared]:
+    """What is known after each turn: ours, each of `peers`, ours between and after them.
 
     Args:
         work: what is done.
@@ -131,11 +142,12 @@ def compared(
     most = max([OWN_ROUNDS, *(rounds_of(peer, work) for peer in peers)])
     ours, found = [], []
 
-    def own() -> None:
+    def own() -> Compared:
         ours.append(playing(OURS, work, most))
         say(f"{OURS.title}: {ours[-1].cpu:.3g} CPU seconds a round")
+        return Compared(work, tuple(ours), tuple(found))
 
-    own()
+    yield own()
     for n, peer in enumerate(peers):
         goal = GOALS.get(work.name, {}).get(peer.name)
         try:
@@ -147,10 +159,10 @@ def compared(
         found.append(line)
         took = f": {line.answer.cpu:.3g} CPU seconds a round" if line.answer else ""
         say(line.title + took + (f" ({line.why})" if line.why else ""))
+        yield Compared(work, tuple(ours), tuple(found))
         if n == len(peers) // 2 - 1:
-            own()
-    own()
-    return Compared(work, tuple(ours), tuple(found))
+            yield own()
+    yield own()
 
 
 def rounds_of(peer: Script, work: Workload) -> int:
