@@ -246,6 +246,29 @@ def test_what_was_measured_before_a_stop_is_written(tmp_path, monkeypatch):
     assert [peer["peer"] for peer in kept["peers"]] == ["torch", "pfl"]
 
 
+def test_a_workload_that_was_measured_is_kept(tmp_path, monkeypatch):
+    played_for = []
+
+    def playing(script, work, rounds):
+        played_for.append(work.name)
+        return fake(script, work, rounds)
+
+    turns = lambda work, peers, say: compared.turns(work, peers, say, playing)
+    monkeypatch.setattr(command, "turns", turns)
+    toy = replace(small("items"), name="toy", title="toy")
+    words = ["torch", "fedjax", "--json", str(tmp_path / "a.json")]
+    monkeypatch.setattr(command, "WORK", {"items": lambda: small("items")})
+    assert command.main(words) == 0
+    first = json.loads((tmp_path / "a.json").read_text())["answers"]
+    monkeypatch.setattr(command, "WORK", {"items": lambda: small("items"), "toy": lambda: toy})
+    played_for.clear()
+    assert command.main([*words, "--go-on"]) == 0
+    both = json.loads((tmp_path / "a.json").read_text())["answers"]
+    assert both[:1] == first and both[1]["workload"] == "toy" and set(played_for) == {"toy"}
+    with pytest.raises(ValueError, match="--go-on"):
+        command.main(["--go-on", "--json", str(tmp_path / "absent")])
+
+
 def test_bad_input_is_one_line():
     with pytest.raises(ValueError, match=r"peer 'flover' is unknown \(did you mean 'flower'\?\)"):
         command.main(["flover"])

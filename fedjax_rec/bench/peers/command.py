@@ -20,8 +20,10 @@ from ...storage import whole
 from ..machine import machine
 from ..row import table
 from . import workloads
-from .compared import PEERS, Compared, turns
+from .compared import GOALS, PEERS, Compared, Line, turns
 from .page import figure, page
+from .played import Script, answer_of
+from .workloads import Workload
 
 WORK = {"item table": partial(workloads.items, "ml-100k"), "dense network": workloads.dense}
 PICTURE = "images/peers.png"
@@ -36,6 +38,9 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("names", nargs="*", metavar="PEER")
     parser.add_argument("--clients", type=int, help="the first N of each workload", metavar="N")
     parser.add_argument("--json", help="also write the figures to FILE", metavar="FILE")
+    parser.add_argument(
+        "--go-on", action="store_true", help="keep workloads that FILE of --json has all of"
+    )
     parser.add_argument("--markdown", help="also write a page to FILE", metavar="FILE")
     known = parser.parse_args(words)
     for name in known.names:
@@ -46,6 +51,11 @@ def main(words: Sequence[str]) -> int:
     if known.clients is not None:
         at_least("bench peers", "clients", known.clients, 1)
     chosen = [peer for peer in PEERS if not known.names or peer.name in known.names]
+    if known.go_on and not (known.json and Path(known.json).is_file()):
+        raise ValueError(
+            f"bench peers --go-on: --json {known.json} is no file; name an earlier one."
+        )
+    kept = json.loads(Path(known.json).read_text())["answers"] if known.go_on else []
     console, began = Console(stderr=True), _load()
     done, left_out = [], []
 
@@ -66,7 +76,9 @@ def main(words: Sequence[str]) -> int:
         say = lambda told: console.print(f"  {told}", markup=False, highlight=False)
         latest = []
         try:
-            for one in turns(make().first(known.clients), chosen, say):
+            work = make().first(known.clients)
+            before = [_read(r, work) for r in kept if _same(r, work, chosen)]
+            for one in before or turns(work, chosen, say):
                 latest = [one]
                 write([*done, one])
         except (OSError, RuntimeError) as error:
@@ -96,6 +108,26 @@ def _write_page(
 
 def _load() -> str:
     return f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
+
+
+def _same(record: dict, work: Workload, chosen: Sequence[Script]) -> bool:
+    """Whether a record of `_record` has this work by all of these peers."""
+    done = [line["peer"] for line in record["peers"]] == [peer.name for peer in chosen]
+    return done and (record["workload"], record["clients"]) == (work.name, work.clients)
+
+
+def _read(record: dict, work: Workload) -> Compared:
+    """What `_record` wrote."""
+    ours = tuple(answer_of(answer) for answer in record["ours"])
+    scripts, goals = {peer.name: peer for peer in PEERS}, GOALS.get(work.name, {})
+    lines = [
+        Line(
+            scripts[line["peer"]], line["answer"] and answer_of(line["answer"]), line["why"],
+            goals.get(line["peer"]),
+        )
+        for line in record["peers"]
+    ]  # fmt: skip
+    return Compared(work, ours, tuple(lines))
 
 
 def _record(one: Compared) -> dict:

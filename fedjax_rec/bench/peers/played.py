@@ -11,6 +11,7 @@ import statistics
 import sys
 import tempfile
 import tokenize
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -118,6 +119,11 @@ def read(text: str, title: str, rounds: int, threads: str = "") -> Answer:
     if not all(math.isfinite(x) and x >= 0 for x in walls + cpus):
         raise RuntimeError(f"{title} answered seconds that are none; see its script.")
     return answer
+
+
+def answer_of(record: Mapping) -> Answer:
+    """An `Answer` from its fields, as JSON has them."""
+    return Answer(**{k: tuple(v) if isinstance(v, list) else v for k, v in record.items()})
 
 
 def lines_of_code(source: str) -> int:
