@@ -81,11 +81,16 @@ def _row(one: Compared, line: Line) -> str:
         goal += ", reached" if ratio >= line.goal else ", missed"
     if line.answer is None:
         return f"| {line.title} | | | | {line.script.lines()} | | | not measured | {goal} |"
-    answer, shown = line.answer, "refused" if ratio is None else f"{ratio:,.3g}"
+    answer, shown = line.answer, "refused" if ratio is None else times(ratio)
     return (
         f"| {line.title} | {answer.cpu:.3g} | {answer.wall:.3g} | {answer.peak_bytes / MIB:,.0f} | "
         f"{line.script.lines()} | {answer.losses[-1]:.4f} | {answer.rounds} | {shown} | {goal} |"
     )
+
+
+def times(ratio: float) -> str:
+    """To three digits."""
+    return f"{ratio:,.0f}" if ratio >= 1000 else f"{ratio:.3g}"
 
 
 def figure(found: Sequence[Compared]) -> Figure:
@@ -98,7 +103,7 @@ def figure(found: Sequence[Compared]) -> Figure:
         for n, line in enumerate(lines):
             if line.goal:
                 ax.plot([line.goal] * 2, [n - 0.4, n + 0.4], color=PALETTE[1], linewidth=2.4)
-        named = [f"{line.title}, {r:,.3g}x" for line, r in zip(lines, ratios, strict=True)]
+        named = [f"{line.title}, {times(r)}x" for line, r in zip(lines, ratios, strict=True)]
         ax.set_yticks(range(len(lines)), named)
         ax.axvline(1.0, color=GRAY, linewidth=1.0)
         ax.set_xscale("log")
