@@ -95,7 +95,7 @@ def times(ratio: float) -> str:
 
 def figure(found: Sequence[Compared]) -> Figure:
     """CPU time of each peer over ours, a panel a workload, with a mark at each goal."""
-    drawn = Figure(figsize=(5.2 * len(found), 4.0), layout="constrained")
+    drawn = Figure(figsize=(5.6 * len(found), 4.0), layout="constrained")
     for ax, one in zip(drawn.subplots(1, len(found), squeeze=False)[0], found, strict=True):
         lines = [line for line in reversed(one.lines) if one.ratio(line) is not None]
         ratios = [one.ratio(line) or 1.0 for line in lines]
@@ -109,7 +109,7 @@ def figure(found: Sequence[Compared]) -> Figure:
         ax.set_xscale("log")
         ends = [1.0, *ratios, *(line.goal for line in lines if line.goal)]
         ax.set_xlim(min(ends) * 0.9, max(ends) * 1.5)
-        dress(ax, "CPU time of a round over ours (log scale)", "")
+        dress(ax, "CPU time over ours (log)", "")
         ax.grid(axis="y", visible=False)
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         ax.xaxis.set_minor_locator(NullLocator())
