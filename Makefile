@@ -60,7 +60,7 @@ large: .venv/.installed ## large models: adapters, item texts, sequences, clicks
 arena: .venv/.installed ## attacks against defences on MovieLens-100K, and their heat map in docs/robustness.md (two hours)
 	@$(BIN)/fedjax-rec arena configs/arena/ml100k.yaml
 
-benchmarks: .venv/.installed ## measure, and write the pages docs/benchmarks*.md (20 minutes on a quiet machine)
+benchmarks: .venv/.installed ## measure, and write the pages docs/benchmarks*.md (half an hour on a quiet machine)
 	@$(BIN)/fedjax-rec bench rounds-100k rounds-1m first tables cohort compress fedjax-100k fedjax-1m \
 	  --markdown docs/benchmarks.md
 	@$(BIN)/fedjax-rec bench strategies adapters clicks --markdown docs/benchmarks_more.md
@@ -68,6 +68,7 @@ benchmarks: .venv/.installed ## measure, and write the pages docs/benchmarks*.md
 	@$(BIN)/fedjax-rec bench files --markdown docs/benchmarks_data.md
 	@NPROC=2 $(BIN)/fedjax-rec bench adapters --markdown docs/benchmarks_threads.md
 	@$(BIN)/fedjax-rec bench rounds-100k tables cohort --profile runs/traces --markdown docs/benchmarks_profile.md
+	@$(BIN)/fedjax-rec bench peers --markdown docs/benchmarks_peers.md
 
 # Here .venv is not made: a lent machine has a python3 with a jax of its own, and no network. Wheels in
 # .whl are what it lacks, see docs/devices.md.

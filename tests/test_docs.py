@@ -25,7 +25,7 @@ WITH_RUNS = ("README.md", "docs/configuration.md", "docs/item_texts.md")
 PAGES = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", *DOCS]
 EXECUTED = ["docs/communication.md", "docs/language_models.md", "docs/strategies.md"]
 # Pages that `fedjax-rec report` and `bench` write from finished runs.
-PAGES_OF_BENCH = ("benchmarks", "benchmarks_more", "benchmarks_scale", "benchmarks_threads")
+PAGES_OF_BENCH = tuple(f"benchmarks{of}" for of in ("", "_more", "_scale", "_threads", "_peers"))
 WRITTEN_BY_COMMANDS = {ROOT / "docs" / f"{name}.md" for name in ("results", *PAGES_OF_BENCH)}
 
 

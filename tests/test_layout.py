@@ -69,6 +69,7 @@ VMAPS = {
     "evaluate.protocol": "clients that are scored",
     "bench.compress": "updates",
     "bench.device_parts": "whole runs",
+    "bench.peers.vmap_workload": "clients, as others do",
     "testing": "parts alone, which is what laws ask of them",
     "bench.fedjax_compressors": "updates, by another library",
 }

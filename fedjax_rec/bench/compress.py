@@ -9,21 +9,23 @@ compressors on as much normal data, in its own environment, see `fedjax_compress
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from .. import compress, simulate, trees, wire
-from ..data.sources import sources
 from ..types import Compressor, Now
-from . import fedjax
+from .peers.environments import FEDJAX, output, own_jax, place, prepare
 from .row import Row
 from .timing import Timing, repeat
 
 CLIENTS, COORDINATES, CHUNK, TIMES = 1024, 2**17, 8, 3
 FEDJAX_CLIENTS = 256
+SCRIPT = Path(__file__).with_name("fedjax_compressors.py")
 
 # name -> (factory, goal for the time, the compressor of FedJAX that does the same)
 COMPRESSORS: dict[str, tuple[Callable[[], Compressor], int, str]] = {
@@ -145,11 +147,39 @@ def versus_fedjax(mine: dict[str, tuple[str, float, float]]) -> Iterator[Row]:
     It packs no bits and we count them; neither side makes bytes. FedJAX gets fewer clients, in
     which its loop is linear, and the ratio is of times a coordinate.
     """
-    python = fedjax.prepare(sources.cache() / "fedjax")
-    methods = fedjax.measure_compressors(python, FEDJAX_CLIENTS, COORDINATES, TIMES)["methods"]
+    methods = by_fedjax(FEDJAX_CLIENTS, COORDINATES, TIMES)["methods"]
     for rival, (name, kept, mean) in mine.items():
         share = CLIENTS / FEDJAX_CLIENTS
         forms = {form: f["cpu_seconds"] * share for form, f in methods[rival]["forms"].items()}
         what = f"{name}: CPU time of FedJAX's {rival} over ours"
         yield Row("compress", f"{what}, `apply`", forms.pop("apply") / mean, "x", ">= 5")
         yield Row("compress", f"{what}, its quickest form", min(forms.values()) / kept, "x", "")
+
+
+def by_fedjax(clients: int, coordinates: int, repeats: int, seed: int = 0) -> dict:
+    """Seconds of FedJAX's compressors, decoding included, on N(0, 1) float32 [clients,
+    coordinates], drawn by numpy.random.default_rng(seed), in the environment of FedJAX.
+
+    Args:
+        clients: vectors, C.
+        coordinates: d of each; rotations pad it to a power of two.
+        repeats: calls to take the median of, after one that compiles.
+        seed: of the data and of the compressors' keys.
+
+    Returns:
+        clients, coordinates, repeats, jax, fedjax, device, and `methods`: of each of FedJAX's
+        `uniform_stochastic_quantizer`, `rotated_uniform_stochastic_quantizer` (16 levels each) and
+        `structured_drive_quantizer` the bits it claims a client, squared_error (mean of
+        |C(x) - x|^2 / |x|^2) and `forms`: "apply", "vmap" and "map" (see
+        `fedjax_compressors.py`), each with first_seconds, cpu_seconds, wall_seconds,
+        cpu_nanoseconds and wall_nanoseconds (a coordinate), the latter two forms with
+        temporary_bytes.
+
+    Raises:
+        RuntimeError: it cannot be installed, or the run failed or took more than an hour.
+    """
+    python = prepare(place("fedjax"), [FEDJAX, own_jax()])
+    command = [str(python), str(SCRIPT), "--clients", str(clients), "--seed", str(seed)]
+    command += ["--coordinates", str(coordinates), "--repeats", str(repeats)]
+    answer = output(command, "by_fedjax()", "remove its environment, or leave FedJAX out.", 3600.0)
+    return json.loads(answer.splitlines()[-1])

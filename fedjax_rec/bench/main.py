@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from .. import simulate
 from ..check import nearest
@@ -26,10 +25,11 @@ from .decoders import decoders
 from .device import main as device
 from .files import files
 from .machine import machine
+from .peers.command import main as peers
 from .profile import PROFILED, under_profiler
 from .robust import robust
 from .rounds import first_round, rounds
-from .row import Row
+from .row import Row, table
 from .scale import devices, sweep
 from .strategies import strategies_100k
 from .tables import tables
@@ -59,10 +59,12 @@ def main(words: Sequence[str]) -> int:
     """Runs the benches named (default all), prints the table, writes what was asked for."""
     if words and words[0] == "device":  # of what is not here: its own process, page and limits
         return device(words[1:])
+    if words and words[0] == "peers":  # of other libraries: its own page, with a picture
+        return peers(words[1:])
     parser = argparse.ArgumentParser(
         prog="fedjax-rec bench",
         description=f"Benches: {', '.join(BENCHES)}. Default: all. "
-        "`bench device --out DIR` measures an accelerator.",
+        "`bench device --out DIR` measures an accelerator, `bench peers` other libraries.",
     )
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--json", help="also write the figures to FILE", metavar="FILE")
@@ -96,20 +98,13 @@ def main(words: Sequence[str]) -> int:
         except (FileNotFoundError, RuntimeError) as error:
             left_out.append(f"{name}: {' '.join(str(error).split())}")
             console.print(f"  left out: {left_out[-1]}")
-    Console().print(_table(rows))
+    Console().print(table(rows))
     if known.json:
         whole = {"machine": machine(), "rows": [r._asdict() for r in rows], "left_out": left_out}
         _write(Path(known.json), json.dumps(whole, indent=2) + "\n")
     if known.markdown:
         _write(Path(known.markdown), _page(rows, left_out))
     return 0
-
-
-def _table(rows: Sequence[Row]) -> Table:
-    table = Table("bench", "what", "measured", "goal")
-    for row in rows:
-        table.add_row(row.bench, row.what, row.shown(), row.goal)
-    return table
 
 
 def _page(rows: Sequence[Row], left_out: Sequence[str]) -> str:

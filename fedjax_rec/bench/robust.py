@@ -19,10 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import aggregate, simulate
-from ..data.sources import sources
 from ..rows import RowsUpdate, Table
 from ..types import Aggregator, Now, Upload
-from . import fedjax
+from .peers.environments import output, place, prepare
 from .row import Row
 from .timing import Timing, repeat
 
@@ -69,7 +68,7 @@ def robust() -> Iterator[Row]:
     for name, make in ON_LISTS.items():
         yield Row("robust", f"{name}: a round of 256 lists", timed(make(), *lists()).cpu, "s", "")
     try:
-        python = fedjax.prepare(sources.cache() / "byzfl", BYZFL)
+        python = prepare(place("byzfl"), BYZFL)
     except RuntimeError:
         python = None  # our own half of the table stands
     for name in SAME:
@@ -131,5 +130,5 @@ def theirs(python: Path, name: str, clients: int, f: int) -> dict:
     """{form: {cpu_seconds, wall_seconds}} of ByzFL's rule on `vectors`."""
     command = [str(python), str(WORKLOAD), "--clients", str(clients), "--f", str(f)]
     command += ["--coordinates", str(COORDINATES), "--repeats", str(TIMES), name]
-    answer = fedjax.output(command, f"theirs({name!r})", "make the environment anew.", 3600.0)
+    answer = output(command, f"theirs({name!r})", "make the environment anew.", 3600.0)
     return json.loads(answer.splitlines()[-1])[name]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
+
+from rich.table import Table
 
 
 class Row(NamedTuple):
@@ -20,3 +23,11 @@ class Row(NamedTuple):
             return "not measured"
         number = f"{self.value:,.0f}" if abs(self.value) >= 1000 else f"{self.value:.3g}"
         return f"{number} {self.unit}".strip()
+
+
+def table(rows: Iterable[Row]) -> Table:
+    """Of all rows, for the screen."""
+    shown = Table("bench", "what", "measured", "goal")
+    for row in rows:
+        shown.add_row(row.bench, row.what, row.shown(), row.goal)
+    return shown

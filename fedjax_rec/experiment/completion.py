@@ -49,7 +49,7 @@ def _words(commands: Mapping, benches) -> dict[str, dict[str, list]]:
         options[name] = sorted({*options[name], *(f"--{key}" for key in keys())})
     first = {
         "": [*commands, "help"], "help": list(commands), "list": kinds(), "explain": keys(),
-        "bench": [*benches, "device"], "data": ["get", "list", "about", "check"],
+        "bench": [*benches, "device", "peers"], "data": ["get", "list", "about", "check"],
         "get": names["data"], "about": names["data"], "completion": list(SHELLS),
         **dict.fromkeys(CONFIGURED, names["configs"]),
     }  # fmt: skip

@@ -15,6 +15,7 @@
     fedjax-rec unlearn RUN --users ID [ID ...] --out DIR  users taken out, and what is left of them
     fedjax-rec bench [NAME ...] [--json FILE]             speed and memory on this machine
     fedjax-rec bench device --out DIR [--tiny]            what an accelerator does, in eight minutes
+    fedjax-rec bench peers [PEER ...] [--markdown FILE]   other libraries beside this one
     fedjax-rec data get NAME | list                       fetch, check and describe data or weights
     fedjax-rec data about NAME                            its size, source, terms and citation
     fedjax-rec data check PATH [--user NAME ...]          what a file holds, and what is wrong

@@ -77,7 +77,8 @@ def load_decoder(source: str | Path, dtype: str = "float32") -> Decoder:
     made = architecture(folder)
     if made.both:
         raise ValueError(
-            f"{folder} attends both ways, which no decoder does; read it by models.load_encoder."
+            f"{folder}: config.json has use_bidirectional_attention=True, which no decoder does; "
+            "read it by models.load_encoder."
         )
     return assembled(made, weights.tensors(folder).items(), f"{folder}", jnp.dtype(dtype))
 
