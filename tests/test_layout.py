@@ -42,6 +42,7 @@ WALKS = {
     "factors": "layers with adapters",
     "unlearn.log": "the logs of clients",
     "models.placement": "frozen values and tables, by their path",
+    "simulate.hosts": "where nothing lies, of what a program does not read",
     "testing": "nodes of packets and programs, which laws take apart",
 }
 # Clients are mapped over in one file, which knows what of them is shared. Whatever else is mapped

@@ -136,7 +136,7 @@ def decoders() -> Iterator[Row]:
         work, peak = world.operations(), found.fixed + found.each
         yield row(f"{name}: a client's step", work / 1e12, "TFLOP", "")
         if peak > allowed_bytes():
-            yield row(f"{name}: a client's step takes", None, "s", "its base does not fit here")
+            yield row(f"{name}: a client's step takes", None, "s", "its round does not fit here")
             continue
         spent = seconds(world)
         yield row(f"{name}: a client's step takes", spent, "s", "")

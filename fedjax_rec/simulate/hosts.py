@@ -193,7 +193,7 @@ def placed(tree: PyTree, shardings: PyTree) -> PyTree:
 
 
 @contextmanager
-def folder_of_own(out: Path | str) -> Iterator[Path]:
+def folder_of_own(out: Path | str) -> Iterator[Path | str]:
     """The folder that this process plays its run in: `out` in the first one, in others a copy of
     what is there, which goes when the run ends. So all of them go on from the same checkpoint, and
     no disk needs to be seen by all.
@@ -203,19 +203,18 @@ def folder_of_own(out: Path | str) -> Iterator[Path]:
 
     Example:
         >>> with simulate.folder_of_own("runs/mine") as own:
-        ...     print(own.name)
-        mine
+        ...     print(own)
+        runs/mine
     """
-    out = Path(out)
     if jax.process_count() == 1:
         yield out
         return
-    packed = from_first(lambda: _packed(out))
+    packed = from_first(lambda: _packed(Path(out)))
     if is_first():
         yield out
         return
     with tempfile.TemporaryDirectory(prefix="fedjax_rec-") as scratch:
-        own = Path(scratch) / (out.name or "run")
+        own = Path(scratch) / (Path(out).name or "run")
         with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
             archive.extractall(own, filter="data")
         yield own

@@ -179,7 +179,7 @@ def test_a_peer_that_fails_or_differs_loses_only_its_line(found):
     rows = {row.what: row for row in found.rows()}
     assert rows["item table: CPU time of fluke 1.0 over ours"].goal == ">= 100"
     missing = rows["item table: CPU time of FedJAX over ours"]
-    assert missing.value is None and missing.goal.startswith(">= 15 (FedJAX failed")
+    assert missing.value is None and missing.goal.startswith(">= 30 (FedJAX failed")
 
 
 def test_where_ours_fails_nothing_is_compared():
@@ -195,7 +195,7 @@ def test_the_page_says_what_was_missed_and_what_was_refused(found):
     row = lambda title: next(x for x in text.splitlines() if x.startswith(f"| {title}"))
     assert row("PyTorch by hand").endswith("| 4 | >= 10, missed |")
     assert row("fluke").endswith("| 150 | >= 100, reached |")
-    assert row("FedJAX").endswith("| not measured | >= 15 |")
+    assert row("FedJAX").endswith("| not measured | >= 30 |")
     assert row("pfl").endswith("| refused | >= 50 |")
     assert "- pfl 1.0: refused: loss 0.6" in text and "- dense network: no memory" in text
     assert "![" in text and "Toy data: 12 clients" in text
@@ -370,5 +370,5 @@ def test_a_clock_of_a_tree_counts_its_children():
     work = "sum(i * i for i in range(6_000_000))"
     with alone, tree:
         environments.output([sys.executable, "-c", work], "it", "x")
-    assert tree.cpus[0] > 0.1 > alone.cpus[0]
+    assert tree.cpus[0] - alone.cpus[0] > 0.1
     assert tree.peak > 2**20 and alone.peak > 2**20

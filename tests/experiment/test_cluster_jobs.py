@@ -111,6 +111,7 @@ class Run:
 
     def __init__(self, name):
         self.out, self.point, self.config = PLACE / name, {"name": name}, Plain()
+        self.until = None
 
 
 class Plain:
@@ -119,7 +120,7 @@ class Plain:
 
 def play(script, names, finished=(), stops=()):
     runs = [Run(name) for name in names]
-    done = lambda run: run.out.name in finished
+    done = lambda run: Ended(run.point, run.out, "finished") if run.out.name in finished else None
     return list(in_jobs(runs, PLACE, script.engine, 1, [], list(stops), done))
 
 

@@ -501,7 +501,7 @@ def test_decoders_read_with_or_without_a_head_and_its_prefix(tmp_path):
         models.load_encoder(place)
     with pytest.raises(ValueError, match=r"has use_mrope=True, which is not computed here"):
         models.load_encoder(changed(tmp_path / "other", name, use_mrope=True))
-    with pytest.raises(ValueError, match=r"attends both ways, .* read it by models\.load_encoder"):
+    with pytest.raises(ValueError, match=r"bidirectional_attention=True, .* models\.load_encoder"):
         models.load_decoder(PLACE / "embedding_gemma")
 
 
