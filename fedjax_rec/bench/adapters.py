@@ -98,8 +98,7 @@ class World:
 
     def adapter_bytes(self) -> int:
         """What a client trains."""
-        shared = jax.eval_shape(self.model().init, jax.random.key(0))[0]
-        return trees.nbytes(trees.trainable(shared))
+        return trained_bytes(self.model())
 
     def activation_bytes(self) -> int:
         """What the backward pass must have of the forward one, in float32. Of a token in a layer:
@@ -126,6 +125,12 @@ class Account:
     base: int
     arguments: int
     fresh: int
+
+
+def trained_bytes(model: Model) -> int:
+    """Of the shared part of a model, what is no frozen base."""
+    shared = jax.eval_shape(model.init, jax.random.key(0))[0]
+    return trees.nbytes(trees.trainable(shared))
 
 
 class Trained(Protocol):

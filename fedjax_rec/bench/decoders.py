@@ -27,13 +27,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .. import data, models, simulate, strategies, trees
+from .. import data, models, simulate, strategies
 from ..models.text.answers import YesNo, adapted
 from ..models.transformers.decoder import KERNELS
 from ..models.transformers.families.llama import LlamaSize, llama
 from ..rounds.memory import allowed_bytes
 from ..types import Cohort, Model, Strategy
-from .adapters import account
+from .adapters import account, trained_bytes
 from .row import Row
 from .timing import repeat
 
@@ -97,10 +97,6 @@ class Asked:
     def base_bytes(self) -> int:
         return models.base_nbytes(jax.eval_shape(self.model().init, jax.random.key(0))[0])
 
-    def sent_bytes(self) -> int:
-        shared = jax.eval_shape(self.model().init, jax.random.key(0))[0]
-        return trees.nbytes(trees.trainable(shared))
-
     def operations(self) -> int:
         """Of a client's step: multiplications and additions of its products."""
         size = self.size.decoder()
@@ -128,7 +124,8 @@ def decoders() -> Iterator[Row]:
         for bits, called in ((None, "float32"), ("bfloat16",) * 2, ("nf4",) * 2):
             base = Asked(size, bits=bits).base_bytes()
             yield row(f"{name}: base in {called}", base / 2**30, "GiB", "")
-        yield row(f"{name}: adapters that a client sends", world.sent_bytes() / 2**20, "MiB", "")
+        sent = trained_bytes(world.model())
+        yield row(f"{name}: adapters that a client sends", sent / 2**20, "MiB", "")
         for remat in (False, True):
             found = account(Asked(size, remat=remat))
             what = f"{name}: one more client at once" + ", remat" * remat

@@ -24,6 +24,7 @@ import numpy as np
 
 from .. import __version__, data, evaluate, simulate, strategies
 from ..report import figures
+from ..report.reading import totals_of
 from ..types import State
 from . import rung, stopped
 from .best import BestState, best_of, chooser_of
@@ -352,12 +353,7 @@ def _summary(config: Config, experiment: Experiment, records, values, chooser: s
         "final": records[-1],
         "best": best_of(records, chooser, protocol),
         "selected_by": chooser,
-        "totals": {
-            "rounds": records[-1]["round"],
-            "seconds": records[-1]["seconds"],
-            "bytes_up": sum(r["bytes_up"] for r in records),
-            "bytes_down": sum(r["bytes_down"] for r in records),
-        },
+        "totals": totals_of(records),
         "data": {
             **experiment.read.described,
             "clients": dataset.num_clients,

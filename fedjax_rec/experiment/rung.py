@@ -15,8 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..evaluate.direction import lower_is_better
-from ..report.reading import RUNG, number, records_of
+from ..report.reading import RUNG, best_record, records_of, totals_of
 from ..storage import whole
 
 
@@ -47,19 +46,11 @@ def summary_at(folder: Path, rounds: int | None = None) -> dict[str, Any]:
     if not records:
         raise ValueError(f"{folder}: no round up to {rounds} was measured; run it again.")
     chooser = said["selected_by"]
-    sign = -1.0 if lower_is_better(chooser) else 1.0
-    merit = [sign * number(one.get(chooser)) for one in records]
-    merit = [-math.inf if math.isnan(value) else value for value in merit]
     return {
-        "best": records[merit.index(max(merit))],
+        "best": best_record(records, chooser),
         "selected_by": chooser,
         "final": records[-1],
-        "totals": {
-            "rounds": records[-1]["round"],
-            "seconds": records[-1]["seconds"],
-            "bytes_up": sum(one["bytes_up"] for one in records),
-            "bytes_down": sum(one["bytes_down"] for one in records),
-        },
+        "totals": totals_of(records),
     }
 
 

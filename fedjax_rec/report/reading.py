@@ -161,13 +161,7 @@ def _check_summary(path: Path, summary: dict[str, Any], records: Sequence[dict[s
             "runs; run it again."
         )
     chooser = summary["selected_by"]
-    sign = -1.0 if lower_is_better(chooser) else 1.0
-
-    def merit(record: dict[str, Any]) -> float:
-        value = sign * number(record.get(chooser))
-        return -np.inf if np.isnan(value) else value
-
-    chosen = max(records, key=merit)
+    chosen = best_record(records, chooser)
     wanted = {"best": chosen, "final": records[-1]}
     wrong = [key for key, record in wanted.items() if summary.get(key, record) != record]
     for key in ("bytes_up", "bytes_down"):
@@ -178,6 +172,27 @@ def _check_summary(path: Path, summary: dict[str, Any], records: Sequence[dict[s
             f"{path}: {wrong[0]} is not what metrics.jsonl comes to (best is round "
             f"{chosen['round']} by {chooser}); was one of them edited? Run the same command again."
         )
+
+
+def best_record(records: Sequence[dict[str, Any]], chooser: str) -> dict[str, Any]:
+    """The first of the best by the metric `chooser`; one that lacks it is the worst."""
+    sign = -1.0 if lower_is_better(chooser) else 1.0
+
+    def merit(record: dict[str, Any]) -> float:
+        value = sign * number(record.get(chooser))
+        return -np.inf if np.isnan(value) else value
+
+    return max(records, key=merit)
+
+
+def totals_of(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """`totals` of a summary of these records."""
+    return {
+        "rounds": records[-1]["round"],
+        "seconds": records[-1]["seconds"],
+        "bytes_up": sum(record["bytes_up"] for record in records),
+        "bytes_down": sum(record["bytes_down"] for record in records),
+    }
 
 
 def unfinished(folders: Iterable[Path | str]) -> list[Path]:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from fedjax_rec import trees
-from fedjax_rec.bench.adapters import account
+from fedjax_rec.bench.adapters import account, trained_bytes
 from fedjax_rec.bench.decoders import RANK, SIZES, Asked, seconds
 from fedjax_rec.models.transformers.families.llama import LlamaSize
 
@@ -21,7 +21,7 @@ def test_bytes_are_those_of_the_weights():
     assert world.base_bytes() == 4 * (weights + scales)
     assert Asked(SMALL, bits="bfloat16").base_bytes() == 2 * weights + 4 * scales
     query, value = RANK * (64 + 64), RANK * (64 + 32)
-    assert world.sent_bytes() == 4 * 2 * (query + value)
+    assert trained_bytes(world.model()) == 4 * 2 * (query + value)
 
 
 def test_published_widths_are_of_the_size_that_their_name_says():

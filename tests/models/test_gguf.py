@@ -12,6 +12,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_gguf
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 from test_llama_gguf import paired
@@ -19,7 +20,7 @@ from test_llama_gguf import paired
 from fedjax_rec import models, weights
 from fedjax_rec.models.transformers.families import gguf_models
 
-gguf = pytest.importorskip("gguf")
+gguf = tiny_gguf.gguf
 PLACE = Path(__file__).parent / "checkpoints"
 FULL, SLIDING = "full_attention", "sliding_attention"
 forward = nnx.jit(lambda model, tokens: model(tokens))
@@ -82,23 +83,13 @@ def write(place: Path, kind: str, tensors=None, blocks=None, **more) -> Path:
     name, _, fields = FILES[kind]
     said = json.loads((PLACE / name / "config.json").read_text())
     place.mkdir(exist_ok=True)
-    writer = gguf.GGUFWriter(place / "tiny.gguf", kind)
-    writer.add_token_list([f"t{i}" for i in range(said["vocab_size"])])
-    writer.add_embedding_length(said["hidden_size"])
-    writer.add_feed_forward_length(said["intermediate_size"])
-    writer.add_block_count(blocks or said["num_hidden_layers"])
-    writer.add_head_count(said["num_attention_heads"])
-    writer.add_head_count_kv(said["num_key_value_heads"])
-    writer.add_layer_norm_rms_eps(said["rms_norm_eps"])
-    writer.add_context_length(said["max_position_embeddings"])
+    writer = tiny_gguf.begun(place, kind, said, blocks)
     width = said.get("head_dim") or said["hidden_size"] // said["num_attention_heads"]
     writer.add_key_length(width)
     writer.add_value_length(width)
     if "rope__freq_base" not in fields:
         writer.add_rope_freq_base(said["rope_parameters"]["rope_theta"])
-    for field, value in {**fields, **more}.items():
-        add = {str: writer.add_string, float: writer.add_float32, int: writer.add_uint32}
-        add[type(value)](f"{kind}.{field.replace('__', '.')}", value)
+    tiny_gguf.add_fields(writer, kind, {**fields, **more})
     arch = next(x for x, spelt in gguf.MODEL_ARCH_NAMES.items() if spelt == kind)
     names = gguf.get_tensor_name_map(arch, said["num_hidden_layers"])
     for theirs, x in held(name, said).items():
@@ -107,12 +98,7 @@ def write(place: Path, kind: str, tensors=None, blocks=None, **more) -> Path:
             x = paired(x, width)
         x = x + 1 if kind in SUMS and theirs.endswith("norm.weight") else x
         writer.add_tensor(names.get_name(theirs, (".weight", ".bias")), x)
-    for theirs, x in (tensors or {}).items():
-        writer.add_tensor(theirs, x)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    tiny_gguf.end(writer, tensors)
     return place
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_gguf
 from flax import nnx
 from safetensors.numpy import load_file
 
@@ -14,7 +15,6 @@ from fedjax_rec.models import load_decoder
 from fedjax_rec.models.transformers.families import gguf_models
 from fedjax_rec.models.transformers.families.architecture import BEFORE, ENDS, KERNEL_NAMES
 
-gguf = pytest.importorskip("gguf")
 PLACE = Path(__file__).parent / "checkpoints"
 pytestmark = pytest.mark.usefixtures("compiled_fast")
 
@@ -29,22 +29,12 @@ def write(place: Path, name: str, tensors=None, kind: str = "llama", **fields) -
     """The checkpoint `name` as a file, with more `tensors` and `fields`; of a field _ is a dot."""
     said = json.loads((PLACE / name / "config.json").read_text())
     width = said["hidden_size"] // said["num_attention_heads"]
-    writer = gguf.GGUFWriter(place / "tiny.gguf", kind)
-    writer.add_token_list([f"t{i}" for i in range(said["vocab_size"])])
-    writer.add_embedding_length(said["hidden_size"])
-    writer.add_feed_forward_length(said["intermediate_size"])
-    writer.add_block_count(said["num_hidden_layers"])
-    writer.add_head_count(said["num_attention_heads"])
-    writer.add_head_count_kv(said["num_key_value_heads"])
-    writer.add_layer_norm_rms_eps(said["rms_norm_eps"])
+    writer = tiny_gguf.begun(place, kind, said)
     writer.add_rope_freq_base(said["rope_parameters"]["rope_theta"])
     if "rope__dimension_count" not in fields:
         writer.add_rope_dimension_count(width)
-    writer.add_context_length(said["max_position_embeddings"])
     writer.add_vocab_size(said["vocab_size"])
-    for field, value in fields.items():
-        add = {str: writer.add_string, float: writer.add_float32, int: writer.add_uint32}
-        add[type(value)](f"{kind}.{field.replace('__', '.')}", value)
+    tiny_gguf.add_fields(writer, kind, fields)
     renamed = {f"{theirs}.weight": f"{gguf_models.ENDS[n]}.weight" for n, theirs in ENDS.items()}
     short = gguf_models.KERNELS | gguf_models.BEFORE
     for i in range(said["num_hidden_layers"]):
@@ -53,12 +43,7 @@ def write(place: Path, name: str, tensors=None, kind: str = "llama", **fields) -
     for theirs, x in load_file(PLACE / name / "model.safetensors").items():
         x = paired(x, width) if "q_proj" in theirs or "k_proj" in theirs else x
         writer.add_tensor(renamed[theirs], x.astype(np.float32))
-    for theirs, x in (tensors or {}).items():
-        writer.add_tensor(theirs, x)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    tiny_gguf.end(writer, tensors)
     return place
 
 

@@ -9,8 +9,7 @@ import numpy as np
 from answer import Clock, given, told
 from flax import nnx
 
-import fedjax_rec as fr
-from fedjax_rec import clients, data, models, rows, simulate, strategies
+from fedjax_rec import __version__, clients, data, models, rows, simulate, strategies
 from fedjax_rec.data.splits import TRAIN
 from fedjax_rec.types import Cohort
 
@@ -64,7 +63,7 @@ def main():
         with clock:
             state, _ = jax.block_until_ready(one(key, state, store))
         after.append({n: np.array(dense(v)) for n, v in state.shared.items()})
-    told(work, clock, fr.__version__, *after)
+    told(work, clock, __version__, *after)
 
 
 def dense(value):
