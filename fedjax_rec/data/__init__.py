@@ -27,7 +27,7 @@ from .random_split import random_leave_one_out
 from .sequences import sequences
 from .sources.asked import last_of_users, last_ratings
 from .sources.clicks import click_logits, clicks
-from .sources.prompts import liked_and_disliked, prompt_template, yes_no_prompts
+from .sources.prompts import as_chat, liked_and_disliked, prompt_template, yes_no_prompts
 from .sources.read import read
 from .sources.sources import load
 from .sources.synthetic import synthetic
@@ -48,13 +48,13 @@ from .window import between
 __all__ = [
     "Batches", "Cases", "ClientData", "Dataset", "Encoded", "EvaluationDraws", "ExampleStore",
     "Examples", "Features", "Field", "HeldOut", "Interactions", "Partition", "Split", "Store",
-    "as_given", "between", "by_attribute", "by_hash", "by_user", "categories", "click_logits",
-    "clicks", "cold_items", "cold_users", "counted", "covered", "describe", "describe_examples",
-    "digests", "digests_of_examples", "dirichlet", "drawn_once", "equal_width", "examples",
-    "features", "from_arrays", "global_time", "implicit", "k_core", "last_of_users", "last_ratings",
-    "latest_of_pairs", "leave_one_out", "liked_and_disliked", "load", "min_max", "pack",
-    "pack_examples", "pairwise", "part_of", "pointwise", "popularity_draws", "prompt_template",
-    "quantile_bins", "query", "random_leave_one_out", "ratings", "ratio", "read", "sequences",
-    "support", "synthetic", "temporal_ratio", "tied_ends", "titles", "tokens", "uniform_draws",
-    "warm_items", "warm_users", "whole_catalogue", "yes_no_prompts", "z_score",
+    "as_chat", "as_given", "between", "by_attribute", "by_hash", "by_user", "categories",
+    "click_logits", "clicks", "cold_items", "cold_users", "counted", "covered", "describe",
+    "describe_examples", "digests", "digests_of_examples", "dirichlet", "drawn_once", "equal_width",
+    "examples", "features", "from_arrays", "global_time", "implicit", "k_core", "last_of_users",
+    "last_ratings", "latest_of_pairs", "leave_one_out", "liked_and_disliked", "load", "min_max",
+    "pack", "pack_examples", "pairwise", "part_of", "pointwise", "popularity_draws",
+    "prompt_template", "quantile_bins", "query", "random_leave_one_out", "ratings", "ratio", "read",
+    "sequences", "support", "synthetic", "temporal_ratio", "tied_ends", "titles", "tokens",
+    "uniform_draws", "warm_items", "warm_users", "whole_catalogue", "yes_no_prompts", "z_score",
 ]  # fmt: skip

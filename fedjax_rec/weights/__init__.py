@@ -1,13 +1,14 @@
 """Pretrained weights: where they lie, reading them, and the tokens of their texts."""
 
 from .catalogue import KNOWN, Known
+from .chat import Messages, chat_template
 from .gguf import Gguf, gguf, gguf_file
 from .places import find, get, known
 from .tensors import ADAPTER, ADAPTER_CONFIG, adapter, config, read_json, tensors
 from .tokens import Tokens, begun, fitting, tokenize, tokenizer, within
 
 __all__ = [
-    "ADAPTER", "ADAPTER_CONFIG", "KNOWN", "Gguf", "Known", "Tokens", "adapter", "begun", "config",
-    "find", "fitting", "get", "gguf", "gguf_file", "known", "read_json", "tensors", "tokenize",
-    "tokenizer", "within",
+    "ADAPTER", "ADAPTER_CONFIG", "KNOWN", "Gguf", "Known", "Messages", "Tokens", "adapter", "begun",
+    "chat_template", "config", "find", "fitting", "get", "gguf", "gguf_file", "known", "read_json",
+    "tensors", "tokenize", "tokenizer", "within",
 ]  # fmt: skip

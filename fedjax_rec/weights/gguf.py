@@ -1,7 +1,7 @@
 """Reading a GGUF file, the format of llama.cpp: what it says of itself, and its tensors as floats.
 
 Quantized blocks are restored by the library `gguf` (extra `gguf`), one tensor at a time, and kept
-nowhere. Its byte-level BPE tokenizers are made anew for the library `tokenizers`.
+nowhere.
 """
 
 from __future__ import annotations
@@ -12,10 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-# How texts are cut before the merges of BPE: by `tokenizer.ggml.pre` of a file.
-CUTS = ("smollm",)
-CONTROL = 3  # a token that is no text: `tokenizer.ggml.token_type`
 
 
 @dataclass(frozen=True)
@@ -68,27 +64,3 @@ def gguf(path: Path) -> Gguf:
         return Gguf(path, GGUFReader(path))
     except (ValueError, IndexError, OverflowError) as error:
         raise ValueError(f"{path} cannot be read as GGUF ({error}); fetch it again.") from error
-
-
-def gguf_tokenizer(file: Gguf):
-    """The `tokenizers.Tokenizer` of the file. Raises ValueError for a kind that is not known."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-
-    kind = file.field("tokenizer.ggml.model"), file.field("tokenizer.ggml.pre")
-    if kind[0] != "gpt2" or kind[1] not in CUTS:
-        raise ValueError(
-            f"{file.path} has a tokenizer of kind {'/'.join(kind)}, and only gpt2/smollm is known; "
-            "put the tokenizer.json of the model beside it."
-        )
-    tokens = file.field("tokenizer.ggml.tokens")
-    merges = [tuple(merge.split(" ")) for merge in file.field("tokenizer.ggml.merges")]
-    made = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, merges))
-    digits = pre_tokenizers.Digits(individual_digits=True)
-    made.pre_tokenizer = pre_tokenizers.Sequence(
-        [digits, pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
-    made.decoder = decoders.ByteLevel()
-    types = file.field("tokenizer.ggml.token_type")
-    control = [t for t, kind in zip(tokens, types, strict=True) if kind == CONTROL]
-    made.add_special_tokens([AddedToken(t, normalized=False, special=True) for t in control])
-    return made

@@ -13,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ..check import at_least
-from .gguf import gguf, gguf_file, gguf_tokenizer
+from .gguf import gguf, gguf_file
+from .gguf_tokenizers import gguf_tokenizer
 
 FILE = "tokenizer.json"
 

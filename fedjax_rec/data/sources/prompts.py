@@ -32,8 +32,9 @@ from .text import titles
 
 BRACKETS = re.compile(r"\s*\([^)]*\)")
 ARTICLE = re.compile(r"^(.*), (The|A|An|La|Le|Les|Il|El|Das|Der|Die)$")
-# The titles before, oldest first, each with whether it was liked, and the target -> prompt.
-Words = Callable[[list[tuple[str, bool]], str], str]
+# The titles before, oldest first, each with whether it was liked, and the target -> prompt: its
+# text, or the messages of a conversation.
+Words = Callable[[list[tuple[str, bool]], str], "str | weights.Messages"]
 
 
 def prompt_template(
@@ -101,6 +102,39 @@ def liked_and_disliked() -> Words:
     return words
 
 
+def as_chat(words: Words | None = None, system: str | None = None) -> Words:
+    """What a user asks a model that was tuned to talk, in the words of its own chat template.
+
+    Prompts then end where the assistant would answer, so that `answers` of the model are those that
+    begin a turn: ("Yes", "No") in place of (" Yes", " No").
+
+    Args:
+        words: the content of the user's turn; default `prompt_template()`.
+        system: the system's turn before it; None for none.
+
+    Returns:
+        words(past, target) -> the messages of a conversation, for `yes_no_prompts`.
+
+    Raises:
+        TypeError: by what is returned, for `words` that make messages themselves.
+
+    Example:
+        >>> words = data.as_chat(system="Answer Yes or No.")
+        >>> [one["role"] for one in words([("Heat", True)], "Fargo")]
+        ['system', 'user']
+    """
+    said = words or prompt_template()
+
+    def chat(past: list[tuple[str, bool]], target: str) -> weights.Messages:
+        content = said(past, target)
+        if not isinstance(content, str):
+            raise TypeError("as_chat(words=...) makes messages itself; give words that make texts.")
+        first = [] if system is None else [{"role": "system", "content": system}]
+        return [*first, {"role": "user", "content": content}]
+
+    return chat
+
+
 def short_title(line: str) -> str:
     """ "The Godfather" for "Godfather, The (1972)"."""
     plain = BRACKETS.sub("", line).strip() or line
@@ -132,7 +166,8 @@ def yes_no_prompts(
         asking: about which interactions; default `last_of_users()`.
         above: the rating that is no yes yet.
         seed: of the shots.
-        words: words(past, title) -> the text of a prompt; default `prompt_template()`.
+        words: words(past, title) -> the text of a prompt, or the messages of a conversation, as
+            those of `as_chat`; default `prompt_template()`.
 
     Returns:
         `Examples` with the fields `tokens` int32[n, T], padded behind with 0, `length` int32[n],
@@ -165,7 +200,7 @@ def yes_no_prompts(
     said, start = [short_title(line) for line in lines], offsets(found)
     worded = words or prompt_template()
 
-    def text(row: int, named: int) -> str:
+    def text(row: int, named: int) -> str | weights.Messages:
         end = asked.until[row]
         before = range(max(start[found.users[row]], end - named), end)
         past = [(said[found.items[i]], bool(ratings[i] > above)) for i in before]
@@ -191,20 +226,21 @@ def yes_no_prompts(
 
 def encoded(
     tokenizer: str | Path,
-    text: Callable[[int, int], str],
+    text: Callable[[int, int], str | weights.Messages],
     rows: np.ndarray,
     history: int,
     most: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(tokens int32[n, T], their number int32[n]) of text(row, items named), naming at most
     `history` items and so few that at most `most` tokens are used."""
-    made = weights.tokenizer(weights.find(tokenizer))
+    folder = weights.find(tokenizer)
+    made = weights.tokenizer(folder)
     named = np.full(len(rows), history)
     ids: list[list[int]] = [[]] * len(rows)
     left = np.arange(len(rows))
     while len(left):
         texts = [text(int(rows[i]), int(named[i])) for i in left]
-        for i, one in zip(left, weights.begun(made, texts), strict=True):
+        for i, one in zip(left, tokens_of(folder, made, texts), strict=True):
             ids[i] = one
         left = left[[len(ids[i]) > most for i in left]]
         if len(left) and not named[left].all():
@@ -219,3 +255,12 @@ def encoded(
     for row, x in zip(tokens, ids, strict=True):
         row[: len(x)] = x
     return tokens, sizes
+
+
+def tokens_of(folder: Path, made, texts: list[str | weights.Messages]) -> list[list[int]]:
+    """The tokens of prompts: of texts with what the tokenizer puts before one, of conversations
+    with what their template does."""
+    if plain := [text for text in texts if isinstance(text, str)]:
+        return weights.begun(made, plain)
+    chat = weights.chat_template(folder)
+    return weights.within(made, [chat(text) for text in texts if not isinstance(text, str)])
