@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -57,6 +59,8 @@ BENCHES: dict[str, Callable[[], Iterator[Row]]] = {
 
 def main(words: Sequence[str]) -> int:
     """Runs the benches named (default all), prints the table, writes what was asked for."""
+    with contextlib.suppress(ValueError):  # of a thread that is not the main one
+        signal.signal(signal.SIGTERM, ended)
     if words and words[0] == "device":  # of what is not here: its own process, page and limits
         return device(words[1:])
     if words and words[0] == "peers":  # of other libraries: its own page, with a picture
@@ -121,3 +125,8 @@ def _page(rows: Sequence[Row], left_out: Sequence[str]) -> str:
 def _write(path: Path, text: str) -> None:
     with whole(path) as beside:
         beside.write_text(text)
+
+
+def ended(*_) -> None:
+    """SIGTERM ends a bench as Ctrl-C does, and what it has started with it."""
+    raise SystemExit(130)

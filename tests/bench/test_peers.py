@@ -3,6 +3,7 @@
 import json
 import os
 import runpy
+import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -344,6 +345,26 @@ def test_a_command_that_fails_or_hangs_is_one_line_and_leaves_nothing(tmp_path):
     with pytest.raises(RuntimeError, match=r"outlasted timeout=0\.5 s"):
         run(text, timeout=0.5)
     time.sleep(1.6)
+    assert not (tmp_path / "late").exists()
+
+
+def test_a_bench_that_is_ended_leaves_nothing_running(tmp_path):
+    """SIGTERM, as a queue of jobs sends it."""
+    child = f"open({str(tmp_path / 'began')!r}, 'w'); import time; time.sleep(2); "
+    child += f"open({str(tmp_path / 'late')!r}, 'w')"
+    text = (
+        "import signal, sys\nfrom fedjax_rec.bench import main\n"
+        "from fedjax_rec.bench.peers import environments\n"
+        "def played(words):\n"
+        f"    environments.output([sys.executable, '-c', {child!r}], 'it', 'x')\n"
+        "main.peers = played\nsys.exit(main.main(['peers']))"
+    )
+    running = subprocess.Popen([sys.executable, "-c", text])
+    while not (tmp_path / "began").exists():
+        time.sleep(0.05)
+    running.terminate()
+    assert running.wait(timeout=60) == 130
+    time.sleep(2.2)
     assert not (tmp_path / "late").exists()
 
 
