@@ -22,6 +22,9 @@ Where both set one list (of stages), the attack's comes last. In texts `{share}`
 many are honest), `{malicious}` (how many lie), and `{f}`, so many that at most one round in forty
 has more, stand for their values; runs that mention none of them are the same under every share.
 
+A file may play some of another, under other shares and seeds: `of: configs/arena/ml100k.yaml`, and
+the names alone, `attacks: [none, alie]` and `defences: [mean]`; what it does not say is as there.
+
 It is a sweep (`sweep.run_sweep`): runs that share programs compile once, what is finished is passed
 over, and one that diverges or is refused is a row that says so.
 """
@@ -69,6 +72,7 @@ KEYS = (
     "attacks",
     "defences",
 )
+KINDS = ("attacks", "defences")
 OF_A_SHARE = ("share", "malicious", "f")  # what depends on it, in texts
 # Of a run in whose rounds there turned out to be too few for what the rule is to stand.
 STILL = (
@@ -136,11 +140,13 @@ def read_arena(source: str | Path | Mapping[str, Any]) -> Arena:
         raw = read_yaml(Path(source).read_text(encoding="utf-8"))
     if not isinstance(raw, dict):
         raise ConfigError(f"{where}: is no mapping; write config, attacks and defences.")
+    if "of" in raw:
+        return _part_of_another(raw, where)
     refuse_unknown(raw, KEYS, where)
     for key in ("config", "attacks", "defences"):
         if not raw.get(key):
             raise ConfigError(f"{where}: {key} is missing; add it.")
-    for kind in ("attacks", "defences"):
+    for kind in KINDS:
         _check_pieces(raw[kind], kind, where)
     first = next(iter(raw["attacks"]))
     if raw["attacks"][first]:
@@ -148,21 +154,43 @@ def read_arena(source: str | Path | Mapping[str, Any]) -> Arena:
             f"{where}: attacks: {first} comes first and attacks; others are held against nobody's, "
             "so begin with none: {}."
         )
+    shares, seeds = _repeats(raw, where)
+    if not isinstance(raw.get("set") or {}, dict):
+        raise ConfigError(f"{where}: set={raw['set']} is no mapping; write set: {{rounds: 100}}.")
+    pieces = {kind: {str(k): v or {} for k, v in raw[kind].items()} for kind in KINDS}
+    stem = "arena" if isinstance(source, Mapping) else Path(source).stem
+    return Arena(
+        where, raw["config"], str(raw.get("out") or f"runs/arena/{stem}"), **pieces,
+        set=raw.get("set") or {}, shares=shares, seeds=seeds,
+        section=raw.get("section"), page=raw.get("page"), figure=raw.get("figure"),
+    )  # fmt: skip
+
+
+def _repeats(raw: dict, where: str) -> tuple[tuple[float, ...], tuple[int, ...]]:
+    """(shares, seeds), where the keys that all files have are right."""
     shares, seeds = raw.get("shares", [0.05]), raw.get("seeds", [0])
     number = lambda x: isinstance(x, int | float) and not isinstance(x, bool) and 0 < x < 1
     _check_list(shares, "shares", number, "[0.05], shares between 0 and 1", where)
     _check_list(seeds, "seeds", lambda x: type(x) is int, "[0, 1]", where)
     if bool(raw.get("section")) != bool(raw.get("page")):
         raise ConfigError(f"{where}: section and page stand together; give both or neither.")
-    if not isinstance(raw.get("set") or {}, dict):
-        raise ConfigError(f"{where}: set={raw['set']} is no mapping; write set: {{rounds: 100}}.")
-    pieces = {kind: {str(k): v or {} for k, v in raw[kind].items()}
-              for kind in ("attacks", "defences")}  # fmt: skip
-    stem = "arena" if isinstance(source, Mapping) else Path(source).stem
-    return Arena(
-        where, raw["config"], str(raw.get("out") or f"runs/arena/{stem}"), **pieces,
-        set=raw.get("set") or {}, shares=tuple(shares), seeds=tuple(seeds),
-        section=raw.get("section"), page=raw.get("page"), figure=raw.get("figure"),
+    return tuple(shares), tuple(seeds)
+
+
+def _part_of_another(raw: dict, where: str) -> Arena:
+    """Some attacks and defences of the file `of`, in runs, a section and a picture of their own."""
+    refuse_unknown(raw, ("of", *(key for key in KEYS if key not in ("config", "set"))), where)
+    whole = read_arena(str(raw["of"]))
+    names = {kind: raw[kind] if kind in raw else [*getattr(whole, kind)] for kind in KINDS}
+    for kind, some in names.items():
+        like = ", ".join(list(getattr(whole, kind))[:2])
+        _check_list(some, kind, lambda x: isinstance(x, str), f"[{like}]", where)
+    usual = {"shares": list(whole.shares), "seeds": list(whole.seeds)}
+    shares, seeds = _repeats({**usual, **raw}, where)
+    return replace(
+        whole.only(names["attacks"], names["defences"]), name=where, shares=shares, seeds=seeds,
+        out=str(raw.get("out") or f"runs/arena/{Path(where).stem}"), section=raw.get("section"),
+        page=raw.get("page"), figure=raw.get("figure"),
     )  # fmt: skip
 
 

@@ -155,6 +155,35 @@ def test_what_a_file_says_wrong_is_one_line_before_anything_runs(place, capsys, 
     assert status == 2 and told in err and len(err.splitlines()) == 1 and not out
 
 
+def test_a_file_plays_some_of_another(place, capsys):
+    """As that one says, but for runs, section, shares and seeds of its own."""
+    keys = file(place, "whole.yaml", out=str(place / "whole"))
+    part = {"of": str(place / "whole.yaml"), "out": str(place / "part"), "seeds": [0, 1]}
+
+    def read(**more):
+        (place / "part.yaml").write_text(yaml.safe_dump({**part, **more}))
+        return arena.read_arena(place / "part.yaml")
+
+    found, whole = read(defences=["krum"]), arena.read_arena(keys)
+    assert [*found.attacks.items()] == [*whole.attacks.items()]
+    assert [*found.defences] == ["total", "krum"]  # the first is what others are held against
+    assert (found.set, found.shares, found.seeds) == (whole.set, whole.shares, (0, 1))
+    assert (found.out, found.section, found.figure) == (str(place / "part"), None, None)
+    ours, theirs = ({b.trial.out.name: b.trial.config.plain for b in arena.bouts(x) if b.trial}
+                    for x in (found, whole))  # fmt: skip
+    assert len(ours) == 2 * len(theirs) and theirs.items() <= ours.items()
+    for more, told in (
+        ({"attacks": ["ipn"]}, "--attacks ipn: is none of the file (did you mean 'ipm'?)"),
+        ({"attacks": {"none": {}}}, "is no such list; write attacks: [none, ipm]"),
+        ({"defences": []}, "defences=[] is no such list"),
+        ({"set": {"rounds": 2}}, "set is no key"),
+        ({"section": "Mine"}, "section and page stand together"),
+        ({"of": "nowhere.yaml"}, "nowhere.yaml: there is no such file of an arena"),
+    ):
+        with pytest.raises(ConfigError, match=re.escape(told)):
+            read(**more)
+
+
 def test_names_that_the_file_has_not(place, capsys):
     file(place)
     assert main(["arena", str(place / "arena.yaml"), "--attacks", "ipn"]) == 2
@@ -182,12 +211,12 @@ def test_stages_of_both_stand_one_after_the_other(place):
 )
 def test_every_pair_of_the_shipped_files_is_read(path, monkeypatch):
     """Whatever the data; and the picture and the page are where they say."""
-    if path.stem == "ml100k" and ML_100K is None:
+    if "ml100k" in path.stem and ML_100K is None:
         pytest.skip("some attacks know a part of MovieLens-100K, which is not here")
     if ML_100K is not None:
         monkeypatch.setenv("FEDJAX_REC_DATA", str(ML_100K.parent))
     monkeypatch.chdir(ROOT)
-    found = arena.read_arena(path)
+    found = replace(arena.read_arena(path), shares=(0.05,), seeds=(0,))
     honest = found.set["strategy.aggregator"]["init_args"]["malicious"]["init_args"]["num_clients"]
     dataset = type("Dataset", (), {"num_clients": honest})
     monkeypatch.setattr(arena, "read_data", lambda config: type("Read", (), {"dataset": dataset}))
