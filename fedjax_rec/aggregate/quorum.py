@@ -1,6 +1,7 @@
 """Quorum: a row moves by what its clients say beyond what f of them could have said alone.
 
-    b = median over clients of the `quantile` of |u_k[i]| over the rows i that client k touched
+    b = the median, or the quantile `clients`, over clients k of the `quantile` of |u_k[i]| over the
+        rows i that k touched
     s[i] = sum over k of u_k[i] min(1, b / |u_k[i]|)
     u[i] = 1/n s[i] max(0, 1 - f b / |s[i]|),   n clients in the round
 
@@ -13,13 +14,13 @@ of the round set and not a number of the run; the soft threshold of the group la
 what f attackers add where they agree; and the floor of the rules by coordinates. A dense leaf is
 one row that all clients touched. It looks at no item and knows no attack.
 
-Breakdown point: b is within what honest clients say for fewer attackers than n/2. Each of them adds
-b to a row at most, so that f of them move no row of which honest clients say nothing, or cancel one
-another, and change any other row by no more than f b / n; what is more than f moves a row by b / n
-each. With a floor of 2 a + 1, a attackers are no majority of a row that moves, and rows that few
-clients touch stay: that is the price, for what few honest clients have as for what attackers want
-them to have. Attackers that act as honest users who like an item, in rows that many touch, are such
-users to this rule as to any other.
+Breakdown point: b is within what honest clients say for fewer attackers than n/2 and than (1 -
+`clients`) n. Each of them adds b to a row at most, so that f of them move no row of which honest
+clients say nothing, or cancel one another, and change any other row by no more than f b / n; what
+is more than f moves a row by b / n each. With a floor of 2 a + 1, a attackers are no majority of a
+row that moves, and rows that few clients touch stay: that is the price, for what few honest clients
+have as for what attackers want them to have. Attackers that act as honest users who like an item,
+in rows that many touch, are such users to this rule as to any other.
 
 Attackers that touch all rows (Spattack, Zhang et al., AAAI 2025) add b to each, which is more than
 honest clients say of most. With a budget each of them adds B / I to a row, a tenth of b where usual
@@ -48,7 +49,11 @@ TINY = 1e-30
 
 
 def quorum(
-    f: float, quantile: float = 0.5, floor: int = 1, budget: float | None = None
+    f: float,
+    quantile: float = 0.5,
+    floor: int = 1,
+    budget: float | None = None,
+    clients: float = 0.5,
 ) -> Aggregator:
     """The mean of updates whose rows are clipped to a usual length, less what f clients could say.
 
@@ -59,17 +64,20 @@ def quorum(
     Args:
         f: attackers of a round whose agreement moves nothing. 0 or more; less than there are is a
             compromise that lets rows of few clients learn, as honest clients pull the other way.
-        quantile: of the lengths of a client's rows, of which the median over clients is the
-            longest that a row may have. 0 to 1.
+        quantile: of the lengths of a client's rows, of which the quantile `clients` over clients is
+            the longest that a row may have. 0 to 1.
         floor: rows touched by fewer clients are left where they are. 1 or more.
         budget: the quantile over clients of the sum of lengths of a client's rows, once clipped,
             to which longer ones are scaled, table by table; None for any sum. 0 to 1.
+        clients: above the median, users whose vectors are long are clipped less, and attackers may
+            be fewer. 0 to 1.
 
     Returns:
         An `Aggregator` that lists uploads.
 
     Raises:
-        ValueError: for f below 0, a quantile or budget outside 0 to 1, and a floor below 1.
+        ValueError: for f below 0, a quantile, a budget or clients outside 0 to 1, and a floor
+            below 1.
 
     Example:
         >>> from fedjax_rec import aggregate
@@ -78,6 +86,7 @@ def quorum(
     """
     at_least("quorum", "f", f, 0)
     fraction("quorum", "quantile", quantile)
+    fraction("quorum", "clients", clients)
     at_least("quorum", "floor", floor, 1)
     if budget is not None:
         fraction("quorum", "budget", budget)
@@ -96,13 +105,13 @@ def quorum(
             if not rows.is_table(x):
                 flat = x.reshape(x.shape[0], x.size // x.shape[0])
                 length = jnp.sqrt((flat**2).sum(-1))
-                bound = among(length, there)
+                bound = among(length, there, clients)
                 clipped = rows.weighted_sum(weight * bound_factor(length, bound), flat)
                 return beyond(clipped, bound).reshape(x.shape[1:])
             length = jnp.sqrt((x.values**2).sum(-1))
             usual = of_rows(length, x.live, quantile)
             some = there & x.live.any(-1)
-            bound = among(usual, some)
+            bound = among(usual, some, clients)
             factor = bound_factor(length, bound)
             if budget is not None:
                 said = jnp.where(x.live, jnp.minimum(length, bound), 0).sum(-1)

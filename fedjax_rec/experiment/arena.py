@@ -188,7 +188,8 @@ def _part_of_another(raw: dict, where: str) -> Arena:
     usual = {"shares": list(whole.shares), "seeds": list(whole.seeds)}
     shares, seeds = _repeats({**usual, **raw}, where)
     return replace(
-        whole.only(names["attacks"], names["defences"]), name=where, shares=shares, seeds=seeds,
+        whole, **{kind: _named(kind, some, getattr(whole, kind)) for kind, some in names.items()},
+        name=where, shares=shares, seeds=seeds,
         out=str(raw.get("out") or f"runs/arena/{Path(where).stem}"), section=raw.get("section"),
         page=raw.get("page"), figure=raw.get("figure"),
     )  # fmt: skip
@@ -211,15 +212,20 @@ def _check_list(found: Any, key: str, good: Callable[[Any], bool], like: str, wh
         raise ConfigError(f"{where}: {key}={found} has one twice; leave it out.")
 
 
-def _only(kind: str, names: Sequence[str], known: Mapping[str, Any]) -> dict[str, Any]:
+def _named(kind: str, names: Sequence[str], known: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of `known`, in their order."""
     for name in names:
         if name not in known:
             near = nearest(name, known)
             raise ConfigError(
                 f"--{kind} {name}: is none of the file{near}; use {', '.join(known)}."
             )
-    first = next(iter(known))
-    return {n: x for n, x in known.items() if not names or n in names or n == first}
+    return {name: known[name] for name in names}
+
+
+def _only(kind: str, names: Sequence[str], known: Mapping[str, Any]) -> dict[str, Any]:
+    some, first = _named(kind, names, known), next(iter(known))
+    return {n: x for n, x in known.items() if not names or n in some or n == first}
 
 
 def bouts(arena: Arena, overrides: Sequence[str] = ()) -> list[Bout]:

@@ -72,6 +72,7 @@ REFUSED = {
     r"quorum\(f=-1\)": lambda: aggregate.quorum(-1),
     r"quorum\(quantile=2\) is no fraction": lambda: aggregate.quorum(1, 2),
     r"quorum\(budget=1.5\) is no fraction": lambda: aggregate.quorum(1, budget=1.5),
+    r"quorum\(clients=-1\) is no fraction": lambda: aggregate.quorum(1, clients=-1),
     r"hics\(bound=0\) must be positive": lambda: aggregate.hics(0),
     r"hics\(share=0\) moves nothing; use 0 < share <= 1": lambda: aggregate.hics(1.0, 0),
     r"union\(items=1\)": lambda: aggregate.union(items=1),

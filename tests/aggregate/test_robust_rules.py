@@ -91,9 +91,9 @@ def row_clipped(x, bound):
     return out, None
 
 
-def quorum(x, said, f, quantile, budget=None):
-    """By the lower median of each client's own quantile of its rows, the quantile of what they say
-    in all, and the soft threshold."""
+def quorum(x, said, f, quantile, budget=None, clients=0.5):
+    """By the lower median, or quantile, of each client's own quantile of its rows, the quantile of
+    what they say in all, and the soft threshold."""
     out, n = np.zeros(x.shape[1]), len(x)
     norms = np.linalg.norm(x[:, :TABLE].reshape(n, ITEMS, WIDTH), axis=2)
     touched = said[:, :TABLE:WIDTH]
@@ -101,13 +101,14 @@ def quorum(x, said, f, quantile, budget=None):
     for k in range(n):
         own = np.sort(norms[k][touched[k]])
         usual.append(own[int((len(own) - 1) * quantile)])
-    longest = np.sort(usual)[(n - 1) // 2]
+    place = int((n - 1) * clients)
+    longest = np.sort(usual)[place]
     spoken = np.array([np.minimum(norms[k][touched[k]], longest).sum() for k in range(n)])
     most = np.inf if budget is None else np.sort(spoken)[int((n - 1) * budget)]
     ends = [*range(0, TABLE + 1, WIDTH), TABLE + 4, TABLE + 7]
     for a, b in itertools.pairwise(ends):
         length = np.linalg.norm(x[:, a:b], axis=1)
-        bound = np.sort(usual if a < TABLE else length)[(n - 1) // 2]
+        bound = np.sort(usual if a < TABLE else length)[place]
         factor = np.minimum(1, bound / np.maximum(length, 1e-30))
         if a < TABLE:
             factor = factor * np.minimum(1, most / spoken)
@@ -245,6 +246,10 @@ RULES = {
     "quorum, of the shortest": (
         lambda: aggregate.quorum(2, 0.2),
         lambda x, said: quorum(x, said, 2, 0.2),
+    ),
+    "quorum, of most clients": (
+        lambda: aggregate.quorum(0.5, 0.8, clients=0.9),
+        lambda x, said: quorum(x, said, 0.5, 0.8, clients=0.9),
     ),
     "quorum, with a budget": (
         lambda: aggregate.quorum(0.5, budget=0.3),

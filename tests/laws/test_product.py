@@ -44,7 +44,8 @@ FAMILIES = {
     "rows and a private vector": Family(
         lambda n: models.fedmf(n, width=4, scale=0.3), lambda: data.pointwise(4)
     ),
-    "layers": Family(lambda n: models.mlp(n, width=4, layers=(4, 2)), lambda: data.pointwise(4)),
+    # Half of it is a network still; of four units and two, pruned, nothing is left to rank by.
+    "layers": Family(lambda n: models.mlp(n, width=4, layers=(8, 4)), lambda: data.pointwise(4)),
     "history": Family(
         lambda n: models.sasrec(n, width=4, length=LENGTH, layers=1, dropout=0.0),
         lambda: data.sequences(LENGTH, 3),

@@ -86,7 +86,7 @@ def traced(name: str, number):
         "foolsgold": lambda: aggregate.foolsgold(number),
         "dnc": lambda: aggregate.dnc(1, share=number, c=2 * number),
         "hics": lambda: aggregate.hics(number, share=number),
-        "quorum": lambda: aggregate.quorum(number, quantile=number, budget=number),
+        "quorum": lambda: aggregate.quorum(number, number, budget=number, clients=number),
     }[name]()
 
 
