@@ -164,9 +164,10 @@ def test_a_file_plays_some_of_another(place, capsys):
         (place / "part.yaml").write_text(yaml.safe_dump({**part, **more}))
         return arena.read_arena(place / "part.yaml")
 
-    found, whole = read(defences=["krum"]), arena.read_arena(keys)
+    assert [*read(defences=["krum"]).defences] == ["krum"]  # which others would be held against
+    found, whole = read(defences=["total", "krum"]), arena.read_arena(keys)
     assert [*found.attacks.items()] == [*whole.attacks.items()]
-    assert [*found.defences] == ["total", "krum"]  # the first is what others are held against
+    assert [*found.defences.items()] == [*whole.defences.items()]
     assert (found.set, found.shares, found.seeds) == (whole.set, whole.shares, (0, 1))
     assert (found.out, found.section, found.figure) == (str(place / "part"), None, None)
     ours, theirs = ({b.trial.out.name: b.trial.config.plain for b in arena.bouts(x) if b.trial}
