@@ -20,55 +20,34 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
+import numpy as np
 
 from .. import clients, data, models, simulate, strategies, trees
-from ..models.transformers.bert import BertSizes, random_bert
-from ..models.transformers.layers import stacked
-from ..models.transformers.lora import freeze, lora
-from ..models.transformers.sentences import Sentence
+from ..models.transformers.bert import BertSizes
 from ..rounds.cohort import client_keys
 from ..rounds.plan import analysed, peak_bytes
 from ..types import Client, Cohort, Model, Now, State, Strategy
 from .row import Row
 from .tables import store
+from .texts import SHORTEST, TEXTS, Texts, catalogue, one_sequence
 
-CLIENTS, TEXTS, RANK, EACH = 64, 200, 8, 8
+CLIENTS, RANK, EACH = 64, 8, 8
 MINILM = BertSizes()
 # Texts of a step and tokens of a text.
 SHAPES = ((4, 16), (2, 8), (1, 8))
+# How many of the last layers have adapters where those below are computed once.
+ADAPTED = (3, 1)
 TIMES = 3
-
-
-class Texts(nnx.Module):
-    """Texts that are pushed apart, and along a direction, so that one alone has a gradient too.
-    tokens: int32[n, T]."""
-
-    def __init__(self, sizes: BertSizes, tokens: int, rank: int, remat: bool, rngs):
-        self.encoder: Any = lora(freeze(random_bert(sizes, rngs)), rngs, rank=rank)
-        shape = TEXTS, tokens
-        self.tokens = models.Frozen(jax.random.randint(rngs.params(), shape, 0, sizes.vocabulary))
-        self.remat = remat
-
-    def vectors(self, items):
-        ids, encoder = self.tokens[items], self.encoder
-        real = jnp.ones(ids.shape, bool)
-        x = stacked(encoder.layers, encoder.embed(ids), real, remat=self.remat)
-        return Sentence().pooled(x, real)
-
-    def loss(self, batch, key):
-        vectors = self.vectors(batch["items"])
-        scores = 10.0 * vectors @ vectors.T
-        values = jax.nn.logsumexp(scores, -1) - jnp.diagonal(scores) + vectors.sum(-1)
-        return models.masked_mean(values, batch["mask"])
-
-    def score(self, items, user):
-        return self.vectors(items).sum(-1)
 
 
 @dataclass(frozen=True)
 class World:
-    """Clients that train on `batch` texts of `tokens` tokens, one step a round."""
+    """Clients that train on `batch` texts of `tokens` tokens, one step a round.
+
+    adapted: the last layers, that have adapters; None for all. once: what goes into them is
+    computed when the model is made. varied: texts are of different lengths, and a client has no
+    more than `batch` of them. packed: these share one sequence.
+    """
 
     sizes: BertSizes = MINILM
     clients: int = CLIENTS
@@ -76,25 +55,41 @@ class World:
     tokens: int = 16
     rank: int = RANK
     remat: bool = False
+    adapted: int | None = None
+    once: bool = False
+    varied: bool = False
+    packed: bool = False
 
     def model(self) -> Model:
+        adapted = self.adapted or self.sizes.layers
+        ids, long = catalogue(self.sizes, self.tokens, self.varied)
         return models.from_nnx(
-            lambda rngs: Texts(self.sizes, self.tokens, self.rank, self.remat, rngs)
+            lambda rngs: Texts(
+                self.sizes, adapted, self.once, ids, long, self.rank, self.remat, rngs
+            )
         )
 
     def strategy(self, clients_per_chunk: int | str | None = None) -> Strategy:
         return strategies.fedavg(
-            self.model(), data.pointwise(0), optimizer=clients.sgd(0.1), steps=1,
-            batch_size=self.batch, clients_per_chunk=clients_per_chunk,
+            self.model(), self.batches(), optimizer=clients.sgd(0.1), steps=1,
+            batch_size=1 if self.packed else self.batch, clients_per_chunk=clients_per_chunk,
         )  # fmt: skip
 
     def client(self) -> Client:
         return clients.local_training(
-            self.model(), data.pointwise(0), clients.sgd(0.1), steps=1, batch_size=self.batch
-        )
+            self.model(), self.batches(), clients.sgd(0.1), steps=1,
+            batch_size=1 if self.packed else self.batch,
+        )  # fmt: skip
+
+    def batches(self) -> data.Batches:
+        return data.examples() if self.packed else data.pointwise(0)
 
     def cohort(self) -> Cohort:
-        return Cohort(jnp.arange(self.clients), store(self.clients, TEXTS, EACH))
+        held = store(self.clients, TEXTS, self.batch if self.varied else EACH)
+        if self.packed:
+            items = np.asarray(held.items).reshape(self.clients, -1)
+            held = one_sequence(items, catalogue(self.sizes, self.tokens, self.varied)[1])
+        return Cohort(jnp.arange(self.clients), held)
 
     def adapter_bytes(self) -> int:
         """What a client trains."""
@@ -203,6 +198,30 @@ def seconds(calls: dict[str, Callable[[], Any]], times: int) -> dict[str, list[t
     return seen
 
 
+def begun(world: World) -> State:
+    """A state whose adapters do something: B starts at zero, which would hide what A does."""
+    made = world.strategy().init(jax.random.key(0), world.clients)
+    rng = np.random.default_rng(0)
+    noise = lambda x: x if x is None else x + jnp.asarray(0.01 * rng.normal(size=x.shape), x.dtype)
+    return replace(
+        made,
+        shared=trees.with_frozen(jax.tree.map(noise, trees.trainable(made.shared)), made.shared),
+    )
+
+
+def apart(one: Callable[[], Any], other: Callable[[], Any], state: State) -> float:
+    """How far the change of a round of `one` is from the mean of the updates of `other`, a loop:
+    the largest number of the difference, over that of the mean; of losses too, the larger one."""
+    (shared, losses), (updates, by_one) = one(), other()
+    before, after = trees.trainable(state.shared), trees.trainable(shared)
+    pairs = [
+        (np.mean([np.asarray(x) for x in of_clients], 0), np.asarray(b) - np.asarray(a))
+        for a, b, *of_clients in zip(*map(jax.tree.leaves, (before, after, *updates)), strict=True)
+    ]
+    pairs.append((np.asarray(by_one), np.asarray(losses)))
+    return max(float(np.abs(x - y).max() / np.abs(x).max()) for x, y in pairs)
+
+
 def adapters() -> Iterator[Row]:
     simulate.configure(1, cache=None)
     on_cpu = jax.default_backend() == "cpu"
@@ -224,18 +243,62 @@ def adapters() -> Iterator[Row]:
         sizes = (None, 1, 4, 16, CLIENTS) if (batch, tokens) == SHAPES[0] else (None, 16)
         calls: dict[str, Callable] = {"loop": loop(world, state)}
         for c in sizes:
-            calls["chosen by memory" if c is None else f"{c} at a time"] = one_call(world, state, c)
+            name = "chosen by memory" if c is None else f"{c} at a time"
+            calls[f"one call, {name}"] = one_call(world, state, c)
         seen = seconds(calls, TIMES)
         what = f"{CLIENTS} MiniLM clients, {batch} x {tokens} tokens"
-        clocks = ((0, "CPU"), (1, "wall")) if on_cpu else ((1, "wall"),)
-        for clock, name in clocks:
-            spent = {k: [x[clock] for x in v] for k, v in seen.items()}
-            middle = statistics.median(spent["loop"])
-            yield row(f"{what}, a loop: {name}", middle * 1e3, "ms", "")
-            for how, times in spent.items():
-                if how == "loop":
-                    continue
-                pairs = zip(spent["loop"], times, strict=True)
-                ratio = statistics.median(a / b for a, b in pairs)
-                goal = f">= {3 if on_cpu else 20}" if how == "chosen by memory" else ""
-                yield row(f"{what}, one call, {how}: {name} of the loop over it", ratio, "x", goal)
+        goals = {"one call, chosen by memory": f">= {3 if on_cpu else 20}"}
+        for clock, name in ((0, "CPU"), (1, "wall")):
+            if on_cpu or name == "wall":
+                yield from ratios(what, seen, clock, name, goals)
+    yield from shared_work(on_cpu)
+
+
+def ratios(
+    what: str, seen: dict[str, list[tuple]], clock: int, name: str, goals: dict[str, str]
+) -> Iterator[Row]:
+    """The milliseconds of the loop, and of all else how many times faster it is."""
+    spent = {k: [x[clock] for x in v] for k, v in seen.items()}
+    middle = statistics.median(spent["loop"])
+    yield Row("adapters", f"{what}, a loop: {name}", middle * 1e3, "ms", "")
+    for how, times in spent.items():
+        if how != "loop":
+            ratio = statistics.median(a / b for a, b in zip(spent["loop"], times, strict=True))
+            text = f"{what}, {how}: {name} of the loop over it"
+            yield Row("adapters", text, ratio, "x", goals.get(how, ""))
+
+
+def shared_work(on_cpu: bool) -> Iterator[Row]:
+    """Adapters in the last layers alone, and texts of different lengths: what is computed once, or
+    packed, against the loop that is written first, and a loop that does the same."""
+    name = "CPU" if on_cpu else "wall"
+    for batch, tokens in SHAPES:
+        for adapted in ADAPTED:
+            plain = World(batch=batch, tokens=tokens, adapted=adapted)
+            what = f"{CLIENTS} MiniLM clients, {batch} x {tokens} tokens, adapters in the last "
+            what += f"{adapted} of {MINILM.layers} layers"
+            goal = {(4, 16): ">= 2", (1, 8): ">= 3"}.get((batch, tokens), "")
+            yield from compared(
+                what, {"": plain, ", layers below once": replace(plain, once=True)}, name, goal
+            )
+    plain = World(varied=True)
+    what = f"{CLIENTS} MiniLM clients, 4 x {SHORTEST} to {plain.tokens} tokens"
+    yield from compared(what, {"": plain, ", packed": replace(plain, packed=True)}, name, "")
+    one = replace(plain, adapted=1)
+    worlds = {"": one, ", layers below once": replace(one, once=True)}
+    worlds[", layers below once, packed"] = replace(one, once=True, packed=True)
+    yield from compared(f"{what}, adapters in the last layer", worlds, name, "")
+
+
+def compared(what: str, worlds: dict[str, World], name: str, goal: str) -> Iterator[Row]:
+    """Of each of `worlds`, which compute the same, a loop and one call; the first loop is what they
+    are held against, and the last call what the goal is of."""
+    calls, states = {}, {how: begun(world) for how, world in worlds.items()}
+    for how, world in worlds.items():
+        calls["loop" if not how else f"a loop{how}"] = loop(world, states[how])
+        calls[f"one call{how}"] = one_call(world, states[how])
+    last = list(worlds)[-1]
+    seen = seconds(calls, TIMES)
+    yield from ratios(what, seen, 0 if name == "CPU" else 1, name, {f"one call{last}": goal})
+    worst = max(apart(calls[f"one call{how}"], calls["loop"], states[how]) for how in worlds)
+    yield Row("adapters", f"{what}: losses and changes, from the loop's", worst, "", "<= 1e-5")

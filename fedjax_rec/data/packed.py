@@ -12,6 +12,7 @@ sequences. It pays where lengths vary: padding costs what a token costs.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -22,11 +23,12 @@ from .examples import Examples
 PREFIX = "prefix"
 
 
-def with_prefix(found: Examples) -> Examples:
+# Any: parts that a configuration makes of a dataclass would be read field by field.
+def with_prefix(found: Any) -> Examples:
     """Prompts that say how many tokens all of them begin with, for models that read these once.
 
     Args:
-        found: with the fields `tokens` int[n, T] and `length` int[n].
+        found: `Examples` with the fields `tokens` int[n, T] and `length` int[n].
 
     Returns:
         `found` with the field `prefix` int32[n], that number.
@@ -48,12 +50,12 @@ def with_prefix(found: Examples) -> Examples:
     return replace(found, fields={**found.fields, PREFIX: prefix})
 
 
-def packed_prompts(found: Examples, room: int = 256) -> Examples:
+def packed_prompts(found: Any, room: int = 256) -> Examples:
     """Prompts whose training part is packed when it is laid on the device.
 
     Args:
-        found: with the fields `tokens` int[n, T] and `length` int[n]; where there is a `prefix`
-            (`with_prefix`), that many tokens of each are left out.
+        found: `Examples` with the fields `tokens` int[n, T] and `length` int[n]; where there is a
+            `prefix` (`with_prefix`), that many tokens of each are left out.
         room: S, tokens of a sequence.
 
     Returns:

@@ -36,6 +36,12 @@ class Packing:
         return self.texts[..., :, None] == self.texts[..., None, :]
 
 
+def visible(mask: jax.Array, packing: Packing | None = None) -> jax.Array:
+    """bool[..., T or 1, T], who sees whom of a text with `mask` bool[..., T]: all its real tokens,
+    or those of one text."""
+    return mask[..., None, :] if packing is None else packing.together
+
+
 @record
 class Reading:
     """keys, values: [L, P, K, d]; size: int32[] or an int, of which the first are real."""
