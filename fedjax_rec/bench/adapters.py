@@ -29,14 +29,12 @@ from ..rounds.plan import analysed, peak_bytes
 from ..types import Client, Cohort, Model, Now, State, Strategy
 from .row import Row
 from .tables import store
-from .texts import SHORTEST, TEXTS, Texts, catalogue, one_sequence
+from .texts import TEXTS, Texts, catalogue, one_sequence
 
 CLIENTS, RANK, EACH = 64, 8, 8
 MINILM = BertSizes()
 # Texts of a step and tokens of a text.
 SHAPES = ((4, 16), (2, 8), (1, 8))
-# How many of the last layers have adapters where those below are computed once.
-ADAPTED = (3, 1)
 TIMES = 3
 
 
@@ -44,9 +42,9 @@ TIMES = 3
 class World:
     """Clients that train on `batch` texts of `tokens` tokens, one step a round.
 
-    adapted: the last layers, that have adapters; None for all. once: what goes into them is
-    computed when the model is made. varied: texts are of different lengths, and a client has no
-    more than `batch` of them. packed: these share one sequence.
+        adapted: the last layers, that have adapters; None for all. once: what goes into them is
+        computed when the model is made. varied: texts are of different lengths, and a client has no
+    more than `batch` of them. packed: these share one sequence. rate: of SGD.
     """
 
     sizes: BertSizes = MINILM
@@ -59,6 +57,7 @@ class World:
     once: bool = False
     varied: bool = False
     packed: bool = False
+    rate: float = 0.1
 
     def model(self) -> Model:
         adapted = self.adapted or self.sizes.layers
@@ -71,13 +70,13 @@ class World:
 
     def strategy(self, clients_per_chunk: int | str | None = None) -> Strategy:
         return strategies.fedavg(
-            self.model(), self.batches(), optimizer=clients.sgd(0.1), steps=1,
+            self.model(), self.batches(), optimizer=clients.sgd(self.rate), steps=1,
             batch_size=1 if self.packed else self.batch, clients_per_chunk=clients_per_chunk,
         )  # fmt: skip
 
     def client(self) -> Client:
         return clients.local_training(
-            self.model(), self.batches(), clients.sgd(0.1), steps=1,
+            self.model(), self.batches(), clients.sgd(self.rate), steps=1,
             batch_size=1 if self.packed else self.batch,
         )  # fmt: skip
 
@@ -198,30 +197,6 @@ def seconds(calls: dict[str, Callable[[], Any]], times: int) -> dict[str, list[t
     return seen
 
 
-def begun(world: World) -> State:
-    """A state whose adapters do something: B starts at zero, which would hide what A does."""
-    made = world.strategy().init(jax.random.key(0), world.clients)
-    rng = np.random.default_rng(0)
-    noise = lambda x: x if x is None else x + jnp.asarray(0.01 * rng.normal(size=x.shape), x.dtype)
-    return replace(
-        made,
-        shared=trees.with_frozen(jax.tree.map(noise, trees.trainable(made.shared)), made.shared),
-    )
-
-
-def apart(one: Callable[[], Any], other: Callable[[], Any], state: State) -> float:
-    """How far the change of a round of `one` is from the mean of the updates of `other`, a loop:
-    the largest number of the difference, over that of the mean; of losses too, the larger one."""
-    (shared, losses), (updates, by_one) = one(), other()
-    before, after = trees.trainable(state.shared), trees.trainable(shared)
-    pairs = [
-        (np.mean([np.asarray(x) for x in of_clients], 0), np.asarray(b) - np.asarray(a))
-        for a, b, *of_clients in zip(*map(jax.tree.leaves, (before, after, *updates)), strict=True)
-    ]
-    pairs.append((np.asarray(by_one), np.asarray(losses)))
-    return max(float(np.abs(x - y).max() / np.abs(x).max()) for x, y in pairs)
-
-
 def adapters() -> Iterator[Row]:
     simulate.configure(1, cache=None)
     on_cpu = jax.default_backend() == "cpu"
@@ -248,57 +223,21 @@ def adapters() -> Iterator[Row]:
         seen = seconds(calls, TIMES)
         what = f"{CLIENTS} MiniLM clients, {batch} x {tokens} tokens"
         goals = {"one call, chosen by memory": f">= {3 if on_cpu else 20}"}
-        for clock, name in ((0, "CPU"), (1, "wall")):
-            if on_cpu or name == "wall":
-                yield from ratios(what, seen, clock, name, goals)
-    yield from shared_work(on_cpu)
+        for name in ("CPU", "wall") if on_cpu else ("wall",):
+            yield from ratios(what, seen, name, goals, "adapters")
 
 
 def ratios(
-    what: str, seen: dict[str, list[tuple]], clock: int, name: str, goals: dict[str, str]
+    what: str, seen: dict[str, list[tuple]], name: str, goals: dict[str, str], bench: str
 ) -> Iterator[Row]:
-    """The milliseconds of the loop, and of all else how many times faster it is."""
+    """The milliseconds of the loop by the clock `name`, CPU or wall, and of all else how many times
+    faster it is."""
+    clock = ("CPU", "wall").index(name)
     spent = {k: [x[clock] for x in v] for k, v in seen.items()}
     middle = statistics.median(spent["loop"])
-    yield Row("adapters", f"{what}, a loop: {name}", middle * 1e3, "ms", "")
+    yield Row(bench, f"{what}, a loop: {name}", middle * 1e3, "ms", "")
     for how, times in spent.items():
         if how != "loop":
             ratio = statistics.median(a / b for a, b in zip(spent["loop"], times, strict=True))
             text = f"{what}, {how}: {name} of the loop over it"
-            yield Row("adapters", text, ratio, "x", goals.get(how, ""))
-
-
-def shared_work(on_cpu: bool) -> Iterator[Row]:
-    """Adapters in the last layers alone, and texts of different lengths: what is computed once, or
-    packed, against the loop that is written first, and a loop that does the same."""
-    name = "CPU" if on_cpu else "wall"
-    for batch, tokens in SHAPES:
-        for adapted in ADAPTED:
-            plain = World(batch=batch, tokens=tokens, adapted=adapted)
-            what = f"{CLIENTS} MiniLM clients, {batch} x {tokens} tokens, adapters in the last "
-            what += f"{adapted} of {MINILM.layers} layers"
-            goal = {(4, 16): ">= 2", (1, 8): ">= 3"}.get((batch, tokens), "")
-            yield from compared(
-                what, {"": plain, ", layers below once": replace(plain, once=True)}, name, goal
-            )
-    plain = World(varied=True)
-    what = f"{CLIENTS} MiniLM clients, 4 x {SHORTEST} to {plain.tokens} tokens"
-    yield from compared(what, {"": plain, ", packed": replace(plain, packed=True)}, name, "")
-    one = replace(plain, adapted=1)
-    worlds = {"": one, ", layers below once": replace(one, once=True)}
-    worlds[", layers below once, packed"] = replace(one, once=True, packed=True)
-    yield from compared(f"{what}, adapters in the last layer", worlds, name, "")
-
-
-def compared(what: str, worlds: dict[str, World], name: str, goal: str) -> Iterator[Row]:
-    """Of each of `worlds`, which compute the same, a loop and one call; the first loop is what they
-    are held against, and the last call what the goal is of."""
-    calls, states = {}, {how: begun(world) for how, world in worlds.items()}
-    for how, world in worlds.items():
-        calls["loop" if not how else f"a loop{how}"] = loop(world, states[how])
-        calls[f"one call{how}"] = one_call(world, states[how])
-    last = list(worlds)[-1]
-    seen = seconds(calls, TIMES)
-    yield from ratios(what, seen, 0 if name == "CPU" else 1, name, {f"one call{last}": goal})
-    worst = max(apart(calls[f"one call{how}"], calls["loop"], states[how]) for how in worlds)
-    yield Row("adapters", f"{what}: losses and changes, from the loop's", worst, "", "<= 1e-5")
+            yield Row(bench, text, ratio, "x", goals.get(how, ""))

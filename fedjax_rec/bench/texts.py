@@ -65,6 +65,7 @@ class Texts(nnx.Module):
             x = stacked(self.below.layers, self.below.embed(x, packing.places), packing.together)
         x = stacked(self.layers, x, packing.together, remat=self.remat)
         at = (batch["ends"] + 1 - self.long[items])[..., None] + jnp.arange(self.most)
+        at = jnp.minimum(at, x.shape[-2] - 1)  # behind a text, where nothing is read
         x = jnp.take_along_axis(x[:, None], at[..., None], -2)
         return Sentence().pooled(x, self.real(items, self.most))[0]
 

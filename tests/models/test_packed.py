@@ -1,6 +1,7 @@
 """Packed prompts, and a beginning that is read once: the numbers of each prompt by itself."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +17,14 @@ from fedjax_rec.models.transformers.decoder import Sight
 from fedjax_rec.models.transformers.families.llama import LlamaSize, llama
 from fedjax_rec.models.transformers.layers import Scores
 from fedjax_rec.models.transformers.packed import Packing, after, ends, read
+from fedjax_rec.models.transformers.reader import Top, through
 from fedjax_rec.models.transformers.rope import Rope
 from fedjax_rec.types import Cohort
 
 SIZE = LlamaSize(50, 24, 40, 4, 6, 2, 4)
 KEY, YES, NO = jax.random.key(0), 3, 4
 N, T, P = 24, 14, 4
+PLACE = Path(__file__).with_name("encoders")
 
 pytestmark = pytest.mark.usefixtures("compiled_fast")
 
@@ -172,6 +175,42 @@ def test_states_and_a_beginning_of_the_lower_layers_are_the_whole_decoder(kinds)
         frozen = {x.shape: x.dtype for x in jax.tree.leaves(mine[0])}
         assert frozen[(N, T - first, SIZE.width)] == jnp.float32
         assert ((P, SIZE.width) in frozen) == bool(first)
+
+
+@pytest.mark.parametrize("name", ["bert", "mpnet", "modernbert", "t5_v1.1", "embedding_gemma"])
+def test_texts_of_an_encoder_that_share_a_sequence_have_the_gradient_of_each(name):
+    """Adapters in all layers: the embedding of each text, and the gradient of a sum over them."""
+    encoder, rng = models.load_encoder(PLACE / name), np.random.default_rng(0)
+    layers = models.freeze(nnx.clone(encoder)).layers
+    whole = Top(models.lora(layers, nnx.Rngs(0), "query|value", 2), encoder.sees, encoder.last)
+    for part in (layers.query, layers.value):
+        part.lora_b.set_value(jnp.float32(0.3 * rng.normal(size=part.lora_b.shape)))
+    sizes = rng.integers(2, 10, 12)
+    ids = jnp.int32(rng.integers(1, 20, (12, 9)))
+    layout = weights.first_fit(sizes, 20)
+    row = np.take_along_axis(layout.of, np.maximum(layout.texts, 0), 1)
+    packing = Packing(jnp.asarray(layout.places), jnp.asarray(layout.texts))
+    real = np.arange(9) < sizes[:, None]
+    weight = np.where(real[..., None], rng.normal(size=(12, 9, encoder.words.shape[-1])), 0)
+
+    def alone(top):
+        x = through(top, encoder.embed(ids), jnp.asarray(real))
+        return (x * weight).sum(), x
+
+    def together(top):
+        x = encoder.embed(ids[row, layout.places], packing.places)
+        x = through(top, x, packing.texts >= 0, packing=packing)
+        return (
+            x * jnp.where((packing.texts >= 0)[..., None], weight[row, layout.places], 0)
+        ).sum(), x
+
+    slope = lambda f: nnx.jit(nnx.value_and_grad(f, has_aux=True))(whole)
+    (_, states), want = slope(alone)
+    (_, packed), got = slope(together)
+    there = layout.texts >= 0
+    close(np.asarray(states)[row, layout.places][there], np.asarray(packed)[there])
+    for a, b in zip(jax.tree.leaves(want), jax.tree.leaves(got), strict=True):
+        close(a, b, 2e-5)
 
 
 def test_states_behind_a_beginning_are_kept_apart(tmp_path):
