@@ -38,11 +38,11 @@ class Texts(nnx.Module):
         cut = sizes.layers - adapted
         self.layers: Any = lora(layers_of(encoder.layers, cut), rngs, "query|value", rank)
         self.long = models.Frozen(jnp.asarray(long))
-        below = Bert(
+        below: Any = Bert(
             encoder.words[...], encoder.positions[...], encoder.kinds[...], encoder.norm,
             layers_of(encoder.layers, 0, cut),
         )  # fmt: skip
-        self.below = None if once else freeze(below)
+        self.below: Any = None if once else freeze(below)
         made = lower(below, jnp.asarray(ids), self.real(slice(None), ids.shape[1])) if once else ids
         self.inputs = models.Frozen(jnp.asarray(made))
         self.remat, self.most = remat, ids.shape[1]
@@ -81,7 +81,7 @@ class Texts(nnx.Module):
         return self.vectors(items).sum(-1)
 
 
-def lower(below: Bert, ids, real):
+def lower(below: Any, ids, real):
     """[..., T, D]: what comes out of the layers of `below`."""
     return stacked(below.layers, below.embed(ids), visible(real))
 

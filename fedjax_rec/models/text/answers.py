@@ -134,11 +134,11 @@ def yes_no(
     if prefix is not None:
         at_least("yes_no", "len(prefix)", len(prefix), 1)
         check_tokens("yes_no", "prefix", [prefix], decoder)
-        prefix = jnp.asarray(prefix, jnp.int32)
+    tokens = None if prefix is None else jnp.asarray(prefix, jnp.int32)
 
     def build(rngs):
         made = adapted(decoder, rngs, targets, rank, alpha)
-        return YesNo(made, answers, prefix=prefix)
+        return YesNo(made, answers, prefix=tokens)
 
     return from_nnx(build)
 

@@ -176,7 +176,7 @@ class Block(nnx.Module):
         """[..., T, H, d]: what the heads bring together, by masks [..., T, S] and [..., T, P]."""
         scores = self.size.scores
         if read is None:
-            return attention(q, k, v, *masks, scores)
+            return attention(q, k, v, masks[0], scores)
         own, reached = masks
         return attention_after(q, (k, v, own), (*read, reached), scores)
 
@@ -194,7 +194,8 @@ class Block(nnx.Module):
         y, of_queries = normed(self.before_attention, x), angles
         q = normed(self.queries, self.query(y if at is None else taken(y, at)))
         if at is not None:
-            of_queries = tuple(a[at] if a.ndim == 2 else taken(a, at) for a in angles)
+            cos, sin = (a[at] if a.ndim == 2 else taken(a, at) for a in angles)
+            of_queries = cos, sin
         k, v = normed(self.keys, self.key(y)), self.value(y)
         heads = lambda z, n: z.reshape(*z.shape[:-1], n, self.size.head_width)
         q = normed(self.each_query, heads(q, self.size.heads))
