@@ -26,7 +26,7 @@ from .texts import SHORTEST
 
 # (texts of a step, tokens of a text, last layers with adapters) and what the call has to reach.
 SHAPES = {
-    (4, 16, 1): ">= 2", (2, 8, 1): "", (1, 8, 1): ">= 3", (4, 16, 3): ""
+    (4, 16, 1): ">= 2", (2, 8, 1): "", (1, 8, 1): ">= 3"
 }  # fmt: skip
 CHUNK = 16
 # Of SGD: a change as large as what it changes, whose rounding would hide the change else.
