@@ -68,6 +68,7 @@ benchmarks: .venv/.installed ## measure, and write the pages docs/benchmarks*.md
 	@$(BIN)/fedjax-rec bench files --markdown docs/benchmarks_data.md
 	@NPROC=2 $(BIN)/fedjax-rec bench adapters --markdown docs/benchmarks_threads.md
 	@$(BIN)/fedjax-rec bench rounds-100k tables cohort --profile runs/traces --markdown docs/benchmarks_profile.md
+	@$(BIN)/fedjax-rec bench sharing --markdown docs/benchmarks_sharing.md
 	@$(BIN)/fedjax-rec bench decoders --markdown docs/benchmarks_decoders.md
 	@$(BIN)/fedjax-rec bench peers --markdown docs/benchmarks_peers.md
 

@@ -25,7 +25,9 @@ WITH_RUNS = ("README.md", "docs/configuration.md", "docs/item_texts.md")
 PAGES = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", *DOCS]
 EXECUTED = ["docs/communication.md", "docs/language_models.md", "docs/strategies.md"]
 # Pages that `fedjax-rec report` and `bench` write from finished runs.
-PAGES_OF_BENCH = tuple(f"benchmarks{of}" for of in ("", "_more", "_scale", "_threads", "_peers"))
+PAGES_OF_BENCH = tuple(
+    f"benchmarks{of}" for of in ("", "_more", "_scale", "_threads", "_peers", "_sharing")
+)
 WRITTEN_BY_COMMANDS = {ROOT / "docs" / f"{name}.md" for name in ("results", *PAGES_OF_BENCH)}
 
 

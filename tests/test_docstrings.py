@@ -208,8 +208,17 @@ def namespace(compiled_fast):
         "empty_folder": tempfile.mkdtemp(), "films": replace(rated, item_features=names),
         "interactions": rated, "key": key,
         "model": model, "num_items": num_items, "parameters": state_of(model, dataset, key),
-        "prompts": tiny_llama.prompts(6), "split": split, "titles": tiny_bert.titles(num_items),
+        "prompted": prompted(), "prompts": tiny_llama.prompts(6), "split": split,
+        "titles": tiny_bert.titles(num_items),
     }  # fmt: skip
+
+
+def prompted() -> data.Examples:
+    """Prompts that begin with one token."""
+    fields = {**tiny_llama.prompts(6), "labels": np.arange(6) % 2}
+    fields["tokens"] = np.pad(fields["tokens"], [(0, 0), (1, 0)], constant_values=7)
+    fields["length"] = fields["length"] + 1
+    return data.Examples("prompted", fields, np.arange(6) % 2, np.zeros(6, np.int8))
 
 
 def state_of(model: Model, dataset: data.Dataset, key):

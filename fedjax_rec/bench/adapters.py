@@ -20,55 +20,32 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
+import numpy as np
 
 from .. import clients, data, models, simulate, strategies, trees
-from ..models.transformers.bert import BertSizes, random_bert
-from ..models.transformers.layers import stacked
-from ..models.transformers.lora import freeze, lora
-from ..models.transformers.sentences import Sentence
+from ..models.transformers.bert import BertSizes
 from ..rounds.cohort import client_keys
 from ..rounds.plan import analysed, peak_bytes
 from ..types import Client, Cohort, Model, Now, State, Strategy
 from .row import Row
 from .tables import store
+from .texts import TEXTS, Texts, catalogue, one_sequence
 
-CLIENTS, TEXTS, RANK, EACH = 64, 200, 8, 8
+CLIENTS, RANK, EACH = 64, 8, 8
 MINILM = BertSizes()
 # Texts of a step and tokens of a text.
 SHAPES = ((4, 16), (2, 8), (1, 8))
 TIMES = 3
 
 
-class Texts(nnx.Module):
-    """Texts that are pushed apart, and along a direction, so that one alone has a gradient too.
-    tokens: int32[n, T]."""
-
-    def __init__(self, sizes: BertSizes, tokens: int, rank: int, remat: bool, rngs):
-        self.encoder: Any = lora(freeze(random_bert(sizes, rngs)), rngs, rank=rank)
-        shape = TEXTS, tokens
-        self.tokens = models.Frozen(jax.random.randint(rngs.params(), shape, 0, sizes.vocabulary))
-        self.remat = remat
-
-    def vectors(self, items):
-        ids, encoder = self.tokens[items], self.encoder
-        real = jnp.ones(ids.shape, bool)
-        x = stacked(encoder.layers, encoder.embed(ids), real, remat=self.remat)
-        return Sentence().pooled(x, real)
-
-    def loss(self, batch, key):
-        vectors = self.vectors(batch["items"])
-        scores = 10.0 * vectors @ vectors.T
-        values = jax.nn.logsumexp(scores, -1) - jnp.diagonal(scores) + vectors.sum(-1)
-        return models.masked_mean(values, batch["mask"])
-
-    def score(self, items, user):
-        return self.vectors(items).sum(-1)
-
-
 @dataclass(frozen=True)
 class World:
-    """Clients that train on `batch` texts of `tokens` tokens, one step a round."""
+    """Clients that train on `batch` texts of `tokens` tokens, one step a round.
+
+        adapted: the last layers, that have adapters; None for all. once: what goes into them is
+        computed when the model is made. varied: texts are of different lengths, and a client has no
+    more than `batch` of them. packed: these share one sequence. rate: of SGD.
+    """
 
     sizes: BertSizes = MINILM
     clients: int = CLIENTS
@@ -76,25 +53,42 @@ class World:
     tokens: int = 16
     rank: int = RANK
     remat: bool = False
+    adapted: int | None = None
+    once: bool = False
+    varied: bool = False
+    packed: bool = False
+    rate: float = 0.1
 
     def model(self) -> Model:
+        adapted = self.adapted or self.sizes.layers
+        ids, long = catalogue(self.sizes, self.tokens, self.varied)
         return models.from_nnx(
-            lambda rngs: Texts(self.sizes, self.tokens, self.rank, self.remat, rngs)
+            lambda rngs: Texts(
+                self.sizes, adapted, self.once, ids, long, self.rank, self.remat, rngs
+            )
         )
 
     def strategy(self, clients_per_chunk: int | str | None = None) -> Strategy:
         return strategies.fedavg(
-            self.model(), data.pointwise(0), optimizer=clients.sgd(0.1), steps=1,
-            batch_size=self.batch, clients_per_chunk=clients_per_chunk,
+            self.model(), self.batches(), optimizer=clients.sgd(self.rate), steps=1,
+            batch_size=1 if self.packed else self.batch, clients_per_chunk=clients_per_chunk,
         )  # fmt: skip
 
     def client(self) -> Client:
         return clients.local_training(
-            self.model(), data.pointwise(0), clients.sgd(0.1), steps=1, batch_size=self.batch
-        )
+            self.model(), self.batches(), clients.sgd(self.rate), steps=1,
+            batch_size=1 if self.packed else self.batch,
+        )  # fmt: skip
+
+    def batches(self) -> data.Batches:
+        return data.examples() if self.packed else data.pointwise(0)
 
     def cohort(self) -> Cohort:
-        return Cohort(jnp.arange(self.clients), store(self.clients, TEXTS, EACH))
+        held = store(self.clients, TEXTS, self.batch if self.varied else EACH)
+        if self.packed:
+            items = np.asarray(held.items).reshape(self.clients, -1)
+            held = one_sequence(items, catalogue(self.sizes, self.tokens, self.varied)[1])
+        return Cohort(jnp.arange(self.clients), held)
 
     def adapter_bytes(self) -> int:
         """What a client trains."""
@@ -224,18 +218,26 @@ def adapters() -> Iterator[Row]:
         sizes = (None, 1, 4, 16, CLIENTS) if (batch, tokens) == SHAPES[0] else (None, 16)
         calls: dict[str, Callable] = {"loop": loop(world, state)}
         for c in sizes:
-            calls["chosen by memory" if c is None else f"{c} at a time"] = one_call(world, state, c)
+            name = "chosen by memory" if c is None else f"{c} at a time"
+            calls[f"one call, {name}"] = one_call(world, state, c)
         seen = seconds(calls, TIMES)
         what = f"{CLIENTS} MiniLM clients, {batch} x {tokens} tokens"
-        clocks = ((0, "CPU"), (1, "wall")) if on_cpu else ((1, "wall"),)
-        for clock, name in clocks:
-            spent = {k: [x[clock] for x in v] for k, v in seen.items()}
-            middle = statistics.median(spent["loop"])
-            yield row(f"{what}, a loop: {name}", middle * 1e3, "ms", "")
-            for how, times in spent.items():
-                if how == "loop":
-                    continue
-                pairs = zip(spent["loop"], times, strict=True)
-                ratio = statistics.median(a / b for a, b in pairs)
-                goal = f">= {3 if on_cpu else 20}" if how == "chosen by memory" else ""
-                yield row(f"{what}, one call, {how}: {name} of the loop over it", ratio, "x", goal)
+        goals = {"one call, chosen by memory": f">= {3 if on_cpu else 20}"}
+        for name in ("CPU", "wall") if on_cpu else ("wall",):
+            yield from ratios(what, seen, name, goals, "adapters")
+
+
+def ratios(
+    what: str, seen: dict[str, list[tuple]], name: str, goals: dict[str, str], bench: str
+) -> Iterator[Row]:
+    """The milliseconds of the loop by the clock `name`, CPU or wall, and of all else how many times
+    faster it is."""
+    clock = ("CPU", "wall").index(name)
+    spent = {k: [x[clock] for x in v] for k, v in seen.items()}
+    middle = statistics.median(spent["loop"])
+    yield Row(bench, f"{what}, a loop: {name}", middle * 1e3, "ms", "")
+    for how, times in spent.items():
+        if how != "loop":
+            ratio = statistics.median(a / b for a, b in zip(spent["loop"], times, strict=True))
+            text = f"{what}, {how}: {name} of the loop over it"
+            yield Row(bench, text, ratio, "x", goals.get(how, ""))

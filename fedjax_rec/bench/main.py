@@ -33,6 +33,7 @@ from .robust import robust
 from .rounds import first_round, rounds
 from .row import Row, table
 from .scale import devices, sweep
+from .sharing import sharing
 from .strategies import strategies_100k
 from .tables import tables
 from .versus_fedjax import versus_fedjax
@@ -49,6 +50,7 @@ BENCHES: dict[str, Callable[[], Iterator[Row]]] = {
     "robust": robust,
     "strategies": strategies_100k,
     "adapters": adapters,
+    "sharing": sharing,
     "decoders": decoders,
     "devices": devices,
     "sweep": sweep,

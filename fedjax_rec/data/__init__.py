@@ -22,6 +22,7 @@ from .interactions import (
     k_core,
     latest_of_pairs,
 )
+from .packed import packed_prompts, with_prefix
 from .partition import Partition, by_attribute, by_hash, by_user, dirichlet
 from .random_split import random_leave_one_out
 from .sequences import sequences
@@ -53,8 +54,9 @@ __all__ = [
     "describe_examples", "digests", "digests_of_examples", "dirichlet", "drawn_once", "equal_width",
     "examples", "features", "from_arrays", "global_time", "implicit", "k_core", "last_of_users",
     "last_ratings", "latest_of_pairs", "leave_one_out", "liked_and_disliked", "load", "min_max",
-    "pack", "pack_examples", "pairwise", "part_of", "pointwise", "popularity_draws",
-    "prompt_template", "quantile_bins", "query", "random_leave_one_out", "ratings", "ratio", "read",
-    "sequences", "support", "synthetic", "temporal_ratio", "tied_ends", "titles", "tokens",
-    "uniform_draws", "warm_items", "warm_users", "whole_catalogue", "yes_no_prompts", "z_score",
+    "pack", "pack_examples", "packed_prompts", "pairwise", "part_of", "pointwise",
+    "popularity_draws", "prompt_template", "quantile_bins", "query", "random_leave_one_out",
+    "ratings", "ratio", "read", "sequences", "support", "synthetic", "temporal_ratio", "tied_ends",
+    "titles", "tokens", "uniform_draws", "warm_items", "warm_users", "whole_catalogue",
+    "with_prefix", "yes_no_prompts", "z_score",
 ]  # fmt: skip

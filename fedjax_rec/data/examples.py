@@ -13,6 +13,7 @@ Dimensions: `n` examples, `N` clients, `K` clients with something held out.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,6 +37,8 @@ class Examples:
     client: int[n], 0 to num_clients - 1; part: int8[n], TRAIN, VALIDATION or TEST of `data.splits`,
     others are left out. num_clients: None for as many as `client` names. num_rows: rows of the
     table that id fields point into, which a model's factory gets as `num_items`; 0 where none do.
+    pack: makes fewer, larger examples of those of each client to train on, see `packed_prompts`;
+    None leaves them as they are.
     Raises ValueError for fields of unequal length, no labels, or labels other than 0 and 1.
     """
 
@@ -45,6 +48,7 @@ class Examples:
     part: np.ndarray
     num_rows: int = 0
     num_clients: int = 0
+    pack: Callable[[dict[str, np.ndarray], np.ndarray], Any] | None = None
 
     def __post_init__(self):
         told = f"Examples(name={self.name!r})"
@@ -161,10 +165,13 @@ def pack_examples(found: Examples) -> Dataset:
     train = _part(found, TRAIN)
     if not len(train):
         raise ValueError(f"pack_examples({found.name!r}) has no training example; put some in it.")
-    length = np.bincount(found.client[train], minlength=found.num_clients).astype(np.int32)
+    fields, client = {name: x[train] for name, x in found.fields.items()}, found.client[train]
+    if found.pack is not None:
+        fields, client, _ = found.pack(fields, client)
+    length = np.bincount(client, minlength=found.num_clients).astype(np.int32)
     start = np.concatenate([[0], np.cumsum(length)[:-1]]).astype(np.int32)
     store = ExampleStore(
-        _taken(found, train), jnp.asarray(start), jnp.asarray(length), int(length.max())
+        _on_device(fields), jnp.asarray(start), jnp.asarray(length), int(length.max())
     )
     members = 1 + int(found.fields["users"].max()) if "users" in found.fields else 1
     return Dataset(
@@ -176,7 +183,8 @@ def pack_examples(found: Examples) -> Dataset:
 
 
 def describe_examples(found: Examples) -> dict[str, Any]:
-    """Sizes, the share of ones among the labels, examples a client, and the fields.
+    """Sizes, the share of ones among the labels, examples a client, and the fields; of packed ones
+    also the sequences that are trained on, and the share of their tokens that is padding.
 
     Args:
         found: the record.
@@ -188,6 +196,12 @@ def describe_examples(found: Examples) -> dict[str, Any]:
         >>> told = data.describe_examples(clicks)
     """
     count = np.bincount(found.client, minlength=found.num_clients)
+    packed = {}
+    if found.pack is not None:
+        train = _part(found, TRAIN)
+        fields = {name: x[train] for name, x in found.fields.items()}
+        _, client, waste = found.pack(fields, found.client[train])
+        packed = {"sequences": len(client), "padding": waste}
     return {
         "name": found.name,
         "examples": len(found),
@@ -197,6 +211,7 @@ def describe_examples(found: Examples) -> dict[str, Any]:
         "per_client_median": float(np.median(count)),
         "per_client_max": int(count.max()),
         "fields": {name: f"{x.dtype}{list(x.shape[1:])}" for name, x in found.fields.items()},
+        **packed,
     }
 
 
@@ -206,13 +221,10 @@ def _part(found: Examples, part: int) -> np.ndarray:
     return where[np.argsort(found.client[where], kind="stable")]
 
 
-def _taken(found: Examples, where: np.ndarray) -> dict[str, Array]:
+def _on_device(fields: dict[str, np.ndarray]) -> dict[str, Array]:
     kinds = {"i": jnp.int32, "u": jnp.int32, "b": jnp.bool_, "f": jnp.float32}
-    out = {}
-    for name, x in found.fields.items():
-        kind = jnp.float32 if name == LABELS else kinds.get(x.dtype.kind, x.dtype)
-        out[name] = jnp.asarray(x[where], kind)
-    return out
+    kind = lambda name, x: jnp.float32 if name == LABELS else kinds.get(x.dtype.kind, x.dtype)
+    return {name: jnp.asarray(x, kind(name, x)) for name, x in fields.items()}
 
 
 def _held_out(found: Examples, part: int) -> HeldOut | None:
@@ -224,5 +236,9 @@ def _held_out(found: Examples, part: int) -> HeldOut | None:
     )  # fmt: skip
     place = lambda x: jnp.asarray(x, jnp.int32)
     return HeldOut(
-        _taken(found, where), place(clients), place(count), place(owner), int(count.max())
+        _on_device({name: x[where] for name, x in found.fields.items()}),
+        place(clients),
+        place(count),
+        place(owner),
+        int(count.max()),
     )

@@ -9,6 +9,7 @@ import pytest
 
 from fedjax_rec import trees
 from fedjax_rec.bench import adapters as bench
+from fedjax_rec.bench import sharing
 from fedjax_rec.bench.main import BENCHES
 from fedjax_rec.models.transformers.bert import BertSizes
 
@@ -50,4 +51,29 @@ def test_frozen_layers_are_one_product_for_all_clients(state):
 
 
 def test_the_bench_is_offered():
-    assert BENCHES["adapters"] is bench.adapters
+    assert BENCHES["adapters"] is bench.adapters and BENCHES["sharing"] is sharing.sharing
+
+
+@pytest.mark.parametrize("adapted", [None, 1])
+@pytest.mark.parametrize("varied", [False, True])
+def test_what_is_computed_once_or_packed_is_the_loop(adapted, varied):
+    plain = replace(WORLD, adapted=adapted, varied=varied, rate=100.0)
+    others = [plain, replace(plain, once=True)]
+    if varied:
+        others += [replace(world, packed=True) for world in others]
+        assert len({int(x) for x in bench.catalogue(SMALL, 6, True)[1]}) > 2
+    state = sharing.begun(plain)
+    slow = bench.loop(plain, state)
+    for world in others:
+        mine = sharing.begun(world)
+        assert sharing.apart(bench.one_call(world, mine, 2), slow, mine) < 1e-5
+    tokens = others[-1].cohort().data.fields["places"].shape[-1] if varied else 6
+    assert tokens < 2 * 6
+    moved = replace(
+        state,
+        shared=trees.with_frozen(
+            jax.tree.map(lambda x: x if x is None else x + 1e-3, trees.trainable(state.shared)),
+            state.shared,
+        ),
+    )
+    assert sharing.apart(bench.one_call(plain, moved, 2), slow, moved) > 1e-4

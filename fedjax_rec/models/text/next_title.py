@@ -6,7 +6,7 @@ with the tokens t_i of the title of item i and of what ends it: ranking by perpl
 no head for items (Geng et al., "Recommendation as language processing", RecSys 2022; the mean over
 tokens keeps short titles from winning by their length). It learns from the titles of users'
 sequences: loss = - the mean of log p of their tokens. Texts are assembled from the catalogue's
-tokens on the device.
+tokens on the device, and the opening is read once a step, not once a text (`packed.Reading`).
 
 `I` items, `W` most tokens of a title, `H` items of a history, `S` most tokens of a text, `D` width.
 """
@@ -14,6 +14,7 @@ tokens on the device.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -25,9 +26,9 @@ from ...check import at_least
 from ...types import Model
 from ..objectives import masked_mean
 from ..roles import Frozen, from_nnx
-from ..transformers.decoder import Decoder, seen
+from ..transformers.decoder import Decoder
 from ..transformers.generate import check_tokens
-from ..transformers.layers import MASKED, Scores
+from ..transformers.packed import after, read
 from .answers import adapted, begun
 
 CANDIDATES = 32  # titles that are scored at once
@@ -60,20 +61,24 @@ class NextTitle(nnx.Module):
         items = jnp.concatenate([batch["inputs"], batch["targets"][:, -1:]], 1)
         real = jnp.concatenate([batch["real"], batch["real"][:, -1:]], 1) > 0
         tokens, size = jax.vmap(self.text)(items, real)
-        logits = self.decoder(tokens)[:, :-1]
-        chosen = jnp.take_along_axis(logits, tokens[:, 1:, None], -1)[..., 0]
-        place = jnp.arange(1, self.most)
-        said = (place >= len(self.opening)) & (place < size[:, None])
-        said = said * batch["mask"][:, None]
-        return masked_mean(jax.nn.logsumexp(logits, -1) - chosen, said)
+        # What all texts begin with is read once, and says the first token of each.
+        first = len(self.opening)
+        said, reading = read(self.decoder, self.decoder.embed(jnp.array(self.opening)))
+        x = after(self.decoder, self.decoder.embed(tokens[:, first:]), reading=reading)
+        said = jnp.broadcast_to(said[-1:], (len(x), 1, x.shape[-1]))
+        logits = self.decoder.logits(jnp.concatenate([said, x[:, :-1]], 1))
+        tokens = tokens[:, first:]
+        chosen = jnp.take_along_axis(logits, tokens[..., None], -1)[..., 0]
+        real = (jnp.arange(first, self.most) < size[:, None]) * batch["mask"][:, None]
+        return masked_mean(jax.nn.logsumexp(logits, -1) - chosen, real)
 
     def read(self, history):
         """What titles after `history` int32[H] need of it: keys and values of each layer, and the
         logits float32[V] of a title's first token."""
         tokens, size = self.text(history, history >= 0)
-        x, (keys, values) = self.decoder.remembering(self.decoder.embed(tokens))
+        x, reading = read(self.decoder, self.decoder.embed(tokens))
         first = self.decoder.logits(x[size - 1])
-        return {"keys": keys, "values": values, "size": size, "first": first}
+        return {"read": replace(reading, size=size), "first": first}
 
     def score(self, items, user, reading):
         titles, sizes = self.titles[...][items], self.sizes[...][items]
@@ -86,7 +91,7 @@ class NextTitle(nnx.Module):
 
     def likelihood(self, titles, sizes, reading):
         """float32[c]: the mean log p of the tokens of `titles` int32[c, W]."""
-        x = continued_by(self.decoder, titles, reading)
+        x = after(self.decoder, self.decoder.embed(titles), reading=reading["read"])
         # Logits of token j + 1 stand at token j, those of the first one in the reading.
         logits = self.decoder.logits(x[:, :-1])
         rest = jnp.take_along_axis(logits, titles[:, 1:, None], -1)[..., 0]
@@ -94,40 +99,6 @@ class NextTitle(nnx.Module):
         first = jax.nn.log_softmax(reading["first"])[titles[:, 0]]
         counts = jnp.arange(1, titles.shape[1]) < sizes[:, None]
         return (first + (rest * counts).sum(-1)) / sizes
-
-
-def continued_by(decoder: Decoder, titles, reading):
-    """[c, W, D]: texts int32[c, W] after the one that was read, which is not copied for them."""
-    width = titles.shape[1]
-    column, size = jnp.arange(width), reading["size"]
-    places, read = size + column, jnp.arange(reading["keys"].shape[1])
-    total = read.size + width
-    to_read = seen(decoder.size, places, read, total)[1]
-    to_own = seen(decoder.size, places, places, total)
-    known = read < size
-    structure, variables = nnx.split(decoder.layers)
-    scores = decoder.size.scores or Scores(decoder.size.head_width**-0.5)
-
-    def one(x, layer):
-        variables, keys, values = layer
-        block = nnx.merge(structure, variables)
-        (angles, causal), reached = block.own(to_own), block.own(to_read)
-        q, k, v = block.attended(x, angles)
-        share = q.shape[-2] // k.shape[-2]
-        grouped = q.reshape(*q.shape[:-2], k.shape[-2], share, q.shape[-1])
-        before = scores(jnp.einsum("cwkgd,skd->ckgws", grouped, keys))
-        own = scores(jnp.einsum("cwkgd,cukd->ckgwu", grouped, k))
-        before = jnp.where(known & reached, before, MASKED)
-        own = jnp.where(causal, own, MASKED)
-        both = jnp.concatenate([before, own], -1).astype(jnp.float32)
-        weight = jax.nn.softmax(both, -1).astype(v.dtype)
-        old, new = weight[..., : known.size], weight[..., known.size :]
-        mixed = jnp.einsum("ckgws,skd->cwkgd", old, values)
-        mixed = mixed + jnp.einsum("ckgwu,cukd->cwkgd", new, v)
-        return block.finish(x, mixed.reshape(q.shape)), None
-
-    layers = variables, reading["keys"], reading["values"]
-    return jax.lax.scan(one, decoder.embed(titles), layers)[0]
 
 
 def next_title(

@@ -3,10 +3,11 @@
     x_L' = layer_L'(... layer_1(embed(prompt))),    for the layers 1 .. L' that no adapter touches
 
 Where only the last layers of a decoder are adapted, what goes into them is the same in every round
-and for every client. States are float16 [n, T, D], one copy for all clients; prompts of like length
-share a batch. They may be kept in a folder, one file a prompt, for the next run.
+and for every client. States are [n, T - P, D] in float16 or float32, one copy for all clients, and
+[P, D] of what all prompts begin with, which is read once; prompts of like length share a batch.
+They may be kept in a folder, one file a prompt, for the next run.
 
-`n` prompts, `T` most tokens of one, `D` width.
+`n` prompts, `T` most tokens of one, `P` of what all begin with, 0 for nothing, `D` width.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +26,9 @@ from flax import nnx
 from ... import factors
 from ...storage import whole
 from ..transformers.decoder import Decoder, some
+from ..transformers.packed import after, read
 
+Dtype = Literal["float16", "float32"]
 BATCH, ROUNDED = 16, 16  # prompts of a batch, and what their length is rounded up to
 
 
@@ -54,14 +58,18 @@ def states(
     sizes: np.ndarray,
     keep: Path | None = None,
     say: Callable[[str], object] | None = None,
+    dtype: Dtype = "float16",
+    first: int = 0,
 ) -> np.ndarray:
-    """float16[n, T, D]: the prompts `tokens` int32[n, T], of which the first `sizes` int32[n] are
-    real, after all layers of `decoder`; zero behind.
+    """dtype[n, T - P, D]: the prompts `tokens` int32[n, T], of which the first `sizes` int32[n] are
+    real, after all layers of `decoder`, without the `first` P tokens, which are those of all
+    (`beginning`); zero behind.
 
     keep: a folder that holds states of earlier calls, by the weights and the tokens, and gets these
     too. say(text): told how far it is.
+    Raises ValueError for states that exceed float16.
     """
-    out = np.zeros((*tokens.shape, decoder.size.width), np.float16)
+    out = np.zeros((len(tokens), tokens.shape[1] - first, decoder.size.width), dtype)
     files = [None] * len(tokens)
     if keep is not None:
         keep.mkdir(parents=True, exist_ok=True)
@@ -70,29 +78,40 @@ def states(
             hashlib.sha256(print_of + np.int32(row[:n]).tobytes()).hexdigest()
             for row, n in zip(tokens, sizes, strict=True)
         ]
-        files = [keep / f"{name}.npy" for name in names]
+        kind = ("" if dtype == "float16" else f"-{dtype}") + (f"-{first}" if first else "")
+        files = [keep / f"{name}{kind}.npy" for name in names]
     missing = []
     for i in np.argsort(sizes, kind="stable"):
         file = files[i]
         if file is not None and file.is_file():
-            out[i, : sizes[i]] = np.load(file)
+            out[i, : sizes[i] - first] = np.load(file)
         else:
             missing.append(i)
-    through = nnx.jit(lambda decoder, tokens: decoder.hidden(tokens))
+    reading = read(decoder, decoder.embed(jnp.asarray(tokens[0, :first])))[1] if first else None
+    through = nnx.jit(
+        lambda decoder, tokens, reading: after(decoder, decoder.embed(tokens), reading=reading)
+    )
+    tokens, sizes = tokens[:, first:], sizes - first
     for start in range(0, len(missing), BATCH):
         some = missing[start : start + BATCH]
         longest = -(-int(sizes[some].max()) // ROUNDED) * ROUNDED
         batch = np.zeros((BATCH, longest), np.int32)
         width = min(longest, tokens.shape[1])
         batch[: len(some), :width] = tokens[some, :width]
-        made = np.asarray(through(decoder, jnp.asarray(batch)), np.float32)
+        made = np.asarray(through(decoder, jnp.asarray(batch), reading), np.float32)
         for i, x in zip(some, made, strict=False):
-            out[i, : sizes[i]] = _half(x[: sizes[i]])
+            out[i, : sizes[i]] = _as(dtype, x[: sizes[i]])
             if files[i] is not None:
                 _write(files[i], out[i, : sizes[i]])
         if say is not None:
             say(f"{start + len(some)} of {len(missing)} prompts read")
     return out
+
+
+def beginning(decoder: Decoder, tokens: np.ndarray, dtype: Dtype = "float16") -> np.ndarray:
+    """dtype[P, D]: what all prompts begin with, `tokens` int32[P], after all layers."""
+    made = nnx.jit(lambda decoder, tokens: decoder.hidden(tokens))(decoder, jnp.asarray(tokens))
+    return _as(dtype, np.asarray(made, np.float32))
 
 
 def fingerprint(decoder: Decoder) -> bytes:
@@ -110,10 +129,13 @@ def fingerprint(decoder: Decoder) -> bytes:
     return told.digest()
 
 
-def _half(x: np.ndarray) -> np.ndarray:
-    if np.abs(x).max() > np.finfo(np.float16).max:
-        raise ValueError("the states of a prompt exceed float16; adapt all layers of this decoder.")
-    return x.astype(np.float16)
+def _as(dtype: Dtype, x: np.ndarray) -> np.ndarray:
+    if np.abs(x).max(initial=0) > np.finfo(dtype).max:
+        raise ValueError(
+            f"the states of a prompt exceed {dtype}; use states='float32', or adapt all layers of "
+            "this decoder."
+        )
+    return x.astype(dtype)
 
 
 def _write(file: Path, x: np.ndarray) -> None:

@@ -24,6 +24,7 @@ from flax import nnx
 from ...check import one_of
 from .distances import buckets
 from .layers import LayerNorm, Linear, attention, linear
+from .packed import visible
 from .reader import Called, through
 
 # Kept for the gradient is what goes in, [..., T, 4 D], and not the three arrays of that size in
@@ -88,10 +89,10 @@ class Layer(nnx.Module):
         self.heads, self.activation = sizes.heads, sizes.activation
 
     def __call__(self, x, mask):
-        """x: [..., T, D]; mask: bool[..., T] of the real tokens."""
+        """x: [..., T, D]; mask: bool[..., T or 1, T], who sees whom."""
         split = lambda y: y.reshape(*y.shape[:-1], self.heads, -1)
         q, k, v = (split(f(x)) for f in (self.query, self.key, self.value))
-        seen = attention(q, k, v, mask[..., None, :], self.scores(x.shape))
+        seen = attention(q, k, v, mask, self.scores(x.shape))
         x = self.attention_norm(x + self.out(seen.reshape(x.shape)))
         return self.norm(x + self.down(ACTIVATIONS[self.activation](self.up(x))))
 
@@ -116,7 +117,7 @@ class Bert(nnx.Module):
         self.words, self.positions = nnx.Param(words), nnx.Param(positions)
         self.kinds, self.norm, self.layers = nnx.Param(kinds), norm, layers
         self.project = project
-        self.sees: Any = real
+        self.sees: Any = visible
         self.called = called_by(LINEARS, "encoder.layer.{}.{}", "bert.")
 
     @property
@@ -127,20 +128,16 @@ class Bert(nnx.Module):
     def rows(self) -> int:
         return self.words.shape[0]
 
-    def embed(self, ids):
-        """[..., T, D]: what goes into the first layer, of ids int32[..., T]."""
-        places = self.positions[: ids.shape[-1]]
-        x = self.norm(self.words[ids] + places + self.kinds[0])
+    def embed(self, ids, places=None):
+        """[..., T, D]: what goes into the first layer, of ids int32[..., T]; places: int32[..., T]
+        where they do not count from 0 on."""
+        at = self.positions[: ids.shape[-1]] if places is None else self.positions[places]
+        x = self.norm(self.words[ids] + at + self.kinds[0])
         return x if self.project is None else self.project(x)
 
     def __call__(self, ids, mask):
         """[..., T, D]: what comes out of the last layer."""
         return through(self, self.embed(ids), mask)
-
-
-def real(mask):
-    """What a layer is told of a text: its real tokens."""
-    return mask
 
 
 def called_by(linears: Mapping[str, str], layer: str, prefix: str) -> Called:

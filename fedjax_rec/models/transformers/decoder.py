@@ -29,7 +29,18 @@ from flax import nnx
 
 from ...check import at_least, one_of
 from ..roles import Frozen
-from .layers import EVERY, Linear, RMSNorm, Scores, UnitRMSNorm, attention, capped, stacked
+from .layers import (
+    EVERY,
+    Linear,
+    RMSNorm,
+    Scores,
+    UnitRMSNorm,
+    attention,
+    attention_after,
+    capped,
+    scanned,
+    stacked,
+)
 from .rope import Rope, turned
 
 # Linear layers of a block: name -> (what goes in, what comes out), as properties of `DecoderSize`.
@@ -154,11 +165,20 @@ class Block(nnx.Module):
         self.kind = None if kind is None else Frozen(jnp.asarray(kind, jnp.int32))
         self.size = size
 
-    def __call__(self, x, seen):
-        """x: [..., T, D]; seen: (angles, mask) of all kinds of layers."""
-        angles, mask = self.own(seen)
+    def __call__(self, x, seen, read=None):
+        """x: [..., T, D]; seen: (angles, mask) of all kinds of layers, with the mask of what was
+        read before, where `read` has its (keys, values) [P, K, d] in this layer."""
+        angles, *masks = self.own(seen)
         q, k, v = self.attended(x, angles)
-        return self.finish(x, attention(q, k, v, mask, self.size.scores))
+        return self.finish(x, self.mixed(q, k, v, masks, read))
+
+    def mixed(self, q, k, v, masks, read=None):
+        """[..., T, H, d]: what the heads bring together, by masks [..., T, S] and [..., T, P]."""
+        scores = self.size.scores
+        if read is None:
+            return attention(q, k, v, masks[0], scores)
+        own, reached = masks
+        return attention_after(q, (k, v, own), (*read, reached), scores)
 
     def own(self, seen):
         """What this layer sees of arrays [N, ...] of all kinds of layers, which are [...] where
@@ -174,7 +194,8 @@ class Block(nnx.Module):
         y, of_queries = normed(self.before_attention, x), angles
         q = normed(self.queries, self.query(y if at is None else taken(y, at)))
         if at is not None:
-            of_queries = tuple(a[at] for a in angles)
+            cos, sin = (a[at] if a.ndim == 2 else taken(a, at) for a in angles)
+            of_queries = cos, sin
         k, v = normed(self.keys, self.key(y)), self.value(y)
         heads = lambda z, n: z.reshape(*z.shape[:-1], n, self.size.head_width)
         q = normed(self.each_query, heads(q, self.size.heads))
@@ -227,28 +248,13 @@ class Decoder(nnx.Module):
         """(what `through` gives, the keys and values [L, T, K, d] of each layer)."""
         places = jnp.arange(x.shape[-2])
         everything = seen(self.size, places, places)
-        structure, variables = nnx.split(self.layers)
 
-        def one(x, variables):
-            block = nnx.merge(structure, variables)
+        def one(block, x, _):
             angles, mask = block.own(everything)
             q, k, v = block.attended(x, angles)
-            return block.finish(x, attention(q, k, v, mask, self.size.scores)), (k, v)
+            return block.finish(x, block.mixed(q, k, v, (mask,))), (k, v)
 
-        return jax.lax.scan(one, x, variables)
-
-    def last(self, x, at):
-        """[..., D] of x [..., T, D]: what `through` has at the places `at` int32[...]. The last
-        layer computes no more than that."""
-        places, size = jnp.arange(x.shape[-2]), self.size
-        angles, mask = seen(size, places, places)
-        if size.layers > 1:
-            first = some(self.layers, slice(0, -1))
-            x = stacked(first, x, (angles, mask), remat=self.remat)
-        block, at = some(self.layers, -1), at[..., None]
-        q, k, v = block.attended(x, block.own(angles), at)
-        mixed = attention(q, k, v, block.own(mask)[at], size.scores)
-        return block.finish(taken(x, at), mixed)[..., 0, :]
+        return scanned(self.layers, one, x, remat=self.remat)
 
     def logits(self, x, of=None):
         """float32[..., V] of x [..., D], or of the tokens `of` int32[n] alone [..., n]."""
@@ -268,8 +274,8 @@ def normed(norm: Norm | None, x: jax.Array) -> jax.Array:
 
 def some(layers: Block, where: slice | int) -> Block:
     """The layers `where`; one of them, which is called as it is, for an int."""
-    structure, variables = nnx.split(layers)
-    return nnx.merge(structure, jax.tree.map(lambda x: x[where], variables))
+    structure, random, variables = nnx.split(layers, nnx.RngState, ...)
+    return nnx.merge(structure, random, jax.tree.map(lambda x: x[where], variables))
 
 
 def taken(x: jax.Array, at: jax.Array) -> jax.Array:
@@ -278,8 +284,8 @@ def taken(x: jax.Array, at: jax.Array) -> jax.Array:
 
 
 def seen(size: DecoderSize, places: jax.Array, among: jax.Array, total: int | None = None):
-    """((cos, sin) [T, r/2], mask bool[T, S]): what tokens at `places` int32[T] see of those at
-    `among` int32[S], with a leading axis `N` where layers are of several kinds.
+    """((cos, sin) [..., T, r/2], mask bool[..., T, S]): what tokens at `places` int32[..., T] see
+    of those at `among` int32[..., S], with a leading axis `N` where layers are of several kinds.
 
     total: tokens of the whole text, default S. Raises ValueError where it is longer than the rates
     of its rotary angles hold.

@@ -134,19 +134,44 @@ def attention(q, k, v, mask, scores: Callable[[jax.Array], jax.Array] | None = N
     return jnp.einsum("...hts,...shd->...thd", weights, v)
 
 
-def stacked(layer: nnx.Module, x, *args, remat: bool = False):
+def attention_after(q, own, read, scores: Callable[[jax.Array], jax.Array] | None = None):
+    """[..., T, H, d]: `attention` to two sets of (keys, values, mask): `own` [..., S, K, d] with
+    bool[..., T, S], and what was `read` before all texts, [P, K, d] with bool[..., T, P], of which
+    none has a copy."""
+    scores = scores or Scores(q.shape[-1] ** -0.5)
+    (k, v, mask), (keys, values, reached) = own, read
+    share = q.shape[-2] // k.shape[-2]
+    grouped = q.reshape(*q.shape[:-2], k.shape[-2], share, q.shape[-1])
+    product = lambda how, x: jnp.einsum(how, grouped, x, preferred_element_type=jnp.float32)
+    hide = lambda worth, mask: jnp.where(mask[..., None, None, :, :], worth, MASKED)
+    old = hide(scores(product("...tkgd,pkd->...kgtp", keys)), reached)
+    new = hide(scores(product("...tkgd,...skd->...kgts", k)), mask)
+    weights = jax.nn.softmax(jnp.concatenate([old, new], -1), -1).astype(v.dtype)
+    of_old, of_new = weights[..., : keys.shape[0]], weights[..., keys.shape[0] :]
+    mixed = jnp.einsum("...kgtp,pkd->...tkgd", of_old, values)
+    return (mixed + jnp.einsum("...kgts,...skd->...tkgd", of_new, v)).reshape(q.shape)
+
+
+def stacked(layer: nnx.Module, x, *args, each: Any = None, remat: bool = False):
     """x <- layer(x, *args) for the layers along the leading axis of the variables of `layer`.
 
-    remat: keep only what goes into each layer, and compute the rest again for the gradient.
-    Random numbers (dropout) differ from layer to layer.
+    each: arrays with a leading axis, of which each layer gets its own behind `args`. remat: keep
+    only what goes into each layer, and compute the rest again for the gradient. Random numbers
+    (dropout) differ from layer to layer.
     """
+    own = lambda here: () if each is None else (here,)
+    return scanned(layer, lambda one, x, here: (one(x, *args, *own(here)), None), x, each, remat)[0]
+
+
+def scanned(layer: nnx.Module, call, x, each: Any = None, remat: bool = False):
+    """(x, out [L, ...]) of (x, out) <- call(layer, x, its own of `each`); see `stacked`."""
     structure, random, variables, rest = nnx.split(layer, nnx.RngState, nnx.Variable, ...)
 
     def one(x, here):
-        number, variables = here
+        number, variables, each = here
         is_key = lambda r: jnp.issubdtype(r.dtype, jax.dtypes.prng_key)
         own = jax.tree.map(lambda r: jax.random.fold_in(r, number) if is_key(r) else r + 0, random)
-        return nnx.merge(structure, own, variables, rest)(x, *args), None
+        return call(nnx.merge(structure, own, variables, rest), x, each)
 
     numbers = jnp.arange(jax.tree.leaves(variables)[0].shape[0])
-    return jax.lax.scan(jax.checkpoint(one) if remat else one, x, (numbers, variables))[0]
+    return jax.lax.scan(jax.checkpoint(one) if remat else one, x, (numbers, variables, each))

@@ -5,6 +5,7 @@
 `sees` says what layers are told of a text with `mask`: the mask itself (BERT), the distances of
 tokens (T5), or angles and who sees whom (ModernBERT, and decoders that read). It is the same for
 all layers, so that some of them, with what is behind them, are an encoder of states: a `Top`.
+Texts that share a sequence are told apart by a `packed.Packing`.
 
 `V` vocabulary, `L` layers, `T` tokens, `D` width, `n` texts.
 """
@@ -22,8 +23,10 @@ from flax import nnx
 from ... import weights
 from .decoder import DecoderSize, seen
 from .layers import stacked
+from .packed import Packing
 
 CHUNK = 64  # texts encoded at once: what a chunk needs stays in cache
+ROOM = 64  # tokens of a sequence that short texts share
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,8 @@ class Called:
 
 
 class Encoder(Protocol):
-    """layers: the stack, each called with (x, sees(mask)). last: the norm behind it, or None. most:
-    tokens of the longest text, None for any. rows: V."""
+    """layers: the stack, each called with (x, sees(mask, packing)). last: the norm behind it, or
+    None. most: tokens of the longest text, None for any. rows: V."""
 
     layers: Any
     sees: Any
@@ -56,8 +59,9 @@ class Encoder(Protocol):
     @property
     def rows(self) -> int: ...
 
-    def embed(self, ids: jax.Array) -> jax.Array:
-        """[..., T, D]: what goes into the first layer, of ids int32[..., T]."""
+    def embed(self, ids: jax.Array, places: jax.Array | None = None) -> jax.Array:
+        """[..., T, D]: what goes into the first layer, of ids int32[..., T]; places: int32[..., T]
+        where they do not count from 0 on."""
         ...
 
 
@@ -76,8 +80,8 @@ class Reader(nnx.Module):
     def rows(self) -> int:
         return self.words.shape[0]
 
-    def embed(self, ids):
-        """[..., T, D]: what goes into the first layer, of ids int32[..., T]."""
+    def embed(self, ids, places=None):
+        """[..., T, D]: what goes into the first layer, of ids int32[..., T], wherever they are."""
         table = self.words[...]
         x = table[ids] * jnp.asarray(self.scale, table.dtype)
         return x if self.first is None else self.first(x)
@@ -97,11 +101,13 @@ class Seen:
     size: DecoderSize
     both: bool = True
 
-    def __call__(self, mask):
+    def __call__(self, mask, packing: Packing | None = None):
         """mask: bool[..., T] of the real tokens, which alone are seen."""
-        places = jnp.arange(mask.shape[-1])
+        places = jnp.arange(mask.shape[-1]) if packing is None else packing.places
         angles, among = seen(self.size, places, places)
         among = among | among.mT if self.both else among
+        if packing is not None:
+            return angles, among & packing.together
         # Kinds of layers are the first axis, before those of texts.
         *kinds, length, _ = among.shape
         among = among.reshape(*kinds, *(1,) * (mask.ndim - 1), length, length)
@@ -124,9 +130,11 @@ def top(encoder: Encoder, start: int = 0) -> Top:
     return Top(layers_of(encoder.layers, start), encoder.sees, encoder.last)
 
 
-def through(top: Any, x: jax.Array, mask: jax.Array, remat: bool = False) -> jax.Array:
+def through(
+    top: Any, x: jax.Array, mask: jax.Array, remat: bool = False, packing: Packing | None = None
+) -> jax.Array:
     """[..., T, D]: x [..., T, D] after the `layers` and the `last` norm of what `sees` so."""
-    x = stacked(top.layers, x, top.sees(mask), remat=remat)
+    x = stacked(top.layers, x, top.sees(mask, packing), remat=remat)
     return x if top.last is None else top.last(x)
 
 
@@ -142,13 +150,14 @@ def layers_of(stack: Any, start: int, stop: int | None = None) -> Any:
 
 
 def outputs(encoder: Any, tokens: weights.Tokens, layers: int | None = None) -> np.ndarray:
-    """float32[n, T, D]: what comes out of the first `layers` layers, a chunk of texts at a time;
-    of all layers and what is behind them for None.
+    """float32[n, T, D]: what comes out of the first `layers` layers, of all and what is behind them
+    for None; 0 behind a text.
 
-    Raises ValueError where the texts are longer than the encoder has positions, or have tokens
-    without a row in its table.
+    Short texts share a sequence, of `ROOM` tokens or as many as the longest, and a chunk of these
+    goes through at a time. Raises ValueError where the texts are longer than the encoder has
+    positions, or have tokens without a row in its table.
     """
-    most, size = encoder.most, tokens.ids.shape[1]
+    most, (n, size) = encoder.most, tokens.ids.shape
     if most is not None and size > most:
         raise ValueError(f"texts of {size} tokens are longer than {most} positions; use length.")
     if tokens.ids.size and tokens.ids.max() >= encoder.rows:
@@ -156,16 +165,30 @@ def outputs(encoder: Any, tokens: weights.Tokens, layers: int | None = None) -> 
             f"texts have the token {tokens.ids.max()}, and the encoder's table {encoder.rows} "
             "rows; put the tokenizer.json of this model into its folder."
         )
+    room = max(size, ROOM if most is None else min(ROOM, most))
+    layout = weights.first_fit(np.maximum(tokens.mask.sum(1), 1), room)
     structure, variables, rest = nnx.split(encoder, nnx.Variable, ...)
 
     @jax.jit
-    def run(variables, ids, mask):
+    def run(variables, ids, packing):
         whole = nnx.merge(structure, variables, rest)
-        if layers is None:
-            one = lambda text: through(whole, whole.embed(text[0]), text[1])
-        else:
-            bottom = layers_of(whole.layers, 0, layers)
-            one = lambda text: stacked(bottom, whole.embed(text[0]), whole.sees(text[1]))
-        return jax.lax.map(one, (ids, mask), batch_size=CHUNK)
+        bottom = (
+            whole if layers is None else Top(layers_of(whole.layers, 0, layers), whole.sees, None)
+        )
 
-    return np.asarray(run(variables, jnp.asarray(tokens.ids), jnp.asarray(tokens.mask)))
+        def one(text):
+            ids, packing = text
+            x = whole.embed(ids, packing.places)
+            return through(bottom, x, packing.texts >= 0, packing=packing)
+
+        chunk = max(1, CHUNK * size // packing.texts.shape[1])
+        return jax.lax.map(one, (ids, packing), batch_size=chunk)
+
+    real = layout.texts >= 0
+    text = np.take_along_axis(layout.of, np.maximum(layout.texts, 0), 1)
+    ids = np.where(real, tokens.ids[text, layout.places], 0)
+    packing = Packing(jnp.asarray(layout.places), jnp.asarray(layout.texts))
+    made = np.asarray(run(variables, jnp.asarray(ids), packing))
+    out = np.zeros((n, size, made.shape[-1]), np.float32)
+    out[text[real], layout.places[real]] = made[real]
+    return out

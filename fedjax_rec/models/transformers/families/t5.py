@@ -26,6 +26,7 @@ from ..decoder import ACTIVATIONS
 from ..distances import buckets
 from ..held import Held
 from ..layers import Linear, RMSNorm, attention
+from ..packed import Packing, visible
 from ..reader import Called, Reader
 from ..settings import Settings
 
@@ -76,12 +77,12 @@ class Layer(nnx.Module):
         self.heads, self.activation = heads, act
 
     def __call__(self, x, seen):
-        """x: [..., T, D]; seen: (r [H, T, T], bool[..., T] of the real tokens)."""
+        """x: [..., T, D]; seen: (r [H, T, T], bool[..., T or 1, T], who sees whom)."""
         apart, mask = seen
         split = lambda y: y.reshape(*y.shape[:-1], self.heads, -1)
         y = self.before_attention(x)
         q, k, v = (split(f(y)) for f in (self.query, self.key, self.value))
-        mixed = attention(q, k, v, mask[..., None, :], lambda products: products + apart)
+        mixed = attention(q, k, v, mask, lambda products: products + apart)
         x = x + self.output(mixed.reshape(*mixed.shape[:-2], -1))
         y, act = self.before_inner(x), ACTIVATIONS[self.activation]
         inner = act(self.up(y)) if self.gate is None else act(self.gate(y)) * self.up(y)
@@ -94,10 +95,10 @@ class Distances(nnx.Module):
     def __init__(self, table, most: int):
         self.table, self.most = nnx.Param(table), most
 
-    def __call__(self, mask):
+    def __call__(self, mask, packing: Packing | None = None):
         """What `Layer`s are told of a text with `mask` bool[..., T]."""
         near = buckets(mask.shape[-1], self.table.shape[0], self.most)
-        return jnp.moveaxis(self.table[...][near], -1, 0), mask
+        return jnp.moveaxis(self.table[...][near], -1, 0), visible(mask, packing)
 
 
 def encoder(said: Settings, place: Path) -> Reader:
