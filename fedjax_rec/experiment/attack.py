@@ -254,7 +254,7 @@ def scene_of(
 def trained(config: Config, experiment: Experiment) -> tuple[State, dict]:
     """The state after the last round, which alone is measured, and its metrics."""
     key, store = jax.random.key(config.seed), experiment.dataset.store
-    calls = simulate.program(experiment.made, simulate.clients_mesh(config.devices)).of(
+    calls = simulate.program(experiment.made, simulate.clients_mesh(config.devices, config.row_devices)).of(
         key, experiment.inputs()
     )
     *_, last = simulate.simulate(

@@ -136,11 +136,10 @@ def _dealt(step, held, cohort: Cohort, c: int, shared: PyTree | None) -> Played:
             return blocks, total, put_in(stacks, stack), put_in(seen, sight)
 
         blocks, padding = tuple(Block(x, first) for x in held), jnp.full(c, nobody, jnp.int32)
-        program, outline = jax.make_jaxpr(play, return_shape=True)(blocks, padding)
-        _, adds, stack, seen = outline
+        outline = rows.outline_apart if tables else jax.eval_shape
+        _, adds, stack, seen = outline(play, blocks, padding)
         used = -(-mine.sum() // c)
         if tables:
-            rows.refuse_waiting(program)
             used = jax.lax.pmax(used, rows.AXIS)
         if jax.tree.leaves(stack):  # lists know no zero but what padding makes
             stack = play(blocks, padding)[2]
@@ -160,7 +159,8 @@ def _dealt(step, held, cohort: Cohort, c: int, shared: PyTree | None) -> Played:
         of_rows = jax.tree.map(lambda x: _over_devices(x, others), of_rows)
         return tuple(x.held for x in blocks), summed, of_rows, stacks, places
 
-    whole, split, by_rows = PartitionSpec(), PartitionSpec(axes), PartitionSpec(rows.AXIS)
+    whole, split = PartitionSpec(), PartitionSpec(axes)
+    by_rows = PartitionSpec(rows.AXIS) if own_tables else whole
     beyond = jnp.zeros(block * mesh.size - nobody, jnp.int32)  # whoever fills it, nobody reads it
     fill = lambda x: jnp.concatenate([x, x[beyond]])  # keys too, which cannot be padded by zeros
     specs = split, whole, by_rows, split, split

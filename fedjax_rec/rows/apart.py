@@ -10,7 +10,7 @@ they changed goes home to them, both by all-to-all:
 Device r sends to each owner room for ceil(n / R) of its n rows at a time, in as many trips as the
 fullest owner needs, so that buffers are of n rows and not of R n, whoever owns the popular rows. The
 number of trips is the same on all devices, which wait for each other: no device may ask for rows in
-a loop or a branch of its own, see `refuse_waiting`.
+a loop or a branch of its own, see `outline_apart`.
 
 Dimensions: `I` rows of the table, `D` width, `R` devices of the axis, `B` rows of a block, `n` ids.
 """
@@ -48,9 +48,6 @@ class Apart:
             self.refuse()
         return self.rows(ids, plainly)
 
-    def __jax_array__(self) -> jax.Array:
-        return self.refuse()
-
     def astype(self, dtype) -> jax.Array:
         return self.refuse()
 
@@ -63,11 +60,7 @@ class Apart:
 
     def refuse(self) -> NoReturn:
         """Raises ValueError: whoever calls it needs every row."""
-        raise ValueError(
-            f"a client reads a table of {self.shape[0]} rows whole, and its rows lie on "
-            f"{jax.lax.axis_size(AXIS)} devices (what it trains on may name a good part of them, or "
-            f"the strategy needs every row); {ALONE}."
-        )
+        raise _whole()
 
 
 class _At:
@@ -105,7 +98,7 @@ def brought_home(total: jax.Array, live: jax.Array, more: Any) -> tuple[jax.Arra
 
 @partial(jax.jit, static_argnums=2)
 def rows_of_owners(block: jax.Array, ids: jax.Array, read: Callable) -> jax.Array:
-    """float[n, D] of ids int[n]: a call of its own, by whose name `refuse_waiting` finds it."""
+    """float[n, D] of ids int[n]: a call of its own, by whose name `outline_apart` finds it."""
     size, width = block.shape[0], block.shape[1:]
     trips, places, room = _trips(ids, size)
 
@@ -119,14 +112,32 @@ def rows_of_owners(block: jax.Array, ids: jax.Array, read: Callable) -> jax.Arra
     return jax.lax.fori_loop(0, trips, trip, jnp.zeros((ids.shape[0], *width), block.dtype))
 
 
-def refuse_waiting(program: core.ClosedJaxpr) -> None:
-    """Raises ValueError where a device would ask for rows in a loop, or a branch, that others may
-    not take: all would wait for ever. program: what a device does in one chunk."""
+def _whole() -> ValueError:
+    return ValueError(
+        f"a client reads a table whole whose rows lie on {jax.lax.axis_size(AXIS)} devices: what it "
+        "trains on may name a good part of the rows, or the strategy or its metrics need them all; "
+        f"{ALONE}."
+    )
+
+
+def outline_apart(step: Callable, *args: Any) -> Any:
+    """The outline of step(*args), what a device does in one chunk.
+
+    Raises ValueError where it takes a table that lies apart for an array, and where it would ask
+    for rows in a loop, or a branch, that other devices may not take: all would wait for ever.
+    """
+    try:
+        program, outline = jax.make_jaxpr(step, return_shape=True)(*args)
+    except TypeError as error:
+        if Apart.__name__ in str(error):
+            raise _whole() from error
+        raise
     if _waits(program.jaxpr, False):
         raise ValueError(
             "clients ask for rows of a table while they train, each as often as it has batches, and "
             f"its rows lie on several devices, which would wait for each other; {ALONE}."
         )
+    return outline
 
 
 def _waits(jaxpr: core.Jaxpr, apart: bool) -> bool:
