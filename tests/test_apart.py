@@ -90,6 +90,7 @@ WHOLE = {
     "plus": lambda x: x + 1,
     "local": lambda x: rows.whole(rows.Table(x)).values,
     "cast": lambda x: x.astype(jnp.float32),
+    "transposed": lambda x: x.T,
     "argument": jax.jit(lambda x: x),
 }
 
@@ -99,7 +100,8 @@ def test_nobody_gets_the_whole_of_it(name):
     """And a strategy that wants it is told in one line, before anything runs."""
 
     def own(block):
-        return rows.outline_apart(lambda: WHOLE[name](rows.Apart(block)))
+        with rows.row_by_row():
+            return WHOLE[name](rows.Apart(block))
 
     line = r"^a client reads a table whole whose rows lie on 4 devices: .*; use row_devices=1\."
     with pytest.raises(ValueError, match=line):
@@ -122,7 +124,7 @@ def test_who_would_wait_for_ever_is_refused():
 
     def looked_at(step):
         def own(block, n):
-            rows.outline_apart(step, block, n)
+            rows.refuse_waiting(step, block, n)
             return step(block, n)[None]
 
         return on_devices(own, a_table(), jnp.arange(R), out=PartitionSpec(AXES))

@@ -120,7 +120,6 @@ def _dealt(step, held, cohort: Cohort, c: int, shared: PyTree | None) -> Played:
 
     def own(held, tables):
         """What a device makes of its clients."""
-        play = _once(step if shared is None else step(_apart(shared, tables)))
         first = jax.lax.axis_index(axes) * block
         mine = (first <= cohort.ids) & (cohort.ids < jnp.minimum(first + block, nobody))
         # Its own ones by size, and after them the others, who are nobody here.
@@ -136,10 +135,12 @@ def _dealt(step, held, cohort: Cohort, c: int, shared: PyTree | None) -> Played:
             return blocks, total, put_in(stacks, stack), put_in(seen, sight)
 
         blocks, padding = tuple(Block(x, first) for x in held), jnp.full(c, nobody, jnp.int32)
-        outline = rows.outline_apart if tables else jax.eval_shape
-        _, adds, stack, seen = outline(play, blocks, padding)
+        with rows.row_by_row():
+            play = _once(step if shared is None else step(_apart(shared, tables)))
+            _, adds, stack, seen = jax.eval_shape(play, blocks, padding)
         used = -(-mine.sum() // c)
         if tables:
+            rows.refuse_waiting(play, blocks, padding)
             used = jax.lax.pmax(used, rows.AXIS)
         if jax.tree.leaves(stack):  # lists know no zero but what padding makes
             stack = play(blocks, padding)[2]

@@ -10,7 +10,7 @@
   bfloat16
 """
 
-from .apart import ALONE, AXIS, Apart, outline_apart
+from .apart import ALONE, AXIS, Apart, refuse_waiting, row_by_row
 from .gathered import Gathered, gather
 from .layout import all_rows, any_of, blank, compact, spread, values_at
 from .local import as_update, at_rows, here, put, settled, with_term
@@ -68,8 +68,8 @@ __all__ = [
     "change", "clients_per_row", "combine", "compact", "deltas", "dense", "dense_view",
     "difference", "divide", "flatten", "gather", "has_tables", "here", "is_table", "join",
     "localize", "map_axes", "map_nodes", "map_nodes_with_path", "map_tables", "mark", "merge",
-    "negative", "no_sum", "nodes", "nodes_with_path", "parted", "put", "read", "scale", "settled",
-    "spread", "squared_norm", "static", "subtract", "tables", "to_dense", "outline_apart", "update_of",
+    "negative", "no_sum", "nodes", "nodes_with_path", "parted", "put", "read", "refuse_waiting", "row_by_row", "scale", "settled",
+    "spread", "squared_norm", "static", "subtract", "tables", "to_dense", "update_of",
     "values_at", "weighted_sum", "whole", "with_term", "with_values", "zero_update",
     "zeros_for", "zeros_of",
 ]  # fmt: skip

@@ -10,14 +10,15 @@ they changed goes home to them, both by all-to-all:
 Device r sends to each owner room for ceil(n / R) of its n rows at a time, in as many trips as the
 fullest owner needs, so that buffers are of n rows and not of R n, whoever owns the popular rows. The
 number of trips is the same on all devices, which wait for each other: no device may ask for rows in
-a loop or a branch of its own, see `outline_apart`.
+a loop or a branch of its own, see `refuse_waiting`.
 
 Dimensions: `I` rows of the table, `D` width, `R` devices of the axis, `B` rows of a block, `n` ids.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NoReturn
 
@@ -98,7 +99,7 @@ def brought_home(total: jax.Array, live: jax.Array, more: Any) -> tuple[jax.Arra
 
 @partial(jax.jit, static_argnums=2)
 def rows_of_owners(block: jax.Array, ids: jax.Array, read: Callable) -> jax.Array:
-    """float[n, D] of ids int[n]: a call of its own, by whose name `outline_apart` finds it."""
+    """float[n, D] of ids int[n]: a call of its own, by whose name `refuse_waiting` finds it."""
     size, width = block.shape[0], block.shape[1:]
     trips, places, room = _trips(ids, size)
 
@@ -120,24 +121,25 @@ def _whole() -> ValueError:
     )
 
 
-def outline_apart(step: Callable, *args: Any) -> Any:
-    """The outline of step(*args), what a device does in one chunk.
-
-    Raises ValueError where it takes a table that lies apart for an array, and where it would ask
-    for rows in a loop, or a branch, that other devices may not take: all would wait for ever.
-    """
+@contextmanager
+def row_by_row() -> Iterator[None]:
+    """Within it, raises ValueError where a table that lies apart is taken for an array."""
     try:
-        program, outline = jax.make_jaxpr(step, return_shape=True)(*args)
-    except TypeError as error:
+        yield
+    except (TypeError, AttributeError) as error:
         if Apart.__name__ in str(error):
             raise _whole() from error
         raise
-    if _waits(program.jaxpr, False):
+
+
+def refuse_waiting(step: Callable, *args: Any) -> None:
+    """Raises ValueError where step(*args), what a device does in one chunk, asks for rows in a
+    loop, or a branch, that other devices may not take: all would wait for ever."""
+    if _waits(jax.make_jaxpr(step)(*args).jaxpr, False):
         raise ValueError(
             "clients ask for rows of a table while they train, each as often as it has batches, and "
             f"its rows lie on several devices, which would wait for each other; {ALONE}."
         )
-    return outline
 
 
 def _waits(jaxpr: core.Jaxpr, apart: bool) -> bool:
