@@ -10,7 +10,7 @@ from fedjax_rec import rows, simulate
 from fedjax_rec.rows.apart import brought_home
 
 pytestmark = pytest.mark.usefixtures("compiled_fast")
-I, D, R = 40, 3, 4
+ITEMS, D, R = 40, 3, 4
 AXES = ("clients", rows.AXIS)
 
 
@@ -22,21 +22,21 @@ def on_devices(each, *args, out):
     split, blocks = PartitionSpec(AXES), PartitionSpec(rows.AXIS)
     own = lambda block, *mine: each(block, *(x[0] for x in mine))
     specs = (blocks, *(split for _ in rest))
-    return jax.jit(
-        jax.shard_map(own, mesh=mesh, in_specs=specs, out_specs=out, check_vma=False)
-    )(table, *rest)
+    return jax.jit(jax.shard_map(own, mesh=mesh, in_specs=specs, out_specs=out, check_vma=False))(
+        table, *rest
+    )
 
 
 def a_table(dtype=jnp.float32):
-    return jnp.asarray(np.random.default_rng(0).normal(size=(I, D)), dtype)
+    return jnp.asarray(np.random.default_rng(0).normal(size=(ITEMS, D)), dtype)
 
 
 ASKED = {
-    "evenly": np.arange(4 * 10).reshape(4, 10) * 7 % I,
+    "evenly": np.arange(4 * 10).reshape(4, 10) * 7 % ITEMS,
     "of one owner": np.full((4, 10), 3) + np.arange(10) % 5,
-    "often": np.full((4, 7), I - 1),
+    "often": np.full((4, 7), ITEMS - 1),
     "one": np.array([[0], [39], [12], [12]]),
-    "some are none": np.random.default_rng(1).integers(-9, I + 9, (4, 23)),
+    "some are none": np.random.default_rng(1).integers(-9, ITEMS + 9, (4, 23)),
 }
 
 
@@ -49,8 +49,8 @@ def test_rows_come_to_the_bit(name, dtype):
     local = lambda block, ids: (table_of(block)[ids][None], read(block, ids)[None])
     split = PartitionSpec(AXES)
     given, kept = on_devices(local, table, ids, out=(split, split))
-    known = np.asarray(table, np.float32)[np.clip(ids, 0, I - 1)]
-    want = np.where(((ids >= 0) & (ids < I))[..., None], known, 0)
+    known = np.asarray(table, np.float32)[np.clip(ids, 0, ITEMS - 1)]
+    want = np.where(((ids >= 0) & (ids < ITEMS))[..., None], known, 0)
     np.testing.assert_array_equal(np.asarray(given), want)
     np.testing.assert_array_equal(np.asarray(kept, np.float32), want)
     assert given.dtype == jnp.float32  # clients train in it
@@ -58,7 +58,7 @@ def test_rows_come_to_the_bit(name, dtype):
 
 def test_each_client_of_a_chunk_asks_for_its_own():
     """Under `vmap` clients of a device need unlike numbers of trips."""
-    ids = np.stack([np.arange(16).reshape(2, 8) % 9, np.arange(16).reshape(2, 8) * 5 % I] * 2)
+    ids = np.stack([np.arange(16).reshape(2, 8) % 9, np.arange(16).reshape(2, 8) * 5 % ITEMS] * 2)
     ids[1:, 1] = 0
     values = lambda block, ids: jax.vmap(lambda mine: rows.Apart(block)[mine])(ids)[None]
     found = on_devices(values, a_table(), jnp.asarray(ids), out=PartitionSpec(AXES))
@@ -69,10 +69,10 @@ def test_each_client_of_a_chunk_asks_for_its_own():
 def test_what_goes_home_is_added_to_its_rows(name):
     ids, rng = ASKED[name], np.random.default_rng(2)
     values = rng.normal(size=(*ids.shape, D)).astype(np.float32)
-    real = (ids >= 0) & (ids < I) & (rng.random(ids.shape) < 0.8)
+    real = (ids >= 0) & (ids < ITEMS) & (rng.random(ids.shape) < 0.8)
 
     def home(block, ids, values, live):
-        more = rows.RowsUpdate(values, ids, live, None, I)
+        more = rows.RowsUpdate(values, ids, live, None, ITEMS)
         return brought_home(block, jnp.zeros(block.shape[0], bool), more)
 
     args = (jnp.asarray(x) for x in (ids.astype(np.int32), values, real))
@@ -81,7 +81,7 @@ def test_what_goes_home_is_added_to_its_rows(name):
     want = np.array(a_table(), np.float64)
     np.add.at(want, ids[real], values[real])
     np.testing.assert_allclose(np.asarray(total), want, rtol=1e-5, atol=1e-6)
-    np.testing.assert_array_equal(np.asarray(live), np.isin(np.arange(I), ids[real]))
+    np.testing.assert_array_equal(np.asarray(live), np.isin(np.arange(ITEMS), ids[real]))
 
 
 WHOLE = {

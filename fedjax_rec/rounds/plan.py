@@ -57,9 +57,7 @@ def checked(where: str, asked: int | str | None) -> None:
         at_least(where, "clients_per_chunk", asked, 1)
 
 
-def plan(
-    strategy: Strategy, key, state, cohort, devices: int = 1, elsewhere: int = 0
-) -> Chunk:
+def plan(strategy: Strategy, key, state, cohort, devices: int = 1, elsewhere: int = 0) -> Chunk:
     """How many clients of a cohort train at once, before anything of the round is traced.
 
     Arguments are those of `Strategy.round`, or their outlines. What the strategy was asked for

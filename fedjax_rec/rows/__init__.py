@@ -63,13 +63,13 @@ from .walk import (
 )
 
 __all__ = [
-    "ALONE", "AXIS", "Apart", "Gathered", "LocalTable", "Overlay", "RowsGradient", "RowsUpdate", "Table", "add",
-    "add_everywhere", "add_to", "all_rows", "any_of", "apply", "as_update", "at_rows", "blank",
-    "change", "clients_per_row", "combine", "compact", "deltas", "dense", "dense_view",
-    "difference", "divide", "flatten", "gather", "has_tables", "here", "is_table", "join",
-    "localize", "map_axes", "map_nodes", "map_nodes_with_path", "map_tables", "mark", "merge",
-    "negative", "no_sum", "nodes", "nodes_with_path", "parted", "put", "read", "refuse_waiting", "row_by_row", "scale", "settled",
-    "spread", "squared_norm", "static", "subtract", "tables", "to_dense", "update_of",
-    "values_at", "weighted_sum", "whole", "with_term", "with_values", "zero_update",
-    "zeros_for", "zeros_of",
+    "ALONE", "AXIS", "Apart", "Gathered", "LocalTable", "Overlay", "RowsGradient", "RowsUpdate",
+    "Table", "add", "add_everywhere", "add_to", "all_rows", "any_of", "apply", "as_update",
+    "at_rows", "blank", "change", "clients_per_row", "combine", "compact", "deltas", "dense",
+    "dense_view", "difference", "divide", "flatten", "gather", "has_tables", "here", "is_table",
+    "join", "localize", "map_axes", "map_nodes", "map_nodes_with_path", "map_tables", "mark",
+    "merge", "negative", "no_sum", "nodes", "nodes_with_path", "parted", "put", "read",
+    "refuse_waiting", "row_by_row", "scale", "settled", "spread", "squared_norm", "static",
+    "subtract", "tables", "to_dense", "update_of", "values_at", "weighted_sum", "whole",
+    "with_term", "with_values", "zero_update", "zeros_for", "zeros_of",
 ]  # fmt: skip

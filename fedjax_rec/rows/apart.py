@@ -8,9 +8,9 @@ they changed goes home to them, both by all-to-all:
     rows -> owners, who add them     (`brought_home`)
 
 Device r sends to each owner room for ceil(n / R) of its n rows at a time, in as many trips as the
-fullest owner needs, so that buffers are of n rows and not of R n, whoever owns the popular rows. The
-number of trips is the same on all devices, which wait for each other: no device may ask for rows in
-a loop or a branch of its own, see `refuse_waiting`.
+fullest owner needs, so that buffers are of n rows and not of R n, whoever owns the popular rows.
+Trips are as many on all devices, which wait for each other: no device may ask for rows in a loop or
+a branch of its own, see `refuse_waiting`.
 
 Dimensions: `I` rows of the table, `D` width, `R` devices of the axis, `B` rows of a block, `n` ids.
 """
@@ -115,9 +115,9 @@ def rows_of_owners(block: jax.Array, ids: jax.Array, read: Callable) -> jax.Arra
 
 def _whole() -> ValueError:
     return ValueError(
-        f"a client reads a table whole whose rows lie on {jax.lax.axis_size(AXIS)} devices: what it "
-        "trains on may name a good part of the rows, or the strategy or its metrics need them all; "
-        f"{ALONE}."
+        f"a client reads a table whole whose rows lie on {jax.lax.axis_size(AXIS)} devices: what "
+        "it trains on may name a good part of the rows, or the strategy or its metrics need them "
+        f"all; {ALONE}."
     )
 
 
@@ -137,14 +137,14 @@ def refuse_waiting(step: Callable, *args: Any) -> None:
     loop, or a branch, that other devices may not take: all would wait for ever."""
     if _waits(jax.make_jaxpr(step)(*args).jaxpr, False):
         raise ValueError(
-            "clients ask for rows of a table while they train, each as often as it has batches, and "
-            f"its rows lie on several devices, which would wait for each other; {ALONE}."
+            "clients ask for rows of a table while they train, each as often as it has batches, "
+            f"and its rows lie on several devices, which would wait for each other; {ALONE}."
         )
 
 
 def _waits(jaxpr: core.Jaxpr, apart: bool) -> bool:
     for equation in jaxpr.eqns:
-        if equation.params.get("name") == rows_of_owners.__name__:
+        if equation.params.get("name") == "rows_of_owners":
             if apart:
                 return True
             continue

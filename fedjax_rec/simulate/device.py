@@ -87,7 +87,7 @@ def clients_mesh(devices: int, row_devices: int = 1) -> Mesh | None:
 
     Raises:
         ValueError: There are fewer devices, or more in several processes, or R does not divide
-            them.
+            them, or is more than 1 in several processes.
 
     Example:
         >>> simulate.configure(devices=2, cache=None)  # the cores of a CPU as devices
@@ -102,6 +102,11 @@ def clients_mesh(devices: int, row_devices: int = 1) -> Mesh | None:
             raise ValueError(
                 f"devices={devices}, and {jax.process_count()} processes have {len(there)}, of "
                 f"which none can stay away; use devices={len(there)}, or leave it out."
+            )
+        if row_devices > 1:
+            raise ValueError(
+                f"row_devices={row_devices}: {jax.process_count()} processes hold whole tables, "
+                f"which lie on the devices of one process alone; {rows.ALONE}."
             )
         devices = len(there)
     if devices > len(there):
