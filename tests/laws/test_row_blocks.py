@@ -35,13 +35,15 @@ ROW_BY_ROW = {
 }  # fmt: skip
 
 
-def played(strategy, packed, devices: int, row_devices: int, rounds: int = 2, **rest):
+def played(
+    strategy, packed, devices: int, row_devices: int, rounds: int = 2, cohorts=COHORTS, **rest
+):
     """The last `Progress` of a run whose tables lie on so many of the devices."""
-    parts = simulate.Parts(strategy, COHORTS, rest.get("measure"))
+    parts = simulate.Parts(strategy, cohorts, rest.get("measure"))
     calls = simulate.program(lambda _: parts, simulate.clients_mesh(devices, row_devices)).of(KEY)
     with fast():
         (*_, end) = simulate.simulate(
-            strategy, packed.store, rounds, KEY, COHORTS, every=2, calls=calls, **rest
+            strategy, packed.store, rounds, KEY, cohorts, every=2, calls=calls, **rest
         )
     return end
 
@@ -126,6 +128,15 @@ def test_parts_of_a_strategy(parts):
     assert in_blocks(many.state, 2).count((400, 6)) == 1 + len(like_a_table)
 
 
+def test_a_short_list_of_rows_goes_to_all_owners():
+    """Two clients touch fewer rows than a device owns, which are not laid out."""
+    packed, few = named("compact"), simulate.fixed([3, 20])
+    one, many = (
+        played(plain(chunk=1), packed, devices, devices, cohorts=few) for devices in (1, 2)
+    )
+    same_numbers(one, many)
+
+
 def test_full_ranking_of_a_table_in_blocks():
     packed, strategy = named("compact"), plain()
     protocol = evaluate.full_catalogue(evaluate.metrics(["hr@100", "ndcg@100"]), packed.num_items)
@@ -174,7 +185,7 @@ def test_a_device_is_foreseen_to_hold_its_rows_alone():
     [
         (lambda: plain(), 3, r"row_devices=3 does not divide a table of 400 rows; use "
          r"row_devices=2, or a table of 402 rows"),
-        (lambda: plain(aggregator=privacy.secure_aggregation(1.0, 11)), 2, "under a seal clients send"),
+        (lambda: plain(aggregator=privacy.secure_aggregation(1.0, 11)), 2, "under a seal"),
         (lambda: strategies.scaffold(fedmf(400), data.pointwise(4)), 2, "reads a table whole"),
         (lambda: strategies.fedmf(models.fedmf(400), data.pointwise(99)), 2, "reads a table whole"),
         (lambda: STRATEGIES["gossip_sgd()"].make(fedmf(400), data.pointwise(4)), 2,
