@@ -53,5 +53,5 @@ def test_what_cannot_be_writes_nothing(go, tmp_path, capsys):
     for line, words in refused.items():
         assert go("none", *words) == 2, words
         said = capsys.readouterr().err
-        assert line in said and said.count("\n") == 1 and said.endswith((".\n")), said
+        assert line in said and said.count("\n") == 1 and "JAX" not in said, said
         assert not (tmp_path / "none").exists()
