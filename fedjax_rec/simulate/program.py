@@ -31,7 +31,7 @@ from .cohorts import Cohorts, full
 from .hosts import from_first, placed
 from .measure import Measure
 from .padding import refuse_counted_padding
-from .row_blocks import elsewhere, laid, outlined, places, refuse_undivided
+from .row_blocks import elsewhere, laid, places, refuse_undivided
 
 
 @dataclass(frozen=True)
@@ -172,15 +172,15 @@ def _compiled(mesh: Mesh | None, block: Callable, args: tuple, sizes: tuple, beg
     # Traced for shapes that lie nowhere, since `jax.shard_map` may close over no others; where they
     # lie is then the compiler's choice.
     key, inputs, state, store = args if mesh is None else jax.tree.map(_outline, args)
-    state = outlined(state, mesh)
     parts = lambda state, rest: block(*rest[:2], state, rest[2], *sizes)
-    one = unchanged.call(parts, state, (key, inputs, store))
+    reads = key, inputs, store
+    one = unchanged.call(parts, state, reads)
     # What is told of rounds is read by every process.
     told = None if mesh is None else NamedSharding(mesh, PartitionSpec())
-    lying = zip(one.moves, places(state, mesh), strict=True)
-    after = [place for moves, place in lying if moves], told
-    jitted = jax.jit(one.of, donate_argnums=0, out_shardings=after)
-    made = jitted.lower(*one.parted(state), (key, inputs, store)).compile()
+    lies = list(zip(one.moves, places(state, mesh), strict=True))
+    moved, still = ([place for moves, place in lies if moves == which] for which in (True, False))
+    here = dict(in_shardings=(moved, still, None), out_shardings=(moved, told))
+    made = jax.jit(one.of, donate_argnums=0, **here).lower(*one.parted(state), reads).compile()
     read: list[Any] = []  # the last inputs and data, and where they lie
 
     def call(key, inputs, state, store):

@@ -10,8 +10,6 @@ Dimensions: `I` rows of a table, `R` devices of the axis.
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -59,20 +57,6 @@ def laid(state: State, mesh: Mesh | None) -> State:
     leaves, structure = jax.tree.flatten(state)
     held = lambda x, place: x if place is None else jax.lax.with_sharding_constraint(x, place)
     return jax.tree.unflatten(structure, map(held, leaves, places(state, mesh)))
-
-
-def outlined(state: State, mesh: Mesh | None) -> Any:
-    """The outline of a state, which says where blocks of rows lie; itself where there are none."""
-    if shards(mesh) == 1:
-        return state
-
-    def one(x, place):
-        if not hasattr(x, "shape"):
-            return x
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
-
-    leaves, structure = jax.tree.flatten(state)
-    return jax.tree.unflatten(structure, map(one, leaves, places(state, mesh)))
 
 
 def elsewhere(state: State, mesh: Mesh | None) -> tuple[int, int]:
