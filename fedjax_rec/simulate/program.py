@@ -179,7 +179,7 @@ def _compiled(mesh: Mesh | None, block: Callable, args: tuple, sizes: tuple, beg
     told = None if mesh is None else NamedSharding(mesh, PartitionSpec())
     lies = list(zip(one.moves, places(state, mesh), strict=True))
     moved, still = ([place for moves, place in lies if moves == which] for which in (True, False))
-    here = dict(in_shardings=(moved, still, None), out_shardings=(moved, told))
+    here: dict[str, Any] = dict(in_shardings=(moved, still, None), out_shardings=(moved, told))
     made = jax.jit(one.of, donate_argnums=0, **here).lower(*one.parted(state), reads).compile()
     read: list[Any] = []  # the last inputs and data, and where they lie
 
