@@ -65,6 +65,7 @@ benchmarks: .venv/.installed ## measure, and write the pages docs/benchmarks*.md
 	  --markdown docs/benchmarks.md
 	@$(BIN)/fedjax-rec bench strategies adapters clicks --markdown docs/benchmarks_more.md
 	@$(BIN)/fedjax-rec bench devices sweep --markdown docs/benchmarks_scale.md
+	@$(BIN)/fedjax-rec bench row-blocks --markdown docs/benchmarks_rows.md
 	@$(BIN)/fedjax-rec bench files --markdown docs/benchmarks_data.md
 	@NPROC=2 $(BIN)/fedjax-rec bench adapters --markdown docs/benchmarks_threads.md
 	@$(BIN)/fedjax-rec bench rounds-100k tables cohort --profile runs/traces --markdown docs/benchmarks_profile.md

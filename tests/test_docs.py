@@ -26,7 +26,7 @@ PAGES = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", *DOCS]
 EXECUTED = ["docs/communication.md", "docs/language_models.md", "docs/strategies.md"]
 # Pages that `fedjax-rec report` and `bench` write from finished runs.
 PAGES_OF_BENCH = tuple(
-    f"benchmarks{of}" for of in ("", "_more", "_scale", "_threads", "_peers", "_sharing")
+    f"benchmarks{of}" for of in ("", "_more", "_scale", "_rows", "_threads", "_peers", "_sharing")
 )
 WRITTEN_BY_COMMANDS = {ROOT / "docs" / f"{name}.md" for name in ("results", *PAGES_OF_BENCH)}
 

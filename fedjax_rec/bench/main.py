@@ -32,6 +32,7 @@ from .profile import PROFILED, under_profiler
 from .robust import robust
 from .rounds import first_round, rounds
 from .row import Row, table
+from .row_blocks import row_blocks
 from .scale import devices, sweep
 from .sharing import sharing
 from .strategies import strategies_100k
@@ -53,6 +54,7 @@ BENCHES: dict[str, Callable[[], Iterator[Row]]] = {
     "sharing": sharing,
     "decoders": decoders,
     "devices": devices,
+    "row-blocks": row_blocks,
     "sweep": sweep,
     "fedjax-100k": partial(versus_fedjax, "ml-100k"),
     "fedjax-1m": partial(versus_fedjax, "ml-1m"),

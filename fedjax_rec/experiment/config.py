@@ -60,6 +60,8 @@ PARTS = [
     EvaluationDraws, Exchange, Features, Field, Fit, Graph, Held, ItemLoss, Local, Malicious, Model,
     Neighbours, Published, Server, Shares, Similarity, Stage, Staleness, Strategy, Utility,
 ]  # fmt: skip
+NULLABLE = {"devices": int, "row_devices": int, "memory_budget": str | int}
+NULLABLE |= {"most_rejected": float, "start_from": str}
 PRIVATE = {
     "clip": Clip, "epsilon": float, "delta": float, "noise_multiplier": float,
     "correlated": Correlation,
@@ -159,6 +161,7 @@ class Config:
     audit: int
     threads: int
     devices: int
+    row_devices: int
     memory_budget: str | int | None
     most_rejected: float
     start_from: str | None
@@ -231,7 +234,8 @@ def read(
         keep_best=made.keep_best,
         audit=made.audit,
         threads=made.threads,
-        devices=1 if made.devices is None else made.devices,
+        devices=made.devices or made.row_devices or 1,
+        row_devices=made.row_devices or 1,
         memory_budget=made.memory_budget,
         most_rejected=0.1 if made.most_rejected is None else made.most_rejected,
         start_from=made.start_from,
@@ -276,12 +280,9 @@ def _parser(model: Callable, strategy: Callable, paths: tuple[str, str]) -> Argu
     parser.add_argument("--keep_best", type=bool, default=True)
     parser.add_argument("--audit", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--devices", type=int | None, default=None)
-    parser.add_argument("--memory_budget", type=str | int | None, default=None)
-    parser.add_argument("--most_rejected", type=float | None, default=None)
-    parser.add_argument("--start_from", type=str | None, default=None)
-    for key, kind in PRIVATE.items():
-        parser.add_argument(f"--privacy.{key}", type=kind | None, default=None)
+    within = {f"privacy.{key}": kind for key, kind in PRIVATE.items()}
+    for key, kind in {**NULLABLE, **within}.items():
+        parser.add_argument(f"--{key}", type=kind | None, default=None)
     parser.add_argument(f"--{callbacks.KEY}", type=list[dict[str, Any]] | None, default=None)
     parser.add_class_arguments(Data, "data")
     parser.add_class_arguments(Evaluation, "evaluation")
@@ -355,11 +356,11 @@ def _check_numbers(made: Namespace) -> None:
                        ("data.core", 0), ("data.evaluation_negatives", 99)):  # fmt: skip
         if attrgetter(key)(made) is None:
             raise ConfigError(f"{key}=null is no number; use {key}: {whole}, or leave it out.")
-    least = {"rounds": 1, "checkpoint_every": 0, "audit": 0, "threads": 0}
-    least |= {"evaluation.every": 1, "evaluation.users_per_chunk": 1}
+    least = {"rounds": 1, "checkpoint_every": 0, "audit": 0, "threads": 0, "devices": 1}
+    least |= {"row_devices": 1, "evaluation.every": 1, "evaluation.users_per_chunk": 1}
     for key, low in least.items():
         value = attrgetter(key)(made)
-        if value < low:
+        if value is not None and value < low:
             raise ConfigError(f"{key}={value} is too small; use {key} >= {low}.")
     if not 0 <= made.seed < 2**32:
         raise ConfigError(
@@ -373,8 +374,6 @@ def _check_numbers(made: Namespace) -> None:
         )
     if made.memory_budget is not None:
         bytes_of("memory_budget", made.memory_budget)
-    if made.devices is not None and made.devices < 1:
-        raise ConfigError(f"devices={made.devices} is too small; use devices >= 1.")
     if made.most_rejected is not None and not 0 <= made.most_rejected <= 1:
         raise ConfigError(f"most_rejected={made.most_rejected} is no share; use 0 to 1.")
     if (fit := made.evaluation.fit) is not None:

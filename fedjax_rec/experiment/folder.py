@@ -30,8 +30,8 @@ from ..storage import read_yaml, whole
 LOCK = ".lock"
 # Keys that do not change what a run computes: a run may be resumed with others.
 FREE = (
-    "rounds", "checkpoint_every", "audit", "name", "threads", "devices", "memory_budget",
-    "keep_best", "most_rejected", "callbacks",
+    "rounds", "checkpoint_every", "audit", "name", "threads", "devices",
+    "row_devices", "memory_budget", "keep_best", "most_rejected", "callbacks",
 )  # fmt: skip
 
 

@@ -71,7 +71,7 @@ def run(
                 if (told := few_candidates(config, experiment.dataset)) is not None:
                     print(told, file=sys.stderr)
                 key = jax.random.key(config.seed)
-                mesh = simulate.clients_mesh(config.devices)
+                mesh = simulate.clients_mesh(config.devices, config.row_devices)
                 calls = simulate.program(experiment.made, mesh).of(key, experiment.inputs())
                 show = show and simulate.is_first()
                 return carry_out(config, folder, experiment, calls, show, callbacks=callbacks)

@@ -249,7 +249,7 @@ def _played(config: Config, out: Path, begins, show: bool) -> tuple[dict, State]
     try:
         with strategies.memory_budget(config.memory_budget):
             experiment = prepare(config)
-            mesh = simulate.clients_mesh(config.devices)
+            mesh = simulate.clients_mesh(config.devices, config.row_devices)
             key = jax.random.key(config.seed)
             calls = simulate.program(experiment.made, mesh).of(key, experiment.inputs())
             summary = carry_out(config, folder, experiment, calls, show, begins=begins)

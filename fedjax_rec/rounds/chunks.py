@@ -13,6 +13,11 @@ waits for another before all are done. Then sums are added over devices, lists j
 seen of clients put in the order of the cohort. Devices differ in how many of a drawn cohort they
 own, and the fullest sets the time; of full participation each has its share.
 
+Where the mesh has a second axis, `rows.AXIS`, clients are dealt to all of its devices, and the
+tables of the model lie in blocks of rows along that axis: what a chunk touches comes from the
+owners, see `rows.apart`, and sums of tables are blocks too. Devices along that axis wait for each
+other in every chunk, so all of them play as many chunks as the fullest.
+
 Dimensions: `N` clients, `C` cohort, `c` clients a chunk, `n` uploads of all chunks, padding
 included.
 """
@@ -20,11 +25,12 @@ included.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from .. import rows, trees
 from ..types import Cohort, PyTree, record
@@ -50,14 +56,34 @@ class Played(NamedTuple):
     in_order: Callable
 
 
-def in_chunks(step: Callable, held: tuple, cohort: Cohort, c: int) -> Played:
+def in_chunks(
+    step: Callable, held: tuple, cohort: Cohort, c: int, shared: PyTree | None = None
+) -> Played:
     """step(held, ids int32[c]) -> (held, adds, stack, seen) of each chunk of a cohort.
 
     held: a tuple of trees, leaves [N, ...], each read by `at` and written by `put` for these ids
-    alone. adds: summed over chunks. stack: listed. seen: leaves [c, ...].
+    alone. adds: summed over chunks. stack: listed. seen: leaves [c, ...]. shared: the model that
+    clients read row by row; where it is given, step(shared) is the step, and its tables may lie in
+    blocks of rows. Raises ValueError on a mesh where they do and the step cannot be played.
     """
-    once = jax.jit(step, inline=True)  # traced once, for the outline of sums and for what runs
-    return _dealt(once, held, cohort, c) if cohort.mesh else _in_turn(once, held, cohort, c)
+    if cohort.mesh is None:
+        return _in_turn(_once(step if shared is None else step(shared)), held, cohort, c)
+    if shared is None and shards(cohort.mesh) > 1:
+        raise ValueError(
+            "the strategy has each device hold whole tables, which here lie in blocks of rows on "
+            f"{shards(cohort.mesh)} devices; {rows.ALONE}, or a strategy that is `federated`."
+        )
+    return _dealt(step, held, cohort, c, shared)
+
+
+def shards(mesh: Any) -> int:
+    """R: how many devices of a mesh hold a table together; 1 where each has all of it."""
+    return 1 if mesh is None else mesh.shape.get(rows.AXIS, 1)
+
+
+def _once(step: Callable) -> Callable:
+    """`step`, traced once for the outline of sums and for what runs."""
+    return jax.jit(step, inline=True)
 
 
 def _in_turn(step, held, cohort: Cohort, c: int) -> Played:
@@ -82,17 +108,19 @@ def _in_turn(step, held, cohort: Cohort, c: int) -> Played:
     return Played(held, total, stacks, jax.tree.map(flat, seen), in_order)
 
 
-def _dealt(step, held, cohort: Cohort, c: int) -> Played:
+def _dealt(step, held, cohort: Cohort, c: int, shared: PyTree | None) -> Played:
     mesh: Any = cohort.mesh
-    (axis,), nobody, size = mesh.axis_names, cohort.data.num_clients, cohort.ids.shape[0]
+    axes, nobody, size = mesh.axis_names, cohort.data.num_clients, cohort.ids.shape[0]
+    others, parts = tuple(a for a in axes if a != rows.AXIS), shards(mesh)
     block = -(-nobody // mesh.size)
     most = min(size, block)  # clients of the cohort that one device may own
     turns = -(-most // c)
     long = lambda x, fill: jnp.concatenate([x[:most], jnp.full(turns * c - most, fill, x.dtype)])
+    own_tables = [] if shared is None or parts == 1 else _values(shared)
 
-    def own(held):
+    def own(held, tables):
         """What a device makes of its clients."""
-        first = jax.lax.axis_index(axis) * block
+        first = jax.lax.axis_index(axes) * block
         mine = (first <= cohort.ids) & (cohort.ids < jnp.minimum(first + block, nobody))
         # Its own ones by size, and after them the others, who are nobody here.
         order = jnp.argsort(jnp.where(mine, -cohort.data.sizes(cohort.ids), 1), stable=True)
@@ -101,37 +129,67 @@ def _dealt(step, held, cohort: Cohort, c: int) -> Played:
 
         def turn(i, carry):
             blocks, total, stacks, seen = carry
-            blocks, adds, stack, sight = step(blocks, ids[i])
+            blocks, adds, stack, sight = play(blocks, ids[i])
             put_in = lambda whole, x: jax.tree.map(lambda w, y: w.at[i].set(y), whole, x)
-            return blocks, rows.combine(total, adds), put_in(stacks, stack), put_in(seen, sight)
+            total = rows.combine(total, adds, parts)
+            return blocks, total, put_in(stacks, stack), put_in(seen, sight)
 
         blocks, padding = tuple(Block(x, first) for x in held), jnp.full(c, nobody, jnp.int32)
-        _, adds, stack, seen = jax.eval_shape(step, blocks, padding)
+        with rows.row_by_row():
+            play = _once(step if shared is None else step(_apart(shared, tables)))
+            _, adds, stack, seen = jax.eval_shape(play, blocks, padding)
+        used = -(-mine.sum() // c)
+        if tables:
+            rows.refuse_waiting(play, blocks, padding)
+            used = jax.lax.pmax(used, rows.AXIS)
         if jax.tree.leaves(stack):  # lists know no zero but what padding makes
-            stack = step(blocks, padding)[2]
+            stack = play(blocks, padding)[2]
         listed = lambda x: jnp.broadcast_to(x, (turns, *x.shape))
         empty = lambda x: jnp.zeros((turns, *x.shape), x.dtype)
         begin = (
             blocks,
-            rows.no_sum(adds),
+            rows.no_sum(adds, parts),
             jax.tree.map(listed, stack),
             jax.tree.map(empty, seen),
         )
-        used = -(-mine.sum() // c)
         blocks, total, stacks, seen = jax.lax.fori_loop(0, used, turn, begin)
         flat = lambda x: x.reshape(-1, *x.shape[2:])
         seen = jax.tree.map(lambda x: _placed(flat(x), places, size), seen)
-        summed = jax.tree.map(lambda x: _over_devices(x, axis), (total, seen))
-        return tuple(x.held for x in blocks), summed, stacks, places
+        total, of_rows = rows.parted(total, adds) if tables else (total, None)
+        summed = jax.tree.map(lambda x: _over_devices(x, axes), (total, seen))
+        of_rows = jax.tree.map(lambda x: _over_devices(x, others), of_rows)
+        return tuple(x.held for x in blocks), summed, of_rows, stacks, places
 
-    whole, split = PartitionSpec(), PartitionSpec(axis)
+    whole, split = PartitionSpec(), PartitionSpec(axes)
+    by_rows = PartitionSpec(rows.AXIS) if own_tables else whole
     beyond = jnp.zeros(block * mesh.size - nobody, jnp.int32)  # whoever fills it, nobody reads it
     fill = lambda x: jnp.concatenate([x, x[beyond]])  # keys too, which cannot be padded by zeros
-    specs = split, whole, split, split
-    play = jax.shard_map(own, mesh=mesh, in_specs=split, out_specs=specs, check_vma=False)
-    held, (total, seen), stacks, places = play(jax.tree.map(fill, held))
+    specs = split, whole, by_rows, split, split
+    play = jax.shard_map(
+        own, mesh=mesh, in_specs=(split, by_rows), out_specs=specs, check_vma=False
+    )
+    held, (total, seen), of_rows, stacks, places = play(jax.tree.map(fill, held), own_tables)
+    if own_tables:
+        total = rows.merge(total, of_rows)
+        # What is listed goes to all owners, once and not in the loop that adds it.
+        everywhere = NamedSharding(mesh, whole)
+        stacks = jax.lax.with_sharding_constraint(stacks, everywhere)
     held = jax.tree.map(lambda x: x[:nobody], held)
     return Played(held, total, stacks, seen, lambda x: _placed(x, places, size))
+
+
+def _values(shared: PyTree) -> list:
+    """float[I, D] of the tables that are trained."""
+    return [table.values for table in rows.tables(trees.trainable(shared))]
+
+
+def _apart(shared: PyTree, blocks: list) -> PyTree:
+    """`shared` with blocks of rows in place of these, or as it is where there are none."""
+    if not blocks:
+        return shared
+    given = iter(blocks)
+    laid = lambda table: replace(table, values=rows.Apart(next(given)))
+    return trees.with_frozen(rows.map_tables(laid, trees.trainable(shared)), shared)
 
 
 def _placed(x: jax.Array, places: jax.Array, size: int) -> jax.Array:
@@ -139,11 +197,11 @@ def _placed(x: jax.Array, places: jax.Array, size: int) -> jax.Array:
     return jnp.zeros((size, *x.shape[1:]), x.dtype).at[places].set(x, mode="drop")
 
 
-def _over_devices(x: jax.Array, axis: str) -> jax.Array:
+def _over_devices(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
     """What `rows.combine` makes of all devices."""
     if x.dtype == bool:
-        return jax.lax.psum(x.astype(jnp.int32), axis) > 0
-    return jax.lax.psum(x, axis)
+        return jax.lax.psum(x.astype(jnp.int32), axes) > 0
+    return jax.lax.psum(x, axes)
 
 
 def at(tree: PyTree, ids: jax.Array) -> PyTree:

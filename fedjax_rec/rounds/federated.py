@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +35,7 @@ from ..types import (
     Strategy,
     Transform,
 )
-from .chunks import at, in_chunks, put
+from .chunks import at, in_chunks, put, shards
 from .clock import Clock
 from .cohort import (
     SMALLER,
@@ -147,11 +148,13 @@ def federated(
         "compressor memory": (state.memory, FORGET),
     }
 
+    def known(state: State) -> PyTree:
+        if broadcast is None:
+            return state.shared
+        return trees.with_frozen(broadcast.known(state.server["downlink"]), state.shared)
+
     def work(key, state: State, cohort: Cohort):
-        shared = state.shared
-        if broadcast is not None:
-            shared = trees.with_frozen(broadcast.known(state.server["downlink"]), shared)
-        return at_work(client, key, state.round, shared, cohort)
+        return at_work(client, key, state.round, known(state), cohort)
 
     def to_be_sent(key, state: State, cohort: Cohort):
         train = work(key, state, cohort)[0]
@@ -167,16 +170,17 @@ def federated(
     def round(key, state: State, cohort: Cohort, chunk: int | None = None):
         of_round = jax.random.fold_in(key, state.round)
         data = cohort.data
-        train, of_clients, now = work(key, state, cohort)
+        sent_down = known(state)
+        _, of_clients, now = at_work(client, key, state.round, sent_down, cohort)
         sender = sender_of(state.shared, aggregator.linear)
-        everyone = over_clients(train, state.private, cohort)
         c = clients_at_once(chunk, rule, key, state, cohort)
-        chunks = -(-cohort.ids.shape[0] // c)
+        # Sums of rows are listed where the list is shorter than what a device has of the table.
+        chunks = -(-cohort.ids.shape[0] // c) * shards(cohort.mesh)
         # Whether what arrives is what clients made, and is summed whatever it says.
         sums = aggregator.linear and aggregator.additive is True
         plainly = sums and uplink is None and not stages and timed is None
 
-        def part(held, ids):
+        def part(everyone, now, held, ids):
             private, memory = held
             here, upload, down = everyone(ids, private)
             sent = upload.update
@@ -212,8 +216,17 @@ def federated(
             info = RoundInfo(upload.metrics, upload.weight, up, down, rejected=rejected)
             return (private, memory), adds, stacks, info
 
+        def reading(shared):
+            train, _, now = at_work(client, key, state.round, shared, cohort)
+            return partial(part, over_clients(train, state.private, cohort), now)
+
+        if seal is not None and shards(cohort.mesh) > 1:
+            raise ValueError(
+                "under a seal clients send whole tables, which here lie in blocks of rows on "
+                f"{shards(cohort.mesh)} devices; {rows.ALONE}."
+            )
         (private, memory), total, stacks, info, in_order = in_chunks(
-            part, (state.private, state.memory), cohort, c
+            reading, (state.private, state.memory), cohort, c, sent_down
         )
         summary = rows.join(total, stacks)
         if sender.second is not None:

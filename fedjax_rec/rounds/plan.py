@@ -57,13 +57,14 @@ def checked(where: str, asked: int | str | None) -> None:
         at_least(where, "clients_per_chunk", asked, 1)
 
 
-def plan(strategy: Strategy, key, state, cohort, devices: int = 1) -> Chunk:
+def plan(strategy: Strategy, key, state, cohort, devices: int = 1, elsewhere: int = 0) -> Chunk:
     """How many clients of a cohort train at once, before anything of the round is traced.
 
     Arguments are those of `Strategy.round`, or their outlines. What the strategy was asked for
     (`clients_per_chunk`) or else what a run may take (`memory_budget`) decides; where neither is
     set and the model is small, the strategy's own rule of thumb. Of `devices` that share a memory
-    each has its part of it. Raises MemoryError where not even one client fits what was asked for.
+    each has its part of it, and of the state all but the bytes `elsewhere`, which others hold.
+    Raises MemoryError where not even one client fits what was asked for.
     """
     key, state, cohort = jax.tree.map(_outline, (key, state, cohort))
     size, asked = cohort.ids.shape[0], strategy.clients_per_chunk
@@ -77,7 +78,7 @@ def plan(strategy: Strategy, key, state, cohort, devices: int = 1) -> Chunk:
         return Chunk(thumb)
     of_chunks = lambda c: analysed(partial(strategy.round, chunk=c), key, state, cohort)
     one, two = (peak_bytes(of_chunks(c)) for c in (1, 2))
-    fixed, each = one - max(two - one, 1), max(two - one, 1)
+    fixed, each = max(one - max(two - one, 1) - elsewhere, 0), max(two - one, 1)
     if isinstance(asked, str) and told is not None and fixed + each > told:
         raise MemoryError(
             f"clients_per_chunk={asked!r}: a round of one client at a time takes "

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .apart import Apart, plainly
+
 Rounding = Callable[[jax.Array], jax.Array]
 
 
@@ -21,16 +23,24 @@ def is_narrow(values: Any) -> bool:
     return values.dtype == jnp.bfloat16
 
 
-def wide(values: jax.Array) -> jax.Array:
+def wide(values: Any) -> jax.Array:
     """`values` in float32, or as they are."""
+    if isinstance(values, Apart):
+        values.refuse()
     return values.astype(jnp.float32) if is_narrow(values) else values
 
 
 def rows_at(values: Any, ids, mode: str | None = None) -> jax.Array:
     """The rows `ids` int[...], bfloat16 as float32."""
+    if isinstance(values, Apart):
+        return wide(values.rows(ids, _of_block if is_narrow(values) else plainly))
     if is_narrow(values):
         return _by_bits(values, ids, mode)
     return indexable(values).at[ids].get(mode=mode)
+
+
+def _of_block(block: jax.Array, at: jax.Array) -> jax.Array:
+    return rows_at(block, at, "clip").astype(block.dtype)  # rows travel as narrow as they are
 
 
 def indexable(values: Any) -> Any:

@@ -19,6 +19,7 @@ from jaxtyping import Float
 
 from .. import trees
 from ..types import Array, PyTree
+from .apart import brought_home
 from .table import RowsUpdate, is_table
 from .walk import is_node, map_nodes
 
@@ -100,30 +101,39 @@ def divide(
     return keep(True), keep(False)
 
 
-def no_sum(adds: PyTree) -> PyTree:
-    """Zeros to which `combine` adds; adds: shapes of what adds up of one chunk."""
+def no_sum(adds: PyTree, shards: int = 1) -> PyTree:
+    """Zeros to which `combine` adds; adds: shapes of what adds up of one chunk. shards: devices
+    that hold each a block of the rows of a table, see `apart`."""
 
     def one(x):
         if not _listed(x):
             return trees.zeros_like(x)
-        values = jnp.zeros((x.size, x.values.shape[-1]), x.values.dtype)
-        return RowsUpdate(values, None, jnp.zeros(x.size, bool), None, x.size)
+        count = x.size // shards
+        values = jnp.zeros((count, x.values.shape[-1]), x.values.dtype)
+        return RowsUpdate(values, None, jnp.zeros(count, bool), None, x.size)
 
     return map_nodes(one, adds)
 
 
-def combine(a: PyTree | None, b: PyTree) -> PyTree:
+def combine(a: PyTree | None, b: PyTree, shards: int = 1) -> PyTree:
     """a + b of what adds up, of two chunks (of booleans, whether either is); `a` is None for
-    nothing yet.
+    nothing yet. shards: as of `no_sum`.
     """
+    laid_out = _laid_out_here if shards == 1 else _laid_out_apart
     if a is None:
-        return map_nodes(lambda y: _laid_out(no_sum(y), y) if _listed(y) else y, b)
+        return map_nodes(lambda y: laid_out(no_sum(y, shards), y) if _listed(y) else y, b)
     either = lambda x, y: x | y if x.dtype == bool else x + y
-    one = lambda x, y: _laid_out(x, y) if _listed(y) else jax.tree.map(either, x, y)
+    one = lambda x, y: laid_out(x, y) if _listed(y) else jax.tree.map(either, x, y)
     return map_nodes(one, a, b)
 
 
-def _laid_out(total: RowsUpdate, more: RowsUpdate) -> RowsUpdate:
+def _laid_out_apart(total: RowsUpdate, more: RowsUpdate) -> RowsUpdate:
+    """A block of a table, and rows with ids of any."""
+    values, live = brought_home(total.values, total.live, more)
+    return replace(total, values=values, live=live)
+
+
+def _laid_out_here(total: RowsUpdate, more: RowsUpdate) -> RowsUpdate:
     """A whole table and rows with ids."""
     ids: Any = more.ids
     values = total.values.at[ids].add(more.values, mode="drop")
@@ -133,6 +143,13 @@ def _laid_out(total: RowsUpdate, more: RowsUpdate) -> RowsUpdate:
 
 def _listed(x) -> bool:
     return is_table(x) and x.ids is not None
+
+
+def parted(total: PyTree, adds: PyTree) -> tuple[PyTree, PyTree]:
+    """(what every device has, blocks of tables) of a `total` on devices that hold each a block of
+    the rows: each with None where the other has something."""
+    keep = lambda block: map_nodes(lambda x, t: t if _listed(x) == block else None, adds, total)
+    return keep(False), keep(True)
 
 
 def join(total: PyTree, stacks: PyTree) -> PyTree:

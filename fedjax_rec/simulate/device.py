@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
+from .. import rows
 from ..check import at_least
 from ..data.sources import sources
 
@@ -72,17 +73,21 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def clients_mesh(devices: int) -> Mesh | None:
+def clients_mesh(devices: int, row_devices: int = 1) -> Mesh | None:
     """The mesh over which the clients of a round are dealt.
 
     Args:
         devices: how many. 1 or more. Of several processes (`join`) all, for 1 too.
+        row_devices: R, of them, which hold each table together, a block of its rows each; 1 where
+            each of them has the whole.
 
     Returns:
-        A mesh of one axis, `clients`; None for one device.
+        A mesh of one axis, `clients`, or, for R > 1, of two, `clients` and `rows`; None for one
+        device.
 
     Raises:
-        ValueError: There are fewer devices, or more in several processes.
+        ValueError: There are fewer devices, or more in several processes, or R does not divide
+            them, or is more than 1 in several processes.
 
     Example:
         >>> simulate.configure(devices=2, cache=None)  # the cores of a CPU as devices
@@ -90,12 +95,18 @@ def clients_mesh(devices: int) -> Mesh | None:
         True
     """
     at_least("clients_mesh", "devices", devices, 1)
+    at_least("clients_mesh", "row_devices", row_devices, 1)
     there = jax.devices()
     if jax.process_count() > 1:
         if devices not in (1, len(there)):
             raise ValueError(
                 f"devices={devices}, and {jax.process_count()} processes have {len(there)}, of "
                 f"which none can stay away; use devices={len(there)}, or leave it out."
+            )
+        if row_devices > 1:
+            raise ValueError(
+                f"row_devices={row_devices}: {jax.process_count()} processes hold whole tables, "
+                f"which lie on the devices of one process alone; {rows.ALONE}."
             )
         devices = len(there)
     if devices > len(there):
@@ -104,7 +115,15 @@ def clients_mesh(devices: int) -> Mesh | None:
             f"{len(there)}, or on a CPU simulate.configure(devices={devices}) before anything else "
             "of jax."
         )
+    if devices % row_devices:
+        raise ValueError(
+            f"row_devices={row_devices} does not divide devices={devices}, by which clients are "
+            f"dealt and tables lie; use devices={-(-devices // row_devices) * row_devices}."
+        )
     if devices == 1:
         return None
-    kind = (jax.sharding.AxisType.Auto,)
-    return jax.make_mesh((devices,), ("clients",), kind, devices=there[:devices])
+    axes = {"clients": devices // row_devices}
+    if row_devices > 1:
+        axes[rows.AXIS] = row_devices
+    kinds = (jax.sharding.AxisType.Auto,) * len(axes)
+    return jax.make_mesh((*axes.values(),), (*axes,), kinds, devices=there[:devices])

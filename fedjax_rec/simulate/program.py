@@ -31,6 +31,7 @@ from .cohorts import Cohorts, full
 from .hosts import from_first, placed
 from .measure import Measure
 from .padding import refuse_counted_padding
+from .row_blocks import elsewhere, laid, places, refuse_undivided
 
 
 @dataclass(frozen=True)
@@ -49,12 +50,14 @@ class Parts:
 class Compiled:
     """call(state, store) -> (state, (seen, bytes_up, bytes_down, means, values)), state given up.
     chunk: the clients that train at once on each device. memory(): XLA's account of one of the
-    devices."""
+    devices. elsewhere: bytes of the model and of the server's state
+    that a device does not have, see `row_blocks`."""
 
     call: Callable[..., Any]
     chunk: Chunk
     memory: Callable[[], Any]
     devices: int
+    elsewhere: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -84,15 +87,17 @@ def program(made: Callable[..., Parts], mesh: Mesh | None = None) -> Program:
     Args:
         made: is traced. Inputs may be numbers, such as learning rates, and the cases that a model
             is measured on; what changes shapes or the code that runs cannot be one of them.
-        mesh: Of one axis, over whose devices the clients of each round are dealt, see
-            `rounds.chunks`; None for one device.
+        mesh: `clients_mesh`, over whose devices the clients of each round are dealt, and tables
+            lie in blocks of rows where it has a second axis, see `rounds.chunks`; None for one
+            device.
 
     Returns:
         A `Program`, whose runs share what is compiled.
 
     Raises:
-        ValueError: from `compiled`, where the cohort is larger than the clients, or a strategy
-            that cannot be dealt out has a mesh.
+        ValueError: from `compiled`, where the cohort is larger than the clients, a strategy that
+            cannot be dealt out has a mesh, or the devices of a mesh cannot hold its tables
+            together.
 
     Example:
         >>> def made(rate):
@@ -110,7 +115,7 @@ def program(made: Callable[..., Parts], mesh: Mesh | None = None) -> Program:
         with compiling:
             if of_shapes not in begins:
                 init = lambda args: made(args[1]).strategy.init(args[0], num_clients)
-                begins[of_shapes] = unchanged.Begun(init, (key, inputs))
+                begins[of_shapes] = unchanged.Begun(init, (key, inputs), partial(places, mesh=mesh))
         return begins[of_shapes]
 
     begins: dict[Any, unchanged.Begun] = {}
@@ -140,7 +145,9 @@ def program(made: Callable[..., Parts], mesh: Mesh | None = None) -> Program:
         def compiled(state, store, times: int, rounds: int) -> Compiled:
             call, program, chunk = called(key, inputs, state, store, times, rounds)
             devices = 1 if mesh is None else mesh.size
-            return Compiled(partial(call, key, inputs), chunk, program.memory_analysis, devices)
+            others = elsewhere(state, mesh)
+            call = partial(call, key, inputs)
+            return Compiled(call, chunk, program.memory_analysis, devices, others)
 
         def look(state, store) -> None:
             with compiling:
@@ -166,11 +173,14 @@ def _compiled(mesh: Mesh | None, block: Callable, args: tuple, sizes: tuple, beg
     # lie is then the compiler's choice.
     key, inputs, state, store = args if mesh is None else jax.tree.map(_outline, args)
     parts = lambda state, rest: block(*rest[:2], state, rest[2], *sizes)
-    one = unchanged.call(parts, state, (key, inputs, store))
+    reads = key, inputs, store
+    one = unchanged.call(parts, state, reads)
     # What is told of rounds is read by every process.
     told = None if mesh is None else NamedSharding(mesh, PartitionSpec())
-    jitted = jax.jit(one.of, donate_argnums=0, out_shardings=(None, told))
-    made = jitted.lower(*one.parted(state), (key, inputs, store)).compile()
+    lies = list(zip(one.moves, places(state, mesh), strict=True))
+    moved, still = ([place for moves, place in lies if moves == which] for which in (True, False))
+    here: dict[str, Any] = dict(in_shardings=(moved, still, None), out_shardings=(moved, told))
+    made = jax.jit(one.of, donate_argnums=0, **here).lower(*one.parted(state), reads).compile()
     read: list[Any] = []  # the last inputs and data, and where they lie
 
     def call(key, inputs, state, store):
@@ -247,9 +257,11 @@ def chunk_for(parts: Parts, key, state, store, mesh: Mesh | None = None) -> Chun
             "the strategy plays its clients all at once and not in chunks, which could be dealt to "
             f"{mesh.size} devices; use devices=1."
         )
+    refuse_undivided(state, mesh)
     ids = jax.ShapeDtypeStruct((parts.draws().size(store.num_clients),), jnp.int32)
-    devices = 1 if mesh is None else mesh.size
-    return plan(parts.strategy, keys.stream(key, "round"), state, Cohort(ids, store), devices)
+    devices, others = 1 if mesh is None else mesh.size, elsewhere(state, mesh)
+    of_round, cohort = keys.stream(key, "round"), Cohort(ids, store)
+    return plan(parts.strategy, of_round, state, cohort, devices, sum(others))
 
 
 def _one_round(parts: Parts, key, state, store, chunk, mesh):
@@ -259,6 +271,7 @@ def _one_round(parts: Parts, key, state, store, chunk, mesh):
     of_round = keys.stream(key, "round")
     cohort = Cohort(ids, store, mesh=mesh)
     state, info = parts.strategy.round(of_round, state, cohort, chunk)
+    state = laid(state, mesh)
     refused = jnp.zeros(ids.shape) if info.rejected is None else info.rejected
     # Numbers of a client, by examples; where nobody counts, as when all are late, of all who
     # trained, and where nobody did, there is nothing to tell.
