@@ -67,7 +67,7 @@ def same_run(strategy, store, devices: int, cohorts):
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(x, marks=marks(f"devices/{x}", 12)) for x in STRATEGIES]
+    "name", [pytest.param(x, marks=marks(f"devices/{x}", 24)) for x in STRATEGIES]
 )
 def test_every_strategy_on_three_devices(name):
     recipe, packed = STRATEGIES[name], named("compact")

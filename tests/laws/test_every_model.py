@@ -11,7 +11,7 @@ from fedjax_rec import testing
 RATES = {"fedmf(bpr)": 0.05}
 
 
-@pytest.mark.parametrize("name", in_turn(MODELS, 12))
+@pytest.mark.parametrize("name", in_turn(MODELS, 24))
 def test_models_keep_their_laws(name):
     make, examples = MODELS[name]
     labelled = examples in EXAMPLES

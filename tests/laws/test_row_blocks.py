@@ -78,7 +78,7 @@ def in_blocks(state: State, row_devices: int) -> list[tuple[int, ...]]:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(x, marks=marks(f"row_blocks/{x}", 12)) for x in STRATEGIES]
+    "name", [pytest.param(x, marks=marks(f"row_blocks/{x}", 24)) for x in STRATEGIES]
 )
 def test_every_strategy_is_that_on_one_device_or_is_refused(name):
     recipe, packed = STRATEGIES[name], named("compact")

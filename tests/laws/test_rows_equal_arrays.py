@@ -63,7 +63,7 @@ def after(name: str, model: Model, data) -> dict:
     }
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=marks(n, 12)) for n in comparable()])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=marks(n, 24)) for n in comparable()])
 def test_rows_are_the_array(name):
     data = named("compact")
     model = fedmf(data.num_items)

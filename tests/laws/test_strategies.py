@@ -55,7 +55,7 @@ def one_each():
     """Every strategy once, with parts that differ from one to the next."""
     for i, name in enumerate(STRATEGIES):
         uplink, aggregator = list(UPLINKS)[i % 3], list(AGGREGATORS)[i % 4]
-        turns = marks(name, 24 if name in LIKE_OTHERS else 8)
+        turns = marks(name, 48 if name in LIKE_OTHERS else 16)
         yield pytest.param(name, uplink, aggregator, LAYOUTS[i // 2 % 2], id=name, marks=turns)
 
 
