@@ -165,7 +165,7 @@ def pack_examples(found: Examples) -> Dataset:
     train = _part(found, TRAIN)
     if not len(train):
         raise ValueError(f"pack_examples({found.name!r}) has no training example; put some in it.")
-    fields, client = {name: x[train] for name, x in found.fields.items()}, found.client[train]
+    fields, client = _of(found, train), found.client[train]
     if found.pack is not None:
         fields, client, _ = found.pack(fields, client)
     length = np.bincount(client, minlength=found.num_clients).astype(np.int32)
@@ -199,8 +199,7 @@ def describe_examples(found: Examples) -> dict[str, Any]:
     packed = {}
     if found.pack is not None:
         train = _part(found, TRAIN)
-        fields = {name: x[train] for name, x in found.fields.items()}
-        _, client, waste = found.pack(fields, found.client[train])
+        _, client, waste = found.pack(_of(found, train), found.client[train])
         packed = {"sequences": len(client), "padding": waste}
     return {
         "name": found.name,
@@ -221,6 +220,10 @@ def _part(found: Examples, part: int) -> np.ndarray:
     return where[np.argsort(found.client[where], kind="stable")]
 
 
+def _of(found: Examples, where: np.ndarray) -> dict[str, np.ndarray]:
+    return {name: x[where] for name, x in found.fields.items()}
+
+
 def _on_device(fields: dict[str, np.ndarray]) -> dict[str, Array]:
     kinds = {"i": jnp.int32, "u": jnp.int32, "b": jnp.bool_, "f": jnp.float32}
     kind = lambda name, x: jnp.float32 if name == LABELS else kinds.get(x.dtype.kind, x.dtype)
@@ -236,7 +239,7 @@ def _held_out(found: Examples, part: int) -> HeldOut | None:
     )  # fmt: skip
     place = lambda x: jnp.asarray(x, jnp.int32)
     return HeldOut(
-        _on_device({name: x[where] for name, x in found.fields.items()}),
+        _on_device(_of(found, where)),
         place(clients),
         place(count),
         place(owner),

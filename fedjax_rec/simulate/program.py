@@ -50,8 +50,8 @@ class Parts:
 class Compiled:
     """call(state, store) -> (state, (seen, bytes_up, bytes_down, means, values)), state given up.
     chunk: the clients that train at once on each device. memory(): XLA's account of one of the
-    devices. elsewhere: bytes of the model and of the server's state
-    that a device does not have, see `row_blocks`."""
+    devices. elsewhere: bytes of the model and of the server's state that a device does not have,
+    see `row_blocks`."""
 
     call: Callable[..., Any]
     chunk: Chunk

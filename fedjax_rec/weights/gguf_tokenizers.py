@@ -55,25 +55,28 @@ def gguf_tokenizer(file: Gguf) -> Any:
     """
     kind, cut = file.field("tokenizer.ggml.model"), file.field("tokenizer.ggml.pre", "default")
     known = kind == "gpt2" and cut in (*BY_EXPRESSION, *AS_GPT2, *SINGLE_DIGITS)
+    # Read once: of some models they are a quarter of a million.
+    tokens = file.field("tokenizer.ggml.tokens")
+    types = file.field("tokenizer.ggml.token_type")
     if kind == "llama":
-        made = sentence_pieces(file)
+        made = sentence_pieces(file, tokens, types)
     elif known:
-        made = bytes_merged(file, cut)
+        made = bytes_merged(file, tokens, cut)
     else:
         raise ValueError(
             f"{file.path} has a tokenizer of kind {kind}/{cut}, which is not known; put the "
             "tokenizer.json of the model beside it."
         )
-    add_whole(made, file)
-    add_ends(made, file, opened=kind == "llama" or cut in OPENED)
+    add_whole(made, tokens, types)
+    add_ends(made, file, tokens, opened=kind == "llama" or cut in OPENED)
     return made
 
 
-def bytes_merged(file: Gguf, cut: str) -> Any:
+def bytes_merged(file: Gguf, tokens: list[str], cut: str) -> Any:
     """Byte-level BPE of texts that are cut as `cut` says."""
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-    ids = {token: i for i, token in enumerate(file.field("tokenizer.ggml.tokens"))}
+    ids = {token: i for i, token in enumerate(tokens)}
     merges = [tuple(merge.split(" ")) for merge in file.field("tokenizer.ggml.merges")]
     made = Tokenizer(models.BPE(ids, merges, ignore_merges=cut in WHOLE_WORDS))
     if cut in BY_EXPRESSION:
@@ -88,12 +91,10 @@ def bytes_merged(file: Gguf, cut: str) -> Any:
     return made
 
 
-def sentence_pieces(file: Gguf) -> Any:
+def sentence_pieces(file: Gguf, tokens: list[str], types: list[int]) -> Any:
     """SentencePiece's BPE by the scores of pieces."""
     from tokenizers import Tokenizer, decoders, models, normalizers
 
-    tokens = file.field("tokenizer.ggml.tokens")
-    types = file.field("tokenizer.ggml.token_type")
     if file.field("tokenizer.ggml.remove_extra_whitespaces", False):
         raise ValueError(
             f"{file.path} has a tokenizer that takes blanks out of texts, which is not known; put "
@@ -135,23 +136,20 @@ def merges(pieces: dict[str, float]) -> list[tuple[str, str]]:
     return [(left, right) for _, left, right in sorted(found, key=lambda one: one[0])]
 
 
-def add_whole(made: Any, file: Gguf) -> None:
+def add_whole(made: Any, tokens: list[str], types: list[int]) -> None:
     """Tokens that are found in a text before anything is cut."""
     from tokenizers import AddedToken
 
-    tokens = file.field("tokenizer.ggml.tokens")
-    types = file.field("tokenizer.ggml.token_type")
-    whole = [(t, kind) for t, kind in zip(tokens, types, strict=True)]
+    whole = list(zip(tokens, types, strict=True))
     special = [AddedToken(t, normalized=False, special=True) for t, k in whole if k == CONTROL]
     made.add_special_tokens(special)
     made.add_tokens([AddedToken(t, normalized=False) for t, k in whole if k == USER_DEFINED])
 
 
-def add_ends(made: Any, file: Gguf, opened: bool) -> None:
+def add_ends(made: Any, file: Gguf, tokens: list[str], opened: bool) -> None:
     """What stands before and behind a text."""
     from tokenizers import processors
 
-    tokens = file.field("tokenizer.ggml.tokens")
     ends = {}
     for name, usual in (("bos", opened), ("eos", False)):
         if file.field(f"tokenizer.ggml.add_{name}_token", usual):

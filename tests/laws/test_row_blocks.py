@@ -13,7 +13,7 @@ import pytest
 from compiling import fast
 from rotating import marks
 from strategies_registry import STRATEGIES, fedmf
-from test_devices import STEADY, as_numpy
+from test_devices import as_numpy, steady
 from worlds import KEY, federated, named
 
 from fedjax_rec import aggregate, compress, data, evaluate, models, privacy, simulate, strategies
@@ -81,9 +81,7 @@ def in_blocks(state: State, row_devices: int) -> list[tuple[int, ...]]:
     "name", [pytest.param(x, marks=marks(f"row_blocks/{x}", 24)) for x in STRATEGIES]
 )
 def test_every_strategy_is_that_on_one_device_or_is_refused(name):
-    recipe, packed = STRATEGIES[name], named("compact")
-    make = STEADY.get(name, recipe.make)
-    strategy = make(recipe.model(packed.num_items), data.pointwise(4))
+    strategy, packed = steady(name)
     if name not in ROW_BY_ROW:
         with pytest.raises(ValueError, match=r"use (row_)?devices=1"):
             played(strategy, packed, 4, 2)
