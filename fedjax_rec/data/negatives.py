@@ -4,7 +4,8 @@ A user's excluded items e_0 < e_1 < ... leave `n` allowed ones. The r-th allowed
 r + #{i : e_i - i <= r}, so one uniform r in [0, n) and one rank query give an exactly uniform
 negative. Two layouts answer the query with the same result: `Complement` lists the allowed items
 (one gather, I * 2 bytes a user), `Search` bisects the excluded ones (O(log) gathers, no more
-memory than the interactions); `exclusion` takes the first where it fits a budget.
+memory than the interactions), or counts them where a good part of the catalogue is asked for at
+once; `exclusion` takes the first where it fits a budget.
 
 Policies (Zhang et al., PFedRec; see docs/results.md for what each does to a published number):
 
@@ -46,13 +47,15 @@ class Complement:
 
 @record
 class Search:
-    """gaps: int32[nnz], e_i - i user by user; start, length, count (allowed items): int32[U]."""
+    """gaps: int32[nnz], e_i - i user by user; start, length, count (allowed items): int32[U].
+    steps: halvings that find the place of any; num_items: I."""
 
     gaps: Array
     start: Array
     length: Array
     count: Array
     steps: int = static(default=32)
+    num_items: int = static(default=2**31 - 1)
 
     def pick(self, user: jax.Array, bits: jax.Array) -> jax.Array:
         """As `Complement.pick`, to the bit."""
@@ -60,6 +63,8 @@ class Search:
 
     def at(self, user: jax.Array, r: jax.Array) -> jax.Array:
         """As `Complement.at`."""
+        if jnp.ndim(user) == 0 and r.size * self.steps > 2 * self.num_items:
+            return self._counted(user, r)
         start = self.start[user]
         low = jnp.zeros_like(r)
         high = jnp.broadcast_to(self.length[user], r.shape)
@@ -69,6 +74,14 @@ class Search:
             right = (low < high) & (gap <= r)
             low, high = jnp.where(right, middle + 1, low), jnp.where(right, high, middle)
         return r + low
+
+    def _counted(self, user, r):
+        """`at` by #{j : gap_j <= r} for all r at once, a scatter and a sum over the catalogue."""
+        j = jnp.arange(2**self.steps - 1)  # as many as any user has, or more
+        gaps = self.gaps.at[self.start[user] + j].get(mode="clip")
+        gaps = jnp.where(j < self.length[user], gaps, self.num_items)
+        there = jnp.zeros(self.num_items, jnp.int32).at[gaps].add(1, mode="drop")
+        return r + jnp.cumsum(there)[r]
 
 
 @record
@@ -145,6 +158,7 @@ def exclusion(
         jnp.asarray(length),
         jnp.asarray(count),
         steps=int(length.max(initial=0)).bit_length(),
+        num_items=num_items,
     )
 
 
