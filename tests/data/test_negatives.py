@@ -44,7 +44,8 @@ def test_both_layouts_agree_to_the_bit_and_never_hit():
         allowed = np.setdiff1d(np.arange(50), items[users == user])
         assert a.dtype == np.int32 and set(a.tolist()) == set(allowed.tolist())
         for few in BITS[:320].reshape(20, 16):  # which are found one by one
-            np.testing.assert_array_equal(*(pick(draws, user, few) for draws in (complement, search)))
+            of_few = (pick(draws, user, few) for draws in (complement, search))
+            np.testing.assert_array_equal(*of_few)
 
 
 @settings(max_examples=30, deadline=None)
