@@ -11,7 +11,8 @@ beside the rule's state.
 What it forges stands in the place of uploads that were made, sent and billed: stages and the uplink
 do not touch it, and a malicious client weighs what it weighed. Clients that were not there, and
 clients without data, forge nothing. Uploads of honest clients stay as they are, to the bit. All
-uploads of the round are listed, whatever the rule. How well the rule's verdicts find who lies is
+uploads of the round are listed, whatever the rule, unless it is a sum and the adversary reads none:
+then lies are put in their place as uploads are added. How well the rule's verdicts find who lies is
 told among the metrics of a run, see `detection`.
 """
 
@@ -22,6 +23,7 @@ from dataclasses import replace
 
 import jax
 
+from .. import rows, trees
 from ..made import part
 from ..rows import static
 from ..types import Aggregator, PyTree, record
@@ -53,10 +55,15 @@ class Attack:
         origin and factor; those of clients where `sides.lies` does not hold stay as they are, and
         what they hold where they are on no side is not to be looked at.
     init(shared) -> state: what it remembers.
+    learn(state, now) -> state: of one that looks at the model alone, what it remembers after it has
+        looked at that of a round in which one of its clients is there. Such a one draws nothing and
+        reads no upload: `forge` sees what was learned, any of the round's clients at a time, None
+        for a key and no rule, and leaves the state as it is. None for all others.
     """
 
     forge: Callable[..., tuple[PyTree, PyTree]]
     init: Callable[[PyTree], PyTree] = lambda shared: ()
+    learn: Callable[..., PyTree] | None = None
 
 
 def attacked(aggregator: Aggregator, attack: Attack, malicious: Malicious) -> Aggregator:
@@ -68,7 +75,8 @@ def attacked(aggregator: Aggregator, attack: Attack, malicious: Malicious) -> Ag
         malicious: whose uploads are.
 
     Returns:
-        An `Aggregator` that lists uploads; where nobody is malicious, `aggregator` itself.
+        An `Aggregator` that lists uploads, or adds them where the rule does and the attack reads
+        none (`pieck_uea`, `pieck_ipe`); where nobody is malicious, `aggregator` itself.
 
     Example:
         >>> from fedjax_rec import attacks
@@ -78,6 +86,8 @@ def attacked(aggregator: Aggregator, attack: Attack, malicious: Malicious) -> Ag
     """
     if malicious.nobody:
         return aggregator
+    if attack.learn is not None and aggregator.additive is True and aggregator.seal is None:
+        return _added(aggregator, attack, malicious)
 
     def init(shared):
         states = {"rule": aggregator.init(shared), "attack": attack.init(shared)}
@@ -98,9 +108,44 @@ def attacked(aggregator: Aggregator, attack: Attack, malicious: Malicious) -> Ag
 
         judged = lambda key, update: ruled(key, update)[1]
         sides = Sides(lies & there, ~lies & there, client, judged)
-        learned, update = attack.forge(of_attack, state["attack"], uploads.update, sides, now)
+        known = state["attack"]
+        if attack.learn is not None:
+            known = trees.select(sides.lies.any(), attack.learn(known, now), known)
+        learned, update = attack.forge(of_attack, known, uploads.update, sides, now)
         after, made, verdicts = ruled(of_rule, update)
         told = found_of(verdicts, sides.lies, there)
         return {"rule": after, "attack": learned, "told": told}, made, verdicts
 
     return Aggregator(init, reduce, finish, additive=False)
+
+
+def _added(aggregator: Aggregator, attack: Attack, malicious: Malicious) -> Aggregator:
+    """`attacked` of a rule that adds up, by one who reads no upload: chunk by chunk."""
+    nothing = found_of(None, None, None)  # a sum gives no verdicts
+
+    def init(shared):
+        states = {"rule": aggregator.init(shared), "attack": attack.init(shared)}
+        return {**states, "told": nothing}
+
+    def reduce(state, uploads, now):
+        there = uploads.weight > 0
+        lies = malicious.lies(now.client) & there
+
+        def forged():
+            known = attack.learn(state["attack"], now)
+            sides = Sides(lies, there & ~lies, now.client)
+            _, update = attack.forge(None, known, rows.deltas(uploads.update), sides, now)
+            return aggregator.reduce(state["rule"], replace(uploads, update=update), now)
+
+        def plain():
+            return aggregator.reduce(state["rule"], uploads, now)
+
+        return {"rule": jax.lax.cond(lies.any(), forged, plain), "lies": lies.sum()}
+
+    def finish(key, state, summary, now):
+        after, made, verdicts = aggregator.finish(key, state["rule"], summary["rule"], now)
+        known = state["attack"]
+        known = trees.select(summary["lies"] > 0, attack.learn(known, now), known)
+        return {"rule": after, "attack": known, "told": nothing}, made, verdicts
+
+    return Aggregator(init, reduce, finish)

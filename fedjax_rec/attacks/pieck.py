@@ -28,7 +28,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
-from .. import check, trees
+from .. import check
 from ..types import PyTree
 from . import pushed
 from .attacked import Attack
@@ -139,8 +139,8 @@ def _pieck(
             "looks": jnp.int32(0),
         }  # fmt: skip
 
-    def looked(state, items):
-        """What it knows after a look at the items of a round."""
+    def learn(state, now):
+        items = items_of(now.shared)
         watches = (state["looks"] > 0) & (state["looks"] <= mining)
         moved = jnp.linalg.norm(items - state["seen"], axis=-1)
         return {
@@ -150,10 +150,9 @@ def _pieck(
 
     def forge(key, state, update, sides, now):
         items, at = items_of(now.shared), jnp.asarray(wanted, jnp.int32)
-        state = trees.select(sides.lies.any(), looked(state, items), state)
         _, chosen = jax.lax.top_k(state["moved"].at[at].set(-1), popular)
         step = jnp.where(state["looks"] > mining, rate * slope(items[at], items[chosen]), 0)
         said = pushed.of_tables(update, step)
         return state, pushed.sent(where, update, sides.lies, at, said)
 
-    return Attack(forge, init)
+    return Attack(forge, init, learn)

@@ -53,12 +53,13 @@ def test_pieck_mines_and_then_sends_the_slope_of_its_loss(name, loss, layout):
     tables = [draw.normal(size=(ITEMS, WIDTH)) * draw.gamma(1.0, size=(ITEMS, 1)) for _ in range(4)]
     there = np.asarray(came.weight) > 0
     lies = np.isin(np.arange(len(there)), LIARS) & there
-    state, forge = attack.init(SHARED), jax.jit(attack.forge)
+    state, forge, learn = attack.init(SHARED), jax.jit(attack.forge), jax.jit(attack.learn)
     for turn, table in enumerate(tables):
         mine = lies & (turn != 1)  # the adversary has nobody in the second round
         sides = attacks.Sides(jnp.asarray(mine), jnp.asarray(there & ~mine), NOW.client)
         now = replace(NOW, shared={**SHARED, "item": Table(jnp.float32(table))})
-        state, update = forge(jax.random.key(0), state, came.update, sides, now)
+        state = learn(state, now) if mine.any() else state
+        _, update = forge(None, state, came.update, sides, now)
         item = update["item"]
         if not mine.any():
             np.testing.assert_array_equal(item.values, came.update["item"].values)
@@ -124,6 +125,33 @@ def test_an_item_that_nobody_was_shown_is_shown():
     held = exposed(made_up, aggregate.total())
     assert before[0] == 0.0 and forged[0] > 0.95 and held[0] > 0.3
     assert abs(forged[1] - before[1]) < 0.15  # and users are served hardly worse
+
+
+@pytest.mark.parametrize(("name", "chunk"), [("pieck_uea", 8), ("pieck_ipe", 64)])
+def test_lies_that_are_added_are_those_that_would_be_listed(name, chunk):
+    """The same model after rounds in some of which nobody lies, whatever the chunks of a round."""
+    ds = data.pack(attacks.random_profiles([39], share=0.1, filler=5)(crowd()))
+    model = models.fedmf(ds.num_items, width=6, scale=0.1)
+    push = getattr(attacks, name)([39], rate=0.3, popular=8, mining=2)
+
+    def after(rule):
+        strategy = strategies.fedmf(
+            model, data.pointwise(1), aggregator=rule, item_learning_rate=0.3, batch_size=64,
+            clients_per_chunk=chunk,
+        )  # fmt: skip
+        key, all_of_them = jax.random.key(1), jnp.arange(ds.num_clients)
+        play = jax.jit(lambda state, ids: strategy.round(key, state, Cohort(ids, ds.store), 66))
+        state = strategy.init(key, ds.num_clients)
+        for turn in range(6):
+            honest = jnp.where(all_of_them < 60, all_of_them, ds.num_clients)
+            state, _ = play(state, honest if turn == 1 else all_of_them)
+        return state.shared["item"].values
+
+    total = aggregate.total()
+    added = after(attacks.attacked(total, push, attacks.from_id(60)))
+    listed = after(attacks.attacked(replace(total, additive=False), push, attacks.from_id(60)))
+    np.testing.assert_allclose(added, listed, rtol=1e-4, atol=3e-5)
+    assert np.abs(added - after(total))[39].max() > 0.1
 
 
 @pytest.mark.parametrize("name", ["random", "average", "bandwagon"])
