@@ -146,14 +146,17 @@ def test_pairs_train_are_measured_and_resume(name, family, measure):
         assert refusal(error)
         return
     rounds = STRATEGIES[name].rounds
+    parts = simulate.Parts(strategy, measure=measured)
+    played = functools.partial(
+        simulate.simulate, strategy, store, rounds, KEY, measure=measured, every=rounds // 2,
+        calls=simulate.program(lambda _: parts).of(KEY),
+    )  # fmt: skip
     with fast():
-        run = simulate.simulate(strategy, store, rounds, KEY, measure=measured, every=rounds // 2)
+        run = played()
         first = next(run)
         begun = jax.tree.map(jnp.copy, first.state)
         (*_, last) = run
-        (*_, rest) = simulate.simulate(
-            strategy, store, rounds, KEY, measure=measured, every=rounds // 2, state=begun
-        )
+        (*_, rest) = played(state=begun)
     same(rest.state, last.state)
     assert rest.metrics | {"seconds": 0} == last.metrics | {"seconds": 0}
     moved = np.nan_to_num(first.values["test"]) != np.nan_to_num(last.values["test"])
