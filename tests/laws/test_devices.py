@@ -44,7 +44,7 @@ def after(strategy, store, devices: int, cohorts):
     mesh = simulate.clients_mesh(devices)
     calls = simulate.program(lambda _: simulate.Parts(strategy, cohorts), mesh).of(KEY)
     with fast():
-        (*_, end) = simulate.simulate(strategy, store, ROUNDS, KEY, cohorts, every=2, calls=calls)
+        (*_, end) = simulate.simulate(strategy, store, ROUNDS, KEY, cohorts, every=1, calls=calls)
     return jax.tree.map(as_numpy, end.state), end.metrics
 
 
