@@ -14,7 +14,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "fedjax_rec"
 
-GROUND = "made types trees rows factors keys bases check wire storage weights"
+GROUND = "made types trees rows factors keys bases pieces check wire storage weights"
 FLOORS = (
     tuple(GROUND.split()),
     ("data", "models", "clients", "compress", "aggregate", "evaluate"),
@@ -38,6 +38,7 @@ MAX_LINES = 400
 WALKS = {
     "rows": "tables",
     "trees": "frozen values, and what is told",
+    "pieces": "frozen values, and arrays that lie on several devices",
     "wire.nodes": "what is packed",
     "factors": "layers with adapters",
     "unlearn.log": "the logs of clients",

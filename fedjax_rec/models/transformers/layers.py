@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from ... import pieces
 from ...check import positive
 
 MASKED = -1e9
@@ -31,12 +32,64 @@ EVERY: Any = slice(None)
 
 def weight(kernel: nnx.Variable, dtype) -> jax.Array:
     """The numbers of a kernel in `dtype`, of a quantised one (`models.quantised`) made anew."""
-    value: Any = kernel.get_value()
+    return _numbers(kernel.get_value(), dtype)
+
+
+def _numbers(value: Any, dtype) -> jax.Array:
+    value = pieces.collected(value)
     if hasattr(value, "qvalue"):
         import qwix
 
         value = qwix.dequantize(value)
     return value.astype(dtype)
+
+
+def times(x: jax.Array, kernel: nnx.Variable, of=EVERY) -> jax.Array:
+    """x W, of the outputs `of` alone; a W that lies on several devices is collected here, and again
+    for the gradient of x."""
+    value: Any = kernel.get_value()
+    if not pieces.lie_apart(value):
+        return x @ weight(kernel, x.dtype)[..., of]
+    if of is EVERY:
+        return _collecting(x, value)
+    some = value.outputs(of) if pieces.is_piece(value) else weight(kernel, x.dtype)[..., of]
+    return x @ some.astype(x.dtype)
+
+
+@jax.custom_vjp
+def _collecting(x: jax.Array, value: Any) -> jax.Array:
+    return x @ _numbers(value, x.dtype)
+
+
+def _back(value: Any, g: jax.Array):
+    return g @ _numbers(value, g.dtype).mT, None  # a base has no gradient
+
+
+_collecting.defvjp(lambda x, value: (_collecting(x, value), value), _back)
+
+
+def times_rows(x: jax.Array, table: Any) -> jax.Array:
+    """float32[..., V]: x T^T of a table T [V, D], in the type of x."""
+    if pieces.is_piece(table):
+        return _collecting_rows(x, table)
+    return jnp.einsum("...d,vd->...v", x, table.astype(x.dtype), preferred_element_type=jnp.float32)
+
+
+@jax.custom_vjp
+def _collecting_rows(x: jax.Array, table: Any) -> jax.Array:
+    return times_rows(x, table.whole())
+
+
+def _forth_rows(x: jax.Array, table: Any):
+    return _collecting_rows(x, table), (table, x[..., :0])
+
+
+def _back_rows(kept, g: jax.Array):
+    table, like = kept
+    return (g.astype(like.dtype) @ table.whole().astype(like.dtype)), None
+
+
+_collecting_rows.defvjp(_forth_rows, _back_rows)
 
 
 class Linear(nnx.Module):
@@ -48,7 +101,7 @@ class Linear(nnx.Module):
 
     def __call__(self, x, of=EVERY):
         """[..., out] of x [..., in], or the outputs `of` int[n] alone."""
-        y = x @ weight(self.kernel, x.dtype)[..., of]
+        y = times(x, self.kernel, of)
         return y if self.bias is None else y + self.bias[..., of].astype(x.dtype)
 
     def whole(self, of=EVERY):
