@@ -69,7 +69,7 @@ class Piece:
     def whole(self) -> jax.Array:
         """All of it, on every device."""
         axis = self.block.ndim + self.along
-        return jax.lax.all_gather(self.block, AXIS, axis=axis, tiled=True)
+        return jax.lax.all_gather(jnp.asarray(self.block), AXIS, axis=axis, tiled=True)
 
     def outputs(self, of) -> jax.Array:
         """[..., in, n]: all of the outputs `of` int[n]."""
