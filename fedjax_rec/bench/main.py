@@ -20,6 +20,7 @@ from .. import simulate
 from ..check import nearest
 from ..storage import whole
 from .adapters import adapters
+from .base_pieces import base_pieces
 from .clicks import clicks
 from .cohort import cohort
 from .compress import compress_all
@@ -55,6 +56,7 @@ BENCHES: dict[str, Callable[[], Iterator[Row]]] = {
     "decoders": decoders,
     "devices": devices,
     "row-blocks": row_blocks,
+    "base-pieces": base_pieces,
     "sweep": sweep,
     "fedjax-100k": partial(versus_fedjax, "ml-100k"),
     "fedjax-1m": partial(versus_fedjax, "ml-1m"),

@@ -46,8 +46,8 @@ def _numbers(value: Any, dtype) -> jax.Array:
 
 
 def times(x: jax.Array, kernel: nnx.Variable, of=EVERY) -> jax.Array:
-    """x W, of the outputs `of` alone; a W that lies on several devices, or in a stack, is taken from
-    there here, and again for the gradient of x."""
+    """x W, of the outputs `of` alone; a W on several devices, or in a stack, is taken from
+    where it lies here, and again for the gradient of x."""
     value: Any = kernel.get_value()
     if not (pieces.lie_apart(value) or _lie_in_stacks(value)):
         return x @ weight(kernel, x.dtype)[..., of]

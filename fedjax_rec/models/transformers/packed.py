@@ -81,9 +81,7 @@ def ends(
     told, size = _told(decoder.size, x, packing, reading), decoder.size
     if size.layers > 1:
         below = size.layers - 1
-        x = stacked(
-            decoder.layers, x, told, each=held(reading), remat=decoder.remat, first=below
-        )
+        x = stacked(decoder.layers, x, told, each=held(reading), remat=decoder.remat, first=below)
     block = some(decoder.layers, -1)
     angles, *masks = block.own(told)
     q, k, v = block.attended(x, angles, at)
