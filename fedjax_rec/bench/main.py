@@ -28,6 +28,7 @@ from .decoders import decoders
 from .device import main as device
 from .files import files
 from .machine import machine
+from .memory import memory
 from .peers.command import main as peers
 from .profile import PROFILED, under_profiler
 from .robust import robust
@@ -57,6 +58,7 @@ BENCHES: dict[str, Callable[[], Iterator[Row]]] = {
     "devices": devices,
     "row-blocks": row_blocks,
     "base-pieces": base_pieces,
+    "memory": memory,
     "sweep": sweep,
     "fedjax-100k": partial(versus_fedjax, "ml-100k"),
     "fedjax-1m": partial(versus_fedjax, "ml-1m"),

@@ -20,7 +20,7 @@ from test_devices import as_numpy
 from worlds import KEY, named
 
 from fedjax_rec import clients, data, models, pieces, simulate, strategies, trees
-from fedjax_rec.models.transformers.layers import Linear, times, times_rows
+from fedjax_rec.models.transformers.layers import times, times_rows
 from fedjax_rec.rounds.waiting import refuse_alone
 
 COHORTS = simulate.uniform(11)
@@ -61,17 +61,14 @@ def share_of_base(state, base_devices: int) -> list[str]:
     return out
 
 
-def decoder(untied: bool = False):
-    made = tiny_llama.decoder(401)
-    if untied:
-        made.head = Linear(0.3 * jax.random.normal(KEY, (16, 401)))
-    return made
+def decoder(tied: bool = True):
+    return models.llama(nnx.Rngs(0), models.LlamaSize(401, 16, 24, 2, 2, 1, 8, tied=tied))
 
 
 PROMPTS = tiny_llama.as_prompts(data.pointwise(4))
 MODELS = {
     "yes_no": (lambda: models.yes_no(decoder(), (0, 1), rank=4), PROMPTS),
-    "yes_no of an untied head": (lambda: models.yes_no(decoder(True), (0, 1), rank=4), PROMPTS),
+    "yes_no of an untied head": (lambda: models.yes_no(decoder(tied=False), (0, 1), rank=4), PROMPTS),
     "yes_no_above": (
         lambda: models.yes_no_above(decoder(), (0, 1), tiny_llama.prompts(400), 1, rank=4),
         PROMPTS,
