@@ -27,7 +27,7 @@ from .row import Row
 
 EIGHT, MIDDLE, FEW = "Llama-3.1-8B", "SmolLM2-135M", LlamaSize(512, 64, 192, 6, 4, 2, 16)
 DEVICE = 80e9  # bytes
-COUNTS = (1, 2, 4, 8)
+COUNTS = (1, 2, 8)
 
 
 def base_pieces() -> Iterator[Row]:
