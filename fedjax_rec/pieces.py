@@ -55,7 +55,8 @@ class Piece:
 
     @classmethod
     def tree_unflatten(cls, along, children):
-        return cls(*children, along)
+        (block,) = children
+        return cls(block, along)
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -42,7 +43,7 @@ class Small:
     tokens: int = 64
 
 
-def worlds(small: Small) -> dict[str, Callable[[], tuple[Strategy, object]]]:
+def worlds(small: Small) -> dict[str, Callable[[], tuple[Strategy, Any]]]:
     """name -> () -> (strategy, the clients' data)."""
 
     def encoder():

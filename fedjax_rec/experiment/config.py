@@ -130,8 +130,7 @@ class Evaluation:
     groups: of the held-out items by their popularity in training, `head`, `mid`, `tail` and `cold`,
         whose metrics are called `head_hr@10`; None for none. See `evaluate.item_groups`.
     every: rounds between measurements. users_per_chunk: users scored at once.
-    fit: what cold users (`data.cold_users`) fit first; None for nothing, they keep what the model
-        began with.
+    fit: what cold users (`data.cold_users`) fit first; None: they keep what the model began with.
     """
 
     candidates: Literal["full", "sampled", "both", "ratings", "examples"] = "full"
@@ -233,9 +232,11 @@ def read(
         cohorts=made.cohorts,
         evaluation=made.evaluation,
         checkpoint_every=made.checkpoint_every,
-        **{name: getattr(made, name) for name in ("keep_best", "audit", "threads")},
+        keep_best=made.keep_best,
+        audit=made.audit,
+        threads=made.threads,
         devices=made.devices or max(made.row_devices or 1, made.base_devices or 1),
-        **{name: getattr(made, name) or 1 for name in DEVICES[1:]},
+        **{name: getattr(made, name) or 1 for name in ("row_devices", "base_devices")},
         memory_budget=made.memory_budget,
         most_rejected=0.1 if made.most_rejected is None else made.most_rejected,
         start_from=made.start_from,

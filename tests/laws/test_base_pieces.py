@@ -172,6 +172,7 @@ def test_pieces_are_read_as_the_whole():
 
 def test_weights_are_read_to_where_they_lie():
     mesh = simulate.clients_mesh(2, base_devices=2)
+    assert mesh is not None
     whole = models.load_decoder(tiny_llama.folder())
     with pieces.bases_on(mesh):
         parted = models.load_decoder(tiny_llama.folder())
