@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from fedjax_rec import models, simulate, trees
-from fedjax_rec.bench import base_pieces, memory
+from fedjax_rec.bench import base_pieces
 from fedjax_rec.bench.decoders import Asked
 from fedjax_rec.bench.fresh import in_fresh_process
 

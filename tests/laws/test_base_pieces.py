@@ -68,7 +68,9 @@ def decoder(tied: bool = True):
 PROMPTS = tiny_llama.as_prompts(data.pointwise(4))
 MODELS = {
     "yes_no": (lambda: models.yes_no(decoder(), (0, 1), rank=4), PROMPTS),
-    "yes_no of an untied head": (lambda: models.yes_no(decoder(tied=False), (0, 1), rank=4), PROMPTS),
+    "yes_no of an untied head": (
+        lambda: models.yes_no(decoder(tied=False), (0, 1), rank=4), PROMPTS,
+    ),
     "yes_no_above": (
         lambda: models.yes_no_above(decoder(), (0, 1), tiny_llama.prompts(400), 1, rank=4),
         PROMPTS,
