@@ -8,6 +8,9 @@ of a CPU, which multiplies numbers of 16 bits in 32, and so makes each layer it 
 more; a base in bfloat16 is counted with that. Numbers are compared on a small decoder whose clients
 are played by one device and by eight that are one CPU.
 
+The largest array that is collected is a head or a table of tokens, where all logits are asked for;
+of two answers it is the largest layer.
+
 K devices hold the base together.
 """
 
@@ -50,7 +53,7 @@ def base_pieces() -> Iterator[Row]:
 
 CALLED = {
     "base": "its piece of the base",
-    "largest": "the largest layer that it collects",
+    "largest": "the largest array that it may collect",
     "trained": "the adapters",
     "temporary": "all that comes and goes, with what it collects",
     "peak": "peak",

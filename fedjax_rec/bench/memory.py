@@ -1,8 +1,9 @@
 """What a run is foreseen to hold, against what its process holds: three kinds of models.
 
-A process of its own makes the program, then begins and plays two calls of it. Real is the highest
-resident memory of these calls (VmHWM of Linux, set back before them), less what was resident when
-the program was compiled and nothing had begun: Python, jax, and what a compiler leaves behind. The
+A process of its own makes the program, begins, plays a call, and then two more. Real is the highest
+resident memory of those two (VmHWM of Linux, set back before them; drawing random weights, as the
+beginning does here, takes more), less what was resident when the program was compiled and nothing
+had begun: Python, jax, and what a compiler leaves behind. The
 clients' data, which were there already, are added. Foreseen is `simulate.forecast`.
 
 Live arrays are those that jax holds between calls, over what they should be: base, model, state and
@@ -97,8 +98,10 @@ def played(what: str, small: Small | None = None) -> dict[str, int]:
     gc.collect()
     jax.block_until_ready(jax.tree.leaves(packed))
     before = _resident("VmRSS")
-    state = calls.start(packed)
+    # What drew random weights is given back by the time that a first call has been played.
+    state = compiled.call(calls.start(packed), packed)[0]
     jax.block_until_ready(jax.tree.leaves(state))
+    gc.collect()
     REFERENCES.write_text("5")  # sets VmHWM back to what is resident
     for _ in range(ROUNDS):
         state, told = compiled.call(state, packed)
