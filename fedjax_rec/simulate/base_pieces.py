@@ -17,8 +17,14 @@ from ..types import State
 
 def refuse_whole(state: State, mesh: Mesh | None) -> None:
     """Raises ValueError where the devices of a mesh are to hold a base together and there is none
-    that they could cut."""
+    that they could cut, or it is of four bits."""
     count = pieces.count(mesh)
+    narrow = {str(x.dtype) for x in pieces.leaves(state.shared) if str(x.dtype).endswith("int4")}
+    if count > 1 and narrow:
+        raise ValueError(
+            f"base_devices={count}: the base is of {narrow.pop()}, whose half bytes jax does not "
+            f"lay out on several devices; use int8 or bfloat16, or {pieces.ALONE.split()[1]}."
+        )
     if count == 1 or any(a is not None for a in pieces.cuts(state.shared, count)):
         return
     names = ", ".join(pieces.CUT)

@@ -214,11 +214,14 @@ def by_own_length(model, examples):
     [
         (lambda: strategies.fedmf(fedmf(400), data.pointwise(4)),
          r"base_devices=2: the model has no frozen array named kernel, tokens"),
+        (lambda: strategies.fedavg(
+            adapted(400, base=lambda m: models.quantised(m, "nf4", tile=3)), data.pointwise(4)),
+         r"base_devices=2: the base is of uint4, .*use int8 or bfloat16, or base_devices=1"),
         (lambda: STRATEGIES["gossip_sgd()"].make(adapted(400), data.pointwise(4)),
          "has each device hold the whole base, which here lies in pieces on 2 devices"),
         (lambda: by_own_length(adapted(400), data.pointwise(4)), "would wait for each other"),
     ],
-    ids=["no base", "gossip", "own length"],
+    ids=["no base", "nf4", "gossip", "own length"],
 )  # fmt: skip
 def test_what_cannot_be_is_said_in_one_line(strategy, line):
     packed, made = named("compact"), strategy()
@@ -228,7 +231,7 @@ def test_what_cannot_be_is_said_in_one_line(strategy, line):
     with pytest.raises(ValueError, match=line) as error:
         calls.compiled(like, packed.store, 1, 1)
     assert "\n" not in str(error.value).split("\n---")[0]
-    assert "use base_devices=1" in str(error.value)
+    assert "base_devices=1" in str(error.value)
 
 
 def test_meshes_of_a_base():
