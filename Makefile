@@ -71,6 +71,7 @@ benchmarks: .venv/.installed ## measure, and write the pages docs/benchmarks*.md
 	@$(BIN)/fedjax-rec bench rounds-100k tables cohort --profile runs/traces --markdown docs/benchmarks_profile.md
 	@$(BIN)/fedjax-rec bench sharing --markdown docs/benchmarks_sharing.md
 	@$(BIN)/fedjax-rec bench decoders --markdown docs/benchmarks_decoders.md
+	@$(BIN)/fedjax-rec bench base-pieces memory --markdown docs/benchmarks_memory.md
 	@$(BIN)/fedjax-rec bench peers --markdown docs/benchmarks_peers.md
 
 # Here .venv is not made: a lent machine has a python3 with a jax of its own, and no network. Wheels in

@@ -14,7 +14,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "fedjax_rec"
 
-GROUND = "made types trees rows factors keys bases check wire storage weights"
+GROUND = "made types trees rows factors keys bases pieces check wire storage weights"
 FLOORS = (
     tuple(GROUND.split()),
     ("data", "models", "clients", "compress", "aggregate", "evaluate"),
@@ -38,9 +38,11 @@ MAX_LINES = 400
 WALKS = {
     "rows": "tables",
     "trees": "frozen values, and what is told",
+    "pieces": "frozen values, and arrays that lie on several devices",
     "wire.nodes": "what is packed",
     "factors": "layers with adapters",
     "unlearn.log": "the logs of clients",
+    "models.transformers.layers": "layers of a stack that are taken where they are used",
     "models.placement": "frozen values and tables, by their path",
     "simulate.hosts": "where nothing lies, of what a program does not read",
     "testing": "nodes of packets and programs, which laws take apart",

@@ -20,6 +20,7 @@ from .. import simulate
 from ..check import nearest
 from ..storage import whole
 from .adapters import adapters
+from .base_pieces import base_pieces
 from .clicks import clicks
 from .cohort import cohort
 from .compress import compress_all
@@ -27,6 +28,7 @@ from .decoders import decoders
 from .device import main as device
 from .files import files
 from .machine import machine
+from .memory import memory
 from .peers.command import main as peers
 from .profile import PROFILED, under_profiler
 from .robust import robust
@@ -55,6 +57,8 @@ BENCHES: dict[str, Callable[[], Iterator[Row]]] = {
     "decoders": decoders,
     "devices": devices,
     "row-blocks": row_blocks,
+    "base-pieces": base_pieces,
+    "memory": memory,
     "sweep": sweep,
     "fedjax-100k": partial(versus_fedjax, "ml-100k"),
     "fedjax-1m": partial(versus_fedjax, "ml-1m"),

@@ -26,7 +26,7 @@ from . import config as configuration
 from .best import chooser_of
 from .config import Config, ConfigError
 from .loaded import load_run
-from .prepare import Experiment, prepare
+from .prepare import Experiment, mesh_of, prepare
 from .private import Guarantee, mechanism
 
 CANARIES, DELTA = 40_000, 1e-6
@@ -254,9 +254,7 @@ def scene_of(
 def trained(config: Config, experiment: Experiment) -> tuple[State, dict]:
     """The state after the last round, which alone is measured, and its metrics."""
     key, store = jax.random.key(config.seed), experiment.dataset.store
-    calls = simulate.program(
-        experiment.made, simulate.clients_mesh(config.devices, config.row_devices)
-    ).of(key, experiment.inputs())
+    calls = simulate.program(experiment.made, mesh_of(config)).of(key, experiment.inputs())
     *_, last = simulate.simulate(
         experiment.strategy, store, config.rounds, key, config.cohorts, experiment.measure,
         config.rounds, calls=calls, most_rejected=config.most_rejected,

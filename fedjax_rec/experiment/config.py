@@ -60,8 +60,9 @@ PARTS = [
     EvaluationDraws, Exchange, Features, Field, Fit, Graph, Held, ItemLoss, Local, Malicious, Model,
     Neighbours, Published, Server, Shares, Similarity, Stage, Staleness, Strategy, Utility,
 ]  # fmt: skip
-NULLABLE = {"devices": int, "row_devices": int, "memory_budget": str | int}
-NULLABLE |= {"most_rejected": float, "start_from": str}
+DEVICES = "devices", "row_devices", "base_devices"
+NULLABLE = dict.fromkeys(DEVICES, int) | {"memory_budget": str | int, "start_from": str}
+NULLABLE["most_rejected"] = float
 PRIVATE = {
     "clip": Clip, "epsilon": float, "delta": float, "noise_multiplier": float,
     "correlated": Correlation,
@@ -129,8 +130,7 @@ class Evaluation:
     groups: of the held-out items by their popularity in training, `head`, `mid`, `tail` and `cold`,
         whose metrics are called `head_hr@10`; None for none. See `evaluate.item_groups`.
     every: rounds between measurements. users_per_chunk: users scored at once.
-    fit: what cold users (`data.cold_users`) fit first; None for nothing, they keep what the model
-        began with.
+    fit: what cold users (`data.cold_users`) fit first; None: they keep what the model began with.
     """
 
     candidates: Literal["full", "sampled", "both", "ratings", "examples"] = "full"
@@ -162,6 +162,7 @@ class Config:
     threads: int
     devices: int
     row_devices: int
+    base_devices: int
     memory_budget: str | int | None
     most_rejected: float
     start_from: str | None
@@ -234,8 +235,8 @@ def read(
         keep_best=made.keep_best,
         audit=made.audit,
         threads=made.threads,
-        devices=made.devices or made.row_devices or 1,
-        row_devices=made.row_devices or 1,
+        devices=made.devices or max(made.row_devices or 1, made.base_devices or 1),
+        **{name: getattr(made, name) or 1 for name in ("row_devices", "base_devices")},
         memory_budget=made.memory_budget,
         most_rejected=0.1 if made.most_rejected is None else made.most_rejected,
         start_from=made.start_from,
@@ -356,8 +357,8 @@ def _check_numbers(made: Namespace) -> None:
                        ("data.core", 0), ("data.evaluation_negatives", 99)):  # fmt: skip
         if attrgetter(key)(made) is None:
             raise ConfigError(f"{key}=null is no number; use {key}: {whole}, or leave it out.")
-    least = {"rounds": 1, "checkpoint_every": 0, "audit": 0, "threads": 0, "devices": 1}
-    least |= {"row_devices": 1, "evaluation.every": 1, "evaluation.users_per_chunk": 1}
+    least = {"rounds": 1, "checkpoint_every": 0, "audit": 0, "threads": 0}
+    least |= dict.fromkeys((*DEVICES, "evaluation.every", "evaluation.users_per_chunk"), 1)
     for key, low in least.items():
         value = attrgetter(key)(made)
         if value is not None and value < low:

@@ -15,8 +15,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
-from .. import data, evaluate, simulate, strategies
+from .. import data, evaluate, pieces, simulate, strategies
 from ..evaluate.protocol import of_catalogue
 from ..types import Strategy
 from . import in_shares
@@ -83,7 +84,15 @@ class Experiment:
 
 def prepare(config: Config) -> Experiment:
     """Reads the data and builds model, strategy and measure. Raises ValueError in one line."""
-    return assembled(config, read_data(config))
+    # Weights are read to where a run has them; who looks at a finished one may have fewer devices.
+    apart = config.base_devices > 1 and len(jax.devices()) >= config.devices
+    with pieces.bases_on(mesh_of(config) if apart else None):
+        return assembled(config, read_data(config))
+
+
+def mesh_of(config: Config) -> Mesh | None:
+    """The devices of a run, see `simulate.clients_mesh`."""
+    return simulate.clients_mesh(config.devices, config.row_devices, config.base_devices)
 
 
 def read_data(config: Config) -> Read:

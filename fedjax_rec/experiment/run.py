@@ -32,7 +32,7 @@ from .candidates import few_candidates
 from .cold import whose
 from .config import Config, ConfigError
 from .folder import RunFolder
-from .prepare import Experiment, prepare
+from .prepare import Experiment, mesh_of, prepare
 from .progress import Bar
 from .user_groups import by_activity, by_attribute
 
@@ -71,7 +71,7 @@ def run(
                 if (told := few_candidates(config, experiment.dataset)) is not None:
                     print(told, file=sys.stderr)
                 key = jax.random.key(config.seed)
-                mesh = simulate.clients_mesh(config.devices, config.row_devices)
+                mesh = mesh_of(config)
                 calls = simulate.program(experiment.made, mesh).of(key, experiment.inputs())
                 show = show and simulate.is_first()
                 return carry_out(config, folder, experiment, calls, show, callbacks=callbacks)

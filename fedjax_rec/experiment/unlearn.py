@@ -28,7 +28,7 @@ from .config import Config, ConfigError
 from .folder import RunFolder
 from .ledger import saved
 from .loaded import LoadedRun, load_run
-from .prepare import prepare
+from .prepare import mesh_of, prepare
 from .recommend import place_of
 from .run import carry_out
 
@@ -249,7 +249,7 @@ def _played(config: Config, out: Path, begins, show: bool) -> tuple[dict, State]
     try:
         with strategies.memory_budget(config.memory_budget):
             experiment = prepare(config)
-            mesh = simulate.clients_mesh(config.devices, config.row_devices)
+            mesh = mesh_of(config)
             key = jax.random.key(config.seed)
             calls = simulate.program(experiment.made, mesh).of(key, experiment.inputs())
             summary = carry_out(config, folder, experiment, calls, show, begins=begins)

@@ -16,7 +16,8 @@ own, and the fullest sets the time; of full participation each has its share.
 Where the mesh has a second axis, `rows.AXIS`, clients are dealt to all of its devices, and the
 tables of the model lie in blocks of rows along that axis: what a chunk touches comes from the
 owners, see `rows.apart`, and sums of tables are blocks too. Devices along that axis wait for each
-other in every chunk, so all of them play as many chunks as the fullest.
+other in every chunk, so all of them play as many chunks as the fullest. So it is along
+`pieces.AXIS`, where devices hold the frozen base together, and collect each layer where it is used.
 
 Dimensions: `N` clients, `C` cohort, `c` clients a chunk, `n` uploads of all chunks, padding
 included.
@@ -32,8 +33,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from .. import rows, trees
+from .. import pieces, rows, trees
 from ..types import Cohort, PyTree, record
+from .waiting import refuse_alone
 
 
 @record
@@ -72,6 +74,12 @@ def in_chunks(
         raise ValueError(
             "the strategy has each device hold whole tables, which here lie in blocks of rows on "
             f"{shards(cohort.mesh)} devices; {rows.ALONE}, or a strategy that is `federated`."
+        )
+    if shared is None and pieces.count(cohort.mesh) > 1:
+        raise ValueError(
+            "the strategy has each device hold the whole base, which here lies in pieces on "
+            f"{pieces.count(cohort.mesh)} devices; {pieces.ALONE}, or a strategy that is "
+            "`federated`."
         )
     return _dealt(step, held, cohort, c, shared)
 
@@ -117,8 +125,10 @@ def _dealt(step, held, cohort: Cohort, c: int, shared: PyTree | None) -> Played:
     turns = -(-most // c)
     long = lambda x, fill: jnp.concatenate([x[:most], jnp.full(turns * c - most, fill, x.dtype)])
     own_tables = [] if shared is None or parts == 1 else _values(shared)
+    cuts = [] if shared is None else pieces.cuts(shared, pieces.count(mesh))
+    base = [(x, a) for x, a in zip(_frozen(shared), cuts, strict=True) if a is not None]
 
-    def own(held, tables):
+    def own(held, tables, blocks_of_base):
         """What a device makes of its clients."""
         first = jax.lax.axis_index(axes) * block
         mine = (first <= cohort.ids) & (cohort.ids < jnp.minimum(first + block, nobody))
@@ -136,12 +146,16 @@ def _dealt(step, held, cohort: Cohort, c: int, shared: PyTree | None) -> Played:
 
         blocks, padding = tuple(Block(x, first) for x in held), jnp.full(c, nobody, jnp.int32)
         with rows.row_by_row():
-            play = _once(step if shared is None else step(_apart(shared, tables)))
+            seen_so = shared if not base else pieces.with_pieces(shared, blocks_of_base, cuts)
+            play = _once(step if shared is None else step(_apart(seen_so, tables)))
             _, adds, stack, seen = jax.eval_shape(play, blocks, padding)
         used = -(-mine.sum() // c)
         if tables:
             rows.refuse_waiting(play, blocks, padding)
             used = jax.lax.pmax(used, rows.AXIS)
+        if base:
+            refuse_alone(play, blocks, padding)
+            used = pieces.alike(used)
         if jax.tree.leaves(stack):  # lists know no zero but what padding makes
             stack = play(blocks, padding)[2]
         listed = lambda x: jnp.broadcast_to(x, (turns, *x.shape))
@@ -165,10 +179,13 @@ def _dealt(step, held, cohort: Cohort, c: int, shared: PyTree | None) -> Played:
     beyond = jnp.zeros(block * mesh.size - nobody, jnp.int32)  # whoever fills it, nobody reads it
     fill = lambda x: jnp.concatenate([x, x[beyond]])  # keys too, which cannot be padded by zeros
     specs = split, whole, by_rows, split, split
+    by_pieces = [pieces.spec(x, a) for x, a in base]
     play = jax.shard_map(
-        own, mesh=mesh, in_specs=(split, by_rows), out_specs=specs, check_vma=False
+        own, mesh=mesh, in_specs=(split, by_rows, by_pieces), out_specs=specs, check_vma=False
     )
-    held, (total, seen), of_rows, stacks, places = play(jax.tree.map(fill, held), own_tables)
+    held, (total, seen), of_rows, stacks, places = play(
+        jax.tree.map(fill, held), own_tables, [x for x, _ in base]
+    )
     if own_tables:
         total = rows.merge(total, of_rows)
         # What is listed goes to all owners, once and not in the loop that adds it.
@@ -176,6 +193,10 @@ def _dealt(step, held, cohort: Cohort, c: int, shared: PyTree | None) -> Played:
         stacks = jax.lax.with_sharding_constraint(stacks, everywhere)
     held = jax.tree.map(lambda x: x[:nobody], held)
     return Played(held, total, stacks, seen, lambda x: _placed(x, places, size))
+
+
+def _frozen(shared: PyTree | None) -> list:
+    return [] if shared is None else pieces.leaves(shared)
 
 
 def _values(shared: PyTree) -> list:

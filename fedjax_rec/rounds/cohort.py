@@ -9,7 +9,7 @@ Dimensions: `N` clients, `C` cohort, `c` clients a chunk.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import eval_jaxpr
 
-from .. import keys, rows, trees, wire
+from .. import keys, pieces, rows, trees, wire
 from ..check import is_traced
 from ..types import Client, Cohort, Now, Packet, PyTree, State
 from .chunks import at
@@ -112,10 +112,16 @@ def over_clients(each: Callable, held: PyTree, cohort: Cohort, slices: Callable 
     """
     _refuse_repeated(cohort)
     data, of = cohort.data, slices or at
-    args = lambda ids, held: (ids, of(held, ids), data.take(ids))
+    args = lambda ids, held: (ids, of(held, ids), _in_step(data.take(ids)))
     outline = jax.eval_shape(args, cohort.ids[:1], held)
     every = vmapped(each, *outline, axes=(0, 0, data.axes()))
     return lambda ids, held: every(*args(ids, held))
+
+
+def _in_step(data):
+    """The data of a chunk, which takes as many turns on all devices that hold a base together."""
+    most = None if data.most_users is None else pieces.alike(data.most_users)
+    return replace(data, longest=pieces.alike(data.longest), most_users=most)
 
 
 def chunk_of(asked: int | str | None, nbytes: int, cohort: Cohort) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
-from .. import rows
+from .. import pieces, rows
 from ..check import at_least
 from ..data.sources import sources
 
@@ -73,21 +73,23 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def clients_mesh(devices: int, row_devices: int = 1) -> Mesh | None:
+def clients_mesh(devices: int, row_devices: int = 1, base_devices: int = 1) -> Mesh | None:
     """The mesh over which the clients of a round are dealt.
 
     Args:
         devices: how many. 1 or more. Of several processes (`join`) all, for 1 too.
         row_devices: R, of them, which hold each table together, a block of its rows each; 1 where
             each of them has the whole.
+        base_devices: K, of them, which hold a frozen base together, a piece of each large array
+            each; 1 where each of them has the whole. Not beside R > 1.
 
     Returns:
-        A mesh of one axis, `clients`, or, for R > 1, of two, `clients` and `rows`; None for one
-        device.
+        A mesh of one axis, `clients`, or, for R > 1 or K > 1, of two, `clients` and `rows` or
+        `base`; None for one device.
 
     Raises:
-        ValueError: There are fewer devices, or more in several processes, or R does not divide
-            them, or is more than 1 in several processes.
+        ValueError: There are fewer devices, or more in several processes, or R or K does not divide
+            them, is more than 1 in several processes, or both are.
 
     Example:
         >>> simulate.configure(devices=2, cache=None)  # the cores of a CPU as devices
@@ -96,6 +98,17 @@ def clients_mesh(devices: int, row_devices: int = 1) -> Mesh | None:
     """
     at_least("clients_mesh", "devices", devices, 1)
     at_least("clients_mesh", "row_devices", row_devices, 1)
+    at_least("clients_mesh", "base_devices", base_devices, 1)
+    if row_devices > 1 and base_devices > 1:
+        raise ValueError(
+            f"row_devices={row_devices} and base_devices={base_devices}: devices hold tables "
+            f"together, or a frozen base, and not both; {rows.ALONE} or {pieces.ALONE}."
+        )
+    held = {
+        "row_devices": (row_devices, rows.AXIS, "whole tables", rows.ALONE),
+        "base_devices": (base_devices, pieces.AXIS, "a whole base", pieces.ALONE),
+    }
+    second = {name: x for name, x in held.items() if x[0] > 1}
     there = jax.devices()
     if jax.process_count() > 1:
         if devices not in (1, len(there)):
@@ -103,10 +116,10 @@ def clients_mesh(devices: int, row_devices: int = 1) -> Mesh | None:
                 f"devices={devices}, and {jax.process_count()} processes have {len(there)}, of "
                 f"which none can stay away; use devices={len(there)}, or leave it out."
             )
-        if row_devices > 1:
+        for name, (count, _, what, alone) in second.items():
             raise ValueError(
-                f"row_devices={row_devices}: {jax.process_count()} processes hold whole tables, "
-                f"which lie on the devices of one process alone; {rows.ALONE}."
+                f"{name}={count}: each of {jax.process_count()} processes holds {what}, whose "
+                f"parts lie on the devices of one process alone; {alone}."
             )
         devices = len(there)
     if devices > len(there):
@@ -115,15 +128,15 @@ def clients_mesh(devices: int, row_devices: int = 1) -> Mesh | None:
             f"{len(there)}, or on a CPU simulate.configure(devices={devices}) before anything else "
             "of jax."
         )
-    if devices % row_devices:
-        raise ValueError(
-            f"row_devices={row_devices} does not divide devices={devices}, by which clients are "
-            f"dealt and tables lie; use devices={-(-devices // row_devices) * row_devices}."
-        )
+    for name, (count, *_) in second.items():
+        if devices % count:
+            raise ValueError(
+                f"{name}={count} does not divide devices={devices}, by which clients are dealt; "
+                f"use devices={-(-devices // count) * count}."
+            )
     if devices == 1:
         return None
-    axes = {"clients": devices // row_devices}
-    if row_devices > 1:
-        axes[rows.AXIS] = row_devices
+    axes = {"clients": devices // (row_devices * base_devices)}
+    axes |= {axis: count for count, axis, *_ in second.values()}
     kinds = (jax.sharding.AxisType.Auto,) * len(axes)
     return jax.make_mesh((*axes.values(),), (*axes,), kinds, devices=there[:devices])

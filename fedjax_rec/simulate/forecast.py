@@ -107,9 +107,9 @@ def forecast(compiled: Compiled, state: State) -> Forecast:
     """
     stats = compiled.memory()
     shared = state.shared
-    base = trees.nbytes(trees.frozen(shared))
     others, devices = compiled.elsewhere, compiled.devices
-    whole = trees.nbytes(shared) - others[0]
+    base = trees.nbytes(trees.frozen(shared)) - others[2]
+    whole = trees.nbytes(shared) - others[0] - others[2]
     kept = trees.nbytes(replace(state, private=(), memory=(), shared=())) - others[1]
     kept += -(-trees.nbytes((state.private, state.memory)) // devices)
     data = max(0, stats.argument_size_in_bytes - whole - kept)

@@ -50,14 +50,14 @@ class Parts:
 class Compiled:
     """call(state, store) -> (state, (seen, bytes_up, bytes_down, means, values)), state given up.
     chunk: the clients that train at once on each device. memory(): XLA's account of one of the
-    devices. elsewhere: bytes of the model and of the server's state that a device does not have,
-    see `row_blocks`."""
+    devices. elsewhere: bytes of the model, of the server's state and of the base that a device does
+    not have, see `row_blocks`."""
 
     call: Callable[..., Any]
     chunk: Chunk
     memory: Callable[[], Any]
     devices: int
-    elsewhere: tuple[int, int] = (0, 0)
+    elsewhere: tuple[int, int, int] = (0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,8 @@ def program(made: Callable[..., Parts], mesh: Mesh | None = None) -> Program:
         made: is traced. Inputs may be numbers, such as learning rates, and the cases that a model
             is measured on; what changes shapes or the code that runs cannot be one of them.
         mesh: `clients_mesh`, over whose devices the clients of each round are dealt, and tables
-            lie in blocks of rows where it has a second axis, see `rounds.chunks`; None for one
-            device.
+            lie in blocks of rows, or a frozen base in pieces, where it has a second axis, see
+            `rounds.chunks`; None for one device.
 
     Returns:
         A `Program`, whose runs share what is compiled.

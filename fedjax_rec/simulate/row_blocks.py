@@ -13,14 +13,16 @@ from __future__ import annotations
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from .. import rows, trees
+from .. import pieces, rows, trees
 from ..rounds.chunks import shards
 from ..types import State
+from .base_pieces import base_elsewhere, base_places, refuse_whole
 
 
 def refuse_undivided(state: State, mesh: Mesh | None) -> None:
     """Raises ValueError where the devices of the mesh cannot hold the tables of a state together:
-    there are none, or their rows are not divided evenly."""
+    there are none, or their rows are not divided evenly; and so with a frozen base."""
+    refuse_whole(state, mesh)
     count = shards(mesh)
     if count == 1:
         return
@@ -42,6 +44,8 @@ def refuse_undivided(state: State, mesh: Mesh | None) -> None:
 def places(state: State, mesh: Mesh | None) -> list[NamedSharding | None]:
     """For each leaf of a state, or of its outline, where it has to lie; None for anywhere."""
     leaves = jax.tree.leaves(state)
+    if pieces.count(mesh) > 1:
+        return base_places(state, mesh)
     if shards(mesh) == 1 or mesh is None:
         return [None] * len(leaves)
     trained = rows.tables(trees.trainable(state.shared))
@@ -59,11 +63,13 @@ def laid(state: State, mesh: Mesh | None) -> State:
     return jax.tree.unflatten(structure, map(held, leaves, places(state, mesh)))
 
 
-def elsewhere(state: State, mesh: Mesh | None) -> tuple[int, int]:
-    """Bytes that a device does not have, since others hold them: of the model, and of what the
-    server keeps."""
+def elsewhere(state: State, mesh: Mesh | None) -> tuple[int, int, int]:
+    """Bytes that a device does not have, since others hold them: of the model, of what the server
+    keeps, and of the frozen base."""
     leaves, count = jax.tree.leaves(state), shards(mesh)
+    if pieces.count(mesh) > 1:
+        return 0, 0, base_elsewhere(state, mesh)
     there = [x for x, place in zip(leaves, places(state, mesh), strict=True) if place is not None]
     model = {id(x) for x in jax.tree.leaves(state.shared)}
     of = lambda mine: trees.nbytes([x for x in there if (id(x) in model) == mine])
-    return of(True) * (count - 1) // count, of(False) * (count - 1) // count
+    return of(True) * (count - 1) // count, of(False) * (count - 1) // count, 0

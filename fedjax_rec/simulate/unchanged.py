@@ -108,9 +108,9 @@ def call(block: Callable[[Any, Any], tuple[Any, Any]], state: PyTree, inputs: Py
 
 class Begun:
     """first(inputs), compiled for inputs of these shapes. What `first` closes over and returns as
-    it is comes out as the very array, which is lent: not to be given up. What it computes with is
-    an argument of what is compiled. lies(outline) -> for each leaf of the result where it has to
-    lie, None for anywhere."""
+    it is comes out as the very array, or laid out anew once, which is lent: not to be given up.
+    What it computes with is an argument of what is compiled. lies(outline) -> for each leaf of the
+    result where it has to lie, None for anywhere."""
 
     def __init__(
         self,
@@ -121,9 +121,11 @@ class Begun:
         one = traced(first, inputs)
         self._structure, self._consts = jax.tree.structure(one.outline), one.program.consts
         self._lent = one.lent()
+        places = lies(one.outline) if lies else [None] * len(self._lent)
+        laid = lambda x, place: x if x is None or place is None else jax.device_put(x, place)
+        self._lent = list(map(laid, self._lent, places))
         self._not_to_give = {id(x) for x in self._lent if x is not None}
         asked = self._asked = [i for i, x in enumerate(self._lent) if x is None]
-        places = lies(one.outline) if lies else [None] * len(self._lent)
         run = lambda consts, leaves: [one(leaves, consts)[i] for i in asked]
         self._run = jax.jit(run, out_shardings=[places[i] for i in asked])
 

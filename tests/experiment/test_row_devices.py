@@ -48,6 +48,11 @@ def test_what_cannot_be_writes_nothing(go, tmp_path, capsys):
         "the strategy has each device hold whole tables": [
             "--row_devices=2", "--strategy.class_path=fedjax_rec.strategies.ptf_fedrec",
         ],
+        "base_devices=0 is too small; use base_devices >= 1.": ["--base_devices=0"],
+        "base_devices=2: the model has no frozen array named kernel,": ["--base_devices=2"],
+        "devices hold tables together, or a frozen base, and not both;": [
+            "--base_devices=2", "--row_devices=2",
+        ],
         "a client reads a table whole": ["--row_devices=2", "--examples.init_args.negatives=90"],
     }  # fmt: skip
     for line, words in refused.items():

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-import jax.numpy as jnp
 import numpy as np
 
+from ... import factors, pieces
 from .decoder import KERNELS, NORMS, Block, Decoder
 from .families.architecture import Architecture
 from .layers import Linear
@@ -61,7 +61,12 @@ def assembled(
             f"{where}: {spare} is not the table of tokens, which config.json says it is; set "
             "tie_word_embeddings to false there."
         )
-    return put_together(made, {name: jnp.asarray(x) for name, x in full.items()})
+    return put_together(made, {ours: _on_device(ours, x) for ours, x in full.items()})
+
+
+def _on_device(name: str, x: np.ndarray):
+    """A kernel may lie in pieces; the table of tokens too."""
+    return pieces.loaded(factors.KERNEL if name in KERNELS or name == "head" else name, x)
 
 
 def put_together(made: Architecture, x) -> Decoder:

@@ -40,6 +40,7 @@ from .layers import (
     capped,
     scanned,
     stacked,
+    times_rows,
 )
 from .rope import Rope, turned
 
@@ -263,8 +264,7 @@ class Decoder(nnx.Module):
             made = self.head(y, EVERY if of is None else of).astype(jnp.float32)
         else:
             table = self.tokens[...] if of is None else self.tokens[...][of]
-            table = table.astype(y.dtype)
-            made = jnp.einsum("...d,vd->...v", y, table, preferred_element_type=jnp.float32)
+            made = times_rows(y, table)
         return capped(made / self.size.logits, self.size.cap)
 
 

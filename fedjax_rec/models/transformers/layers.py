@@ -23,7 +23,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from ... import pieces
 from ...check import positive
+from ..roles import Frozen
 
 MASKED = -1e9
 EVERY: Any = slice(None)
@@ -31,12 +33,64 @@ EVERY: Any = slice(None)
 
 def weight(kernel: nnx.Variable, dtype) -> jax.Array:
     """The numbers of a kernel in `dtype`, of a quantised one (`models.quantised`) made anew."""
-    value: Any = kernel.get_value()
+    return _numbers(kernel.get_value(), dtype)
+
+
+def _numbers(value: Any, dtype) -> jax.Array:
+    value = jax.tree.map(jnp.asarray, pieces.collected(value), is_leaf=_is_level)
     if hasattr(value, "qvalue"):
         import qwix
 
         value = qwix.dequantize(value)
     return value.astype(dtype)
+
+
+def times(x: jax.Array, kernel: nnx.Variable, of=EVERY) -> jax.Array:
+    """x W, of the outputs `of` alone; a W on several devices, or in a stack, is taken from
+    where it lies here, and again for the gradient of x."""
+    value: Any = kernel.get_value()
+    if not (pieces.lie_apart(value) or _lie_in_stacks(value)):
+        return x @ weight(kernel, x.dtype)[..., of]
+    if of is EVERY:
+        return _collecting(x, value)
+    some = value.outputs(of) if pieces.is_piece(value) else weight(kernel, x.dtype)[..., of]
+    return x @ some.astype(x.dtype)
+
+
+@jax.custom_vjp
+def _collecting(x: jax.Array, value: Any) -> jax.Array:
+    return x @ _numbers(value, x.dtype)
+
+
+def _back(value: Any, g: jax.Array):
+    return g @ _numbers(value, g.dtype).mT, None  # a base has no gradient
+
+
+_collecting.defvjp(lambda x, value: (_collecting(x, value), value), _back)
+
+
+def times_rows(x: jax.Array, table: Any) -> jax.Array:
+    """float32[..., V]: x T^T of a table T [V, D], in the type of x."""
+    if pieces.is_piece(table):
+        return _collecting_rows(x, table)
+    return jnp.einsum("...d,vd->...v", x, table.astype(x.dtype), preferred_element_type=jnp.float32)
+
+
+@jax.custom_vjp
+def _collecting_rows(x: jax.Array, table: Any) -> jax.Array:
+    return times_rows(x, table.whole())
+
+
+def _forth_rows(x: jax.Array, table: Any):
+    return _collecting_rows(x, table), (table, x[..., :0])
+
+
+def _back_rows(kept, g: jax.Array):
+    table, like = kept
+    return (g.astype(like.dtype) @ table.whole().astype(like.dtype)), None
+
+
+_collecting_rows.defvjp(_forth_rows, _back_rows)
 
 
 class Linear(nnx.Module):
@@ -48,7 +102,7 @@ class Linear(nnx.Module):
 
     def __call__(self, x, of=EVERY):
         """[..., out] of x [..., in], or the outputs `of` int[n] alone."""
-        y = x @ weight(self.kernel, x.dtype)[..., of]
+        y = times(x, self.kernel, of)
         return y if self.bias is None else y + self.bias[..., of].astype(x.dtype)
 
     def whole(self, of=EVERY):
@@ -152,26 +206,77 @@ def attention_after(q, own, read, scores: Callable[[jax.Array], jax.Array] | Non
     return (mixed + jnp.einsum("...kgts,...skd->...tkgd", of_new, v)).reshape(q.shape)
 
 
-def stacked(layer: nnx.Module, x, *args, each: Any = None, remat: bool = False):
+@jax.tree_util.register_pytree_node_class
+class Level:
+    """One layer's array of a stack [L, ...], which is cut out of it where it is used: a stack that
+    is shortened before it is scanned would be copied."""
+
+    def __init__(self, stack: jax.Array, number: jax.Array):
+        self.stack, self.number = stack, number
+
+    def tree_flatten(self):
+        return (self.stack, self.number), None
+
+    @classmethod
+    def tree_unflatten(cls, _, children):
+        return cls(*children)
+
+    shape = property(lambda self: self.stack.shape[1:])
+    ndim = property(lambda self: self.stack.ndim - 1)
+    dtype = property(lambda self: self.stack.dtype)
+
+    def __jax_array__(self) -> jax.Array:
+        return jax.lax.dynamic_index_in_dim(self.stack, self.number, keepdims=False)
+
+    def __getitem__(self, key) -> jax.Array:
+        return jnp.asarray(self)[key]
+
+    def astype(self, dtype) -> jax.Array:
+        return jnp.asarray(self).astype(dtype)
+
+
+def _is_level(x) -> bool:
+    return isinstance(x, Level)
+
+
+def _lie_in_stacks(value: Any) -> bool:
+    return any(_is_level(x) for x in jax.tree.leaves(value, is_leaf=_is_level))
+
+
+def stacked(
+    layer: nnx.Module, x, *args, each: Any = None, remat: bool = False, first: int | None = None
+):
     """x <- layer(x, *args) for the layers along the leading axis of the variables of `layer`.
 
     each: arrays with a leading axis, of which each layer gets its own behind `args`. remat: keep
-    only what goes into each layer, and compute the rest again for the gradient. Random numbers
-    (dropout) differ from layer to layer.
+    only what goes into each layer, and compute the rest again for the gradient. first: so many
+    layers, default all. Random numbers (dropout) differ from layer to layer.
     """
     own = lambda here: () if each is None else (here,)
-    return scanned(layer, lambda one, x, here: (one(x, *args, *own(here)), None), x, each, remat)[0]
+    call = lambda one, x, here: (one(x, *args, *own(here)), None)
+    return scanned(layer, call, x, each, remat, first)[0]
 
 
-def scanned(layer: nnx.Module, call, x, each: Any = None, remat: bool = False):
+def scanned(
+    layer: nnx.Module, call, x, each: Any = None, remat: bool = False, first: int | None = None
+):
     """(x, out [L, ...]) of (x, out) <- call(layer, x, its own of `each`); see `stacked`."""
-    structure, random, variables, rest = nnx.split(layer, nnx.RngState, nnx.Variable, ...)
+    structure, random, base, variables, rest = nnx.split(
+        layer, nnx.RngState, Frozen, nnx.Variable, ...
+    )
 
     def one(x, here):
-        number, variables, each = here
+        number, base_here, variables, each = here
         is_key = lambda r: jnp.issubdtype(r.dtype, jax.dtypes.prng_key)
         own = jax.tree.map(lambda r: jax.random.fold_in(r, number) if is_key(r) else r + 0, random)
-        return call(nnx.merge(structure, own, variables, rest), x, each)
+        if first is not None:
+            base_here = jax.tree.map(lambda stack: Level(stack, number), base)
+        return call(nnx.merge(structure, own, base_here, variables, rest), x, each)
 
-    numbers = jnp.arange(jax.tree.leaves(variables)[0].shape[0])
-    return jax.lax.scan(jax.checkpoint(one) if remat else one, x, (numbers, variables, each))
+    if first is None:
+        numbers = jnp.arange(jax.tree.leaves((base, variables))[0].shape[0])
+        each_has = numbers, base, variables, each
+    else:
+        few = jax.tree.map(lambda v: v[:first], (variables, each))
+        each_has = jnp.arange(first), None, *few
+    return jax.lax.scan(jax.checkpoint(one) if remat else one, x, each_has)

@@ -20,7 +20,7 @@ from flax import nnx
 from ...check import at_least, positive
 from ...factors import first_a, product
 from ..roles import Frozen
-from .layers import EVERY, Linear, weight
+from .layers import EVERY, Linear, times, weight
 
 
 class LoRA(nnx.Module):
@@ -52,7 +52,7 @@ class LoRA(nnx.Module):
         return y if self.bias is None else y + self.bias[..., of].astype(y.dtype)
 
     def __call__(self, x, of=EVERY):
-        return self.with_bias(x @ weight(self.kernel, x.dtype)[..., of] + self.beside(x, of), of)
+        return self.with_bias(times(x, self.kernel, of) + self.beside(x, of), of)
 
     def whole(self, of=EVERY):
         """float32[..., in, out]: W + s A B, of the outputs `of` alone."""
@@ -73,14 +73,13 @@ class DoRA(LoRA):
         self.lora_m = nnx.Param(jnp.sqrt(_columns(weight(self.kernel, jnp.float32))))
 
     def __call__(self, x, of=EVERY):
-        kernel = weight(self.kernel, x.dtype)[..., of]
         a, b, s = (v[...].astype(jnp.float32) for v in (self.lora_a, self.lora_b, self.lora_scale))
-        b, w = b[..., of], kernel.astype(jnp.float32)
+        b, w = b[..., of], weight(self.kernel, x.dtype)[..., of].astype(jnp.float32)
         mixed = ((a.mT @ w) * b).sum(-2) * 2 * s[..., None]
         square = _columns(w) + mixed + s[..., None] ** 2 * ((a.mT @ a @ b) * b).sum(-2)
         norm = jax.lax.stop_gradient(jnp.sqrt(jnp.maximum(square, 1e-12)))
-        times = (self.lora_m[..., of] / norm).astype(x.dtype)
-        return self.with_bias(times * (x @ kernel + self.beside(x, of)), of)
+        share = (self.lora_m[..., of] / norm).astype(x.dtype)
+        return self.with_bias(share * (times(x, self.kernel, of) + self.beside(x, of)), of)
 
     def whole(self, of=EVERY):
         """float32[..., in, out]: V m / |V|, of the outputs `of` alone."""

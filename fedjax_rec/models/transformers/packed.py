@@ -80,8 +80,8 @@ def ends(
     no more than that."""
     told, size = _told(decoder.size, x, packing, reading), decoder.size
     if size.layers > 1:
-        below = some(decoder.layers, slice(0, -1))
-        x = stacked(below, x, told, each=held(reading, slice(0, -1)), remat=decoder.remat)
+        below = size.layers - 1
+        x = stacked(decoder.layers, x, told, each=held(reading), remat=decoder.remat, first=below)
     block = some(decoder.layers, -1)
     angles, *masks = block.own(told)
     q, k, v = block.attended(x, angles, at)
