@@ -87,7 +87,7 @@ def attacked(aggregator: Aggregator, attack: Attack, malicious: Malicious) -> Ag
     if malicious.nobody:
         return aggregator
     if attack.learn is not None and aggregator.additive is True and aggregator.seal is None:
-        return _added(aggregator, attack, malicious)
+        return _added(aggregator, attack, attack.learn, malicious)
 
     def init(shared):
         states = {"rule": aggregator.init(shared), "attack": attack.init(shared)}
@@ -119,7 +119,9 @@ def attacked(aggregator: Aggregator, attack: Attack, malicious: Malicious) -> Ag
     return Aggregator(init, reduce, finish, additive=False)
 
 
-def _added(aggregator: Aggregator, attack: Attack, malicious: Malicious) -> Aggregator:
+def _added(
+    aggregator: Aggregator, attack: Attack, learn: Callable[..., PyTree], malicious: Malicious
+) -> Aggregator:
     """`attacked` of a rule that adds up, by one who reads no upload: chunk by chunk."""
     nothing = found_of(None, None, None)  # a sum gives no verdicts
 
@@ -132,7 +134,7 @@ def _added(aggregator: Aggregator, attack: Attack, malicious: Malicious) -> Aggr
         lies = malicious.lies(now.client) & there
 
         def forged():
-            known = attack.learn(state["attack"], now)
+            known = learn(state["attack"], now)
             sides = Sides(lies, there & ~lies, now.client)
             _, update = attack.forge(None, known, rows.deltas(uploads.update), sides, now)
             return aggregator.reduce(state["rule"], replace(uploads, update=update), now)
@@ -145,7 +147,7 @@ def _added(aggregator: Aggregator, attack: Attack, malicious: Malicious) -> Aggr
     def finish(key, state, summary, now):
         after, made, verdicts = aggregator.finish(key, state["rule"], summary["rule"], now)
         known = state["attack"]
-        known = trees.select(summary["lies"] > 0, attack.learn(known, now), known)
+        known = trees.select(summary["lies"] > 0, learn(known, now), known)
         return {"rule": after, "attack": known, "told": nothing}, made, verdicts
 
     return Aggregator(init, reduce, finish)
