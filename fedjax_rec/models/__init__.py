@@ -80,8 +80,8 @@ from .with_popular import with_popular
 __all__ = [
     "BertSizes", "Decoder", "DecoderSize", "DoRA", "Embedding", "Fit", "Frozen", "Histories",
     "ItemLoss", "LlamaSize", "LoRA", "Objective", "Private", "PrivateRows", "Rows", "SemanticIds",
-    "SoftTokens", "Trie", "after_titles", "attribute_neighbours", "attribute_popularity", "attribute_scores",
-    "attribute_weights", "attributed", "base_nbytes", "bce", "beam_search", "bert", "bert4rec",
+    "SoftTokens", "Trie", "after_titles", "attribute_neighbours", "attribute_popularity",
+    "attribute_scores", "attribute_weights", "attributed", "base_nbytes", "bce", "beam_search", "bert", "bert4rec",
     "biased_mf", "bpr", "collm", "contrastive", "dcn", "deepfm", "dlrm", "dora", "ease",
     "export_peft", "f2mf",
     "feature_dcn", "feature_deepfm", "feature_mf", "fedkd", "fedmf", "fedpergnn", "fedrap",

@@ -88,7 +88,7 @@ def collm(
         if counts:
             raise ValueError(f"collm(counts={counts}, layers=None): give layers, or leave counts.")
         first = prefix_of(fields)
-        prefix = fields["tokens"][0, :first] if first else None
+        prefix = fields["tokens"][0, :first].tolist() if first else None
         made = yes_no(decoder, told, targets, rank, alpha, prefix, soft)
     else:
         place = None if keep is None else Path(keep).expanduser()
