@@ -36,7 +36,6 @@ saved. All but 0 come with one line on standard error; `--debug` shows the trace
 from __future__ import annotations
 
 import importlib
-import shlex
 import signal
 import sys
 import threading
@@ -316,8 +315,6 @@ def _runs(words: Sequence[str]) -> int:
     if known.dry_run:
         for run in chosen:
             print(run.command())
-            if run.export:
-                print(shlex.join(["fedjax-rec", *run.written()]))
         return 0
     return run_series(plan, chosen)
 

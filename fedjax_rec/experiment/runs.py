@@ -67,7 +67,9 @@ class PlannedRun:
         return ["export", self.out, "--out", self.out]
 
     def command(self) -> str:
-        return shlex.join(["fedjax-rec", "run", *self.words()])
+        """As lines of a shell."""
+        lines = [["run", *self.words()], *([self.written()] if self.export else [])]
+        return "\n".join(shlex.join(["fedjax-rec", *words]) for words in lines)
 
 
 @dataclass(frozen=True)
