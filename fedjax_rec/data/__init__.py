@@ -28,6 +28,7 @@ from .random_split import random_leave_one_out
 from .sequences import sequences
 from .sources.asked import last_of_users, last_ratings
 from .sources.clicks import click_logits, clicks
+from .sources.liked_pairs import liked_pairs
 from .sources.prompts import as_chat, liked_and_disliked, prompt_template, yes_no_prompts
 from .sources.read import read
 from .sources.sources import load
@@ -53,7 +54,8 @@ __all__ = [
     "click_logits", "clicks", "cold_items", "cold_users", "counted", "covered", "describe",
     "describe_examples", "digests", "digests_of_examples", "dirichlet", "drawn_once", "equal_width",
     "examples", "features", "from_arrays", "global_time", "implicit", "k_core", "last_of_users",
-    "last_ratings", "latest_of_pairs", "leave_one_out", "liked_and_disliked", "load", "min_max",
+    "last_ratings", "latest_of_pairs", "leave_one_out", "liked_and_disliked", "liked_pairs", "load",
+    "min_max",
     "pack", "pack_examples", "packed_prompts", "pairwise", "part_of", "pointwise",
     "popularity_draws", "prompt_template", "quantile_bins", "query", "random_leave_one_out",
     "ratings", "ratio", "read", "sequences", "support", "synthetic", "temporal_ratio", "tied_ends",

@@ -12,6 +12,7 @@
       name: "{choose}"
       sweep: {choose: [fed_adam, fed_yogi]}    # one run for each combination of values
     - {config: configs/large/adapters.yaml, start_from: "runs/head-{seed}", set: {rounds: 60}}
+    - {config: configs/large/liked_mf.yaml, export: true}    # writes its weights.safetensors beside
 
 `{seed}`, `{name}` and the keys that are swept stand for their values, in every text. An axis that
 neither `name` nor `out` mentions is added to the name: `colr,rank=8`. A `*` in a configuration is
@@ -36,19 +37,21 @@ from ..check import nearest
 from .factories import ConfigError
 
 TOP = ("section", "page", "targets", "folders", "fetch", "seeds", "out", "set", "runs")
-RUN = ("config", "name", "set", "sweep", "seeds", "out", "start_from")
+RUN = ("config", "name", "set", "sweep", "seeds", "out", "start_from", "export")
 PLACE = r"\{([A-Za-z_][\w.]*)\}"  # of a value in a text
 
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run of one seed, as `fedjax-rec run` takes it; `overrides` are dotted keys and values."""
+    """One run of one seed, as `fedjax-rec run` takes it; `overrides` are dotted keys and values.
+    export: what it learned is written into its folder, for runs that read it."""
 
     config: str
     name: str
     seed: int
     out: str
     overrides: Mapping[str, Any]
+    export: bool = False
 
     def words(self) -> list[str]:
         """What stands after `fedjax-rec run`."""
@@ -59,8 +62,14 @@ class PlannedRun:
         given = {"seed": self.seed, "name": self.name, **self.overrides}
         return [f"--{key}={_text(value)}" for key, value in given.items()]
 
+    def written(self) -> list[str]:
+        """The words that write what it learned into its folder."""
+        return ["export", self.out, "--out", self.out]
+
     def command(self) -> str:
-        return shlex.join(["fedjax-rec", "run", *self.words()])
+        """As lines of a shell."""
+        lines = [["run", *self.words()], *([self.written()] if self.export else [])]
+        return "\n".join(shlex.join(["fedjax-rec", *words]) for words in lines)
 
 
 @dataclass(frozen=True)
@@ -162,6 +171,8 @@ def _swept(entry: Mapping[str, Any], raw: Mapping[str, Any], where: str) -> Iter
     for key, values in axes.items():
         if not isinstance(values, list) or not values:
             raise ConfigError(f"{where}: sweep of {key} is {values}; write a list of values.")
+    if not isinstance(export := entry.get("export", False), bool):
+        raise ConfigError(f"{where}: export={export} is no yes or no; write export: true.")
     for key in (fixed | axes).keys() & {"seed", "name", "out"}:
         raise ConfigError(
             f"{where}: {key} is no override here; use seeds, name and out of the run."
@@ -179,7 +190,8 @@ def _swept(entry: Mapping[str, Any], raw: Mapping[str, Any], where: str) -> Iter
             )
             known["name"] = full
             overrides = {k: filled(v, known, where) for k, v in (fixed | point).items()}
-            yield PlannedRun(config, full, seed, str(filled(out, known, where)), overrides)
+            place = str(filled(out, known, where))
+            yield PlannedRun(config, full, seed, place, overrides, export)
 
 
 def filled(value: Any, known: Mapping[str, Any], where: str) -> Any:

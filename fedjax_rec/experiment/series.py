@@ -49,6 +49,9 @@ def run_series(plan: Plan, chosen: Sequence[PlannedRun], start: Start | None = N
         print(f"[{place}/{len(chosen)}] {run.out}{': finished' if done else ''}", flush=True)
         if not done and (status := start(["run", *run.words(), "--quiet"])):
             return status
+        written = done and (Path(run.out) / "weights.safetensors").is_file()
+        if run.export and not written and (status := start(run.written())):
+            return status
     return _section(plan, start)
 
 

@@ -23,6 +23,7 @@ from .click.embeddings import Embedding, hashed, quotient_remainder, rows_each
 from .click.feature_clicks import feature_dcn, feature_deepfm
 from .click.logistic import logistic
 from .contrastive import contrastive
+from .factorization.biased_mf import biased_mf
 from .factorization.feature_mf import feature_mf
 from .factorization.fedkd import fedkd, mutual
 from .factorization.fedpergnn import fedpergnn
@@ -53,9 +54,11 @@ from .started import started
 from .summed import summed
 from .supervised_contrastive import supervised_contrastive
 from .text.answers import tallrec, yes_no, yes_no_above
+from .text.collm import collm
 from .text.next_title import after_titles, next_title
 from .text.residual_kmeans import residual_kmeans
 from .text.semantic_ids import SemanticIds, semantic_ids, told_apart
+from .text.soft_tokens import SoftTokens
 from .text.text_encoder import text_encoder
 from .text.text_rows import sasrec_from_texts, text_rows
 from .text.text_tower import text_and_rows, text_tower
@@ -77,20 +80,19 @@ from .with_popular import with_popular
 __all__ = [
     "BertSizes", "Decoder", "DecoderSize", "DoRA", "Embedding", "Fit", "Frozen", "Histories",
     "ItemLoss", "LlamaSize", "LoRA", "Objective", "Private", "PrivateRows", "Rows", "SemanticIds",
-    "Trie", "after_titles", "attribute_neighbours", "attribute_popularity", "attribute_scores",
-    "attribute_weights", "attributed", "base_nbytes", "bce", "beam_search", "bert", "bert4rec",
-    "bpr", "contrastive", "dcn", "deepfm", "dlrm", "dora", "ease", "export_peft", "f2mf",
-    "feature_dcn", "feature_deepfm", "feature_mf", "fedkd", "fedmf", "fedpergnn", "fedrap",
-    "freeze", "from_nnx", "frozen_at", "full_softmax", "gbce", "generate", "gmf", "gpfedrec",
-    "gpfedrec_rows", "grouped", "gru4rec", "guided", "hashed", "hetefedrec", "hstu", "hybrid",
-    "hybrid_sasrec", "ials", "ifedrec", "import_peft", "in_dtype", "item_knn", "item_scores",
-    "item_weights", "layers", "lightfr", "lightgcn", "llama", "load_decoder",
-    "load_encoder", "load_llama",
-    "logistic", "lora", "masked_mean", "merged", "mlp", "mutual", "neumf", "next_title", "pfedrec",
-    "popularity", "private_at", "prunable", "quantised", "quotient_remainder", "random_bert",
-    "residual_kmeans", "rows_each", "sampled_bce", "sampled_softmax", "sasrec", "sasrec_from_texts",
-    "semantic_ids", "sentences", "squared_error", "started", "summed", "supervised_contrastive",
-    "tallrec", "text_and_rows", "text_encoder", "text_rows", "text_sasrec", "text_tower", "tiger",
-    "told_apart", "trie", "two_tower", "unisrec", "weighted", "with_core", "with_popular", "yes_no",
-    "yes_no_above",
+    "SoftTokens", "Trie", "after_titles", "attribute_neighbours", "attribute_popularity",
+    "attribute_scores", "attribute_weights", "attributed", "base_nbytes", "bce", "beam_search",
+    "bert", "bert4rec", "biased_mf", "bpr", "collm", "contrastive", "dcn", "deepfm", "dlrm", "dora",
+    "ease", "export_peft", "f2mf", "feature_dcn", "feature_deepfm", "feature_mf", "fedkd", "fedmf",
+    "fedpergnn", "fedrap", "freeze", "from_nnx", "frozen_at", "full_softmax", "gbce", "generate",
+    "gmf", "gpfedrec", "gpfedrec_rows", "grouped", "gru4rec", "guided", "hashed", "hetefedrec",
+    "hstu", "hybrid", "hybrid_sasrec", "ials", "ifedrec", "import_peft", "in_dtype", "item_knn",
+    "item_scores", "item_weights", "layers", "lightfr", "lightgcn", "llama", "load_decoder",
+    "load_encoder", "load_llama", "logistic", "lora", "masked_mean", "merged", "mlp", "mutual",
+    "neumf", "next_title", "pfedrec", "popularity", "private_at", "prunable", "quantised",
+    "quotient_remainder", "random_bert", "residual_kmeans", "rows_each", "sampled_bce",
+    "sampled_softmax", "sasrec", "sasrec_from_texts", "semantic_ids", "sentences", "squared_error",
+    "started", "summed", "supervised_contrastive", "tallrec", "text_and_rows", "text_encoder",
+    "text_rows", "text_sasrec", "text_tower", "tiger", "told_apart", "trie", "two_tower", "unisrec",
+    "weighted", "with_core", "with_popular", "yes_no", "yes_no_above",
 ]  # fmt: skip

@@ -222,3 +222,38 @@ def test_words_by_a_template():
     assert prompt_template()([], "Fargo") == "Fargo:"
     with pytest.raises(ValueError, match=r"prompt_template\(ask='What\?'\) has no \{title\}"):
         prompt_template(ask="What?")
+
+
+def test_places_of_vectors_are_among_the_tokens(ratings, folder, prompts):
+    """Tokens are those without places; a place counts the tokens before it, and the other vector
+    where that is before."""
+    asking, ask = last_of_users(users=10), "{title} ?"
+    plain = prompts(asking=asking, words=prompt_template("{title} {answer}", ask))
+    assert "soft" not in plain.fields and plain.num_rows == ratings.num_items
+    for more, places in (
+        ("{user}{item}{title} ?", (-2, -1)),
+        ("{item}{user}{title} ?", (-1, -2)),
+        ("{user} {title} {item} ?", (-2, 0)),
+    ):
+        made = prompts(asking=asking, words=prompt_template("{title} {answer}", more))
+        for name in ("tokens", "length", "item", "user"):
+            np.testing.assert_array_equal(made.fields[name], plain.fields[name])
+        # The last two tokens of a prompt are the title and the question mark.
+        want = plain.fields["length"][:, None] + np.array(places)
+        np.testing.assert_array_equal(made.fields["soft"], want)
+    asked, items = asking(ratings), plain.fields["item"]
+    for part, rows in ((VALIDATION, asked.validation), (TEST, asked.test)):
+        np.testing.assert_array_equal(items[plain.part == part], ratings.items[rows])
+
+
+def test_places_of_vectors_that_cannot_be_are_refused(prompts):
+    with pytest.raises(ValueError, match=r"has \{user\} and no \{item\}; give a place to both"):
+        prompt_template(ask="{user}{title}:")
+    with pytest.raises(ValueError, match=r"has \{item\} and no \{user\}"):
+        prompt_template(ask="{item}{title}:")
+    with pytest.raises(
+        ValueError, match=r"places the user's vector 2 times and the item's 1 times"
+    ):
+        prompts(words=prompt_template(ask="{user}{user}{item}{title}:"))
+    with pytest.raises(ValueError, match=r"has a vector at the end of a prompt, where the answer"):
+        prompts(words=prompt_template(ask="{title}{user}{item}"))

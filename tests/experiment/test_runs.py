@@ -337,6 +337,27 @@ def test_a_series_runs_what_is_not_finished_and_writes_its_section(place, capsys
         series.is_finished(other.runs[0])
 
 
+@pytest.mark.usefixtures("compiled_fast")
+def test_what_a_run_learned_is_written_once(place, capsys):
+    path = written(place, runs=[{"config": "tiny.yaml", "export": True}])
+    plan, given = read_runs(path), []
+
+    def start(words):
+        given.append(words[0])
+        return main(words)
+
+    assert series.run_series(plan, plan.runs, start) == 0 and given == ["run", "export"]
+    file = place / "runs/tiny-0/weights.safetensors"
+    assert file.is_file() and series.run_series(plan, plan.runs, start) == 0 and len(given) == 2
+    file.unlink()
+    assert series.run_series(plan, plan.runs, lambda words: 5) == 5
+    capsys.readouterr()
+    assert main(["runs", str(path), "--dry-run"]) == 0
+    assert "\nfedjax-rec export runs/tiny-0 --out runs/tiny-0\n" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match=r"export=weights is no yes or no; write export: true"):
+        read_runs(written(place, runs=[{"config": "tiny.yaml", "export": "weights"}]))
+
+
 def test_the_first_failure_ends_a_series(place):
     plan = read_runs(written(place, fetch=["tiny"], seeds=[0, 1, 2], runs=["tiny.yaml"]))
     given = []

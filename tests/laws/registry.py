@@ -306,6 +306,7 @@ MODELS = {
         lambda n, m: models.fedmf(n, m, width=8, objective=models.weighted(models.bce())),
         "whole_catalogue()",
     ),
+    "biased_mf()": (lambda n, m: models.biased_mf(n, m, width=8, scale=0.3), "pointwise(4)"),
     "feature_mf()": (
         lambda n, m: models.feature_mf(n, m, width=8, scale=0.3, **featured(n, m)),
         "pointwise(4)",
@@ -488,6 +489,17 @@ MODELS = {
     "tallrec()": (
         lambda n, m: models.tallrec(
             tiny_llama.prompts(n), tiny_llama.folder(), 1, rank=4, answers=(" 498", " 499")
+        ),
+        "pointwise(4, as prompts)",
+    ),
+    "collm()": (
+        lambda n, m: models.collm(
+            tiny_llama.prompts(n),
+            tiny_llama.vectors(n),
+            tiny_llama.folder(),
+            1,
+            6,
+            answers=(" 498", " 499"),
         ),
         "pointwise(4, as prompts)",
     ),

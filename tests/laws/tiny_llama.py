@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from fedjax_rec.models import Decoder, LlamaSize, llama
 from fedjax_rec.models.transformers.families.architecture import BEFORE, ENDS, KERNEL_NAMES
 
-VOCABULARY = 500
+VOCABULARY, USERS = 500, 3
 
 
 def decoder(vocabulary: int) -> Decoder:
@@ -64,9 +64,22 @@ def folder() -> str:
 
 
 def prompts(items: int) -> dict[str, np.ndarray]:
-    """Each item is a prompt: itself, and one token behind."""
+    """Each item is a prompt: itself, two vectors where they are wanted, and one token behind."""
     tokens = np.stack([np.arange(items), np.full(items, items)], 1).astype(np.int32)
-    return {"tokens": tokens, "length": np.full(items, 2, np.int32), "prompt": np.arange(items)}
+    places = {"soft": np.tile(np.int32([1, 2]), (items, 1)), "item": np.arange(items)}
+    places["user"] = places["item"] % USERS
+    length = np.full(items, 2, np.int32)
+    return {"tokens": tokens, "length": length, "prompt": np.arange(items), **places}
+
+
+@functools.cache
+def vectors(items: int) -> str:
+    """A folder as `fedjax-rec export` writes one, with vectors of users and items."""
+    place, rng = Path(tempfile.mkdtemp()), np.random.default_rng(0)
+    of = lambda *shape: np.float32(rng.normal(size=shape))
+    found = {"private/user": of(USERS, 1, 4), "shared/item": of(items, 4)}
+    save_file(found, place / "weights.safetensors")
+    return str(place)
 
 
 def as_prompts(kind):

@@ -82,8 +82,12 @@ def test_prompts_of_a_conversation_are_opened_once(folder):
     made, words = weights.tokenizer(folder), data.as_chat()
     assert words([("Heat", True)], "Fargo") == [{"role": "user", "content": "Heat: Yes\nFargo:"}]
     spaced = data.as_chat(data.prompt_template("{title} : {answer}", "{title} :"))
-    assert tokens_of(folder, made, [spaced([("Heat", True)], "Fargo")]) == [[1, 3, 5, 7, 8, 6, 7]]
-    assert tokens_of(folder, made, ["Fargo :"]) == [[1, 6, 7]]
+    told = tokens_of(folder, made, [spaced([("Heat", True)], "Fargo")])
+    assert told == [([1, 3, 5, 7, 8, 6, 7], None)]
+    placed = data.as_chat(data.prompt_template("{title} : {answer}", "{user} {title} {item} :"))
+    told = tokens_of(folder, made, [placed([("Heat", True)], "Fargo")])
+    assert told == [([1, 3, 5, 7, 8, 6, 7], (5, 7))]
+    assert tokens_of(folder, made, ["Fargo :"]) == [([1, 6, 7], None)]
 
 
 def test_what_cannot_be_is_said(folder):

@@ -32,6 +32,8 @@ from .text import titles
 
 BRACKETS = re.compile(r"\s*\([^)]*\)")
 ARTICLE = re.compile(r"^(.*), (The|A|An|La|Le|Les|Il|El|Das|Der|Die)$")
+# Where the vectors of the user and of the item stand in a text: characters that no title has.
+USER, ITEM = "\ue000", "\ue001"
 # The titles before, oldest first, each with whether it was liked, and the target -> prompt: its
 # text, or the messages of a conversation.
 Words = Callable[[list[tuple[str, bool]], str], "str | weights.Messages"]
@@ -49,7 +51,9 @@ def prompt_template(
 
     Args:
         item: of one before, with `{title}` and `{answer}`.
-        ask: of the target, with `{title}`; it ends where the answer would begin.
+        ask: of the target, with `{title}`; it ends where the answer would begin. `{user}` and
+            `{item}` are where the vectors of the user and of the target stand, one token each, for
+            models that are given them (`models.collm`); what is before them is the same without.
         between: two of them.
         opening: before all; ends as it is to end.
         answers: of an item that was liked and of one that was not.
@@ -58,7 +62,8 @@ def prompt_template(
         words(past, target) -> the text of a prompt; past is (title, liked) of each, oldest first.
 
     Raises:
-        ValueError: for an `item` or `ask` without its places.
+        ValueError: for an `item` or `ask` without its places, and for one of `{user}` and `{item}`
+            without the other.
 
     Example:
         >>> data.prompt_template()([("Heat", True), ("Casper", False)], "Fargo")
@@ -70,10 +75,17 @@ def prompt_template(
                 raise ValueError(
                     f"prompt_template({name}={text!r}) has no {{{place}}}; say where it is."
                 )
+    if ("{user}" in ask) != ("{item}" in ask):
+        there, lacks = ("user", "item") if "{user}" in ask else ("item", "user")
+        raise ValueError(
+            f"prompt_template(ask={ask!r}) has {{{there}}} and no {{{lacks}}}; give a place to "
+            "both vectors, or to none."
+        )
 
     def words(past: list[tuple[str, bool]], target: str) -> str:
         said = [item.format(title=title, answer=answers[not liked]) for title, liked in past]
-        return opening + between.join([*said, ask.format(title=target)])
+        asked = ask.format(title=target, user=USER, item=ITEM)
+        return opening + between.join([*said, asked])
 
     return words
 
@@ -171,13 +183,15 @@ def yes_no_prompts(
 
     Returns:
         `Examples` with the fields `tokens` int32[n, T], padded behind with 0, `length` int32[n],
-        their tokens, `prompt` int32[n], 0 to n - 1, `user` int32[n], `dense` float32[n, 3], what
-        counting says of each (`asked.FEATURES`: the share of liked items among those that the
-        prompt may name, the mean of the item, the mean of the user), and `labels`.
+        their tokens, `prompt` int32[n], 0 to n - 1, `user` and `item` int32[n], who is asked about
+        what, `dense` float32[n, 3], what counting says of each (`asked.FEATURES`: the share of
+        liked items among those that the prompt may name, the mean of the item, the mean of the
+        user), and `labels`. Where `words` give vectors a place, there is `soft` int32[n, 2] as
+        well: where the user's and the item's stand, among the tokens of the prompt and these two.
 
     Raises:
-        ValueError: for data without ratings or titles, and for a client with fewer than `shots`
-            interactions to learn from.
+        ValueError: for data without ratings or titles, for a client with fewer than `shots`
+            interactions to learn from, and for words that place a vector twice, or at the end.
 
     Example:
         >>> found = data.yes_no_prompts(films, decoder_folder, shots=2, clients=2, length=64)
@@ -206,7 +220,7 @@ def yes_no_prompts(
         past = [(said[found.items[i]], bool(ratings[i] > above)) for i in before]
         return worded(past, said[found.items[row]])
 
-    tokens, sizes = encoded(tokenizer, text, rows, history, length)
+    tokens, sizes, soft = encoded(tokenizer, text, rows, history, length)
     likes = (ratings > above).astype(np.float32)
     return Examples(
         name=f"{found.name} prompts",
@@ -215,11 +229,14 @@ def yes_no_prompts(
             "length": sizes,
             "prompt": np.arange(len(rows), dtype=np.int32),
             "user": found.users[rows].astype(np.int32),
+            "item": found.items[rows].astype(np.int32),
             "dense": counted(found, likes, asked, rows, history),
             "labels": likes[rows],
+            **({} if soft is None else {"soft": soft}),
         },
         client=of_user[found.users[rows]],
         part=np.concatenate([np.full(len(x), part, np.int8) for part, x in parts.items()]),
+        num_rows=found.num_items,
         num_clients=clients,
     )
 
@@ -230,18 +247,20 @@ def encoded(
     rows: np.ndarray,
     history: int,
     most: int,
-) -> tuple[np.ndarray, np.ndarray]:
-    """(tokens int32[n, T], their number int32[n]) of text(row, items named), naming at most
-    `history` items and so few that at most `most` tokens are used."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """(tokens int32[n, T], their number int32[n], places of vectors int32[n, 2] or None) of
+    text(row, items named), naming at most `history` items and so few that at most `most` tokens are
+    used."""
     folder = weights.find(tokenizer)
     made = weights.tokenizer(folder)
     named = np.full(len(rows), history)
     ids: list[list[int]] = [[]] * len(rows)
+    soft: list[tuple[int, int] | None] = [None] * len(rows)
     left = np.arange(len(rows))
     while len(left):
         texts = [text(int(rows[i]), int(named[i])) for i in left]
-        for i, one in zip(left, tokens_of(folder, made, texts), strict=True):
-            ids[i] = one
+        for i, (one, places) in zip(left, tokens_of(folder, made, texts), strict=True):
+            ids[i], soft[i] = one, places
         left = left[[len(ids[i]) > most for i in left]]
         if len(left) and not named[left].all():
             longest = max(len(ids[i]) for i in left)
@@ -254,13 +273,46 @@ def encoded(
     tokens = np.zeros((len(rows), sizes.max()), np.int32)
     for row, x in zip(tokens, ids, strict=True):
         row[: len(x)] = x
-    return tokens, sizes
+    placed = [one for one in soft if one is not None]
+    return tokens, sizes, np.array(placed, np.int32) if len(placed) == len(rows) else None
 
 
-def tokens_of(folder: Path, made, texts: list[str | weights.Messages]) -> list[list[int]]:
-    """The tokens of prompts: of texts with what the tokenizer puts before one, of conversations
-    with what their template does."""
-    if plain := [text for text in texts if isinstance(text, str)]:
-        return weights.begun(made, plain)
-    chat = weights.chat_template(folder)
-    return weights.within(made, [chat(text) for text in texts if not isinstance(text, str)])
+def tokens_of(
+    folder: Path, made, texts: list[str | weights.Messages]
+) -> list[tuple[list[int], tuple[int, int] | None]]:
+    """(tokens, places of the user's and the item's vector, None without) of prompts: of texts with
+    what the tokenizer puts before one, of conversations with what their template does."""
+    plain = [text for text in texts if isinstance(text, str)]
+    opened = bool(plain)
+    if not plain:
+        chat = weights.chat_template(folder)
+        plain = [chat(text) for text in texts if not isinstance(text, str)]
+    # What stands before, between and behind the vectors is cut into tokens by itself.
+    parts = [re.split(f"([{USER}{ITEM}])", text) for text in plain]
+    first = (weights.begun if opened else weights.within)(made, [part[0] for part in parts])
+    behind = iter(weights.within(made, [text for part in parts for text in part[2::2]]))
+    out = []
+    for part, ids in zip(parts, first, strict=True):
+        at: dict[str, list[int]] = {USER: [], ITEM: []}
+        for number, mark in enumerate(part[1::2]):
+            at[mark].append(len(ids) + number)
+            ids = ids + next(behind)
+        out.append((ids, _places(at, part[-1]) if len(part) > 1 else None))
+    return out
+
+
+def _places(at: dict[str, list[int]], last: str) -> tuple[int, int]:
+    """(of the user's vector, of the item's). Raises ValueError unless each has one place, and text
+    behind it, which is where the answer is read."""
+    counts = len(at[USER]), len(at[ITEM])
+    if counts != (1, 1):
+        raise ValueError(
+            f"yes_no_prompts(words=...) places the user's vector {counts[0]} times and the item's "
+            f"{counts[1]} times in a prompt; name {{user}} and {{item}} once each."
+        )
+    if not last:
+        raise ValueError(
+            "yes_no_prompts(words=...) has a vector at the end of a prompt, where the answer is "
+            "read; put text behind it, as ask='{user}{item}{title}:' does."
+        )
+    return at[USER][0], at[ITEM][0]

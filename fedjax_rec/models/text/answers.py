@@ -36,6 +36,9 @@ from ..transformers.peft_read import import_peft
 from ..transformers.pretrained import load_decoder
 from .prompt_states import Dtype, beginning, divided
 from .prompt_states import states as prompt_states
+from .soft_tokens import Projection, SoftTokens, refuse_other, typical
+
+SOME = 256  # prompts that tell how large a typical state is
 
 
 class YesNo(nnx.Module):
@@ -47,19 +50,23 @@ class YesNo(nnx.Module):
     none. prefix: what all prompts begin with, tokens int[P], or float[P, D] where there are states;
     None for nothing.
 
+    soft: what stands in each prompt besides text, by `batch["soft"]`, see `soft_tokens`; None for
+    nothing.
+
     A batch with `texts` is packed (`data.packed_prompts`): fields of prompts are [B, K, ...], those
     of tokens [B, S], without the prefix.
     """
 
     def __init__(
         self, decoder: Decoder, answers, states=None, objective: Objective | None = None, counts=0,
-        prefix=None,
+        prefix=None, soft: Projection | None = None,
     ):  # fmt: skip
         self.decoder, self.answers = decoder, tuple(answers)
         self.states = None if states is None else Frozen(states)
         self.objective = objective or bce()
         self.line = Linear(jnp.zeros((counts, 1)), jnp.zeros(1)) if counts else None
         self.prefix = None if prefix is None else Frozen(jnp.asarray(prefix))
+        self.soft = soft
 
     def loss(self, batch, key):
         z = self.predict(batch)
@@ -85,6 +92,8 @@ class YesNo(nnx.Module):
             begun = self.prefix[...]
             begun = decoder.embed(begun) if self.states is None else begun.astype(x.dtype)
             reading = read(decoder, begun)[1]
+        if self.soft is not None:
+            x, packing = self.soft.beside(batch, x, packing, first)
         x = ends(decoder, x, at if packed else at - first, packing, reading)
         yes, no = jnp.moveaxis(decoder.logits(x, jnp.array(self.answers)), -1, 0)
         z = yes - no if packed else (yes - no)[:, 0]
@@ -111,6 +120,7 @@ def yes_no(
     rank: int = 8,
     alpha: float = 16.0,
     prefix: Sequence[int] | None = None,
+    soft: SoftTokens | None = None,
 ) -> Model:
     """`decoder` frozen, with LoRA at `targets` of all its layers, on prompts of tokens.
 
@@ -123,9 +133,12 @@ def yes_no(
         alpha: as in `lora`.
         prefix: tokens that all prompts begin with, and more follow in each: a client reads them
             once a step, with its adapters, and its prompts go on from there. None for none.
+        soft: vectors that are mapped to tokens and go into the first layer among those of the text,
+            where the field `soft` of a prompt says (`data.prompt_template`). None for none.
 
     Raises:
-        ValueError: for an empty prefix, for tokens that the decoder does not know, and as `lora`.
+        ValueError: for an empty prefix, for tokens that the decoder does not know, as `lora`, and
+            when it learns, for prompts without a place for the vectors that there are.
 
     Example:
         >>> model = models.yes_no(decoder, answers=(1, 2), rank=2)
@@ -135,10 +148,12 @@ def yes_no(
         at_least("yes_no", "len(prefix)", len(prefix), 1)
         check_tokens("yes_no", "prefix", [prefix], decoder)
     tokens = None if prefix is None else jnp.asarray(prefix, jnp.int32)
+    scale = 1.0 if soft is None else typical(decoder.tokens[...]) * decoder.size.embedding
 
     def build(rngs):
         made = adapted(decoder, rngs, targets, rank, alpha)
-        return YesNo(made, answers, prefix=tokens)
+        mapped = None if soft is None else Projection(soft, made.size.width, scale, rngs)
+        return YesNo(made, answers, prefix=tokens, soft=mapped)
 
     return from_nnx(build)
 
@@ -154,6 +169,7 @@ def yes_no_above(
     keep: Path | None = None,
     counts: int = 0,
     states: Dtype = "float16",
+    soft: SoftTokens | None = None,
 ) -> Model:
     """`yes_no` with LoRA in the last `layers` alone, for the prompts of `fields`.
 
@@ -171,11 +187,14 @@ def yes_no_above(
             added to the logit and learned beside the adapters; 0 for none.
         states: of what goes into the adapted layers, n (T - P) D numbers. "float32" gives what the
             whole decoder gives; "float16" takes half, for 1e-3 of the states.
+        soft: as in `yes_no`, but into the first of the last `layers`: those below read the text
+            alone, so that its states are those of any vectors.
 
     Raises:
-        ValueError: for counts < 0, for prompts that do not begin alike where they are said to, for
-            tokens that the decoder does not know, unless some layers
-            are adapted and some are not, and as `lora`.
+        ValueError: for counts < 0, for prompts without a place for the vectors that there are, or
+            about whom there is none, for prompts that do not begin alike where they are said to,
+            for tokens that the decoder does not know, unless some layers are adapted and some are
+            not, and as `lora`.
 
     Example:
         >>> model = models.yes_no_above(decoder, (1, 2), prompts, layers=1, rank=2)
@@ -184,6 +203,8 @@ def yes_no_above(
     for name, texts in (("answers", [answers]), ("fields", fields["tokens"])):
         check_tokens("yes_no_above", name, texts, decoder)
     one_of("yes_no_above", "states", states, get_args(Dtype))
+    if soft is not None:
+        refuse_other("yes_no_above", soft, fields)
     first = prefix_of(fields)
     below, above = divided(decoder, layers)
     texts, length = fields["tokens"], fields["length"]
@@ -193,10 +214,12 @@ def yes_no_above(
     tokens = decoder.tokens[...]
     two = tokens[two] if decoder.head is None else decoder.head.whole(two).T.astype(tokens.dtype)
     small = Decoder(above.size, two, above.layers, above.norm)
+    scale = 1.0 if soft is None else typical(made[:SOME])
 
     def build(rngs):
         inside = adapted(small, rngs, targets, rank, alpha)
-        return YesNo(inside, (0, 1), made, counts=counts, prefix=prefix)
+        mapped = None if soft is None else Projection(soft, small.size.width, scale, rngs)
+        return YesNo(inside, (0, 1), made, counts=counts, prefix=prefix, soft=mapped)
 
     return from_nnx(build)
 
@@ -228,6 +251,7 @@ def tallrec(
     counts: int = 0,
     adapter: str | None = None,
     states: Dtype = "float16",
+    soft: SoftTokens | None = None,
 ) -> Model:
     """`yes_no_above` of known weights or a local folder, for the `fields` of the run's examples.
 
@@ -247,6 +271,17 @@ def tallrec(
     Example:
         >>> model = models.tallrec(prompts, decoder_folder, layers=1, rank=2, answers=("7", "8"))
     """
+    decoder, told = asked(source, answers, dtype, adapter)
+    place = None if keep is None else Path(keep).expanduser()
+    return yes_no_above(
+        decoder, told, fields, layers, targets, rank, alpha, place, counts, states, soft
+    )
+
+
+def asked(
+    source: str, answers: tuple[str, str], dtype: str, adapter: str | None
+) -> tuple[Decoder, tuple[int, int]]:
+    """(the decoder of known weights, the tokens of its answers), as in `tallrec`."""
     made = weights.tokenizer(weights.find(source))
     ids = [made.encode(answer, add_special_tokens=False).ids for answer in answers]
     for answer, some in zip(answers, ids, strict=True):
@@ -254,10 +289,7 @@ def tallrec(
             raise ValueError(f"tallrec(answers={answer!r}) has {len(some)} tokens; use one of one.")
     decoder, (yes, no) = begun(source, dtype, adapter), (one[0] for one in ids)
     weights.fitting(made, decoder.size.vocabulary, source)
-    place = None if keep is None else Path(keep).expanduser()
-    return yes_no_above(
-        decoder, (yes, no), fields, layers, targets, rank, alpha, place, counts, states
-    )
+    return decoder, (yes, no)
 
 
 def begun(source: str, dtype: str, adapter: str | None) -> Decoder:
