@@ -11,6 +11,7 @@ from .light_secagg import light_secagg
 from .local_gaussian import gaussian_delta, gaussian_sigma, local_gaussian
 from .local_laplace import local_laplace, whole_upload
 from .one_bit_mean import one_bit_mean
+from .priv_unit import priv_unit
 from .private_set_union import private_set_union
 from .protocol import Protocol, Sizes
 from .randomized_response import randomized_response, share_of_clients
@@ -27,11 +28,12 @@ from .toeplitz import banded, toeplitz
 from .tree import tree
 
 __all__ = [
-    "Clip", "Correlation", "Factorization", "Protocol", "Sampling", "Shares", "Sizes", "adaptive",
-    "banded", "blt", "discrete_gaussian", "epsilon_of", "epsilon_of_shares", "fixed_point_step",
-    "fixed_size", "gaussian_delta", "gaussian_mean", "gaussian_sigma", "in_order", "light_secagg",
-    "local_gaussian", "local_laplace", "noise_for", "one_bit_mean", "per_leaf", "per_row",
-    "poisson_sampled", "private_set_union", "randomized_response", "secagg", "secagg_plus",
-    "secure_aggregation", "seeded_rotation", "seeded_rows", "separated", "share_of_clients",
-    "shuffled", "skellam", "toeplitz", "tree", "whole", "whole_upload",
+    "Clip", "Correlation", "Factorization", "Protocol", "Sampling", "Shares", "Sizes",
+    "adaptive", "banded", "blt", "discrete_gaussian", "epsilon_of", "epsilon_of_shares",
+    "fixed_point_step", "fixed_size", "gaussian_delta", "gaussian_mean", "gaussian_sigma",
+    "in_order", "light_secagg", "local_gaussian", "local_laplace", "noise_for", "one_bit_mean",
+    "per_leaf", "per_row", "poisson_sampled", "priv_unit", "private_set_union",
+    "randomized_response", "secagg", "secagg_plus", "secure_aggregation", "seeded_rotation",
+    "seeded_rows", "separated", "share_of_clients", "shuffled", "skellam", "toeplitz", "tree",
+    "whole", "whole_upload",
 ]  # fmt: skip

@@ -21,6 +21,21 @@ def every_number(
     Raises ValueError, when a round is traced, where clients send something beside updates.
     """
 
+    def each(key, update):
+        leaves, structure = jax.tree.flatten(clip(update))
+        drawn = [
+            told(jax.random.fold_in(key, i), jnp.asarray(x, jnp.float32))
+            for i, x in enumerate(leaves)
+        ]
+        return structure.unflatten(drawn)
+
+    return at_once(each)
+
+
+def at_once(told: Callable[[jax.Array, PyTree], PyTree]) -> Stage:
+    """The stage that sends told(key, update), the update with arrays in place of tables. Raises as
+    `every_number`."""
+
     def send(key, memory, upload: Upload, now):
         more = [*sorted(upload.aux), *sorted(upload.known)]
         if more:
@@ -29,12 +44,7 @@ def every_number(
                 "strategy whose clients send updates alone, such as fedavg."
             )
         update = rows.all_rows(upload.update)
-        leaves, structure = jax.tree.flatten(clip(rows.dense(update)))
-        drawn = [
-            told(jax.random.fold_in(key, i), jnp.asarray(x, jnp.float32))
-            for i, x in enumerate(leaves)
-        ]
-        noisy = rows.with_values(update, structure.unflatten(drawn))
+        noisy = rows.with_values(update, told(key, rows.dense(update)))
         return memory, replace(upload, update=noisy)
 
     return Stage(send)

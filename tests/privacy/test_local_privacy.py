@@ -12,6 +12,7 @@ import pytest
 from scipy import stats as of_scipy
 
 from fedjax_rec import privacy, testing
+from fedjax_rec.privacy.priv_unit import cap
 from fedjax_rec.testing.uploads import SHARED, uploads
 from fedjax_rec.types import Now, Upload
 
@@ -22,6 +23,7 @@ STAGES = {
     "local_laplace": lambda: privacy.local_laplace(0.5, 4.0),
     "local_gaussian": lambda: privacy.local_gaussian(1.5, 8.0, 1e-5),
     "one_bit_mean": lambda: privacy.one_bit_mean(0.5, 1.0),
+    "priv_unit": lambda: privacy.priv_unit(1.5, 4.0),
 }
 
 
@@ -91,6 +93,48 @@ def test_one_bit_is_unbiased_and_exactly_as_private_as_it_says():
     assert up[4] == pytest.approx(high, abs=4.5 * 0.5 / DRAWS**0.5)
 
 
+@pytest.mark.parametrize("x", [[0.6, 0.0, 0.8], [0.3, -0.3, 0.1], [0.0, 0.0, 0.0], [6.0, 0.0, 8.0]])
+def test_a_direction_is_told_without_bias_and_as_far_off_as_it_says(x):
+    clip, epsilon, x = 2.0, 2.0, np.array(x)
+    t, _, mu = cap(epsilon)
+    y = told(privacy.priv_unit(clip, epsilon), x)
+    cut = x * min(1.0, clip / max(np.linalg.norm(x), 1e-30))
+    assert (np.abs(y.mean(0) - cut) < 4.5 * y.std(0) / DRAWS**0.5).all()
+    square = (y**2).sum(1)
+    expected = (clip / mu) ** 2 * (len(x) + t * mu)
+    assert abs(square.mean() - expected) < 4.5 * square.std() / DRAWS**0.5
+
+
+@pytest.mark.parametrize("epsilon", [0.1, 1.0, 8.0, 50.0])
+def test_a_cap_is_the_best_that_is_as_private(epsilon):
+    t, p, mu = cap(epsilon)
+    normal = stats.norm
+    # Of one number along the direction: the density within the cap over that beyond it.
+    ratio = np.log(p) - normal.logsf(t) - np.log1p(-p) + normal.logcdf(t)
+    assert ratio == pytest.approx(epsilon)
+    inside = p * normal.pdf(t) / normal.sf(t) - (1 - p) * normal.pdf(t) / normal.cdf(t)
+    assert inside == pytest.approx(mu)
+    others = np.linspace(0, 12, 20_001)
+    chance = 1 / (1 + np.exp(-epsilon) * normal.cdf(others) / normal.sf(others))
+    means = chance * normal.pdf(others) / normal.sf(others)
+    means -= (1 - chance) * normal.pdf(others) / normal.cdf(others)
+    assert means.max() == pytest.approx(mu, rel=1e-6)
+
+
+def test_two_opposite_directions_are_told_apart_by_epsilon():
+    clip, epsilon = 1.0, 2.0
+    t, p, mu = cap(epsilon)
+    stage = privacy.priv_unit(clip, epsilon)
+    of_one, of_other = (told(stage, [side, 0.0])[:, 0] * mu / clip > t for side in (1.0, -1.0))
+    assert of_one.mean() == pytest.approx(p, abs=4.5 * 0.5 / DRAWS**0.5)
+    assert np.log(of_one.mean() / of_other.mean()) == pytest.approx(epsilon, abs=0.12)
+
+
+def test_a_direction_has_less_noise_than_a_gaussian_of_a_little_delta():
+    for epsilon in (0.5, 2.0, 8.0):
+        assert 1 / cap(epsilon)[2] < 2 * privacy.gaussian_sigma(epsilon, 1e-5)
+
+
 def test_randomized_response_tells_truly_as_often_as_it_says_and_counts_without_bias():
     items = jnp.asarray([True, False, True])
     keys = jax.random.split(KEY, DRAWS)
@@ -147,6 +191,8 @@ def test_stages_keep_their_laws_and_tell_all_rows(name):
         (lambda: privacy.local_laplace(0.0, 1.0), r"local_laplace\(clip=0.0\) must be positive"),
         (lambda: privacy.local_gaussian(1.0, 1.0, 1.0), r"delta=1.0\) is too large"),
         (lambda: privacy.one_bit_mean(1.0, -1.0), r"epsilon=-1.0\) must be positive"),
+        (lambda: privacy.priv_unit(0.0, 1.0), r"priv_unit\(clip=0.0\) must be positive"),
+        (lambda: privacy.priv_unit(1.0, 100.0), r"use epsilon <= 64, or leave the stage out"),
         (lambda: privacy.shuffled(1.0, 0, 0.1), r"clients=0\) is too small"),
     ],
 )
