@@ -120,8 +120,10 @@ def over_clients(each: Callable, held: PyTree, cohort: Cohort, slices: Callable 
 
 def _in_step(data):
     """The data of a chunk, which takes as many turns on all devices that hold a base together."""
-    most = None if data.most_users is None else pieces.alike(data.most_users)
-    return replace(data, longest=pieces.alike(data.longest), most_users=most)
+    # What says how long loops are, of data that have it: users' own need not.
+    known = {name: getattr(data, name, None) for name in ("longest", "most_users")}
+    alike = {name: pieces.alike(x) for name, x in known.items() if x is not None}
+    return replace(data, **alike) if alike else data
 
 
 def chunk_of(asked: int | str | None, nbytes: int, cohort: Cohort) -> int:
