@@ -113,13 +113,11 @@ def turns_of(batches, passes: Passes, key: jax.Array, data) -> Turns:
         place = (turn % cycle).astype(jnp.uint32) * batch_size
         place = place + jnp.arange(size, dtype=jnp.uint32)
         real = place < count
-        number = place
-        if most > batch_size:  # else one batch holds them all, in whatever order
-            order = keys.mix(seed[:2] + epoch)
-            number = _once(
-                lambda: keys.permute(jnp.where(real, place, 0), jnp.maximum(count, 1), order),
-                longest,
-            )
+        order = keys.mix(seed[:2] + epoch)
+        number = _once(
+            lambda: keys.permute(jnp.where(real, place, 0), jnp.maximum(count, 1), order),
+            longest,
+        )
         batch = _once(lambda: batches.draw(seed[2:], data, jnp.where(real, number, 0)), longest)
         return {**batch, "mask": real.astype(jnp.float32)}
 
