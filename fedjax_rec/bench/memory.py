@@ -3,8 +3,8 @@
 A process of its own makes the program, begins, plays a call, and then two more. Real is the highest
 resident memory of those two (VmHWM of Linux, set back before them; drawing random weights, as the
 beginning does here, takes more), less what was resident when the program was compiled and nothing
-had begun: Python, jax, and what a compiler leaves behind. The
-clients' data, which were there already, are added. Foreseen is `simulate.forecast`.
+had begun: Python, jax, and what a compiler leaves behind. The clients' data, which were there
+already, are added. Foreseen is `simulate.forecast`.
 
 Live arrays are those that jax holds between calls, over what they should be: base, model, state and
 data, each once.

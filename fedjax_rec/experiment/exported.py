@@ -26,6 +26,7 @@ from ..data.partition import members_of
 from ..data.splits import TRAIN, VALIDATION
 from ..storage import whole
 from ..types import State
+from ..weights import EXPORTED
 from .config import Config
 from .prepare import Experiment
 from .recommend import last_seen, place_of
@@ -46,7 +47,7 @@ def export(
         written.append(folder / f"scores.{format}")
         with whole(written[-1]) as beside:
             found.write_parquet(beside) if format == "parquet" else found.write_csv(beside)
-    written.append(folder / "weights.safetensors")
+    written.append(folder / EXPORTED)
     with whole(written[-1]) as beside:
         save_file(weights(state), beside)
     return written

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import yaml
 
+from ..weights import EXPORTED
 from . import config as configuration
 from .folder import RunFolder
 from .runs import Plan, PlannedRun
@@ -49,7 +50,7 @@ def run_series(plan: Plan, chosen: Sequence[PlannedRun], start: Start | None = N
         print(f"[{place}/{len(chosen)}] {run.out}{': finished' if done else ''}", flush=True)
         if not done and (status := start(["run", *run.words(), "--quiet"])):
             return status
-        written = done and (Path(run.out) / "weights.safetensors").is_file()
+        written = done and (Path(run.out) / EXPORTED).is_file()
         if run.export and not written and (status := start(run.written())):
             return status
     return _section(plan, start)

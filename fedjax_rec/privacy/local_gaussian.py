@@ -114,13 +114,17 @@ def gaussian_delta(epsilon: float, sigma: float) -> float:
     """
     positive("gaussian_delta", "sigma", sigma)
     a, b = 0.5 / sigma, epsilon * sigma
-    tail = lambda x: 0.5 * math.erfc(-x / math.sqrt(2))
-    return max(0.0, tail(a - b) - math.exp(epsilon + _log_tail(-a - b)))
+    return max(0.0, above(b - a) - math.exp(epsilon + _log_tail(-a - b)))
+
+
+def above(x: float) -> float:
+    """1 - Phi(x), the chance that a normal number is above x."""
+    return 0.5 * math.erfc(x / math.sqrt(2))
 
 
 def _log_tail(x: float) -> float:
     """log Phi(x), also where Phi(x) is no float any more."""
-    value = 0.5 * math.erfc(-x / math.sqrt(2))
+    value = above(-x)
     if value > 1e-300:
         return math.log(value)
     # Mills' ratio, to a relative error of x^-4.

@@ -26,6 +26,7 @@ from jax.scipy.special import ndtri
 
 from ..check import positive
 from ..types import Stage
+from .local_gaussian import above
 from .noisy import at_once
 
 MOST = 64.0  # beyond it a cap is smaller than float32 has numbers for
@@ -65,7 +66,7 @@ def priv_unit(clip: float, epsilon: float) -> Stage:
             f"epsilon <= {MOST:.0f}, or leave the stage out."
         )
     t, p, mu = cap(epsilon)
-    beyond = _tail(t)
+    beyond = above(t)
 
     def told(key, update):
         of_noise, of_side, of_cap, of_place = jax.random.split(key, 4)
@@ -90,17 +91,12 @@ def cap(epsilon: float) -> tuple[float, float, float]:
     """(t, p, mu) of the cap in which the mean is largest, by a search that halves."""
     mean = lambda t: (
         math.exp(-t * t / 2) / math.sqrt(2 * math.pi) * -math.expm1(-epsilon)
-        / (_tail(t) + (1 - _tail(t)) * math.exp(-epsilon))
+        / (above(t) + (1 - above(t)) * math.exp(-epsilon))
     )  # fmt: skip
     low, high = 0.0, math.sqrt(2 * epsilon) + 2
     while high - low > 1e-9:
         one, other = low + (high - low) / 3, high - (high - low) / 3
         low, high = (one, high) if mean(one) < mean(other) else (low, other)
     t = (low + high) / 2
-    p = _tail(t) / (_tail(t) + (1 - _tail(t)) * math.exp(-epsilon))
+    p = above(t) / (above(t) + (1 - above(t)) * math.exp(-epsilon))
     return t, p, mean(t)
-
-
-def _tail(t: float) -> float:
-    """1 - Phi(t)."""
-    return 0.5 * math.erfc(t / math.sqrt(2))

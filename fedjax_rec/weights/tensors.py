@@ -11,6 +11,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 WHOLE, SHARDS = "model.safetensors", "model.safetensors.index.json"
+EXPORTED = "weights.safetensors"  # what `fedjax-rec export` writes of a run
 ADAPTER_CONFIG, ADAPTER = "adapter_config.json", "adapter_model.safetensors"
 
 

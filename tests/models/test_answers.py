@@ -1,31 +1,21 @@
 """Yes or no of a decoder, against its own logits; states of prompts, kept and computed."""
 
-from dataclasses import replace
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from flax import nnx
+from small_decoder import KEY, NO, SIZE, YES, decoder, played
 
 from fedjax_rec import data, models, strategies, trees
 from fedjax_rec.models.text import prompt_states
-from fedjax_rec.models.transformers.families.llama import LlamaSize, llama
-from fedjax_rec.types import Cohort
+from fedjax_rec.models.transformers.families.llama import llama
 
-SIZE = LlamaSize(50, 24, 40, 4, 6, 2, 4)
-KEY, YES, NO = jax.random.key(0), 3, 4
 N, T = 40, 20
 
 
 pytestmark = pytest.mark.usefixtures("compiled_fast")
-
-
-def decoder(**changes):
-    made = llama(nnx.Rngs(0), replace(SIZE, **changes))
-    made.tokens[...] = made.tokens[...] * 30.0  # so that tokens differ as those of trained ones do
-    return made
 
 
 def prompts(seed=0) -> dict[str, np.ndarray]:
@@ -128,12 +118,7 @@ def test_clients_learn_the_answer_together():
     strategy = strategies.fedavg(
         model, data.examples(), optimizer=optax.adam(0.02), batch_size=9, epochs=2
     )
-    state = strategy.init(KEY, 4)
-    step, cohort = jax.jit(strategy.round), Cohort(jnp.arange(4), packed.store)
-    losses = []
-    for _ in range(8):
-        state, info = step(KEY, state, cohort)
-        losses.append(float(info.metrics["loss"].mean()))
+    _, state, info, losses = played(strategy, packed.store, 8)
     assert losses[-1] < 0.5 * losses[0]
     adapters = trees.nbytes(trees.trainable(state.shared))
     assert adapters == 4 * 2 * 4 * (24 + 24 + 24 + 8)

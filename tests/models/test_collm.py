@@ -7,24 +7,15 @@ import optax
 import pytest
 from flax import nnx
 from safetensors.numpy import save_file
+from small_decoder import KEY, NO, SIZE, YES, close, decoder, moved, played
 
 from fedjax_rec import data, models, strategies, trees
 from fedjax_rec.models.text import prompt_states
 from fedjax_rec.models.text.soft_tokens import Projection, typical, vectors
-from fedjax_rec.models.transformers.families.llama import LlamaSize, llama
-from fedjax_rec.types import Cohort
 
-SIZE = LlamaSize(50, 24, 40, 4, 6, 2, 4)
-KEY, YES, NO = jax.random.key(0), 3, 4
 N, T, P, USERS, ITEMS, D = 12, 12, 3, 6, 9, 5
 
 pytestmark = pytest.mark.usefixtures("compiled_fast")
-
-
-def decoder():
-    made = llama(nnx.Rngs(0), SIZE)
-    made.tokens[...] = made.tokens[...] * 30.0  # so that tokens differ as those of trained ones do
-    return made
 
 
 def prompts(prefix: bool = False) -> data.Examples:
@@ -58,20 +49,6 @@ def soft_tokens(seed=1, **changes):
 
 def batch_of(fields):
     return {**{k: jnp.asarray(v) for k, v in fields.items()}, "mask": jnp.ones(len(fields["user"]))}
-
-
-def close(a, b, tolerance=1e-5):
-    a, b = np.asarray(a), np.asarray(b)
-    assert a.shape == b.shape
-    np.testing.assert_allclose(b, a, atol=tolerance * max(np.abs(a).max(), 1e-3), rtol=tolerance)
-
-
-def moved(model):
-    """(shared, private) with adapters and biases that do something."""
-    shared, private = model.init(KEY)
-    rng = np.random.default_rng(1)
-    draw = lambda x: x if x is None else x + 0.2 * jnp.float32(rng.normal(size=x.shape))
-    return trees.with_frozen(jax.tree.map(draw, trees.trainable(shared)), shared), private
 
 
 def layout(fields, i):
@@ -227,13 +204,8 @@ def test_clients_learn_what_only_the_vectors_tell():
     strategy = strategies.fedavg(
         model, data.examples(), optimizer=optax.adam(0.01), batch_size=8, epochs=3
     )
-    state = strategy.init(KEY, 3)
-    before = trees.frozen(state.shared)
-    step, cohort = jax.jit(strategy.round), Cohort(jnp.arange(3), packed.store)
-    losses = []
-    for _ in range(20):
-        state, info = step(KEY, state, cohort)
-        losses.append(float(info.metrics["loss"].mean()))
+    first, state, info, losses = played(strategy, packed.store, 20)
+    before = trees.frozen(first.shared)
     assert losses[-1] < 0.3 * losses[0]
     for a, b in zip(before, trees.frozen(state.shared), strict=True):
         np.testing.assert_array_equal(a.value, b.value)

@@ -8,21 +8,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import small_decoder
 from flax import nnx
+from small_decoder import KEY, NO, SIZE, YES, close, moved, played
 
 from fedjax_rec import data, models, strategies, trees, weights
 from fedjax_rec.models import Frozen
 from fedjax_rec.models.text import prompt_states
 from fedjax_rec.models.transformers.decoder import Sight
-from fedjax_rec.models.transformers.families.llama import LlamaSize, llama
 from fedjax_rec.models.transformers.layers import Scores
 from fedjax_rec.models.transformers.packed import Packing, after, ends, read
 from fedjax_rec.models.transformers.reader import Top, through
 from fedjax_rec.models.transformers.rope import Rope
-from fedjax_rec.types import Cohort
 
-SIZE = LlamaSize(50, 24, 40, 4, 6, 2, 4)
-KEY, YES, NO = jax.random.key(0), 3, 4
 N, T, P = 24, 14, 4
 PLACE = Path(__file__).with_name("encoders")
 
@@ -31,8 +29,7 @@ pytestmark = pytest.mark.usefixtures("compiled_fast")
 
 def decoder(kinds: bool = False):
     """With a window in every other layer, and scores of its own, where there are `kinds`."""
-    made = llama(nnx.Rngs(0), SIZE)
-    made.tokens[...] = made.tokens[...] * 30.0  # so that tokens differ as those of trained ones do
+    made = small_decoder.decoder()
     if kinds:
         sights = Sight(Rope(100.0, 4), 3), Sight(Rope(10_000.0, 4))
         size = replace(made.size, sights=sights, scores=Scores(0.3, 20.0))
@@ -57,21 +54,6 @@ def prompts(prefix: bool = True) -> data.Examples:
 def batch_of(store, real=1.0):
     fields = store.fields
     return {**fields, "mask": jnp.full(len(fields["labels"]), real)}
-
-
-def close(a, b, tolerance=1e-5):
-    a, b = np.asarray(a), np.asarray(b)
-    assert a.shape == b.shape
-    np.testing.assert_allclose(b, a, atol=tolerance * max(np.abs(a).max(), 1e-3), rtol=tolerance)
-
-
-def moved(model):
-    """(shared, private) with adapters that do something."""
-    shared, private = model.init(KEY)
-    rng = np.random.default_rng(1)
-    draw = lambda x: x if x is None else x + 0.2 * jnp.float32(rng.normal(size=x.shape))
-    trained = jax.tree.map(draw, trees.trainable(shared))
-    return trees.with_frozen(trained, shared), private
 
 
 def carried(parameters, model, cut=0):
@@ -234,12 +216,7 @@ def test_clients_learn_from_packed_prompts():
     strategy = strategies.fedavg(
         model, data.examples(), optimizer=optax.adam(0.02), batch_size=2, epochs=2
     )
-    state = strategy.init(KEY, 3)
-    step, cohort = jax.jit(strategy.round), Cohort(jnp.arange(3), packed.store)
-    losses = []
-    for _ in range(8):
-        state, info = step(KEY, state, cohort)
-        losses.append(float(info.metrics["loss"].mean()))
+    *_, losses = played(strategy, packed.store, 8)
     assert losses[-1] < 0.6 * losses[0]
 
 

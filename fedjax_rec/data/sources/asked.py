@@ -21,6 +21,7 @@ import numpy as np
 
 from ...check import at_least
 from ..interactions import Interactions, offsets
+from ..splits import TEST, TRAIN, VALIDATION
 
 FEATURES = ("liked_share", "item_mean", "user_mean")
 
@@ -141,6 +142,13 @@ def shots_of(rows: np.ndarray, client: np.ndarray, shots: int | None, seed: int)
             )
         chosen.append(draw.permutation(mine)[:shots])
     return np.concatenate(chosen)
+
+
+def in_parts(train: np.ndarray, asked: Asked) -> tuple[np.ndarray, np.ndarray]:
+    """(rows int[n], part int8[n]): rows to learn from, and those that are held out."""
+    parts = {TRAIN: train, VALIDATION: asked.validation, TEST: asked.test}
+    part = [np.full(len(x), part, np.int8) for part, x in parts.items()]
+    return np.concatenate(list(parts.values())), np.concatenate(part)
 
 
 def counted(

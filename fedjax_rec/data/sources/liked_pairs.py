@@ -20,8 +20,8 @@ from ...check import at_least
 from ..examples import Examples
 from ..interactions import Interactions
 from ..partition import by_hash, by_user, members_of
-from ..splits import TEST, TRAIN, VALIDATION, Split
-from .asked import Asking, last_of_users, shots_of
+from ..splits import TRAIN, Split
+from .asked import Asking, in_parts, last_of_users, shots_of
 from .sources import load
 
 
@@ -76,8 +76,7 @@ def liked_pairs(
     if shots is not None:
         group = by_hash(groups)(split).client_of_user[found.users[asked.train]]
         train[shots_of(asked.train, group, shots, seed)] = False
-    parts = {TRAIN: np.flatnonzero(train), VALIDATION: asked.validation, TEST: asked.test}
-    rows = np.concatenate(list(parts.values()))
+    rows, part = in_parts(np.flatnonzero(train), asked)
     held = (by_user() if clients is None else by_hash(clients))(split)
     fields = {
         "items": found.items[rows].astype(np.int32),
@@ -90,7 +89,7 @@ def liked_pairs(
         name=f"{found.name} likes",
         fields=fields,
         client=held.client_of_user[found.users[rows]],
-        part=np.concatenate([np.full(len(x), part, np.int8) for part, x in parts.items()]),
+        part=part,
         num_rows=found.num_items,
         num_clients=held.num_clients,
     )

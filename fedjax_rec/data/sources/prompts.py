@@ -25,8 +25,8 @@ from ...check import at_least
 from ..examples import Examples
 from ..interactions import Interactions, offsets
 from ..partition import by_hash
-from ..splits import TEST, TRAIN, VALIDATION, Split
-from .asked import Asking, counted, last_of_users, shots_of
+from ..splits import Split
+from .asked import Asking, counted, in_parts, last_of_users, shots_of
 from .sources import load
 from .text import titles
 
@@ -209,8 +209,7 @@ def yes_no_prompts(
     of_user = by_hash(clients)(Split(found, np.zeros(len(found), np.int8))).client_of_user
     asked = (asking or last_of_users())(found)
     train = shots_of(asked.train, of_user[found.users[asked.train]], shots, seed)
-    parts = {TRAIN: train, VALIDATION: asked.validation, TEST: asked.test}
-    rows = np.concatenate(list(parts.values()))
+    rows, part = in_parts(train, asked)
     said, start = [short_title(line) for line in lines], offsets(found)
     worded = words or prompt_template()
 
@@ -235,7 +234,7 @@ def yes_no_prompts(
             **({} if soft is None else {"soft": soft}),
         },
         client=of_user[found.users[rows]],
-        part=np.concatenate([np.full(len(x), part, np.int8) for part, x in parts.items()]),
+        part=part,
         num_rows=found.num_items,
         num_clients=clients,
     )

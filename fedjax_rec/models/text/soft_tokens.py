@@ -33,7 +33,6 @@ from ..click.clicks import Layers
 from ..roles import Frozen
 from ..transformers.packed import Packing
 
-FILE = "weights.safetensors"  # what `fedjax-rec export` writes
 SOFT, USER, ITEM = "soft", "user", "item"
 
 
@@ -182,7 +181,7 @@ def vectors(place: str | Path, names: tuple[str, str]) -> tuple[np.ndarray, np.n
     Raises FileNotFoundError and ValueError, in one line.
     """
     where = Path(place).expanduser()
-    file = where / FILE if where.is_dir() else where
+    file = where / weights.EXPORTED if where.is_dir() else where
     if not file.is_file():
         raise FileNotFoundError(
             f"collm(vectors={str(place)!r}): there is no {file}; write it by `fedjax-rec export "
