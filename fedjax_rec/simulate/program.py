@@ -180,7 +180,9 @@ def _compiled(mesh: Mesh | None, block: Callable, args: tuple, sizes: tuple, beg
     lies = list(zip(one.moves, places(state, mesh), strict=True))
     moved, still = ([place for moves, place in lies if moves == which] for which in (True, False))
     here: dict[str, Any] = dict(in_shardings=(moved, still, None), out_shardings=(moved, told))
-    made = jax.jit(one.of, donate_argnums=0, **here).lower(*one.parted(state), reads).compile()
+    called = lambda moved, still, reads: one.of(moved, still, reads)
+    called.__name__ = block.__name__  # what logs and profiles of a compiler say
+    made = jax.jit(called, donate_argnums=0, **here).lower(*one.parted(state), reads).compile()
     read: list[Any] = []  # the last inputs and data, and where they lie
 
     def call(key, inputs, state, store):
