@@ -123,7 +123,11 @@ def _whole() -> ValueError:
 
 @contextmanager
 def row_by_row() -> Iterator[None]:
-    """Within it, raises ValueError where a table that lies apart is taken for an array."""
+    """Within it, no table that lies apart may be taken for an array.
+
+    Raises:
+        ValueError: where one is.
+    """
     try:
         yield
     except (TypeError, AttributeError) as error:
@@ -133,8 +137,16 @@ def row_by_row() -> Iterator[None]:
 
 
 def refuse_waiting(step: Callable, *args: Any) -> None:
-    """Raises ValueError where step(*args), what a device does in one chunk, asks for rows in a
-    loop, or a branch, that other devices may not take: all would wait for ever."""
+    """Refuses a step that would wait for ever, which a device takes in one chunk.
+
+    Args:
+        step: what a device does.
+        args: its arguments, or their shapes.
+
+    Raises:
+        ValueError: where step(*args) asks for rows in a loop, or a branch, that other devices may
+            not take.
+    """
     if _waits(jax.make_jaxpr(step)(*args).jaxpr, False):
         raise ValueError(
             "clients ask for rows of a table while they train, each as often as it has batches, "

@@ -146,8 +146,13 @@ def _listed(x) -> bool:
 
 
 def parted(total: PyTree, adds: PyTree) -> tuple[PyTree, PyTree]:
-    """(what every device has, blocks of tables) of a `total` on devices that hold each a block of
-    the rows: each with None where the other has something."""
+    """(what every device has, blocks of tables) of a total on devices that hold each a block of
+    the rows: each with None where the other has something.
+
+    Args:
+        total: the sum of uploads.
+        adds: what is added to it, which says what of `total` is rows.
+    """
     keep = lambda block: map_nodes(lambda x, t: t if _listed(x) == block else None, adds, total)
     return keep(False), keep(True)
 

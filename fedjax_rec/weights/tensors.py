@@ -66,7 +66,11 @@ def tensors(folder: Path) -> dict[str, np.ndarray]:
 
 
 def opened(path: Path) -> dict[str, np.ndarray]:
-    """{name: array} of one file of safetensors. Raises ValueError where it is broken."""
+    """{name: array} of the file `path` of safetensors.
+
+    Raises:
+        ValueError: where it is broken.
+    """
     try:
         with safe_open(path, "numpy") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no mapping
