@@ -127,7 +127,8 @@ def maml(
 
     `loss` is that of w~ on D'. The probe sees w; to see the model after one step, as the paper
     does, put `fine_tuned(..., local_training(..., sgd(alpha), steps=1, probe=probe))` around it. A
-    batch that leaves D' empty changes nothing but by what a loss has without examples. Cost: two
+    batch that leaves D' empty changes nothing but by what a loss has without examples. Where every
+    batch would, as of a model that takes a user's sequence for one example, it is refused. Cost: two
     gradients on half a batch (four on a third, of which two are the Hessian's), on copies of the
     batch's rows. Arguments that are not named here are those of `local_training`.
 
@@ -140,7 +141,8 @@ def maml(
         passes: how much a client does in a round.
 
     Raises:
-        ValueError: for alpha or delta that are not positive, and for an unknown order.
+        ValueError: for alpha or delta that are not positive, for an unknown order, and, where it is
+            traced, for batches of fewer examples than parts.
 
     Example:
         >>> client = strategies.maml(model, data.pointwise(4), clients.sgd(0.1), alpha=0.05)
@@ -164,9 +166,14 @@ def maml(
         along = rows.scale(rows.subtract(up, down), -alpha / (2 * delta))
         return value, rows.add(outer, rows.at_rows(along, params))
 
-    meta = first if order == "first" else hessian_free
+    meta, parts = (first, 2) if order == "first" else (hessian_free, 3)
 
     def direction(gradient, params, batch):
+        if (held := batch["mask"].shape[0]) < parts:
+            raise ValueError(
+                f"maml splits each batch into {parts}, and batches are of {held}; set batch_size "
+                "higher or, where a user is one example (a sequence), take reptile."
+            )
         few = of_batch(params, batch)
         value, gradients = meta(gradient, few, batch)
         return value, back(gradients, few, params)
@@ -178,11 +185,8 @@ def maml(
 def share_of(batch: dict, part: int, of: int) -> dict:
     """Every `of`-th example of `batch`, from number `part`.
 
-    Examples are in random order, and padding stands behind them: parts differ by at most one. What
-    a batch is too small for is one example of mask 0.
+    Examples are in random order, and padding stands behind them: parts differ by at most one.
     """
-    if batch["mask"].shape[0] <= part:
-        return {**{name: x[:1] for name, x in batch.items()}, "mask": 0 * batch["mask"][:1]}
     return {name: x[part::of] for name, x in batch.items()}
 
 

@@ -76,10 +76,9 @@ def test_bad_arguments_are_named(bad, message):
         maml(factorization(5), EXAMPLES, clients.sgd(BETA), **bad)
 
 
-@pytest.mark.parametrize("of", [2, 3])
-def test_a_batch_too_small_for_a_part_gives_it_an_example_that_counts_for_nothing(of):
-    batch = {"item": jnp.array([3]), "mask": jnp.ones(1)}
-    assert share_of(batch, 0, of)["mask"].tolist() == [1]
-    for part in range(1, of):
-        few = share_of(batch, part, of)
-        assert few["item"].shape == (1,) and few["mask"].tolist() == [0]
+@pytest.mark.parametrize(("order_", "parts"), [("first", 2), ("hessian_free", 3)])
+def test_batches_that_cannot_be_split_are_refused(order_, parts):
+    model = factorization(5)
+    client = maml(model, EXAMPLES, clients.sgd(BETA), order=order_, passes=Passes(batch_size=1))
+    with pytest.raises(ValueError, match=f"each batch into {parts}, and batches are of 1; set"):
+        updated(client, *model.init(KEY))
