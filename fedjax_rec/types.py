@@ -271,9 +271,10 @@ class Strategy:
     uploads(key, State, Cohort) -> update: what the cohort would send in this round if there were
         neither stages nor an uplink, leaves [C, ...]; the truth that attacks are held against. None
         where it is not told.
-    opened(State, Packet, id, like) -> update: what the server makes of one client's packet, from
-        what it knows; `like` is the outline of what `uploads` gives, of one client. None where it
-        does not open packets one by one.
+    opened(State, Packet, id, like) -> update: what the server makes of one client's packet (of all
+        of them, a tuple, where it sends several), from what it knows, or of what is between peers,
+        who hears them all; `like` is the outline of what `uploads` gives, of one client. None where
+        nobody opens packets one by one.
     """
 
     init: Callable[..., State]

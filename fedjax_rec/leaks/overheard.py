@@ -121,8 +121,8 @@ def refuse_closed(strategy: Strategy) -> None:
     """Raises ValueError for a strategy whose server opens no messages one by one."""
     if strategy.opened is None or strategy.uploads is None or strategy.packets is None:
         raise ValueError(
-            "overhear(strategy): its server opens no messages of single clients (trips, peers or a "
-            "server of its own); attack one of the federated kind, such as fedavg, or ptf_fedrec."
+            "overhear(strategy): nobody reads messages of single clients (they are sealed, or none "
+            "are sent, or a factorization is made of all); attack another, such as fedavg."
         )
 
 
@@ -133,15 +133,19 @@ def _ear(strategy: Strategy, store) -> Callable:
     assert uploads is not None and packed is not None and opened is not None
     n, num_items = store.num_clients, store.num_items
     send = jax.jit(packed)
-    train = jax.jit(lambda *args: _live(uploads(*args), num_items))
+
+    @jax.jit
+    def train(*args):
+        """bool[C, I]: the items whose rows clients changed."""
+        update = uploads(*args)
+        return vmapped(lambda one: _live(_of_items(one, num_items)), update)(update)
 
     @jax.jit
     def open_all(key, state, cohort, packets):
         outline = jax.eval_shape(uploads, key, state, cohort)
         like = jax.tree.map(lambda x: jnp.zeros(x.shape[1:], x.dtype), outline)
-        one = lambda packet, id: rows.deltas(opened(state, packet, id, like))
-        update = vmapped(one, packets, cohort.ids)(packets, cohort.ids)
-        return _of_items(update, num_items)
+        one = lambda packet, id: _of_items(rows.deltas(opened(state, packet, id, like)), num_items)
+        return vmapped(one, packets, cohort.ids)(packets, cohort.ids)
 
     def hear(state: State, key, ids):
         messages, touched = [], {}
@@ -152,10 +156,12 @@ def _ear(strategy: Strategy, store) -> Callable:
             listed = _names_rows(packets, num_items)
             read, lengths = [], []
             for k in range(len(some)):
-                packet = jax.tree.map(lambda x, k=k: x[k], packets)
-                sent = wire.to_bytes(packet)
-                read.append(_laid(wire.from_bytes(sent, packet), packet))
-                lengths.append(len(sent))
+                mine = jax.tree.map(lambda x, k=k: x[k], packets)
+                sent = [wire.to_bytes(packet) for packet in _each(mine)]
+                got = map(wire.from_bytes, sent, _each(mine))
+                laid = tuple(_laid(*pair) for pair in zip(got, _each(mine), strict=True))
+                read.append(laid if isinstance(mine, tuple) else laid[0])
+                lengths.append(sum(map(len, sent)))
             arrived = jax.tree.map(lambda *xs: np.stack(xs), *read)
             table = jax.device_get(open_all(key, state, cohort, arrived))
             for k, id in enumerate(some):
@@ -204,29 +210,41 @@ def _groups(ids: np.ndarray, padding: int) -> Iterator[np.ndarray]:
         yield np.concatenate([some, np.full(size - len(some), padding, some.dtype)])
 
 
-def _of_items(update: PyTree, num_items: int):
-    """The item table of an update, or None."""
-    tables = [x for x in rows.nodes(update) if isinstance(x, rows.RowsUpdate)]
-    return next((x for x in tables if x.size == num_items), None)
-
-
-def _live(uploads: PyTree, num_items: int):
-    """bool[C, I]: the item rows that clients touched."""
-    table = _of_items(uploads, num_items)
-    if table is None:
+def _of_items(update: PyTree, num_items: int) -> rows.RowsUpdate:
+    """What one client's update says of items: several tables as a whole one, side by side. Arrays
+    of a row an item are tables too, of which the rows that change are live."""
+    found = []
+    for x in rows.nodes(update):
+        if rows.is_table(x) and x.size == num_items:
+            found.append(x)
+        elif not rows.is_table(x) and x.ndim == 2 and len(x) == num_items:
+            found.append(rows.RowsUpdate(x, None, (x != 0).any(-1), None, num_items))
+    if not found:
         raise ValueError(
             "overhear(strategy): its messages hold no rows of items; attack one that shares an "
             "item table, such as fedavg of fedmf."
         )
+    if len(found) == 1:
+        return found[0]
+    values = jnp.concatenate([rows.to_dense(x) for x in found], -1)
+    live = jnp.stack([_live(x) for x in found]).any(0)
+    return rows.RowsUpdate(values, None, live, None, num_items)
+
+
+def _live(table: rows.RowsUpdate) -> jax.Array:
+    """bool[I]: the rows that a table's update speaks of."""
     if table.ids is None:
-        return table.live
-    here = jnp.where(table.live, table.ids, num_items)
-    client = jnp.arange(here.shape[0])[:, None]
-    return jnp.zeros((here.shape[0], num_items), bool).at[client, here].set(True, mode="drop")
+        return jnp.asarray(table.live)
+    here = jnp.where(table.live, table.ids, table.size)
+    return jnp.zeros(table.size, bool).at[here].set(True, mode="drop")
 
 
-def _names_rows(packets: Packet, num_items: int) -> bool:
-    found = wire.nodes((packets.body, packets.side))
+def _each(packets: Packet | tuple[Packet, ...]) -> tuple[Packet, ...]:
+    return packets if isinstance(packets, tuple) else (packets,)
+
+
+def _names_rows(packets: Packet | tuple[Packet, ...], num_items: int) -> bool:
+    found = wire.nodes([(packet.body, packet.side) for packet in _each(packets)])
     found = [x.values if isinstance(x, wire.Raw) else x for x in found]
     return any(isinstance(x, rows.RowsUpdate) and x.size == num_items for x in found)
 

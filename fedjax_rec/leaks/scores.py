@@ -100,7 +100,8 @@ def scored(attack: str, guesses: list[Guess], truth: dict[int, np.ndarray], of: 
     Args:
         attack: its name.
         guesses: one a client.
-        truth: int[m] items by client; those outside of a guess's candidates count as missed.
+        truth: int[m] items by client; those outside of a guess's candidates count as missed. Of a
+            client of whom nothing is true there is no recall.
         of: what is true, for the record: `positives` or `touched`.
 
     Returns:
@@ -120,11 +121,11 @@ def scored(attack: str, guesses: list[Guess], truth: dict[int, np.ndarray], of: 
         n, m, said = len(guess.candidates), len(true), int(guess.said.sum())
         right = int((hit & guess.said).sum())
         found["precision"].append(right / said if said else float("nan"))
-        found["recall"].append(right / m)
-        found["f1"].append(2 * right / (said + m))
+        found["recall"].append(right / m if m else float("nan"))
+        found["f1"].append(2 * right / (said + m) if said + m else float("nan"))
         found["auc"].append(auc(guess.score, hit))
-        random.append(2 * (said * hit.sum() / max(n, 1)) / (said + m))
-        everything.append(2 * hit.sum() / (n + m))
+        random.append(2 * (said * hit.sum() / max(n, 1)) / max(said + m, 1))
+        everything.append(2 * hit.sum() / max(n + m, 1))
     by = {metric: interval(values) for metric, values in found.items()}
     mean = lambda x: float(np.mean(x)) if x else float("nan")
     return Outcome(attack, of, by, mean(random), mean(everything), len(guesses))

@@ -34,6 +34,7 @@ from .cohort import (
     now_of,
     over_clients,
 )
+from .downlink import live_where_it_moves
 from .exchange import Exchange
 from .plan import checked
 from .rejected import judged
@@ -146,8 +147,29 @@ def decentralized(
         one = lambda id, mine, data: Packet(rows.dense(train(id, mine, data)[2]))
         return audited(one, (state.private, state.memory, state.server["models"]), cohort)
 
+    def uploads(key, state: State, cohort: Cohort):
+        of_clients, now = client_keys(key, state.round), now_of(state.round, state.shared, cohort)
+
+        def one(id, mine, data):
+            private, own = mine
+            whole = trees.with_frozen(own, state.shared)
+            upload = client.update(of_clients.train(id), private, whole, data, now(id))[1]
+            return rows.deltas(upload.update)
+
+        held = state.private, state.server["models"]
+        return over_clients(one, held, cohort)(cohort.ids, held)
+
+    def opened(state: State, packet: Packet, id, like):
+        """For one who hears all, and so knows what a client had before it trained."""
+        before = rows.dense(at(state.server["models"], id))
+        like = rows.zero_update(trees.trainable(state.shared))
+        return live_where_it_moves(rows.with_values(like, trees.subtract(packet.body, before)))
+
     begins, examples = beginning(fresh, held), client.examples
-    return Strategy(begins, round, model, packets, clients_per_chunk, rule, examples)
+    return Strategy(
+        begins, round, model, packets, clients_per_chunk, rule, examples, uploads=uploads,
+        opened=opened,
+    )  # fmt: skip
 
 
 def consensus(models: PyTree) -> tuple[PyTree, jax.Array]:

@@ -286,9 +286,8 @@ def federated(
         return over_clients(one, state.private, cohort)(cohort.ids, state.private)
 
     def opened(state: State, packet: Packet, id, like):
-        like = rows.map_tables(lambda u: rows.compact(u, u.live.shape[0]), like)
-        sender = uplink_of(uplink, stages, state.shared)
-        return sender.opened(packet, like, Now(state.round, state.shared, id))
+        now = Now(state.round, state.shared, id)
+        return sender_of(state.shared).opened(packet, like, now)
 
     begins, examples = beginning(fresh, held), client.examples
     return Strategy(

@@ -28,6 +28,7 @@ from ..types import (
     Cohort,
     Compressor,
     Model,
+    Now,
     Packet,
     PyTree,
     RoundInfo,
@@ -215,8 +216,21 @@ def graph_guided(
         both = lambda held, ids: (slices(held[0], ids), at(held[1], ids))
         return audited(one, held, cohort, both)
 
+    def uploads(key, state: State, cohort: Cohort):
+        train, _, _, slices = at_work(key, state, cohort)
+        held = state.private, guides(state, cohort.ids)[0]
+        one = lambda id, mine, data: rows.deltas(train(id, mine, data)[1].update)
+        return over_clients(one, held, cohort, slices)(cohort.ids, held)
+
+    def opened(state: State, packet: Packet, id, like):
+        now = Now(state.round, state.shared, id)
+        return sender_of(state.shared).opened(packet, like, now)
+
     begins, examples = beginning(fresh, held), client.examples
-    return Strategy(begins, round, model, packets, clients_per_chunk, rule, examples)
+    return Strategy(
+        begins, round, model, packets, clients_per_chunk, rule, examples, uploads=uploads,
+        opened=opened,
+    )  # fmt: skip
 
 
 def mixed(weights: jax.Array, models: PyTree) -> PyTree:

@@ -31,6 +31,8 @@ from ..types import (
     Cohort,
     Compressor,
     Model,
+    Now,
+    Packet,
     PyTree,
     RoundInfo,
     Stage,
@@ -225,6 +227,15 @@ def own_models(
 
         return audited(one, (state.private, state.memory), cohort)
 
+    def uploads(key, state: State, cohort: Cohort):
+        train = at_work(key, state, cohort)[0]
+        one = lambda id, mine, data: train(id, mine, data)[1].update
+        return over_clients(one, state.private, cohort)(cohort.ids, state.private)
+
+    def opened(state: State, packet: Packet, id, like):
+        now = Now(state.round, state.shared, id)
+        return sender_of(state.shared).opened(packet, like, now)
+
     def view(shared, private):
         return trees.with_frozen(private["model"], shared), private["own"]
 
@@ -234,4 +245,7 @@ def own_models(
 
     begins, examples = beginning(fresh, held), client.examples
     scores = model.through(view, first)
-    return Strategy(begins, round, scores, packets, clients_per_chunk, rule, examples)
+    return Strategy(
+        begins, round, scores, packets, clients_per_chunk, rule, examples, uploads=uploads,
+        opened=opened,
+    )  # fmt: skip

@@ -62,10 +62,17 @@ def selecting(strategy: Strategy, utility: Utility, clients: int) -> Strategy:
         known = utility.observe(known, state.round, ids, info)
         return _around(after, known), of_cohort(info, ids, cohort)
 
-    sends: Any = strategy.packets
+    def within(of_cohort: Any):
+        """What `strategy` says of a cohort, as if it were chosen; None where it says nothing."""
+        one = lambda key, state, cohort: of_cohort(
+            keys.stream(key, "strategy"), _inside(state), cohort
+        )
+        return one if of_cohort else None
 
-    def packets(key, state: State, cohort: Cohort):
-        return sends(keys.stream(key, "strategy"), _inside(state), cohort)
+    opens: Any = strategy.opened
+
+    def opened(state: State, *args):
+        return opens(_inside(state), *args)
 
     rule: Any = strategy.chunk
 
@@ -74,8 +81,8 @@ def selecting(strategy: Strategy, utility: Utility, clients: int) -> Strategy:
         return rule(key, _inside(state), replace(cohort, ids=ids))
 
     return replace(
-        strategy, init=init, round=round, packets=packets if sends else None, uploads=None,
-        opened=None,
+        strategy, init=init, round=round, packets=within(strategy.packets),
+        uploads=within(strategy.uploads), opened=opened if opens else None,
         chunk=chosen if rule else None,
     )  # fmt: skip
 

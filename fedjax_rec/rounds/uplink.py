@@ -151,9 +151,14 @@ def uplink_of(
     def opened(packet, like, now):
         if isinstance(packet.side, Beside):
             packet = replace(packet, side=packet.side.side)
-        return packet.body if compressor is None else compressor.decode(packet, like, now)
+        return packet.body if compressor is None else compressor.decode(packet, _listed(like), now)
 
     return Uplink(init, one, chunk, receive, opened)
+
+
+def _listed(update: PyTree) -> PyTree:
+    """`update` of which all tables are rows with ids."""
+    return rows.map_tables(lambda u: rows.compact(u, u.live.shape[0]), update)
 
 
 def in_order(stages: Sequence[Stage] | None) -> Stage:
@@ -192,7 +197,7 @@ def _decoded_late(compressor: Compressor, shared: PyTree) -> Packet | None:
     there is nothing beside the body, and each table travels as rows of its own; else None."""
     if not compressor.linear:
         return None
-    like = rows.map_tables(lambda u: rows.compact(u, u.live.shape[0]), rows.zero_update(shared))
+    like = _listed(rows.zero_update(shared))
     now = Now(jnp.int32(0), shared, jnp.int32(0))
 
     def packet(key):

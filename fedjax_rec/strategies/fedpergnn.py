@@ -21,7 +21,7 @@ Dimensions: `N` clients of one user each, `C` cohort, `I` items, `D` width, `L` 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -84,7 +84,7 @@ def fedpergnn(
     inner = fedavg(
         model, examples, probe, optimizer=optimizer, aggregator=aggregator or per_row(), **kwargs
     )  # fmt: skip
-    sends: Any = inner.packets
+    sends, opens, tells = (cast(Any, x) for x in (inner.packets, inner.opened, inner.uploads))
     rule: Any = inner.chunk
     alone = lambda state: replace(state, server=state.server["training"])
 
@@ -150,9 +150,13 @@ def fedpergnn(
         return (*sent, asked), nbytes + vmapped(wire.nbytes, asked)(asked)
 
     chunk = lambda key, state, cohort: rule(key, alone(state), cohort)
+    uploads = lambda key, state, cohort: tells(key, alone(state), cohort)
+    # What clients ask is for the third party.
+    opened = lambda state, messages, *args: opens(alone(state), messages[0], *args)
     return replace(
-        inner, init=init, round=round, packets=packets, chunk=chunk, uploads=None, opened=None
-    )
+        inner, init=init, round=round, packets=packets, chunk=chunk, uploads=uploads,
+        opened=opened if opens else None,
+    )  # fmt: skip
 
 
 def asks(cohort: Cohort, user: jax.Array, due: jax.Array) -> Packet:

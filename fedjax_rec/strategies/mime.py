@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -213,19 +213,19 @@ def _after_gradient(
         rejected = jax.tree.map(jnp.maximum, info.rejected, before.rejected)
         return after, replace(info, bytes_up=up, bytes_down=down, rejected=rejected)
 
-    def packets(key, state: State, cohort: Cohort):
-        """The messages of both trips."""
-        first, _ = apart(state)
-        _, _, second = gradient(key, state, cohort)
-        sends: Any = of_gradients.packets, training.packets
-        before, bytes_before = sends[0](key, first, cohort)
-        after, bytes_after = sends[1](key, second, cohort)
-        return (before, after), bytes_before + bytes_after
+    heard, sends = cast(Any, of_gradients), cast(Any, training)
 
-    rule: Any = training.chunk
+    def packets(key, state: State, cohort: Cohort):
+        """The messages of both trips, of which no other client has changed the first."""
+        first, bytes_first = heard.packets(key, apart(state)[0], cohort)
+        second, bytes_second = sends.packets(key, gradient(key, state, cohort)[2], cohort)
+        return (first, second), bytes_first + bytes_second
+
     return replace(
-        training, init=init, round=round, packets=packets, uploads=None, opened=None,
-        chunk=lambda key, state, cohort: rule(key, apart(state)[1], cohort),
+        training, init=init, round=round, packets=packets,
+        uploads=lambda key, state, cohort: heard.uploads(key, apart(state)[0], cohort),
+        opened=lambda state, trips, *args: heard.opened(apart(state)[0], trips[0], *args),
+        chunk=lambda key, state, cohort: sends.chunk(key, apart(state)[1], cohort),
     )  # fmt: skip
 
 

@@ -128,9 +128,9 @@ def maml(
     `loss` is that of w~ on D'. The probe sees w; to see the model after one step, as the paper
     does, put `fine_tuned(..., local_training(..., sgd(alpha), steps=1, probe=probe))` around it. A
     batch that leaves D' empty changes nothing but by what a loss has without examples. Where every
-    batch would, as of a model that takes a user's sequence for one example, it is refused. Cost: two
-    gradients on half a batch (four on a third, of which two are the Hessian's), on copies of the
-    batch's rows. Arguments that are not named here are those of `local_training`.
+    batch would, as where a user's sequence is one example, it is refused. Cost: two gradients on
+    half a batch (four on a third, of which two are the Hessian's), on copies of the batch's rows.
+    Arguments that are not named here are those of `local_training`.
 
     Args:
         optimizer: what takes the step beta. All that it trains is adapted, private parameters

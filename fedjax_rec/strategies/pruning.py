@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -92,8 +92,10 @@ def prune_fl(
         client, masked(), model, "prune_fl", uplink or masked(), aggregator,
         pruning(server or step(1.0), fraction, every), clients_per_chunk, stages,
     )  # fmt: skip
-    send: Any = assembled.packets
-    rule: Any = assembled.chunk
+    send, open_one, rule, told = (
+        cast(Any, x)
+        for x in (assembled.packets, assembled.opened, assembled.chunk, assembled.uploads)
+    )
     inside = lambda state: replace(state, server=state.server["rounds"])
 
     def init(key, num_clients):
@@ -118,7 +120,9 @@ def prune_fl(
         return send(key, inside(state), cohort)
 
     return replace(
-        assembled, init=init, round=round, packets=packets, uploads=None, opened=None,
+        assembled, init=init, round=round, packets=packets,
+        uploads=lambda key, state, cohort: told(key, inside(state), cohort),
+        opened=lambda state, *args: open_one(inside(state), *args),
         chunk=lambda key, state, cohort: rule(key, inside(state), cohort),
     )  # fmt: skip
 

@@ -62,8 +62,8 @@ def test_a_run_is_attacked_in_its_last_state(place, told, capsys):
         (["--attacks", "canaries"], "no section `privacy`"),
         (["--attacks", "recurring", "--observe", "1"], "needs two rounds or more"),
         (["--observe", "0"], "use --observe >= 1"),
-        (["--attacks", "touched", "--strategy=gpfedrec", "--model=gpfedrec", "--cohorts=full"],
-         "opens no messages of single clients"),
+        (["--attacks", "touched", "--strategy=central", "--strategy.fit=popularity",
+          "--model=item_scores"], "nobody reads messages of single clients"),
         (["--ledger", "there.yaml"], "give one"),
     ],
 )  # fmt: skip

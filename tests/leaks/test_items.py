@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_rec import compress, data, keys, leaks, models, rows, strategies
+from fedjax_rec import clients, compress, data, keys, leaks, models, rows, strategies
 from fedjax_rec.types import Cohort
 
 pytestmark = pytest.mark.usefixtures("compiled_fast")
@@ -99,6 +99,30 @@ def test_messages_are_their_bytes(small):
         np.testing.assert_array_equal(message.rows, np.asarray(table.values[k])[live])
 
 
+@pytest.mark.parametrize("name", ["gossip_sgd", "cofedrec", "hetefedrec"])
+def test_peers_own_models_and_several_tables_tell_as_much(small, name):
+    """The rows that a client changed, whatever it sends them in."""
+    made = {
+        "gossip_sgd": lambda: strategies.gossip_sgd(
+            models.fedmf(ITEMS, width=4), shifted(),
+            exchange=strategies.gossip(strategies.ring()),
+        ),
+        "cofedrec": lambda: strategies.cofedrec(
+            models.pfedrec(ITEMS, width=4), shifted(), categories=4
+        ),
+        "hetefedrec": lambda: strategies.hetefedrec(
+            models.hetefedrec(ITEMS, widths=(2, 4)), shifted(), up_to=(6,)
+        ),
+    }  # fmt: skip
+    seen, truth = heard(made[name](), small)
+    outcome = leaks.scored("touched", leaks.touched(seen), truth.touched[0], "touched")
+    assert outcome.by["f1"].mean == 1.0 and outcome.random < 0.3
+    own = leaks.positives(small.store, range(USERS))
+    for client, touched in truth.touched[0].items():
+        both = np.union1d(own[client], (own[client] + SHIFT) % ITEMS)
+        assert name == "cofedrec" or np.array_equal(touched, both)
+
+
 def test_directions_tell_positives_from_negatives():
     """In a world where some items are popular, which tells the end of the positives."""
     rng = np.random.default_rng(1)
@@ -171,13 +195,11 @@ def test_cover_rows_are_the_same_in_every_round(many):
 
 
 def test_what_cannot_be_attacked_is_told(small):
-    strategy = strategies.gossip_sgd(
-        models.fedmf(ITEMS, width=4),
-        data.pointwise(1),
-        exchange=strategies.gossip(strategies.ring()),
-    )
+    model = models.fedmf(ITEMS, width=4)
+    client = clients.local_training(model, data.pointwise(1), clients.sgd(0.1))
+    strategy = strategies.power_sgd(client, model, rank=2)
     state = jax.eval_shape(lambda: strategy.init(KEY, USERS))
-    with pytest.raises(ValueError, match=r"opens no messages of single clients .*fedavg"):
+    with pytest.raises(ValueError, match=r"nobody reads messages of single clients .*fedavg"):
         leaks.overhear(strategy, state, small.store, KEY, [0])
     silent = leaks.Overheard(0, (), [], False, 9)
     for attack in (leaks.touched, leaks.popularity):
