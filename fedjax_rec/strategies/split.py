@@ -21,7 +21,7 @@ most tokens of one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
@@ -30,11 +30,11 @@ import jax.numpy as jnp
 
 from .. import factors, rows, wire
 from ..check import at_least, one_of
-from ..clients import Passes
+from ..clients import Local, Passes
 from ..clients.batches import turns_of
 from ..data import Batches
 from ..rounds.cohort import client_keys, over_clients, vmapped
-from ..types import Cohort, Model, Packet, State, Strategy
+from ..types import Cohort, Compressor, Model, Packet, Stage, State, Strategy, Transform
 from .adapters import fedit
 
 States = Literal["float32", "bfloat16", "float16"]
@@ -92,10 +92,14 @@ def split(
     width: int | None = None,
     states: States = "float32",
     tokens: Callable[..., jax.Array] = prompt_tokens,
+    settings: Mapping[str, Any] | None = None,
+    optimizer: Local | Sequence[Local] | Transform | None = None,
     epochs: int = 1,
     steps: int | None = None,
     batch_size: int = 256,
-    **kwargs,
+    uplink: Compressor | None = None,
+    clients_per_chunk: int | str | None = None,
+    stages: Sequence[Stage] = (),
 ) -> Strategy:
     """`recipe`, in whose ledger the states and gradients at both cuts of the decoder stand.
 
@@ -112,13 +116,12 @@ def split(
         layers: L, of the whole decoder: the model may hold the last ones alone.
         first: k, of the client, above the table of tokens.
         last: m, of the client, below the head.
-        recipe: recipe(model, examples, probe, **kwargs) -> a synchronous strategy, whose clients
-            take their batches by `epochs`, `steps` and `batch_size` once a round, as those of
-            `fedavg`, the rules of adapters and `fellrec` do.
+        recipe: a synchronous one, whose clients take their batches by `epochs`, `steps` and
+            `batch_size` once a round: `fedavg`, the rules of adapters, `fellrec`.
         width: D; default that of the model's decoder.
         states: in what states and gradients are sent.
         tokens: tokens(batch) -> bool[B, ...], which places of a batch cross.
-        kwargs: of `recipe`.
+        settings: further arguments of `recipe`, by name.
 
     Raises:
         ValueError: for numbers below 1, where no layer is left to the server, for a model without
@@ -127,8 +130,9 @@ def split(
             than 4 GiB.
 
     Example:
+        >>> count = lambda batch: batch["mask"] > 0
         >>> strategy = strategies.split(
-        ...     adapted, data.pointwise(4), layers=4, width=6, tokens=lambda batch: batch["mask"] > 0
+        ...     adapted, data.pointwise(4), layers=4, width=6, tokens=count
         ... )
     """
     for name, value in {"layers": layers, "first": first, "last": last}.items():
@@ -148,8 +152,10 @@ def split(
     back = {"up": trained > last, "down": trained > layers - first}
     passes = Passes(epochs, steps, batch_size)
     inner = recipe(
-        model, examples, probe, epochs=epochs, steps=steps, batch_size=batch_size, **kwargs
-    )
+        model, examples, probe, optimizer=optimizer, epochs=epochs, steps=steps,
+        batch_size=batch_size, uplink=uplink, clients_per_chunk=clients_per_chunk, stages=stages,
+        **settings or {},
+    )  # fmt: skip
     if inner.delayed:
         raise ValueError("split(recipe=...) counts what a round trains; use a synchronous recipe.")
     sends: Any = inner.packets
@@ -158,7 +164,9 @@ def split(
         """(int32[C], most): tokens of the clients of the cohort in this round."""
         of_clients = client_keys(key, state.round)
         most = _most(examples, passes, tokens, cohort)
-        nbytes = (2 if back["up"] or back["down"] else 1) * most * width * jnp.dtype(states).itemsize
+        nbytes = (
+            (2 if back["up"] or back["down"] else 1) * most * width * jnp.dtype(states).itemsize
+        )
         if nbytes > MOST:
             raise ValueError(
                 f"split: the states of a client's round may take {nbytes / 2**30:.1f} GiB, and the "

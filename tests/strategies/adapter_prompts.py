@@ -1,24 +1,54 @@
-"""Prompts of five clients, and a small decoder of two layers that answers them with adapters."""
+"""Prompts of five clients, and three small layers with adapters that answer them."""
 
 from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from fedjax_rec import data, models
+from fedjax_rec.types import Model
 
-KEY, CLIENTS, T = jax.random.key(3), 5, 9
+KEY, CLIENTS, T, LAYERS, WIDTH = jax.random.key(3), 5, 9, 3, 4
 # Prompts of each client.
 COUNT = [6, 3, 8, 5, 4]
-SIZE = models.LlamaSize(20, 8, 12, 3, 2, 1, 4)
-RANK = 2
 
 
-def decoder() -> models.Decoder:
-    made = models.llama(nnx.Rngs(0), SIZE)
-    made.tokens[...] = made.tokens[...] * 30.0  # so that tokens differ as those of trained ones do
-    return made
+class Layer(nnx.Module):
+    def __init__(self, rngs):
+        self.query = models.layers.linear(rngs, WIDTH, WIDTH, lead=(LAYERS,))
+
+    def __call__(self, x):
+        return x + jnp.tanh(self.query(x))
+
+
+class Answer(nnx.Module):
+    """The logit of yes: a column of the mean of a prompt's tokens, after three layers."""
+
+    def __init__(self, rngs):
+        self.tokens = models.Frozen(jax.random.normal(rngs.params(), (20, WIDTH)))
+        self.layers = models.lora(models.freeze(Layer(rngs)), rngs, "query", rank=2, alpha=4.0)
+
+    def predict(self, batch):
+        real = jnp.arange(T) < batch["length"][:, None]
+        x = (self.tokens[...][batch["tokens"]] * real[..., None]).sum(1)
+        return models.layers.stacked(self.layers, x)[:, 0]
+
+    def loss(self, batch, key):
+        return models.bce()(self.predict(batch), batch)
+
+
+def adapted() -> Model:
+    """Both factors begin off zero, so that both have a gradient at once."""
+    model = models.from_nnx(Answer)
+
+    def init(key, common=None):
+        shared, private = model.init(key, common)
+        off = lambda path, x: x + 0.3 if getattr(path[-1], "key", None) == "lora_b" else x
+        return jax.tree_util.tree_map_with_path(off, shared), private
+
+    return replace(model, init=init)
 
 
 def found(**more) -> data.Examples:
@@ -36,27 +66,3 @@ def found(**more) -> data.Examples:
 
 def packed(**more) -> data.Dataset:
     return data.pack_examples(found(**more))
-
-
-def adapted():
-    """Adapters in all three layers, drawn with B off zero so that all of them matter at once."""
-    model = models.yes_no(decoder(), (1, 2), rank=RANK)
-
-    def init(key, common=None):
-        shared, private = model.init(key, common)
-        off = lambda path, x: (
-            x + 0.3 * jax.random.normal(jax.random.key(7), x.shape)
-            if getattr(path[-1], "key", None) == "lora_b"
-            else x
-        )
-        return jax.tree_util.tree_map_with_path(off, shared), private
-
-    return replace(model, init=init)
-
-
-def above(layers: int):
-    """Adapters in the last layers alone, on states that are computed once."""
-    fields = found().fields
-    return models.yes_no_above(decoder(), (1, 2), fields, layers, rank=RANK)
-
-
