@@ -31,7 +31,8 @@ def sides(decoder: Decoder, first: int = 1, last: int = 1) -> dict[str, int]:
         ValueError: for numbers below 1, and where no layer is left to the server.
 
     Example:
-        >>> held = models.sides(decoder, first=1, last=1)
+        >>> deep = models.llama(nnx.Rngs(0), models.LlamaSize(60, 16, 24, 4, 2, 1, 8))
+        >>> held = models.sides(deep, first=2, last=1)
     """
     layers = decoder.size.layers
     for name, value in {"first": first, "last": last}.items():
