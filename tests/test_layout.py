@@ -53,6 +53,7 @@ VMAPS = {
     "rounds.cohort": "clients",
     "keys": "ids, for the key of each",
     "rounds.clock": "keys, one a client",
+    "strategies.split": "the outline of a client, for how many tokens its batches have room",
     "rounds.inflight": "keys, one a client",
     "rounds.selection": "keys, one a client",
     "rounds.utility": "keys, one a client",

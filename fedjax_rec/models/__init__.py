@@ -74,6 +74,7 @@ from .transformers.peft_write import export_peft
 from .transformers.pretrained import load_decoder, load_llama
 from .transformers.quantise import base_nbytes, in_dtype, quantised
 from .transformers.sentences import sentences
+from .transformers.sides import sides
 from .weighted import weighted
 from .with_popular import with_popular
 
@@ -91,8 +92,8 @@ __all__ = [
     "load_encoder", "load_llama", "logistic", "lora", "masked_mean", "merged", "mlp", "mutual",
     "neumf", "next_title", "pfedrec", "popularity", "private_at", "prunable", "quantised",
     "quotient_remainder", "random_bert", "residual_kmeans", "rows_each", "sampled_bce",
-    "sampled_softmax", "sasrec", "sasrec_from_texts", "semantic_ids", "sentences", "squared_error",
-    "started", "summed", "supervised_contrastive", "tallrec", "text_and_rows", "text_encoder",
-    "text_rows", "text_sasrec", "text_tower", "tiger", "told_apart", "trie", "two_tower", "unisrec",
-    "weighted", "with_core", "with_popular", "yes_no", "yes_no_above",
+    "sampled_softmax", "sasrec", "sasrec_from_texts", "semantic_ids", "sentences", "sides",
+    "squared_error", "started", "summed", "supervised_contrastive", "tallrec", "text_and_rows",
+    "text_encoder", "text_rows", "text_sasrec", "text_tower", "tiger", "told_apart", "trie",
+    "two_tower", "unisrec", "weighted", "with_core", "with_popular", "yes_no", "yes_no_above",
 ]  # fmt: skip

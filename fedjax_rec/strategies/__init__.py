@@ -87,6 +87,7 @@ from .fedpergnn import fedpergnn
 from .fedprox import fedprox, proximal
 from .fedrap import annealed_sgd, fedrap
 from .fedsgd import fedsgd, full_gradient
+from .fellrec import fellrec
 from .fetchsgd import fetch_sgd
 from .fltrust import fltrust, root_of
 from .gossip_sgd import gossip_sgd, model_swapping
@@ -105,6 +106,7 @@ from .ptf_fedrec import by_client, by_server, ptf_fedrec
 from .reconstruction import anew, fedrecon, fedrep, fine_tuned, fine_tuned_fedavg, in_sequence
 from .scaffold import controlled, scaffold
 from .selective import over_selected, selective
+from .split import prompt_tokens, split
 from .started import started
 
 __all__ = [
@@ -117,14 +119,14 @@ __all__ = [
     "fed_sb", "fed_yogi", "fedasync", "fedavg", "fedavg_keeping", "fedbuff", "fedca", "feddyn",
     "federated", "federated_dropout", "fedex_lora", "fedfast", "fedit", "fedmf", "fedncf",
     "fednova", "fedper", "fedpergnn", "fedprox", "fedrap", "fedrecon", "fedrep", "fedsa_lora",
-    "fedsgd", "fetch_sgd", "ffa_lora", "fine_tuned", "fine_tuned_fedavg", "flexlora", "flora",
-    "fltrust", "from_clusters", "from_matrix", "from_optax", "fsvrg", "full_gradient", "gossip",
-    "gossip_sgd", "gpfedrec", "graph_guided", "guarded", "hetefedrec", "hetlora", "ifca", "ifedrec",
-    "in_proportion", "in_sequence", "kept_apart", "lightfr", "lognormal_clock", "maml",
+    "fedsgd", "fellrec", "fetch_sgd", "ffa_lora", "fine_tuned", "fine_tuned_fedavg", "flexlora",
+    "flora", "fltrust", "from_clusters", "from_matrix", "from_optax", "fsvrg", "full_gradient",
+    "gossip", "gossip_sgd", "gpfedrec", "graph_guided", "guarded", "hetefedrec", "hetlora", "ifca",
+    "ifedrec", "in_proportion", "in_sequence", "kept_apart", "lightfr", "lognormal_clock", "maml",
     "memory_budget", "metropolis", "mime", "mime_lite", "mining", "model_swapping", "nearest",
     "oort", "over_selected", "over_selection", "pairs", "per_fedavg", "periodic", "pfedme",
-    "pfedme_client", "pfedrec", "power_of_choice", "power_sgd", "propagating", "proximal",
-    "prune_fl", "pruning", "ptf_fedrec", "raflora", "rbla", "reptile", "ring", "rolora", "root_of",
-    "scaffold", "scheduled_step", "selecting", "selective", "sending_user", "started", "step",
-    "stochastic_step", "submodel", "torus", "traced_clock",
+    "pfedme_client", "pfedrec", "power_of_choice", "power_sgd", "prompt_tokens", "propagating",
+    "proximal", "prune_fl", "pruning", "ptf_fedrec", "raflora", "rbla", "reptile", "ring", "rolora",
+    "root_of", "scaffold", "scheduled_step", "selecting", "selective", "sending_user", "split",
+    "started", "step", "stochastic_step", "submodel", "torus", "traced_clock",
 ]  # fmt: skip

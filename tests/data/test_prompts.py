@@ -13,7 +13,7 @@ from fedjax_rec.data import (
     prompt_template,
     yes_no_prompts,
 )
-from fedjax_rec.data.partition import by_hash
+from fedjax_rec.data.partition import Partition, by_hash
 from fedjax_rec.data.sources.prompts import short_title
 from fedjax_rec.data.splits import TEST, TRAIN, VALIDATION, Split
 
@@ -257,3 +257,11 @@ def test_places_of_vectors_that_cannot_be_are_refused(prompts):
         prompts(words=prompt_template(ask="{user}{user}{item}{title}:"))
     with pytest.raises(ValueError, match=r"has a vector at the end of a prompt, where the answer"):
         prompts(words=prompt_template(ask="{title}{user}{item}"))
+
+
+def test_users_are_grouped_as_asked(prompts):
+    grouping = lambda split: Partition(np.arange(USERS, dtype=np.int32) % 2, 2)
+    made = prompts(clients=2, shots=None, grouping=grouping)
+    assert (made.client == made.fields["user"] % 2).all() and made.num_clients == 2
+    with pytest.raises(ValueError, match=r"clients=3.*grouping makes 2"):
+        prompts(clients=3, shots=None, grouping=grouping)

@@ -72,6 +72,11 @@ def told(model, examples, **parts) -> Strategy:
     return strategies.federated(client, model, clients_per_chunk=4, **parts)
 
 
+def in_the_batch(batch):
+    """A token an example."""
+    return batch["mask"] > 0
+
+
 def trusted():
     """What a server of `fltrust` has: four users of the first 20 items."""
     return world(4, 20, 8).store
@@ -312,6 +317,29 @@ STRATEGIES = {
             m, e, one_in=3, axes=2, learning_rate=0.05, epochs=1, **SMALL, **parts
         ),
         model=lambda n: models.fedmf(n, width=6, scale=1.0),
+        takes=("uplink",),
+    ),
+    "fellrec(softmax)": Recipe(
+        lambda m, e, **parts: strategies.fellrec(
+            m, e, temperature=0.1, optimizer=rate(0.5), **SMALL, **parts
+        ),
+        model=adapted,
+        takes=("uplink",),
+    ),
+    # a decoder in two places
+    "split(fellrec)": Recipe(
+        lambda m, e, **parts: strategies.split(
+            m,
+            e,
+            recipe=strategies.fellrec,
+            layers=4,
+            width=6,
+            tokens=in_the_batch,
+            optimizer=rate(0.5),
+            **SMALL,
+            **parts,
+        ),
+        model=adapted,
         takes=("uplink",),
     ),
     # bits

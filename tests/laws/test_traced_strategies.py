@@ -102,6 +102,13 @@ TRACED = {
         interpolation=(0.5, 0.9),
         learning_rate=(0.01, 0.1),
     ),
+    "fellrec": recipe(
+        "fellrec",
+        alpha=(0.3, 0.9),
+        beta=(1.0, 3.0),
+        loss_temperature=(0.05, 0.5),
+        temperature=(0.1, 0.5),
+    ),
     "fcf": Numbers(
         partial(strategies.fcf, clients_per_chunk=4),
         dict(unobserved_weight=(0.1, 1.0), regularization=(0.01, 0.1), memory=(0.3, 0.9)),

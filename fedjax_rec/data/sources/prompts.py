@@ -24,7 +24,7 @@ from ... import check, weights
 from ...check import at_least
 from ..examples import Examples
 from ..interactions import Interactions, offsets
-from ..partition import by_hash
+from ..partition import Partitioner, by_hash
 from ..splits import Split
 from .asked import Asking, counted, in_parts, last_of_users, shots_of
 from .sources import load
@@ -164,6 +164,7 @@ def yes_no_prompts(
     above: float = 3.0,
     seed: int = 0,
     words: Words | None = None,
+    grouping: Partitioner | None = None,
 ) -> Examples:
     """Prompts, each with a yes or a no: would the user like this, given what he liked and disliked?
 
@@ -180,6 +181,8 @@ def yes_no_prompts(
         seed: of the shots.
         words: words(past, title) -> the text of a prompt, or the messages of a conversation, as
             those of `as_chat`; default `prompt_template()`.
+        grouping: of users into clients, as many as `clients` says; default `by_hash(clients)`, else
+            for instance `by_vectors`.
 
     Returns:
         `Examples` with the fields `tokens` int32[n, T], padded behind with 0, `length` int32[n],
@@ -191,7 +194,8 @@ def yes_no_prompts(
 
     Raises:
         ValueError: for data without ratings or titles, for a client with fewer than `shots`
-            interactions to learn from, and for words that place a vector twice, or at the end.
+            interactions to learn from, for a grouping into another number of clients, and for words
+            that place a vector twice, or at the end.
 
     Example:
         >>> found = data.yes_no_prompts(films, decoder_folder, shots=2, clients=2, length=64)
@@ -206,7 +210,13 @@ def yes_no_prompts(
         raise ValueError(
             f"yes_no_prompts(source={found.name!r}) needs ratings and titles; use ml-100k or ml-1m."
         )
-    of_user = by_hash(clients)(Split(found, np.zeros(len(found), np.int8))).client_of_user
+    groups = (grouping or by_hash(clients))(Split(found, np.zeros(len(found), np.int8)))
+    if groups.num_clients != clients:
+        raise ValueError(
+            f"yes_no_prompts(clients={clients}) and grouping makes {groups.num_clients}; say the "
+            "same number in both."
+        )
+    of_user = groups.client_of_user
     asked = (asking or last_of_users())(found)
     train = shots_of(asked.train, of_user[found.users[asked.train]], shots, seed)
     rows, part = in_parts(train, asked)

@@ -52,7 +52,7 @@ class SoftTokens:
             < 1.
 
     Example:
-        >>> soft = models.SoftTokens(user_vectors, item_vectors, hidden=8)
+        >>> soft = models.SoftTokens(np.ones((3, 4)), np.ones((9, 4)), hidden=8)
     """
 
     users: np.ndarray

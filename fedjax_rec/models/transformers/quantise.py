@@ -111,9 +111,14 @@ def base_nbytes(shared: PyTree) -> int:
     Example:
         >>> count = models.base_nbytes(jax.eval_shape(adapted.init, key)[0])
     """
+    return stored_nbytes(trees.frozen(shared))
+
+
+def stored_nbytes(tree: PyTree) -> int:
+    """Bytes of the leaves of `tree`, numbers of four bits counted as half a byte."""
 
     def of(x) -> int:
         bits = jnp.iinfo(x.dtype).bits if "int" in str(x.dtype) else 8 * x.dtype.itemsize
         return -(-x.size * bits // 8)
 
-    return sum(of(x) for x in jax.tree.leaves(trees.frozen(shared)))
+    return sum(of(x) for x in jax.tree.leaves(tree))
