@@ -21,12 +21,9 @@ MEMORY = "memory"  # in place of names
 COHORTS = simulate.uniform(11)
 
 
-def calls_of(strategy, mesh) -> simulate.Calls:
-    return simulate.program(lambda _: simulate.Parts(strategy, COHORTS), mesh).of(KEY)
-
-
-def played(strategy, store, calls, rounds: int, state=None):
+def played(strategy, store, mesh, rounds: int, state=None):
     """The last `Progress`."""
+    calls = simulate.program(lambda _: simulate.Parts(strategy, COHORTS), mesh).of(KEY)
     (*_, end) = simulate.simulate(
         strategy, store, rounds, KEY, COHORTS, every=2, state=state, calls=calls
     )
@@ -41,14 +38,13 @@ def leaves(state) -> dict[str, np.ndarray]:
 def one(name: str, number: int, out: Path, mesh) -> None:
     strategy, packed = steady(name)
     like = jax.eval_shape(lambda: strategy.init(KEY, packed.num_clients))
-    calls = calls_of(strategy, mesh)
     with fast():
-        end = played(strategy, packed.store, calls, 4)
-        half = played(strategy, packed.store, calls, 2)
+        end = played(strategy, packed.store, mesh, 4)
+        half = played(strategy, packed.store, mesh, 2)
         folder = simulate.Checkpoints(out / str(number) / "checkpoints", name)
         folder.save(2, half.running)
         _, state, _ = folder.restore(like)
-        again = played(strategy, packed.store, calls, 4, state)
+        again = played(strategy, packed.store, mesh, 4, state)
         folder.save(4, again.running)
         folder.close()
     whole, resumed = leaves(end.running), leaves(again.running)
@@ -67,9 +63,8 @@ def memory(out: Path) -> None:
     before this process took at its peak when it was written, by those who hold it and gathered."""
     packed = world(20_000, 40, 4)
     strategy = federated(packed, models.fedmf(packed.num_items, width=512))
-    calls = calls_of(strategy, simulate.clients_mesh(1))
     with fast():
-        end = played(strategy, packed.store, calls, 1)
+        end = played(strategy, packed.store, simulate.clients_mesh(1), 1)
     told: dict[str, float] = {"all": packed.num_clients * 512 * 4 / 2**20}
     for how in (simulate.held, simulate.gathered):
         gc.collect()

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import pytest
 from compiling import fast
-from processes import MEMORY, calls_of, leaves, played
+from processes import COHORTS, MEMORY, leaves
 from rotating import marks
 from strategies_registry import STRATEGIES
 from test_devices import ON_ONE, steady
@@ -65,9 +65,10 @@ def both(out: Path, row_devices: int, names: list[str]) -> None:
 def here(name: str, row_devices: int):
     """(the last `Progress` of the same run on two devices of this process, the outline)."""
     strategy, packed = steady(name)
+    mesh = simulate.clients_mesh(2, row_devices)
+    calls = simulate.program(lambda _: simulate.Parts(strategy, COHORTS), mesh).of(KEY)
     with fast():
-        calls = calls_of(strategy, simulate.clients_mesh(2, row_devices))
-        end = played(strategy, packed.store, calls, 4)
+        (*_, end) = simulate.simulate(strategy, packed.store, 4, KEY, COHORTS, every=2, calls=calls)
     return end, jax.eval_shape(lambda: strategy.init(KEY, packed.num_clients))
 
 
