@@ -1,9 +1,9 @@
 """The best round of a run so far, and the state after it.
 
 The state is copied from the device after a round that is the best yet, without what is the model's
-own (a frozen base that rounds leave as it is), and is written to the folder `best/` of the run
-whenever a checkpoint is: a run that goes on from that checkpoint finds it there. Nothing is written
-in between.
+own (a frozen base that rounds leave as it is), and of several processes by each what it holds. It
+is written to the folder `best/` of the run whenever a checkpoint is: a run that goes on from that
+checkpoint finds it there. Nothing is written in between.
 """
 
 from __future__ import annotations
@@ -50,10 +50,17 @@ class BestState:
         self.waiting: tuple[int, State] | None = None
 
     def take(self, round: int, state: State) -> None:
-        """Copies `state`, since the next round takes over what it changes, frozen or not."""
+        """Copies `state`, since the next round takes over what it changes, frozen or not. Of
+        several processes all call it."""
         if self.keep:
             own = {id(x) for x in jax.tree.leaves(self.like)}
-            copied = lambda x: x if id(x) in own else np.array(x)
+            state = simulate.held(state)
+
+            def copied(x):
+                if id(x) in own:
+                    return x
+                return np.array(x) if isinstance(x, jax.Array) else x.copy()
+
             self.waiting = round, jax.tree.map(copied, state)
 
     def write(self) -> None:

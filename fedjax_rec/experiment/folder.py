@@ -58,16 +58,26 @@ def fingerprint(plain: dict[str, Any]) -> str:
 class RunFolder:
     """The folder of one run, checked for a configuration. Nothing is written before `begin`.
 
+    of_all: the folder of a run of several processes, which all of them see, and where each writes
+    and reads states; None where states are this process's alone.
+
     Raises ValueError where the folder holds another configuration's run, or something else.
     """
 
-    def __init__(self, path: Path | str, plain: dict[str, Any], overwrite: bool = False):
+    def __init__(
+        self,
+        path: Path | str,
+        plain: dict[str, Any],
+        overwrite: bool = False,
+        of_all: Path | None = None,
+    ):
         if not str(path):
             raise ValueError("--out '' names no folder; give one, such as runs/mine.")
         self.path = Path(path)
         self.plain = plain
         self.fingerprint = fingerprint(plain)
         self.overwrite = overwrite
+        self.of_all = of_all
         self.lock = FileLock(self.path / LOCK, blocking=False)
         self._check()
 
@@ -155,11 +165,11 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
+        return (self.of_all or self.path) / "checkpoints"
 
     @property
     def best(self) -> Path:
-        return self.path / "best"
+        return (self.of_all or self.path) / "best"
 
     @property
     def finished(self) -> bool:

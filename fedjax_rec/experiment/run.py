@@ -37,6 +37,10 @@ from .progress import Bar
 from .user_groups import by_activity, by_attribute
 
 RECORDS = "records"  # in a checkpoint: the checksums of the records up to it
+APART = (
+    "not every process sees this folder, so the first gathers all states, which have to fit into "
+    "its memory, and writes them; in a folder that all see each writes what it holds."
+)
 _DRAWING = threading.Lock()  # matplotlib draws in one thread at a time
 
 
@@ -63,8 +67,8 @@ def run(
     Raises Stopped after Ctrl-C, with the state saved, and MemoryError, before anything is written,
     where it cannot fit.
     """
-    with simulate.folder_of_own(out) as own:
-        folder = RunFolder(own, config.plain, overwrite)
+    with simulate.folder_of_own(out) as (own, of_all):
+        folder = RunFolder(own, config.plain, overwrite, of_all)
         try:
             with strategies.memory_budget(config.memory_budget):
                 experiment = prepare(config)
@@ -74,6 +78,8 @@ def run(
                 mesh = mesh_of(config)
                 calls = simulate.program(experiment.made, mesh).of(key, experiment.inputs())
                 show = show and simulate.is_first()
+                if of_all is None and jax.process_count() > 1 and simulate.is_first():
+                    print(f"fedjax-rec: {out}: {APART}", file=sys.stderr)
                 return carry_out(config, folder, experiment, calls, show, callbacks=callbacks)
         finally:
             folder.release()
@@ -103,7 +109,8 @@ def carry_out(
     key = jax.random.key(config.seed)
     # What the parts say against each other or the memory, they say before anything is written.
     like = experiment.outline
-    done = 0 if folder.overwrite else simulate.last_saved(folder.checkpoints)
+    last = lambda: simulate.last_saved(folder.checkpoints)
+    done = 0 if folder.overwrite else simulate.from_first(last)
     if not done:
         folder.keep_finished()
     begin = time.perf_counter()
@@ -162,6 +169,7 @@ class Running:
         self.until = until
         self.protocol = experiment.measure.protocol
         self.chooser = chooser_of(experiment.dataset, self.protocol)
+        self.held = simulate.gathered if folder.of_all is None else simulate.held
         self.kept = BestState(folder.best, config.keep_best, like)
         self.state: Any = None
         self.best: dict = {}
@@ -208,7 +216,7 @@ class Running:
         records.append(record)
         if best_of(records, self.chooser, self.protocol) is record:
             self.best = {"values": progress.values["test"]}
-            self.kept.take(progress.round, simulate.gathered(progress.running))
+            self.kept.take(progress.round, self.held(progress.running))
         self.folder.append(record)
         of_run = replace(
             progress, metrics=record, records=tuple(records), config=config.plain,
@@ -226,8 +234,8 @@ class Running:
             extras = {**self.best, RECORDS: self.folder.sums(records)}
             if self.stopped is not None:
                 extras[stopped.KEY] = stopped.packed(self.stopped)
-            self.checkpoints.save(progress.round, simulate.gathered(progress.running), extras)
-        self.state = simulate.gathered(progress.running) if last else progress.running
+            self.checkpoints.save(progress.round, self.held(progress.running), extras)
+        self.state = progress.running
         if stop:
             self.checkpoints.close()
             self.compare()
@@ -263,8 +271,9 @@ class Running:
             summary["privacy"] = guarantee.summary(self.records[-1]["round"])
         if config.audit:
             store, key = experiment.dataset.store, jax.random.key(config.seed)
+            state = simulate.gathered(self.state)
             summary["audit"] = simulate.audit(
-                experiment.strategy, self.state, store, key, config.audit, config.cohorts
+                experiment.strategy, state, store, key, config.audit, config.cohorts
             )
         folder.write_per_user(
             values=values,
@@ -282,7 +291,7 @@ def _resumed(
     config: Config, folder: RunFolder, checkpoints: simulate.Checkpoints, like
 ) -> tuple[Any, dict, list[dict], dict | None]:
     """(state, values of the best round, records, what stopped it) of what was done before."""
-    newest = simulate.last_saved(folder.checkpoints)
+    newest = simulate.from_first(lambda: simulate.last_saved(folder.checkpoints))
     done, state, saved = checkpoints.restore(like)
     if done < newest:
         print(

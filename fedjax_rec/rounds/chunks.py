@@ -176,8 +176,7 @@ def _dealt(step, held, cohort: Cohort, c: int, shared: PyTree | None) -> Played:
 
     whole, split = PartitionSpec(), PartitionSpec(axes)
     by_rows = PartitionSpec(rows.AXIS) if own_tables else whole
-    beyond = jnp.zeros(block * mesh.size - nobody, jnp.int32)  # whoever fills it, nobody reads it
-    fill = lambda x: jnp.concatenate([x, x[beyond]])  # keys too, which cannot be padded by zeros
+    fill = lambda x: filled(x, block * mesh.size)
     specs = split, whole, by_rows, split, split
     by_pieces = [pieces.spec(x, a) for x, a in base]
     play = jax.shard_map(
@@ -193,6 +192,19 @@ def _dealt(step, held, cohort: Cohort, c: int, shared: PyTree | None) -> Played:
         stacks = jax.lax.with_sharding_constraint(stacks, everywhere)
     held = jax.tree.map(lambda x: x[:nobody], held)
     return Played(held, total, stacks, seen, lambda x: _placed(x, places, size))
+
+
+def filled(x: jax.Array, size: int) -> jax.Array:
+    """x [n, ...] as [size, ...], with its first slice in the new places. Written so that where
+    devices have a block each, XLA leaves it there, which it does not with a concatenation."""
+    if x.shape[0] == size:
+        return x
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        of_keys = filled(jax.random.key_data(x), size)
+        return jax.random.wrap_key_data(of_keys, impl=jax.random.key_impl(x))
+    beyond = [(0, size - x.shape[0], 0), *[(0, 0, 0)] * (x.ndim - 1)]
+    long = jax.lax.pad(x, jnp.zeros((), x.dtype), beyond)
+    return jnp.where(trees.leading(jnp.arange(size) < x.shape[0], long), long, x[:1])
 
 
 def _frozen(shared: PyTree | None) -> list:

@@ -101,8 +101,9 @@ def clients_that_fit(bytes_per_client: int, cohort: int) -> int:
 
 
 def refuse_too_large(what: str, nbytes: int, num_clients: int, remedy: str) -> None:
-    """Raises MemoryError where `nbytes` of state for all clients exceed what a run may take."""
-    limit = allowed_bytes()
+    """Raises MemoryError where `nbytes` of state for all clients exceed what a run may take, of
+    several processes each its part."""
+    limit = allowed_bytes() * jax.process_count()
     if nbytes > limit:
         raise MemoryError(
             f"{what} of {num_clients} clients takes {size(nbytes)} and the run may take "

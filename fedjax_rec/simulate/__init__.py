@@ -1,6 +1,7 @@
 """Runs: cohorts, the loop, what is measured, audits of bytes, and checkpoints."""
 
 from .audit import audit
+from .block_files import held
 from .checkpoint import (
     Checkpoints,
     Parameters,
@@ -23,7 +24,7 @@ from .cohorts import (
 )
 from .device import clients_mesh, configure
 from .forecast import Forecast, forecast
-from .hosts import folder_of_own, from_first, gathered, is_first, join
+from .hosts import folder_of_own, from_first, gathered, in_step, is_first, join
 from .lent import Lent, OtherBase
 from .loop import Diverged, simulate
 from .measure import Measure, aggregated, fitted, on_examples, personal
@@ -66,6 +67,8 @@ __all__ = [
     "from_first",
     "full",
     "gathered",
+    "held",
+    "in_step",
     "in_turns",
     "is_first",
     "join",

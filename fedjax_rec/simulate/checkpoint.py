@@ -4,7 +4,8 @@ A checkpoint holds every leaf of a `State` by its path (of a large frozen one th
 own its checksum, see `lent`), arrays of the caller's, what the run is made of (the fingerprint of
 its configuration, the digest of its data), and checksums of all of it.
 Orbax writes to a temporary folder and renames it, so a checkpoint is whole or not there, until a
-disk or a hand damages it: then the run goes on from the one before.
+disk or a hand damages it: then the run goes on from the one before. Of several processes each
+writes the rows that it has, see `block_files`, and the first all else.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ import orbax.checkpoint as ocp
 
 from ..trees import named
 from ..types import State
-from .hosts import is_first
+from .block_files import held, joined, tidied, written
+from .hosts import from_first, in_step, is_first
 from .lent import LENT, Lent, OtherBase
 from .seal import Damaged, opened, opened_text, sealed, sealed_text
+from .spread import Filed
 
 _ALONE = threading.RLock()
 
@@ -49,6 +52,8 @@ def _filled(like: State, leaves: Mapping[str, Any], what: str) -> State:
 
     def leaf(path, x):
         name = jax.tree_util.keystr(path)
+        if isinstance(leaves.get(name), Filed):
+            return leaves[name]
         return jnp.asarray(leaves[name]) if x.size else jnp.zeros(x.shape, x.dtype)
 
     return jax.tree_util.tree_map_with_path(leaf, like)
@@ -93,8 +98,8 @@ def _quieted() -> Iterator[None]:
 
 
 def _alone() -> ocp.options.MultiprocessingOptions:
-    """Of several processes each reads a folder of its own, and the first alone writes: orbax tells
-    the saves of all of them apart by a count of each, so that two would wait for one another."""
+    """Of several processes each reads for itself, and the first alone writes: orbax tells the saves
+    of all of them apart by a count of each, so that two would wait for one another."""
     if jax.process_count() == 1:
         return ocp.options.MultiprocessingOptions()
     me = jax.process_index()
@@ -103,12 +108,12 @@ def _alone() -> ocp.options.MultiprocessingOptions:
 
 def save_state(folder: Path | str, round: int, state: State, like: State | None = None) -> None:
     """Writes `state` alone as the only one in `folder`, whole or not at all; of several processes
-    the first does.
+    the first does, and each of them its blocks, and all of them call it at once.
 
     Args:
         folder: is made where it is not there; other states in it are removed.
         round: rounds that are done.
-        state: after them.
+        state: after them, or what `held` gave of it.
         like: what the run begins with, whose large frozen arrays are the model's own; of these
             their checksums are written. None writes all of the state.
 
@@ -119,15 +124,20 @@ def save_state(folder: Path | str, round: int, state: State, like: State | None 
         ...     simulate.last_saved(folder)
         7
     """
-    if not is_first():
-        return
     folder = Path(folder).absolute()
-    with _quiet(), ocp.StandardCheckpointer(multiprocessing_options=_alone()) as writer:
-        leaves = sealed(jax.device_get(Lent(like).without(_named(state))))
-        writer.save(folder / str(round) / "state", leaves, force=True)
-    for other in folder.iterdir():
-        if other.name != str(round):
-            shutil.rmtree(other, ignore_errors=True)
+
+    def write(leaves: dict) -> None:
+        with ocp.StandardCheckpointer(multiprocessing_options=_alone()) as writer:
+            whole = sealed(jax.device_get(Lent(like).without(leaves)))
+            writer.save(folder / str(round) / "state", whole, force=True)
+        for other in folder.iterdir():
+            if other.name.isdigit() and other.name != str(round):
+                shutil.rmtree(other, ignore_errors=True)
+        tidied(folder)
+
+    with _quiet():
+        leaves = written(folder, round, _named(held(state)))
+        from_first(lambda: write(leaves))
 
 
 def load_state(folder: Path | str, round: int, like: State) -> State:
@@ -160,7 +170,8 @@ def load_state(folder: Path | str, round: int, like: State) -> State:
     # No manager, which would tidy up in the folder.
     what = f"{folder}: the state of round {round}"
     with _reading(what), ocp.StandardCheckpointer(multiprocessing_options=_alone()) as reader:
-        return _filled(like, opened(reader.restore(place), "the state"), what)
+        leaves = opened(reader.restore(place), "the state")
+        return _filled(like, joined(place.parents[1], round, leaves), what)
 
 
 class Parameters(NamedTuple):
@@ -193,7 +204,8 @@ def parameters(run: Path | str) -> Parameters:
     """
     place, what = _best(run) or _last(run)
     with _reading(what), ocp.StandardCheckpointer(multiprocessing_options=_alone()) as reader:
-        found = opened(reader.restore(place / "state"), "the state")
+        leaves = opened(reader.restore(place / "state"), "the state")
+        found = joined(place.parent, int(place.name), leaves)
     whole = {name: np.asarray(x) for name, x in found.items() if not name.endswith(LENT)}
     marks = {n.removesuffix(LENT): np.asarray(x) for n, x in found.items() if n.endswith(LENT)}
     of = lambda part, values: {
@@ -271,36 +283,49 @@ class Checkpoints:
         self.lent = Lent(like)
         self.folder = Path(folder).absolute()
         self.about = {"configuration": fingerprint, **(about or {})}
-        self.folder.mkdir(parents=True, exist_ok=True)
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, create=False, enable_async_checkpointing=False,
-            multiprocessing_options=_alone(),
-        )  # fmt: skip
-        with _quiet():
-            self.manager = ocp.CheckpointManager(self.folder, options=options)
+        self.manager = None
+        if is_first():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            options = ocp.CheckpointManagerOptions(
+                max_to_keep=keep, create=False, enable_async_checkpointing=False,
+                multiprocessing_options=_alone(),
+            )  # fmt: skip
+            with _quiet():
+                self.manager = ocp.CheckpointManager(self.folder, options=options)
 
     def latest(self) -> int | None:
         """The last saved round, or None."""
-        return self.manager.latest_step()
+        return last_saved(self.folder) or None
 
     def save(self, round: int, state: State, extras: dict[str, np.ndarray] | None = None) -> None:
-        """Saves `state` after `round` rounds; nothing happens where that is saved already, and in
-        all processes but the first."""
-        if not is_first() or round in self.manager.all_steps():
+        """Saves `state` after `round` rounds; nothing happens where that is saved already. Of
+        several processes each writes its blocks, the first all else, and all of them call it at
+        once. state: or what `held` gave of it."""
+        if from_first(lambda: round in self._steps()):
             return
-        items = {
-            "state": ocp.args.StandardSave(
-                sealed(jax.device_get(self.lent.without(_named(state))))
-            ),
-            "about": ocp.args.JsonSave(sealed_text(self.about)),
-            "extras": ocp.args.StandardSave(sealed(extras or {})),
-        }
-        with _quiet():
+
+        def write(leaves: dict) -> None:
+            items = {
+                "state": ocp.args.StandardSave(sealed(jax.device_get(self.lent.without(leaves)))),
+                "about": ocp.args.JsonSave(sealed_text(self.about)),
+                "extras": ocp.args.StandardSave(sealed(extras or {})),
+            }
+            assert self.manager is not None
             self.manager.save(round, args=ocp.args.Composite(**items))
+            tidied(self.folder)
+
+        with _quiet():
+            leaves = written(self.folder, round, _named(held(state)))
+            from_first(lambda: write(leaves))
+
+    def _steps(self) -> list[int]:
+        """The rounds that are saved, the last first."""
+        names = [p.name for p in self.folder.iterdir()] if self.folder.is_dir() else []
+        return sorted((int(name) for name in names if name.isdigit()), reverse=True)
 
     def restore(self, like: State) -> tuple[int, State, dict[str, np.ndarray]]:
         """(round, state, extras) of the latest checkpoint that is whole, structured as `like`
-        (shapes suffice). Damaged ones after it are deleted.
+        (shapes suffice). Damaged ones after it are deleted. All processes call it at once.
 
         Raises:
             ValueError: It was made by another configuration or of other data, or each of them is
@@ -308,47 +333,48 @@ class Checkpoints:
             OtherBase: It is of a base that `like` does not have; a ValueError.
             FileNotFoundError: There is none.
         """
-        steps = sorted(self.manager.all_steps(), reverse=True)
+        steps = from_first(self._steps)
         if not steps:
             raise FileNotFoundError(f"{self.folder}: holds no checkpoint; save one first.")
         first = None
         for step in steps:
             try:
-                found = self._read(step, like)
+                found = in_step(lambda step=step: self._read(step, like))
             except Damaged as error:
                 first = first or error
                 continue
-            for later in steps[: steps.index(step)]:
-                shutil.rmtree(self.folder / str(later))
-            self.manager.reload()
+            from_first(lambda later=steps[: steps.index(step)]: self._without(later))
             return found
         raise Damaged(
             f"{first}, and no other is whole; put the files back, or use another --out, or "
             "--overwrite true."
         ) from first
 
+    def _without(self, steps: list[int]) -> None:
+        for step in steps:
+            shutil.rmtree(self.folder / str(step))
+        if steps and self.manager is not None:
+            tidied(self.folder)
+            self.manager.reload()
+
     def _read(self, step: int, like: State) -> tuple[int, State, dict[str, np.ndarray]]:
-        what = f"{self.folder}: the checkpoint of round {step}"
-        with _reading(what):
-            items = ocp.args.Composite(about=ocp.args.JsonRestore())
-            items = self.manager.restore(step, args=items)
-            about = opened_text(items["about"], "what it says of itself")
+        what, place = f"{self.folder}: the checkpoint of round {step}", self.folder / str(step)
+        json = ocp.Checkpointer(ocp.JsonCheckpointHandler(), multiprocessing_options=_alone())
+        with _reading(what), json as reader:
+            about = opened_text(reader.restore(place / "about"), "what it says of itself")
         for name, mine in self.about.items():
             if about.get(name) != mine:
                 raise ValueError(
                     f"{what} is of another {name} ({about.get(name)}, this one is {mine}); use "
                     f"the {name} that it was made with, another --out, or --overwrite true."
                 )
-        with _reading(what):
-            items = {
-                "state": ocp.args.StandardRestore(),
-                "extras": ocp.args.StandardRestore(),
-            }
-            got = self.manager.restore(step, args=ocp.args.Composite(**items))
-            state = _filled(like, opened(got["state"], "the state"), what)
-            extras = opened(got["extras"], "what goes with the state")
+        with _reading(what), ocp.StandardCheckpointer(multiprocessing_options=_alone()) as reader:
+            leaves = opened(reader.restore(place / "state"), "the state")
+            state = _filled(like, joined(self.folder, step, leaves), what)
+            extras = opened(reader.restore(place / "extras"), "what goes with the state")
         return step, state, {name: np.asarray(x) for name, x in extras.items()}
 
     def close(self) -> None:
-        with _quiet():
-            self.manager.close()
+        if self.manager is not None:
+            with _quiet():
+                self.manager.close()

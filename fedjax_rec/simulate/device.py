@@ -89,7 +89,7 @@ def clients_mesh(devices: int, row_devices: int = 1, base_devices: int = 1) -> M
 
     Raises:
         ValueError: There are fewer devices, or more in several processes, or R or K does not divide
-            them, is more than 1 in several processes, or both are.
+            them, K is more than 1 in several processes, or both are.
 
     Example:
         >>> simulate.configure(devices=2, cache=None)  # the cores of a CPU as devices
@@ -104,10 +104,7 @@ def clients_mesh(devices: int, row_devices: int = 1, base_devices: int = 1) -> M
             f"row_devices={row_devices} and base_devices={base_devices}: devices hold tables "
             f"together, or a frozen base, and not both; {rows.ALONE} or {pieces.ALONE}."
         )
-    held = {
-        "row_devices": (row_devices, rows.AXIS, "whole tables", rows.ALONE),
-        "base_devices": (base_devices, pieces.AXIS, "a whole base", pieces.ALONE),
-    }
+    held = {"row_devices": (row_devices, rows.AXIS), "base_devices": (base_devices, pieces.AXIS)}
     second = {name: x for name, x in held.items() if x[0] > 1}
     there = jax.devices()
     if jax.process_count() > 1:
@@ -116,10 +113,10 @@ def clients_mesh(devices: int, row_devices: int = 1, base_devices: int = 1) -> M
                 f"devices={devices}, and {jax.process_count()} processes have {len(there)}, of "
                 f"which none can stay away; use devices={len(there)}, or leave it out."
             )
-        for name, (count, _, what, alone) in second.items():
+        if base_devices > 1:
             raise ValueError(
-                f"{name}={count}: each of {jax.process_count()} processes holds {what}, whose "
-                f"parts lie on the devices of one process alone; {alone}."
+                f"base_devices={base_devices}: each of {jax.process_count()} processes holds a "
+                f"whole base, whose pieces lie on the devices of one process alone; {pieces.ALONE}."
             )
         devices = len(there)
     if devices > len(there):
@@ -128,7 +125,7 @@ def clients_mesh(devices: int, row_devices: int = 1, base_devices: int = 1) -> M
             f"{len(there)}, or on a CPU simulate.configure(devices={devices}) before anything else "
             "of jax."
         )
-    for name, (count, *_) in second.items():
+    for name, (count, _) in second.items():
         if devices % count:
             raise ValueError(
                 f"{name}={count} does not divide devices={devices}, by which clients are dealt; "
@@ -137,6 +134,6 @@ def clients_mesh(devices: int, row_devices: int = 1, base_devices: int = 1) -> M
     if devices == 1:
         return None
     axes = {"clients": devices // (row_devices * base_devices)}
-    axes |= {axis: count for count, axis, *_ in second.values()}
+    axes |= {axis: count for count, axis in second.values()}
     kinds = (jax.sharding.AxisType.Auto,) * len(axes)
     return jax.make_mesh((*axes.values(),), (*axes,), kinds, devices=there[:devices])

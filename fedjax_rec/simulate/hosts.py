@@ -21,8 +21,9 @@ import re
 import sys
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,10 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from ..types import PyTree
+from .spread import Filed, Spread, long_rows
 
 VARIABLE = "FEDJAX_REC_HOSTS"
+STATES = ("checkpoints", "best")  # of the folder of a run, what holds states
 SLURM, ONE = "slurm", re.compile(r"^(?P<address>[^,\s]+:\d+),(?P<index>\d+)/(?P<count>\d+)$")
 
 
@@ -132,18 +135,50 @@ def from_first(make: Callable[[], Any]) -> Any:
             value = make()
         except Exception as raised:
             error = raised
-    said = pickle.dumps((value, error)) if is_first() else b""
-    size = int(_broadcast(np.int64(len(said))))
-    padded = np.zeros(1 << max(size - 1, 1).bit_length(), np.uint8)  # few shapes to compile
-    padded[: len(said)] = np.frombuffer(said, np.uint8)
-    value, error = pickle.loads(_broadcast(padded)[:size].tobytes())
+    value, error = _from(0, (value, error))
     if error is not None:
         raise error
     return value
 
 
-def _broadcast(x) -> np.ndarray:
-    return np.asarray(multihost_utils.broadcast_one_to_all(x))
+def in_step(make: Callable[[], Any]) -> Any:
+    """What `make()` is in each process. All processes call it at once, and go on once all did.
+
+    Args:
+        make: may raise in some of them alone, such as for a disk that is full.
+
+    Raises:
+        Exception: what `make` raised in the first process where it did, in all of them.
+
+    Example:
+        >>> simulate.in_step(lambda: 7)
+        7
+    """
+    if jax.process_count() == 1:
+        return make()
+    value, error = None, None
+    try:
+        value = make()
+    except Exception as raised:
+        error = raised
+    failed = np.asarray(multihost_utils.process_allgather(np.int32(error is not None)))
+    if failed.any():
+        raise _from(int(failed.argmax()), error)
+    return value
+
+
+def _from(index: int, value: Any) -> Any:
+    """What `value` is in the process of this index."""
+    source = jax.process_index() == index
+    said = pickle.dumps(value) if source else b""
+    size = int(_broadcast(np.int64(len(said)), source))
+    padded = np.zeros(1 << max(size - 1, 1).bit_length(), np.uint8)  # few shapes to compile
+    padded[: len(said)] = np.frombuffer(said, np.uint8)
+    return pickle.loads(_broadcast(padded, source)[:size].tobytes())
+
+
+def _broadcast(x, source: bool) -> np.ndarray:
+    return np.asarray(multihost_utils.broadcast_one_to_all(x, source))
 
 
 def gathered(tree: PyTree) -> PyTree:
@@ -161,6 +196,10 @@ def gathered(tree: PyTree) -> PyTree:
         return tree
 
     def whole(x):
+        if isinstance(x, Spread):
+            return whole(x.array)[: x.shape[0]]
+        if isinstance(x, Filed):
+            return np.asarray(x)
         if not isinstance(x, jax.Array) or x.is_fully_addressable:
             return x
         if x.is_fully_replicated:
@@ -170,59 +209,95 @@ def gathered(tree: PyTree) -> PyTree:
     return jax.tree.map(whole, tree)
 
 
-def placed(tree: PyTree, shardings: PyTree) -> PyTree:
-    """`tree` laid out by `shardings`, of which each process has the whole."""
+def placed(tree: PyTree, shardings: PyTree, sizes: Sequence[int | None] = ()) -> PyTree:
+    """`tree` laid out by `shardings`, of which each process has the whole, or reads what it needs.
+    sizes: of its leaves, the rows that they are filled up to, see `spread`; () for none."""
     if jax.process_count() == 1:
         return jax.device_put(tree, shardings)
 
-    def put(x, sharding):
+    def put(x, sharding, size=None):
         if sharding is None:  # of what the program does not read
             return x
+        if isinstance(x, Spread):
+            return x.array
         if isinstance(x, jax.Array) and not x.is_fully_addressable:
-            if x.sharding.is_equivalent_to(sharding, x.ndim):
+            same = size is None or size == x.shape[0]
+            if same and x.sharding.is_equivalent_to(sharding, x.ndim):
                 return x
             x = gathered(x)
         if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
             return jax.random.wrap_key_data(
-                put(jax.random.key_data(x), sharding), impl=jax.random.key_impl(x)
+                put(jax.random.key_data(x), sharding, size), impl=jax.random.key_impl(x)
             )
-        host = np.asarray(x)
-        return jax.make_array_from_callback(host.shape, sharding, lambda at: host[at])
+        host: Any = x if isinstance(x, Filed) else np.asarray(x)
+        if size is None:
+            return jax.make_array_from_callback(host.shape, sharding, lambda at: host[at])
+        rows: Any = partial(long_rows, host, size=size)
+        return jax.make_array_from_callback((size, *host.shape[1:]), sharding, rows)
 
-    return jax.tree.map(put, tree, shardings, is_leaf=lambda x: x is None)
+    nothing = lambda x: x is None
+    if not sizes:
+        return jax.tree.map(put, tree, shardings, is_leaf=nothing)
+    leaves, structure = jax.tree.flatten(tree)
+    lies = jax.tree.leaves(shardings, is_leaf=nothing)
+    return jax.tree.unflatten(structure, map(put, leaves, lies, sizes))
 
 
 @contextmanager
-def folder_of_own(out: Path | str) -> Iterator[Path | str]:
-    """The folder that this process plays its run in: `out` in the first one, in others a copy of
-    what is there, which goes when the run ends. So all of them go on from the same checkpoint, and
-    no disk needs to be seen by all.
+def folder_of_own(out: Path | str) -> Iterator[tuple[Path | str, Path | None]]:
+    """(the folder that this process plays its run in, the folder of all processes). The first is
+    `out` in the first process, and in others a copy of what is there, which goes when the run ends.
+    The second is that of the first process where all of them see it, and each writes there what it
+    holds of a state; None where they do not, or there is one process.
 
     Args:
         out: the folder of the run; it need not be there.
 
     Example:
-        >>> with simulate.folder_of_own("runs/mine") as own:
-        ...     print(own)
-        runs/mine
+        >>> with simulate.folder_of_own("runs/mine") as (own, of_all):
+        ...     print(own, of_all)
+        runs/mine None
     """
     if jax.process_count() == 1:
-        yield out
+        yield out, None
         return
-    packed = from_first(lambda: _packed(Path(out)))
+    of_all = _seen_by_all(Path(out).absolute())
+    packed = from_first(lambda: _packed(Path(out), () if of_all is None else STATES))
     if is_first():
-        yield out
+        yield out, of_all
         return
     with tempfile.TemporaryDirectory(prefix="fedjax_rec-") as scratch:
         own = Path(scratch) / (Path(out).name or "run")
         with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
             archive.extractall(own, filter="data")
-        yield own
+        yield own, of_all
 
 
-def _packed(folder: Path) -> bytes:
+def _seen_by_all(folder: Path) -> Path | None:
+    """The folder of the first process, where the others see what is written to the disk that it is
+    on; or None. All of it that is there is left as it is."""
+
+    def written():
+        there = next(x for x in (folder, *folder.parents) if x.is_dir())
+        try:
+            return folder, tempfile.NamedTemporaryFile(prefix=".fedjax_rec-", dir=there)
+        except OSError:  # what is to be written there says so
+            return folder, None
+
+    folder, token = written() if is_first() else (folder, None)
+    folder, name = from_first(lambda: (folder, token and token.name))
+    try:
+        sees = np.int32(name is not None and os.path.exists(name))
+        return folder if np.asarray(multihost_utils.process_allgather(sees)).all() else None
+    finally:
+        if token is not None:
+            token.close()
+
+
+def _packed(folder: Path, without: Sequence[str]) -> bytes:
     held = io.BytesIO()
     with tarfile.open(fileobj=held, mode="w") as archive:
-        if folder.is_dir():
-            archive.add(folder, arcname=".")
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if path.name not in without:
+                archive.add(path, arcname=path.name)
     return held.getvalue()

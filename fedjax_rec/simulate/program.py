@@ -32,6 +32,7 @@ from .hosts import from_first, placed
 from .measure import Measure
 from .padding import refuse_counted_padding
 from .row_blocks import elsewhere, laid, places, refuse_undivided
+from .spread import Filed, by_clients, lengths, long, nobodys, spread
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,9 @@ def program(made: Callable[..., Parts], mesh: Mesh | None = None) -> Program:
         with compiling:
             if of_shapes not in begins:
                 init = lambda args: made(args[1]).strategy.init(args[0], num_clients)
-                begins[of_shapes] = unchanged.Begun(init, (key, inputs), partial(places, mesh=mesh))
+                lies = partial(_lies, mesh=mesh, num_clients=num_clients)
+                longer = lambda args: _longer(init(args), mesh, num_clients)
+                begins[of_shapes] = unchanged.Begun(longer, (key, inputs), lies)
         return begins[of_shapes]
 
     begins: dict[Any, unchanged.Begun] = {}
@@ -153,13 +156,16 @@ def program(made: Callable[..., Parts], mesh: Mesh | None = None) -> Program:
             with compiling:
                 if not looked:
                     strategy = made(inputs).strategy
+                    state = _to_look_at(state, mesh)
                     refuse_other_catalogue(strategy, state, store)
                     refuse_counted_padding(strategy, state, store)
                     looked.append(True)
 
         def start(store) -> State:
-            init = beginning(key, inputs, store.num_clients)
-            return init((keys.stream(key, "init"), inputs))
+            init, n = beginning(key, inputs, store.num_clients), store.num_clients
+            state = init((keys.stream(key, "init"), inputs))
+            kept = lambda x, size: x if size is None else spread(x, (n, *x.shape[1:]))
+            return _by_leaf(kept, state, lengths(state, mesh, n))
 
         return Calls(start, compiled, look)
 
@@ -177,12 +183,22 @@ def _compiled(mesh: Mesh | None, block: Callable, args: tuple, sizes: tuple, beg
     one = unchanged.call(parts, state, reads)
     # What is told of rounds is read by every process.
     told = None if mesh is None else NamedSharding(mesh, PartitionSpec())
-    lies = list(zip(one.moves, places(state, mesh), strict=True))
-    moved, still = ([place for moves, place in lies if moves == which] for which in (True, False))
-    here: dict[str, Any] = dict(in_shardings=(moved, still, None), out_shardings=(moved, told))
-    called = lambda moved, still, reads: one.of(moved, still, reads)
+    n = store.num_clients
+    like = one.parted(state)
+    lies, size = one.split(_lies(state, mesh, n)), one.split(lengths(state, mesh, n))
+    longer = lambda leaves, which: list(map(long, leaves, size[which]))
+    cut = lambda leaves, which: [
+        x if k is None else x[:n] for x, k in zip(leaves, size[which], strict=True)
+    ]
+    here: dict[str, Any] = dict(in_shardings=(*lies, None), out_shardings=(lies[0], told))
+
+    def called(moved, still, reads):
+        moved, out = one.of(cut(moved, 0), cut(still, 1), reads)
+        return longer(moved, 0), out
+
     called.__name__ = block.__name__  # what logs and profiles of a compiler say
-    made = jax.jit(called, donate_argnums=0, **here).lower(*one.parted(state), reads).compile()
+    outlines = map(longer, like, (0, 1))
+    made = jax.jit(called, donate_argnums=0, **here).lower(*outlines, reads).compile()
     read: list[Any] = []  # the last inputs and data, and where they lie
 
     def call(key, inputs, state, store):
@@ -190,12 +206,15 @@ def _compiled(mesh: Mesh | None, block: Callable, args: tuple, sizes: tuple, beg
         moved = beginning(key, inputs, store.num_clients).owned(moved)
         reads = key, inputs, store
         if mesh is not None:
-            of_moved, of_still, of_reads = made.input_shardings[0]
-            moved, still = placed((moved, still), (of_moved, of_still))
+            *of_state, of_reads = made.input_shardings[0]
+            moved, still = map(placed, (moved, still), of_state, size)
             if not read or not _same(reads, read[0]):
                 read[:] = reads, placed(reads, of_reads)
             reads = read[1]
         moved, out = made(moved, still, reads)
+        if any(k is not None for k in (*size[0], *size[1])):
+            apart = lambda x, was: spread(x, was.shape)
+            moved, still = (list(map(apart, *x)) for x in ((moved, like[0]), (still, like[1])))
         return one.joined(moved, still), out
 
     return call, made
@@ -222,6 +241,32 @@ def _within(of_chunk: Callable, chunk: Chunk, mesh: Mesh | None) -> tuple[Any, A
             break
         made = less
     return made
+
+
+def _lies(state: State, mesh: Mesh | None, num_clients: int) -> list[Any]:
+    """For each leaf of a state, or of its outline, where it has to lie; None for anywhere."""
+    both = zip(lengths(state, mesh, num_clients), places(state, mesh), strict=True)
+    return [place if size is None or mesh is None else by_clients(mesh) for size, place in both]
+
+
+def _to_look_at(state: State, mesh: Mesh | None) -> State:
+    """A state whose model can be played, and in one process the state itself: of what clients keep
+    and no process has whole, what nobody keeps."""
+    if jax.process_count() == 1:
+        return state
+    there = lambda x, place: placed(x, place) if isinstance(x, Filed) else x
+    shared = _by_leaf(there, state, places(state, mesh)).shared
+    private = jax.tree.map(nobodys, state.private)
+    return State(shared, private, (), jax.tree.map(_outline, state.server), state.round)
+
+
+def _longer(state: State, mesh: Mesh | None, num_clients: int) -> State:
+    return _by_leaf(long, state, lengths(state, mesh, num_clients))
+
+
+def _by_leaf(each: Callable, state: State, by: list) -> State:
+    leaves, structure = jax.tree.flatten(state)
+    return jax.tree.unflatten(structure, map(each, leaves, by))
 
 
 def _outline(x) -> Any:

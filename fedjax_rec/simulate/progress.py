@@ -34,9 +34,10 @@ class Progress:
     """What one measured round hands to callbacks and to who iterates over `simulate`.
 
     round: how many rounds are done. running: the state after it, whose arrays the next round takes
-    over; `state` is a copy of it. metrics: what goes to `metrics.jsonl`: means
-    over users (plain names are the test part, others are prefixed, `validation_hr@10`), `loss` and
-    the client's other numbers, weighted by examples, NaN of a round in which nobody took part,
+    over; `state` is a copy of it; of several processes both are what `gathered` takes. metrics:
+    what goes to `metrics.jsonl`: means over users (plain names are the test part, others are
+    prefixed, `validation_hr@10`), `loss` and the client's other numbers, weighted by examples, NaN
+    of a round in which nobody took part,
     `clients` in a round, since the last measured round `rejected` clients, `rejected_share`, their
     share, and bytes, and of these the mean of one client in one round in which it sent, or got,
     any; of the last round `rejected_by_rule`, the share whose verdict was 0, where the aggregator

@@ -80,7 +80,10 @@ class Call:
 
     def parted(self, state: PyTree) -> tuple[list[Any], list[Any]]:
         """(moved, still) leaves of a state."""
-        leaves = jax.tree.leaves(state)
+        return self.split(jax.tree.leaves(state))
+
+    def split(self, leaves: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        """(moved, still) of what there is one of for each leaf."""
         both = list(zip(self.moves, leaves, strict=True))
         return [x for m, x in both if m], [x for m, x in both if not m]
 
