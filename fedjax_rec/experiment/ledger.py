@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from .factories import ConfigError, unknown_argument
 from .run import _commit
 
 KEYS = ("section", "page", "figure", "folder", "observe", "clients", "runs")
+OPEN = 0.95  # F1 from which on messages tell all but everything
 COLUMNS = (
     ("rows touched", "touched", "f1", "touched"),
     ("magnitudes", "magnitudes", "f1", "positives"),
@@ -130,8 +132,9 @@ def section(found: Sequence[Mapping[str, Any]], file: str, figure: Path) -> list
 
 
 def drawn(found: Sequence[Mapping[str, Any]]) -> Figure:
-    """F1 of the best attack on positives against HR@10, dots as large as messages are long."""
-    figure = Figure(figsize=(9.0, 5.0), layout=ConstrainedLayoutEngine())
+    """F1 of the best attack on positives against HR@10, dots as large as messages are long. Those
+    that tell all but everything lie on one another, and are named together."""
+    figure = Figure(figsize=(10.0, 6.5), layout=ConstrainedLayoutEngine())
     axes = figure.subplots()
     shown = [t for t in found if _quality(t) is not None and best_f1(t) is not None]
     shown.sort(key=lambda told: -(told["bytes_up"] or 0))
@@ -143,10 +146,14 @@ def drawn(found: Sequence[Mapping[str, Any]]) -> Figure:
         axes.scatter([x], [y], s=area, color=colour, alpha=0.55, edgecolors="white", zorder=3)
     numbers: dict[tuple[float, float], list[str]] = {}
     key = []
-    for n, told in enumerate(sorted(shown, key=lambda told: -(best_f1(told) or 0)), start=1):
+    hidden = [told for told in shown if (best_f1(told) or 0) < OPEN]
+    for n, told in enumerate(sorted(hidden, key=lambda told: -(best_f1(told) or 0)), start=1):
         place = round(_quality(told) or 0, 2), round(best_f1(told) or 0, 2)
         numbers.setdefault(place, []).append(str(n))
         key.append(f"{n:>2} {told['name']}, {_bytes(told['bytes_up'])}")
+    if others := [told["name"] for told in found if (best_f1(told) or 0) >= OPEN]:
+        said = f"F1 of {OPEN:.2f} or more: {', '.join(others)}"
+        key += ["", *textwrap.wrap(said, 36)]
     for place, some in numbers.items():
         axes.annotate(
             ", ".join(some), place, xytext=(0, -11), textcoords="offset points", fontsize=9,

@@ -29,7 +29,7 @@ SPLITS = (
     "leave_one_out", "random_leave_one_out", "ratio", "temporal_ratio", "global_time", "as_given",
     "cold_users", "warm_users", "cold_items", "warm_items",
 )  # fmt: skip
-PARTITIONS = ("by_user", "by_hash", "by_attribute", "dirichlet")
+PARTITIONS = ("by_user", "by_hash", "by_attribute", "by_vectors", "dirichlet")
 
 
 def kinds() -> list[str]:

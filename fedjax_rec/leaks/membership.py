@@ -130,10 +130,15 @@ def _fit(model: Model, num_items: int, ratio, turns, steps, learning_rate):
         """float[n, D] of length 1: minus the gradient of each row, were its label so."""
         labels = jnp.full(items.shape, label, jnp.float32)
         of_table = jax.grad(lambda s: loss(private, s, items, real, labels, key), allow_int=True)
-        tables = (
+        tables = [
             x for x in rows.nodes(trees.trainable(of_table(shared)))
             if rows.is_table(x) and x.shape[0] == num_items
-        )  # fmt: skip
+        ]  # fmt: skip
+        if not tables:
+            raise ValueError(
+                "membership(model): it shares items as a whole array and no table of rows, and a "
+                "message names none; use directions."
+            )
         change = -jnp.concatenate([x.values[items] for x in tables], -1)
         return change / jnp.maximum(jnp.linalg.norm(change, axis=-1, keepdims=True), 1e-30)
 
