@@ -11,8 +11,6 @@ factorization.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
 from .. import check, weights
@@ -88,25 +86,13 @@ def _squares(x: np.ndarray, means: np.ndarray) -> np.ndarray:
 
 
 def _read(vectors: str, name: str) -> np.ndarray:
-    where = Path(vectors).expanduser()
-    file = where / weights.EXPORTED if where.is_dir() else where
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"by_vectors(vectors={vectors!r}): there is no {file}; write it by `fedjax-rec export "
-            "RUN --out DIR`."
-        )
-    found = weights.opened(file)
-    if name not in found:
-        raise ValueError(
-            f"by_vectors(vectors={vectors!r}) has no {name}, but {', '.join(sorted(found))}; give "
-            "name=."
-        )
-    x = np.asarray(found[name], np.float32)
+    where = f"by_vectors(vectors={vectors!r})"
+    (found,) = weights.exported(where, vectors, [name], "give name=")
+    x = np.asarray(found, np.float32)
     if x.ndim == 3 and x.shape[1] == 1:
         x = x[:, 0]
     if x.ndim != 2 or not np.isfinite(x).all():
         raise ValueError(
-            f"by_vectors(vectors={vectors!r}): {name} is {list(x.shape)}; give a finite vector a "
-            "user, [U, D]."
+            f"{where}: {name} is {list(x.shape)}; give a finite vector a user, [U, D]."
         )
     return x

@@ -89,21 +89,31 @@ def decentralized(
         "models": (state.server, SMALLER),
     }
 
+    def at_work(key, state: State, cohort: Cohort):
+        """(train, of_clients, now) of this round; train(id, private, model, data) -> (private,
+        Upload)."""
+        of_clients, now = client_keys(key, state.round), now_of(state.round, state.shared, cohort)
+
+        def train(id, private, own, data):
+            whole = trees.with_frozen(own, state.shared)
+            return client.update(of_clients.train(id), private, whole, data, now(id))
+
+        return train, of_clients, now
+
     def training(key, state: State, cohort: Cohort):
         """(id, (private, memory, model), data) -> (private, memory, model, Upload) of one client in
         this round."""
-        of_clients, now = client_keys(key, state.round), now_of(state.round, state.shared, cohort)
+        train, of_clients, now = at_work(key, state, cohort)
 
-        def train(id, mine, data):
+        def one(id, mine, data):
             private, memory, own = mine
-            whole = trees.with_frozen(own, state.shared)
-            private, upload = client.update(of_clients.train(id), private, whole, data, now(id))
+            private, upload = train(id, private, own, data)
             if stages:
                 memory, upload = staged.send(of_clients.encode(id), memory, upload, now(id))
             trained = rows.apply(own, upload.update)
             return private, memory, trained, replace(upload, update=None, down=None)
 
-        return train
+        return one
 
     def rule(key, state: State, cohort: Cohort) -> int:
         nbytes = trees.nbytes(rows.dense(trees.trainable(state.shared)))
@@ -148,14 +158,8 @@ def decentralized(
         return audited(one, (state.private, state.memory, state.server["models"]), cohort)
 
     def uploads(key, state: State, cohort: Cohort):
-        of_clients, now = client_keys(key, state.round), now_of(state.round, state.shared, cohort)
-
-        def one(id, mine, data):
-            private, own = mine
-            whole = trees.with_frozen(own, state.shared)
-            upload = client.update(of_clients.train(id), private, whole, data, now(id))[1]
-            return rows.deltas(upload.update)
-
+        train = at_work(key, state, cohort)[0]
+        one = lambda id, mine, data: rows.deltas(train(id, mine[0], mine[1], data)[1].update)
         held = state.private, state.server["models"]
         return over_clients(one, held, cohort)(cohort.ids, held)
 

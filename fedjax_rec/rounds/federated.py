@@ -25,8 +25,6 @@ from ..types import (
     Cohort,
     Compressor,
     Model,
-    Now,
-    Packet,
     PyTree,
     RoundInfo,
     Server,
@@ -57,7 +55,7 @@ from .rejected import judged, judged_by_sum
 from .sealed import refuse_under_seal, sealed
 from .summaries import with_its_ids
 from .timed import timing
-from .uplink import uplink_of
+from .uplink import opening, uplink_of
 
 FORGET = "remember fewer rows of each table (error_feedback(..., rows=256)), or in dtype='bfloat16'"
 
@@ -285,14 +283,10 @@ def federated(
         one = lambda id, mine, data: rows.deltas(train(id, mine, data)[1].update)
         return over_clients(one, state.private, cohort)(cohort.ids, state.private)
 
-    def opened(state: State, packet: Packet, id, like):
-        now = Now(state.round, state.shared, id)
-        return sender_of(state.shared).opened(packet, like, now)
-
     begins, examples = beginning(fresh, held), client.examples
     return Strategy(
         begins, round, model, packets, clients_per_chunk, rule, examples, uploads=uploads,
-        opened=opened if seal is None else None, together=twice,
+        opened=opening(sender_of) if seal is None else None, together=twice,
     )  # fmt: skip
 
 

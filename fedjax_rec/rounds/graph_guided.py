@@ -28,7 +28,6 @@ from ..types import (
     Cohort,
     Compressor,
     Model,
-    Now,
     Packet,
     PyTree,
     RoundInfo,
@@ -54,7 +53,7 @@ from .cohort import (
 from .downlink import downloaded
 from .plan import checked
 from .rejected import judged
-from .uplink import refuse_receiving, uplink_of
+from .uplink import opening, refuse_receiving, uplink_of
 from .user_graph import Neighbours, Similarity, above_mean, cosine_similarity
 
 
@@ -222,14 +221,10 @@ def graph_guided(
         one = lambda id, mine, data: rows.deltas(train(id, mine, data)[1].update)
         return over_clients(one, held, cohort, slices)(cohort.ids, held)
 
-    def opened(state: State, packet: Packet, id, like):
-        now = Now(state.round, state.shared, id)
-        return sender_of(state.shared).opened(packet, like, now)
-
     begins, examples = beginning(fresh, held), client.examples
     return Strategy(
         begins, round, model, packets, clients_per_chunk, rule, examples, uploads=uploads,
-        opened=opened,
+        opened=opening(sender_of),
     )  # fmt: skip
 
 

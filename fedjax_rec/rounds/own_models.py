@@ -31,8 +31,6 @@ from ..types import (
     Cohort,
     Compressor,
     Model,
-    Now,
-    Packet,
     PyTree,
     RoundInfo,
     Stage,
@@ -56,7 +54,7 @@ from .cohort import (
 )
 from .plan import checked
 from .rejected import judged
-from .uplink import refuse_receiving, uplink_of
+from .uplink import opening, refuse_receiving, uplink_of
 
 
 @dataclass(frozen=True)
@@ -232,10 +230,6 @@ def own_models(
         one = lambda id, mine, data: train(id, mine, data)[1].update
         return over_clients(one, state.private, cohort)(cohort.ids, state.private)
 
-    def opened(state: State, packet: Packet, id, like):
-        now = Now(state.round, state.shared, id)
-        return sender_of(state.shared).opened(packet, like, now)
-
     def view(shared, private):
         return trees.with_frozen(private["model"], shared), private["own"]
 
@@ -247,5 +241,5 @@ def own_models(
     scores = model.through(view, first)
     return Strategy(
         begins, round, scores, packets, clients_per_chunk, rule, examples, uploads=uploads,
-        opened=opened,
+        opened=opening(sender_of),
     )  # fmt: skip

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from .. import keys, rows, trees, wire
 from ..compress.cheaper import cheaper
 from ..compress.leafwise import SMALLEST_ROOM
-from ..types import Compressor, Now, Packet, PyTree, Stage, Upload, record
+from ..types import Compressor, Now, Packet, PyTree, Stage, State, Upload, record
 from .cohort import vmapped
 
 SHARES = (1 / 8, 1 / 3, 1.0)
@@ -154,6 +154,15 @@ def uplink_of(
         return packet.body if compressor is None else compressor.decode(packet, _listed(like), now)
 
     return Uplink(init, one, chunk, receive, opened)
+
+
+def opening(sender_of: Callable[[PyTree], Uplink]) -> Callable[..., PyTree]:
+    """`Strategy.opened` where clients send by sender_of(shared)."""
+
+    def opened(state: State, packet: Packet, id, like):
+        return sender_of(state.shared).opened(packet, like, Now(state.round, state.shared, id))
+
+    return opened
 
 
 def _listed(update: PyTree) -> PyTree:

@@ -33,6 +33,7 @@ from ..check import at_least, one_of
 from ..clients import Local, Passes
 from ..clients.batches import turns_of
 from ..data import Batches
+from ..models.transformers.sides import refuse_no_middle
 from ..rounds.cohort import client_keys, over_clients, vmapped
 from ..types import Cohort, Compressor, Model, Packet, Stage, State, Strategy, Transform
 from .adapters import fedit
@@ -135,13 +136,7 @@ def split(
         ...     adapted, data.pointwise(4), layers=4, width=6, tokens=count
         ... )
     """
-    for name, value in {"layers": layers, "first": first, "last": last}.items():
-        at_least("split", name, value, 1)
-    if first + last >= layers:
-        raise ValueError(
-            f"split(layers={layers}, first={first}, last={last}) leaves the server no layer; use "
-            f"first + last < {layers}."
-        )
+    refuse_no_middle("split", layers, first, last)
     one_of("split", "states", states, get_args(States))
     outline = jax.eval_shape(model.init, jax.random.key(0))
     trained = adapted_layers(outline)
@@ -208,7 +203,16 @@ def split(
         sent = sent if isinstance(sent, tuple) else (sent,)
         return (*sent, made), nbytes + nbytes_of(count, most, "up")
 
-    return replace(inner, round=round, packets=packets if sends else None, opened=None)
+    opens: Any = inner.opened
+
+    def opened(state: State, messages: Any, *args):
+        """The adapters of `recipe`; states and gradients are in none of its messages."""
+        own = messages[:-1]
+        return opens(state, own if len(own) > 1 else own[0], *args)
+
+    return replace(
+        inner, round=round, packets=packets if sends else None, opened=opened if opens else None
+    )
 
 
 def adapted_layers(outline) -> int:

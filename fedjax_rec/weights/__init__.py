@@ -5,12 +5,22 @@ from .chat import Messages, chat_template
 from .gguf import Gguf, gguf, gguf_file
 from .packing import Layout, common_start, first_fit
 from .places import find, get, known
-from .tensors import ADAPTER, ADAPTER_CONFIG, EXPORTED, adapter, config, opened, read_json, tensors
+from .tensors import (
+    ADAPTER,
+    ADAPTER_CONFIG,
+    EXPORTED,
+    adapter,
+    config,
+    exported,
+    opened,
+    read_json,
+    tensors,
+)
 from .tokens import Tokens, begun, fitting, tokenize, tokenizer, within
 
 __all__ = [
     "ADAPTER", "ADAPTER_CONFIG", "EXPORTED", "KNOWN", "Gguf", "Known", "Layout", "Messages",
-    "Tokens", "adapter", "begun", "chat_template", "common_start", "config", "find",
-    "first_fit", "fitting", "get", "gguf", "gguf_file", "known", "opened", "read_json",
+    "Tokens", "adapter", "begun", "chat_template", "common_start", "config", "exported",
+    "find", "first_fit", "fitting", "get", "gguf", "gguf_file", "known", "opened", "read_json",
     "tensors", "tokenize", "tokenizer", "within",
 ]  # fmt: skip

@@ -4,6 +4,7 @@ of PEFT, `adapter_config.json` and `adapter_model.safetensors`."""
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,32 @@ def opened(path: Path) -> dict[str, np.ndarray]:
         raise ValueError(
             f"{path} cannot be read as safetensors ({error}); fetch it again."
         ) from error
+
+
+def exported(where: str, place: str | Path, names: Sequence[str], remedy: str) -> list[np.ndarray]:
+    """The arrays of these names of a folder that `fedjax-rec export` wrote, or of a file.
+
+    Args:
+        where: who asks, with its argument, as messages begin.
+        place: a folder, or a file of safetensors.
+        names: of the arrays.
+        remedy: what to do where a name is not there.
+
+    Raises:
+        FileNotFoundError: where there is no such file.
+        ValueError: where it is broken, or lacks a name.
+    """
+    place = Path(place).expanduser()
+    file = place / EXPORTED if place.is_dir() else place
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{where}: there is no {file}; write it by `fedjax-rec export RUN --out DIR`."
+        )
+    found = opened(file)
+    for name in names:
+        if name not in found:
+            raise ValueError(f"{where} has no {name}, but {', '.join(sorted(found))}; {remedy}.")
+    return [found[name] for name in names]
 
 
 def read_json(path: Path, kind: type = dict) -> Any:

@@ -180,21 +180,9 @@ def vectors(place: str | Path, names: tuple[str, str]) -> tuple[np.ndarray, np.n
     Of arrays [N, 1, D] or [1, U, D], as clients keep them, the axis of one is left out.
     Raises FileNotFoundError and ValueError, in one line.
     """
-    where = Path(place).expanduser()
-    file = where / weights.EXPORTED if where.is_dir() else where
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"collm(vectors={str(place)!r}): there is no {file}; write it by `fedjax-rec export "
-            "RUN --out DIR`."
-        )
-    found = weights.opened(file)
-    for name in names:
-        if name not in found:
-            raise ValueError(
-                f"collm(vectors={str(place)!r}) has no {name}, but {', '.join(sorted(found))}; say "
-                "names=[of the users', of the items']."
-            )
-    return tuple(_flat(name, found[name]) for name in names)  # pyright: ignore
+    where, remedy = f"collm(vectors={str(place)!r})", "say names=[of the users', of the items']"
+    users, items = map(_flat, names, weights.exported(where, place, names, remedy))
+    return users, items
 
 
 def _flat(name: str, x: np.ndarray) -> np.ndarray:

@@ -35,13 +35,18 @@ def sides(decoder: Decoder, first: int = 1, last: int = 1) -> dict[str, int]:
         >>> held = models.sides(deep, first=2, last=1)
     """
     layers = decoder.size.layers
-    for name, value in {"first": first, "last": last}.items():
-        at_least("sides", name, value, 1)
-    if first + last >= layers:
-        raise ValueError(
-            f"sides(first={first}, last={last}) of {layers} layers leaves the server no layer; use "
-            f"first + last < {layers}."
-        )
+    refuse_no_middle("sides", layers, first, last)
     whole, stack = (stored_nbytes(nnx.state(part)) for part in (decoder, decoder.layers))
     between = stack * (layers - first - last) // layers
     return {"client": whole - between, "server": between}
+
+
+def refuse_no_middle(where: str, layers: int, first: int, last: int) -> None:
+    """Raises ValueError for numbers below 1, and where no layer is left to the server."""
+    for name, value in {"layers": layers, "first": first, "last": last}.items():
+        at_least(where, name, value, 1)
+    if first + last >= layers:
+        raise ValueError(
+            f"{where}(first={first}, last={last}) of {layers} layers leaves the server no layer; "
+            f"use first + last < {layers}."
+        )
