@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from .. import keys, trees
 from ..check import at_least
 from ..types import Cohort, PyTree, RoundInfo, State, Strategy
+from .inside import inside
 from .utility import Utility
 
 
@@ -62,29 +63,14 @@ def selecting(strategy: Strategy, utility: Utility, clients: int) -> Strategy:
         known = utility.observe(known, state.round, ids, info)
         return _around(after, known), of_cohort(info, ids, cohort)
 
-    def within(of_cohort: Any):
-        """What `strategy` says of a cohort, as if it were chosen; None where it says nothing."""
-        one = lambda key, state, cohort: of_cohort(
-            keys.stream(key, "strategy"), _inside(state), cohort
-        )
-        return one if of_cohort else None
-
-    opens: Any = strategy.opened
-
-    def opened(state: State, *args):
-        return opens(_inside(state), *args)
-
-    rule: Any = strategy.chunk
+    within = inside(strategy, _inside, "strategy")
+    rule: Any = within.chunk
 
     def chosen(key, state: State, cohort: Cohort) -> int:
         ids = jax.eval_shape(lambda ids: ids[:clients], cohort.ids)
-        return rule(key, _inside(state), replace(cohort, ids=ids))
+        return rule(key, state, replace(cohort, ids=ids))
 
-    return replace(
-        strategy, init=init, round=round, packets=within(strategy.packets),
-        uploads=within(strategy.uploads), opened=opened if opens else None,
-        chunk=chosen if rule else None,
-    )  # fmt: skip
+    return replace(within, init=init, round=round, chunk=chosen if rule else None)
 
 
 def over_selection(strategy: Strategy, clients: int) -> Strategy:

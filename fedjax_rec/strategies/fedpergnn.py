@@ -33,6 +33,7 @@ from ..clients import groups, sgd
 from ..data import Batches
 from ..rounds.chunks import at, put
 from ..rounds.cohort import vmapped
+from ..rounds.inside import inside
 from ..types import Aggregator, Cohort, Model, Packet, State, Strategy
 from .central import holders
 from .fedavg import fedavg
@@ -84,9 +85,9 @@ def fedpergnn(
     inner = fedavg(
         model, examples, probe, optimizer=optimizer, aggregator=aggregator or per_row(), **kwargs
     )  # fmt: skip
-    sends, opens, tells = (cast(Any, x) for x in (inner.packets, inner.opened, inner.uploads))
-    rule: Any = inner.chunk
     alone = lambda state: replace(state, server=state.server["training"])
+    within = inside(inner, alone)
+    sends, opens = cast(Any, within.packets), cast(Any, within.opened)
 
     def init(key, num_clients: int) -> State:
         names = jax.eval_shape(model.init, jax.random.key(0))[1]
@@ -143,20 +144,17 @@ def fedpergnn(
 
     def packets(key, state: State, cohort: Cohort):
         after, _ = inner.round(key, alone(state), cohort)
-        sent, nbytes = sends(key, alone(state), cohort)
+        sent, nbytes = sends(key, state, cohort)
         user = at(after.private["user"][:, 0], cohort.ids)
         asked = asks(cohort, user, _due(after.round, every))
         sent = sent if isinstance(sent, tuple) else (sent,)
         return (*sent, asked), nbytes + vmapped(wire.nbytes, asked)(asked)
 
-    chunk = lambda key, state, cohort: rule(key, alone(state), cohort)
-    uploads = lambda key, state, cohort: tells(key, alone(state), cohort)
     # What clients ask is for the third party.
-    opened = lambda state, messages, *args: opens(alone(state), messages[0], *args)
+    opened = lambda state, messages, *args: opens(state, messages[0], *args)
     return replace(
-        inner, init=init, round=round, packets=packets, chunk=chunk, uploads=uploads,
-        opened=opened if opens else None,
-    )  # fmt: skip
+        within, init=init, round=round, packets=packets, opened=opened if opens else None
+    )
 
 
 def asks(cohort: Cohort, user: jax.Array, due: jax.Array) -> Packet:

@@ -49,6 +49,7 @@ from ..clients.training import (
 )
 from ..data import Batches
 from ..rounds.federated import federated
+from ..rounds.inside import inside
 from ..rounds.trips import compressor_of_trip, stage_of_trip
 from ..rows import as_update, here, zeros_of
 from ..types import (
@@ -213,20 +214,19 @@ def _after_gradient(
         rejected = jax.tree.map(jnp.maximum, info.rejected, before.rejected)
         return after, replace(info, bytes_up=up, bytes_down=down, rejected=rejected)
 
-    heard, sends = cast(Any, of_gradients), cast(Any, training)
+    hears: Any = inside(of_gradients, lambda state: apart(state)[0])
+    within, sends = inside(training, lambda state: apart(state)[1]), cast(Any, training)
 
     def packets(key, state: State, cohort: Cohort):
         """The messages of both trips, of which no other client has changed the first."""
-        first, bytes_first = heard.packets(key, apart(state)[0], cohort)
+        first, bytes_first = hears.packets(key, state, cohort)
         second, bytes_second = sends.packets(key, gradient(key, state, cohort)[2], cohort)
         return (first, second), bytes_first + bytes_second
 
+    opened = lambda state, trips, *args: hears.opened(state, trips[0], *args)
     return replace(
-        training, init=init, round=round, packets=packets,
-        uploads=lambda key, state, cohort: heard.uploads(key, apart(state)[0], cohort),
-        opened=lambda state, trips, *args: heard.opened(apart(state)[0], trips[0], *args),
-        chunk=lambda key, state, cohort: sends.chunk(key, apart(state)[1], cohort),
-    )  # fmt: skip
+        within, init=init, round=round, packets=packets, uploads=hears.uploads, opened=opened
+    )
 
 
 def variance_reduced(

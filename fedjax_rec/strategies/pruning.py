@@ -19,7 +19,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +32,7 @@ from ..compress.mask import columns, masked
 from ..data import Batches
 from ..models.prunable import parameters, switched
 from ..rounds.federated import federated
+from ..rounds.inside import inside
 from ..servers.step import as_server, step
 from ..trees import Frozen
 from ..types import (
@@ -92,11 +92,7 @@ def prune_fl(
         client, masked(), model, "prune_fl", uplink or masked(), aggregator,
         pruning(server or step(1.0), fraction, every), clients_per_chunk, stages,
     )  # fmt: skip
-    send, open_one, rule, told = (
-        cast(Any, x)
-        for x in (assembled.packets, assembled.opened, assembled.chunk, assembled.uploads)
-    )
-    inside = lambda state: replace(state, server=state.server["rounds"])
+    of_rounds = lambda state: replace(state, server=state.server["rounds"])
 
     def init(key, num_clients):
         state = assembled.init(key, num_clients)
@@ -106,7 +102,7 @@ def prune_fl(
 
     def round(key, state, cohort, chunk: int | None = None):
         held, ids = state.server["held"], cohort.ids
-        after, info = assembled.round(key, inside(state), cohort, chunk)
+        after, info = assembled.round(key, of_rounds(state), cohort, chunk)
         latest = state.round // every
         pruned = (latest > 0) & (state.round % every != every - 1)
         wanted = pruned & (held.at[ids].get(mode="clip") < latest) & (ids < held.shape[0])
@@ -116,15 +112,7 @@ def prune_fl(
         after = replace(after, server={"rounds": after.server, "held": held})
         return after, replace(info, bytes_down=down)
 
-    def packets(key, state, cohort):
-        return send(key, inside(state), cohort)
-
-    return replace(
-        assembled, init=init, round=round, packets=packets,
-        uploads=lambda key, state, cohort: told(key, inside(state), cohort),
-        opened=lambda state, *args: open_one(inside(state), *args),
-        chunk=lambda key, state, cohort: rule(key, inside(state), cohort),
-    )  # fmt: skip
+    return replace(inside(assembled, of_rounds), init=init, round=round)
 
 
 def federated_dropout(
