@@ -86,8 +86,9 @@ def allowed_bytes() -> int:
 
 
 def sharing(devices: int) -> int:
-    """How many of so many devices have one memory between them: those of a CPU, the host's."""
-    return devices if jax.default_backend() == "cpu" else 1
+    """How many of so many devices, of all processes, have one memory between them: on a CPU those
+    of a process, which is taken to have its host for itself."""
+    return max(1, devices // jax.process_count()) if jax.default_backend() == "cpu" else 1
 
 
 def clients_that_fit(bytes_per_client: int, cohort: int) -> int:

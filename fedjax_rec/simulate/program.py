@@ -230,7 +230,7 @@ def _within(of_chunk: Callable, chunk: Chunk, mesh: Mesh | None) -> tuple[Any, A
     since a plan sees the round alone and a call measures as well; unless fewer do not help."""
     made: Any = (*of_chunk(chunk), chunk)
     allowed = from_first(allowed_bytes)
-    allowed //= sharing(1 if mesh is None else len(mesh.local_devices))
+    allowed //= sharing(1 if mesh is None else mesh.size)
     for _ in range(2):
         taken, now = peak_bytes(made[1].memory_analysis()), made[-1]
         fewer = now.without(taken - allowed)

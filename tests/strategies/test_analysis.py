@@ -48,6 +48,12 @@ def test_what_is_no_size(size):
         bytes_of("here", size)
 
 
+@pytest.mark.parametrize(("processes", "want"), [(1, 8), (2, 4), (16, 1)])
+def test_devices_of_other_hosts_have_memory_of_their_own(monkeypatch, processes, want):
+    monkeypatch.setattr(memory.jax, "process_count", lambda: processes)
+    assert memory.sharing(8) == want
+
+
 def test_a_budget_holds_within_and_comes_before_the_environment(monkeypatch):
     monkeypatch.delenv(memory.VARIABLE, raising=False)
     device = allowed_bytes()
