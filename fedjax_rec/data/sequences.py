@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from ..check import at_least, one_of
 from ..keys import below, mix
 from .batches import Batches, bits_of
+from .negative_draws import NegativeDraws
 from .store import ClientData
 
 WINDOWS = ("random", "last")
@@ -24,6 +25,7 @@ def sequences(
     window: str = "random",
     each: bool = False,
     exclude: bool = True,
+    drawn: NegativeDraws | None = None,
 ) -> Batches:
     """What the next item is after each of L items of a user: one example a user.
 
@@ -35,11 +37,13 @@ def sequences(
             is in the window at least as often as in the mean (the last ones are more often).
         each: every place has n negatives of its own, as in the paper of SASRec.
         exclude: draw them outside the user's items, see `pack(negatives=)`; else from all items.
+        drawn: how they are drawn, such as `by_popularity()`, in place of evenly as `exclude` says.
 
     Returns:
         `Batches` of `inputs`, `targets` int32[B, L] and `real` float32[B, L], 1 where there is an
-        input and its target; `negatives` int32[B, n], or [B, L, n] with `each`; `users` where a
-        client holds several. Users with one training item have no example.
+        input and its target; `negatives` int32[B, n], or [B, L, n] with `each`, and where they
+        are `drawn`, `log_q` float32 of that shape; `users` where a client holds several. Users
+        with one training item have no example.
 
     Raises:
         ValueError: for length < 1, negatives < 0, an unknown window and, in the round, for data
@@ -87,12 +91,15 @@ def sequences(
         }
         if n:
             bits = bits_of(mix(seed + 1), q[:, None] * n + jnp.arange(n, dtype=jnp.uint32))
-            if exclude:
-                drawn = store.exclusion.pick(owner[:, None], bits)
-            else:
-                drawn = below(bits, jnp.int32(store.num_items))
             shape = (-1, length, negatives) if each else (-1, negatives)
-            batch["negatives"] = drawn.reshape(shape)
+            if drawn is not None:
+                items = drawn.pick(store, bits)
+                batch["log_q"] = drawn.log_q(store, items).reshape(shape)
+            elif exclude:
+                items = store.exclusion.pick(owner[:, None], bits)
+            else:
+                items = below(bits, jnp.int32(store.num_items))
+            batch["negatives"] = items.reshape(shape)
         if spans is not None:
             batch["users"] = store.users.at[start].get(mode="clip")
         return batch

@@ -42,6 +42,7 @@ class Store:
     longest: most interactions of any client. members: most users of any client.
     spans: where each user's interactions lie, None where each client is one user.
     everything: most interactions and items that may be drawn of any client that is one user.
+    ends: int32[I], training interactions of the items 0 to i, which `by_popularity` draws among.
     """
 
     items: Array
@@ -56,6 +57,7 @@ class Store:
     members: int = static(default=1)
     spans: Spans | None = None
     everything: int | None = static(default=None)
+    ends: Array | None = None
 
     @property
     def num_clients(self) -> int:
@@ -243,4 +245,5 @@ def _store(data: Interactions, train: np.ndarray, partition: Partition, draws) -
         members=most,
         spans=spans_of(users[order], client[order], partition.num_clients) if grouped else None,
         everything=None if grouped else int((length + np.asarray(draws.count)).max()),
+        ends=jnp.asarray(np.cumsum(np.bincount(items, minlength=data.num_items)), jnp.int32),
     )

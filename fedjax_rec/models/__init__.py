@@ -44,7 +44,14 @@ from .roles import Frozen, Private, PrivateRows, Rows, from_nnx
 from .sequential.bert4rec import bert4rec
 from .sequential.gru4rec import gru4rec
 from .sequential.hstu import hstu
-from .sequential.next_item import ItemLoss, full_softmax, gbce, sampled_bce, sampled_softmax
+from .sequential.next_item import (
+    ItemLoss,
+    full_softmax,
+    gbce,
+    log_q_softmax,
+    sampled_bce,
+    sampled_softmax,
+)
 from .sequential.sasrec import sasrec
 from .sequential.text_sasrec import text_sasrec
 from .sequential.tiger import tiger
@@ -89,9 +96,9 @@ __all__ = [
     "gmf", "gpfedrec", "gpfedrec_rows", "grouped", "gru4rec", "guided", "hashed", "hetefedrec",
     "hstu", "hybrid", "hybrid_sasrec", "ials", "ifedrec", "import_peft", "in_dtype", "item_knn",
     "item_scores", "item_weights", "layers", "lightfr", "lightgcn", "llama", "load_decoder",
-    "load_encoder", "load_llama", "logistic", "lora", "masked_mean", "merged", "mlp", "mutual",
-    "neumf", "next_title", "pfedrec", "popularity", "private_at", "prunable", "quantised",
-    "quotient_remainder", "random_bert", "residual_kmeans", "rows_each", "sampled_bce",
+    "load_encoder", "load_llama", "log_q_softmax", "logistic", "lora", "masked_mean", "merged",
+    "mlp", "mutual", "neumf", "next_title", "pfedrec", "popularity", "private_at", "prunable",
+    "quantised", "quotient_remainder", "random_bert", "residual_kmeans", "rows_each", "sampled_bce",
     "sampled_softmax", "sasrec", "sasrec_from_texts", "semantic_ids", "sentences", "sides",
     "squared_error", "started", "summed", "supervised_contrastive", "tallrec", "text_and_rows",
     "text_encoder", "text_rows", "text_sasrec", "text_tower", "tiger", "told_apart", "trie",

@@ -20,6 +20,7 @@ from flax import nnx
 from fedjax_rec import aggregate, attacks, clients, models, privacy, rows, strategies, trees
 from fedjax_rec.data import (
     batches,
+    by_popularity,
     counted,
     covered,
     drawn_once,
@@ -283,6 +284,7 @@ ITEM_LOSSES = {
     "sampled_bce()": lambda: models.sampled_bce(),
     "gbce(0.75)": lambda: models.gbce(0.75),
     "sampled_softmax()": lambda: models.sampled_softmax(),
+    "log_q_softmax()": lambda: models.log_q_softmax(),
     "full_softmax()": lambda: models.full_softmax(),
 }
 
@@ -590,6 +592,10 @@ BATCHES = {
     "query(pointwise)": (lambda: query(batches.pointwise(4)), lambda n: 5 * (n // 2)),
     "sequences(6)": (lambda: sequences(6), lambda n: int(n > 1)),
     "sequences(6, 4)": (lambda: sequences(6, 4), lambda n: int(n > 1)),
+    "sequences(6, 4, by_popularity)": (
+        lambda: sequences(6, 4, drawn=by_popularity()),
+        lambda n: int(n > 1),
+    ),
     "drawn_once(pointwise)": (lambda: drawn_once(batches.pointwise(4)), lambda n: 5 * n),
     "label_flip(pointwise)": (
         lambda: attacks.label_flip(batches.pointwise(4), LIARS),

@@ -239,9 +239,15 @@ def loss_by_hand(kind, t, each):
         batch["negatives"] = jnp.int32(RNG.integers(0, ITEMS, (4, LENGTH, 3)))
     table, states = RNG.normal(size=(ITEMS, WIDTH)), RNG.normal(size=(4, LENGTH, WIDTH))
     counts = np.asarray(batch["real"] * batch["mask"][:, None])
+    q = np.full(ITEMS, 1 / ITEMS)
+    if kind == "log q told":
+        q = RNG.dirichlet(np.ones(ITEMS))
+        batch["log_q"] = jnp.log(jnp.float32(q))[batch["negatives"]]
     loss = {
         "gbce": lambda: models.gbce(t),
         "softmax": lambda: models.sampled_softmax(),
+        "log q": lambda: models.log_q_softmax(),
+        "log q told": lambda: models.log_q_softmax(),
         "full": lambda: models.full_softmax(),
     }[kind]()
     item = jnp.float32(table)
@@ -256,6 +262,9 @@ def loss_by_hand(kind, t, each):
             total += np.log(np.exp(table @ states[b, p]).sum()) - up
         elif kind == "softmax":
             total += np.log(np.exp(up) + np.exp(down).sum()) - up
+        elif kind.startswith("log q"):
+            worth = [np.exp(table[i] @ states[b, p]) / q[i] for i in drawn if i != target]
+            total += np.log(np.exp(up) + sum(worth) / len(drawn)) - up
         else:
             a = len(down) / (ITEMS - 1)
             beta = a * (t * (1 - 1 / a) + 1 / a)
@@ -266,8 +275,12 @@ def loss_by_hand(kind, t, each):
 
 @pytest.mark.parametrize("each", [False, True], ids=["shared", "each"])
 @pytest.mark.parametrize(
-    ("kind", "t"), [("gbce", 0.0), ("gbce", 0.75), ("softmax", None), ("full", None)]
-)
+    ("kind", "t"),
+    [
+        ("gbce", 0.0), ("gbce", 0.75), ("softmax", None), ("log q", None), ("log q told", None),
+        ("full", None),
+    ],
+)  # fmt: skip
 def test_losses_equal_the_formula(kind, t, each):
     got, want = loss_by_hand(kind, t, each)
     np.testing.assert_allclose(got, want, rtol=1e-4)

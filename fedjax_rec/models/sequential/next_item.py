@@ -6,6 +6,9 @@ With s+ = h . q of the target, s_k of k negatives and I items:
 - `gbce`             the same with s(s+)^beta,  beta = a (t (1 - 1/a) + 1/a),  a = k / (I - 1)
                      (gSASRec, Petrov & Macdonald, RecSys 2023)
 - `sampled_softmax`  -s+ + log(e^{s+} + sum_k e^{s_k})
+- `log_q_softmax`    -s+ + log(e^{s+} + sum_k e^{s_k} / (m q_k)),  m draws, k with probability q_k
+                     (Bengio & Senecal, 2008; Yi et al., RecSys 2019; the target is no draw and is
+                     not corrected: Khrylchenko et al., RecSys 2025)
 - `full_softmax`     -s+ + log sum_i e^{s_i}
 
 The sampled ones read rows alone, which are then touched rows; `full_softmax` reads all items, so
@@ -118,12 +121,46 @@ def sampled_softmax(temperature: float = 1.0) -> ItemLoss:
 
     def value(states, item, targets, batch, counts, num_items):
         up, down, there = _scores(states / temperature, item, targets, batch)
-        down = jnp.where(there > 0, down, MASKED)
-        top = jax.lax.stop_gradient(jnp.maximum(up, down.max(-1)))
-        rest = jnp.exp(down - top[..., None]).sum(-1)
-        return masked_mean(jnp.log(jnp.exp(up - top) + rest) + top - up, counts)
+        return _among(up, down, there, counts)
 
     return ItemLoss(value)
+
+
+def log_q_softmax(temperature: float = 1.0) -> ItemLoss:
+    """-s+ + log(e^{s+} + sum_k e^{s_k} / (m q_k)): `sampled_softmax` whose negatives stand for all
+    items, each by how likely it was to be drawn; the sum is an unbiased estimate of that over all
+    items but the target.
+
+    q is what the batch says of its draws (`data.by_popularity`), else 1 / I, as of draws from all
+    items. m: the draws that an example is held against, those that are its own target among them.
+
+    Args:
+        temperature: by which scores are divided.
+
+    Raises:
+        ValueError: for temperature <= 0.
+
+    Example:
+        >>> model = models.sasrec(num_items, width=8, loss=models.log_q_softmax())
+    """
+    positive("log_q_softmax", "temperature", temperature)
+
+    def value(states, item, targets, batch, counts, num_items):
+        up, down, there = _scores(states / temperature, item, targets, batch)
+        log_q, size = batch.get("log_q", -jnp.log(num_items)), batch["negatives"].shape[-1]
+        if there.ndim > batch["negatives"].ndim:  # of all examples
+            log_q, size = jnp.reshape(log_q, -1), size * batch["mask"].sum()
+        return _among(up, down - log_q - jnp.log(jnp.maximum(size, 1)), there, counts)
+
+    return ItemLoss(value)
+
+
+def _among(up, down, there, counts) -> jax.Array:
+    """-up + log(e^up + sum e^down), of those that are there, where `counts` is 1."""
+    down = jnp.where(there > 0, down, MASKED)
+    top = jax.lax.stop_gradient(jnp.maximum(up, down.max(-1)))
+    rest = jnp.exp(down - top[..., None]).sum(-1)
+    return masked_mean(jnp.log(jnp.exp(up - top) + rest) + top - up, counts)
 
 
 def full_softmax() -> ItemLoss:
