@@ -23,8 +23,8 @@ from flax import nnx
 
 from ... import weights
 from ...check import at_least, nearest
+from .adapted import encoder_of
 from .dense import dense
-from .encoders import load_encoder
 from .reader import outputs
 from .settings import Settings
 
@@ -177,7 +177,8 @@ def sentences(
 
     Args:
         texts: n of them.
-        folder: the weights, as in `load_encoder`.
+        folder: the weights, as in `load_encoder`; or a folder of PEFT, such as
+            `LoadedRun.export_peft` writes, whose adapters are put into the weights that it names.
         length: most tokens of a text, special ones and prefix included; longer texts lose their
             end. None for as many as the folder says.
         prefix: what stands before each text, as E5's "query: " and "passage: ", or the name of a
@@ -192,7 +193,7 @@ def sentences(
     """
     if length is not None:
         at_least("sentences", "length", length, 3)
-    place = weights.find(folder)
-    encoder, tokens = load_encoder(place), tokens_of(place, texts, length, prefix)
+    encoder, place = encoder_of(folder)
+    tokens = tokens_of(place, texts, length, prefix)
     states, mask = outputs(encoder, tokens), jnp.asarray(tokens.mask)
     return np.asarray(Pooler(sentence(place))(jnp.asarray(states), mask))
