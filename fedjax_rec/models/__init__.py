@@ -64,6 +64,7 @@ from .text.answers import tallrec, yes_no, yes_no_above
 from .text.collm import collm
 from .text.next_title import after_titles, next_title
 from .text.residual_kmeans import residual_kmeans
+from .text.rq_vae import Quantiser, rq_vae
 from .text.semantic_ids import SemanticIds, semantic_ids, told_apart
 from .text.soft_tokens import SoftTokens
 from .text.text_encoder import text_encoder
@@ -87,20 +88,21 @@ from .with_popular import with_popular
 
 __all__ = [
     "BertSizes", "Decoder", "DecoderSize", "DoRA", "Embedding", "Fit", "Frozen", "Histories",
-    "ItemLoss", "LlamaSize", "LoRA", "Objective", "Private", "PrivateRows", "Rows", "SemanticIds",
-    "SoftTokens", "Trie", "after_titles", "attribute_neighbours", "attribute_popularity",
-    "attribute_scores", "attribute_weights", "attributed", "base_nbytes", "bce", "beam_search",
-    "bert", "bert4rec", "biased_mf", "bpr", "collm", "contrastive", "dcn", "deepfm", "dlrm", "dora",
-    "ease", "export_peft", "f2mf", "feature_dcn", "feature_deepfm", "feature_mf", "fedkd", "fedmf",
-    "fedpergnn", "fedrap", "freeze", "from_nnx", "frozen_at", "full_softmax", "gbce", "generate",
-    "gmf", "gpfedrec", "gpfedrec_rows", "grouped", "gru4rec", "guided", "hashed", "hetefedrec",
-    "hstu", "hybrid", "hybrid_sasrec", "ials", "ifedrec", "import_peft", "in_dtype", "item_knn",
-    "item_scores", "item_weights", "layers", "lightfr", "lightgcn", "llama", "load_decoder",
-    "load_encoder", "load_llama", "log_q_softmax", "logistic", "lora", "masked_mean", "merged",
-    "mlp", "mutual", "neumf", "next_title", "pfedrec", "popularity", "private_at", "prunable",
-    "quantised", "quotient_remainder", "random_bert", "residual_kmeans", "rows_each", "sampled_bce",
-    "sampled_softmax", "sasrec", "sasrec_from_texts", "semantic_ids", "sentences", "sides",
-    "squared_error", "started", "summed", "supervised_contrastive", "tallrec", "text_and_rows",
-    "text_encoder", "text_rows", "text_sasrec", "text_tower", "tiger", "told_apart", "trie",
-    "two_tower", "unisrec", "weighted", "with_core", "with_popular", "yes_no", "yes_no_above",
+    "ItemLoss", "LlamaSize", "LoRA", "Objective", "Private", "PrivateRows", "Quantiser", "Rows",
+    "SemanticIds", "SoftTokens", "Trie", "after_titles", "attribute_neighbours",
+    "attribute_popularity", "attribute_scores", "attribute_weights", "attributed", "base_nbytes",
+    "bce", "beam_search", "bert", "bert4rec", "biased_mf", "bpr", "collm", "contrastive", "dcn",
+    "deepfm", "dlrm", "dora", "ease", "export_peft", "f2mf", "feature_dcn", "feature_deepfm",
+    "feature_mf", "fedkd", "fedmf", "fedpergnn", "fedrap", "freeze", "from_nnx", "frozen_at",
+    "full_softmax", "gbce", "generate", "gmf", "gpfedrec", "gpfedrec_rows", "grouped", "gru4rec",
+    "guided", "hashed", "hetefedrec", "hstu", "hybrid", "hybrid_sasrec", "ials", "ifedrec",
+    "import_peft", "in_dtype", "item_knn", "item_scores", "item_weights", "layers", "lightfr",
+    "lightgcn", "llama", "load_decoder", "load_encoder", "load_llama", "log_q_softmax", "logistic",
+    "lora", "masked_mean", "merged", "mlp", "mutual", "neumf", "next_title", "pfedrec",
+    "popularity", "private_at", "prunable", "quantised", "quotient_remainder", "random_bert",
+    "residual_kmeans", "rows_each", "rq_vae", "sampled_bce", "sampled_softmax", "sasrec",
+    "sasrec_from_texts", "semantic_ids", "sentences", "sides", "squared_error", "started", "summed",
+    "supervised_contrastive", "tallrec", "text_and_rows", "text_encoder", "text_rows",
+    "text_sasrec", "text_tower", "tiger", "told_apart", "trie", "two_tower", "unisrec", "weighted",
+    "with_core", "with_popular", "yes_no", "yes_no_above",
 ]  # fmt: skip

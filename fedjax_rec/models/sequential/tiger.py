@@ -33,6 +33,7 @@ from ...check import at_least
 from ...types import Model
 from ..objectives import masked_mean
 from ..roles import Frozen, from_nnx
+from ..text.rq_vae import Quantiser
 from ..text.semantic_ids import SemanticIds, semantic_ids
 from ..text.text_tower import described
 from ..transformers.dropping import dropout, seeds
@@ -227,6 +228,7 @@ def tiger(
     heads: int = 1,
     dropout: float = 0.2,
     beam: int | None = None,
+    quantiser: Quantiser | None = None,
 ) -> Model:
     """Shared vectors of codes and layers; no private part and no rows: all codes of a level compete
     in each step, so all are trained, and sent. Warns of how many items' codes collided.
@@ -240,9 +242,10 @@ def tiger(
         tokens: most tokens of a text.
         levels: codes of an item, before the one that tells collided items apart.
         codes: of a level.
-        seed: of the k-means that makes them, see `semantic_ids`.
+        seed: of the quantiser that makes them, see `semantic_ids`.
         beam: prefixes that are kept where items are ranked; the items that are lost so come last.
             None ranks by the log-probabilities of all. Nothing in training depends on it.
+        quantiser: what makes codes of embeddings, such as `rq_vae()`; default `residual_kmeans`.
 
     Raises:
         ValueError: without a text for each item, for a beam that is wider than the catalogue, as
@@ -262,7 +265,7 @@ def tiger(
                 f"most {num_items}, or None for all."
             )
     texts = described("tiger", titles, num_items)
-    ids = semantic_ids(texts, weights, tokens, levels, codes, seed)
+    ids = semantic_ids(texts, weights, tokens, levels, codes, seed, quantiser)
     if ids.collided:
         warnings.warn(
             f"tiger(levels={levels}, codes={codes}): {ids.collided} of {num_items} items have "

@@ -1,11 +1,12 @@
 """Semantic ids: items as short codes of what their texts say, the same first codes for like texts.
 
-    i -> (c_1, .., c_L, c_{L+1}),   c_1 .. c_L the residual k-means of the text's embedding
+    i -> (c_1, .., c_L, c_{L+1}),   c_1 .. c_L a residual quantiser's of the text's embedding
 
 Items whose L codes are the same are told apart by a further one, which counts them in the order of
 the catalogue (Rajput et al., "Recommender systems with generative retrieval", NeurIPS 2023, section
 3.1); where no two are the same there is none. The server computes them of public texts, once, and
-nobody trains them. TIGER's codes are an RQ-VAE's; the paper has k-means as the simpler way.
+no client trains them. TIGER's codes are an RQ-VAE's (`rq_vae`); the paper has k-means as the
+simpler way, which is the default.
 
 `I` items, `L` levels, `K` codes of a level, `M` codes of an item: L, or L + 1.
 """
@@ -20,8 +21,10 @@ import numpy as np
 
 from ...check import at_least
 from ...check import seed as check_seed
+from ...made import refuse_uncalled
 from ..transformers.sentences import sentences
 from .residual_kmeans import residual_kmeans
+from .rq_vae import Quantiser
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,9 @@ def semantic_ids(
     levels: int = 3,
     codes: int = 32,
     seed: int = 0,
+    quantiser: Quantiser | None = None,
 ) -> SemanticIds:
-    """The codes of texts, by residual k-means of their embeddings.
+    """The codes of texts, by what a residual quantiser makes of their embeddings.
 
     Args:
         texts: I of them.
@@ -71,7 +75,8 @@ def semantic_ids(
         tokens: most tokens of a text.
         levels: `L`.
         codes: `K`.
-        seed: of the first centres of k-means.
+        seed: of what the quantiser draws.
+        quantiser: such as `rq_vae()`; default `residual_kmeans`.
 
     Raises:
         ValueError: for more codes than there are different texts, and for sizes below 1.
@@ -83,13 +88,15 @@ def semantic_ids(
     """
     at_least("semantic_ids", "tokens", tokens, 3)
     check_seed("semantic_ids", seed)
+    refuse_uncalled("semantic_ids", "quantiser", quantiser)
     if codes > (different := len(set(texts))):
         raise ValueError(
             f"semantic_ids(codes={codes}) of {different} different texts; use at most as many."
         )
     with jax.ensure_compile_time_eval():  # a run may be traced, and its texts are not
         embeddings = sentences(texts, weights, tokens)
-        found, _ = residual_kmeans(jax.random.key(seed), embeddings, levels, codes)
+        quantise = residual_kmeans if quantiser is None else quantiser.quantise
+        found, _ = quantise(jax.random.key(seed), embeddings, levels, codes)
     return told_apart(np.asarray(found), codes)
 
 
