@@ -119,3 +119,13 @@ def test_a_column_is_the_split_of_a_configuration(csv):
     assert sorted(found.split.part.tolist()) == [0] * 48 + [1] * 12 + [2] * 12
     with pytest.raises(ValueError, match="has none; name its column"):
         read_data(wanted(csv, "--data.split=as_given"))
+
+
+def test_check_describes_a_folder_with_a_bad_line(tmp_path, capsys):
+    folder = tmp_path / "own"
+    folder.mkdir()
+    head = "user_id:token\titem_id:token\trating:float\n"
+    (folder / "own.inter").write_text(head + "a\t7\t3\nb\t7\tgood\n")
+    assert main(["data", "check", str(folder), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["dropped"] == {"rating": 1} and "own.inter:3: rating 'good'" in told["first_bad"]
