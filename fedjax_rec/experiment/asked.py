@@ -195,7 +195,8 @@ def _print(titles: Sequence[str], rows: Sequence[Sequence[str]], narrow: bool = 
     table, console = Table(*titles, box=None, padding=(0, 2, 0, 0)), Console(highlight=False)
     for row in rows:
         table.add_row(*row)
-    if narrow and console.measure(table).maximum > console.width:
+    free = console.options.update(width=10_000)
+    if narrow and console.measure(table, options=free).maximum > console.width:
         table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
         for place, row in enumerate(rows):
             for title, cell in zip(titles, row, strict=True):

@@ -12,7 +12,7 @@ import small_data
 from small_data import write_config, write_folder
 
 from fedjax_rec import __version__, data
-from fedjax_rec.experiment import config, explain, listing
+from fedjax_rec.experiment import asked, config, explain, listing
 from fedjax_rec.experiment import run as running
 from fedjax_rec.experiment.main import main
 from fedjax_rec.experiment.shipped import found
@@ -390,3 +390,13 @@ def test_what_is_explained_is_said():
     sections = {"data", "model", "examples", "strategy", "cohorts", "evaluation", "privacy"}
     silent = [k for k in list(explain.keys()) if explain.explain(k).text == "a section of keys"]
     assert set(silent) <= sections
+
+
+def test_a_table_that_is_too_wide_is_written_row_below_row(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    titles, row = [f"title {i}" for i in range(14)], [f"a long value {i}" for i in range(14)]
+    asked._print(titles, [row, row], narrow=True)
+    out = capsys.readouterr().out
+    assert out.count("title 13  a long value 13") == 2
+    asked._print(titles[:2], [row[:2]], narrow=True)
+    assert capsys.readouterr().out.count("\n") == 2
