@@ -47,6 +47,8 @@ def whole(path: Path) -> Iterator[Path]:
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield beside
+        os.umask(mask := os.umask(0))
+        os.chmod(beside, 0o666 & ~mask)  # as of any new file; some libraries write for one alone
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)

@@ -95,8 +95,12 @@ def export(words: Sequence[str]) -> int:
     _of_run(parser, many="items a user")
     parser.add_argument("--out", required=True, help="folder for them")
     parser.add_argument("--format", default="parquet", choices=("parquet", "csv"), help="of scores")
+    parser.add_argument(
+        "--scorer", action="store_true", help="the program that scores items too, as StableHLO"
+    )
     known = parser.parse_args(words)
-    written = load_run(known.run).export(known.out, known.k, known.which, known.format)
+    done = load_run(known.run)
+    written = done.export(known.out, known.k, known.which, known.format, known.scorer)
     if known.json:
         print(json.dumps([str(path) for path in written]))
         return 0
@@ -151,8 +155,7 @@ def compare(words: Sequence[str]) -> int:
     if known.json:
         print(json.dumps(found.to_dicts(), indent=2))
     elif known.format == "text":
-        titles, rows = comparison.cells(found)
-        _print(titles, rows)
+        _print(*comparison.cells(found), narrow=True)
     else:
         print(comparison.text_of(found, known.format), end="")
     return 0
@@ -187,11 +190,20 @@ def _show(found: pl.DataFrame, as_json: bool) -> None:
     _print(found.columns, [[_cell(value) for value in row] for row in found.iter_rows()])
 
 
-def _print(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    table = Table(*titles, box=None, padding=(0, 2, 0, 0))
+def _print(titles: Sequence[str], rows: Sequence[Sequence[str]], narrow: bool = False) -> None:
+    """A table. narrow: where it is wider than the terminal, a line a cell, row below row."""
+    table, console = Table(*titles, box=None, padding=(0, 2, 0, 0)), Console(highlight=False)
     for row in rows:
         table.add_row(*row)
-    Console(highlight=False).print(table)
+    free = console.options.update(width=10_000)
+    if narrow and console.measure(table, options=free).maximum > console.width:
+        table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+        for place, row in enumerate(rows):
+            for title, cell in zip(titles, row, strict=True):
+                table.add_row(title, cell)
+            if place < len(rows) - 1:
+                table.add_row()
+    console.print(table)
 
 
 def _cell(value) -> str:

@@ -309,7 +309,7 @@ def _late_part(section: Any, part: str) -> dict:
 def _lengthen(raw: dict) -> None:
     """Gives short names of factories, such as `uniform` of `cohorts`, their room, and arguments
     that stand alone the factory that their key has by default."""
-    for where in DEFAULTS:
+    for where in (*DEFAULTS, "data.source"):
         section, _, key = where.rpartition(".")
         holder = (raw.get(section) or {}) if section else raw
         if key not in holder:
@@ -317,7 +317,7 @@ def _lengthen(raw: dict) -> None:
         given = of_default(holder[key], where)
         if isinstance(given, dict) and "class_path" in given:
             given = {**given, "class_path": full_name(given["class_path"], where)}
-        holder[key] = full_name(given, where)
+        holder[key] = full_name(given, where) if where in DEFAULTS else given  # a source's name
 
 
 def _parts_within(value: Any, inside: bool = False, where: str = "") -> Any:

@@ -51,7 +51,10 @@ def about(name: str) -> str:
     """
     known_ = cards()
     if name not in known_:
-        raise ValueError(f"data about {name}: no such data set{nearest(name, known_)}.")
+        raise ValueError(
+            f"data about {name}: no such data set{nearest(name, known_)}; see `fedjax-rec data "
+            "list`, or describe a file with `fedjax-rec data check`."
+        )
     told = known_[name]
     density = told.interactions / (told.users * told.items)
     place = find(name)

@@ -58,13 +58,17 @@ def explain(key: str, overrides: Sequence[str] = ()) -> Meaning:
         return Meaning(key, text, found["default"], _source(factory), [])
     if rest and key not in PRIVACY:
         known = [*told, *PRIVACY]
-        raise ConfigError(f"{key} is no key of the configuration{nearest(key, known)}.")
+        raise ConfigError(
+            f"{key} is no key of the configuration{nearest(key, known)}; see docs/configuration.md,"
+            " or fedjax-rec list for what goes into one."
+        )
     text = told.get(key) or PRIVACY.get(key) or ""
     if factory is not None:
         text = text or about(find(factory, key))
         return Meaning(key, text, DEFAULTS.get(key, factory), _source(factory), arguments(factory))
     page = "docs/privacy.md" if key.startswith("privacy") else "docs/configuration.md"
-    return Meaning(key, text or "a section of keys", node, page, [])
+    default = None if rest else node  # which an empty file has not
+    return Meaning(key, text or "a section of keys", default, page, [])
 
 
 def arguments(factory: str) -> list[dict[str, Any]]:

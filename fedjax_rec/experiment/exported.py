@@ -2,6 +2,7 @@
 
 scores.parquet        the k items that each user is recommended: user, rank, item, score
 weights.safetensors   an array by its path, shared/item; what clients keep is [N, ...]
+scorer.*              if asked for, the program that scores items: see `scorer`
 
 similarity of items i and j: the cosine of the angle between their rows of all item tables
 """
@@ -30,18 +31,22 @@ from ..weights import EXPORTED
 from .config import Config
 from .prepare import Experiment
 from .recommend import last_seen, place_of
+from .scorer import write_scorer
 
 FORMATS = ("parquet", "csv")
 AT_ONCE = 32  # users
 
 
 def export(
-    experiment: Experiment, config: Config, state: State, folder: Path, k: int, format: str
-) -> list[Path]:
+    experiment: Experiment, config: Config, state: State, folder: Path, k: int, format: str,
+    scorer: bool = False,
+) -> list[Path]:  # fmt: skip
     """Writes what `LoadedRun.export` describes, whole files; returns their paths."""
     one_of("export", "format", format, FORMATS)
     at_least("export", "k", k, 1)
-    written = []
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"export: {str(folder)!r} is a file; name a folder.")
+    written = write_scorer(experiment, config, state, folder) if scorer else []
     if experiment.strategy.model.ranking is not None and experiment.read.split is not None:
         found = scores(experiment, config, state, k)
         written.append(folder / f"scores.{format}")

@@ -37,7 +37,18 @@ def full_name(path: Any, where: str = "") -> Any:
     """`path` with the room that the key `where` is at home in, if it has none of its own."""
     if isinstance(path, str) and where in DEFAULTS and path.isidentifier():
         return f"{DEFAULTS[where].rpartition('.')[0]}.{path}"
+    if where == "data.source" and is_factory(f"fedjax_rec.data.{path}"):
+        return f"fedjax_rec.data.{path}"
     return path
+
+
+def of_source(source: str) -> dict[str, Any]:
+    """The factory that `data.source` names, to be given arguments: `read` and `synthetic` are of
+    `fedjax_rec.data`, and what names none is a path, which `read` takes."""
+    path = full_name(source, "data.source")
+    if is_factory(path):
+        return {"class_path": path}
+    return {"class_path": "fedjax_rec.data.read", "init_args": {"source": source}}
 
 
 def of_default(section: Any, where: str) -> Any:

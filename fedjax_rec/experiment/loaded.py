@@ -255,8 +255,9 @@ class LoadedRun:
         return exported.reliability(self.experiment, state, part, bins)
 
     def export(
-        self, folder: Path | str, k: int = 10, which: str = "best", format: str = "parquet"
-    ) -> list[Path]:
+        self, folder: Path | str, k: int = 10, which: str = "best", format: str = "parquet",
+        scorer: bool = False,
+    ) -> list[Path]:  # fmt: skip
         """Writes scores and weights to `folder`, for other programs.
 
         Args:
@@ -267,6 +268,7 @@ class LoadedRun:
             k: Items a user.
             which: "best", the state after the best round, or "last".
             format: Of the scores, "parquet" or "csv".
+            scorer: The program that scores all items too, as StableHLO (`scorer.mlirbc`).
 
         Returns:
             The files that were written.
@@ -278,7 +280,8 @@ class LoadedRun:
             >>> done.export("runs/wide/export", k=100)
         """
         state = self.state_of(which)
-        return exported.export(self.experiment, self.read_config, state, Path(folder), k, format)
+        given = (self.experiment, self.read_config, state, Path(folder))
+        return exported.export(*given, k, format, scorer)
 
     def export_peft(
         self,

@@ -25,6 +25,7 @@ from .factories import (
     full_name,
     is_factory,
     of_default,
+    of_source,
     parameters,
 )
 from .short_names import of_the_kind
@@ -135,7 +136,8 @@ def _put(node: Any, path: list[str], value: Any, where: str) -> Any:
     if node is None:
         node = DEFAULTS.get(where, {})
     if isinstance(node, str):
-        node = {"class_path": full_name(node, where)}
+        named = {"class_path": full_name(node, where)}
+        node = of_source(node) if where == "data.source" else named
     if not isinstance(node, dict):
         raise ConfigError(f"--{where}.{'.'.join(path)}: {where}={node} has no keys; override it.")
     if "class_path" in node and path[0] not in ("class_path", "init_args"):

@@ -393,3 +393,141 @@ def test_official_files_bring_what_lies_beside_them(tmp_path, capsys):
     # A file of that name in another form is read as any other.
     (tmp_path / "ratings.csv").write_text(text(header="user,item,rating,time"))
     assert history(data.read(tmp_path / "ratings.csv")) == EXPECTED
+
+
+PADDED = {
+    "spaced.csv": text(", "),
+    "columns.txt": "user_id     item_id  rating  timestamp\n"
+    + "".join(f"{u:<11} {i:<8} {r:<7} {t}\n" for u, i, r, t in ROWS if ";" not in i),
+    "remarks.txt": "% bip weighted\n% 5 3 3\n" + text("\t", header=None),
+    "numpy.csv": "# " + text(),
+    "blank.csv": text() + "\n  \n\n",
+    "old_mac.csv": text().replace("\n", "\r"),
+}
+
+
+@pytest.mark.parametrize("name", PADDED)
+def test_what_stands_around_fields_and_lines_is_no_part_of_them(tmp_path, name):
+    (tmp_path / name).write_bytes(PADDED[name].encode())
+    wanted = [row for row in EXPECTED if name != "columns.txt" or ";" not in row[1]]
+    assert history(data.read(tmp_path / name, say=lambda line: None)) == wanted
+
+
+def test_lines_are_counted_below_remarks(tmp_path):
+    (tmp_path / "k.txt").write_text("% a remark\n1\t2\t5\n1\t3\tgood\n")
+    with pytest.raises(ValueError, match=r"k\.txt:3: rating 'good'"):
+        data.read(tmp_path / "k.txt")
+
+
+def test_json_of_one_array_or_of_columns_and_arrow_as_it_is_sent(tmp_path):
+    table, silent = pl.DataFrame(frame()), lambda line: None
+    (tmp_path / "a.json").write_text(table.write_json())
+    columns = ", ".join(f'"{c}": {table[c].to_list()}'.replace("'", '"') for c in table.columns)
+    (tmp_path / "b.json").write_text("{" + columns + "}")
+    table.write_ipc_stream(tmp_path / "c.arrow")
+    for name in ("a.json", "b.json", "c.arrow"):
+        assert history(data.read(tmp_path / name, say=silent)) == EXPECTED
+
+
+OFFICIAL = "userId,movieId,rating,timestamp\n"
+
+
+def test_a_file_of_ones_own_called_as_movielens_calls_its_ratings(tmp_path):
+    """Its dates are read, what is said of it is heeded, and films beside it are known."""
+    mine = tmp_path / "mine" / "ratings.csv"
+    mine.parent.mkdir()
+    mine.write_text(text(rows=dated("%Y-%m-%d %H:%M:%S")))
+    (mine.parent / "movies.csv").write_text("movieId,title,genres\n007,Heat (1995),Crime\n")
+    for source in (mine, mine.parent):
+        assert history(data.read(source, say=lambda line: None)) == EXPECTED
+    mine.write_text(OFFICIAL + "1,007,4,1300000000\n1,8,good,1300000001\n2,8,3,1300000000\n")
+    for source in (mine, mine.parent):
+        said = []
+        found = data.read(source, drop=True, say=said.append)
+        assert len(found) == 2 and "1 of 3 rows dropped" in said[1]
+        assert found.item_features["movie_title"].to_list() == ["Heat", None]
+        assert data.read(source, drop=True, rating="", say=said.append).ratings is None
+    with pytest.raises(ValueError, match=r"ratings\.csv:3: rating 'good'"):
+        data.read(mine, header=True, say=said.append)
+    mine.write_text("user;film;stars\nann;7;4\n")
+    with pytest.raises(ValueError, match=r"no column that is called as items usually are"):
+        data.read(mine.parent, say=said.append)
+    found = data.read(mine.parent, item="film", separator=";", say=said.append)
+    assert found.name == "mine" and found.user_names.tolist() == ["ann"]
+
+
+def test_what_is_said_of_a_folder_is_heeded_or_refused(tmp_path):
+    folder = tmp_path / "own"
+    folder.mkdir()
+    head = "user_id:token\titem_id:token\trating:float\ttimestamp:token\n"
+    (folder / "own.item").write_text("item_id:token\ttitle:token_seq\n7\tHeat\n")
+    (folder / "own.inter").write_text(head + "a\t7\t3\t01/02/2010\nb\t7\tgood\t01/03/2010\n")
+    said = []
+    for source in (folder, folder / "own.inter"):
+        found = data.read(
+            source, drop=True, time="timestamp", time_format="%d/%m/%Y", say=said.append
+        )
+        assert found.times.tolist() == [np.datetime64("2010-02-01").astype("M8[s]").astype(int)]
+        assert found.item_features["title"].to_list() == ["Heat"]
+        assert "1 of 2 rows dropped; the first:" in said.pop()
+    for argument in ({"separator": ","}, {"header": False}):
+        with pytest.raises(ValueError, match="is a folder, and separator= and header="):
+            data.read(folder, **argument)
+    (folder / "own.train.inter").write_text(head)
+    (folder / "own.test.inter").write_text(head)
+    data.read(folder, drop=True, time="", say=said.append)
+    assert "own.inter is read whole, and own.test.inter, own.train.inter not" in said[0]
+    (folder / "own.inter").rename(folder / "own.part1.inter")
+    (folder / "own.test.inter").unlink()
+    with pytest.raises(FileNotFoundError, match=r"several tables \(own\.part1\.inter, own\.train"):
+        data.read(folder)
+
+
+def test_splits_by_files_drop_what_is_wrong(tmp_path):
+    folder = tmp_path / "own"
+    folder.mkdir()
+    head = "user_id:token\titem_id:token\trating:float\n"
+    (folder / "own.train.inter").write_text(head + "a\t7\t3\na\t8\tgood\n")
+    (folder / "own.test.inter").write_text(head + "a\t9\t3\n")
+    with pytest.raises(ValueError, match=r"own\.train\.inter:3: rating 'good'"):
+        data.read(folder)
+    assert data.read(folder, drop=True, say=lambda line: None).parts.tolist() == [TRAIN, TEST]
+
+
+@pytest.mark.parametrize(
+    ("table", "asked", "told"),
+    [
+        (
+            {"user": [["a"], ["b"]], "item": [1, 2]},
+            {"item": "item"},
+            "'user', taken for user, hold",
+        ),
+        ({"user": [1], "item": [2], "rating": [[3]]}, {}, "'rating', taken for rating, holds List"),
+        ({"user": [1], "item": [2]}, {"user": -1}, "2 columns, and user=-1 is beyond"),
+        ({"user": [], "item": []}, {}, "table has no interactions"),
+        ({}, {}, "but none at all"),
+    ],
+)
+def test_tables_that_hold_something_else(table, asked, told):
+    with pytest.raises(ValueError, match=told):
+        data.read(table, say=lambda line: None, **asked)
+
+
+def test_a_column_that_is_twice_in_a_frame():
+    class Twice(Frame):
+        columns = property(lambda self: ["user", "item", "item"])
+
+    with pytest.raises(ValueError, match="table has column 'item' twice; rename one"):
+        data.read(Twice(user=Series(["a"]), item=Series([1])))
+
+
+def test_durations_are_times_and_features_may_call_their_ids_id():
+    table = pl.DataFrame({"user": [1, 1], "item": [7, 8], "time": [60.0, 30.0]})
+    table = table.with_columns(pl.duration(seconds=pl.col("time").cast(pl.Int64)).alias("time"))
+    found = data.read(
+        table, item_features={"id": [7, 8], "title": ["A", "B"]}, say=lambda line: None
+    )
+    assert found.times.tolist() == [30.0, 60.0]
+    assert found.item_features["title"].to_list() == ["A", "B"]
+    with pytest.raises(ValueError, match=r"but film, title; call that of its ids item_id\."):
+        data.read(table, item_features={"film": [7], "title": ["A"]}, say=lambda line: None)

@@ -1,5 +1,6 @@
 """Runs from Python: `fr.run`, and what `fr.load_run` makes of a folder."""
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -9,6 +10,7 @@ import jax
 import numpy as np
 import polars as pl
 import pytest
+from jax import export
 from safetensors.numpy import load_file
 from small_data import write_config, write_folder
 
@@ -194,6 +196,31 @@ def test_scores_and_weights_are_exported(done, tmp_path, kind):
         done.export(tmp_path, format="xlsx")
 
 
+def test_the_scorer_goes_out_as_a_program(done, tmp_path):
+    program, names, *_ = done.export(tmp_path / "out", k=4, scorer=True)
+    ids = json.loads(names.read_text())
+    assert (
+        ids["history"] == 0
+        and len(ids["users"]) == done.experiment.read.split.interactions.num_users
+    )
+    # Of the same arguments and result, whose program is not its own but that of the file.
+    other = export.export(
+        jax.jit(lambda *_: np.zeros(len(ids["items"]), np.float32), keep_unused=True)
+    )
+    made = other(*[jax.ShapeDtypeStruct((), np.int32)] * 2)
+    made = dataclasses.replace(made, mlir_module_serialized=program.read_bytes())
+    for user in ("u0", "u13"):
+        scores = np.asarray(made.call(*map(np.int32, ids["users"][user])))
+        alone = done.recommend(user, k=4)
+        mine = [scores[ids["items"].index(item)] for item in alone["item"]]
+        np.testing.assert_allclose(mine, alone["score"], rtol=1e-5)
+    readable = {path.stat().st_mode & 0o777 for path in (tmp_path / "out").iterdir()}
+    (tmp_path / "plain").touch()
+    assert readable == {(tmp_path / "plain").stat().st_mode & 0o777}
+    with pytest.raises(ValueError, match="plain' is a file; name a folder"):
+        done.export(tmp_path / "plain")
+
+
 def test_all_lists_together(done, capsys):
     told = done.beyond_accuracy(k=3)
     known = done.experiment.read.split.interactions
@@ -290,7 +317,9 @@ def test_the_command_line_asks_a_finished_run(done, capsys, tmp_path):
     assert main(["recommend", run, "--user", "u3", "-k", "2"]) == 0
     assert told[0]["item"] in capsys.readouterr().out
     assert main(["similar", run, "--item", "i5", "-k", "1", "--which", "last"]) == 0
-    assert main(["export", run, "--out", str(tmp_path / "all"), "--format", "csv"]) == 0
+    assert main(["export", run, "--out", str(tmp_path / "all"), "--format", "csv",
+                 "--scorer"]) == 0  # fmt: skip
+    assert (tmp_path / "all" / "scorer.mlirbc").is_file()
     assert (tmp_path / "all" / "scores.csv").is_file()
     capsys.readouterr()
     for words in (["recommend", run, "--user", "nobody"], ["recommend", run],

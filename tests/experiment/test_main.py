@@ -12,7 +12,7 @@ import small_data
 from small_data import write_config, write_folder
 
 from fedjax_rec import __version__, data
-from fedjax_rec.experiment import config, explain, listing
+from fedjax_rec.experiment import asked, config, explain, listing
 from fedjax_rec.experiment import run as running
 from fedjax_rec.experiment.main import main
 from fedjax_rec.experiment.shipped import found
@@ -300,13 +300,15 @@ def test_a_first_configuration_is_one_that_is_read(place, capsys, monkeypatch):
     ("key", "words", "text", "default"),
     [
         ("seed", [], "of everything random", "default: 0"),
+        ("rounds", [], "in all", "default: 100"),
+        ("evaluation.metrics", [], "on validation, chooses", "default: [hr@10"),
         ("strategy.uplink", [], "a compressor; null sends updates as they are", "default: null"),
         ("--strategy.mu", ["--strategy", "fedprox"], "0 is `fedavg`", "default: 0.01"),
         ("strategy.init_args.uplink.fraction", ["--strategy.uplink=top_k"], "of the coordinates",
          "default: 0.01"),
         ("evaluation.every", [], "rounds between measurements", "default: 1"),
         ("data.split", [], "A user's last interaction", "leave_one_out"),
-        ("privacy.epsilon", [], "what the noise is found for", "docs/privacy.md"),
+        ("privacy.epsilon", [], "what the noise is found for", "default: null"),
     ],
 )  # fmt: skip
 def test_a_key_is_explained(capsys, key, words, text, default):
@@ -321,6 +323,7 @@ def test_a_key_is_explained(capsys, key, words, text, default):
         ("evaluation.evry", "did you mean 'evaluation.every'"),
         ("strategy.upllink", "did you mean 'uplink'"),
         ("sed", "did you mean 'seed'"),
+        ("median", "is no key of the configuration; see docs/configuration.md, or fedjax-rec list"),
     ],
 )
 def test_a_key_that_is_none_is_not_explained(capsys, key, told):
@@ -380,3 +383,20 @@ def test_another_short_name_keeps_what_both_take():
 def test_a_short_name_that_is_none_is_named(place, capsys):
     line = fails(place, capsys, "--strategy.uplink=top_kk")
     assert "strategy.uplink=top_kk names no factory (did you mean 'top_k'?)" in line
+
+
+def test_what_is_explained_is_said():
+    """A key without a line of its own is one that a section or a factory tells of."""
+    sections = {"data", "model", "examples", "strategy", "cohorts", "evaluation", "privacy"}
+    silent = [k for k in list(explain.keys()) if explain.explain(k).text == "a section of keys"]
+    assert set(silent) <= sections
+
+
+def test_a_table_that_is_too_wide_is_written_row_below_row(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    titles, row = [f"title {i}" for i in range(14)], [f"a long value {i}" for i in range(14)]
+    asked._print(titles, [row, row], narrow=True)
+    out = capsys.readouterr().out
+    assert out.count("title 13  a long value 13") == 2
+    asked._print(titles[:2], [row[:2]], narrow=True)
+    assert capsys.readouterr().out.count("\n") == 2

@@ -119,3 +119,27 @@ def test_a_column_is_the_split_of_a_configuration(csv):
     assert sorted(found.split.part.tolist()) == [0] * 48 + [1] * 12 + [2] * 12
     with pytest.raises(ValueError, match="has none; name its column"):
         read_data(wanted(csv, "--data.split=as_given"))
+
+
+def test_check_describes_a_folder_with_a_bad_line(tmp_path, capsys):
+    folder = tmp_path / "own"
+    folder.mkdir()
+    head = "user_id:token\titem_id:token\trating:float\n"
+    (folder / "own.inter").write_text(head + "a\t7\t3\nb\t7\tgood\n")
+    assert main(["data", "check", str(folder), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["dropped"] == {"rating": 1} and "own.inter:3: rating 'good'" in told["first_bad"]
+
+
+def test_a_file_takes_arguments_on_the_command_line(csv):
+    (csv.parent / "films.csv").write_text("id,title\n000,Heat\n")
+    features = f"--data.source.item_features={csv.parent / 'films.csv'}"
+    named = ["--data.source=read", f"--data.source.source={csv}", features]
+    for words in ([features], named):
+        found = read_data(wanted(csv, *words)).split.interactions
+        assert found.item_features["title"][0] == "Heat"
+    assert read_data(config.read(SMALL, named[:2])).described["users"] == 12
+    section = {"class_path": "synthetic", "init_args": {"num_users": 30, "num_items": 40}}
+    assert read_data(config.read({**SMALL, "data": {"source": section}})).described["users"] == 30
+    words = ["--data.source=synthetic", "--data.source.num_users=30"]
+    assert config.read(SMALL, words).plain["data"]["source"]["class_path"].endswith("synthetic")

@@ -16,6 +16,7 @@ import numpy as np
 from ..interactions import Interactions, k_core
 from ..splits import TEST, TRAIN, UNUSED, VALIDATION, tied_ends
 from .files import file_table
+from .folders import table_in
 from .judged import judged, rolled_out
 from .moments import unit_of
 from .read import read
@@ -49,8 +50,17 @@ def described(
     """
     path = Path(source).expanduser()
     if not path.is_file():
-        found = read(path, **asked) if path.is_dir() else load(str(source), fetch=False)
-        return {"name": found.name, "rows": len(found), "dropped": {}, **_numbers(found)}
+        try:
+            if path.is_dir():
+                found = read(
+                    path, **asked, separator=separator, header=header, time_format=time_format
+                )
+            else:
+                found = load(str(source), fetch=False)
+            return {"name": found.name, "rows": len(found), "dropped": {}, **_numbers(found)}
+        except ValueError:
+            if not path.is_dir() or (path := table_in(path)) is None:
+                raise
     table = file_table(path, separator, header)
     rows = table.frame.height
     seen = judged(rolled_out(table, asked), asked, time_format)

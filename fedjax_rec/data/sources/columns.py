@@ -69,7 +69,7 @@ def taken(
         if role not in found:
             raise ValueError(
                 f"{where} has no column that is called as {role}s usually are, but "
-                f"{', '.join(map(str, columns))}; say which it is, {role}=NAME."
+                f"{', '.join(map(str, columns)) or 'none at all'}; say which it is, {role}=NAME."
             )
     columns_twice = [c for c in found.values() if list(found.values()).count(c) > 1]
     if columns_twice:
@@ -103,7 +103,7 @@ def _asked(columns: Sequence[str], wanted: Any, role: str, where: str) -> str:
     if wanted in columns:
         return wanted
     if isinstance(wanted, int) or (isinstance(wanted, str) and wanted.isdigit()):
-        if int(wanted) < len(columns):
+        if 0 <= int(wanted) < len(columns):
             return columns[int(wanted)]
         raise ValueError(
             f"{where} has {len(columns)} columns, and {role}={wanted} is beyond; the first is 0."

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import re
 import zipfile
 from pathlib import Path
 
@@ -48,10 +49,16 @@ def file_table(path: Path, separator: str | None = None, header: bool | None = N
     where = lambda row: f"{path} row {row}"
     try:
         if kind in BINARY and separator is None:
-            found = BINARY[kind](io.BytesIO(data))
+            stream = BINARY[kind] is pl.read_ipc and data[:6] != b"ARROW1"  # as libraries send it
+            found = (pl.read_ipc_stream if stream else BINARY[kind])(io.BytesIO(data))
             return _some(Table(found, name, where, source=str(path)), path)
         if kind in LINES and separator is None:
-            found = pl.read_ndjson(io.BytesIO(data), infer_schema_length=None)
+            listed = data.lstrip()[:1] == b"["  # one array, and not an object a line
+            found = (pl.read_json if listed else pl.read_ndjson)(
+                io.BytesIO(data), infer_schema_length=None
+            )
+            if not listed and found.height == 1 and set(map(type, found.dtypes)) == {pl.List}:
+                found = found.explode(found.columns)  # one object, of columns
             return _some(
                 Table(found, name, lambda row: f"{path}:{row + 1}", source=str(path)), path
             )
@@ -70,9 +77,14 @@ def file_table(path: Path, separator: str | None = None, header: bool | None = N
 def _text(
     path: Path, name: str, data: bytes, separator: str | None, header: bool | None, kind: str
 ) -> Table:
-    data = _utf8(data, path)
+    data = _utf8(data, path).rstrip(b"\r\n ")
+    if b"\r" in data and b"\n" not in data:
+        data = data.replace(b"\r", b"\n")
+    data, above = _without_remarks(data)
     sample = data[:65536].decode("utf-8", "ignore").splitlines()[:50]
     sample = sample[:-1] if len(data) > 65536 and len(sample) > 1 else sample
+    if not sample:
+        raise ValueError(f"{path} holds no interactions; give a file with at least one row.")
     if separator is None:
         separator = "\t" if kind in (".tsv", ".inter") else _separator(sample)
     elif not separator or (len(separator) > 1 and separator not in ("::", "\\t")):
@@ -83,6 +95,9 @@ def _text(
         separator = "\x1f"
     # Tabs and '::' come without quotes: a title may hold a lone one.
     quote = '"' if separator in (",", ";", "|", " ") and b'"' in data else None
+    if separator == " " and quote is None and (b"  " in data or b"\n " in data):  # in columns
+        data = re.sub(rb"(?m)^ +| +$", b"", re.sub(rb" +", b" ", data))
+        sample = [" ".join(x.split()) for x in sample]
     cells = lambda line: _cells(line, separator, quote)
     first = cells(sample[0])
     if header is None:
@@ -102,9 +117,9 @@ def _text(
         late = len(first) == 3 and all(_number(cells(x)[2:3]) > 1e8 for x in sample)
         columns = by_position(len(first), late, str(path))
     # Where a line is a record, lines are counted without the text.
-    where = lambda row: f"{path}:{row + int(header) + 1}"
+    where = lambda row: f"{path}:{row + int(header) + 1 + above}"
     if quote is not None:
-        where = lambda row: f"{path}:{_line(data, separator, quote, row + header)}"
+        where = lambda row: f"{path}:{_line(data, separator, quote, row + header) + above}"
     try:
         frame = pl.read_csv(
             data, has_header=False, skip_rows=int(header), separator=separator, quote_char=quote,
@@ -113,20 +128,41 @@ def _text(
     except pl.exceptions.NoDataError:
         frame = pl.DataFrame()
     except pl.exceptions.PolarsError as error:
-        frame = _blamed(path, data, separator, quote, columns, error)
+        frame = _blamed(path, data, separator, quote, columns, error, above)
+    if separator != " " and _is_padded(data, separator):  # which is no part of what is written
+        frame = frame.with_columns(pl.all().str.strip_chars(" "))
     return _some(Table(frame, name, where, bool(header), kinds, str(path)), path)
 
 
-def _blamed(path: Path, data: bytes, separator: str, quote, columns: list[str], error):
+def _blamed(path: Path, data: bytes, separator: str, quote, columns: list[str], error, above: int):
     """Raises for the first row with more fields than there are columns, else for `error`."""
     for line, row in _rows(data, separator, quote):
         if len(row) > len(columns):
             raise ValueError(
-                f"{path}:{line}: expected {len(columns)} fields ({', '.join(columns)}), found "
-                f"{len(row)}; fix or remove the line, or say the separator, separator=."
+                f"{path}:{line + above}: expected {len(columns)} fields ({', '.join(columns)}), "
+                f"found {len(row)}; fix or remove the line, or say the separator, separator=."
             )
     first = str(error).split("\n")[0]
     raise ValueError(f"{path} cannot be read ({first}); check its quotes and separator.")
+
+
+def _without_remarks(data: bytes) -> tuple[bytes, int]:
+    """Text without the lines above it that begin with % or #, as KONECT and SNAP write them, and
+    how many those are. Usual names after such a sign are a header, as NumPy writes it, and stay."""
+    above = 0
+    while data[:1] in (b"%", b"#"):
+        line, _, rest = data.partition(b"\n")
+        words = line.decode("utf-8", "ignore").lstrip("#% ")
+        if all(is_usual(x) for x in re.split(r"[\t,;|: ]+", words)[:2]):
+            return words.encode() + b"\n" + rest, above
+        data, above = rest, above + 1
+    return data, above
+
+
+def _is_padded(data: bytes, separator: str) -> bool:
+    """Whether there are spaces beside separators, or at the ends of lines."""
+    mark = separator.encode()
+    return any(x in data for x in (mark + b" ", b" " + mark, b"\n ", b" \n"))
 
 
 def _line(data: bytes, separator: str, quote: str, record: int) -> int:
@@ -159,6 +195,8 @@ def _separator(lines: list[str]) -> str:
     the first line most."""
 
     def fields(s: str) -> list[int]:
+        if s == " ":
+            return [len(x.split() if '"' not in x else _cells(x, s, '"')) for x in lines if x]
         if len(s) > 1:
             return [len(x.split(s)) for x in lines if x]
         return [len(_cells(x, s, '"')) for x in lines if x]

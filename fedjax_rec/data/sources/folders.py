@@ -17,7 +17,7 @@ from . import tables
 from .atomic import features_of, read_atomic
 from .files import file_table
 from .frames import Table
-from .judged import Judged, judged, rolled_out
+from .judged import Judged, judged, rolled_out, whole
 from .movielens import RATINGS, read_movielens, tidy_atomic
 
 BENCHMARK = {".train.inter": TRAIN, ".valid.inter": VALIDATION, ".test.inter": TEST}
@@ -29,6 +29,8 @@ def read_folder(
     name: str | None = None,
     asked: Mapping[str, Any] | None = None,
     say: Callable[[str], Any] | None = None,
+    drop: bool = False,
+    time_format: str | None = None,
 ) -> Interactions:
     """What lies in a folder.
 
@@ -37,6 +39,8 @@ def read_folder(
         name: of the data, the folder's by default.
         asked: role -> column of atomic files, for those that have other names than RecBole's.
         say: is told what is not read.
+        drop: see `read`.
+        time_format: see `read`.
 
     Raises FileNotFoundError, and ValueError with path and line.
     """
@@ -46,6 +50,11 @@ def read_folder(
     place = holds(folder)
     split = benchmark(folder if place is None else place)
     if place is None and not split:
+        if several := sorted(p.name for p in folder.glob("*.inter")):
+            raise FileNotFoundError(
+                f"{folder} holds several tables ({', '.join(several[:5])}); name one of them, or "
+                f"call the parts of a split {', '.join(f'{folder.name}{x}' for x in BENCHMARK)}."
+            )
         raise FileNotFoundError(
             f"{folder} holds no data; put {folder.name}.inter (RecBole) or {', '.join(RATINGS)} "
             f"(MovieLens) there{_tables_in(folder)}."
@@ -57,28 +66,54 @@ def read_folder(
     if stem is None and not split:
         return read_movielens(place, name or place.name)
     if stem is not None:
-        interactions = read_inter(place / f"{stem}.inter", asked or {})
+        if split and say is not None:
+            say(f"{place}: {stem}.inter is read whole, and {', '.join(split)} not.")
+        path = place / f"{stem}.inter"
+        interactions = read_inter(path, asked or {}, say, drop, time_format)
         return tidy_atomic(interactions) if stem == "ml-100k" else interactions
-    found = of_parts(place, split, asked or {})
+    found = of_parts(place, split, asked or {}, time_format)
+    whole(found, drop, say, str(place))
     return _with_features(found, place, split[0].partition(".")[0])
 
 
-def read_inter(path: Path, asked: Mapping[str, Any]) -> Interactions:
+def ratings_in(folder: Path) -> Path | None:
+    """The file of a folder that has a name of MovieLens' ratings; None where there is none, or data
+    of RecBole."""
+    place = holds(folder)
+    if place is None or inter(place) is not None or benchmark(place):
+        return None
+    return next(place / name for name in RATINGS if (place / name).is_file())
+
+
+def table_in(folder: Path) -> Path | None:
+    """The one file of a folder that holds its interactions; None where there is none or several."""
+    place = holds(folder)
+    stem = None if place is None else inter(place)
+    return ratings_in(folder) if place is None or stem is None else place / f"{stem}.inter"
+
+
+def read_inter(
+    path: Path,
+    asked: Mapping[str, Any],
+    say: Callable[[str], Any] | None = None,
+    drop: bool = False,
+    time_format: str | None = None,
+) -> Interactions:
     """One .inter file with what is known of users and items beside it. Columns are RecBole's own,
-    or those that are `asked` for; a row may hold a sequence."""
+    or those that are `asked` for; a row may hold a sequence. The others: see `read`."""
     tables.exists(path)
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         header = [x.partition(":") for x in file.readline().strip().split("\t")]
     lists = any("item" in name and kind.endswith("_seq") for name, _, kind in header)
-    if not lists and not any(column is not None for column in asked.values()):
+    as_is = not drop and all(x is None for x in (*asked.values(), time_format))
+    if not lists and as_is:
         return read_atomic(path.parent, path.stem)
-    found = judged(rolled_out(file_table(path), asked), asked)
+    found = judged(rolled_out(file_table(path), asked), asked, time_format)
+    whole(found, drop, say, str(path))
     return _with_features(found, path.parent, path.stem)
 
 
 def _with_features(found: Judged, folder: Path, stem: str) -> Interactions:
-    if (first := found.first()) is not None:
-        raise ValueError(first)
     features = (
         features_of(folder / f"{stem}.user", "user_id"),
         features_of(folder / f"{stem}.item", "item_id"),
@@ -86,7 +121,9 @@ def _with_features(found: Judged, folder: Path, stem: str) -> Interactions:
     return replace(found.interactions(features), name=stem)
 
 
-def of_parts(folder: Path, names: list[str], asked: Mapping[str, Any]) -> Judged:
+def of_parts(
+    folder: Path, names: list[str], asked: Mapping[str, Any], form: str | None = None
+) -> Judged:
     """The files of a split, one below the other, with the part of each row."""
     made: list[tuple[Table, int]] = []
     for end, part in BENCHMARK.items():
@@ -103,8 +140,8 @@ def of_parts(folder: Path, names: list[str], asked: Mapping[str, Any]) -> Judged
 
     kinds = made[0][0].kinds
     parts = np.concatenate([np.full(t.frame.height, part, np.int8) for t, part in made])
-    whole = Table(frame, names[0].partition(".")[0], where, kinds=kinds, source=str(folder))
-    return judged(rolled_out(whole, asked, parts), asked, parts=parts)
+    joined = Table(frame, names[0].partition(".")[0], where, kinds=kinds, source=str(folder))
+    return judged(rolled_out(joined, asked, parts), asked, form, parts)
 
 
 def holds(folder: Path) -> Path | None:

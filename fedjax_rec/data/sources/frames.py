@@ -36,6 +36,11 @@ def table_of(given: Any, name: str, what: str) -> Table:
     where = lambda row: f"{name} row {row}"
     if isinstance(given, pl.DataFrame):
         return Table(given, name, where, source=name)
+    labels = getattr(given, "column_names", getattr(given, "columns", ()))
+    names = [] if callable(labels) else [str(c) for c in labels]
+    twice = next((c for c in names if names.count(c) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{name} has column '{twice}' twice; rename one.")
     if not isinstance(given, Mapping) and hasattr(given, "column_names"):  # of Arrow
         try:
             given = pl.DataFrame(given)
@@ -69,8 +74,9 @@ def _column(values: Any) -> pl.Series:
     gap = lambda x: x is None or type(x).__name__ in ("NAType", "NaTType") or x != x
     plain = [None if gap(x) else x for x in array.tolist()]
     kinds = {type(x) for x in plain if x is not None}
-    if len(kinds) <= 1:
-        return pl.Series(plain, strict=False)
+    made = pl.Series(plain, strict=False) if len(kinds) <= 1 else None
+    if made is not None and made.dtype != pl.Object:  # as periods of pandas are
+        return made
     return pl.Series([None if x is None else str(x) for x in plain], dtype=pl.String)
 
 

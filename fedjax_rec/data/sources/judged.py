@@ -78,7 +78,12 @@ class Judged:
         bad = self.bad
         values = self.values.filter(pl.Series(~bad)) if bad.any() else self.values
         if not values.height:
-            raise ValueError(f"{self.first()} No row of {self.table.name} is an interaction.")
+            first = self.first()
+            raise ValueError(
+                f"{self.table.name} has no interactions; give at least one."
+                if first is None
+                else f"{first} No row of {self.table.name} is an interaction."
+            )
         take = lambda name: values[name].to_numpy() if name in values.columns else None
         return from_arrays(
             self.table.name, values["user"], values["item"], times=take("time"),
@@ -106,6 +111,13 @@ def judged(
     if PART in table.frame.columns:
         parts = None if parts is None else table.frame[PART].to_numpy()
     frame, kept, complaints = table.frame, {}, []
+    for role, column in columns.items():
+        kind = frame[column].dtype
+        if kind.is_nested() or kind in (pl.Object, pl.Time):
+            raise ValueError(
+                f"{what}: column '{column}', taken for {role}, holds {kind}; give a number or a "
+                f"text in each row, or name another, {role}=NAME."
+            )
     for role in ("user", "item"):
         values = kept[role] = frame[columns[role]]
         gone = values.is_null() | (values.is_nan() if values.dtype.is_float() else False)
@@ -161,6 +173,17 @@ def judged(
     values = pl.DataFrame([series.alias(role) for role, series in kept.items()])
     table = replace(table, frame=frame.clear())  # its texts are more memory than all that is kept
     return Judged(table, values, columns, guessed, read_as, complaints)
+
+
+def whole(found: Judged, drop: bool, say: Callable[[str], Any] | None, place: str) -> None:
+    """Raises ValueError for the first row of `place` that is no interaction; with `drop` says how
+    many there are."""
+    first = found.first()
+    if first is not None and not drop:
+        raise ValueError(first)
+    if first is not None and say is not None:
+        count = int(found.bad.sum())
+        say(f"{place}: {count:,} of {len(found.bad):,} rows dropped; the first: {first}")
 
 
 def rolled_out(table: Table, asked: Mapping[str, Any], parts: np.ndarray | None = None) -> Table:

@@ -69,7 +69,9 @@ def parsed(values: pl.Series, form: str | None, what: str) -> tuple[pl.Series, s
         return _seconds(moments), "dates"
     if values.dtype.is_numeric() and form is None:
         return values.cast(pl.Float64).fill_nan(None), ""
-    text = values.cast(pl.String)
+    if values.dtype == pl.Duration:
+        return values.dt.total_microseconds().cast(pl.Float64) / 1e6, "seconds"
+    text = values.cast(pl.String).str.strip_chars(" ")
     if form is not None:
         return _dates(text, form), form
     numbers = text.cast(pl.Float64, strict=False)

@@ -62,26 +62,38 @@ def read_movielens(
                 "header."
             )
     rows = tables.interaction_table(path, _FIELDS, _FIELDS[2:], _FIELDS, separator, skip)
+    users, items = beside(folder)
     return from_arrays(
         folder.name if name is None else name,
         rows["user_id"],
         rows["item_id"],
         times=rows["timestamp"],
         ratings=rows["rating"],
-        user_features=_users(folder),
-        item_features=_items(folder),
+        user_features=users,
+        item_features=items,
     )
 
 
+def beside(folder: Path) -> tuple[pl.DataFrame | None, pl.DataFrame | None]:
+    """What the files beside the ratings tell of users and of items."""
+    return _users(folder), _items(folder)
+
+
 def has_official_header(path: Path) -> bool:
-    """Whether a file is one of `RATINGS`, and its first line as GroupLens writes it."""
+    """Whether a file is one of `RATINGS`, and its first lines as GroupLens writes them: four
+    numbers, in `ratings.csv` below a header. Others have files of this name and header too."""
     if path.name not in RATINGS:
         return False
     with path.open("rb") as file:
-        first = file.readline().decode("utf-8-sig", "replace").strip()
+        first, second = (file.readline().decode("utf-8-sig", "replace").strip() for _ in range(2))
     if path.name == "ratings.csv":
-        return first == _HEADER and _official_films(path.parent / "movies.csv")
-    return len(first.split("\t" if path.name == "u.data" else "::")) == 4
+        films = path.parent / "movies.csv"
+        return first == _HEADER and _numbers(second.split(",")) and _official_films(films)
+    return _numbers(first.split("\t" if path.name == "u.data" else "::"))
+
+
+def _numbers(cells: list[str]) -> bool:
+    return len(cells) == 4 and all(x.replace(".", "", 1).isdigit() for x in cells)
 
 
 def _official_films(path: Path) -> bool:

@@ -13,10 +13,10 @@ import polars as pl
 from ..interactions import Interactions, with_features
 from .columns import USUAL, taken
 from .files import file_table
-from .folders import read_folder, read_inter
+from .folders import ratings_in, read_folder, read_inter
 from .frames import Table, table_of
-from .judged import judged, rolled_out
-from .movielens import has_official_header, read_movielens
+from .judged import judged, rolled_out, whole
+from .movielens import beside, has_official_header, read_movielens
 
 
 def read(
@@ -73,33 +73,43 @@ def read(
     asked = {"user": user, "item": item, "rating": rating, "time": time, "split": split}
     if isinstance(source, str | Path):
         path = Path(source).expanduser()
+        typed = separator is None and header is None  # as the file itself says
+        if path.is_dir() and (ratings := ratings_in(path)) is not None:
+            path, name = ratings, name or path.name
         if path.is_dir():
-            found = read_folder(path, None, asked, say)
+            if not typed:
+                raise ValueError(
+                    f"{path} is a folder, and separator= and header= are of a file; name the file."
+                )
+            found = read_folder(path, None, asked, say, drop, time_format)
             found = replace(found, name=name or found.name)
             return _described(found, user_features, item_features)
         if not path.exists():
             raise FileNotFoundError(f"data source {path} does not exist; check the path.")
-        if has_official_header(path) and not any(x is not None for x in asked.values()):
+        official = has_official_header(path)
+        as_is = typed and not drop and all(x is None for x in (*asked.values(), time_format))
+        if official and as_is:
             found = read_movielens(path.parent, name, path.name)
             return _described(found, user_features, item_features)
-        if path.suffix == ".inter" and not drop:
-            found = read_inter(path, asked)
+        if path.suffix == ".inter" and typed:
+            found = read_inter(path, asked, say, drop, time_format)
             return _described(replace(found, name=name or found.name), user_features, item_features)
         table = file_table(path, separator, header)
+        features = beside(path.parent) if official else (None, None)
+        place = str(path)
     else:
         table = table_of(source, name or "table", "read(source)")
+        features, place = (None, None), table.name
     table = replace(rolled_out(table, asked), name=name or table.name)
-    place = source if isinstance(source, str | Path) else table.name
     found = judged(table, asked, time_format)
     del table  # whose texts are no longer needed
-    if (first := found.first()) is not None and not drop:
-        raise ValueError(first)
+    if not drop:
+        whole(found, drop, say, place)
     if found.guessed:
         say(f"{place}: {found.told()}; name others with user=, item=, rating=, time=.")
-    if first is not None:
-        count = int(found.bad.sum())
-        say(f"{place}: {count:,} of {len(found.bad):,} rows dropped; the first: {first}")
-    return _described(found.interactions(), user_features, item_features)
+    if drop:
+        whole(found, drop, say, place)
+    return _described(found.interactions(features), user_features, item_features)
 
 
 def _described(found: Interactions, user_features: Any, item_features: Any) -> Interactions:
@@ -122,7 +132,16 @@ def _features(role: str, source: Any) -> pl.DataFrame | None:
     columns = list(frame.columns)
     other = {"user": "item", "item": "user"}[role]
     asked: Mapping[str, Any] = {one: "" for one in USUAL if one != role}
-    found, _ = taken([*columns, other], {**asked, other: other}, what)
+    try:
+        found, _ = taken([*columns, other], {**asked, other: other}, what)
+    except ValueError:
+        key = next((c for c in columns if c.lower() in ("id", f"{role}_id:token")), None)
+        if key is None:
+            raise ValueError(
+                f"{what} has no column that is called as {role}s usually are, but "
+                f"{', '.join(columns)}; call that of its ids {role}_id."
+            ) from None
+        found = {role: key}
     return frame.rename({found[role]: f"{role}_id"})
 
 

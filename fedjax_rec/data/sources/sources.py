@@ -188,8 +188,8 @@ def _absent(name: str, folder: str | Path | None) -> Exception:
     if name in NAMED:
         told = NAMED[name]
         return FileNotFoundError(
-            f"{name} is not in {searched}; get it from {told.home} and put {name}.inter, or a file "
-            f"that `fedjax-rec data check` reads, there (fedjax-rec data about {name})."
+            f"{name} is not in {searched}; get it from {told.home} and put {name}.inter there, or "
+            f"name a file of it by its path (fedjax-rec data about {name})."
         )
     names = [*SOURCES, "synthetic", *NAMED, *_named()]
     near = difflib.get_close_matches(name.lower(), names, n=1)
