@@ -1,13 +1,13 @@
 """Lists of finished runs, put together and ranked anew by a decoder: `fedjax-rec rerank`.
 
-    fused(u, i)  = fusion of the runs' scores                           shares chosen on validation
-    better(u, i) = z(fused) + w z(judge(u, i) - b alone(i))             of the first K; w, b likewise
+    fused(u, i)  = fusion of the runs' scores
+    better(u, i) = z(fused) + w z(judge(u, i) - b alone(i))       of the first K by the fused ones
 
 (GPT-FedRec, Zeng et al., "Federated recommendation via hybrid retrieval augmented generation",
 2024: a retriever by ids and one by texts, both federated, and a language model that ranks what they
 found. There that is an outside service, and its order is the last word; here it is a decoder on
 this machine, and what it knows is also weighed against the list.) z: standardised over the list.
-Nothing is trained. What a user has seen is left out before the list is cut, so the K are of what
+Shares, w and b are chosen on validation. Nothing is trained. What a user has seen is left out before the list is cut, so the K are of what
 may be shown; all others keep their order below.
 
 `U` users, `I` items, `K` of a list, `M` metrics.
@@ -19,6 +19,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ from .loaded import LoadedRun, load_run
 from .rerank_file import Reranking
 from .sections import made_of
 
+ASKED_AT_ONCE = 50  # users
 PARTS = {"validation": VALIDATION, "test": TEST}
 
 
@@ -101,7 +103,10 @@ def rerank(plan: Reranking, told: Callable[[str], None] = lambda line: None) -> 
     values = {name: test.measured(own) for name, own in test.scores.items()}
     values["fused"] = test.measured(final)
 
+    validation = validation.of_some(some := _some(plan, len(users)))
+    fused = fused[some]
     lists = {"validation": validation.first(fused, plan.k), "test": test.first(final, plan.k)}
+    scene["validation"] = validation
     begun = time.monotonic()
     heard = {part: scene[part].heard(judge, lists[part], told) for part in PARTS}
     alone = _alone(plan, judge, lists, told) if any(plan.subtract) else np.zeros(items)
@@ -116,7 +121,10 @@ def rerank(plan: Reranking, told: Callable[[str], None] = lambda line: None) -> 
 
         tries = [validation.measured(of("validation", fused, pair)) for pair in pairs]
         best = int(np.argmax([_merit(one) for one in tries]))
-        rows[name], chosen[name] = tries[best], dict(zip(("subtract", "weight"), pairs[best]))
+        rows[name], chosen[name] = (
+            tries[best],
+            dict(zip(("subtract", "weight"), pairs[best], strict=True)),
+        )
         last = of("test", final, pairs[best])
         values[name] = test.measured(last)
         told(f"{name}: {chosen[name]}")
@@ -194,6 +202,14 @@ class _Scene:
         cases = cases_of(read.split, read.partition, PARTS[part], None, plan.history)
         self.history = np.asarray(cases.history)[np.searchsorted(np.asarray(cases.users), users)]
 
+    def of_some(self, rows: np.ndarray) -> _Scene:
+        """Of the users `rows` alone."""
+        made = copy(self)
+        made.scores = {name: scores[rows] for name, scores in self.scores.items()}
+        made.seen, made.targets = self.seen[rows], self.targets[rows]
+        made.history = self.history[rows]
+        return made
+
     def measured(self, scores: np.ndarray) -> np.ndarray:
         return measured(self.plan.metrics, scores, self.targets, self.seen)
 
@@ -211,11 +227,18 @@ class _Scene:
         return np.asarray(call(scores, self.seen))
 
     def heard(self, judge, lists, told) -> tuple[np.ndarray, np.ndarray]:
-        """(scores [U, K], items of a history that were cut [U]) of the judge, which is asked once:
-        what it said lies in the folder."""
-        asked = {"history": self.history, "lists": lists}
-        made = lambda: models.judged(judge, self.history, lists, _steps(self.part, lists, told))
-        return kept(self.plan, judge, self.part, asked, made)
+        """(scores [U, K], items of a history that were cut [U]) of the judge, who is asked once:
+        what it said lies in the folder, some users a file, so that a call that was stopped goes on.
+        """
+        found = []
+        for begin in range(0, len(lists), ASKED_AT_ONCE):
+            rows = slice(begin, begin + ASKED_AT_ONCE)
+            asked = {"history": self.history[rows], "lists": lists[rows]}
+            made = lambda asked=asked: models.judged(judge, asked["history"], asked["lists"])
+            found.append(kept(self.plan, judge, self.part, asked, made))
+            told(f"{self.part}: {min(begin + ASKED_AT_ONCE, len(lists))} of {len(lists)} lists")
+        scores, cut = (np.concatenate(one) for one in zip(*found, strict=True))
+        return scores, cut
 
 
 def kept(plan: Reranking, judge, name: str, asked: Mapping[str, np.ndarray], made: Callable):
@@ -223,7 +246,9 @@ def kept(plan: Reranking, judge, name: str, asked: Mapping[str, np.ndarray], mad
     about = [plan.judge, judge.texts.opening, judge.texts.said, judge.texts.asked]
     sums = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for key, array in asked.items():
-        sums.update(key.encode() + str(array.shape).encode() + np.ascontiguousarray(array).tobytes())
+        sums.update(
+            key.encode() + str(array.shape).encode() + np.ascontiguousarray(array).tobytes()
+        )
     path = plan.out / "judged" / f"{name}-{sums.hexdigest()[:12]}.npz"
     if path.is_file():
         with np.load(path) as file:
@@ -242,9 +267,12 @@ def _alone(plan: Reranking, judge, lists: Mapping[str, np.ndarray], told) -> np.
     return kept(plan, judge, "alone", {"wanted": wanted, "k": np.array(plan.k)}, made)[0]
 
 
-def _steps(part: str, lists: np.ndarray, told) -> Callable[[int], None]:
-    every = max(len(lists) // 10, 1)
-    return lambda done: told(f"{part}: {done} of {len(lists)} lists") if not done % every else None
+def _some(plan: Reranking, users: int) -> np.ndarray:
+    """Rows of the users on whom the judge's numbers are chosen, ascending."""
+    most = plan.validation_users
+    if most is None or most >= users:
+        return np.arange(users)
+    return np.sort(np.random.default_rng(plan.seed + 1).choice(users, most, replace=False))
 
 
 @jax.jit
@@ -274,7 +302,9 @@ def _refuse_others(runs: Mapping[str, LoadedRun]) -> None:
     theirs = {}
     for name, done in runs.items():
         if done.experiment.read.split is None or done.model.ranking is None:
-            raise ValueError(f"rerank(runs): {name} ({done.path}) ranks no items; use one that does.")
+            raise ValueError(
+                f"rerank(runs): {name} ({done.path}) ranks no items; use one that does."
+            )
         theirs[name] = done.experiment.read.digests
     (first, wanted), *others = theirs.items()
     for name, digests in others:
@@ -291,9 +321,10 @@ def _beside(name: str, folder: str, plan: Reranking, users: np.ndarray) -> np.nd
     own = read_run(folder).per_user
     missing = [] if own is None else [m for m in plan.metrics if m not in own.metrics]
     if own is None or missing or not np.isin(users, own.users).all():
+        lacks = ", ".join(missing) or "these users"
         raise ValueError(
-            f"rerank(beside): {name} ({folder}) has not measured {', '.join(missing) or 'these users'}"
-            "; use a run with these metrics, on the same data."
+            f"rerank(beside): {name} ({folder}) has not measured {lacks}; use a run with these "
+            "metrics, on the same data."
         )
     order = np.argsort(own.users)
     rows = order[np.searchsorted(own.users[order], users)]

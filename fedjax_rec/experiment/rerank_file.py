@@ -13,6 +13,7 @@
     history: 10                                # items that the judge is told
     metrics: [ndcg@10, hr@10]                  # the first chooses, on validation
     users: 500                                 # drawn, the same everywhere; null for all
+    validation_users: 200                      # of them, on whom the judge's numbers are chosen
     seed: 0
     beside: {popularity: runs/popularity-0}    # finished runs whose numbers of these users are told
 
@@ -40,7 +41,8 @@ USUAL: dict[str, Any] = {
     "section": None, "page": None, "out": "runs/reranked", "runs": None, "which": "best",
     "fusion": "weighted_scores", "shares": [round(0.1 * i, 1) for i in range(11)],
     "judge": "title_likelihood", "subtract": [0, 0.5, 1], "weights": [0.25, 0.5, 1, 2, 4], "k": 20,
-    "history": 10, "metrics": ["ndcg@10", "hr@10"], "users": None, "seed": 0, "beside": {},
+    "history": 10, "metrics": ["ndcg@10", "hr@10"], "users": None,
+    "validation_users": None, "seed": 0, "beside": {},
 }  # fmt: skip
 
 
@@ -61,6 +63,7 @@ class Reranking:
     history: int
     metrics: tuple[str, ...]
     users: int | None
+    validation_users: int | None
     seed: int
     beside: Mapping[str, str]
     section: str | None = None
@@ -92,8 +95,8 @@ def read_reranking(
             f"{where}: runs={raw['runs']} has nothing to put together; name two finished runs or "
             "more, runs: {rows: runs/rows-0, texts: runs/texts-0}."
         )
-    for key in ("k", "history", "users"):
-        if (value := raw[key]) is None and key == "users":
+    for key in ("k", "history", "users", "validation_users"):
+        if (value := raw[key]) is None and key.endswith("users"):
             continue
         if type(value) is not int:
             raise ConfigError(f"{where}: {key}={value} is no whole number; write {key}: 20.")
@@ -110,7 +113,8 @@ def read_reranking(
         section_of(raw["fusion"], "fusion", HOME), _shares(raw["shares"], len(runs), where),
         section_of(raw["judge"], "judge", HOME), _numbers(raw, "subtract", where),
         _numbers(raw, "weights", where), raw["k"], raw["history"], tuple(raw["metrics"]),
-        raw["users"], raw["seed"], _named(raw, "beside", where), raw["section"], raw["page"],
+        raw["users"], raw["validation_users"], raw["seed"], _named(raw, "beside", where),
+        raw["section"], raw["page"],
     )  # fmt: skip
 
 
@@ -140,4 +144,6 @@ def _shares(given: Any, runs: int, where: str) -> tuple[tuple[float, ...], ...]:
 
 def _is_list(value: Any, holds) -> bool:
     number = lambda x: isinstance(x, int | float) and not isinstance(x, bool)
-    return isinstance(value, Sequence) and bool(value) and all(number(x) and holds(x) for x in value)
+    return (
+        isinstance(value, Sequence) and bool(value) and all(number(x) and holds(x) for x in value)
+    )

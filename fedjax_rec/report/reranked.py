@@ -71,7 +71,8 @@ def _interval(found: Mapping[str, float]) -> dict[str, float]:
 def chosen(told: Told) -> str:
     """What was chosen on validation, in a sentence."""
     found, runs = told.about["chosen"], list(told.about["runs"])
-    shares = ", ".join(f"{share:g} of {name}" for name, share in zip(runs, found["shares"]))
+    both = zip(found["shares"], runs, strict=True)
+    shares = ", ".join(f"{share:g} of {name}" for share, name in both)
     by = lambda name: f"{found[name]['subtract']:g} of the score without a history subtracted"
     weight = found[BOTH]["weight"]
     return (

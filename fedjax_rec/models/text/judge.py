@@ -14,7 +14,6 @@ from dataclasses import replace
 from functools import cached_property, partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -25,7 +24,7 @@ from ..transformers.decoder import Decoder
 from ..transformers.packed import Packing, read
 from .title_texts import TitleTexts, one_sequence
 
-STEP_BEFORE, STEP_LIST = 32, 64  # lengths are padded to multiples: a program for each
+STEP_BEFORE, STEP_LIST = 16, 32  # lengths are padded to multiples: a program for each
 
 
 @part
