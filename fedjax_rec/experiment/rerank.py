@@ -7,20 +7,19 @@
 2024: a retriever by ids and one by texts, both federated, and a language model that ranks what they
 found. There that is an outside service, and its order is the last word; here it is a decoder on
 this machine, and what it knows is also weighed against the list.) z: standardised over the list.
-Shares, w and b are chosen on validation. Nothing is trained. What a user has seen is left out before the list is cut, so the K are of what
-may be shown; all others keep their order below.
+Shares, w and b are chosen on validation. Nothing is trained. What a user has seen is left out
+before the list is cut, so the K are of what may be shown; all others keep their order below.
 
 `U` users, `I` items, `K` of a list, `M` metrics.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import time
 from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,22 +27,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .. import data, evaluate, models
+from .. import evaluate, models
 from ..data.cases import cases_of
-from ..data.sources.prompts import short_title
-from ..data.splits import TEST, VALIDATION
 from ..models.lists.reordered import first_items
 from ..models.lists.weighted_scores import standardised
-from ..report.reading import read_run
+from ..report.reranked import BOTH, JUDGE
 from ..storage import whole
 from .config import ConfigError
-from .listed_scores import AT_ONCE, measured, scores_of, targets_of
+from .judged_lists import alone_of, heard_of, judge_of
+from .listed_scores import (
+    AT_ONCE,
+    PARTS,
+    beside_of,
+    measured,
+    refuse_others,
+    scores_of,
+    targets_of,
+    users_of,
+)
 from .loaded import LoadedRun, load_run
 from .rerank_file import Reranking
 from .sections import made_of
-
-ASKED_AT_ONCE = 50  # users
-PARTS = {"validation": VALIDATION, "test": TEST}
 
 
 @dataclass(frozen=True)
@@ -56,22 +60,22 @@ class Reranked:
         validation: float32[M], means of the rows that were measured there.
         metrics: M names.
         users: int[U], of the data.
+        validation_users: of them, on whom the judge's rows were measured there.
         chosen: `shares`, and of both rows of the judge `subtract` and `weight`.
         held: of all test lists, the share that holds what is held out; no order brings more.
         cut: users whose history lost titles for want of room, and titles, of the test part.
         items: int[U, K], the test lists as they were ranked last, -1 for none.
-        seconds: of the judge.
     """
 
     values: Mapping[str, np.ndarray]
     validation: Mapping[str, np.ndarray]
     metrics: tuple[str, ...]
     users: np.ndarray
+    validation_users: int
     chosen: Mapping[str, Any]
     held: float
     cut: tuple[int, int]
     items: np.ndarray
-    seconds: float
 
 
 def rerank(plan: Reranking, told: Callable[[str], None] = lambda line: None) -> Reranked:
@@ -81,16 +85,21 @@ def rerank(plan: Reranking, told: Callable[[str], None] = lambda line: None) -> 
     catalogue, data without titles, and as the factories of the file do.
     """
     runs = {name: load_run(folder) for name, folder in plan.runs.items()}
-    _refuse_others(runs)
+    refuse_others(runs)
     first = next(iter(runs.values()))
     items = first.experiment.dataset.num_items
     if plan.k > items:
         raise ConfigError(f"rerank(k={plan.k}): the catalogue has {items} items; use k <= {items}.")
     evaluate.metrics(plan.metrics)
     fusion = made_of(plan.fusion, "fusion")
+    if not isinstance(fusion, models.Fusion):
+        raise ConfigError(
+            f"fusion={plan.fusion['class_path']} puts no scores together; use weighted_scores or "
+            "reciprocal_ranks."
+        )
     judge = judge_of(plan, first)
     users = users_of(plan, first)
-    beside = {name: _beside(name, folder, plan, users) for name, folder in plan.beside.items()}
+    beside = {name: beside_of(name, folder, plan, users) for name, folder in plan.beside.items()}
     scene = {part: _Scene(plan, runs, part, users) for part in PARTS}
 
     validation, test = scene["validation"], scene["test"]
@@ -103,70 +112,37 @@ def rerank(plan: Reranking, told: Callable[[str], None] = lambda line: None) -> 
     values = {name: test.measured(own) for name, own in test.scores.items()}
     values["fused"] = test.measured(final)
 
-    validation = validation.of_some(some := _some(plan, len(users)))
-    fused = fused[some]
-    lists = {"validation": validation.first(fused, plan.k), "test": test.first(final, plan.k)}
-    scene["validation"] = validation
-    begun = time.monotonic()
-    heard = {part: scene[part].heard(judge, lists[part], told) for part in PARTS}
-    alone = _alone(plan, judge, lists, told) if any(plan.subtract) else np.zeros(items)
-    seconds = time.monotonic() - begun
+    some = _some(plan, len(users))
+    scene["validation"], by = validation.of_some(some), {"validation": fused[some], "test": final}
+    lists = {part: scene[part].first(by[part], plan.k) for part in PARTS}
+    heard = {
+        part: heard_of(plan, judge, part, scene[part].history, lists[part], told) for part in PARTS
+    }
+    alone = np.zeros(items, np.float32)
+    if any(plan.subtract):
+        alone = alone_of(plan, judge, lists, told)
+
+    def anew(part: str, subtract: float, weight: float) -> np.ndarray:
+        return _anew(by[part], lists[part], heard[part][0], alone, subtract, weight)
+
     chosen: dict[str, Any] = {"shares": list(shares)}
-    last = np.zeros(0)
-    for name, weights in {"judge": (np.inf,), "fused + judge": plan.weights}.items():
+    for name, weights in {JUDGE: (np.inf,), BOTH: plan.weights}.items():
         pairs = [(b, w) for b in plan.subtract for w in weights]
-
-        def of(part: str, by: np.ndarray, pair: tuple[float, float]) -> np.ndarray:
-            return _anew(by, lists[part], heard[part][0], alone, *pair)
-
-        tries = [validation.measured(of("validation", fused, pair)) for pair in pairs]
+        tries = [scene["validation"].measured(anew("validation", *pair)) for pair in pairs]
         best = int(np.argmax([_merit(one) for one in tries]))
-        rows[name], chosen[name] = (
-            tries[best],
-            dict(zip(("subtract", "weight"), pairs[best], strict=True)),
-        )
-        last = of("test", final, pairs[best])
+        (subtract, weight), rows[name] = pairs[best], tries[best]
+        # JSON has no infinity: the judge alone has no weight beside the list.
+        chosen[name] = {"subtract": subtract, "weight": None if np.isinf(weight) else weight}
+        last = anew("test", subtract, weight)
         values[name] = test.measured(last)
         told(f"{name}: {chosen[name]}")
     held = (lists["test"][:, :, None] == test.targets[:, None]) & (test.targets[:, None] >= 0)
     cut = heard["test"][1]
     return Reranked(
-        {**values, **beside}, {name: np.nanmean(one, 0) for name, one in rows.items()},
-        plan.metrics, users, chosen, float(held.any((1, 2)).mean()),
-        (int((cut > 0).sum()), int(cut.sum())), test.first(last, plan.k), seconds,
+        {**beside, **values}, {name: np.nanmean(one, 0) for name, one in rows.items()},
+        plan.metrics, users, len(some), chosen, float(held.any((1, 2)).mean()),
+        (int((cut > 0).sum()), int(cut.sum())), test.first(last, plan.k),
     )  # fmt: skip
-
-
-def judge_of(plan: Reranking, done: LoadedRun) -> models.Judge:
-    """The judge of the catalogue of a run. Raises ValueError for data without titles."""
-    split = done.experiment.read.split
-    assert split is not None
-    lines = data.titles(split.interactions, genres=False)
-    if lines is None:
-        raise ValueError(
-            f"rerank: {split.interactions.name!r} has no titles, and a judge reads nothing else; "
-            "use data with item features, such as ml-100k."
-        )
-    told = {**plan.judge["init_args"], "titles": [short_title(line) for line in lines]}
-    made = made_of({**plan.judge, "init_args": told}, "judge")
-    if not isinstance(made, models.Judge):
-        raise ConfigError(
-            f"judge={plan.judge['class_path']} makes no judge; use title_likelihood or "
-            "title_answers."
-        )
-    return made
-
-
-def users_of(plan: Reranking, done: LoadedRun) -> np.ndarray:
-    """int[U], ascending: those with something held out in both parts, or as many as are drawn."""
-    cases = done.experiment.read.cases
-    if missing := [part for part in PARTS if part not in cases]:
-        raise ValueError(f"rerank: the runs have no {missing[0]} part; use a split that has.")
-    users = np.intersect1d(*(np.asarray(cases[part].users) for part in PARTS))
-    if plan.users is None or plan.users >= len(users):
-        return users
-    drawn = np.random.default_rng(plan.seed).choice(users, plan.users, replace=False)
-    return np.sort(drawn)
 
 
 def written(plan: Reranking, found: Reranked) -> list[Path]:
@@ -178,13 +154,12 @@ def written(plan: Reranking, found: Reranked) -> list[Path]:
     means = {name: np.nanmean(one, 0).tolist() for name, one in found.values.items()}
     text = {
         "runs": dict(plan.runs), "metrics": list(found.metrics), "users": len(found.users),
+        "validation_users": found.validation_users,
         "test": means, "validation": {k: v.tolist() for k, v in found.validation.items()},
         "chosen": found.chosen, "held": found.held, "cut": list(found.cut),
-        "seconds": found.seconds,
     }  # fmt: skip
-    # JSON has no infinity: the judge alone has no weight beside the list.
     with whole(about) as beside:
-        beside.write_text(json.dumps(text, indent=2).replace("Infinity", "null") + "\n")
+        beside.write_text(json.dumps(text, indent=2) + "\n")
     return [numbers, about]
 
 
@@ -199,7 +174,9 @@ class _Scene:
         self.seen = next(iter(found.values()))[1]
         self.targets = targets_of(first, part, users)
         read = first.experiment.read
+        assert read.split is not None and read.partition is not None
         cases = cases_of(read.split, read.partition, PARTS[part], None, plan.history)
+        assert cases is not None
         self.history = np.asarray(cases.history)[np.searchsorted(np.asarray(cases.users), users)]
 
     def of_some(self, rows: np.ndarray) -> _Scene:
@@ -216,55 +193,23 @@ class _Scene:
     def fused(self, fusion: models.Fusion, shares) -> np.ndarray:
         """float32[U, I]"""
         both = np.stack(list(self.scores.values()), 1)
-        one = lambda row: fusion.fuse(row[0], jnp.float32(shares), ~row[1])
-        call = jax.jit(lambda *rows: jax.lax.map(one, rows, batch_size=AT_ONCE))
-        return np.asarray(call(both, self.seen))
+        return np.asarray(_fused(fusion, np.float32(shares), both, self.seen))
 
     def first(self, scores: np.ndarray, k: int) -> np.ndarray:
         """int32[U, k]"""
-        one = lambda row: first_items(row[0], ~row[1], k)
-        call = jax.jit(lambda *rows: jax.lax.map(one, rows, batch_size=AT_ONCE))
-        return np.asarray(call(scores, self.seen))
-
-    def heard(self, judge, lists, told) -> tuple[np.ndarray, np.ndarray]:
-        """(scores [U, K], items of a history that were cut [U]) of the judge, who is asked once:
-        what it said lies in the folder, some users a file, so that a call that was stopped goes on.
-        """
-        found = []
-        for begin in range(0, len(lists), ASKED_AT_ONCE):
-            rows = slice(begin, begin + ASKED_AT_ONCE)
-            asked = {"history": self.history[rows], "lists": lists[rows]}
-            made = lambda asked=asked: models.judged(judge, asked["history"], asked["lists"])
-            found.append(kept(self.plan, judge, self.part, asked, made))
-            told(f"{self.part}: {min(begin + ASKED_AT_ONCE, len(lists))} of {len(lists)} lists")
-        scores, cut = (np.concatenate(one) for one in zip(*found, strict=True))
-        return scores, cut
+        return np.asarray(_first(k, scores, self.seen))
 
 
-def kept(plan: Reranking, judge, name: str, asked: Mapping[str, np.ndarray], made: Callable):
-    """made(), two arrays, or what lies in the folder of the same questions to the same judge."""
-    about = [plan.judge, judge.texts.opening, judge.texts.said, judge.texts.asked]
-    sums = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
-    for key, array in asked.items():
-        sums.update(
-            key.encode() + str(array.shape).encode() + np.ascontiguousarray(array).tobytes()
-        )
-    path = plan.out / "judged" / f"{name}-{sums.hexdigest()[:12]}.npz"
-    if path.is_file():
-        with np.load(path) as file:
-            return file["first"], file["second"]
-    first, second = made()
-    with whole(path) as beside, open(beside, "wb") as file:
-        np.savez_compressed(file, allow_pickle=False, first=first, second=second)
-    return first, second
+@partial(jax.jit, static_argnums=0)
+def _fused(fusion: models.Fusion, shares, both, seen):
+    one = lambda row: fusion.fuse(row[0], shares, ~row[1])
+    return jax.lax.map(one, (both, seen), batch_size=AT_ONCE)
 
 
-def _alone(plan: Reranking, judge, lists: Mapping[str, np.ndarray], told) -> np.ndarray:
-    """float32[I]: what the judge makes of the lists' items without a history."""
-    wanted = np.unique(np.concatenate([one.reshape(-1) for one in lists.values()]))
-    told(f"{int((wanted >= 0).sum())} items without a history")
-    made = lambda: (models.alone(judge, wanted, plan.k), wanted)
-    return kept(plan, judge, "alone", {"wanted": wanted, "k": np.array(plan.k)}, made)[0]
+@partial(jax.jit, static_argnums=0)
+def _first(k: int, scores, seen):
+    one = lambda row: first_items(row[0], ~row[1], k)
+    return jax.lax.map(one, (scores, seen), batch_size=AT_ONCE)
 
 
 def _some(plan: Reranking, users: int) -> np.ndarray:
@@ -295,37 +240,3 @@ def _anew(scores, lists, heard, alone, subtract: float, weight: float) -> np.nda
 def _merit(values: np.ndarray) -> float:
     found = float(np.nanmean(values[:, 0]))
     return -np.inf if np.isnan(found) else found
-
-
-def _refuse_others(runs: Mapping[str, LoadedRun]) -> None:
-    """Raises ValueError for runs that rank nothing, and of other data or splits than the first."""
-    theirs = {}
-    for name, done in runs.items():
-        if done.experiment.read.split is None or done.model.ranking is None:
-            raise ValueError(
-                f"rerank(runs): {name} ({done.path}) ranks no items; use one that does."
-            )
-        theirs[name] = done.experiment.read.digests
-    (first, wanted), *others = theirs.items()
-    for name, digests in others:
-        if digests != wanted:
-            raise ValueError(
-                f"rerank(runs): {name} is of other data, or another split, than {first}; use runs "
-                "on the same ones."
-            )
-
-
-def _beside(name: str, folder: str, plan: Reranking, users: np.ndarray) -> np.ndarray:
-    """float32[U, M]: what a finished run measured of these users. Raises ValueError where it did
-    not."""
-    own = read_run(folder).per_user
-    missing = [] if own is None else [m for m in plan.metrics if m not in own.metrics]
-    if own is None or missing or not np.isin(users, own.users).all():
-        lacks = ", ".join(missing) or "these users"
-        raise ValueError(
-            f"rerank(beside): {name} ({folder}) has not measured {lacks}; use a run with these "
-            "metrics, on the same data."
-        )
-    order = np.argsort(own.users)
-    rows = order[np.searchsorted(own.users[order], users)]
-    return own.values[rows][:, [own.metrics.index(m) for m in plan.metrics]]

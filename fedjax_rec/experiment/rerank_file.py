@@ -29,6 +29,7 @@ from typing import Any
 
 from ..check import at_least
 from ..check import seed as check_seed
+from ..report.reranked import BOTH, FUSED, JUDGE
 from ..storage import read_yaml
 from .config import ConfigError
 from .factories import unknown_argument
@@ -37,6 +38,7 @@ from .overrides import lay_words
 from .sections import section_of
 
 HOME = "fedjax_rec.models"
+TAKEN = (FUSED, JUDGE, BOTH, "users", "metrics", "items")  # names of what comes of it
 USUAL: dict[str, Any] = {
     "section": None, "page": None, "out": "runs/reranked", "runs": None, "which": "best",
     "fusion": "weighted_scores", "shares": [round(0.1 * i, 1) for i in range(11)],
@@ -95,6 +97,15 @@ def read_reranking(
             f"{where}: runs={raw['runs']} has nothing to put together; name two finished runs or "
             "more, runs: {rows: runs/rows-0, texts: runs/texts-0}."
         )
+    beside = _named(raw, "beside", where)
+    taken = [
+        name for name in [*runs, *beside] if name in TAKEN or (name in runs and name in beside)
+    ]
+    if taken:
+        raise ConfigError(
+            f"{where}: a run is called {taken[0]}, and another list or array is, too; give it "
+            "another name."
+        )
     for key in ("k", "history", "users", "validation_users"):
         if (value := raw[key]) is None and key.endswith("users"):
             continue
@@ -113,7 +124,7 @@ def read_reranking(
         section_of(raw["fusion"], "fusion", HOME), _shares(raw["shares"], len(runs), where),
         section_of(raw["judge"], "judge", HOME), _numbers(raw, "subtract", where),
         _numbers(raw, "weights", where), raw["k"], raw["history"], tuple(raw["metrics"]),
-        raw["users"], raw["validation_users"], raw["seed"], _named(raw, "beside", where),
+        raw["users"], raw["validation_users"], raw["seed"], beside,
         raw["section"], raw["page"],
     )  # fmt: skip
 

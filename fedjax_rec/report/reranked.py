@@ -88,10 +88,9 @@ def section(told: Told, file: str, settings: Sequence[str] = ()) -> list[str]:
     text = [
         f"Written by `fedjax-rec rerank {file}` at commit {_commit()}; do not edit by hand.",
         f"{users} users; means of the test part with 95% intervals, bootstraps over these users. "
-        f"{chosen(told)}",
+        f"{chosen(told)} The judge's numbers are chosen on {about['validation_users']} of them.",
         f"The lists hold what is held out for {about['held']:.1%} of the users: no order of them "
-        f"brings more. Histories of {cut} users lost {lost} titles for want of room. The judge "
-        f"took {about['seconds'] / 60:.0f} minutes.",
+        f"brings more. Histories of {cut} users lost {lost} titles for want of room.",
         *settings,
         "",
     ]

@@ -40,7 +40,8 @@ def reciprocal_ranks(constant: float = 60.0) -> Fusion:
 
     def fuse(scores, shares, real):
         refuse_other("reciprocal_ranks", scores, shares)
-        return sum(w / (constant + ranked(s, real)) for s, w in zip(scores, shares, strict=True))
+        ranks = jnp.stack([ranked(own, real) for own in scores])
+        return (shares[:, None] / (constant + ranks)).sum(0)
 
     return Fusion(fuse)
 

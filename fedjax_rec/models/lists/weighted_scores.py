@@ -12,6 +12,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from ...types import Array
 from .fusion import Fusion, refuse_other
 
 
@@ -38,7 +39,7 @@ def weighted_scores() -> Fusion:
     return Fusion(fuse)
 
 
-def standardised(scores: jax.Array, real: jax.Array) -> jax.Array:
+def standardised(scores: Array, real: Array) -> jax.Array:
     """float32[..., n]: scores less their mean, over their deviation, both over what is `real` and
     finite; 0 where all are alike."""
     scores = jnp.asarray(scores, jnp.float32)
