@@ -38,7 +38,7 @@ def place(tmp_path_factory):
         ("ease", "ease", "tiny"),
         ("knn", "item_knn", "tiny"),
         ("popular", "popularity", "tiny"),
-        ("bare", "ease", "bare"),
+        ("untitled", "ease", "bare"),
     ):
         model = "item_scores" if fit == "popularity" else "item_weights"
         strategy = {"class_path": CENTRAL, "init_args": {"fit": f"fedjax_rec.models.{fit}"}}
@@ -191,7 +191,7 @@ def test_what_makes_no_sense_is_one_line(place, changes, line):
 
 
 def test_runs_of_other_data_and_data_without_titles_are_refused(place):
-    bare, ease = str(place / "bare"), str(place / "ease")
+    bare, ease = str(place / "untitled"), str(place / "ease")
     with pytest.raises(ValueError, match="b is of other data, or another split, than a"):
         rerank(read_reranking(keys(place, runs={"a": ease, "b": bare})))
     with pytest.raises(ValueError, match="has no titles, and a judge reads nothing else"):
