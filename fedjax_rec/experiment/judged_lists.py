@@ -1,12 +1,15 @@
 """What a judge says of the lists of a `fedjax-rec rerank`, asked once: it lies in the folder, some
-users a file, so that a call that was stopped goes on, and one with other weights asks nothing.
+lists a file, so that a call that was stopped goes on, and one with other weights asks nothing.
+
+`U` users, `H` items of a history, `K` of a list.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
@@ -41,45 +44,65 @@ def judge_of(plan: Reranking, done: LoadedRun) -> models.Judge:
     return made
 
 
-def heard_of(
-    plan: Reranking, judge: models.Judge, part: str, histories: np.ndarray, lists: np.ndarray, told
-) -> tuple[np.ndarray, np.ndarray]:
-    """(scores [U, K], items of a history that were cut [U]) of the judge. told: is called with
-    lines for people."""
-    found = []
-    for begin in range(0, len(lists), ASKED_AT_ONCE):
-        rows = slice(begin, begin + ASKED_AT_ONCE)
-        asked = {"history": histories[rows], "lists": lists[rows]}
-        made = lambda asked=asked: models.judged(judge, asked["history"], asked["lists"])
-        found.append(kept(plan, judge, part, asked, made))
-        told(f"{part}: {min(begin + ASKED_AT_ONCE, len(lists))} of {len(lists)} lists")
-    scores, cut = (np.concatenate(one) for one in zip(*found, strict=True))
-    return scores, cut
+class Heard:
+    """What a judge has said, in the folder `judged` of a plan. told: is called with lines for
+    people."""
+
+    def __init__(self, plan: Reranking, judge: models.Judge, told: Callable[[str], None]):
+        about = [plan.judge, judge.texts.opening, judge.texts.said, judge.texts.asked]
+        self.mark = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
+        self.folder, self.judge, self.told = plan.out / "judged", judge, told
+        self.known: dict[bytes, np.ndarray] = {}
+        for path in sorted(self.folder.glob(f"{self.mark}-*.npz")):
+            with np.load(path) as file:
+                self._learn(file["histories"], file["lists"], file["scores"])
+
+    def of(self, histories: np.ndarray, lists: np.ndarray) -> np.ndarray:
+        """float32[U, K], as `models.judged`, of histories [U, H] and lists [U, K]."""
+        histories, lists = np.int32(histories), np.int32(lists)
+        keys = [_key(*row) for row in zip(histories, lists, strict=True)]
+        left = np.array([row for row, key in enumerate(keys) if key not in self.known], int)
+        for begin in range(0, len(left), ASKED_AT_ONCE):
+            rows = left[begin : begin + ASKED_AT_ONCE]
+            scores, _ = models.judged(self.judge, histories[rows], lists[rows])
+            self._keep(histories[rows], lists[rows], scores)
+            self.told(f"{begin + len(rows)} of {len(left)} lists")
+        return np.stack([self.known[key] for key in keys])
+
+    def alone(self, items: np.ndarray, at_once: int) -> np.ndarray:
+        """float32[I], as `models.alone`, of `items`, each of which has been asked once."""
+        wanted = np.unique(items[items >= 0])
+        path = self._path("alone", [wanted])
+        if path.is_file():
+            with np.load(path) as file:
+                return file["scores"]
+        self.told(f"{len(wanted)} items after no history")
+        scores = models.alone(self.judge, wanted, at_once)
+        _write(path, scores=scores)
+        return scores
+
+    def _keep(self, histories: np.ndarray, lists: np.ndarray, scores: np.ndarray) -> None:
+        path = self._path(self.mark, [histories, lists])
+        _write(path, histories=histories, lists=lists, scores=scores)
+        self._learn(histories, lists, scores)
+
+    def _learn(self, histories: np.ndarray, lists: np.ndarray, scores: np.ndarray) -> None:
+        for history, items, said in zip(histories, lists, scores, strict=True):
+            self.known[_key(history, items)] = said
+
+    def _path(self, name: str, arrays: list[np.ndarray]) -> Path:
+        sums = hashlib.sha256(self.mark.encode())
+        for array in arrays:
+            sums.update(
+                f"{array.shape}{array.dtype}".encode() + np.ascontiguousarray(array).tobytes()
+            )
+        return self.folder / f"{name}-{sums.hexdigest()[:12]}.npz"
 
 
-def kept(
-    plan: Reranking, judge: models.Judge, name: str, asked: Mapping[str, np.ndarray], made: Callable
-):
-    """made(), two arrays, or what lies in the folder of the same questions to the same judge."""
-    about = [plan.judge, judge.texts.opening, judge.texts.said, judge.texts.asked]
-    sums = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
-    for key, array in asked.items():
-        sums.update(
-            key.encode() + str(array.shape).encode() + np.ascontiguousarray(array).tobytes()
-        )
-    path = plan.out / "judged" / f"{name}-{sums.hexdigest()[:12]}.npz"
-    if path.is_file():
-        with np.load(path) as file:
-            return file["first"], file["second"]
-    first, second = made()
+def _key(history: np.ndarray, items: np.ndarray) -> bytes:
+    return f"{len(history)}:".encode() + history.tobytes() + items.tobytes()
+
+
+def _write(path: Path, **arrays: np.ndarray) -> None:
     with whole(path) as beside, open(beside, "wb") as file:
-        np.savez_compressed(file, allow_pickle=False, first=first, second=second)
-    return first, second
-
-
-def alone_of(plan: Reranking, judge, lists: Mapping[str, np.ndarray], told) -> np.ndarray:
-    """float32[I]: what the judge makes of the lists' items without a history."""
-    wanted = np.unique(np.concatenate([one.reshape(-1) for one in lists.values()]))
-    told(f"{int((wanted >= 0).sum())} items without a history")
-    made = lambda: (models.alone(judge, wanted, plan.k), wanted)
-    return kept(plan, judge, "alone", {"wanted": wanted, "k": np.array(plan.k)}, made)[0]
+        np.savez_compressed(file, allow_pickle=False, **arrays)

@@ -8,7 +8,8 @@
 found. There that is an outside service, and its order is the last word; here it is a decoder on
 this machine, and what it knows is also weighed against the list.) z: standardised over the list.
 Shares, w and b are chosen on validation. Nothing is trained. What a user has seen is left out
-before the list is cut, so the K are of what may be shown; all others keep their order below.
+before the list is cut, so the K are of what may be shown; all others keep their order below. The
+judge is asked about lists that hold what is held out: of others no order changes what is measured.
 
 `U` users, `I` items, `K` of a list, `M` metrics.
 """
@@ -34,7 +35,7 @@ from ..models.lists.weighted_scores import standardised
 from ..report.reranked import BOTH, JUDGE
 from ..storage import whole
 from .config import ConfigError
-from .judged_lists import alone_of, heard_of, judge_of
+from .judged_lists import Heard, judge_of
 from .listed_scores import (
     AT_ONCE,
     PARTS,
@@ -64,7 +65,8 @@ class Reranked:
         chosen: `shares`, and of both rows of the judge `subtract` and `weight`.
         held: of all test lists, the share that holds what is held out; no order brings more.
         cut: users whose history lost titles for want of room, and titles, of the test part.
-        items: int[U, K], the test lists as they were ranked last, -1 for none.
+        items: int[U, K], the test lists as they were ranked last, -1 for none; those that do not
+            hold what is held out stay as they were, since no order of them changes a number.
     """
 
     values: Mapping[str, np.ndarray]
@@ -115,15 +117,22 @@ def rerank(plan: Reranking, told: Callable[[str], None] = lambda line: None) -> 
     some = _some(plan, len(users))
     scene["validation"], by = validation.of_some(some), {"validation": fused[some], "test": final}
     lists = {part: scene[part].first(by[part], plan.k) for part in PARTS}
-    heard = {
-        part: heard_of(plan, judge, part, scene[part].history, lists[part], told) for part in PARTS
-    }
+    asked = {part: _holds(lists[part], scene[part].targets) for part in PARTS}
+    said, heard = Heard(plan, judge, told), {}
+    for part, rows in asked.items():
+        told(f"{part}: {rows.sum()} of {len(rows)} lists hold what is held out")
+        heard[part] = np.zeros(lists[part].shape, np.float32)
+        heard[part][rows] = said.of(scene[part].history[rows], lists[part][rows])
     alone = np.zeros(items, np.float32)
     if any(plan.subtract):
-        alone = alone_of(plan, judge, lists, told)
+        wanted = [lists[part][rows].reshape(-1) for part, rows in asked.items()]
+        alone = np.nan_to_num(said.alone(np.concatenate(wanted), plan.k))
 
     def anew(part: str, subtract: float, weight: float) -> np.ndarray:
-        return _anew(by[part], lists[part], heard[part][0], alone, subtract, weight)
+        rows, scores = asked[part], by[part].copy()
+        given = lists[part][rows], heard[part][rows], alone
+        scores[rows] = _anew(scores[rows], *given, subtract, weight)
+        return scores
 
     chosen: dict[str, Any] = {"shares": list(shares)}
     for name, weights in {JUDGE: (np.inf,), BOTH: plan.weights}.items():
@@ -136,12 +145,11 @@ def rerank(plan: Reranking, told: Callable[[str], None] = lambda line: None) -> 
         last = anew("test", subtract, weight)
         values[name] = test.measured(last)
         told(f"{name}: {chosen[name]}")
-    held = (lists["test"][:, :, None] == test.targets[:, None]) & (test.targets[:, None] >= 0)
-    cut = heard["test"][1]
+    cut = [judge.texts.before(history)[1] for history in test.history.tolist()]
     return Reranked(
         {**beside, **values}, {name: np.nanmean(one, 0) for name, one in rows.items()},
-        plan.metrics, users, len(some), chosen, float(held.any((1, 2)).mean()),
-        (int((cut > 0).sum()), int(cut.sum())), test.first(last, plan.k),
+        plan.metrics, users, len(some), chosen, float(asked["test"].mean()),
+        (sum(one > 0 for one in cut), sum(cut)), test.first(last, plan.k),
     )  # fmt: skip
 
 
@@ -210,6 +218,12 @@ def _fused(fusion: models.Fusion, shares, both, seen):
 def _first(k: int, scores, seen):
     one = lambda row: first_items(row[0], ~row[1], k)
     return jax.lax.map(one, (scores, seen), batch_size=AT_ONCE)
+
+
+def _holds(lists: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """bool[U]: which lists [U, K] hold some of what is held out, [U, R]."""
+    alike = (lists[:, :, None] == targets[:, None]) & (targets[:, None] >= 0)
+    return alike.any((1, 2))
 
 
 def _some(plan: Reranking, users: int) -> np.ndarray:
