@@ -119,19 +119,20 @@ def rerank(plan: Reranking, told: Callable[[str], None] = lambda line: None) -> 
     lists = {part: scene[part].first(by[part], plan.k) for part in PARTS}
     asked = {part: _holds(lists[part], scene[part].targets) for part in PARTS}
     said, heard = Heard(plan, judge, told), {}
-    for part, rows in asked.items():
-        told(f"{part}: {rows.sum()} of {len(rows)} lists hold what is held out")
+    for part, here in asked.items():
+        told(f"{part}: {here.sum()} of {len(here)} lists hold what is held out")
         heard[part] = np.zeros(lists[part].shape, np.float32)
-        heard[part][rows] = said.of(scene[part].history[rows], lists[part][rows])
+        if here.any():
+            heard[part][here] = said.of(scene[part].history[here], lists[part][here])
     alone = np.zeros(items, np.float32)
     if any(plan.subtract):
-        wanted = [lists[part][rows].reshape(-1) for part, rows in asked.items()]
+        wanted = [lists[part][rows].reshape(-1) for part, here in asked.items()]
         alone = np.nan_to_num(said.alone(np.concatenate(wanted), plan.k))
 
     def anew(part: str, subtract: float, weight: float) -> np.ndarray:
-        rows, scores = asked[part], by[part].copy()
-        given = lists[part][rows], heard[part][rows], alone
-        scores[rows] = _anew(scores[rows], *given, subtract, weight)
+        here, scores = asked[part], by[part].copy()
+        given = lists[part][here], heard[part][here], alone
+        scores[here] = _anew(scores[here], *given, subtract, weight)
         return scores
 
     chosen: dict[str, Any] = {"shares": list(shares)}
