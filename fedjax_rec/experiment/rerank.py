@@ -126,7 +126,7 @@ def rerank(plan: Reranking, told: Callable[[str], None] = lambda line: None) -> 
             heard[part][here] = said.of(scene[part].history[here], lists[part][here])
     alone = np.zeros(items, np.float32)
     if any(plan.subtract):
-        wanted = [lists[part][rows].reshape(-1) for part, here in asked.items()]
+        wanted = [lists[part][here].reshape(-1) for part, here in asked.items()]
         alone = np.nan_to_num(said.alone(np.concatenate(wanted), plan.k))
 
     def anew(part: str, subtract: float, weight: float) -> np.ndarray:
