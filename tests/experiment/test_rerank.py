@@ -10,6 +10,7 @@ import yaml
 from small_data import ITEMS, write_config, write_folder
 
 from fedjax_rec import models
+from fedjax_rec.experiment import exported
 from fedjax_rec.experiment.config import ConfigError
 from fedjax_rec.experiment.loaded import load_run
 from fedjax_rec.experiment.main import main
@@ -22,7 +23,7 @@ import tiny_llama
 
 pytestmark = pytest.mark.usefixtures("compiled_fast", "quick")
 ROOT = Path(__file__).resolve().parents[2]
-K, HISTORY, USERS = 7, 3, 50
+K, HISTORY, USERS, SOME = 7, 3, 50, 20
 CENTRAL = "fedjax_rec.strategies.central"
 
 
@@ -83,13 +84,14 @@ def test_lists_are_those_of_a_loop(place, found):
         **plan.judge["init_args"],
     )
     alone = models.alone(judge, np.arange(known.num_items), K)
+    whole = [_scores(run) for run in runs]
     hits = {name: [] for name in ("fused", "judge", "fused + judge")}
-    for row, user in enumerate(made.users[:12]):
+    for row, user in enumerate(made.users[:SOME]):
         mine = known.users == user
         seen = set(known.items[mine & (split.part != 2)].tolist())
         (target,) = known.items[mine & (split.part == 2)]
         free = np.array([i for i in range(known.num_items) if i not in seen])
-        every = [_scores(run, int(user))[free] for run in runs]
+        every = [scores[user][free] for scores in whole]
         fused = 0.25 * z(every[0]) + 0.75 * z(every[1])
         order = sorted(range(len(free)), key=lambda j: (-fused[j], free[j]))[:K]
         items = free[order]
@@ -98,24 +100,26 @@ def test_lists_are_those_of_a_loop(place, found):
         heard = z(said[0] - 0.5 * alone[items])
         both = z(fused[order]) + heard
         last = items[np.argsort(-both, kind="stable")]
-        assert made.items[row].tolist() == last.tolist()
+        # No order of a list without what is held out changes a number: nobody is asked.
+        assert made.items[row].tolist() == (last if target in items else items).tolist()
         hits["judge"].append(target in items[np.argsort(-heard, kind="stable")][:5])
         hits["fused + judge"].append(target in last[:5])
         of_target = fused[free.tolist().index(target)]
         hits["fused"].append((fused >= of_target).sum() <= 5)
     for name, want in hits.items():
-        np.testing.assert_array_equal(made.values[name][:12, 1] > 0, want)
+        np.testing.assert_array_equal(made.values[name][:SOME, 1] > 0, want)
     assert sum(hits["fused"]) > 0
 
 
-def _scores(run, user: int) -> np.ndarray:
-    split = run.experiment.read.split
-    name = split.interactions.user_names[user]
-    every = run.recommend(name, k=ITEMS)
-    scores = np.full(split.interactions.num_items, np.nan)
-    names = {one: i for i, one in enumerate(split.interactions.item_names)}
-    for item, score in zip(every["item"], every["score"], strict=True):
-        scores[names[item]] = score
+def _scores(run) -> np.ndarray:
+    """float[users, items], as files for other programs have them; NaN of what was seen."""
+    known = run.experiment.read.split.interactions
+    scores = np.full((known.num_users, known.num_items), np.nan)
+    users = {name: u for u, name in enumerate(known.user_names)}
+    items = {name: i for i, name in enumerate(known.item_names)}
+    told = exported.scores(run.experiment, run.read_config, run.state_of("best"), ITEMS)
+    for user, _, item, score in told.iter_rows():
+        scores[users[user], items[item]] = score
     return scores
 
 
