@@ -34,7 +34,7 @@ def place(tmp_path_factory):
     folder = write_folder(place / "tiny")
     lines = ["item_id:token\ttitle:token_seq", *(f"i{i}\t{i} {7 * i % 50}" for i in range(ITEMS))]
     (folder / "tiny.item").write_text("\n".join(lines) + "\n")
-    write_folder(place / "bare")
+    write_folder(place / "bare", shortest=4)
     for name, fit, source in (
         ("ease", "ease", "tiny"),
         ("knn", "item_knn", "tiny"),
