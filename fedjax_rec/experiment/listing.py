@@ -9,6 +9,7 @@ from ..attacks import Attack
 from ..check import one_of
 from ..data import Batches, EvaluationDraws, Field
 from ..evaluate import metrics
+from ..models import Fusion, Judge
 from ..privacy import Clip, Correlation, Shares
 from ..simulate import Cohorts
 from ..strategies import Clock
@@ -22,6 +23,7 @@ KINDS = {
     "examples": Batches, "cohorts": Cohorts, "servers": Server, "stages": Stage, "clocks": Clock,
     "attacks": Attack, "clips": Clip, "noises": Correlation,
     "shares": Shares, "fields": Field, "candidates": EvaluationDraws,
+    "fusions": Fusion, "judges": Judge,
 }  # fmt: skip
 OTHERS = ("data", "splits", "clients", "metrics", "callbacks", "configs")
 METRICS = ("hr@k", "ndcg@k", "mrr", "mrr@k", "recall@k", "precision@k", "map", "map@k", "auc")

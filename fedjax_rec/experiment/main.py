@@ -13,6 +13,7 @@
     fedjax-rec attack CONFIG|RUN [--attacks NAME ...]     what its messages give away
     fedjax-rec attack --ledger FILE                       the same of many, and their section
     fedjax-rec unlearn RUN --users ID [ID ...] --out DIR  users taken out, and what is left of them
+    fedjax-rec rerank FILE                                lists of runs fused, and ranked anew
     fedjax-rec bench [NAME ...] [--json FILE]             speed and memory on this machine
     fedjax-rec bench device --out DIR [--tiny]            what an accelerator does, in eight minutes
     fedjax-rec bench peers [PEER ...] [--markdown FILE]   other libraries beside this one
@@ -49,6 +50,7 @@ ASKED = (
     "init", "list", "explain", "recommend", "similar", "export", "lists", "reliability",
     "compare", "watch",
 )  # fmt: skip  # see `asked`
+ELSEWHERE = ("arena", "attack", "unlearn", "rerank")  # each in a file of its own
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -90,8 +92,9 @@ def _main(arguments: Sequence[str] | None) -> int:
     debug = "--debug" in words
     words = [w for w in words if w != "--debug"]
     commands = {
-        "run": _run, "sweep": _sweep, "runs": _runs, "arena": _arena, "attack": _attack,
-        "unlearn": _unlearn, "bench": _bench, "data": _data, "report": _report,
+        "run": _run, "sweep": _sweep, "runs": _runs,
+        **{name: partial(_elsewhere, name) for name in ELSEWHERE},
+        "bench": _bench, "data": _data, "report": _report,
         **{name: partial(_ask, name) for name in ASKED},
     }  # fmt: skip
     commands["completion"] = partial(_completion, commands)
@@ -323,16 +326,8 @@ def _ask(name: str, words: Sequence[str]) -> int:
     return importlib.import_module(".asked", __package__).COMMANDS[name](words)
 
 
-def _arena(words: Sequence[str]) -> int:
-    return importlib.import_module(".arena_command", __package__).command(words)
-
-
-def _attack(words: Sequence[str]) -> int:
-    return importlib.import_module(".attack_command", __package__).command(words)
-
-
-def _unlearn(words: Sequence[str]) -> int:
-    return importlib.import_module(".unlearn_command", __package__).command(words)
+def _elsewhere(name: str, words: Sequence[str]) -> int:
+    return importlib.import_module(f".{name}_command", __package__).command(words)
 
 
 def _bench(words: Sequence[str]) -> int:

@@ -37,6 +37,10 @@ from .factorization.pfedrec import pfedrec
 from .factorization.two_tower import two_tower
 from .grouped import f2mf, grouped
 from .hybrid import hybrid, hybrid_sasrec
+from .lists.fusion import Fusion
+from .lists.reciprocal_ranks import reciprocal_ranks
+from .lists.reordered import reordered
+from .lists.weighted_scores import weighted_scores
 from .objectives import Objective, bce, bpr, masked_mean, squared_error
 from .placement import frozen_at, private_at, with_core
 from .prunable import prunable
@@ -62,6 +66,7 @@ from .summed import summed
 from .supervised_contrastive import supervised_contrastive
 from .text.answers import tallrec, yes_no, yes_no_above
 from .text.collm import collm
+from .text.judge import Judge, alone, judged
 from .text.next_title import after_titles, next_title
 from .text.residual_kmeans import residual_kmeans
 from .text.rq_vae import Quantiser, rq_vae
@@ -70,6 +75,8 @@ from .text.soft_tokens import SoftTokens
 from .text.text_encoder import text_encoder
 from .text.text_rows import sasrec_from_texts, text_rows
 from .text.text_tower import text_and_rows, text_tower
+from .text.title_answers import title_answers
+from .text.title_likelihood import title_likelihood
 from .transformers import layers
 from .transformers.bert import BertSizes, random_bert
 from .transformers.decoder import Decoder, DecoderSize
@@ -87,22 +94,24 @@ from .weighted import weighted
 from .with_popular import with_popular
 
 __all__ = [
-    "BertSizes", "Decoder", "DecoderSize", "DoRA", "Embedding", "Fit", "Frozen", "Histories",
-    "ItemLoss", "LlamaSize", "LoRA", "Objective", "Private", "PrivateRows", "Quantiser", "Rows",
-    "SemanticIds", "SoftTokens", "Trie", "after_titles", "attribute_neighbours",
-    "attribute_popularity", "attribute_scores", "attribute_weights", "attributed", "base_nbytes",
-    "bce", "beam_search", "bert", "bert4rec", "biased_mf", "bpr", "collm", "contrastive", "dcn",
-    "deepfm", "dlrm", "dora", "ease", "export_peft", "f2mf", "feature_dcn", "feature_deepfm",
-    "feature_mf", "fedkd", "fedmf", "fedpergnn", "fedrap", "freeze", "from_nnx", "frozen_at",
-    "full_softmax", "gbce", "generate", "gmf", "gpfedrec", "gpfedrec_rows", "grouped", "gru4rec",
-    "guided", "hashed", "hetefedrec", "hstu", "hybrid", "hybrid_sasrec", "ials", "ifedrec",
-    "import_peft", "in_dtype", "item_knn", "item_scores", "item_weights", "layers", "lightfr",
-    "lightgcn", "llama", "load_decoder", "load_encoder", "load_llama", "log_q_softmax", "logistic",
-    "lora", "masked_mean", "merged", "mlp", "mutual", "neumf", "next_title", "pfedrec",
-    "popularity", "private_at", "prunable", "quantised", "quotient_remainder", "random_bert",
+    "BertSizes", "Decoder", "DecoderSize", "DoRA", "Embedding", "Fit", "Frozen", "Fusion",
+    "Histories", "ItemLoss", "Judge", "LlamaSize", "LoRA", "Objective", "Private", "PrivateRows",
+    "Quantiser", "Rows", "SemanticIds", "SoftTokens", "Trie", "after_titles", "alone",
+    "attribute_neighbours", "attribute_popularity", "attribute_scores", "attribute_weights",
+    "attributed", "base_nbytes", "bce", "beam_search", "bert", "bert4rec", "biased_mf", "bpr",
+    "collm", "contrastive", "dcn", "deepfm", "dlrm", "dora", "ease", "export_peft", "f2mf",
+    "feature_dcn", "feature_deepfm", "feature_mf", "fedkd", "fedmf", "fedpergnn", "fedrap",
+    "freeze", "from_nnx", "frozen_at", "full_softmax", "gbce", "generate", "gmf", "gpfedrec",
+    "gpfedrec_rows", "grouped", "gru4rec", "guided", "hashed", "hetefedrec", "hstu", "hybrid",
+    "hybrid_sasrec", "ials", "ifedrec", "import_peft", "in_dtype", "item_knn", "item_scores",
+    "item_weights", "judged", "layers", "lightfr", "lightgcn", "llama", "load_decoder",
+    "load_encoder", "load_llama", "log_q_softmax", "logistic", "lora", "masked_mean", "merged",
+    "mlp", "mutual", "neumf", "next_title", "pfedrec", "popularity", "private_at", "prunable",
+    "quantised", "quotient_remainder", "random_bert", "reciprocal_ranks", "reordered",
     "residual_kmeans", "rows_each", "rq_vae", "sampled_bce", "sampled_softmax", "sasrec",
     "sasrec_from_texts", "semantic_ids", "sentences", "sides", "squared_error", "started", "summed",
     "supervised_contrastive", "tallrec", "text_and_rows", "text_encoder", "text_rows",
-    "text_sasrec", "text_tower", "tiger", "told_apart", "trie", "two_tower", "unisrec", "weighted",
-    "with_core", "with_popular", "yes_no", "yes_no_above",
+    "text_sasrec", "text_tower", "tiger", "title_answers", "title_likelihood", "told_apart", "trie",
+    "two_tower", "unisrec", "weighted", "weighted_scores", "with_core", "with_popular", "yes_no",
+    "yes_no_above",
 ]  # fmt: skip

@@ -6,7 +6,8 @@
 For losses that are a cross-entropy over items that ranks by p_1^w p_2^(1-w), what both find likely.
 One that knows items by their rows and one that knows them by their texts make different mistakes:
 the hybrid retrieval of GPT-FedRec (Zeng et al., "Federated recommendation via hybrid retrieval
-augmented generation", 2024), whose language model that ranks the first results anew is left out.
+augmented generation", 2024). Of models that were trained apart, whatever they are, lists are put
+together by `fedjax-rec rerank`, which also has a language model rank the first results anew.
 """
 
 from __future__ import annotations

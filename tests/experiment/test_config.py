@@ -24,7 +24,7 @@ FIRST = ("Star", "Toy", "Lost", "Night", "Blue", "Silent", "Last", "Big", "Wild"
 LAST = ("Wars", "Story", "Highway", "Train", "Velvet", "Lambs", "King", "Sleep", "Lion", "Garden")
 LISTS = {
     file
-    for name in ("arena", "runs", "ledgers", "sweeps")
+    for name in ("arena", "rerank", "runs", "ledgers", "sweeps")
     for file in (ROOT / "configs" / name).iterdir()
 }
 SHIPPED = sorted(set((ROOT / "configs").rglob("*.yaml")) - LISTS)

@@ -1,0 +1,1 @@
+"""Lists of several models put together, and their first items ranked anew."""
