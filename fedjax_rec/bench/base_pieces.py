@@ -77,7 +77,7 @@ def account(size: LlamaSize, devices: int, count: int, bits: str) -> dict[str, i
     mesh = simulate.clients_mesh(devices, base_devices=count)
     calls = simulate.program(lambda _: simulate.Parts(strategy), mesh).of(jax.random.key(0))
     found = simulate.forecast(calls.compiled(like, store, 1, 1), like)
-    cuts = zip(pieces.leaves(like.shared), pieces.cuts(like.shared, count), strict=True)
+    cuts = zip(pieces.leaves(like.shared), pieces.cuts(like.shared, mesh), strict=True)
     # A stack is collected layer by layer, a table or a head whole.
     each = [trees.nbytes(x) // (x.shape[0] if x.ndim > 2 else 1) for x, a in cuts if a is not None]
     return {

@@ -20,7 +20,7 @@ from test_devices import as_numpy
 from worlds import KEY, named
 
 from fedjax_rec import clients, data, models, pieces, simulate, strategies, trees
-from fedjax_rec.models.transformers.layers import times, times_rows
+from fedjax_rec.models.transformers.products import times, times_rows
 from fedjax_rec.rounds.waiting import refuse_alone
 
 COHORTS = simulate.uniform(11)
