@@ -240,7 +240,7 @@ def by_heads(names: tuple[str, ...], x, devices: int) -> Cut | None:
     if x.shape[along] == 1:  # the scale that all inputs of a quantised one share
         return None
     if x.shape[along] % devices:
-        what = "outputs" if along == -1 else "inputs, or scales of them,"
+        what = "outputs" if along == -1 else "inputs, or tiles of them,"
         raise ValueError(
             f"base_devices={devices} does not divide the {x.shape[along]} {what} of {layer}, which "
             f"devices would hold by heads; use fewer base devices, or base_by=layers."

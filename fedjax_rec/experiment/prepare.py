@@ -92,7 +92,9 @@ def prepare(config: Config) -> Experiment:
 
 def mesh_of(config: Config) -> Mesh | None:
     """The devices of a run, see `simulate.clients_mesh`."""
-    return simulate.clients_mesh(config.devices, config.row_devices, config.base_devices)
+    return simulate.clients_mesh(
+        config.devices, config.row_devices, config.base_devices, config.base_by
+    )
 
 
 def read_data(config: Config) -> Read:
