@@ -77,7 +77,7 @@ def spread(kernel: nnx.Variable, x: jax.Array, **counts: int) -> Any:
                 f"base_devices={devices} by heads does not divide the {count} {name} of this model;"
                 f" use base_devices={fit}, or base_by=layers."
             )
-    return Spread(x, jax.lax.all_gather(x, pieces.HEADS))
+    return Spread(x, gathered(x))
 
 
 def everyone(kernel: nnx.Variable, tree: PyTree, ndim: int) -> PyTree:
@@ -85,7 +85,7 @@ def everyone(kernel: nnx.Variable, tree: PyTree, ndim: int) -> PyTree:
     axes, where the layer of `kernel` works for all of them."""
     if way_of(kernel) is HERE:
         return tree
-    return jax.tree.map(lambda x: long(jax.lax.all_gather(x, pieces.HEADS), ndim), tree)
+    return jax.tree.map(lambda x: long(gathered(x), ndim), tree)
 
 
 def parted(kernel: nnx.Variable, x: jax.Array, along: int, ndim: int) -> jax.Array:
@@ -119,9 +119,16 @@ def long(x: jax.Array, ndim: int) -> jax.Array:
     return x.reshape(x.shape[0], *(1,) * (ndim - x.ndim), *x.shape[1:])
 
 
+# Collectives are tiled, over an axis that is there: under `vmap`, jax 0.10 loses track of one that
+# a trip adds or takes away.
+def gathered(x: jax.Array) -> jax.Array:
+    """[K, ...] of x [...] of each device."""
+    return jax.lax.all_gather(x[None], pieces.HEADS, tiled=True)
+
+
 def _home(h: jax.Array) -> jax.Array:
     """[...]: of h [K, ...] of each device, this device's own, summed over them."""
-    return jax.lax.psum_scatter(h, pieces.HEADS)
+    return jax.lax.psum_scatter(h, pieces.HEADS, tiled=True)[0]
 
 
 def _columns(x: Any, kernel: nnx.Variable, of=EVERY) -> jax.Array:
@@ -138,7 +145,7 @@ def _rows(h: jax.Array, kernel: nnx.Variable, of=EVERY) -> jax.Array:
 
 def _through_columns(x: Spread, a, b, drop=None):
     own = x.own if drop is None else drop(x.own)
-    small = jax.lax.all_gather(own @ a, pieces.HEADS)
+    small = gathered(own @ a)
     return small @ dealt(b, -1, small.ndim)
 
 
