@@ -16,8 +16,9 @@ from fedjax_rec import clients, models, pieces, simulate, strategies, trees
 EACH = "*query|*key|*value|*output|*gate|*up|*down"
 
 
-def decoder(tied: bool = True):
-    return models.llama(nnx.Rngs(0), models.LlamaSize(401, 16, 24, 2, 4, 2, 8, tied=tied))
+def decoder(tied: bool = True, key_heads: int = 2):
+    size = models.LlamaSize(401, 16, 24, 2, 4, key_heads, 8, tied=tied)
+    return models.llama(nnx.Rngs(0), size)
 
 
 MODELS = {
@@ -39,9 +40,7 @@ def ended_by_heads(strategy, packed, devices: int, base_devices: int):
 @pytest.mark.parametrize("name", MODELS)
 def test_models_are_those_on_one_device(name):
     packed = named("compact")
-    strategy = strategies.fedavg(
-        MODELS[name](), PROMPTS, optimizer=clients.sgd(0.3), batch_size=16
-    )
+    strategy = strategies.fedavg(MODELS[name](), PROMPTS, optimizer=clients.sgd(0.3), batch_size=16)
     many = ended_by_heads(strategy, packed, 4, 2)
     same_numbers(ended(strategy, packed, 1, 1), many)
     there = share_of_base(many.state, 2)
@@ -70,7 +69,8 @@ def test_a_device_has_heads_and_rows():
     for layer, shape in cut.items():
         (name,) = [x for x in begun if f"'{layer}'" in x and "kernel" in x]
         whole = np.asarray(begun[name])
-        for k, shard in enumerate(sorted(begun[name].addressable_shards, key=lambda s: s.device.id)):
+        shards = sorted(begun[name].addressable_shards, key=lambda s: s.device.id)
+        for k, shard in enumerate(shards):
             axis = 1 if layer in ("output", "down") else 2
             np.testing.assert_array_equal(shard.data, np.split(whole, 2, axis)[k])
             assert shard.data.shape == shape
@@ -92,9 +92,8 @@ def test_weights_are_read_to_where_they_lie(tmp_path):
 @pytest.mark.parametrize(
     "model, line",
     [
-        (lambda: models.yes_no(models.llama(nnx.Rngs(0), models.LlamaSize(401, 16, 24, 2, 2, 1, 8)),
-                               (0, 1), rank=2),
-         r"base_devices=2 by heads does not divide the 1 key heads .*; use base_devices=1, or base_"),
+        (lambda: models.yes_no(decoder(key_heads=1), (0, 1), rank=2),
+         r"base_devices=2 by heads does not divide the 1 key heads .*; use base_devices=1, or bas"),
         (lambda: models.yes_no(models.quantised(models.freeze(decoder()), "nf4", tile=4), (0, 1)),
          r"base_devices=2: the base is of uint4, .*use int8 or bfloat16, or base_devices=1"),
     ],

@@ -31,9 +31,7 @@ def small_arrays_too(monkeypatch):
     monkeypatch.setattr(pieces, "SMALL", 64)
 
 
-def ended(
-    strategy, packed, devices: int, base_devices: int, measure=None, base_by: str = "layers"
-):
+def ended(strategy, packed, devices: int, base_devices: int, measure=None, base_by: str = "layers"):
     """The last `Progress` of two rounds."""
     parts = simulate.Parts(strategy, COHORTS, measure)
     mesh = simulate.clients_mesh(devices, base_devices=base_devices, base_by=base_by)

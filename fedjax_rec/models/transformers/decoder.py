@@ -193,8 +193,8 @@ class Block(nnx.Module):
 
     def attended(self, x, angles, at=None):
         """q [..., T, H, d], k and v [..., T, K, d] of x [..., T, D], turned by its own `angles`; q
-        of the places `at` int32[..., n] alone, [..., n, H, d]. Where the weights lie by heads, these
-        are of this device's heads and the clients of all, with a leading axis (`by_heads`)."""
+        of the places `at` int32[..., n] alone, [..., n, H, d]. Where the weights lie by heads,
+        these are of this device's heads and the clients of all, with a leading axis."""
         kernel, counts = self.query.kernel, self.divided()
         refuse_together(kernel, queries=self.queries, keys=self.keys)
         y, of_queries = normed(self.before_attention, x), angles

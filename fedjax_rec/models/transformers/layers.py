@@ -30,6 +30,7 @@ from .products import EVERY, Level, weight
 
 MASKED = -1e9
 
+
 class Linear(nnx.Module):
     """kernel: [..., in, out]; bias: [..., out] or None. Leading axes are those of `stacked`."""
 
