@@ -87,7 +87,7 @@ def test_grouped_keys_and_adapters_of_all_seven(count):
 
 
 @pytest.mark.parametrize(
-    "name", in_turn([x for x in CHECKPOINTS if x not in ("gemma", "olmo2")], 6)
+    "name", in_turn([x for x in CHECKPOINTS if x not in ("gemma", "olmo2")], 24)
 )
 def test_every_family(name):
     """Windows, biases, norms of each head, caps, kinds of layers, angles that are stretched."""
@@ -142,7 +142,7 @@ def texts(clients: int = CLIENTS):
 ENCODERS = ["bert", "electra_wide", "mpnet", "modernbert_biased"]
 
 
-@pytest.mark.parametrize("name", in_turn(ENCODERS, 3))
+@pytest.mark.parametrize("name", in_turn(ENCODERS, 12))
 def test_encoders_like_bert(name):
     same(models.from_nnx(lambda rngs: Read(name, rngs)), texts(), 2, 1e-4)
 
