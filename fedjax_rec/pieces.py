@@ -233,8 +233,8 @@ def by_layers(names: tuple[str, ...], x, devices: int, over: str = AXIS) -> Cut 
 def by_heads(names: tuple[str, ...], x, devices: int) -> Cut | None:
     """Linear layers of blocks stay where they lie, and the rest is as in `by_layers`. Raises
     ValueError where K does not divide what comes out of one, or goes in."""
-    layer = names[-2] if len(names) > 1 else ""
-    if names[-1] != "kernel" or layer not in SHARED:
+    *_, layer, name = ("", *names)
+    if name != "kernel" or layer not in SHARED:
         return by_layers(names, x, devices, HEADS)
     along = SHARED[layer]
     if x.shape[along] == 1:  # the scale that all inputs of a quantised one share

@@ -163,7 +163,6 @@ class Config:
     devices: int
     row_devices: int
     base_devices: int
-    base_by: str
     memory_budget: str | int | None
     most_rejected: float
     start_from: str | None
@@ -238,7 +237,6 @@ def read(
         threads=made.threads,
         devices=made.devices or max(made.row_devices or 1, made.base_devices or 1),
         **{name: getattr(made, name) or 1 for name in ("row_devices", "base_devices")},
-        base_by=made.base_by or "layers",
         memory_budget=made.memory_budget,
         most_rejected=0.1 if made.most_rejected is None else made.most_rejected,
         start_from=made.start_from,
