@@ -42,7 +42,7 @@ WALKS = {
     "wire.nodes": "what is packed",
     "factors": "layers with adapters",
     "unlearn.log": "the logs of clients",
-    "models.transformers.layers": "layers of a stack that are taken where they are used",
+    "models.transformers.products": "layers of a stack that are taken where they are used",
     "models.placement": "frozen values and tables, by their path",
     "simulate.hosts": "where nothing lies, of what a program does not read",
     "testing": "nodes of packets and programs, which laws take apart",

@@ -9,7 +9,8 @@ more; a base in bfloat16 is counted with that. Numbers are compared on a small d
 are played by one device and by eight that are one CPU.
 
 The largest array that is collected is a head or a table of tokens, where all logits are asked for;
-of two answers it is the largest layer.
+of two answers it is the largest layer. By heads a linear layer stays where it lies; what comes to a
+device in a step either way is in `base_trips`.
 
 K devices hold the base together.
 """
@@ -24,7 +25,8 @@ import numpy as np
 
 from .. import pieces, simulate, trees
 from ..models.transformers.families.llama import LlamaSize
-from .decoders import SIZES, Asked
+from .base_trips import brought, even, foreseen
+from .decoders import SIZES, TOKENS, Asked
 from .fresh import in_fresh_process
 from .row import Row
 
@@ -35,20 +37,32 @@ COUNTS = (1, 2, 8)
 
 def base_pieces() -> Iterator[Row]:
     row = partial(Row, "base-pieces")
-    for bits in ("float32", "bfloat16"):
-        found = in_fresh_process("base_pieces", f"of_a_device({EIGHT!r}, 2, {bits!r})")
+    large = lambda *told: in_fresh_process("base_pieces", f"of_a_device{(EIGHT, 2, *told)!r}")
+    either = {by: large("float32", by) for by in ("layers", "heads")}
+    for bits, found in (("float32", either["layers"]), ("bfloat16", large("bfloat16"))):
         what = f"{EIGHT}, base in {bits} over 2 devices, each of them"
         for name in ("base", "largest", "trained", "temporary", "peak"):
             goal = f"<= {DEVICE / 1e9:.0f} GB" if name == "peak" else ""
             yield row(f"{what}: {CALLED[name]}", found[name] / 1e9, "GB", goal)
+    what = f"{EIGHT}, base in float32 over 2 devices, {TOKENS} tokens each"
+    for by, told in foreseen(SIZES[EIGHT], TOKENS, 2).items():
+        yield row(f"{what}: a step by {by} brings each", either[by]["brought"] / 1e9, "GB", "")
+        yield row(f"{what}: a step by {by} brings each, by arithmetic", told / 1e9, "GB", "")
+    peak, goal = either["heads"]["peak"] / 1e9, f"<= {DEVICE / 1e9:.0f} GB"
+    yield row(f"{what}: peak by heads", peak, "GB", goal)
+    for name, size in SIZES.items():
+        least = "tokens of all devices in a batch, up to which by heads less travels"
+        yield row(f"{name}: {least}", even(size), "", "")
     for count in COUNTS:
         found = in_fresh_process("base_pieces", f"of_a_device({MIDDLE!r}, {count}, 'float32')")
         what = f"{MIDDLE}, base over {count} of 8 devices, each of them"
         for name in ("base", "peak"):
             yield row(f"{what}: {CALLED[name]}", found[name] / 2**20, "MiB", "")
-    furthest = in_fresh_process("base_pieces", "furthest(8)")
-    what = "adapters after 2 rounds on 8 devices: largest difference to one, of the largest change"
-    yield row(what, furthest, "", "<= 1e-05")
+    for by, count in (("layers", 8), ("heads", 2)):
+        found = in_fresh_process("base_pieces", f"furthest(8, {count}, {by!r})")
+        what = f"adapters after 2 rounds on 8 devices, base over {count} by {by}"
+        least = f"{what}: largest difference to one device, of the largest change"
+        yield row(least, found, "", "<= 1e-05")
 
 
 CALLED = {
@@ -60,40 +74,47 @@ CALLED = {
 }
 
 
-def of_a_device(name: str, count: int, bits: str) -> dict[str, int]:
+def of_a_device(name: str, count: int, bits: str, by: str = "layers") -> dict[str, float]:
     """Bytes of each of `count` devices, of the decoder `name`; of eight devices where it is not
     the large one."""
     devices = count if name == EIGHT else COUNTS[-1]
-    return account(SIZES[name], devices, count, bits)
+    return account(SIZES[name], devices, count, bits, by)
 
 
-def account(size: LlamaSize, devices: int, count: int, bits: str) -> dict[str, int]:
-    """Bytes of each of the devices, of which `count` hold the base together."""
+def account(
+    size: LlamaSize, devices: int, count: int, bits: str, by: str = "layers"
+) -> dict[str, float]:
+    """Bytes of each of the devices, of which `count` hold the base together, and those that come to
+    it in a step."""
     simulate.configure(1, cache=None, devices=devices)
     bits_of = None if bits == "float32" else bits
     world = Asked(size, clients=devices, remat=True, bits=bits_of)
     strategy, store = world.strategy(1), world.cohort().data
     like = jax.eval_shape(lambda: strategy.init(jax.random.key(0), world.clients))
-    mesh = simulate.clients_mesh(devices, base_devices=count)
+    mesh = simulate.clients_mesh(devices, base_devices=count, base_by=by)
     calls = simulate.program(lambda _: simulate.Parts(strategy), mesh).of(jax.random.key(0))
-    found = simulate.forecast(calls.compiled(like, store, 1, 1), like)
-    cuts = zip(pieces.leaves(like.shared), pieces.cuts(like.shared, count), strict=True)
+    compiled = calls.compiled(like, store, 1, 1)
+    found = simulate.forecast(compiled, like)
+    cuts = zip(pieces.leaves(like.shared), pieces.cuts(like.shared, mesh), strict=True)
     # A stack is collected layer by layer, a table or a head whole.
     each = [trees.nbytes(x) // (x.shape[0] if x.ndim > 2 else 1) for x, a in cuts if a is not None]
     return {
         "base": found.base, "largest": max(each, default=0), "trained": found.model,
         "temporary": found.work, "peak": found.peak,
+        "brought": 0 if count == 1 else brought(compiled.text(), count),
     }  # fmt: skip
 
 
-def furthest(devices: int) -> float:
-    """How far adapters are from those of one device after two rounds, of what these changed."""
+def furthest(devices: int, most: int, by: str) -> float:
+    """How far adapters are from those of one device after two rounds, of what these changed, where
+    `most` devices hold the base together."""
     simulate.configure(1, cache=None, devices=devices)
     world = Asked(FEW, clients=devices, prompts=2, tokens=12)
     strategy, store, key = world.strategy(1), world.cohort().data, jax.random.key(0)
     after = []
-    for count in (1, devices):
-        mesh = simulate.clients_mesh(count, base_devices=count)
+    for count in (1, most):
+        over = 1 if count == 1 else devices
+        mesh = simulate.clients_mesh(over, base_devices=count, base_by=by)
         calls = simulate.program(lambda _: simulate.Parts(strategy), mesh).of(key)
         (*_, end) = simulate.simulate(strategy, store, 2, key, every=2, calls=calls)
         after.append(_trained(end.running))

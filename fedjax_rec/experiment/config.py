@@ -62,7 +62,7 @@ PARTS = [
 ]  # fmt: skip
 DEVICES = "devices", "row_devices", "base_devices"
 NULLABLE = dict.fromkeys(DEVICES, int) | {"memory_budget": str | int, "start_from": str}
-NULLABLE["most_rejected"] = float
+NULLABLE |= {"most_rejected": float, "base_by": Literal["layers", "heads"]}
 PRIVATE = {
     "clip": Clip, "epsilon": float, "delta": float, "noise_multiplier": float,
     "correlated": Correlation,

@@ -31,7 +31,8 @@ LOCK = ".lock"
 # Keys that do not change what a run computes: a run may be resumed with others.
 FREE = (
     "rounds", "checkpoint_every", "audit", "name", "threads", "devices",
-    "row_devices", "base_devices", "memory_budget", "keep_best", "most_rejected", "callbacks",
+    "row_devices", "base_devices", "base_by", "memory_budget", "keep_best", "most_rejected",
+    "callbacks",
 )  # fmt: skip
 
 

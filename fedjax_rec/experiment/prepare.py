@@ -92,7 +92,8 @@ def prepare(config: Config) -> Experiment:
 
 def mesh_of(config: Config) -> Mesh | None:
     """The devices of a run, see `simulate.clients_mesh`."""
-    return simulate.clients_mesh(config.devices, config.row_devices, config.base_devices)
+    by = config.plain.get("base_by") or "layers"
+    return simulate.clients_mesh(config.devices, config.row_devices, config.base_devices, by)
 
 
 def read_data(config: Config) -> Read:

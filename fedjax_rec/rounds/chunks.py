@@ -17,7 +17,7 @@ Where the mesh has a second axis, `rows.AXIS`, clients are dealt to all of its d
 tables of the model lie in blocks of rows along that axis: what a chunk touches comes from the
 owners, see `rows.apart`, and sums of tables are blocks too. Devices along that axis wait for each
 other in every chunk, so all of them play as many chunks as the fullest. So it is along
-`pieces.AXIS`, where devices hold the frozen base together, and collect each layer where it is used.
+an axis of `pieces`, where devices hold the frozen base together.
 
 Dimensions: `N` clients, `C` cohort, `c` clients a chunk, `n` uploads of all chunks, padding
 included.
@@ -125,8 +125,8 @@ def _dealt(step, held, cohort: Cohort, c: int, shared: PyTree | None) -> Played:
     turns = -(-most // c)
     long = lambda x, fill: jnp.concatenate([x[:most], jnp.full(turns * c - most, fill, x.dtype)])
     own_tables = [] if shared is None or parts == 1 else _values(shared)
-    cuts = [] if shared is None else pieces.cuts(shared, pieces.count(mesh))
-    base = [(x, a) for x, a in zip(_frozen(shared), cuts, strict=True) if a is not None]
+    cuts = [] if shared is None else pieces.cuts(shared, mesh)
+    base = [(x, how) for x, how in zip(_frozen(shared), cuts, strict=True) if how is not None]
 
     def own(held, tables, blocks_of_base):
         """What a device makes of its clients."""
@@ -178,7 +178,7 @@ def _dealt(step, held, cohort: Cohort, c: int, shared: PyTree | None) -> Played:
     by_rows = PartitionSpec(rows.AXIS) if own_tables else whole
     fill = lambda x: filled(x, block * mesh.size)
     specs = split, whole, by_rows, split, split
-    by_pieces = [pieces.spec(x, a) for x, a in base]
+    by_pieces = [pieces.spec(x, how) for x, how in base]
     play = jax.shard_map(
         own, mesh=mesh, in_specs=(split, by_rows, by_pieces), out_specs=specs, check_vma=False
     )

@@ -53,7 +53,8 @@ def _one(equation, ins: list[bool], alone: bool) -> tuple[list[bool], bool]:
     """`_walk` of an equation."""
     name, params, n = equation.primitive.name, equation.params, len(equation.outvars)
     axes = params.get("axes", params.get("axis_name", ()))
-    if name != "axis_index" and pieces.AXIS in (axes if isinstance(axes, tuple) else (axes,)):
+    over = axes if isinstance(axes, tuple) else (axes,)
+    if name != "axis_index" and any(axis in pieces.LAYOUTS for axis in over):
         return [name not in AGREED] * n, alone
     if name == "while":
         return _while(params, ins, alone)

@@ -25,7 +25,7 @@ def refuse_whole(state: State, mesh: Mesh | None) -> None:
             f"base_devices={count}: the base is of {narrow.pop()}, whose half bytes jax does not "
             f"lay out on several devices; use int8 or bfloat16, or {pieces.ALONE.split()[1]}."
         )
-    if count == 1 or any(a is not None for a in pieces.cuts(state.shared, count)):
+    if count == 1 or any(how is not None for how in pieces.cuts(state.shared, mesh)):
         return
     names = ", ".join(pieces.CUT)
     raise ValueError(
@@ -36,7 +36,7 @@ def refuse_whole(state: State, mesh: Mesh | None) -> None:
 
 def base_places(state: State, mesh: Mesh | None) -> list[NamedSharding | None]:
     """For each leaf of a state, or of its outline, where it has to lie; None for anywhere."""
-    found = {id(x): (x, along) for x, along in _cut(state, mesh)}
+    found = {id(x): (x, how) for x, how in _cut(state, mesh)}
 
     def place(x) -> NamedSharding | None:
         if mesh is None or id(x) not in found:
@@ -52,8 +52,7 @@ def base_elsewhere(state: State, mesh: Mesh | None) -> int:
     return trees.nbytes([x for x, _ in _cut(state, mesh)]) * (count - 1) // count
 
 
-def _cut(state: State, mesh: Mesh | None) -> list[tuple[Any, int]]:
-    """(array, along which axis it is cut) of those that are."""
-    cuts = pieces.cuts(state.shared, pieces.count(mesh))
-    both = zip(pieces.leaves(state.shared), cuts, strict=True)
-    return [(x, along) for x, along in both if along is not None]
+def _cut(state: State, mesh: Mesh | None) -> list[tuple[Any, pieces.Cut]]:
+    """(array, how it is cut) of those that are."""
+    both = zip(pieces.leaves(state.shared), pieces.cuts(state.shared, mesh), strict=True)
+    return [(x, how) for x, how in both if how is not None]

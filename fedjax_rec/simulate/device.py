@@ -10,7 +10,7 @@ import jax
 from jax.sharding import Mesh
 
 from .. import pieces, rows
-from ..check import at_least
+from ..check import at_least, one_of
 from ..data.sources import sources
 
 
@@ -73,7 +73,13 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def clients_mesh(devices: int, row_devices: int = 1, base_devices: int = 1) -> Mesh | None:
+# How devices hold a base together, and the axis of the mesh that says so.
+BASES = {"layers": pieces.AXIS, "heads": pieces.HEADS}
+
+
+def clients_mesh(
+    devices: int, row_devices: int = 1, base_devices: int = 1, base_by: str = "layers"
+) -> Mesh | None:
     """The mesh over which the clients of a round are dealt.
 
     Args:
@@ -82,14 +88,17 @@ def clients_mesh(devices: int, row_devices: int = 1, base_devices: int = 1) -> M
             each of them has the whole.
         base_devices: K, of them, which hold a frozen base together, a piece of each large array
             each; 1 where each of them has the whole. Not beside R > 1.
+        base_by: "layers": a layer is collected where it is used (FSDP, Zhao et al., VLDB 2023);
+            "heads": it stays where it lies, and what goes into it travels (Megatron-LM, Shoeybi et
+            al. 2019), which is less where clients have few tokens.
 
     Returns:
         A mesh of one axis, `clients`, or, for R > 1 or K > 1, of two, `clients` and `rows` or
-        `base`; None for one device.
+        `base`, or `heads` for a base by heads; None for one device.
 
     Raises:
         ValueError: There are fewer devices, or more in several processes, or R or K does not divide
-            them, K is more than 1 in several processes, or both are.
+            them, K is more than 1 in several processes, or both are, or for another `base_by`.
 
     Example:
         >>> simulate.configure(devices=2, cache=None)  # the cores of a CPU as devices
@@ -99,12 +108,13 @@ def clients_mesh(devices: int, row_devices: int = 1, base_devices: int = 1) -> M
     at_least("clients_mesh", "devices", devices, 1)
     at_least("clients_mesh", "row_devices", row_devices, 1)
     at_least("clients_mesh", "base_devices", base_devices, 1)
+    one_of("clients_mesh", "base_by", base_by, BASES)
     if row_devices > 1 and base_devices > 1:
         raise ValueError(
             f"row_devices={row_devices} and base_devices={base_devices}: devices hold tables "
             f"together, or a frozen base, and not both; {rows.ALONE} or {pieces.ALONE}."
         )
-    held = {"row_devices": (row_devices, rows.AXIS), "base_devices": (base_devices, pieces.AXIS)}
+    held = {"row_devices": (row_devices, rows.AXIS), "base_devices": (base_devices, BASES[base_by])}
     second = {name: x for name, x in held.items() if x[0] > 1}
     there = jax.devices()
     if jax.process_count() > 1:

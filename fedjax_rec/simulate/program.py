@@ -52,13 +52,14 @@ class Compiled:
     """call(state, store) -> (state, (seen, bytes_up, bytes_down, means, values)), state given up.
     chunk: the clients that train at once on each device. memory(): XLA's account of one of the
     devices. elsewhere: bytes of the model, of the server's state and of the base that a device does
-    not have, see `row_blocks`."""
+    not have, see `row_blocks`. text(): the program as XLA prints it."""
 
     call: Callable[..., Any]
     chunk: Chunk
     memory: Callable[[], Any]
     devices: int
     elsewhere: tuple[int, int, int] = (0, 0, 0)
+    text: Callable[[], str] = str
 
 
 @dataclass(frozen=True)
@@ -149,8 +150,8 @@ def program(made: Callable[..., Parts], mesh: Mesh | None = None) -> Program:
             call, program, chunk = called(key, inputs, state, store, times, rounds)
             devices = 1 if mesh is None else mesh.size
             others = elsewhere(state, mesh)
-            call = partial(call, key, inputs)
-            return Compiled(call, chunk, program.memory_analysis, devices, others)
+            call, text = partial(call, key, inputs), program.as_text
+            return Compiled(call, chunk, program.memory_analysis, devices, others, text)
 
         def look(state, store) -> None:
             with compiling:

@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from fedjax_rec import models, simulate, trees
-from fedjax_rec.bench import base_pieces
+from fedjax_rec.bench import base_pieces, base_trips
 from fedjax_rec.bench.decoders import Asked
 from fedjax_rec.bench.fresh import in_fresh_process
 
@@ -21,6 +21,34 @@ def test_a_process_holds_what_was_foreseen():
     assert table < found["once"] < 1.01 * table + 2**20
     assert found["live"] <= 1.05 * found["once"]
     assert found["real"] == pytest.approx(found["foreseen"], rel=0.15)
+
+
+def test_what_travels_is_counted_in_the_program():
+    """By heads and by layers, to what adapters, masks and ids of tokens bring beside it."""
+    size, tokens, found = models.LlamaSize(256, 256, 768, 3, 4, 2, 64), 256, {}
+    for by, told in base_trips.foreseen(size, tokens, 2).items():
+        found[by] = base_pieces.account(size, 2, 2, "float32", by)["brought"]
+        assert told < found[by] < 1.15 * told
+    kernels = 256 * (2 * 256 + 2 * 128 + 3 * 768)
+    assert base_trips.weights(size) == kernels
+    assert base_trips.even(size) == 2 * kernels // (11 * 256)
+    # 512 tokens of both, where as much would travel for 557 of layers without an end.
+    assert found["layers"] > found["heads"]
+
+
+def test_trips_in_loops_count_each_time():
+    mesh = simulate.clients_mesh(2, base_devices=2, base_by="heads")
+    split = jax.sharding.PartitionSpec("heads")
+
+    def go(x):
+        turn = lambda c, _: (c + jax.lax.all_gather(c, "heads", tiled=True).sum(), None)
+        x = jax.lax.scan(turn, x, None, 5)[0]
+        return jax.lax.psum_scatter(x[:2], "heads", tiled=True)
+
+    run = jax.shard_map(go, mesh=mesh, in_specs=split, out_specs=split, check_vma=False)
+    text = jax.jit(run).lower(jax.numpy.zeros(20)).compile().as_text()
+    # Five times half of 20 numbers, and one number for one of two.
+    assert base_trips.brought(text, 2) == 4 * (5 * 10 + 1)
 
 
 def test_what_devices_hold_is_counted():

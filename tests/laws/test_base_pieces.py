@@ -20,7 +20,7 @@ from test_devices import as_numpy
 from worlds import KEY, named
 
 from fedjax_rec import clients, data, models, pieces, simulate, strategies, trees
-from fedjax_rec.models.transformers.layers import times, times_rows
+from fedjax_rec.models.transformers.products import times, times_rows
 from fedjax_rec.rounds.waiting import refuse_alone
 
 COHORTS = simulate.uniform(11)
@@ -31,10 +31,10 @@ def small_arrays_too(monkeypatch):
     monkeypatch.setattr(pieces, "SMALL", 64)
 
 
-def ended(strategy, packed, devices: int, base_devices: int, measure=None):
+def ended(strategy, packed, devices: int, base_devices: int, measure=None, base_by: str = "layers"):
     """The last `Progress` of two rounds."""
     parts = simulate.Parts(strategy, COHORTS, measure)
-    mesh = simulate.clients_mesh(devices, base_devices=base_devices)
+    mesh = simulate.clients_mesh(devices, base_devices=base_devices, base_by=base_by)
     calls = simulate.program(lambda _: parts, mesh).of(KEY)
     with fast():
         (*_, end) = simulate.simulate(

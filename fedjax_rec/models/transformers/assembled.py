@@ -66,7 +66,8 @@ def assembled(
 
 def _on_device(name: str, x: np.ndarray):
     """A kernel may lie in pieces; the table of tokens too."""
-    return pieces.loaded(factors.KERNEL if name in KERNELS or name == "head" else name, x)
+    linear = name in KERNELS or name == "head"
+    return pieces.loaded((name, factors.KERNEL) if linear else (name,), x)
 
 
 def put_together(made: Architecture, x) -> Decoder:

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ...check import one_of
+from .by_heads import everyone, parted, spread
 from .distances import buckets
 from .layers import LayerNorm, Linear, attention, linear
 from .packed import visible
@@ -90,11 +91,15 @@ class Layer(nnx.Module):
 
     def __call__(self, x, mask):
         """x: [..., T, D]; mask: bool[..., T or 1, T], who sees whom."""
-        split = lambda y: y.reshape(*y.shape[:-1], self.heads, -1)
-        q, k, v = (split(f(x)) for f in (self.query, self.key, self.value))
+        kernel, width = self.query.kernel, x.shape[-1] // self.heads
+        y = spread(kernel, x, heads=self.heads)
+        split = lambda z: z.reshape(*z.shape[:-1], -1, width)
+        q, k, v = (split(f(y)) for f in (self.query, self.key, self.value))
+        mask = everyone(kernel, mask, q.ndim - 1)
         seen = attention(q, k, v, mask, self.scores(x.shape))
-        x = self.attention_norm(x + self.out(seen.reshape(x.shape)))
-        return self.norm(x + self.down(ACTIVATIONS[self.activation](self.up(x))))
+        x = self.attention_norm(x + self.out(seen.reshape(*seen.shape[:-2], -1)))
+        y = spread(self.up.kernel, x)
+        return self.norm(x + self.down(ACTIVATIONS[self.activation](self.up(y))))
 
     def scores(self, shape):
         """What products q k^T of x [..., T, D] are worth; None for q k^T / sqrt(d)."""
@@ -102,7 +107,8 @@ class Layer(nnx.Module):
             return None
         *_, length, width = shape
         near = jnp.moveaxis(self.apart[...][buckets(length)], -1, 0)
-        return lambda products: products * (self.heads / width) ** 0.5 + near
+        mine = lambda ndim: parted(self.query.kernel, near, -3, ndim)
+        return lambda products: products * (self.heads / width) ** 0.5 + mine(products.ndim)
 
 
 class Bert(nnx.Module):

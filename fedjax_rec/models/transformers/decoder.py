@@ -29,8 +29,8 @@ from flax import nnx
 
 from ...check import at_least, one_of
 from ..roles import Frozen
+from .by_heads import everyone, long, refuse_together, spread
 from .layers import (
-    EVERY,
     Linear,
     RMSNorm,
     Scores,
@@ -40,8 +40,8 @@ from .layers import (
     capped,
     scanned,
     stacked,
-    times_rows,
 )
+from .products import EVERY, times_rows
 from .rope import Rope, turned
 
 # Linear layers of a block: name -> (what goes in, what comes out), as properties of `DecoderSize`.
@@ -175,10 +175,12 @@ class Block(nnx.Module):
 
     def mixed(self, q, k, v, masks, read=None):
         """[..., T, H, d]: what the heads bring together, by masks [..., T, S] and [..., T, P]."""
-        scores = self.size.scores
+        scores, masks = self.size.scores, everyone(self.query.kernel, masks, q.ndim - 1)
         if read is None:
             return attention(q, k, v, masks[0], scores)
         own, reached = masks
+        if read[0].ndim > 3:  # of all devices' clients
+            read = [long(x, q.ndim) for x in read]
         return attention_after(q, (k, v, own), (*read, reached), scores)
 
     def own(self, seen):
@@ -191,23 +193,32 @@ class Block(nnx.Module):
 
     def attended(self, x, angles, at=None):
         """q [..., T, H, d], k and v [..., T, K, d] of x [..., T, D], turned by its own `angles`; q
-        of the places `at` int32[..., n] alone, [..., n, H, d]."""
+        of the places `at` int32[..., n] alone, [..., n, H, d]. Where the weights lie by heads,
+        these are of this device's heads and the clients of all, with a leading axis."""
+        kernel, counts = self.query.kernel, self.divided()
+        refuse_together(kernel, queries=self.queries, keys=self.keys)
         y, of_queries = normed(self.before_attention, x), angles
-        q = normed(self.queries, self.query(y if at is None else taken(y, at)))
+        z = None if at is None else spread(kernel, taken(y, at), **counts)
+        y = spread(kernel, y, **counts)
+        q = normed(self.queries, self.query(y if z is None else z))
         if at is not None:
             cos, sin = (a[at] if a.ndim == 2 else taken(a, at) for a in angles)
             of_queries = cos, sin
         k, v = normed(self.keys, self.key(y)), self.value(y)
-        heads = lambda z, n: z.reshape(*z.shape[:-1], n, self.size.head_width)
-        q = normed(self.each_query, heads(q, self.size.heads))
-        k = normed(self.each_key, heads(k, self.size.key_heads))
-        return turned(q, of_queries), turned(k, angles), heads(v, self.size.key_heads)
+        heads = lambda z: z.reshape(*z.shape[:-1], -1, self.size.head_width)
+        q, k = normed(self.each_query, heads(q)), normed(self.each_key, heads(k))
+        of_queries, angles = everyone(kernel, (of_queries, angles), q.ndim - 1)
+        return turned(q, of_queries), turned(k, angles), heads(v)
+
+    def divided(self) -> dict[str, int]:
+        """What devices divide among each other where they work by heads, by name."""
+        return {"heads": self.size.heads, "key heads": self.size.key_heads}
 
     def finish(self, x, mixed):
         """The layer's output, from its input and what the heads [..., T, H, d] brought together."""
         made = self.output(mixed.reshape(*mixed.shape[:-2], -1))
         x = x + self.size.residual * normed(self.after_attention, made)
-        y = normed(self.before_inner, x)
+        y = spread(self.gate.kernel, normed(self.before_inner, x))
         made = self.down(ACTIVATIONS[self.size.activation](self.gate(y)) * self.up(y))
         return x + self.size.residual * normed(self.after_inner, made)
 

@@ -23,74 +23,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ... import pieces
 from ...check import positive
 from ..roles import Frozen
+from .by_heads import way_of
+from .products import EVERY, Level, weight
 
 MASKED = -1e9
-EVERY: Any = slice(None)
-
-
-def weight(kernel: nnx.Variable, dtype) -> jax.Array:
-    """The numbers of a kernel in `dtype`, of a quantised one (`models.quantised`) made anew."""
-    return _numbers(kernel.get_value(), dtype)
-
-
-def _numbers(value: Any, dtype) -> jax.Array:
-    value = jax.tree.map(jnp.asarray, pieces.collected(value), is_leaf=_is_level)
-    if hasattr(value, "qvalue"):
-        import qwix
-
-        value = qwix.dequantize(value)
-    return value.astype(dtype)
-
-
-def times(x: jax.Array, kernel: nnx.Variable, of=EVERY) -> jax.Array:
-    """x W, of the outputs `of` alone; a W on several devices, or in a stack, is taken from
-    where it lies here, and again for the gradient of x."""
-    value: Any = kernel.get_value()
-    if not (pieces.lie_apart(value) or _lie_in_stacks(value)):
-        return x @ weight(kernel, x.dtype)[..., of]
-    if of is EVERY:
-        return _collecting(x, value)
-    some = value.outputs(of) if pieces.is_piece(value) else weight(kernel, x.dtype)[..., of]
-    return x @ some.astype(x.dtype)
-
-
-@jax.custom_vjp
-def _collecting(x: jax.Array, value: Any) -> jax.Array:
-    return x @ _numbers(value, x.dtype)
-
-
-def _back(value: Any, g: jax.Array):
-    return g @ _numbers(value, g.dtype).mT, None  # a base has no gradient
-
-
-_collecting.defvjp(lambda x, value: (_collecting(x, value), value), _back)
-
-
-def times_rows(x: jax.Array, table: Any) -> jax.Array:
-    """float32[..., V]: x T^T of a table T [V, D], in the type of x."""
-    if pieces.is_piece(table):
-        return _collecting_rows(x, table)
-    return jnp.einsum("...d,vd->...v", x, table.astype(x.dtype), preferred_element_type=jnp.float32)
-
-
-@jax.custom_vjp
-def _collecting_rows(x: jax.Array, table: Any) -> jax.Array:
-    return times_rows(x, table.whole())
-
-
-def _forth_rows(x: jax.Array, table: Any):
-    return _collecting_rows(x, table), (table, x[..., :0])
-
-
-def _back_rows(kept, g: jax.Array):
-    table, like = kept
-    return (g.astype(like.dtype) @ table.whole().astype(like.dtype)), None
-
-
-_collecting_rows.defvjp(_forth_rows, _back_rows)
 
 
 class Linear(nnx.Module):
@@ -101,9 +39,10 @@ class Linear(nnx.Module):
         self.bias = None if bias is None else nnx.Param(bias)
 
     def __call__(self, x, of=EVERY):
-        """[..., out] of x [..., in], or the outputs `of` int[n] alone."""
-        y = times(x, self.kernel, of)
-        return y if self.bias is None else y + self.bias[..., of].astype(x.dtype)
+        """[..., out] of x [..., in], or the outputs `of` int[n] alone; see `by_heads`."""
+        way = way_of(self.kernel)
+        y = way.times(x, self.kernel, of)
+        return y if self.bias is None else y + way.outputs(self.bias[..., of], y).astype(y.dtype)
 
     def whole(self, of=EVERY):
         """float32[..., in, out]: the weight, of the outputs `of` alone."""
@@ -191,56 +130,19 @@ def attention(q, k, v, mask, scores: Callable[[jax.Array], jax.Array] | None = N
 def attention_after(q, own, read, scores: Callable[[jax.Array], jax.Array] | None = None):
     """[..., T, H, d]: `attention` to two sets of (keys, values, mask): `own` [..., S, K, d] with
     bool[..., T, S], and what was `read` before all texts, [P, K, d] with bool[..., T, P], of which
-    none has a copy."""
+    none has a copy; with leading axes that fit where devices bring together those of all."""
     scores = scores or Scores(q.shape[-1] ** -0.5)
     (k, v, mask), (keys, values, reached) = own, read
     share = q.shape[-2] // k.shape[-2]
     grouped = q.reshape(*q.shape[:-2], k.shape[-2], share, q.shape[-1])
     product = lambda how, x: jnp.einsum(how, grouped, x, preferred_element_type=jnp.float32)
     hide = lambda worth, mask: jnp.where(mask[..., None, None, :, :], worth, MASKED)
-    old = hide(scores(product("...tkgd,pkd->...kgtp", keys)), reached)
+    old = hide(scores(product("...tkgd,...pkd->...kgtp", keys)), reached)
     new = hide(scores(product("...tkgd,...skd->...kgts", k)), mask)
     weights = jax.nn.softmax(jnp.concatenate([old, new], -1), -1).astype(v.dtype)
-    of_old, of_new = weights[..., : keys.shape[0]], weights[..., keys.shape[0] :]
-    mixed = jnp.einsum("...kgtp,pkd->...tkgd", of_old, values)
+    of_old, of_new = weights[..., : keys.shape[-3]], weights[..., keys.shape[-3] :]
+    mixed = jnp.einsum("...kgtp,...pkd->...tkgd", of_old, values)
     return (mixed + jnp.einsum("...kgts,...skd->...tkgd", of_new, v)).reshape(q.shape)
-
-
-@jax.tree_util.register_pytree_node_class
-class Level:
-    """One layer's array of a stack [L, ...], which is cut out of it where it is used: a stack that
-    is shortened before it is scanned would be copied."""
-
-    def __init__(self, stack: jax.Array, number: jax.Array):
-        self.stack, self.number = stack, number
-
-    def tree_flatten(self):
-        return (self.stack, self.number), None
-
-    @classmethod
-    def tree_unflatten(cls, _, children):
-        return cls(*children)
-
-    shape = property(lambda self: self.stack.shape[1:])
-    ndim = property(lambda self: self.stack.ndim - 1)
-    dtype = property(lambda self: self.stack.dtype)
-
-    def __jax_array__(self) -> jax.Array:
-        return jax.lax.dynamic_index_in_dim(self.stack, self.number, keepdims=False)
-
-    def __getitem__(self, key) -> jax.Array:
-        return jnp.asarray(self)[key]
-
-    def astype(self, dtype) -> jax.Array:
-        return jnp.asarray(self).astype(dtype)
-
-
-def _is_level(x) -> bool:
-    return isinstance(x, Level)
-
-
-def _lie_in_stacks(value: Any) -> bool:
-    return any(_is_level(x) for x in jax.tree.leaves(value, is_leaf=_is_level))
 
 
 def stacked(

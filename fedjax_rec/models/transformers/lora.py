@@ -20,7 +20,9 @@ from flax import nnx
 from ...check import at_least, positive
 from ...factors import first_a, product
 from ..roles import Frozen
-from .layers import EVERY, Linear, times, weight
+from .by_heads import way_of
+from .layers import Linear
+from .products import EVERY, times, weight
 
 
 class LoRA(nnx.Module):
@@ -44,15 +46,18 @@ class LoRA(nnx.Module):
 
     def beside(self, x, of=EVERY):
         """s (x A) B, of the outputs `of` alone."""
-        small = (x if self.dropout is None else self.dropout(x)) @ self.lora_a[...].astype(x.dtype)
-        b = self.lora_b[..., of].astype(x.dtype)
-        return self.lora_scale[...].astype(x.dtype) * (small @ b)
+        a, b = self.lora_a[...].astype(x.dtype), self.lora_b[..., of].astype(x.dtype)
+        made = way_of(self.kernel).through(x, a, b, self.dropout)
+        return self.lora_scale[...].astype(x.dtype) * made
 
     def with_bias(self, y, of=EVERY):
-        return y if self.bias is None else y + self.bias[..., of].astype(y.dtype)
+        if self.bias is None:
+            return y
+        return y + way_of(self.kernel).outputs(self.bias[..., of], y).astype(y.dtype)
 
     def __call__(self, x, of=EVERY):
-        return self.with_bias(times(x, self.kernel, of) + self.beside(x, of), of)
+        y = way_of(self.kernel).times(x, self.kernel, of)
+        return self.with_bias(y + self.beside(x, of), of)
 
     def whole(self, of=EVERY):
         """float32[..., in, out]: W + s A B, of the outputs `of` alone."""

@@ -44,7 +44,8 @@ def visible(mask: jax.Array, packing: Packing | None = None) -> jax.Array:
 
 @record
 class Reading:
-    """keys, values: [L, P, K, d]; size: int32[] or an int, of which the first are real."""
+    """keys, values: [L, P, K, d], or [L, devices, P, K, d] where devices have heads of their own;
+    size: int32[] or an int, of which the first are real."""
 
     keys: Array
     values: Array
@@ -97,7 +98,7 @@ def held(reading: Reading | None, where: slice | int = slice(None)):
 def _told(size: DecoderSize, x, packing: Packing | None, reading: Reading | None):
     """What layers are told of x [..., T, D]: (angles, mask), and the mask of `reading`."""
     places = jnp.arange(x.shape[-2]) if packing is None else packing.places
-    read = 0 if reading is None else reading.keys.shape[1]
+    read = 0 if reading is None else reading.keys.shape[-3]
     if reading is not None:
         places = reading.size + places
     angles, mask = seen(size, places, places, x.shape[-2] + read)

@@ -21,9 +21,10 @@ import numpy as np
 from flax import nnx
 
 from ... import weights
-from .layers import Linear, weight
+from .layers import Linear
 from .lora import DoRA, LoRA
 from .peft_names import PREFIX, Names, Place, of_module
+from .products import weight
 from .settings import Settings
 
 # Keys that say how an adapter came about, or where it lies, which its tensors say too.
