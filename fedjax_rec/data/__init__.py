@@ -23,7 +23,7 @@ from .interactions import (
     k_core,
     latest_of_pairs,
 )
-from .negative_draws import NegativeDraws, by_popularity
+from .negative_draws import NegativeDraws, popular_negatives
 from .packed import packed_prompts, with_prefix
 from .partition import Partition, by_attribute, by_hash, by_user, dirichlet
 from .random_split import random_leave_one_out
@@ -52,14 +52,15 @@ from .window import between
 __all__ = [
     "Batches", "Cases", "ClientData", "Dataset", "Encoded", "EvaluationDraws", "ExampleStore",
     "Examples", "Features", "Field", "HeldOut", "Interactions", "NegativeDraws", "Partition",
-    "Split", "Store", "as_chat", "as_given", "between", "by_attribute", "by_hash", "by_popularity",
-    "by_user", "by_vectors", "categories", "click_logits", "clicks", "cold_items", "cold_users",
-    "counted", "covered", "describe", "describe_examples", "digests", "digests_of_examples",
-    "dirichlet", "drawn_once", "equal_width", "examples", "features", "from_arrays", "global_time",
-    "implicit", "k_core", "last_of_users", "last_ratings", "latest_of_pairs", "leave_one_out",
+    "Split", "Store", "as_chat", "as_given", "between", "by_attribute", "by_hash", "by_user",
+    "by_vectors", "categories", "click_logits", "clicks", "cold_items", "cold_users", "counted",
+    "covered", "describe", "describe_examples", "digests", "digests_of_examples", "dirichlet",
+    "drawn_once", "equal_width", "examples", "features", "from_arrays", "global_time", "implicit",
+    "k_core", "last_of_users", "last_ratings", "latest_of_pairs", "leave_one_out",
     "liked_and_disliked", "liked_pairs", "load", "min_max", "pack", "pack_examples",
-    "packed_prompts", "pairwise", "part_of", "pointwise", "popularity_draws", "prompt_template",
-    "quantile_bins", "query", "random_leave_one_out", "ratings", "ratio", "read", "sequences",
-    "support", "synthetic", "temporal_ratio", "tied_ends", "titles", "tokens", "uniform_draws",
-    "warm_items", "warm_users", "whole_catalogue", "with_prefix", "yes_no_prompts", "z_score",
+    "packed_prompts", "pairwise", "part_of", "pointwise", "popular_negatives", "popularity_draws",
+    "prompt_template", "quantile_bins", "query", "random_leave_one_out", "ratings", "ratio", "read",
+    "sequences", "support", "synthetic", "temporal_ratio", "tied_ends", "titles", "tokens",
+    "uniform_draws", "warm_items", "warm_users", "whole_catalogue", "with_prefix", "yes_no_prompts",
+    "z_score",
 ]  # fmt: skip

@@ -28,7 +28,7 @@ class NegativeDraws:
     log_q: Callable[..., jax.Array]
 
 
-def by_popularity() -> NegativeDraws:
+def popular_negatives() -> NegativeDraws:
     """q(i) = training interactions of item i / training interactions: the item of an interaction
     that is drawn evenly from those of all users, its user's own among them.
 
@@ -39,13 +39,13 @@ def by_popularity() -> NegativeDraws:
         ValueError: in the round, for a store that was not made by `pack`.
 
     Example:
-        >>> batches = data.sequences(length=10, negatives=8, drawn=data.by_popularity())
+        >>> batches = data.sequences(length=10, negatives=8, drawn=data.popular_negatives())
     """
 
     def ends_of(store: Any) -> jax.Array:
         if getattr(store, "ends", None) is None:
             raise ValueError(
-                "by_popularity(): the store does not say how often items were interacted with; "
+                "popular_negatives(): the store does not say how often items were interacted with; "
                 "make it by pack()."
             )
         return store.ends

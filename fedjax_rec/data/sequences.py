@@ -37,7 +37,7 @@ def sequences(
             is in the window at least as often as in the mean (the last ones are more often).
         each: every place has n negatives of its own, as in the paper of SASRec.
         exclude: draw them outside the user's items, see `pack(negatives=)`; else from all items.
-        drawn: how they are drawn, such as `by_popularity()`, in place of evenly as `exclude` says.
+        drawn: how they are drawn, such as `popular_negatives()`; default evenly, as `exclude` says.
 
     Returns:
         `Batches` of `inputs`, `targets` int32[B, L] and `real` float32[B, L], 1 where there is an

@@ -42,7 +42,7 @@ class Store:
     longest: most interactions of any client. members: most users of any client.
     spans: where each user's interactions lie, None where each client is one user.
     everything: most interactions and items that may be drawn of any client that is one user.
-    ends: int32[I], training interactions of the items 0 to i, which `by_popularity` draws among.
+    ends: int32[I], training interactions of the items 0 to i, for `popular_negatives`.
     """
 
     items: Array

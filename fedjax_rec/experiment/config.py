@@ -49,6 +49,7 @@ from .factories import (
     full_name,
     is_factory,
     of_default,
+    source_name,
 )
 from .overrides import lay, merge
 from .raw import raw_of, stem
@@ -299,11 +300,11 @@ def _parser(model: Callable, strategy: Callable, paths: tuple[str, str]) -> Argu
 
 def _late_part(section: Any, part: str) -> dict:
     """A section `model` or `strategy` with a class path."""
-    if section is None or isinstance(section, str):
-        section = {"class_path": section or DEFAULTS[part]}
-    if not isinstance(section, dict):
-        raise ConfigError(f"{part}={section} names no factory; write {part}: {DEFAULTS[part]}.")
-    return {"class_path": DEFAULTS[part], **section}
+    if isinstance(section, str | None):
+        return {"class_path": section or DEFAULTS[part]}
+    if isinstance(section, dict):
+        return {"class_path": DEFAULTS[part], **section}
+    raise ConfigError(f"{part}={section} names no factory; write {part}: {DEFAULTS[part]}.")
 
 
 def _lengthen(raw: dict) -> None:
@@ -312,12 +313,11 @@ def _lengthen(raw: dict) -> None:
     for where in (*DEFAULTS, "data.source"):
         section, _, key = where.rpartition(".")
         holder = (raw.get(section) or {}) if section else raw
-        if key not in holder:
-            continue
-        given = of_default(holder[key], where)
+        given = full_name(of_default(holder.get(key), where), where)
         if isinstance(given, dict) and "class_path" in given:
-            given = {**given, "class_path": full_name(given["class_path"], where)}
-        holder[key] = full_name(given, where) if where in DEFAULTS else given  # a source's name
+            given = {**given, "class_path": source_name(full_name(given["class_path"], where))}
+        if key in holder:
+            holder[key] = given
 
 
 def _parts_within(value: Any, inside: bool = False, where: str = "") -> Any:

@@ -37,15 +37,19 @@ def full_name(path: Any, where: str = "") -> Any:
     """`path` with the room that the key `where` is at home in, if it has none of its own."""
     if isinstance(path, str) and where in DEFAULTS and path.isidentifier():
         return f"{DEFAULTS[where].rpartition('.')[0]}.{path}"
-    if where == "data.source" and is_factory(f"fedjax_rec.data.{path}"):
-        return f"fedjax_rec.data.{path}"
     return path
+
+
+def source_name(path: Any) -> Any:
+    """`path`, a factory of `data.source`, with its room if it is one of `fedjax_rec.data`."""
+    whole = f"fedjax_rec.data.{path}"
+    return whole if is_factory(whole) else path
 
 
 def of_source(source: str) -> dict[str, Any]:
     """The factory that `data.source` names, to be given arguments: `read` and `synthetic` are of
     `fedjax_rec.data`, and what names none is a path, which `read` takes."""
-    path = full_name(source, "data.source")
+    path = source_name(source)
     if is_factory(path):
         return {"class_path": path}
     return {"class_path": "fedjax_rec.data.read", "init_args": {"source": source}}

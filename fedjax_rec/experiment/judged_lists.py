@@ -59,9 +59,9 @@ class Heard:
 
     def of(self, histories: np.ndarray, lists: np.ndarray) -> np.ndarray:
         """float32[U, K], as `models.judged`, of histories [U, H] and lists [U, K]."""
-        histories, lists = np.int32(histories), np.int32(lists)
+        histories, lists = (np.asarray(x, np.int32) for x in (histories, lists))
         keys = [_key(*row) for row in zip(histories, lists, strict=True)]
-        left = np.array([row for row, key in enumerate(keys) if key not in self.known], int)
+        left = np.flatnonzero([key not in self.known for key in keys])
         for begin in range(0, len(left), ASKED_AT_ONCE):
             rows = left[begin : begin + ASKED_AT_ONCE]
             scores, _ = models.judged(self.judge, histories[rows], lists[rows])

@@ -16,7 +16,7 @@ RNG = np.random.default_rng(0)
 
 def drawn(negatives: int, each: bool = False) -> dict:
     """The batch of the first client."""
-    kind = data.sequences(2, negatives, each=each, drawn=data.by_popularity())
+    kind = data.sequences(2, negatives, each=each, drawn=data.popular_negatives())
     taken = STORE.take(jnp.int32([0]))
     mine = dataclasses.replace(taken, id=taken.id[0], start=taken.start[0], length=taken.length[0])
     batch = kind.draw(keys.words(jax.random.key(1), 2), mine, jnp.zeros(1, jnp.uint32))
@@ -38,10 +38,10 @@ def test_an_item_that_nobody_has_is_never_drawn():
     ends = jnp.int32([0, 3, 3, 5, 5])
     store = dataclasses.replace(STORE, ends=ends)
     bits = jnp.asarray(RNG.integers(0, 2**32, 2000), jnp.uint32)
-    items = data.by_popularity().pick(store, bits)
+    items = data.popular_negatives().pick(store, bits)
     assert sorted(set(np.asarray(items).tolist())) == [1, 3]
     wanted = np.log(np.where(np.asarray(items) == 1, 3 / 5, 2 / 5))
-    np.testing.assert_allclose(data.by_popularity().log_q(store, items), wanted, rtol=1e-5)
+    np.testing.assert_allclose(data.popular_negatives().log_q(store, items), wanted, rtol=1e-5)
 
 
 def test_with_log_q_they_stand_for_all_items_in_the_loss_and_its_slope():
@@ -67,5 +67,5 @@ def test_with_log_q_they_stand_for_all_items_in_the_loss_and_its_slope():
 
 def test_popularity_is_asked_of_a_store_that_knows_it():
     bits, store = jnp.zeros(3, jnp.uint32), dataclasses.replace(STORE, ends=None)
-    with pytest.raises(ValueError, match=r"by_popularity\(\): the store does not say .* pack\(\)"):
-        data.by_popularity().pick(store, bits)
+    with pytest.raises(ValueError, match=r"the store does not say how often .* make it by pack"):
+        data.popular_negatives().pick(store, bits)

@@ -20,12 +20,12 @@ from flax import nnx
 from fedjax_rec import aggregate, attacks, clients, models, privacy, rows, strategies, trees
 from fedjax_rec.data import (
     batches,
-    by_popularity,
     counted,
     covered,
     drawn_once,
     examples,
     part_of,
+    popular_negatives,
     query,
     sequences,
     support,
@@ -592,8 +592,8 @@ BATCHES = {
     "query(pointwise)": (lambda: query(batches.pointwise(4)), lambda n: 5 * (n // 2)),
     "sequences(6)": (lambda: sequences(6), lambda n: int(n > 1)),
     "sequences(6, 4)": (lambda: sequences(6, 4), lambda n: int(n > 1)),
-    "sequences(6, 4, by_popularity)": (
-        lambda: sequences(6, 4, drawn=by_popularity()),
+    "sequences(6, 4, popular_negatives)": (
+        lambda: sequences(6, 4, drawn=popular_negatives()),
         lambda n: int(n > 1),
     ),
     "drawn_once(pointwise)": (lambda: drawn_once(batches.pointwise(4)), lambda n: 5 * n),

@@ -131,8 +131,8 @@ def log_q_softmax(temperature: float = 1.0) -> ItemLoss:
     items, each by how likely it was to be drawn; the sum is an unbiased estimate of that over all
     items but the target.
 
-    q is what the batch says of its draws (`data.by_popularity`), else 1 / I, as of draws from all
-    items. m: the draws that an example is held against, those that are its own target among them.
+    q is what the batch says of its draws (`data.popular_negatives`), else 1 / I, as of draws from
+    all items. m: the draws that an example is held against, those of its own target among them.
 
     Args:
         temperature: by which scores are divided.
