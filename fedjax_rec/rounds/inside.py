@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from .. import keys
 from ..types import State, Strategy
@@ -27,11 +27,12 @@ def inside(
             return None
         return lambda key, state, cohort: tells(handed(key), view(state), cohort)
 
-    opens: Any = strategy.opened
+    opens, rule = (cast(Any, x) for x in (strategy.opened, strategy.chunk))
     return replace(
         strategy,
         packets=of_cohort(strategy.packets),
         uploads=of_cohort(strategy.uploads),
-        chunk=of_cohort(strategy.chunk),
+        # Of shapes alone, of which the key has one that cannot be folded.
+        chunk=None if rule is None else lambda key, state, cohort: rule(key, view(state), cohort),
         opened=None if opens is None else lambda state, *args: opens(view(state), *args),
     )

@@ -190,6 +190,14 @@ def test_the_recipe_asks_everybody_once_and_then_those_of_highest_loss():
     assert set(np.flatnonzero(there[3])) == set(np.argsort(-loss[:3].sum(0))[:5])
 
 
+def test_a_run_plans_the_chunks_of_the_chosen_by_shapes_alone():
+    found = rooms.synthetic(num_users=USERS, num_items=40, interactions_per_user=9)
+    ds = rooms.pack(rooms.leave_one_out()(found), evaluation_negatives=0)
+    strategy = selective(models.fedmf(ds.num_items, width=4), rooms.pointwise(2), clients=5)
+    (only,) = simulate.simulate(strategy, ds.store, 1, KEY)
+    assert only.metrics["clients"] == 5
+
+
 def test_over_selection_keeps_the_fastest(data):
     """By real bytes; the others download, and are otherwise as if they had not been drawn."""
     speed = np.random.default_rng(3).uniform(1, 9, USERS)

@@ -127,8 +127,25 @@ def packing_of(items) -> Packing:
 
 
 def alone(judge: Judge, items: Array, at_once: int = 20) -> np.ndarray:
-    """float32[I]: what the judge makes of `items` int[n] after the opening alone, by item; NaN for
-    all others. at_once: of one list."""
+    """What a judge makes of items after the opening alone, without a history.
+
+    Args:
+        judge: whose catalogue the items are of.
+        items: int[...], -1 for none; each is asked about once.
+        at_once: items of one list.
+
+    Returns:
+        float32[I], NaN for items that were not asked about.
+
+    Raises:
+        ValueError: for at_once < 1, and as `judged`.
+
+    Example:
+        >>> judge = models.title_likelihood(titles, decoder_folder, opening="499", most=20)
+        >>> prior = models.alone(judge, [2, 3], at_once=2)
+        >>> int((~np.isnan(prior)).sum())
+        2
+    """
     at_least("alone", "at_once", at_once, 1)
     wanted = np.unique(np.asarray(items))
     wanted = wanted[wanted >= 0]
