@@ -16,24 +16,27 @@ from .clocks import CLOCK, check_clock
 from .cohorts import COHORTS, check_cohorts
 from .compressors import COMPRESSOR, check_compressor
 from .exchanges import EXCHANGE, GRAPH, check_exchange, check_graph
+from .fusions import FUSION, check_fusion
+from .judges import JUDGE, check_judge
 from .laws import apart
 from .models import MODEL, check_model
 from .protocols import PROTOCOL, check_protocol
+from .quantisers import QUANTISER, check_quantiser
 from .stages import STAGE, check_stage
 from .strategies import STRATEGY, check_strategy
 from .utilities import UTILITY, check_utility
 
 __all__ = [
     "check_aggregator", "check_client", "check_clock", "check_cohorts", "check_compressor",
-    "check_exchange", "check_graph", "check_model", "check_protocol", "check_stage",
-    "check_strategy", "check_utility", "laws",
+    "check_exchange", "check_fusion", "check_graph", "check_judge", "check_model",
+    "check_protocol", "check_quantiser", "check_stage", "check_strategy", "check_utility", "laws",
 ]  # fmt: skip
 
 KINDS = {
     kind.name: kind
     for kind in (
-        AGGREGATOR, CLIENT, CLOCK, COHORTS, COMPRESSOR, EXCHANGE, GRAPH, MODEL, PROTOCOL, STAGE,
-        STRATEGY, UTILITY,
+        AGGREGATOR, CLIENT, CLOCK, COHORTS, COMPRESSOR, EXCHANGE, FUSION, GRAPH, JUDGE, MODEL,
+        PROTOCOL, QUANTISER, STAGE, STRATEGY, UTILITY,
     )
 }  # fmt: skip
 
@@ -43,7 +46,8 @@ def laws(kind: str) -> tuple[Callable[..., None], ...]:
 
     Args:
         kind: "compressor", "aggregator", "model", "client", "stage", "strategy", "clock",
-            "utility", "exchange", "graph", "cohorts" or "protocol".
+            "utility", "exchange", "graph", "cohorts", "protocol", "fusion", "judge" or
+            "quantiser".
 
     Returns:
         Functions that return nothing and raise AssertionError, in one line. They take what

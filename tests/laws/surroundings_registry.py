@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import optax
 
-from fedjax_rec import clients, data, evaluate, simulate, strategies
+from fedjax_rec import clients, data, evaluate, models, simulate, strategies
 from fedjax_rec.testing import worlds
 
 
@@ -168,3 +168,29 @@ PROTOCOLS = {
 }
 # It names what is measured of labelled examples, and measures no user.
 OF_EXAMPLES = {"labelled"}
+
+FUSIONS = {
+    "weighted_scores()": Entry(models.weighted_scores),
+    "reciprocal_ranks()": Entry(models.reciprocal_ranks),
+    "reciprocal_ranks(0)": Entry(lambda: models.reciprocal_ranks(0.0)),
+}
+
+
+def judging(make, **words):
+    """A judge by a tiny decoder, whose words are numbers, of eight items."""
+    import tiny_llama
+
+    titles = [f"{7 * i % 11 + 20} {i + 40}" for i in range(7)] + ["90"]
+    return make(titles, source=tiny_llama.folder(), opening="499", most=18, **words)
+
+
+JUDGES = {
+    "title_likelihood()": Entry(lambda: judging(models.title_likelihood, item="{title} 3")),
+    "title_answers()": Entry(
+        lambda: judging(models.title_answers, item="{title} 7", ask="{title}", answers=("7", "8"))
+    ),
+}
+
+QUANTISERS = {
+    "rq_vae()": Entry(lambda: models.rq_vae(width=4, hidden=(8,), steps=200)),
+}

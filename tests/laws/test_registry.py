@@ -48,6 +48,9 @@ RECIPES = [
     ((strategies,), strategies.Graph, around.GRAPHS),
     ((simulate,), Cohorts, around.COHORTS),
     ((evaluate,), evaluate.Protocol, around.PROTOCOLS.keys() | around.OF_EXAMPLES),
+    ((models,), models.Fusion, around.FUSIONS),
+    ((models,), models.Judge, around.JUDGES),
+    ((models,), models.Quantiser, around.QUANTISERS),
 ]
 
 

@@ -7,12 +7,15 @@ from surroundings_registry import (
     CLOCKS,
     COHORTS,
     EXCHANGES,
+    FUSIONS,
     GRAPHS,
+    JUDGES,
     PROTOCOLS,
+    QUANTISERS,
     UTILITIES,
 )
 
-from fedjax_rec import testing
+from fedjax_rec import models, testing
 
 TABLES = [
     (testing.check_clock, CLOCKS),
@@ -21,6 +24,8 @@ TABLES = [
     (testing.check_graph, GRAPHS),
     (testing.check_cohorts, COHORTS),
     (testing.check_protocol, PROTOCOLS),
+    (testing.check_fusion, FUSIONS),
+    (testing.check_quantiser, QUANTISERS),
 ]
 
 
@@ -36,3 +41,13 @@ def test_what_surrounds_a_round_keeps_its_laws(check, entry):
 def test_clients_keep_their_laws(name):
     entry = CLIENTS[name]
     testing.check_client(entry.make(), **entry.claims)
+
+
+@pytest.mark.parametrize("name", JUDGES)
+def test_judges_keep_their_laws(name, compiled_fast):
+    pytest.importorskip("tokenizers")
+    testing.check_judge(JUDGES[name].make())
+
+
+def test_the_default_of_semantic_ids_keeps_the_laws_of_quantisers():
+    testing.check_quantiser(models.Quantiser(models.residual_kmeans))

@@ -1,4 +1,4 @@
-"""Ten planted faults, each caught by the public check of its kind; its healthy twin passes.
+"""Planted faults, each caught by the public check of its kind; its healthy twin passes.
 
 A fault is a small part with `wrong=True`, and its twin the same part without.
 """
@@ -211,6 +211,30 @@ def predicting() -> Model:
     return replace(plain, predict=predict)
 
 
+def added(wrong=False) -> models.Fusion:
+    """What is not shown moves what is: scores are scaled by the largest of all."""
+
+    def fuse(scores, shares, real):
+        known = jnp.where(jnp.isfinite(scores), scores, -jnp.inf)
+        low = jnp.min(jnp.where(known > -jnp.inf, known, jnp.inf), 1, where=real, initial=jnp.inf)
+        known = jnp.where(known > -jnp.inf, known, low[:, None]) - low[:, None]
+        most = known.max(1, where=jnp.ones_like(real) if wrong else real, initial=1e-9)
+        return (shares[:, None] * known / most[:, None]).sum(0)
+
+    return models.Fusion(fuse)
+
+
+def numbered(wrong=False) -> models.Quantiser:
+    """Codes by the place of a vector, and not by what it is."""
+
+    def quantise(key, vectors, levels, codes):
+        found, centres = models.residual_kmeans(key, vectors, levels, codes)
+        last = jnp.arange(len(vectors), dtype=jnp.int32) // 13 % codes
+        return (found.at[:, -1].set(last) if wrong else found), centres
+
+    return models.Quantiser(quantise)
+
+
 PLANTED = {
     "a bias of 2%": (
         eight_bits, partial(testing.check_compressor, unbiased=True), "unbiased compressors are",
@@ -234,6 +258,12 @@ PLANTED = {
     ),
     "a round of nobody that moves the model": (
         drifting_on, testing.check_strategy, "a round of nobody moves nothing",
+    ),
+    "a list that is scaled by what is not in it": (
+        added, testing.check_fusion, "what is not shown is not read",
+    ),
+    "codes by place": (
+        numbered, testing.check_quantiser, "the same vectors have the same codes",
     ),
     "row ids by identity": (by_identity, testing.check_model, "rows are found by their ids"),
 }  # fmt: skip
