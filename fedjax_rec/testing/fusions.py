@@ -12,7 +12,8 @@ import numpy as np
 from ..models import Fusion
 from .laws import Kind, check, expect, same_bits, traced_once
 
-MODELS, ITEMS, SHARES = 3, 29, np.float32([0.5, 0.3, 0.2])
+MODELS, ITEMS = 3, 29
+SHARES = np.array([0.5, 0.3, 0.2], np.float32)
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ def _bench(fusion: Fusion) -> Fusing:
     fuse = lambda scores, shares=SHARES, shown=shown: np.asarray(
         raw(jnp.float32(scores), jnp.float32(shares), jnp.asarray(shown))
     )
-    return Fusing(fuse, raw, np.float32(scores), shown)
+    return Fusing(fuse, raw, scores.astype(np.float32), shown)
 
 
 def _shares(model: int) -> np.ndarray:
