@@ -134,32 +134,48 @@ def check_complete(plain: Any, where: str) -> None:
 def check_made(value: Any, where: str) -> None:
     """Raises ConfigError where `value`, as the parser made it, still holds a part that was not
     made: jsonargparse leaves parts of type Any as they are when anything about them is wrong."""
+    if isinstance(value, dict) and "class_path" in value:
+        _made(value, where)
+        raise ConfigError(
+            f"{where}={value['class_path']} cannot be made of init_args "
+            f"{value.get('init_args') or {}}; give it all of "
+            f"{', '.join(parameters(find(value['class_path'], where)))} that have no default, of "
+            "the right types."
+        )
+    for name, one in _inside(value):
+        check_made(one, where + name)
     if isinstance(value, str) and _of_a_module(value):
         find(value, where)
+
+
+def _made(value: Any, where: str) -> Any:
+    """`value` with each part in it made. Raises ConfigError for the first, from within, that
+    cannot be: a part that is left because of what is around it is not at fault."""
     if isinstance(value, (list, tuple)):
-        for i, one in enumerate(value):
-            check_made(one, f"{where}[{i}]")
+        return type(value)(_made(one, where + name) for name, one in _inside(value))
     if not isinstance(value, dict):
-        return
+        check_made(value, where)
+        return value
     if "class_path" not in value:
-        for key, one in value.items():
-            check_made(one, f"{where}.{key}")
-        return
+        return {name: _made(one, f"{where}.{name}") for name, one in value.items()}
     unknown_argument(value.keys() - {"class_path", "init_args"}, ["init_args"], where)
     arguments = value.get("init_args") or {}
-    known = parameters(find(value["class_path"], where))
+    factory = find(value["class_path"], where)
     if not isinstance(arguments, dict):
         raise ConfigError(f"{where}.init_args={arguments} is no mapping; write name: value.")
-    unknown_argument(arguments, known, f"{where}.init_args")
-    check_made(arguments, f"{where}.init_args")
+    unknown_argument(arguments, parameters(factory), f"{where}.init_args")
+    inside = _made(arguments, f"{where}.init_args")
     try:
-        find(value["class_path"], where)(**arguments)
+        return factory(**inside)
     except (TypeError, ValueError, OSError) as error:
         raise ConfigError(f"{where}: {error}") from error
-    raise ConfigError(
-        f"{where}={value['class_path']} cannot be made of init_args {arguments}; give it all of "
-        f"{', '.join(known)} that have no default, of the right types."
-    )
+
+
+def _inside(value: Any) -> list[tuple[str, Any]]:
+    """(its place, itself) of all that a list or a mapping holds; nothing of others."""
+    if isinstance(value, (list, tuple)):
+        return [(f"[{i}]", one) for i, one in enumerate(value)]
+    return [(f".{name}", one) for name, one in value.items()] if isinstance(value, dict) else []
 
 
 def _of_a_module(name: str) -> bool:

@@ -43,8 +43,9 @@ def run_series(plan: Plan, chosen: Sequence[PlannedRun], start: Start | None = N
         if status := start(["data", "get", name]):
             return status
     # What is wrong in the last of a seed is said before the first of it runs.
-    for run in (run for run in chosen if run.seed == chosen[0].seed):
-        configuration.read(run.config, run.options())
+    for place, run in enumerate(chosen):
+        if run.seed == chosen[0].seed:
+            _check(run, chosen[:place])
     for place, run in enumerate(chosen, start=1):
         done = is_finished(run)
         print(f"[{place}/{len(chosen)}] {run.out}{': finished' if done else ''}", flush=True)
@@ -54,6 +55,15 @@ def run_series(plan: Plan, chosen: Sequence[PlannedRun], start: Start | None = N
         if run.export and not written and (status := start(run.written())):
             return status
     return _section(plan, start)
+
+
+def _check(run: PlannedRun, before: Sequence[PlannedRun]) -> None:
+    """Raises ConfigError for a run that cannot be, unless it lacks what one before it leaves."""
+    try:
+        configuration.read(run.config, run.options())
+    except configuration.ConfigError as error:
+        if not any(one.out in str(error) and not is_finished(one) for one in before):
+            raise
 
 
 def is_finished(run: PlannedRun) -> bool:

@@ -15,7 +15,7 @@ from fedjax_rec import aggregate, wire
 from fedjax_rec.data import Batches
 from fedjax_rec.experiment import config, overrides
 from fedjax_rec.experiment.config import ConfigError, part, read
-from fedjax_rec.experiment.factories import called
+from fedjax_rec.experiment.factories import called, check_made
 from fedjax_rec.simulate import Cohorts
 from fedjax_rec.types import Aggregator, Compressor, Model, Strategy
 
@@ -384,3 +384,17 @@ def test_what_another_factory_does_not_take_is_said(capsys):
         "fedjax-rec: strategy=fedjax_rec.strategies.pfedrec does not take user_learning_rate=20.0; "
         "dropped.\n"
     )
+
+
+def test_of_parts_within_parts_the_one_at_fault_is_named():
+    """And not the first that was left unmade because of another."""
+    split = {"class_path": "fedjax_rec.data.temporal_ratio", "init_args": {"test": 0.2}}
+    whole = {"class_path": "fedjax_rec.data.cold_items", "init_args": {"split": split}}
+    whole["init_args"]["fraction"] = 2.0
+    with pytest.raises(ConfigError, match=r"^data.split: cold_items\(fraction=2.0\)"):
+        check_made({"split": whole}, "data")
+    split["init_args"]["test"] = 3.0
+    with pytest.raises(
+        ConfigError, match=r"^data.split.init_args.split: temporal_ratio\(.*test=3.0"
+    ):
+        check_made({"split": whole}, "data")

@@ -365,6 +365,28 @@ def test_the_first_failure_ends_a_series(place):
     assert series.run_series(plan, plan.runs, start) == 7 and given == ["data", "run", "run"]
 
 
+def test_what_a_run_before_it_will_leave_may_be_absent(place, monkeypatch):
+    """As the vectors that prompts are made of, which a run of the same series learns."""
+    entries = [{"config": "tiny.yaml", "name": "first"}, {"config": "tiny.yaml", "name": "second"}]
+    plan, lacking = read_runs(written(place, runs=entries)), ["runs/first-0/weights.safetensors"]
+    plain, started = config.read, []
+
+    def read(path, options):
+        if "--name=second" in options and lacking:
+            raise ConfigError(f"data.source: there is no {lacking[0]}.")
+        return plain(path, options)
+
+    monkeypatch.setattr(config, "read", read)
+    start = lambda words: started.append(words[0]) or 0
+    assert series.run_series(plan, plan.runs, start) == 0 and started == ["run", "run"]
+    lacking[:] = ["elsewhere/weights.safetensors"]
+    with pytest.raises(ConfigError, match="there is no elsewhere"):
+        series.run_series(plan, plan.runs, start)
+    lacking[:] = ["runs/first-0/weights.safetensors"]
+    with pytest.raises(ConfigError, match="there is no runs/first-0"):  # which is not to run here
+        series.run_series(plan, plan.only(["second"]), start)
+
+
 def test_a_process_of_its_own_ends_with_its_status(place):
     assert series._process(["run", "absent.yaml"]) == 2
 
