@@ -112,7 +112,7 @@ __all__ = [
     "residual_kmeans", "rows_each", "rq_vae", "sampled_bce", "sampled_softmax", "sasrec",
     "sasrec_from_texts", "semantic_ids", "sentences", "sides", "squared_error", "started", "summed",
     "supervised_contrastive", "tallrec", "text_and_rows", "text_encoder", "text_rows",
-    "text_sasrec", "text_tower", "tiger", "tiger_decoder", "title_answers", "title_likelihood", "told_apart", "trie",
-    "two_tower", "unisrec", "weighted", "weighted_scores", "with_core", "with_popular", "yes_no",
-    "yes_no_above",
+    "text_sasrec", "text_tower", "tiger", "tiger_decoder", "title_answers", "title_likelihood",
+    "told_apart", "trie", "two_tower", "unisrec", "weighted", "weighted_scores", "with_core",
+    "with_popular", "yes_no", "yes_no_above",
 ]  # fmt: skip

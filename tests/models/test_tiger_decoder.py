@@ -1,4 +1,4 @@
-"""TIGER on a decoder against that decoder with the codes as tokens, one whole text after another."""
+"""TIGER on a decoder against that decoder with codes among its tokens, one whole text at a time."""
 
 import sys
 from dataclasses import replace
@@ -49,7 +49,7 @@ def drawn(layers=None):
 
 @cache
 def by_hand(layers=None):
-    """log-likelihoods of the decoder whose table goes on with the codes, adapters in its weights."""
+    """Logits of the decoder whose table goes on with the codes, adapters in its weights."""
     shared, there = drawn(layers), nnx.clone(decoder())
     if layers:
         there.layers = nnx.merge(
@@ -66,8 +66,8 @@ def by_hand(layers=None):
     return nnx.jit(lambda tokens: there(tokens))
 
 
-def log_p(tokens, layers=None):
-    """[len(tokens), V] of the codes after each token, none of them normalised."""
+def logits_of(tokens, layers=None):
+    """[len(tokens), V] of all codes after each token."""
     padded = np.zeros(32, np.int32)
     padded[: len(tokens)] = tokens
     return np.float64(by_hand(layers)(jnp.asarray(padded)))[: len(tokens), WORDS:]
@@ -84,7 +84,7 @@ def leading(row, level):
 
 def one_by_one(before, item, layers=None):
     """log p of an item after `before`: its whole text goes through the decoder."""
-    said, row = log_p([*before, *tokens_of([item])], layers), IDS.codes[item]
+    said, row = logits_of([*before, *tokens_of([item])], layers), IDS.codes[item]
     total = 0.0
     for level, code in enumerate(row):
         scores = said[len(before) - 1 + level, OFFSETS[level] : OFFSETS[level + 1]]
