@@ -49,7 +49,7 @@ def drawn(layers=None):
 
 @cache
 def by_hand(layers=None):
-    """Logits of the decoder whose table goes on with the codes, adapters in its weights."""
+    """The logits of codes, of the decoder that has them too as tokens, adapters in its weights."""
     shared, there = drawn(layers), nnx.clone(decoder())
     if layers:
         there.layers = nnx.merge(
@@ -62,15 +62,19 @@ def by_hand(layers=None):
         adapter = shared["trunk"]["decoder"]["layers"][name]
         a, b = (np.float64(adapter[f"lora_{x}"]) for x in "ab")
         part.kernel[...] = jnp.float32(np.float64(part.kernel[...]) + 5.0 / 3 * a @ b)
-    there.tokens = nnx.Param(jnp.concatenate([there.tokens[...], shared["code"]]))
-    return nnx.jit(lambda tokens: there(tokens))
+    # Read s times as long as they are predicted.
+    words = there.tokens[...]
+    scale = np.median(np.sqrt(np.square(words).mean(1))) / 0.02
+    read = jnp.concatenate([words, scale * shared["code"]])
+    there.tokens = nnx.Param(shared["code"])
+    return nnx.jit(lambda tokens: there.logits(there.through(read[tokens] * 1.5)))
 
 
 def logits_of(tokens, layers=None):
     """[len(tokens), V] of all codes after each token."""
     padded = np.zeros(32, np.int32)
     padded[: len(tokens)] = tokens
-    return np.float64(by_hand(layers)(jnp.asarray(padded)))[: len(tokens), WORDS:]
+    return np.float64(by_hand(layers)(jnp.asarray(padded)))[: len(tokens)]
 
 
 def tokens_of(items):

@@ -1,10 +1,11 @@
 """TIGER on a language model: codes of items are new tokens of a pretrained decoder.
 
-    x = [ E(opening), e_{c} of all codes c of the items i_1 .. i_T ],    e_{c} trained, E frozen
-    log p(i) = sum_m log softmax_k(n(f(x, e_{c_1} .. e_{c_{m-1}})) . e_mk)[c_m]
+    x = [ E(opening), s e_{c} of all codes c of the items i_1 .. i_T ],    e_{c} trained, E frozen
+    log p(i) = sum_m log softmax_k(n(f(x, s e_{c_1} .. s e_{c_{m-1}})) . e_mk)[c_m]
 
 as `next_codes` has it. f are the layers of the decoder, frozen, with LoRA beside them, and n is its
-last norm (LC-Rec, Zheng et al., "Adapting large language models by integrating collaborative
+last norm; e begin small, so that all codes are first likely alike, and s makes them as long as the
+tokens that the decoder knows (LC-Rec, Zheng et al., "Adapting large language models by integrating collaborative
 semantics for recommendation", ICDE 2024, whose vocabulary gets the codes as tokens; it trains the
 whole model, and on texts as well, to bring the tokens into the language: here they learn from
 sequences alone).
@@ -44,21 +45,24 @@ from ..transformers.packed import Branches, Packing, after, read
 from ..transformers.products import times_rows
 from .next_codes import NextCodes, ids_of_texts
 
+FIRST = 0.02  # deviation of the vectors of codes
+
 
 class Decoding(nnx.Module):
-    """The `Trunk` of a decoder, the tokens of which are those of the opening alone, [P, D]."""
+    """The `Trunk` of a decoder, the tokens of which are those of the opening alone, [P, D]. scale:
+    what vectors of codes are read as, s."""
 
-    def __init__(self, decoder: Decoder):
-        self.decoder = decoder
+    def __init__(self, decoder: Decoder, scale: float):
+        self.decoder, self.scale = decoder, scale
 
     def opened(self):
         """[P, D], what goes into the layers."""
         return self.decoder.embed(jnp.arange(self.decoder.tokens.shape[0]))
 
     def embedded(self, vectors):
-        """Of codes [..., D]."""
-        dtype = self.decoder.tokens.dtype
-        return vectors.astype(dtype) * jnp.asarray(self.decoder.size.embedding, dtype)
+        """What goes into the layers, of codes [..., D]."""
+        scale = self.scale * self.decoder.size.embedding
+        return (scale * vectors).astype(self.decoder.tokens.dtype)
 
     def ahead(self, vectors, there, key):
         batch, items, levels, width = vectors.shape
@@ -158,7 +162,7 @@ def on_decoder(
 ) -> Model:
     """`tiger_decoder` of a decoder at hand, which stays as it is, semantic ids and tokens.
 
-    Vectors of codes begin as long as those of tokens are.
+    Vectors of codes are first read as long as those of tokens, and predicted as if all were alike.
     """
     at_least("tiger_decoder", "len(opening)", len(opening), 1)
     check_tokens("tiger_decoder", "opening", [opening], decoder)
@@ -166,11 +170,11 @@ def on_decoder(
     # Of the table of tokens nothing else is read.
     words = decoder.tokens[...][jnp.asarray(opening)]
     small = Decoder(kept.size, words, kept.layers, kept.norm)
-    scale, shape = typical(decoder.tokens[...]), (sum(ids.sizes), decoder.size.width)
+    scale, shape = typical(decoder.tokens[...]) / FIRST, (sum(ids.sizes), decoder.size.width)
 
     def build(rngs):
-        code = scale * jax.random.normal(rngs.params(), shape)
-        trunk = Decoding(adapted(small, rngs, targets, rank, alpha))
+        code = FIRST * jax.random.normal(rngs.params(), shape)
+        trunk = Decoding(adapted(small, rngs, targets, rank, alpha), scale)
         return NextCodes(ids, code, trunk, beam)
 
     return from_nnx(build)
