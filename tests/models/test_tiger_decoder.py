@@ -2,7 +2,7 @@
 
 import sys
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import jax
@@ -38,8 +38,13 @@ def decoder():
     return made
 
 
-def made(layers=None, beam=None, ids=IDS):
-    return on_decoder(ids, decoder(), OPENING, layers, "*query|*down", 3, 5.0, beam)
+@cache
+def made(layers=None, beam=None):
+    return on_decoder(IDS, decoder(), OPENING, layers, "*query|*down", 3, 5.0, beam)
+
+
+def compiled(f):
+    return jax.jit(f, compiler_options={"xla_backend_optimization_level": 0})
 
 
 @cache
@@ -67,7 +72,7 @@ def by_hand(layers=None):
     scale = np.median(np.sqrt(np.square(words).mean(1))) / 0.02
     read = jnp.concatenate([words, scale * shared["code"]])
     there.tokens = nnx.Param(shared["code"])
-    return nnx.jit(lambda tokens: there.logits(there.through(read[tokens] * 1.5)))
+    return compiled(lambda tokens: there.logits(there.through(read[tokens] * 1.5)))
 
 
 def logits_of(tokens, layers=None):
@@ -99,7 +104,7 @@ def one_by_one(before, item, layers=None):
 
 def scored(model, history, layers=None):
     score = lambda shared, h: model.score(shared, {}, slice(None), history=h)
-    return np.asarray(jax.jit(score)(drawn(layers), jnp.int32(history)))
+    return np.asarray(compiled(score)(drawn(layers), jnp.int32(history)))
 
 
 @pytest.mark.parametrize("layers", [None, 1])
@@ -133,20 +138,20 @@ def test_the_loss_is_that_of_whole_texts():
         "inputs": jnp.int32(items[:, :-1]), "targets": jnp.int32(items[:, 1:]),
         "real": jnp.asarray(real), "mask": jnp.float32([1, 1, 0]),
     }  # fmt: skip
-    value = jax.jit(lambda shared: made().loss(shared, {}, batch, KEY))(drawn())
+    value = compiled(lambda shared: made().loss(shared, {}, batch, KEY))(drawn())
     assert len(total) == 2 + 4
     np.testing.assert_allclose(value, np.mean(total), rtol=1e-5)
 
 
 def test_the_base_is_frozen_and_not_sent():
-    found = data.synthetic(num_users=20, num_items=ITEMS, interactions_per_user=7, seed=2)
+    found = data.synthetic(num_users=8, num_items=ITEMS, interactions_per_user=7, seed=2)
     packed = data.pack(data.leave_one_out()(found), evaluation_negatives=0, history=5)
     strategy = strategies.fedavg(
         made(), data.sequences(5), batch_size=1, optimizer=clients.sgd(0.1),
         server=optax.adam(0.01),
     )  # fmt: skip
-    before, after, info, losses = played(strategy, packed.store, 40)
-    assert losses[-1] < losses[0] - 0.3
+    before, after, info, losses = played(strategy, packed.store, 10)
+    assert losses[-1] < losses[0] - 0.1
     leaves = lambda state: jax.tree.leaves(trees.frozen(state.shared))
     assert len(leaves(before)) > 10
     for a, b in zip(leaves(before), leaves(after), strict=True):
@@ -161,21 +166,19 @@ def test_the_base_is_frozen_and_not_sent():
 
 
 def test_what_cannot_be_is_one_line():
-    texts = {"titles": tiny_bert.titles(ITEMS), "weights": tiny_bert.folder(), "codes": 4}
-    on = lambda **more: models.tiger_decoder(
-        ITEMS, **{**texts, "source": tiny_llama.folder(), "opening": "499", **more}
-    )
-    for more, said in [
-        ({"beam": 18}, r"tiger_decoder\(beam=18\) is wider than the catalogue of 17 items"),
-        ({"titles": None}, "tiger_decoder needs titles"),
-        ({"titles": texts["titles"][:9]}, "tiger_decoder: 9 titles for 17 items"),
-        ({"layers": 3}, r"layers=3\) are more than the 2 that the decoder has; use at most 2"),
-        ({"layers": 0}, r"layers=0\) is too small"),
-        ({"opening": ""}, r"len\(opening\)=0\) is too small"),
-        ({"targets": "*value|*key2"}, r"'\*key2' fits no linear layer"),
+    texts = tiny_bert.titles(ITEMS)
+    named = lambda titles, beam=None: models.tiger_decoder(ITEMS, titles=titles, beam=beam)
+    on = partial(on_decoder, IDS, decoder())
+    for make, said in [
+        (lambda: named(texts, 18), r"tiger_decoder\(beam=18\) is wider than the catalogue of 17 i"),
+        (lambda: named(None), "tiger_decoder needs titles"),
+        (lambda: named(texts[:9]), "tiger_decoder: 9 titles for 17 items"),
+        (lambda: on([1], 3), r"layers=3\) are more than the 2 that the decoder has; use at most 2"),
+        (lambda: on([1], 0), r"layers=0\) is too small"),
+        (lambda: on([]), r"len\(opening\)=0\) is too small"),
+        (lambda: on([30]), r"opening\): text 0 has token 30"),
+        (lambda: on([1], None, "*value|*key2"), r"'\*key2' fits no linear layer"),
     ]:
         with pytest.raises(ValueError, match=said) as refused:
-            on(**more)
+            make()
         assert "\n" not in str(refused.value)
-    with pytest.raises(ValueError, match=r"opening\): text 0 has token 30"):
-        on_decoder(IDS, decoder(), [30])

@@ -5,10 +5,10 @@
 
 as `next_codes` has it. f are the layers of the decoder, frozen, with LoRA beside them, and n is its
 last norm; e begin small, so that all codes are first likely alike, and s makes them as long as the
-tokens that the decoder knows (LC-Rec, Zheng et al., "Adapting large language models by integrating collaborative
-semantics for recommendation", ICDE 2024, whose vocabulary gets the codes as tokens; it trains the
-whole model, and on texts as well, to bring the tokens into the language: here they learn from
-sequences alone).
+tokens that the decoder knows (LC-Rec, Zheng et al., "Adapting large language models by integrating
+collaborative semantics for recommendation", ICDE 2024, whose vocabulary gets the codes as tokens;
+it trains the whole model, and on texts as well, to bring the tokens into the language: here they
+learn from sequences alone).
 
 An opening of words is read before all histories, by a client once a step. A decoder knows places
 by what stands before, so padding is seen by nobody and takes no place. The prefixes of the trie go
