@@ -59,6 +59,7 @@ from .sequential.next_item import (
 from .sequential.sasrec import sasrec
 from .sequential.text_sasrec import text_sasrec
 from .sequential.tiger import tiger
+from .sequential.tiger_decoder import tiger_decoder
 from .sequential.trie import Trie, beam_search, trie
 from .sequential.unisrec import unisrec
 from .started import started
@@ -111,7 +112,7 @@ __all__ = [
     "residual_kmeans", "rows_each", "rq_vae", "sampled_bce", "sampled_softmax", "sasrec",
     "sasrec_from_texts", "semantic_ids", "sentences", "sides", "squared_error", "started", "summed",
     "supervised_contrastive", "tallrec", "text_and_rows", "text_encoder", "text_rows",
-    "text_sasrec", "text_tower", "tiger", "title_answers", "title_likelihood", "told_apart", "trie",
-    "two_tower", "unisrec", "weighted", "weighted_scores", "with_core", "with_popular", "yes_no",
-    "yes_no_above",
+    "text_sasrec", "text_tower", "tiger", "tiger_decoder", "title_answers", "title_likelihood",
+    "told_apart", "trie", "two_tower", "unisrec", "weighted", "weighted_scores", "with_core",
+    "with_popular", "yes_no", "yes_no_above",
 ]  # fmt: skip

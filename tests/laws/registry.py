@@ -454,6 +454,20 @@ MODELS = {
         ),
         "sequences(6)",
     ),
+    "tiger_decoder()": (
+        lambda n, m: models.tiger_decoder(
+            n,
+            m,
+            tiny_bert.titles(n),
+            tiny_llama.folder(),
+            tiny_bert.folder(),
+            levels=2,
+            codes=4,
+            opening="499",
+            rank=4,
+        ),
+        "sequences(6)",
+    ),
     "hybrid_sasrec()": (
         lambda n, m: models.hybrid_sasrec(
             n, m, **text(n), width=8, length=6, layers=1, dropout=0.1

@@ -63,11 +63,12 @@ def dense(x, p):
 def states_by_hand(tokens, places):
     """[n, D] of codes (level, code) at places of items, each looking at itself and those before."""
     shared = drawn()
-    table, position = f64(shared["code"]), f64(shared["position"])
+    trunk = shared["trunk"]
+    table, position = f64(shared["code"]), f64(trunk["position"])
     x = np.array([table[OFFSETS[level] + code] for level, code in tokens]) * WIDTH**0.5
     x = x + position[places]
     for number in range(LAYERS):
-        p = jax.tree.map(lambda x, number=number: x[number], shared["layers"])
+        p = jax.tree.map(lambda x, number=number: x[number], trunk["layers"])
         y, out = layer_norm(x, p["before"]), np.zeros(x.shape)
         q, k, v = (dense(y, p[name]) for name in ("query", "key", "value"))
         for part in np.split(np.arange(WIDTH), HEADS):
@@ -77,7 +78,7 @@ def states_by_hand(tokens, places):
                 out[t, part] = weight / weight.sum() @ v[: t + 1, part]
         x = x + dense(out, p["out"])
         x = x + dense(np.maximum(dense(layer_norm(x, p["between"]), p["up"]), 0), p["down"])
-    return layer_norm(x, shared["norm"])
+    return layer_norm(x, trunk["norm"])
 
 
 def codes_of(items):

@@ -36,6 +36,24 @@ class Packing:
         return self.texts[..., :, None] == self.texts[..., None, :]
 
 
+@record
+class Branches:
+    """Tokens of texts that begin alike, each beginning once: a tree. family: int32[T, A], which of
+    the T tokens each sees, itself among them; -1 for none."""
+
+    family: Array
+
+    @property
+    def places(self) -> jax.Array:
+        """int32[T], where each token stands in its text."""
+        return (self.family >= 0).sum(-1) - 1
+
+    @property
+    def together(self) -> jax.Array:
+        """bool[T, T]: tokens and those that stand before them in their text."""
+        return (self.family[:, :, None] == jnp.arange(len(self.family))).any(1)
+
+
 def visible(mask: jax.Array, packing: Packing | None = None) -> jax.Array:
     """bool[..., T or 1, T], who sees whom of a text with `mask` bool[..., T]: all its real tokens,
     or those of one text."""
@@ -61,7 +79,7 @@ def read(decoder: Decoder, x: jax.Array) -> tuple[jax.Array, Reading]:
 def after(
     decoder: Decoder,
     x: jax.Array,
-    packing: Packing | None = None,
+    packing: Packing | Branches | None = None,
     reading: Reading | None = None,
 ) -> jax.Array:
     """[..., T, D]: x [..., T, D] behind all layers, of texts that are packed and go on from
@@ -74,7 +92,7 @@ def ends(
     decoder: Decoder,
     x: jax.Array,
     at: jax.Array,
-    packing: Packing | None = None,
+    packing: Packing | Branches | None = None,
     reading: Reading | None = None,
 ) -> jax.Array:
     """[..., n, D]: what `after` has at the places `at` int32[..., n] alone. The last layer computes
@@ -95,7 +113,7 @@ def held(reading: Reading | None, where: slice | int = slice(None)):
     return None if reading is None else (reading.keys[where], reading.values[where])
 
 
-def _told(size: DecoderSize, x, packing: Packing | None, reading: Reading | None):
+def _told(size: DecoderSize, x, packing: Packing | Branches | None, reading: Reading | None):
     """What layers are told of x [..., T, D]: (angles, mask), and the mask of `reading`."""
     places = jnp.arange(x.shape[-2]) if packing is None else packing.places
     read = 0 if reading is None else reading.keys.shape[-3]
