@@ -12,7 +12,7 @@ from ..evaluate import auc_difference
 from .reading import PREDICTIONS, Group, Run
 from .tables import grid
 
-AUC, DRAWS, LEAST = "auc", 1000, 2  # LEAST: users of whom one can draw
+AUC, DRAWS = "auc", 1000
 
 
 def predictions(run: Run) -> dict[str, np.ndarray] | None:
@@ -60,46 +60,36 @@ def difference(one: Group, other: Group, level: float = 0.95, draws: int = DRAWS
     return auc_difference(a["logits"], b["logits"], a["labels"], a["user"], level, draws)
 
 
-def table(groups: Sequence[Group], names: Sequence[str]) -> list[str]:
-    """Lines of a page: the AUC of each row that kept logits, and how far it is below or above the
-    best of them, with intervals over users. Empty where fewer than two rows have such on the same
-    examples."""
+def tables(groups: Sequence[Group], names: Sequence[str]) -> list[str]:
+    """Lines of a page: a table for each set of two rows or more that kept logits of the same
+    examples, with the AUC of each and how far it is below the best of them, within intervals."""
     held = [(each, name, of_group(each)) for each, name in zip(groups, names, strict=True)]
-    known = [(each, name, found) for each, name, found in held if found is not None]
-    known = [one for one in known if _alike(one[2], known[0][2])]
-    if len(known) < 2 or len(np.unique(known[0][2]["user"])) < LEAST:
-        return []
+    left, text = [one for one in held if one[2] is not None], []
+    while left:
+        alike = [one for one in left if _alike(one[2], left[0][2])]
+        left = [one for one in left if not _alike(one[2], alike[0][2])]
+        if len(alike) > 1:
+            text += _table(alike)
+    return text
+
+
+def _table(known: Sequence[tuple[Group, str, dict]]) -> list[str]:
     best = max(known, key=lambda one: float(np.nanmean(one[0].best(AUC))))
-    rows = []
-    for each, name, _ in known:
-        nothing = {"logits": np.zeros_like(best[2]["labels"], float)}
-        alone = _against(each, nothing, best[2])
-        gap = difference(each, best[0])
-        shown = "" if each is best[0] else f"{gap['difference']:+.4f}"
-        within = "" if each is best[0] else f"{gap['low']:+.4f} to {gap['high']:+.4f}"
-        rows.append(
-            [
-                name,
-                f"{alone['first']:.4f}",
-                f"{0.5 + alone['low']:.4f} to {0.5 + alone['high']:.4f}",
-                shown,
-                within,
-            ]
-        )
-    users = len(np.unique(known[0][2]["user"]))
+    rows, about = [], best[2]
+    half = np.zeros(len(about["labels"]))  # a constant has an AUC of 1/2
+    for each, name, found in known:
+        alone = auc_difference(found["logits"], half, about["labels"], about["user"], draws=DRAWS)
+        gap = difference(each, best[0], draws=DRAWS)
+        within = f"{gap['low']:+.4f} to {gap['high']:+.4f}"
+        against = ["", ""] if each is best[0] else [f"{gap['difference']:+.4f}", within]
+        ends = f"{0.5 + alone['low']:.4f} to {0.5 + alone['high']:.4f}"
+        rows.append([name, f"{alone['first']:.4f}", ends, *against])
     text = (
-        f"AUC with 95% intervals of {DRAWS:,} bootstraps over the {users:,} users of the test, "
-        f"alone and against `{best[1]}`, where both are taken of the same users:"
+        f"AUC with 95% intervals of {DRAWS:,} bootstraps over the {len(np.unique(about['user'])):,} "
+        f"users of the test, alone and against `{best[1]}`, where both are taken of the same users:"
     )
-    return [text, "", grid(["run", "AUC", "interval", "difference", "its interval"], rows), ""]
-
-
-def _against(each: Group, nothing: dict, about: dict) -> dict[str, float]:
-    """The AUC of a row above that of a constant, 1/2."""
-    mine = of_group(each)
-    assert mine is not None
-    zero = nothing["logits"]
-    return auc_difference(mine["logits"], zero, about["labels"], about["user"], draws=DRAWS)
+    titles = ["run", "AUC", "interval", "difference", "its interval"]
+    return [text, "", grid(titles, rows), ""]
 
 
 def _alike(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:

@@ -106,8 +106,7 @@ def results(
             rows.append([*known, *blank, _goals(target), target.source, "not run"])
     text = [*provenance(found), *left_out(folders), *([REFERENCES, ""] if lines else [])]
     text += [grid(columns, rows) + repeats(found), *_notes(trained, mine)]
-    for members in sets_of(groups).values():
-        text += intervals.table(members, [called[id(each)] for each in members])
+    text += intervals.tables(groups, [called[id(each)] for each in groups])
     drawn, below = [], "###" if section else "##"
     for (data, evaluation), members in sets_of(groups).items():
         # Under other negatives other quality is reached: no axis for both. Without a goal for bytes
