@@ -16,7 +16,8 @@ AUC, DRAWS = "auc", 1000
 
 
 def predictions(run: Run) -> dict[str, np.ndarray] | None:
-    """`logits` float32[n], `labels` and `user` [n] of a run; None where it kept none.
+    """`logits` float32[n], `labels` and `user` [n] of a run, by user: clients may be other groups of
+    users in another run. None where it kept none.
 
     Raises ValueError where the file is malformed."""
     path = run.folder / PREDICTIONS
@@ -24,7 +25,8 @@ def predictions(run: Run) -> dict[str, np.ndarray] | None:
         return None
     try:
         with np.load(path) as held:
-            return {name: held[name] for name in ("logits", "labels", "user")}
+            order = np.argsort(held["user"], kind="stable")
+            return {name: held[name][order] for name in ("logits", "labels", "user")}
     except Exception as error:  # zipfile, pickle and format errors share no narrower base
         told = f"{path} is malformed ({type(error).__name__}); run it again."
         raise ValueError(told) from None

@@ -191,7 +191,7 @@ def test_what_the_prompt_beside_says_is_taken_off(monkeypatch):
 
 
 def test_a_line_begins_where_counting_ended():
-    """As `start_from` a run of counting does: its line is the model's, the decoder the model's own."""
+    """As `start_from` a run of counting does: its line is the model's."""
     base, fields = decoder(), prompts()
     fields["dense"] = np.random.default_rng(1).random((N, 3)).astype(np.float32)
     counting = models.logistic(dense=3)

@@ -37,7 +37,7 @@ ARTICLE = re.compile(r"^(.*), (The|A|An|La|Le|Les|Il|El|Das|Der|Die)$")
 USER, ITEM = "\ue000", "\ue001"
 # The titles before, oldest first, each with whether it was liked, and the target -> prompt: its
 # text, or the messages of a conversation.
-Words = Callable[[list[tuple[str, bool]], str], "str | weights.Messages"]
+Words = Callable[[list[tuple[str, bool]], str], str | weights.Messages]
 
 
 def prompt_template(
