@@ -16,8 +16,8 @@ AUC, DRAWS = "auc", 1000
 
 
 def predictions(run: Run) -> dict[str, np.ndarray] | None:
-    """`logits` float32[n], `labels` and `user` [n] of a run, by user: clients may be other groups of
-    users in another run. None where it kept none.
+    """`logits` float32[n], `labels` and `user` [n] of a run, by user: another run may have other
+    groups of users for clients. None where it kept none.
 
     Raises ValueError where the file is malformed."""
     path = run.folder / PREDICTIONS
@@ -86,9 +86,10 @@ def _table(known: Sequence[tuple[Group, str, dict]]) -> list[str]:
         against = ["", ""] if each is best[0] else [f"{gap['difference']:+.4f}", within]
         ends = f"{0.5 + alone['low']:.4f} to {0.5 + alone['high']:.4f}"
         rows.append([name, f"{alone['first']:.4f}", ends, *against])
+    users = len(np.unique(about["user"]))
     text = (
-        f"AUC with 95% intervals of {DRAWS:,} bootstraps over the {len(np.unique(about['user'])):,} "
-        f"users of the test, alone and against `{best[1]}`, where both are taken of the same users:"
+        f"AUC with 95% intervals of {DRAWS:,} bootstraps over the {users:,} users of the test, "
+        f"alone and against `{best[1]}`, where both are taken of the same users:"
     )
     titles = ["run", "AUC", "interval", "difference", "its interval"]
     return [text, "", grid(titles, rows), ""]
