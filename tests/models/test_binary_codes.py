@@ -9,7 +9,7 @@ from safetensors.numpy import save_file
 from small_decoder import KEY, close, played
 
 from fedjax_rec import data, models, strategies
-from fedjax_rec.data.sources.codes import NAMES, written
+from fedjax_rec.data.sources.codes import NAMES, Notation, written
 from fedjax_rec.experiment.exported import weights
 
 USERS, ITEMS, D, BITS = 12, 30, 5, 16
@@ -88,7 +88,8 @@ def test_clients_learn_codes_that_prompts_say(vectors, tmp_path):
     assert set(NAMES) <= set(found)
     (tmp_path / "codes").mkdir()
     save_file(found, tmp_path / "codes" / "weights.safetensors")
-    for notation, base in (("decimal", 256), ("binary", 2)):
+    bases: tuple[tuple[Notation, int], ...] = (("decimal", 256), ("binary", 2))
+    for notation, base in bases:
         texts = data.text_codes(str(tmp_path / "codes"), notation)()
         for side, said, layer in zip(("users", "items"), texts, ("user", "item"), strict=True):
             x = found[f"shared/{side}"] @ found[f"shared/of_{layer}/kernel"]
@@ -98,7 +99,7 @@ def test_clients_learn_codes_that_prompts_say(vectors, tmp_path):
                 number = 0
                 for part in parts:
                     number = number * base + int(part)
-                assert number == int("".join("01"[bit] for bit in row.astype(int)), 2)
+                assert number == sum(2**i for i, bit in enumerate(row[::-1]) if bit)
 
 
 def test_addresses_are_read_from_the_first_bit():
