@@ -66,7 +66,8 @@ def tables(groups: Sequence[Group], names: Sequence[str]) -> list[str]:
     """Lines of a page: a table for each set of two rows or more that kept logits of the same
     examples, with the AUC of each and how far it is below the best of them, within intervals."""
     held = [(each, name, of_group(each)) for each, name in zip(groups, names, strict=True)]
-    left, text = [one for one in held if one[2] is not None], []
+    left = [(each, name, found) for each, name, found in held if found is not None]
+    text: list[str] = []
     while left:
         alike = [one for one in left if _alike(one[2], left[0][2])]
         left = [one for one in left if not _alike(one[2], alike[0][2])]

@@ -18,7 +18,7 @@ USERS, ITEMS, D, BITS = 12, 30, 5, 16
 @pytest.fixture
 def vectors(tmp_path):
     rng = np.random.default_rng(0)
-    users, items = (np.float32(rng.normal(size=(n, D))) for n in (USERS, ITEMS))
+    users, items = (rng.normal(size=(n, D)).astype(np.float32) for n in (USERS, ITEMS))
     save_file({"private/user": users, "shared/item": items}, tmp_path / "weights.safetensors")
     return tmp_path, users, items
 
@@ -41,6 +41,7 @@ def test_logits_are_products_of_signs(vectors):
     rng = np.random.default_rng(2)
     shared["of_user"]["bias"] = jnp.float32(rng.normal(size=BITS))
     user, item = np.array([1, 5, 1]), np.array([2, 0, 29])
+    assert model.predict is not None
     z = model.predict(shared, private, {"user": user, "items": item})
     unit = np.sqrt(np.mean(np.concatenate([users, items]) ** 2))
     sign = lambda x, layer: np.where(x / unit @ layer["kernel"] + layer["bias"] >= 0, 1, -1)
@@ -98,7 +99,7 @@ def test_clients_learn_codes_that_prompts_say(vectors, tmp_path):
                 parts = text.split(".") if base == 256 else text
                 number = 0
                 for part in parts:
-                    number = number * base + int(part)
+                    number = number * base + int(str(part))
                 assert number == sum(2**i for i, bit in enumerate(row[::-1]) if bit)
 
 
