@@ -99,12 +99,12 @@ def test_clients_learn_codes_that_prompts_say(vectors, tmp_path):
                 parts = text.split(".") if base == 256 else text
                 number = 0
                 for part in parts:
-                    number = number * base + int(str(part))
+                    number = number * base + int(part)
                 assert number == sum(2**i for i, bit in enumerate(row[::-1]) if bit)
 
 
 def test_addresses_are_read_from_the_first_bit():
-    bits = np.unpackbits(np.uint8([[198, 51, 100, 7], [0, 255, 1, 128]]), axis=1) > 0
+    bits = np.unpackbits(np.array([[198, 51, 100, 7], [0, 255, 1, 128]], np.uint8), axis=1) > 0
     assert written(bits) == ["198.51.100.7", "0.255.1.128"]
     assert written(bits[:1, :9], "binary") == ["110001100"]
     with pytest.raises(ValueError, match=r"codes have 9 bits; train them with a multiple of 8"):
