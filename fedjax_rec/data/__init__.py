@@ -30,7 +30,10 @@ from .random_split import random_leave_one_out
 from .sequences import sequences
 from .sources.asked import last_of_users, last_ratings
 from .sources.clicks import click_logits, clicks
+from .sources.codes import text_codes
 from .sources.liked_pairs import liked_pairs
+from .sources.matched import with_match
+from .sources.prior import with_prior, without_history, without_title
 from .sources.prompts import as_chat, liked_and_disliked, prompt_template, yes_no_prompts
 from .sources.read import read
 from .sources.sources import load
@@ -60,7 +63,7 @@ __all__ = [
     "liked_and_disliked", "liked_pairs", "load", "min_max", "pack", "pack_examples",
     "packed_prompts", "pairwise", "part_of", "pointwise", "popular_negatives", "popularity_draws",
     "prompt_template", "quantile_bins", "query", "random_leave_one_out", "ratings", "ratio", "read",
-    "sequences", "support", "synthetic", "temporal_ratio", "tied_ends", "titles", "tokens",
-    "uniform_draws", "warm_items", "warm_users", "whole_catalogue", "with_prefix", "yes_no_prompts",
-    "z_score",
+    "sequences", "support", "synthetic", "temporal_ratio", "text_codes", "tied_ends", "titles",
+    "tokens", "uniform_draws", "warm_items", "warm_users", "whole_catalogue", "with_match",
+    "with_prefix", "with_prior", "without_history", "without_title", "yes_no_prompts", "z_score",
 ]  # fmt: skip

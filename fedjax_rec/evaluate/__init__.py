@@ -7,7 +7,7 @@ For one user (`jax.vmap` over users):
 """
 
 from fedjax_rec.evaluate.beyond import beyond_accuracy
-from fedjax_rec.evaluate.bootstrap import auc_interval
+from fedjax_rec.evaluate.bootstrap import auc_difference, auc_interval
 from fedjax_rec.evaluate.calibration import calibration
 from fedjax_rec.evaluate.direction import lower_is_better
 from fedjax_rec.evaluate.distribution import (
@@ -65,6 +65,7 @@ __all__ = [
     "Reliability",
     "auc",
     "auc_by_group",
+    "auc_difference",
     "auc_interval",
     "auc_of_all",
     "beside",

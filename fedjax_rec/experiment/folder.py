@@ -1,6 +1,6 @@
-"""A run folder: `config.yaml`, `metrics.jsonl`, `summary.json`, `per_user.npz`, `figures/`,
-`checkpoints/`, `best/` (the state after the best round), and the `.lock` of the process that runs
-there.
+"""A run folder: `config.yaml`, `metrics.jsonl`, `summary.json`, `per_user.npz`, `predictions.npz`
+(of the labelled examples of a test whose users are known), `figures/`, `checkpoints/`, `best/` (the
+state after the best round), and the `.lock` of the process that runs there.
 
 One process at a time runs in it. Files are replaced whole (written beside, then renamed).
 `metrics.jsonl` grows by whole lines, each forced to disk. A checkpoint has the checksums of those
@@ -24,7 +24,7 @@ import numpy as np
 import yaml
 from filelock import FileLock, Timeout
 
-from ..report.reading import RUNG, Run, read_run, without_later
+from ..report.reading import PER_USER, PREDICTIONS, RUNG, Run, read_run, without_later
 from ..storage import read_yaml, whole
 
 LOCK = ".lock"
@@ -125,7 +125,8 @@ class RunFolder:
         if self.overwrite:
             for name in ("best", "checkpoints", "figures", "tensorboard"):
                 shutil.rmtree(self.path / name, ignore_errors=True)
-            for name in ("metrics.jsonl", RUNG, "summary.json", "per_user.npz", "trackers.json"):
+            records = ("metrics.jsonl", RUNG, "summary.json", "trackers.json")
+            for name in (*records, PER_USER, PREDICTIONS):
                 (self.path / name).unlink(missing_ok=True)
         self._write("config.yaml", yaml.safe_dump(self.plain, sort_keys=False).encode())
         if records is not None:
@@ -217,7 +218,13 @@ class RunFolder:
         return read_run(self.path, json.loads(_json(summary)))
 
     def write_per_user(self, **arrays: np.ndarray) -> None:
-        with whole(self.path / "per_user.npz") as beside, open(beside, "wb") as file:
+        self._write_arrays(PER_USER, arrays)
+
+    def write_predictions(self, **arrays: np.ndarray) -> None:
+        self._write_arrays(PREDICTIONS, arrays)
+
+    def _write_arrays(self, name: str, arrays: dict[str, np.ndarray]) -> None:
+        with whole(self.path / name) as beside, open(beside, "wb") as file:
             np.savez_compressed(file, allow_pickle=False, **arrays)
 
     def _write(self, name: str, data: bytes) -> None:

@@ -26,7 +26,7 @@ from .. import __version__, data, evaluate, simulate, strategies
 from ..report import figures
 from ..report.reading import totals_of
 from ..types import State
-from . import rung, stopped
+from . import predicted, rung, stopped
 from .best import BestState, best_of, chooser_of
 from .candidates import few_candidates
 from .cold import whose
@@ -215,7 +215,7 @@ class Running:
             record["epsilon"] = guarantee.after(progress.round)
         records.append(record)
         if best_of(records, self.chooser, self.protocol) is record:
-            self.best = {"values": progress.values["test"]}
+            self.best = predicted.best_of(progress.values)
             self.kept.take(progress.round, self.held(progress.running))
         self.folder.append(record)
         of_run = replace(
@@ -281,6 +281,7 @@ class Running:
             activity=activity,
             users=users,
         )
+        predicted.write(folder, self.best, cases)
         with _DRAWING:
             figures.draw_all(folder.outcome(summary))
         folder.write_summary(summary)
@@ -305,7 +306,7 @@ def _resumed(
             "at least that many, another --out, or --overwrite true."
         )
     ended = stopped.unpacked(saved.get(stopped.KEY))
-    return state, {"values": saved["values"]}, folder.records(saved[RECORDS]), ended
+    return state, predicted.best_of_saved(saved), folder.records(saved[RECORDS]), ended
 
 
 def foreseen(config: Config, experiment: Experiment, calls: simulate.Calls, done: int):

@@ -66,6 +66,8 @@ from .started import started
 from .summed import summed
 from .supervised_contrastive import supervised_contrastive
 from .text.answers import tallrec, yes_no, yes_no_above
+from .text.binary_codes import binary_codes
+from .text.calibrated import calibrated
 from .text.collm import collm
 from .text.judge import Judge, alone, judged
 from .text.next_title import after_titles, next_title
@@ -99,19 +101,19 @@ __all__ = [
     "Histories", "ItemLoss", "Judge", "LlamaSize", "LoRA", "Objective", "Private", "PrivateRows",
     "Quantiser", "Rows", "SemanticIds", "SoftTokens", "Trie", "after_titles", "alone",
     "attribute_neighbours", "attribute_popularity", "attribute_scores", "attribute_weights",
-    "attributed", "base_nbytes", "bce", "beam_search", "bert", "bert4rec", "biased_mf", "bpr",
-    "collm", "contrastive", "dcn", "deepfm", "dlrm", "dora", "ease", "export_peft", "f2mf",
-    "feature_dcn", "feature_deepfm", "feature_mf", "fedkd", "fedmf", "fedpergnn", "fedrap",
-    "freeze", "from_nnx", "frozen_at", "full_softmax", "gbce", "generate", "gmf", "gpfedrec",
-    "gpfedrec_rows", "grouped", "gru4rec", "guided", "hashed", "hetefedrec", "hstu", "hybrid",
-    "hybrid_sasrec", "ials", "ifedrec", "import_peft", "in_dtype", "item_knn", "item_scores",
-    "item_weights", "judged", "layers", "lightfr", "lightgcn", "llama", "load_decoder",
-    "load_encoder", "load_llama", "log_q_softmax", "logistic", "lora", "masked_mean", "merged",
-    "mlp", "mutual", "neumf", "next_title", "pfedrec", "popularity", "private_at", "prunable",
-    "quantised", "quotient_remainder", "random_bert", "reciprocal_ranks", "reordered",
-    "residual_kmeans", "rows_each", "rq_vae", "sampled_bce", "sampled_softmax", "sasrec",
-    "sasrec_from_texts", "semantic_ids", "sentences", "sides", "squared_error", "started", "summed",
-    "supervised_contrastive", "tallrec", "text_and_rows", "text_encoder", "text_rows",
+    "attributed", "base_nbytes", "bce", "beam_search", "bert", "bert4rec", "biased_mf",
+    "binary_codes", "bpr", "calibrated", "collm", "contrastive", "dcn", "deepfm", "dlrm", "dora",
+    "ease", "export_peft", "f2mf", "feature_dcn", "feature_deepfm", "feature_mf", "fedkd", "fedmf",
+    "fedpergnn", "fedrap", "freeze", "from_nnx", "frozen_at", "full_softmax", "gbce", "generate",
+    "gmf", "gpfedrec", "gpfedrec_rows", "grouped", "gru4rec", "guided", "hashed", "hetefedrec",
+    "hstu", "hybrid", "hybrid_sasrec", "ials", "ifedrec", "import_peft", "in_dtype", "item_knn",
+    "item_scores", "item_weights", "judged", "layers", "lightfr", "lightgcn", "llama",
+    "load_decoder", "load_encoder", "load_llama", "log_q_softmax", "logistic", "lora",
+    "masked_mean", "merged", "mlp", "mutual", "neumf", "next_title", "pfedrec", "popularity",
+    "private_at", "prunable", "quantised", "quotient_remainder", "random_bert", "reciprocal_ranks",
+    "reordered", "residual_kmeans", "rows_each", "rq_vae", "sampled_bce", "sampled_softmax",
+    "sasrec", "sasrec_from_texts", "semantic_ids", "sentences", "sides", "squared_error", "started",
+    "summed", "supervised_contrastive", "tallrec", "text_and_rows", "text_encoder", "text_rows",
     "text_sasrec", "text_tower", "tiger", "tiger_decoder", "title_answers", "title_likelihood",
     "told_apart", "trie", "two_tower", "unisrec", "weighted", "weighted_scores", "with_core",
     "with_popular", "yes_no", "yes_no_above",

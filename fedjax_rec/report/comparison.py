@@ -5,7 +5,8 @@
 Each run folder keeps the test metrics of every user at its best round. Runs that differ in their
 seed alone are one row: a user's value is the mean over them, so that the test is of users, and
 `seeds` tells how many runs stand behind it. p values are raised by Holm's rule over all rows of a
-metric.
+metric. An AUC over all examples is no mean over users: where runs keep logits, users are drawn and
+both AUCs are taken of their examples; there is no Wilcoxon test, and no effect, of it.
 """
 
 from __future__ import annotations
@@ -20,10 +21,14 @@ import polars as pl
 
 from ..check import nearest, one_of
 from ..evaluate import holm, lower_is_better, paired
+from .intervals import AUC, difference, of_group
 from .latex import tabular
 from .reading import Group, find_runs, group, labels, read_run
 from .tables import grid, sets_of, title
 
+MOST = 1000  # draws of an AUC, each of which sorts no examples but counts all
+# What is there of means over users alone.
+ALONE = dict.fromkeys(("p_wilcoxon", "effect", "rank_biserial", "ties"), float("nan"))
 FORMATS = ("markdown", "latex", "csv")
 
 
@@ -65,7 +70,9 @@ def compare(
             f"compare: {len(rows)} row was found (seeds of one setting are one row); give runs of "
             "two settings or more."
         )
-    if len(sets_of(rows)) > 1:
+    # Of logits it is seen by themselves whether they are of the same examples.
+    of_logits = list(metrics) == [AUC] and all(of_group(each) is not None for each in rows)
+    if len(sets_of(rows)) > 1 and not of_logits:
         told = "; ".join(", ".join(about) for about in sets_of(rows))
         raise ValueError(
             f"compare: the runs are on other data or measured otherwise ({told}), so that users "
@@ -76,13 +83,17 @@ def compare(
     called = dict(zip(map(id, rows), labels(rows), strict=True))
     found: list[dict[str, Any]] = []
     for metric in chosen:
-        theirs = _by_user(base, metric)
+        of_examples = metric == AUC and of_group(base) is not None
+        theirs = None if of_examples else _by_user(base, metric)
         told = []
         for each in rows:
             if each is base:
                 continue
-            both = _by_user(each, metric).join(theirs, "user", suffix="_other").sort("user")
-            values = paired(both["value"], both["value_other"], level, draws)
+            if theirs is None:
+                values = ALONE | difference(each, base, level, min(draws, MOST))
+            else:
+                both = _by_user(each, metric).join(theirs, "user", suffix="_other").sort("user")
+                values = paired(both["value"], both["value_other"], level, draws)
             seeds = f"{len(each.runs)} / {len(base.runs)}"
             names = {"run": called[id(each)], "against": called[id(base)], "metric": metric}
             told.append({**names, "seeds": seeds, **values})

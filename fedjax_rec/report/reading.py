@@ -27,6 +27,7 @@ LABELS = (
 )  # keys of a configuration that change no result
 # Keys that came later: where they are None, nothing else is computed than without them.
 LATER = {"data": ("evaluation_draws", "features"), "evaluation": ("groups",)}
+PER_USER, PREDICTIONS = "per_user.npz", "predictions.npz"
 RUNG = "rung.json"  # in the folder of a run that a sweep stopped at a rung
 RANKING = ("hr@10", "ndcg@10", "er@10")
 # Of a client in a round; no metrics of a model, but targets may name them.
@@ -149,7 +150,7 @@ def read_run(folder: Path | str, summary: dict[str, Any] | None = None) -> Run:
         raise ValueError(f"{path} lacks {', '.join(sorted(absent))}; run it again.")
     _check_summary(path, summary, records)
     config = _mapping(folder / "config.yaml", read_yaml)
-    return Run(folder, config, records, summary, _per_user(folder / "per_user.npz"))
+    return Run(folder, config, records, summary, _per_user(folder / PER_USER))
 
 
 def _check_summary(path: Path, summary: dict[str, Any], records: Sequence[dict[str, Any]]) -> None:

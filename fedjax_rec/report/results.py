@@ -12,6 +12,7 @@ see `references.py`.
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from fedjax_rec.report import intervals
 from fedjax_rec.report.convergence import convergence, has_reference
 from fedjax_rec.report.reading import FIELDS, KIB_UP, RANKING, Group, find_runs, group
 from fedjax_rec.report.references import (
@@ -105,6 +106,7 @@ def results(
             rows.append([*known, *blank, _goals(target), target.source, "not run"])
     text = [*provenance(found), *left_out(folders), *([REFERENCES, ""] if lines else [])]
     text += [grid(columns, rows) + repeats(found), *_notes(trained, mine)]
+    text += intervals.tables(groups, [called[id(each)] for each in groups])
     drawn, below = [], "###" if section else "##"
     for (data, evaluation), members in sets_of(groups).items():
         # Under other negatives other quality is reached: no axis for both. Without a goal for bytes

@@ -27,7 +27,7 @@ from .forecast import Forecast, forecast
 from .hosts import folder_of_own, from_first, gathered, in_step, is_first, join
 from .lent import Lent, OtherBase
 from .loop import Diverged, simulate
-from .measure import Measure, aggregated, fitted, on_examples, personal
+from .measure import LOGITS, Measure, aggregated, fitted, on_examples, personal
 from .program import Calls, Parts, Program, block_of, blocks, program
 from .progress import Callback, CallbackError, Progress, Stop, attending, name_of, told
 from .seal import Damaged
@@ -35,6 +35,7 @@ from .unchanged import outline
 from .whole import sweep, whole_run
 
 __all__ = [
+    "LOGITS",
     "Callback",
     "CallbackError",
     "Calls",

@@ -13,11 +13,14 @@ import jax
 import jax.numpy as jnp
 
 from .. import keys
-from ..evaluate import Protocol, evaluate_examples, evaluate_users, labelled
+from ..evaluate import Protocol, evaluate_users, labelled, predict_examples
+from ..evaluate.labelled import measures
 from ..made import part
 from ..rounds.chunks import in_chunks, put
 from ..rounds.cohort import now_of, over_clients
 from ..types import Client, Cohort, Model, RoundInfo, State
+
+USER, LOGITS = "user", "{}_logits"  # of examples, and of a part among the values
 
 
 @part
@@ -103,7 +106,8 @@ def fitted(measure: Measure, client: Client, store, ids, key: jax.Array, chunk: 
 
 def on_examples(model: Model, parts: Mapping, users_per_chunk: int = 32):
     """The server's model with each client's private state predicts its held-out examples; see
-    `evaluate.labelled`.
+    `evaluate.labelled`. Of examples with a field `user` the values of part p have the logits too,
+    float32[n], as `p_logits`: what is needed to draw users anew.
 
     Args:
         model: `strategy.model`.
@@ -118,14 +122,18 @@ def on_examples(model: Model, parts: Mapping, users_per_chunk: int = 32):
     """
 
     def values(state: State, info: RoundInfo, ids: jax.Array):
-        both = {
-            name: evaluate_examples(model, state.shared, state.private, held, users_per_chunk)
+        said = {
+            name: predict_examples(model, state.shared, state.private, held, users_per_chunk)
             for name, held in parts.items()
         }
+        both = {name: measures(said[name], held) for name, held in parts.items()}
         of_clients, over_all = ({name: x[i] for name, x in both.items()} for i in (0, 1))
-        return of_clients, over_all
+        kept = {
+            LOGITS.format(name): said[name] for name, held in parts.items() if USER in held.fields
+        }
+        return of_clients | kept, over_all
 
-    by_user = all("user" in held.fields for held in parts.values())
+    by_user = all(USER in held.fields for held in parts.values())
     return Measure(values, labelled(by_user), dict(parts))
 
 

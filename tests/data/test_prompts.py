@@ -11,6 +11,10 @@ from fedjax_rec.data import (
     last_ratings,
     liked_and_disliked,
     prompt_template,
+    with_match,
+    with_prior,
+    without_history,
+    without_title,
     yes_no_prompts,
 )
 from fedjax_rec.data.partition import Partition, by_hash
@@ -265,3 +269,59 @@ def test_users_are_grouped_as_asked(prompts):
     assert (made.client == made.fields["user"] % 2).all() and made.num_clients == 2
     with pytest.raises(ValueError, match=r"clients=3.*grouping makes 2"):
         prompts(clients=3, shots=None, grouping=grouping)
+
+
+def test_codes_stand_where_words_say(ratings, folder, prompts):
+    """As text, whose tokens are those of the words with it; whatever the tokenizer knows of it."""
+    users = [f"film{u}" for u in range(USERS)]
+    items = [f"film{ITEMS - 1 - i}" for i in range(ITEMS)]
+    words = prompt_template("{title} {answer}", "like {user} the {item} ? {title}")
+    made = prompts(words=words, codes=lambda: (users, items), asking=last_of_users(users=10))
+    plain = prompts(
+        words=prompt_template("{title} {answer}", "{title}"), asking=last_of_users(users=10)
+    )
+    assert "soft" not in made.fields
+    for i in range(len(made)):
+        user, item = made.fields["user"][i], made.fields["item"][i]
+        *before, title = said(plain, i, folder[1]).split()
+        code = f"like {users[user]} the {items[item]} ?".split()
+        assert said(made, i, folder[1]).split() == [*before, *code, title]
+    with pytest.raises(ValueError, match=r"the words have no place for them"):
+        prompts(codes=lambda: (users, items))
+    with pytest.raises(ValueError, match=r"codes of 3 users and 30 items and the data have 12 and"):
+        prompts(words=words, codes=lambda: (users[:3], items))
+
+
+def test_prompts_beside_say_less(ratings, folder, prompts):
+    words = prompt_template("{title} {answer}", "{title} ?")
+    made = lambda words: prompts(words=words)
+    asked, other = made(words), {
+        "title": made(without_title(words, "Answer")), "history": made(without_history(words)),
+    }  # fmt: skip
+    for i in (0, 7, len(asked) - 1):
+        *before, title, mark = said(asked, i, folder[1]).split()
+        assert said(other["title"], i, folder[1]).split() == [*before, "Answer", mark]
+        assert said(other["history"], i, folder[1]).split() == [title, mark]
+    both = with_prior(asked, other["history"])
+    np.testing.assert_array_equal(both.fields["prior_length"], other["history"].fields["length"])
+    np.testing.assert_array_equal(both.fields["tokens"], asked.fields["tokens"])
+    with pytest.raises(ValueError, match=r"the second prompts are about other users or items"):
+        with_prior(asked, prompts(words=words, seed=1))
+
+
+def test_a_factorization_stands_beside_what_counting_says(prompts, tmp_path):
+    from safetensors.numpy import save_file
+
+    rng = np.random.default_rng(0)
+    users, items = (np.float32(rng.normal(size=(n, 4))) for n in (USERS, ITEMS))
+    file = tmp_path / "weights.safetensors"
+    save_file({"private/user": users[:, None], "shared/item": items}, file)
+    made, plain = with_match(prompts(), str(tmp_path)), prompts()
+    np.testing.assert_array_equal(made.fields["dense"][:, :3], plain.fields["dense"])
+    columns = *(made.fields[x] for x in ("user", "item")), made.fields["dense"][:, 3]
+    for user, item, z in zip(*columns, strict=True):
+        want = users[user, 3] + items[item, 3] + users[user, :3] @ items[item, :3]
+        np.testing.assert_allclose(z, want, rtol=1e-5)
+    save_file({"private/user": users[:2], "shared/item": items}, file)
+    with pytest.raises(ValueError, match=r"of 2 users and 30 items and prompts about user 11"):
+        with_match(prompts(), str(tmp_path))

@@ -166,3 +166,25 @@ def test_an_interval_of_auc_draws_users():
     assert alike["high"] - alike["low"] > 1.5 * (told["high"] - told["low"])
     with pytest.raises(ValueError, match="give one each"):
         evaluate.auc_interval(scores, labels, users[:-1])
+
+
+def test_a_difference_of_aucs_draws_the_same_users_for_both():
+    rng = np.random.default_rng(5)
+    users = np.repeat(np.arange(150), 3)
+    labels = rng.integers(0, 2, 450)
+    first, second = rng.normal(size=(2, 450)) + labels, rng.normal(size=450)
+    told = evaluate.auc_difference(first, second, labels, users, draws=100)
+    whole = np.mean([all_pairs(z, labels) for z in first]) - all_pairs(second, labels)
+    assert told["difference"] == pytest.approx(whole) and told["users"] == 150
+    times = np.random.default_rng(0).multinomial(150, np.full(150, 1 / 150), size=100)
+    gaps = []
+    for row in times:
+        rows = np.repeat(np.arange(450), row[users])
+        one = np.mean([all_pairs(z[rows], labels[rows]) for z in first])
+        gaps.append(one - all_pairs(second[rows], labels[rows]))
+    np.testing.assert_allclose([told["low"], told["high"]], np.quantile(gaps, [0.025, 0.975]))
+    assert told["p_bootstrap"] == pytest.approx(2 / 101)  # no draw has the other ahead
+    same = evaluate.auc_difference(second, second, labels, users, draws=50)
+    assert same["difference"] == same["low"] == same["high"] == 0 and same["p_bootstrap"] == 1
+    with pytest.raises(ValueError, match=r"auc_difference\(scores"):
+        evaluate.auc_difference(first, second[:-1], labels, users)

@@ -508,6 +508,16 @@ MODELS = {
         ),
         "pointwise(4, as prompts)",
     ),
+    "calibrated()": (
+        lambda n, m: models.calibrated(
+            tiny_llama.prompts(n), tiny_llama.folder(), 1, rank=4, answers=(" 498", " 499")
+        ),
+        "pointwise(4, as prompts)",
+    ),
+    "binary_codes()": (
+        lambda n, m: models.binary_codes(tiny_llama.vectors(n), 8),
+        "pointwise(4, as prompts)",
+    ),
     "collm()": (
         lambda n, m: models.collm(
             tiny_llama.prompts(n),

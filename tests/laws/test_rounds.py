@@ -284,7 +284,14 @@ SLOW = {"gmf()", "mlp()", "fedmf(bce)"}  # NeuMF holds two of them, other tests 
 # SASRec stands for them; tests/models/test_sequential.py trains each.
 SLOW |= {"text_tower()", "text_and_rows()", "text_encoder(private B)"}
 SLOW |= {"text_encoder(modernbert)", "text_encoder(t5)"}
-SLOW |= {"yes_no(2 layers)", "yes_no_above(1 layer)", "tallrec()", "collm()", "next_title()"}
+SLOW |= {
+    "yes_no(2 layers)",
+    "yes_no_above(1 layer)",
+    "tallrec()",
+    "calibrated()",
+    "collm()",
+    "next_title()",
+}
 SLOW |= {
     "fedkd()",
     "frozen_at(lora, A)",

@@ -64,12 +64,14 @@ def folder() -> str:
 
 
 def prompts(items: int) -> dict[str, np.ndarray]:
-    """Each item is a prompt: itself, two vectors where they are wanted, and one token behind."""
+    """Each item is a prompt: itself, two vectors where they are wanted, and one token behind;
+    beside it that token alone."""
     tokens = np.stack([np.arange(items), np.full(items, items)], 1).astype(np.int32)
     places = {"soft": np.tile(np.int32([1, 2]), (items, 1)), "item": np.arange(items)}
     places["user"] = places["item"] % USERS
     length = np.full(items, 2, np.int32)
-    return {"tokens": tokens, "length": length, "prompt": np.arange(items), **places}
+    beside = {"prior_tokens": tokens[:, 1:], "prior_length": np.full(items, 1, np.int32)}
+    return {"tokens": tokens, "length": length, "prompt": np.arange(items), **places, **beside}
 
 
 @functools.cache

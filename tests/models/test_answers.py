@@ -9,6 +9,7 @@ from flax import nnx
 from small_decoder import KEY, NO, SIZE, YES, decoder, played
 
 from fedjax_rec import data, models, strategies, trees
+from fedjax_rec.models.text import answers as answers_file
 from fedjax_rec.models.text import prompt_states
 from fedjax_rec.models.transformers.families.llama import llama
 
@@ -152,3 +153,54 @@ def test_counts_are_a_line_beside_the_answer():
     np.testing.assert_allclose(found, want, rtol=1e-5, atol=1e-5)
     with pytest.raises(ValueError, match=r"yes_no_above\(counts=-1\) is too small"):
         models.yes_no_above(base, (YES, NO), fields, layers=1, counts=-1)
+
+
+def beside(fields, seed=5) -> dict[str, np.ndarray]:
+    """A second prompt for each, of which some are alike, and of another width."""
+    rng = np.random.default_rng(seed)
+    tokens, length = rng.integers(1, 50, (N, 7)), rng.integers(2, 8, N)
+    tokens[N // 2 :], length[N // 2 :] = tokens[: N // 2], length[: N // 2]
+    tokens[np.arange(7) >= length[:, None]] = 0
+    return {**fields, "prior_tokens": np.int32(tokens), "prior_length": np.int32(length)}
+
+
+def test_what_the_prompt_beside_says_is_taken_off(monkeypatch):
+    """By the logits of the whole decoder, of both prompts; those alike are read once."""
+    pytest.importorskip("tokenizers")
+    base, fields = decoder(), beside(prompts())
+    monkeypatch.setattr(answers_file, "asked", lambda *_: (base, (YES, NO)))
+    model = models.calibrated(fields, layers=2, rank=2, states="float32")
+    shared, private = model.init(KEY)
+    assert shared["states"].value.shape == (N + N // 2, T, SIZE.width)
+    whole = nnx.jit(lambda m, t: m(t))
+
+    def answered(tokens, length):
+        last = np.asarray(whole(base, tokens))[np.arange(N), length - 1]
+        return last[:, YES] - last[:, NO]
+
+    want = answered(fields["tokens"], fields["length"])
+    want = want - answered(fields["prior_tokens"], fields["prior_length"])
+    z = jax.jit(model.predict)(shared, private, batch_of(fields))
+    np.testing.assert_allclose(z, want, rtol=1e-3, atol=1e-4)
+    y = fields["labels"]
+    loss = np.logaddexp(0, np.where(y > 0, -want, want)).mean()
+    got = jax.jit(model.loss)(shared, private, batch_of(fields), KEY)
+    np.testing.assert_allclose(got, loss, rtol=1e-3)
+    with pytest.raises(ValueError, match=r"has no 'prior_tokens', the prompts beside; use"):
+        models.calibrated(prompts())
+
+
+def test_a_line_begins_where_counting_ended():
+    """As `start_from` a run of counting does: its line is the model's."""
+    base, fields = decoder(), prompts()
+    fields["dense"] = np.random.default_rng(1).random((N, 3)).astype(np.float32)
+    counting = models.logistic(dense=3)
+    shared, private = counting.init(KEY)
+    shared["line"]["kernel"] = jnp.array([[1.0], [-2.0], [0.5]])
+    plain = models.yes_no_above(base, (YES, NO), fields, layers=1)
+    both = models.yes_no_above(base, (YES, NO), fields, layers=1, counts=3)
+    begun = models.started(both, trees.named(shared))
+    z = jax.jit(plain.predict)(*plain.init(KEY), batch_of(fields))
+    z = z + counting.predict(shared, private, batch_of(fields))
+    found = jax.jit(begun.predict)(*begun.init(KEY), batch_of(fields))
+    np.testing.assert_allclose(found, z, rtol=1e-5, atol=1e-5)

@@ -27,6 +27,7 @@ from ..interactions import Interactions, offsets
 from ..partition import Partitioner, by_hash
 from ..splits import Split
 from .asked import Asking, counted, in_parts, last_of_users, shots_of
+from .codes import Codes
 from .sources import load
 from .text import titles
 
@@ -36,7 +37,7 @@ ARTICLE = re.compile(r"^(.*), (The|A|An|La|Le|Les|Il|El|Das|Der|Die)$")
 USER, ITEM = "\ue000", "\ue001"
 # The titles before, oldest first, each with whether it was liked, and the target -> prompt: its
 # text, or the messages of a conversation.
-Words = Callable[[list[tuple[str, bool]], str], "str | weights.Messages"]
+Words = Callable[[list[tuple[str, bool]], str], str | weights.Messages]
 
 
 def prompt_template(
@@ -54,6 +55,7 @@ def prompt_template(
         ask: of the target, with `{title}`; it ends where the answer would begin. `{user}` and
             `{item}` are where the vectors of the user and of the target stand, one token each, for
             models that are given them (`models.collm`); what is before them is the same without.
+            With `yes_no_prompts(codes=)` they are text, the codes of both.
         between: two of them.
         opening: before all; ends as it is to end.
         answers: of an item that was liked and of one that was not.
@@ -165,6 +167,7 @@ def yes_no_prompts(
     seed: int = 0,
     words: Words | None = None,
     grouping: Partitioner | None = None,
+    codes: Codes | None = None,
 ) -> Examples:
     """Prompts, each with a yes or a no: would the user like this, given what he liked and disliked?
 
@@ -183,6 +186,8 @@ def yes_no_prompts(
             those of `as_chat`; default `prompt_template()`.
         grouping: of users into clients, as many as `clients` says; default `by_hash(clients)`, else
             for instance `by_vectors`.
+        codes: what stands for `{user}` and `{item}` of the words, as `text_codes`; None leaves
+            these places to vectors.
 
     Returns:
         `Examples` with the fields `tokens` int32[n, T], padded behind with 0, `length` int32[n],
@@ -194,8 +199,9 @@ def yes_no_prompts(
 
     Raises:
         ValueError: for data without ratings or titles, for a client with fewer than `shots`
-            interactions to learn from, for a grouping into another number of clients, and for words
-            that place a vector twice, or at the end.
+            interactions to learn from, for a grouping into another number of clients, for words
+            that place a vector twice, or at the end, and for codes of other users or items, or
+            without a place.
 
     Example:
         >>> found = data.yes_no_prompts(films, decoder_folder, shots=2, clients=2, length=64)
@@ -222,12 +228,14 @@ def yes_no_prompts(
     rows, part = in_parts(train, asked)
     said, start = [short_title(line) for line in lines], offsets(found)
     worded = words or prompt_template()
+    told = None if codes is None else _codes_of(codes, found)
 
     def text(row: int, named: int) -> str | weights.Messages:
-        end = asked.until[row]
-        before = range(max(start[found.users[row]], end - named), end)
+        user, item, end = found.users[row], found.items[row], asked.until[row]
+        before = range(max(start[user], end - named), end)
         past = [(said[found.items[i]], bool(ratings[i] > above)) for i in before]
-        return worded(past, said[found.items[row]])
+        made = worded(past, said[item])
+        return made if told is None else _with_codes(made, told[0][user], told[1][item])
 
     tokens, sizes, soft = encoded(tokenizer, text, rows, history, length)
     likes = (ratings > above).astype(np.float32)
@@ -247,6 +255,34 @@ def yes_no_prompts(
         part=part,
         num_rows=found.num_items,
         num_clients=clients,
+    )
+
+
+def _codes_of(codes: Codes, found: Interactions) -> tuple[list[str], list[str]]:
+    """The codes, of the users and items of `found`. Raises ValueError where they are of others."""
+    users, items = codes()
+    if (len(users), len(items)) != (found.num_users, found.num_items):
+        raise ValueError(
+            f"yes_no_prompts(codes=...) has codes of {len(users)} users and {len(items)} items and "
+            f"the data have {found.num_users} and {found.num_items}; train them on the same data."
+        )
+    return users, items
+
+
+def _with_codes(made: str | weights.Messages, user: str, item: str) -> str | weights.Messages:
+    """A prompt with codes in the places of vectors. Raises ValueError where it has none."""
+    if not isinstance(made, str):
+        texts = [one["content"] for one in made]
+        if any(USER in text for text in texts):
+            return [
+                {**one, "content": text.replace(USER, user).replace(ITEM, item)}
+                for one, text in zip(made, texts, strict=True)
+            ]
+    elif USER in made:
+        return made.replace(USER, user).replace(ITEM, item)
+    raise ValueError(
+        "yes_no_prompts(codes=...): the words have no place for them; name it, as "
+        "data.prompt_template(ask='{user} {item} {title}:') does."
     )
 
 
