@@ -125,8 +125,8 @@ class RunFolder:
         if self.overwrite:
             for name in ("best", "checkpoints", "figures", "tensorboard"):
                 shutil.rmtree(self.path / name, ignore_errors=True)
-            records = ("metrics.jsonl", RUNG, "summary.json", "trackers.json")
-            for name in (*records, PER_USER, PREDICTIONS):
+            told = ("metrics.jsonl", RUNG, "summary.json", "trackers.json")
+            for name in (*told, PER_USER, PREDICTIONS):
                 (self.path / name).unlink(missing_ok=True)
         self._write("config.yaml", yaml.safe_dump(self.plain, sort_keys=False).encode())
         if records is not None:

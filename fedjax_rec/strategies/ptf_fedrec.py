@@ -207,7 +207,8 @@ def ptf_fedrec(
             chosen = selected(choice, positive & seen, ~positive & seen, beta, gamma)
             values = swapped(jax.nn.sigmoid(scores), *chosen, swap, most)
             live = chosen[0] | chosen[1]
-            said = rows.RowsUpdate(values[:, None], None, live, None, num_items)
+            values = jnp.where(live, values, 0.0)[:, None]
+            said = rows.RowsUpdate(values, None, live, None, num_items)
             return held, replace(upload, update=said)
 
         return work, of_clients, now

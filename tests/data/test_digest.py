@@ -52,3 +52,6 @@ def test_labelled_examples_are_told_apart_too():
     assert other[CATALOGUE] == one[CATALOGUE] and other[ROWS] != one[ROWS]
     wider = data.digests_of_examples(replace(made, num_rows=made.num_rows + 1))
     assert wider[CATALOGUE] != one[CATALOGUE]
+    # Prompts in other words are of the same users and items: a run may go on with them.
+    beside = data.digests_of_examples(replace(made, fields={**made.fields, "more": labels}))
+    assert beside[CATALOGUE] == one[CATALOGUE] and beside[ROWS] != one[ROWS]

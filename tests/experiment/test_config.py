@@ -81,7 +81,8 @@ def test_every_shipped_configuration_is_read_and_made(path, choice):
         config = read(path, [f"--choose={choice}"] if choice else [])
         model = config.make_model(num_items=len(titles), members=1, **late)
     except (FileNotFoundError, ConfigError) as error:
-        if "run `fedjax-rec data get" in str(error):
+        # Weights that are not here, and what a run that comes before it is to leave.
+        if any(told in str(error) for told in ("run `fedjax-rec data get", "`fedjax-rec export")):
             pytest.skip(str(error))
         raise
     stem = "_".join(filter(None, (path.stem, choice)))

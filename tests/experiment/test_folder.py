@@ -106,6 +106,7 @@ def test_overwrite_clears_what_a_run_wrote_and_nothing_else(tmp_path):
     folder.append(record(1))
     folder.write_summary({})
     folder.write_per_user(values=np.zeros(2))
+    folder.write_predictions(logits=np.zeros(2))
     for name in ("checkpoints/4", "figures"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "notes.txt").write_text("mine")
