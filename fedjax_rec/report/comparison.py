@@ -21,12 +21,11 @@ import polars as pl
 
 from ..check import nearest, one_of
 from ..evaluate import holm, lower_is_better, paired
-from .intervals import AUC, difference, of_group
+from .intervals import AUC, DRAWS, difference, of_group
 from .latex import tabular
 from .reading import Group, find_runs, group, labels, read_run
 from .tables import grid, sets_of, title
 
-MOST = 1000  # draws of an AUC, each of which sorts no examples but counts all
 # What is there of means over users alone.
 ALONE = dict.fromkeys(("p_wilcoxon", "effect", "rank_biserial", "ties"), float("nan"))
 FORMATS = ("markdown", "latex", "csv")
@@ -90,7 +89,7 @@ def compare(
             if each is base:
                 continue
             if theirs is None:
-                values = ALONE | difference(each, base, level, min(draws, MOST))
+                values = ALONE | difference(each, base, level, min(draws, DRAWS))
             else:
                 both = _by_user(each, metric).join(theirs, "user", suffix="_other").sort("user")
                 values = paired(both["value"], both["value_other"], level, draws)

@@ -82,9 +82,13 @@ def _table(known: Sequence[tuple[Group, str, dict]]) -> list[str]:
     half = np.zeros(len(about["labels"]))  # a constant has an AUC of 1/2
     for each, name, found in known:
         alone = auc_difference(found["logits"], half, about["labels"], about["user"], draws=DRAWS)
-        gap = difference(each, best[0], draws=DRAWS)
-        within = f"{gap['low']:+.4f} to {gap['high']:+.4f}"
-        against = ["", ""] if each is best[0] else [f"{gap['difference']:+.4f}", within]
+        against = ["", ""]
+        if each is not best[0]:
+            gap = auc_difference(
+                found["logits"], about["logits"], about["labels"], about["user"], draws=DRAWS
+            )
+            within = f"{gap['low']:+.4f} to {gap['high']:+.4f}"
+            against = [f"{gap['difference']:+.4f}", within]
         ends = f"{0.5 + alone['low']:.4f} to {0.5 + alone['high']:.4f}"
         rows.append([name, f"{alone['first']:.4f}", ends, *against])
     users = len(np.unique(about["user"]))

@@ -9,6 +9,7 @@ import optax
 import pytest
 import yaml
 from rounds import now
+from safetensors.numpy import save_file
 from small_data import MYLAB
 
 from fedjax_rec import aggregate, wire
@@ -72,13 +73,19 @@ def shipped() -> list:
 
 
 @pytest.mark.parametrize(("path", "choice"), shipped())
-def test_every_shipped_configuration_is_read_and_made(path, choice):
+def test_every_shipped_configuration_is_read_and_made(path, choice, tmp_path):
     titles = [f"{a} {b} ({year})" for a in FIRST for b in LAST for year in (1977, 1987, 1995)]
     fields = {"tokens": np.ones((2, 3), np.int32), "length": np.int32([3, 2])}
     late = {"titles": titles, "fields": {**fields, "prompt": np.arange(2)}}
     late |= {"item_features": np.eye(len(titles), 3, dtype=np.float32)}
     try:
-        config = read(path, [f"--choose={choice}"] if choice else [])
+        words = [f"--choose={choice}"] if choice else []
+        config = read(path, words)
+        if "vectors" in (config.plain["model"].get("init_args") or {}):  # of a run before it
+            of = {"private/user": np.ones((3, 16)), "shared/item": np.ones((len(titles), 16))}
+            found = {name: np.float32(x) for name, x in of.items()}
+            save_file(found, tmp_path / "weights.safetensors")
+            config = read(path, [*words, f"--model.vectors={tmp_path}"])
         model = config.make_model(num_items=len(titles), members=1, **late)
     except (FileNotFoundError, ConfigError) as error:
         # Weights that are not here, and what a run that comes before it is to leave.
