@@ -286,6 +286,7 @@ ITEM_LOSSES = {
     "sampled_softmax()": lambda: models.sampled_softmax(),
     "log_q_softmax()": lambda: models.log_q_softmax(),
     "full_softmax()": lambda: models.full_softmax(),
+    "cosine(sampled_softmax)": lambda: models.cosine(models.sampled_softmax(0.05)),
 }
 
 SMALL_CLICKS = {"sparse": 5, "dense": 3, "width": 4}

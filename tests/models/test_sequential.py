@@ -312,6 +312,42 @@ def test_gbce_is_bce_at_zero_and_calibrated_at_one():
     np.testing.assert_allclose(minimum(0.0), share / (share + (1 - share) * k / 3), atol=0.01)
 
 
+INNER = {
+    "gbce": lambda: models.gbce(0.75),
+    "softmax": lambda: models.sampled_softmax(0.2),
+    "full": models.full_softmax,
+}
+
+
+@pytest.mark.parametrize("kind", INNER)
+def test_cosines_are_the_loss_of_states_and_rows_of_length_one(kind):
+    batch, counts = batch_of(negatives=3), jnp.ones((4, LENGTH))
+    table, states = RNG.normal(size=(ITEMS, WIDTH)), RNG.normal(size=(4, LENGTH, WIDTH))
+    one = lambda x: jnp.float32(x / np.linalg.norm(x, axis=-1, keepdims=True))
+    value = lambda loss, states, table: loss.value(
+        jnp.float32(states), jnp.float32(table), "targets", batch, counts, ITEMS
+    )
+    loss = models.cosine(INNER[kind]())
+    assert loss.whole == INNER[kind]().whole
+    got = value(loss, states, table)
+    np.testing.assert_allclose(got, value(INNER[kind](), one(states), one(table)), rtol=1e-5)
+    longer = table * RNG.uniform(0.5, 2, (ITEMS, 1))
+    np.testing.assert_allclose(value(loss, 3 * states, longer), got, rtol=1e-5)
+    slope = jax.grad(lambda t: value(loss, states, t))(jnp.zeros((ITEMS, WIDTH)))
+    assert np.isfinite(slope).all()  # also where rows have no direction
+    with pytest.raises(ValueError, match="one of cosines already"):
+        models.cosine(loss)
+
+
+def test_what_is_trained_by_cosines_is_ranked_by_them():
+    model = MAKE["sasrec"](loss=models.cosine(INNER["softmax"]()))
+    shared, private = far_from_zero(model.init(KEY))
+    history = np.array([-1, 3, 1, 4, 9])
+    table = np.asarray(shared["item"].values)
+    want = scores(MAKE["sasrec"](), shared, private, history) / np.linalg.norm(table, axis=-1)
+    np.testing.assert_allclose(scores(model, shared, private, history), want, rtol=1e-4)
+
+
 def test_a_loss_without_negatives_says_what_to_do():
     batch = batch_of()
     batch.pop("negatives")

@@ -11,6 +11,8 @@ With s+ = h . q of the target, s_k of k negatives and I items:
                      not corrected: Khrylchenko et al., RecSys 2025)
 - `full_softmax`     -s+ + log sum_i e^{s_i}
 
+and with `cosine(loss)`, s = cos(h, q) in all of them (as HSTU is trained, Zhai et al., ICML 2024).
+
 The sampled ones read rows alone, which are then touched rows; `full_softmax` reads all items, so
 the table is a dense shared parameter that each client trains and uploads whole: for centralised or
 cross-silo training of small catalogues.
@@ -32,6 +34,8 @@ from ..objectives import masked_mean, softplus
 from ..roles import Rows
 from ..transformers.layers import MASKED
 
+TINY = 1e-12  # beside squared lengths
+
 
 @part
 class ItemLoss:
@@ -39,10 +43,12 @@ class ItemLoss:
     over the places where `counts` is 1; `targets` is an id field of `batch`, `item` the table.
 
     whole: whether it reads the whole table, which is then an `nnx.Param`.
+    compared(rows [..., D]): what of a row a state is compared with, its whole by default.
     """
 
     value: Callable[..., jax.Array]
     whole: bool = False
+    compared: Callable[[jax.Array], jax.Array] = lambda rows: rows
 
 
 def item_table(values: jax.Array, loss: ItemLoss, fields: tuple[str, ...]) -> nnx.Param:
@@ -68,7 +74,8 @@ def read_last(model, history) -> jax.Array:
 def score_rows(model, items, user, reading, prepared=None) -> jax.Array:
     """Its method `score`: inner products of what was read with the rows of `items`; prepared: all
     of them, where they are made of something."""
-    return (model.item if prepared is None else prepared)[items] @ reading
+    rows = (model.item if prepared is None else prepared)[items]
+    return model.objective.compared(rows) @ reading
 
 
 def gbce(t: float = 0.75) -> ItemLoss:
@@ -153,6 +160,45 @@ def log_q_softmax(temperature: float = 1.0) -> ItemLoss:
         return _among(up, down - log_q - jnp.log(jnp.maximum(size, 1)), there, counts)
 
     return ItemLoss(value)
+
+
+def cosine(loss: ItemLoss) -> ItemLoss:
+    """`loss` whose scores are cosines, in training and in ranking: an item's row says by its
+    direction what it is, and its length, which popularity makes longer, counts only where it is
+    read. Of cosines a softmax needs a small temperature.
+
+    Args:
+        loss: of scores, such as `sampled_softmax(0.05)`.
+
+    Raises:
+        ValueError: for a loss of cosines.
+
+    Example:
+        >>> loss = models.cosine(models.sampled_softmax(temperature=0.05))
+        >>> model = models.hstu(num_items, width=8, length=10, loss=loss)
+    """
+    if loss.compared is unit:
+        raise ValueError("cosine(loss) is one of cosines already; give it the loss of scores.")
+
+    def value(states, item, targets, batch, counts, num_items):
+        return loss.value(unit(states), Directions(item), targets, batch, counts, num_items)
+
+    return ItemLoss(value, loss.whole, unit)
+
+
+def unit(rows: jax.Array) -> jax.Array:
+    """Rows [..., D] over their length; zero rows, which have no direction, stay zero."""
+    return rows * jax.lax.rsqrt((rows * rows).sum(-1, keepdims=True) + TINY)
+
+
+class Directions:
+    """Rows of an item table, or of a module indexed like one, at length 1."""
+
+    def __init__(self, item):
+        self.item = item
+
+    def __getitem__(self, ids):
+        return unit(self.item[ids])
 
 
 def _among(up, down, there, counts) -> jax.Array:
