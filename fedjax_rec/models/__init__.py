@@ -77,7 +77,7 @@ from .text.rq_vae import Quantiser, rq_vae
 from .text.semantic_ids import SemanticIds, semantic_ids, told_apart
 from .text.soft_tokens import SoftTokens
 from .text.text_encoder import text_encoder
-from .text.text_rows import sasrec_from_texts, text_rows
+from .text.text_rows import hstu_from_texts, sasrec_from_texts, text_rows
 from .text.text_tower import text_and_rows, text_tower
 from .text.title_answers import title_answers
 from .text.title_likelihood import title_likelihood
@@ -107,15 +107,15 @@ __all__ = [
     "dora", "ease", "export_peft", "f2mf", "feature_dcn", "feature_deepfm", "feature_mf", "fedkd",
     "fedmf", "fedpergnn", "fedrap", "freeze", "from_nnx", "frozen_at", "full_softmax", "gbce",
     "generate", "gmf", "gpfedrec", "gpfedrec_rows", "grouped", "gru4rec", "guided", "hashed",
-    "hetefedrec", "hstu", "hybrid", "hybrid_sasrec", "ials", "ifedrec", "import_peft", "in_dtype",
-    "item_knn", "item_scores", "item_weights", "judged", "layers", "lightfr", "lightgcn", "llama",
-    "load_decoder", "load_encoder", "load_llama", "log_q_softmax", "logistic", "lora",
-    "masked_mean", "merged", "mlp", "mutual", "neumf", "next_title", "pfedrec", "popularity",
-    "private_at", "prunable", "quantised", "quotient_remainder", "random_bert", "reciprocal_ranks",
-    "reordered", "residual_kmeans", "rows_each", "rq_vae", "sampled_bce", "sampled_softmax",
-    "sasrec", "sasrec_from_texts", "semantic_ids", "sentences", "sides", "squared_error", "started",
-    "summed", "supervised_contrastive", "tallrec", "text_and_rows", "text_encoder", "text_rows",
-    "text_sasrec", "text_tower", "tiger", "tiger_decoder", "title_answers", "title_likelihood",
-    "told_apart", "trie", "two_tower", "unisrec", "weighted", "weighted_scores", "with_core",
-    "with_popular", "yes_no", "yes_no_above",
+    "hetefedrec", "hstu", "hstu_from_texts", "hybrid", "hybrid_sasrec", "ials", "ifedrec",
+    "import_peft", "in_dtype", "item_knn", "item_scores", "item_weights", "judged", "layers",
+    "lightfr", "lightgcn", "llama", "load_decoder", "load_encoder", "load_llama", "log_q_softmax",
+    "logistic", "lora", "masked_mean", "merged", "mlp", "mutual", "neumf", "next_title", "pfedrec",
+    "popularity", "private_at", "prunable", "quantised", "quotient_remainder", "random_bert",
+    "reciprocal_ranks", "reordered", "residual_kmeans", "rows_each", "rq_vae", "sampled_bce",
+    "sampled_softmax", "sasrec", "sasrec_from_texts", "semantic_ids", "sentences", "sides",
+    "squared_error", "started", "summed", "supervised_contrastive", "tallrec", "text_and_rows",
+    "text_encoder", "text_rows", "text_sasrec", "text_tower", "tiger", "tiger_decoder",
+    "title_answers", "title_likelihood", "told_apart", "trie", "two_tower", "unisrec", "weighted",
+    "weighted_scores", "with_core", "with_popular", "yes_no", "yes_no_above",
 ]  # fmt: skip

@@ -487,6 +487,13 @@ MODELS = {
         ),
         "sequences(6, 4)",
     ),
+    "hstu_from_texts()": (
+        lambda n, m: models.hstu_from_texts(
+            n, m, tiny_bert.titles(n), tiny_bert.folder(), width=6, length=6, layers=1, dropout=0.1,
+            loss=models.cosine(models.sampled_softmax(0.2)),
+        ),
+        "sequences(6, 4)",
+    ),
     "text_rows(fedmf)": (
         lambda n, m: models.text_rows(
             models.fedmf(n, m, width=6, scale=0.3), n, tiny_bert.titles(n), tiny_bert.folder()

@@ -19,6 +19,7 @@ import jax
 from ... import trees
 from ...check import at_least, positive
 from ...types import Model
+from ..sequential.hstu import hstu
 from ..sequential.next_item import ItemLoss
 from ..sequential.sasrec import sasrec
 from ..started import started
@@ -90,6 +91,34 @@ def sasrec_from_texts(
         >>> model = models.sasrec_from_texts(num_items, 1, titles, bert_folder, width=4)
     """
     model = sasrec(num_items, members, width, length, layers, heads, dropout, loss)
+    return text_rows(model, num_items, titles, weights, tokens, scale)
+
+
+def hstu_from_texts(
+    num_items: int,
+    members: int = 1,
+    titles: Sequence[str] | None = None,
+    weights: str = "minilm",
+    tokens: int = 128,
+    scale: float = 0.02,
+    width: int = 64,
+    length: int = 50,
+    layers: int = 2,
+    heads: int = 1,
+    dropout: float = 0.2,
+    loss: ItemLoss | None = None,
+) -> Model:
+    """`text_rows` of `hstu`.
+
+    Arguments that are not named here are those of `hstu` and `text_rows`.
+
+    Raises:
+        ValueError: as the two.
+
+    Example:
+        >>> model = models.hstu_from_texts(num_items, 1, titles, bert_folder, width=4)
+    """
+    model = hstu(num_items, members, width, length, layers, heads, dropout, loss)
     return text_rows(model, num_items, titles, weights, tokens, scale)
 
 
