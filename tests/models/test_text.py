@@ -283,6 +283,16 @@ def test_rows_begin_at_the_principal_directions_of_texts(loss):
     assert all(jax.tree.leaves(same))
 
 
+@pytest.mark.parametrize("kind", ["sasrec", "hstu"])
+def test_from_texts_is_text_rows_around_the_model(kind):
+    folder, titles = str(tiny_bert.folder()), tiny_bert.titles(ITEMS)
+    sizes = {"width": 4, "length": 5, "layers": 1}
+    around = models.text_rows(getattr(models, kind)(ITEMS, **sizes), ITEMS, titles, folder)
+    model = getattr(models, f"{kind}_from_texts")(ITEMS, 1, titles, folder, **sizes)
+    got, want = (compiled(m.init)(KEY) for m in (model, around))
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
 def test_what_text_rows_cannot_begin_is_said():
     folder, titles = str(tiny_bert.folder()), tiny_bert.titles(ITEMS)
     made = partial(models.text_rows, num_items=ITEMS, titles=titles, weights=folder)
