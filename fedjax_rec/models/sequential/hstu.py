@@ -7,7 +7,8 @@
 
 so that the strength of an interest adds up, where a softmax would share it out. r is a learned bias
 of the distance, one for each layer and head. The paper adds one of the time between two items,
-which `data.sequences` do not hold, and draws on 128 negatives with softmax.
+which `data.sequences` do not hold, and has a softmax of cosines over 128 negatives of each place:
+`cosine(sampled_softmax(0.05))`.
 
 `B` batch, `L` places, `D` width, `H` heads.
 """
