@@ -49,7 +49,7 @@ def with_inexactness(
 ) -> Strategy:
     """`recipe`, and the metrics `inexactness` and `drift` of its rounds.
 
-    What is trained is that of `recipe`, to the bit. They are of the last round that was looked at.
+    What is trained is that of `recipe`. They are of the last round that was looked at.
     Arguments that are not named here are those of `fedavg`.
 
     Args:
