@@ -68,6 +68,7 @@ from .adapters import (
     raflora,
     rbla,
     rolora,
+    with_inexactness,
 )
 from .apfl import apfl, apfl_client
 from .central import central
@@ -128,5 +129,5 @@ __all__ = [
     "pfedme_client", "pfedrec", "power_of_choice", "power_sgd", "prompt_tokens", "propagating",
     "proximal", "prune_fl", "pruning", "ptf_fedrec", "raflora", "rbla", "reptile", "ring", "rolora",
     "root_of", "scaffold", "scheduled_step", "selecting", "selective", "sending_user", "split",
-    "started", "step", "stochastic_step", "submodel", "torus", "traced_clock",
+    "started", "step", "stochastic_step", "submodel", "torus", "traced_clock", "with_inexactness",
 ]  # fmt: skip

@@ -455,6 +455,15 @@ STRATEGIES = {
             "fed_sb()": {},
         }.items()
     },
+    "with_inexactness(flora)": Recipe(
+        partial(
+            adapter_rule,
+            strategies.with_inexactness,
+            {"recipe": strategies.flora, "settings": {"ranks": (1, 2)}, "every": 2},
+        ),
+        model=adapted,
+        takes=("uplink",),
+    ),
     "described(fedavg)": Recipe(
         lambda m, e, **parts: strategies.described(
             strategies.fedavg(m, e, optimizer=rate(0.5), **SMALL, **parts), about()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from fedjax_rec import models
+from fedjax_rec import factors, models, trees
 from fedjax_rec.models.text.text_tower import whitening
 from fedjax_rec.rows import Gathered, is_table
 
@@ -246,6 +246,25 @@ def test_unisrec_is_sasrec_whose_rows_are_projected_texts():
     taken = Gathered(tuple(ids), tuple(jnp.float32(rows)[i] for i in ids), like["item"].fields)
     loss = lambda model, shared: compiled(lambda: model.loss(shared, {}, batch, KEY))()
     np.testing.assert_allclose(loss(texts, shared), loss(table, {**rest, "item": taken}), rtol=1e-5)
+
+
+def test_unisrec_with_adapters_begins_as_without_and_trains_nothing_else():
+    sizes = dict(width=WIDTH, length=5, layers=1, dropout=0.0, projector=(6,))
+    made = (ITEMS, 1, tiny_bert.titles(ITEMS), str(tiny_bert.folder()))
+    plain = models.unisrec(*made, components=COMPONENTS, **sizes)
+    shared, _ = drawn(plain)
+    adapted = models.unisrec(*made, components=COMPONENTS, rank=2, **sizes)
+    begun = models.started(adapted, trees.named(shared)).init(KEY)[0]
+    history = jnp.int32([-1, 7, 7, 2, 19])
+    scores = lambda model, shared: model.score(shared, {}, slice(None), history=history)
+    np.testing.assert_allclose(scores(adapted, begun), scores(plain, shared), rtol=1e-5)
+    trained = {name.split("'")[-2] for name in trees.named(trees.trainable(begun))}
+    assert trained == {"lora_a", "lora_b"}
+    assert len(factors.pairs(begun)) == 8  # six of the layers and two of the projector
+    few = models.unisrec(*made, components=COMPONENTS, rank=2, targets="layers.query", **sizes)
+    assert len(factors.pairs(few.init(KEY)[0])) == 1
+    with pytest.raises(ValueError, match="gate' fits no linear"):
+        models.unisrec(*made, components=COMPONENTS, rank=2, targets="layers.gate", **sizes)
 
 
 def test_text_sasrec_is_sasrec_whose_rows_are_projected_texts_and_own_rows():

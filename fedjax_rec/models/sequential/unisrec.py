@@ -23,6 +23,7 @@ from ...check import at_least, positive
 from ...types import Model
 from ..roles import Frozen, from_nnx
 from ..text.text_tower import Projector, whitened
+from ..transformers.lora import freeze, lora
 from .next_item import ItemLoss, sampled_softmax
 from .sasrec import Block, SASRec, check
 
@@ -57,6 +58,9 @@ def unisrec(
     heads: int = 1,
     dropout: float = 0.2,
     loss: ItemLoss | None = None,
+    rank: int | None = None,
+    alpha: float = 16.0,
+    targets: str = "item.project.layers.*|layers.*",
 ) -> Model:
     """Shared projector and layers; no private part and no row tables. Train it on
     `data.sequences(length)`; it scores from the user's last `length` items.
@@ -70,26 +74,34 @@ def unisrec(
         components: of the whitened embeddings.
         projector: widths of its layers between, () for a linear one.
         scale: deviation of what it first makes.
+        rank: of adapters beside layers that are frozen, with all else; None for no adapters, and
+            all is trained. Start from a run without them.
+        alpha: as in `lora`.
+        targets: patterns of `item.project.layers.0`, `.1`, ..., and of `layers.query`, `.key`,
+            `.value`, `.out`, `.up` and `.down`.
 
     Raises:
-        ValueError: without a text for each item, as `text_tower` and as `sasrec`.
+        ValueError: without a text for each item, as `text_tower`, as `sasrec` and as `lora`.
 
     Example:
         >>> model = models.unisrec(num_items, titles=titles, weights=bert_folder, components=4)
         >>> examples = data.sequences(10, negatives=8)
     """
+    around = lambda module, rngs: module
+    if rank is not None:
+        around = lambda module, rngs: lora(freeze(module), rngs, targets, rank, alpha)
     return over_texts(
         "unisrec", lambda loss: None, num_items, titles, weights, tokens, components, projector,
-        scale, width, length, layers, heads, dropout, loss,
+        scale, width, length, layers, heads, dropout, loss, around,
     )  # fmt: skip
 
 
 def over_texts(
     where, row, num_items, titles, weights, tokens, components, projector, scale, width, length,
-    layers, heads, dropout, loss,
+    layers, heads, dropout, loss, around=lambda module, rngs: module,
 ) -> Model:  # fmt: skip
     """`SASRec` over `Texts`, of the arguments of `unisrec`. row(loss): the rows beside the texts,
-    or None."""
+    or None. around(module, rngs): what is made of it."""
     check(where, width, length, layers, heads, dropout)
     positive(where, "scale", scale)
     at_least(where, "tokens", tokens, 3)
@@ -101,6 +113,6 @@ def over_texts(
 
     def build(rngs):
         item = Texts(text, Projector(rngs, text.shape[1], projector, width, scale), row(loss))
-        return SASRec(item, num_items, width, length, block, dropout, loss, rngs)
+        return around(SASRec(item, num_items, width, length, block, dropout, loss, rngs), rngs)
 
     return from_nnx(build)

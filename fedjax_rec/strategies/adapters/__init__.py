@@ -2,6 +2,7 @@
 
 from .alternating import alternating
 from .components import by_component
+from .inexactness import with_inexactness
 from .products import by_norm, holders, products
 from .ranks import of_rank
 from .rules import (
@@ -21,5 +22,5 @@ from .rules import (
 __all__ = [
     "alternating", "by_component", "by_norm", "fed_sb", "fedex_lora", "fedit", "fedsa_lora",
     "ffa_lora", "flexlora", "flora", "hetlora", "holders", "of_rank", "products", "raflora", "rbla",
-    "rolora",
+    "rolora", "with_inexactness",
 ]  # fmt: skip
