@@ -137,10 +137,10 @@ def transferred_sasrec(
 def mixtures(
     mine: np.ndarray, theirs: np.ndarray, table: np.ndarray, temperature: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(q float32[I, D], the largest cosine float32[I]) of embeddings mine [I, E] and theirs [J, E]
+    """(q float32[I, D], the largest cosine float64[I]) of embeddings mine [I, E] and theirs [J, E]
     and the rows [J, D] of the latter: see the header."""
-    unit = lambda x: x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
-    mine, theirs = unit(mine), unit(theirs)
+    # In float64: near a cosine of 1, as of two equal texts, float32 is coarse.
+    mine, theirs = (_unit(np.asarray(x, np.float64)) for x in (mine, theirs))
     mixed, nearest = [], []
     for begin in range(0, len(mine), AT_ONCE):
         cosine = mine[begin : begin + AT_ONCE] @ theirs.T
@@ -148,6 +148,10 @@ def mixtures(
         weight = np.exp((cosine - nearest[-1][:, None]) / temperature)
         mixed.append(weight @ table / weight.sum(1, keepdims=True))
     return np.concatenate(mixed).astype(np.float32), np.concatenate(nearest)
+
+
+def _unit(x: np.ndarray) -> np.ndarray:
+    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
 
 
 def _read(where: str, model: Model, catalogue: str, table: str, taken: str) -> dict:
