@@ -12,6 +12,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from fedjax_rec import models, trees, weights
+from fedjax_rec.models.text.transferred import mixtures
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "laws"))
 import other_catalogue
@@ -21,7 +22,10 @@ ITEMS, KEY = 20, jax.random.key(0)
 TITLES = tiny_bert.titles(ITEMS)
 # These tests compile for longer than they run.
 compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-sasrec = functools.partial(models.sasrec, width=6, length=6, layers=1)
+
+
+def sasrec(items, width=6, length=6, layers=1, **kwargs):
+    return models.sasrec(items, width=width, length=length, layers=layers, **kwargs)
 
 
 def made(model=None, items=ITEMS, titles=TITLES, folder=None, **kwargs):
@@ -75,9 +79,9 @@ def test_the_same_catalogue_gives_its_rows_back():
 def test_many_items_are_mixed_as_few_are(monkeypatch):
     rng = np.random.default_rng(0)
     e, f, table = (np.float32(rng.standard_normal(s)) for s in ((7, 3), (5, 3), (5, 2)))
-    whole = models.text.transferred.mixtures(e, f, table, 0.1)
-    monkeypatch.setattr(models.text.transferred, "AT_ONCE", 3)
-    for a, b in zip(whole, models.text.transferred.mixtures(e, f, table, 0.1), strict=True):
+    whole = mixtures(e, f, table, 0.1)
+    monkeypatch.setattr("fedjax_rec.models.text.transferred.AT_ONCE", 3)
+    for a, b in zip(whole, mixtures(e, f, table, 0.1), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
