@@ -2,6 +2,7 @@
 
 scores.parquet        the k items that each user is recommended: user, rank, item, score
 weights.safetensors   an array by its path, shared/item; what clients keep is [N, ...]
+items.json            the ids and texts of items, in the order of the rows of item tables
 scorer.*              if asked for, the program that scores items: see `scorer`
 
 similarity of items i and j: the cosine of the angle between their rows of all item tables
@@ -9,6 +10,7 @@ similarity of items i and j: the cosine of the angle between their rows of all i
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -27,7 +29,7 @@ from ..data.partition import members_of
 from ..data.splits import TRAIN, VALIDATION
 from ..storage import whole
 from ..types import State
-from ..weights import EXPORTED
+from ..weights import EXPORTED, ITEMS
 from .config import Config
 from .prepare import Experiment
 from .recommend import last_seen, place_of
@@ -55,6 +57,12 @@ def export(
     written.append(folder / EXPORTED)
     with whole(written[-1]) as beside:
         save_file(weights(state), beside)
+    if (split := experiment.read.split) is not None:
+        written.append(folder / ITEMS)
+        told = {"items": split.interactions.item_names.tolist()}
+        told["texts"] = experiment.read.late["titles"]
+        with whole(written[-1]) as beside:
+            beside.write_text(json.dumps(told, ensure_ascii=False), encoding="utf-8")
     return written
 
 

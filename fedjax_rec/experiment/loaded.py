@@ -265,6 +265,8 @@ class LoadedRun:
                 the highest scores of every user, of those not yet seen: `user`, `rank`, `item`,
                 `score`; it is left out where the model ranks no items. weights.safetensors has
                 every array by its path, such as `shared/item`; what clients keep is [N, ...].
+                `items.json` has the ids and texts of items, in the order of the rows of item
+                tables.
             k: Items a user.
             which: "best", the state after the best round, or "last".
             format: Of the scores, "parquet" or "csv".

@@ -81,6 +81,7 @@ from .text.text_rows import hstu_from_texts, sasrec_from_texts, text_rows
 from .text.text_tower import text_and_rows, text_tower
 from .text.title_answers import title_answers
 from .text.title_likelihood import title_likelihood
+from .text.transferred import transferred, transferred_sasrec
 from .transformers import layers
 from .transformers.bert import BertSizes, random_bert
 from .transformers.decoder import Decoder, DecoderSize
@@ -116,6 +117,7 @@ __all__ = [
     "sampled_softmax", "sasrec", "sasrec_from_texts", "semantic_ids", "sentences", "sides",
     "squared_error", "started", "summed", "supervised_contrastive", "tallrec", "text_and_rows",
     "text_encoder", "text_rows", "text_sasrec", "text_tower", "tiger", "tiger_decoder",
-    "title_answers", "title_likelihood", "told_apart", "trie", "two_tower", "unisrec", "weighted",
-    "weighted_scores", "with_core", "with_popular", "yes_no", "yes_no_above",
+    "title_answers", "title_likelihood", "told_apart", "transferred", "transferred_sasrec", "trie",
+    "two_tower", "unisrec", "weighted", "weighted_scores", "with_core", "with_popular", "yes_no",
+    "yes_no_above",
 ]  # fmt: skip

@@ -9,18 +9,20 @@ from .tensors import (
     ADAPTER,
     ADAPTER_CONFIG,
     EXPORTED,
+    ITEMS,
     adapter,
     config,
     exported,
     opened,
     read_json,
     tensors,
+    texts_of_items,
 )
 from .tokens import Tokens, begun, fitting, tokenize, tokenizer, within
 
 __all__ = [
-    "ADAPTER", "ADAPTER_CONFIG", "EXPORTED", "KNOWN", "Gguf", "Known", "Layout", "Messages",
-    "Tokens", "adapter", "begun", "chat_template", "common_start", "config", "exported",
-    "find", "first_fit", "fitting", "get", "gguf", "gguf_file", "known", "opened", "read_json",
-    "tensors", "tokenize", "tokenizer", "within",
+    "ADAPTER", "ADAPTER_CONFIG", "EXPORTED", "ITEMS", "KNOWN", "Gguf", "Known", "Layout",
+    "Messages", "Tokens", "adapter", "begun", "chat_template", "common_start", "config",
+    "exported", "find", "first_fit", "fitting", "get", "gguf", "gguf_file", "known", "opened",
+    "read_json", "tensors", "texts_of_items", "tokenize", "tokenizer", "within",
 ]  # fmt: skip

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 WHOLE, SHARDS = "model.safetensors", "model.safetensors.index.json"
 EXPORTED = "weights.safetensors"  # what `fedjax-rec export` writes of a run
+ITEMS = "items.json"  # beside it: whose rows those of item tables are
 ADAPTER_CONFIG, ADAPTER = "adapter_config.json", "adapter_model.safetensors"
 
 
@@ -105,6 +106,28 @@ def exported(where: str, place: str | Path, names: Sequence[str], remedy: str) -
         if name not in found:
             raise ValueError(f"{where} has no {name}, but {', '.join(sorted(found))}; {remedy}.")
     return [found[name] for name in names]
+
+
+def texts_of_items(where: str, folder: str | Path) -> list[str]:
+    """The texts of the items of a run, in the order of their rows, as `fedjax-rec export` wrote
+    them into its folder. where: who asks, with its argument, as messages begin.
+
+    Raises:
+        FileNotFoundError: where there is no such file.
+        ValueError: where it is broken, or the run's data had no texts.
+    """
+    file = Path(folder).expanduser() / ITEMS
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{where}: there is no {file}; write it by `fedjax-rec export RUN --out DIR`."
+        )
+    texts = read_json(file).get("texts")
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise ValueError(
+            f"{where}: {file} has no texts of items; use a run on data that describes them, such "
+            "as ml-1m."
+        )
+    return texts
 
 
 def read_json(path: Path, kind: type = dict) -> Any:

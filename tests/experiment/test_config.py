@@ -1,5 +1,6 @@
 """Configurations: what YAML and the command line say is made, or one line says what is wrong."""
 
+import json
 from pathlib import Path
 
 import jax
@@ -12,7 +13,7 @@ from rounds import now
 from safetensors.numpy import save_file
 from small_data import MYLAB
 
-from fedjax_rec import aggregate, wire
+from fedjax_rec import aggregate, models, rows, wire
 from fedjax_rec.data import Batches
 from fedjax_rec.experiment import config, overrides
 from fedjax_rec.experiment.config import ConfigError, part, read
@@ -86,6 +87,14 @@ def test_every_shipped_configuration_is_read_and_made(path, choice, tmp_path):
             found = {name: np.float32(x) for name, x in of.items()}
             save_file(found, tmp_path / "weights.safetensors")
             config = read(path, [*words, f"--model.vectors={tmp_path}"])
+        if "catalogue" in (config.plain["model"].get("init_args") or {}):
+            shared = rows.dense(models.sasrec(len(titles)).init(jax.random.key(0))[0])
+            leaves = jax.tree_util.tree_leaves_with_path({"shared": shared})
+            name = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")
+            found = {name(path): np.asarray(x) for path, x in leaves}
+            save_file(found, tmp_path / "weights.safetensors")
+            (tmp_path / "items.json").write_text(json.dumps({"texts": titles}))
+            config = read(path, [*words, f"--model.catalogue={tmp_path}"])
         model = config.make_model(num_items=len(titles), members=1, **late)
     except (FileNotFoundError, ConfigError) as error:
         # Weights that are not here, and what a run that comes before it is to leave.

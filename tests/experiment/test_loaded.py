@@ -179,7 +179,7 @@ def test_similar_items_are_those_of_the_smallest_angles(done):
 
 @pytest.mark.parametrize("kind", ["parquet", "csv"])
 def test_scores_and_weights_are_exported(done, tmp_path, kind):
-    scores, weights = done.export(tmp_path / "out", k=4, format=kind)
+    scores, weights, items = done.export(tmp_path / "out", k=4, format=kind)
     read = {"parquet": pl.read_parquet, "csv": pl.read_csv}[kind]
     table = read(scores)
     known = done.experiment.read.split.interactions
@@ -192,6 +192,10 @@ def test_scores_and_weights_are_exported(done, tmp_path, kind):
     assert held.keys() == {"shared/item", "private/user"}
     np.testing.assert_array_equal(held["shared/item"], done.best.shared["item"].values)
     assert held["private/user"].shape[0] == known.num_users
+    told = json.loads(items.read_text())
+    assert told["items"] == [str(name) for name in known.item_names]
+    texts = [f"Film {name[1:]}" for name in known.item_names if name != "i39"]
+    assert sorted({*told["texts"]} - {"item i39"}) == sorted(texts)
     with pytest.raises(ValueError, match="format='xlsx'"):
         done.export(tmp_path, format="xlsx")
 

@@ -166,6 +166,9 @@ def prompts(seed):
         lists = f"{base} --data.source.words fedjax_rec.data.liked_and_disliked"
         for name, words in (("zero_shot", base), ("zero_shot_lists", lists)):
             yield f"prompts/tallrec_{name}", f"tallrec_{name}", "large/tallrec", words
+        for name in ("zero_shot_chat", "zero_shot_less_title", "zero_shot_less_history"):
+            words = f"{keep}--choose {name}"
+            yield f"prompts/tallrec_{name}", f"tallrec_{name}", "large/tallrec", words
         columns = {"liked_share": "[0]", "item_mean": "[1]", "user_mean": "[2]"}
         for name in ("all_three", *columns):
             words = f"--model.columns={columns[name]}" if name in columns else ""

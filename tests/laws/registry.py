@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import other_catalogue
 import tiny_bert
 import tiny_encoders
 import tiny_llama
@@ -489,10 +490,41 @@ MODELS = {
     ),
     "hstu_from_texts()": (
         lambda n, m: models.hstu_from_texts(
-            n, m, tiny_bert.titles(n), tiny_bert.folder(), width=6, length=6, layers=1, dropout=0.1,
+            n,
+            m,
+            tiny_bert.titles(n),
+            tiny_bert.folder(),
+            width=6,
+            length=6,
+            layers=1,
+            dropout=0.1,
             loss=models.cosine(models.sampled_softmax(0.2)),
         ),
         "sequences(6, 4)",
+    ),
+    "transferred_sasrec()": (
+        lambda n, m: models.transferred_sasrec(
+            n,
+            other_catalogue.folder(),
+            m,
+            tiny_bert.titles(n),
+            tiny_bert.folder(),
+            width=6,
+            length=6,
+            layers=1,
+            dropout=0.1,
+        ),
+        "sequences(6, 4)",
+    ),
+    "transferred(fedmf)": (
+        lambda n, m: models.transferred(
+            models.fedmf(n, m, width=6, scale=0.3),
+            n,
+            other_catalogue.folder(),
+            tiny_bert.titles(n),
+            tiny_bert.folder(),
+        ),
+        "pointwise(4)",
     ),
     "text_rows(fedmf)": (
         lambda n, m: models.text_rows(

@@ -49,7 +49,9 @@ def same_numbers(one, many):
         x, y = (np.asarray(as_numpy(a), np.float64) for a in (x, y))
         np.testing.assert_allclose(x, y, rtol=1e-4, atol=2e-5)
     for name in one.metrics.keys() - {"seconds"}:
-        np.testing.assert_allclose(many.metrics[name], one.metrics[name], rtol=1e-4, err_msg=name)
+        np.testing.assert_allclose(
+            many.metrics[name], one.metrics[name], rtol=1e-4, atol=1e-6, err_msg=name
+        )
 
 
 def share_of_base(state, base_devices: int) -> list[str]:

@@ -63,7 +63,8 @@ def same_run(strategy, store, devices: int, cohorts):
             np.asarray(x, np.float64), np.asarray(y, np.float64), rtol=1e-4, atol=2e-5
         )
     for name in of_one.keys() - {"seconds"}:
-        np.testing.assert_allclose(of_many[name], of_one[name], rtol=1e-4, err_msg=name)
+        # What is 0 but for rounding, such as how inexact an exact rule is, agrees to rounding.
+        np.testing.assert_allclose(of_many[name], of_one[name], rtol=1e-4, atol=1e-6, err_msg=name)
 
 
 def steady(name: str):

@@ -302,6 +302,7 @@ SLOW |= {
 SLOW |= {"sasrec(full_softmax)", "bert4rec(gbce)", "gru4rec()", "hstu()", "unisrec()"}
 SLOW |= {"text_sasrec()", "text_rows(fedmf)", "hybrid_sasrec()", "hybrid(fedmf, gmf)"}
 SLOW |= {"hstu_from_texts()", "sasrec_from_texts()", "tiger()", "tiger_decoder()"}
+SLOW |= {"transferred_sasrec()", "transferred(fedmf)"}
 # Others learn at rate 1.
 RATES = {"fedmf(squared_error)": 0.2, "fedpergnn()": 3.0, "unisrec()": 0.2, "fedmf(summed)": 0.05}
 RATES |= {"text_sasrec()": 0.2, "hybrid_sasrec()": 0.2, "tiger()": 0.2}

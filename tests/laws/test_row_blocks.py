@@ -65,7 +65,9 @@ def same_numbers(one, many, exactly: bool = False, since_then: bool = True):
         else:
             np.testing.assert_allclose(x, y, rtol=1e-4, atol=2e-5)
     for name in one.metrics.keys() - {"seconds"} if since_then else ():
-        np.testing.assert_allclose(many.metrics[name], one.metrics[name], rtol=1e-4, err_msg=name)
+        np.testing.assert_allclose(
+            many.metrics[name], one.metrics[name], rtol=1e-4, atol=1e-6, err_msg=name
+        )
 
 
 def in_blocks(state: State, row_devices: int) -> list[tuple[int, ...]]:

@@ -54,14 +54,7 @@ def text_rows(
     """
     positive("text_rows", "scale", scale)
     at_least("text_rows", "tokens", tokens, 3)
-    outline = trees.trainable(jax.eval_shape(model.init, jax.random.key(0))[0])
-    of_items = {name: x for name, x in trees.named(outline).items() if _of_items(x, num_items)}
-    if len(of_items) != 1:
-        raise ValueError(
-            f"text_rows(model) has {', '.join(of_items) or 'no table'} of {num_items} rows; use a "
-            "model that shares one table of items, such as models.sasrec."
-        )
-    ((name, table),) = of_items.items()
+    name, table = table_of("text_rows", model, num_items)
     text = whitened("text_rows", titles, num_items, weights, tokens, table.shape[1])
     return started(model, {name: scale * text})
 
@@ -122,5 +115,18 @@ def hstu_from_texts(
     return text_rows(model, num_items, titles, weights, tokens, scale)
 
 
-def _of_items(x, num_items: int) -> bool:
-    return x.ndim == 2 and x.shape[0] == num_items
+def table_of(where: str, model: Model, num_items: int) -> tuple[str, jax.ShapeDtypeStruct]:
+    """(key path, outline) of the table of item rows that `model` shares. Raises ValueError where it
+    has none of `num_items` rows, or several; where: who asks."""
+    outline = trees.trainable(jax.eval_shape(model.init, jax.random.key(0))[0])
+    of_items = {
+        name: x
+        for name, x in trees.named(outline).items()
+        if x.ndim == 2 and x.shape[0] == num_items
+    }
+    if len(of_items) != 1:
+        raise ValueError(
+            f"{where}(model) has {', '.join(of_items) or 'no table'} of {num_items} rows; use a "
+            "model that shares one table of items, such as models.sasrec."
+        )
+    return next(iter(of_items.items()))
