@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from .. import rows, trees
 from ..check import at_least, positive, static
 from ..types import Model
+from .transformers.layers import unit
 
 
 def supervised_contrastive(
@@ -87,8 +88,8 @@ def supervised_contrastive(
 
 def contrast(item: jax.Array, category: jax.Array, anchors: jax.Array, temperature, base):
     """float[]: the mean of l_i over `anchors` int[A], of float[I, D] and int[I]."""
-    unit = item * jax.lax.rsqrt((item**2).sum(1, keepdims=True) + 1e-12)
-    scores = jnp.matmul(unit[anchors], unit.T, precision="highest") / temperature
+    directions = unit(item)
+    scores = jnp.matmul(directions[anchors], directions.T, precision="highest") / temperature
     itself = anchors[:, None] == jnp.arange(len(item))
     mine = category[anchors][:, None]
     like = (mine == category) & (mine >= 0) & ~itself

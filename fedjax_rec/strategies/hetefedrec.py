@@ -32,6 +32,7 @@ from .. import keys, rows
 from ..check import at_least
 from ..clients import groups, local_training, sgd
 from ..data import Batches
+from ..models.transformers.layers import unit
 from ..rounds.federated import federated
 from ..types import Aggregator, Client, Cohort, Model, State, Strategy, Upload
 
@@ -185,5 +186,5 @@ def _distilled(key: jax.Array, shared, count: int, rate, steps: int):
 
 def cosines(x: jax.Array) -> jax.Array:
     """float[M, M] of the rows of x float[M, D]; a row of zeros has 0 with all."""
-    unit = x * jax.lax.rsqrt((x**2).sum(1, keepdims=True) + 1e-12)
-    return jnp.matmul(unit, unit.T, precision="highest")
+    directions = unit(x)
+    return jnp.matmul(directions, directions.T, precision="highest")

@@ -13,6 +13,7 @@ from .tensors import (
     adapter,
     config,
     exported,
+    exported_vectors,
     opened,
     read_json,
     tensors,
@@ -23,6 +24,6 @@ from .tokens import Tokens, begun, fitting, tokenize, tokenizer, within
 __all__ = [
     "ADAPTER", "ADAPTER_CONFIG", "EXPORTED", "ITEMS", "KNOWN", "Gguf", "Known", "Layout",
     "Messages", "Tokens", "adapter", "begun", "chat_template", "common_start", "config",
-    "exported", "find", "first_fit", "fitting", "get", "gguf", "gguf_file", "known", "opened",
-    "read_json", "tensors", "texts_of_items", "tokenize", "tokenizer", "within",
+    "exported", "exported_vectors", "find", "first_fit", "fitting", "get", "gguf", "gguf_file",
+    "known", "opened", "read_json", "tensors", "texts_of_items", "tokenize", "tokenizer", "within",
 ]  # fmt: skip

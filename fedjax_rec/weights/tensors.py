@@ -108,6 +108,41 @@ def exported(where: str, place: str | Path, names: Sequence[str], remedy: str) -
     return [found[name] for name in names]
 
 
+def exported_vectors(
+    who: str, place: str | Path, names: tuple[str, str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """(users [U, D], items [I, D]), float32, of a folder that `fedjax-rec export` wrote, or of a
+    file, by their `names` in it.
+
+    Of arrays [N, 1, D] or [1, U, D], as clients keep them, the axis of one is left out.
+
+    Args:
+        who: asks, by its argument `vectors`, as messages begin.
+        place: a folder, or a file of safetensors.
+        names: of the users' array and of the items'.
+
+    Raises:
+        FileNotFoundError: where there is no such file.
+        ValueError: where it is broken, lacks a name, or has more than a vector each.
+    """
+    where, remedy = f"{who}(vectors={str(place)!r})", "say names=[of the users', of the items']"
+    found = exported(where, place, names, remedy)
+    users, items = (_flat(where, name, x) for name, x in zip(names, found, strict=True))
+    return users, items
+
+
+def _flat(where: str, name: str, x: np.ndarray) -> np.ndarray:
+    x = np.asarray(x, np.float32)
+    if x.ndim == 3 and 1 in x.shape[:2]:
+        return x.reshape(-1, x.shape[-1])
+    if x.ndim != 2:
+        raise ValueError(
+            f"{where}: {name} is {list(x.shape)}; give one vector each, [n, D], as of a "
+            "run whose clients are one user each."
+        )
+    return x
+
+
 def texts_of_items(where: str, folder: str | Path) -> list[str]:
     """The texts of the items of a run, in the order of their rows, as `fedjax-rec export` wrote
     them into its folder. where: who asks, with its argument, as messages begin.

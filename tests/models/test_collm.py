@@ -9,9 +9,9 @@ from flax import nnx
 from safetensors.numpy import save_file
 from small_decoder import KEY, NO, SIZE, YES, close, decoder, moved, played
 
-from fedjax_rec import data, models, strategies, trees
+from fedjax_rec import data, models, strategies, trees, weights
 from fedjax_rec.models.text import prompt_states
-from fedjax_rec.models.text.soft_tokens import Projection, typical, vectors
+from fedjax_rec.models.text.soft_tokens import Projection, typical
 
 N, T, P, USERS, ITEMS, D = 12, 12, 3, 6, 9, 5
 
@@ -236,16 +236,16 @@ def test_vectors_are_read_as_runs_write_them(tmp_path):
     for kept in (users, users[:, None], users[None]):
         save_file({"private/user": np.ascontiguousarray(kept), "shared/item": items}, file)
         for place in (tmp_path, file):
-            found = vectors(place, names)
+            found = weights.exported_vectors("collm", place, names)
             np.testing.assert_array_equal(found[0], users)
             np.testing.assert_array_equal(found[1], items)
     with pytest.raises(ValueError, match=r"has no user, but private/user, shared/item; say names="):
-        vectors(file, ("user", "item"))
+        weights.exported_vectors("collm", file, ("user", "item"))
     save_file({"private/user": np.zeros((2, 3, D), np.float32), "shared/item": items}, file)
     with pytest.raises(ValueError, match=r"private/user is \[2, 3, 5\]; give one vector each"):
-        vectors(file, names)
+        weights.exported_vectors("collm", file, names)
     with pytest.raises(FileNotFoundError, match="fedjax-rec export"):
-        vectors(tmp_path / "nowhere", names)
+        weights.exported_vectors("collm", tmp_path / "nowhere", names)
 
 
 def test_what_does_not_fit_is_refused(tmp_path):

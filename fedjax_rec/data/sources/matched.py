@@ -50,16 +50,13 @@ def with_match(
                 f"with_match({found.name!r}) has no field {name!r}; use prompts, as those of "
                 "data.yes_no_prompts."
             )
-    where = f"with_match(vectors={vectors!r})"
-    users, items = (
-        np.asarray(x, np.float32).reshape(-1, x.shape[-1])
-        for x in weights.exported(where, vectors, names, "say names=[of the users', of the items']")
-    )
+    users, items = weights.exported_vectors("with_match", vectors, names)
     user, item = found.fields["user"], found.fields["item"]
     if user.max() >= len(users) or item.max() >= len(items):
         raise ValueError(
-            f"{where}: there are vectors of {len(users)} users and {len(items)} items and prompts "
-            f"about user {user.max()} and item {item.max()}; train them on the same data."
+            f"with_match(vectors={vectors!r}): there are vectors of {len(users)} users and "
+            f"{len(items)} items and prompts about user {user.max()} and item {item.max()}; train "
+            "them on the same data."
         )
     p, q = users[user], items[item]
     logit = p[:, -1] + q[:, -1] + (p[:, :-1] * q[:, :-1]).sum(1)

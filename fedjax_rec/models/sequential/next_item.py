@@ -32,9 +32,7 @@ from ...check import fraction, positive
 from ...made import part
 from ..objectives import masked_mean, softplus
 from ..roles import Rows
-from ..transformers.layers import MASKED
-
-TINY = 1e-12  # beside squared lengths
+from ..transformers.layers import MASKED, unit
 
 
 @part
@@ -184,11 +182,6 @@ def cosine(loss: ItemLoss) -> ItemLoss:
         return loss.value(unit(states), Directions(item), targets, batch, counts, num_items)
 
     return ItemLoss(value, loss.whole, unit)
-
-
-def unit(rows: jax.Array) -> jax.Array:
-    """Rows [..., D] over their length; zero rows, which have no direction, stay zero."""
-    return rows * jax.lax.rsqrt((rows * rows).sum(-1, keepdims=True) + TINY)
 
 
 class Directions:

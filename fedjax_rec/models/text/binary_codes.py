@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from ... import weights
 from ...check import at_least
 from ...types import Model
 from ..objectives import bce
@@ -30,7 +31,6 @@ from ..roles import Frozen, from_nnx
 from ..transformers.layers import linear
 from .collm import VECTORS
 from .soft_tokens import SoftTokens
-from .soft_tokens import vectors as read_vectors
 
 
 class BinaryCodes(nnx.Module):
@@ -84,7 +84,7 @@ def binary_codes(
         >>> strategy = strategies.fedavg(model, data.examples())  # doctest: +SKIP
     """
     at_least("binary_codes", "bits", bits, 1)
-    found = SoftTokens(*read_vectors(vectors, names, "binary_codes"))
+    found = SoftTokens(*weights.exported_vectors("binary_codes", vectors, names))
     if num_items is not None and len(found.items) != num_items:
         raise ValueError(
             f"binary_codes: there are vectors of {len(found.items)} items and the data have "

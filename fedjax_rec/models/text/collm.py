@@ -23,12 +23,12 @@ from pathlib import Path
 
 import numpy as np
 
+from ... import weights
 from ...types import Model
 from ..placement import frozen_at
 from .answers import asked, prefix_of, yes_no, yes_no_above
 from .prompt_states import Dtype
 from .soft_tokens import USER, SoftTokens, refuse_other
-from .soft_tokens import vectors as read_vectors
 
 VECTORS = ("private/user", "shared/item")
 
@@ -81,7 +81,7 @@ def collm(
     Example:
         >>> model = models.collm(prompts, "runs/likes/export")  # doctest: +SKIP
     """
-    soft = SoftTokens(*read_vectors(vectors, names), hidden=hidden, of=of)
+    soft = SoftTokens(*weights.exported_vectors("collm", vectors, names), hidden=hidden, of=of)
     refuse_other("collm", soft, fields, num_items)
     decoder, told = asked(source, answers, dtype, adapter)
     if layers is None:

@@ -20,14 +20,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ... import weights
 from ...check import at_least
 from ..click.clicks import Layers
 from ..roles import Frozen
@@ -171,30 +169,3 @@ def typical(x: np.ndarray | jax.Array) -> float:
     """The median over tokens x [..., E] that are not all zero of their root mean square."""
     sizes = np.sqrt(np.square(np.asarray(x, np.float32)).mean(-1))
     return float(np.median(sizes[sizes > 0]))
-
-
-def vectors(
-    place: str | Path, names: tuple[str, str], where: str = "collm"
-) -> tuple[np.ndarray, np.ndarray]:
-    """(users [U, D], items [I, D]) of a file of safetensors, or of the folder of one that
-    `fedjax-rec export` wrote, by their `names` in it. where: who asks.
-
-    Of arrays [N, 1, D] or [1, U, D], as clients keep them, the axis of one is left out.
-    Raises FileNotFoundError and ValueError, in one line.
-    """
-    where, remedy = f"{where}(vectors={str(place)!r})", "say names=[of the users', of the items']"
-    found = weights.exported(where, place, names, remedy)
-    users, items = (_flat(where, name, x) for name, x in zip(names, found, strict=True))
-    return users, items
-
-
-def _flat(where: str, name: str, x: np.ndarray) -> np.ndarray:
-    x = np.asarray(x, np.float32)
-    if x.ndim == 3 and 1 in x.shape[:2]:
-        return x.reshape(-1, x.shape[-1])
-    if x.ndim != 2:
-        raise ValueError(
-            f"{where}: {name} is {list(x.shape)}; give one vector each, [n, D], as of a "
-            "run whose clients are one user each."
-        )
-    return x

@@ -29,6 +29,7 @@ from .by_heads import way_of
 from .products import EVERY, Level, weight
 
 MASKED = -1e9
+TINY = 1e-12  # beside squared lengths
 
 
 class Linear(nnx.Module):
@@ -87,6 +88,11 @@ class UnitRMSNorm(nnx.Module):
 
     def __call__(self, x):
         return (over_rms(x, self.eps) * (1 + self.scale[...].astype(jnp.float32))).astype(x.dtype)
+
+
+def unit(rows: jax.Array) -> jax.Array:
+    """Rows [..., D] over their length; zero rows, which have no direction, stay zero."""
+    return rows * jax.lax.rsqrt((rows * rows).sum(-1, keepdims=True) + TINY)
 
 
 def over_rms(x: jax.Array, eps: float) -> jax.Array:
